@@ -1,0 +1,39 @@
+"""headclip_med: zero-shot anomaly detection for medical images. Research use only, not a medical device.
+
+The public names are loaded on first use, so that importing the package does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load_engine": "headclip_med.engine",
+    "Engine": "headclip_med.engine",
+    "AnomalyResult": "headclip_med.result",
+    "Finding": "headclip_med.result",
+    "SliceScore": "headclip_med.result",
+    "read_volume": "headclip_med.reading",
+    "HeadclipError": "headclip_med.errors",
+}
+
+__all__ = ["AnomalyResult", "Engine", "Finding", "HeadclipError", "SliceScore", "load_engine", "read_volume"]
+
+if TYPE_CHECKING:
+    from headclip_med.engine import Engine, load_engine
+    from headclip_med.errors import HeadclipError
+    from headclip_med.reading import read_volume
+    from headclip_med.result import AnomalyResult, Finding, SliceScore
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'headclip_med' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

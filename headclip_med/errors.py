@@ -1,0 +1,43 @@
+"""Errors that a user can act on: what must be, what was given, what to do."""
+
+from __future__ import annotations
+
+
+class HeadclipError(Exception):
+    """Base of every error that headclip_med raises on purpose.
+
+    Args:
+        must: what must be true, as a sentence without a full stop.
+        given: what was given instead.
+        do: what the user can do about it, as a sentence without a full stop.
+    """
+
+    def __init__(self, must: str, given: object = "", do: str = "") -> None:
+        self.must, self.given, self.do = must, str(given), do
+        message = must
+        if self.given:
+            message += f"; given: {self.given}"
+        message += "."
+        if do:
+            message += f" {do}."
+        super().__init__(message)
+
+
+class InputError(HeadclipError):
+    """A file, folder, array or affine that cannot be used as it is."""
+
+
+class ModelError(HeadclipError):
+    """A model name, weight file or configuration that cannot be used."""
+
+
+class OutputError(HeadclipError):
+    """A result that could not be written; nothing half-written is left behind."""
+
+
+class MissingExtraError(HeadclipError):
+    """An optional package is not installed; the message names the pip command."""
+
+
+class CancelledError(HeadclipError):
+    """The caller asked to stop; nothing was written."""

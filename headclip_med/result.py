@@ -1,0 +1,105 @@
+"""What a prediction gives back: small frozen records, nothing that computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headclip_med.types import Affine, Plane
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+
+@dataclass(frozen=True)
+class SliceScore:
+    """One slice of the primary plane.
+
+    Attributes:
+        index: position along the array axis of the plane, in the source's own voxel grid (0-based).
+        position_mm: RAS mm of the slice's centre.
+        score: joint anomaly score in [0, 1]; 0 for a background slice, which never enters the tower.
+        background: nothing but background in it.
+        uid: SOPInstanceUID where the source is DICOM.
+    """
+
+    index: int
+    position_mm: tuple[float, float, float]
+    score: float
+    background: bool = False
+    uid: str | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One 3-D connected component of the volume map above the threshold.
+
+    Attributes:
+        label: 1 for the finding with the highest peak, then descending.
+        peak, mean: of the volume map within the component, in [0, 1].
+        volume_mm3, voxels: size.
+        centroid_mm: RAS mm, map-weighted over the component's voxel centres.
+        peak_mm: RAS mm of the voxel with the highest value.
+        extent_mm: size of the bounding box along the array axes, in mm.
+        voxel_min, voxel_max: inclusive bounding box in voxel indices.
+        slices: first and last index along the primary plane's axis, inclusive.
+    """
+
+    label: int
+    peak: float
+    mean: float
+    volume_mm3: float
+    voxels: int
+    centroid_mm: tuple[float, float, float]
+    peak_mm: tuple[float, float, float]
+    extent_mm: tuple[float, float, float]
+    voxel_min: tuple[int, int, int]
+    voxel_max: tuple[int, int, int]
+    slices: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class AnomalyResult:
+    """Everything that one prediction found.
+
+    Attributes:
+        volume: the source ``(C, I, J, K)``, values as stored on disk after rescale, RAS mm affine.
+        volume_map: ``(1, I, J, K)`` float32 in [0, 1] on exactly the source's grid and affine.
+        pred_score: score of the volume (or 2-D image) in [0, 1].
+        threshold: cut on ``volume_map`` used for mask and findings; ``threshold_origin`` says where it came from.
+        planes: planes that were run; the first one is the primary plane of ``slices``.
+        display_window: ``(low, high)`` in the source's intensity units that the network saw as black and white.
+        timings: seconds by step.
+        provenance: model, hashes, configuration, versions; no patient data.
+    """
+
+    volume: MetaTensor
+    volume_map: MetaTensor
+    pred_score: float
+    threshold: float
+    threshold_origin: str
+    planes: tuple[Plane, ...]
+    slices: tuple[SliceScore, ...]
+    findings: tuple[Finding, ...]
+    display_window: tuple[float, float]
+    timings: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def affine(self) -> Affine:
+        """Voxel index → RAS mm, ``(4, 4)`` float64."""
+        return np.asarray(self.volume_map.affine, dtype=np.float64)
+
+    @property
+    def map_array(self) -> NDArray[np.float32]:
+        """The volume map as a numpy array ``(I, J, K)``."""
+        return np.asarray(self.volume_map.as_tensor()[0].cpu().numpy())
+
+    @property
+    def pred_mask(self) -> NDArray[np.uint8]:
+        """``(I, J, K)`` uint8: 1 where the map reaches the threshold."""
+        return (self.map_array >= self.threshold).astype(np.uint8)

@@ -1,0 +1,51 @@
+"""The vocabulary: shape aliases, planes and the keys of a volume's metadata. Nothing else.
+
+| word | shape | meaning |
+|---|---|---|
+| volume | ``(C, I, J, K)`` MetaTensor | ``affine``: 4×4 float64, voxel index → RAS mm |
+| slices | ``(N, C, H, W)`` | display orientation: rows go down, columns go right on the screen |
+| pixels | ``(N, 3, S, S)`` | model input, normalised |
+| patch_features | ``{layer: (N, P, D)}`` | projected, L2-normalised; ``grid = (Hp, Wp)`` |
+| text_features | ``(2, D)`` | ``[normal, abnormal]``, L2-normalised |
+| head_weights | ``(L, heads)`` | 1 = frozen tower |
+| anomaly_map | ``(N, H, W)`` | probability of abnormal in [0, 1] |
+| volume_map | ``(1, I, J, K)`` | the same in the source's own grid |
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+Plane = Literal["axial", "coronal", "sagittal"]
+PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+
+Affine = NDArray[np.float64]  # (4, 4), voxel index → RAS mm
+Vector = NDArray[np.float64]  # (3,)
+
+RESEARCH_ONLY = "Research use only. Not a medical device; not for diagnosis."
+
+
+class VolumeMeta(TypedDict, total=False):
+    """Metadata that our readers add to a volume's ``MetaTensor.meta`` (all optional for foreign volumes).
+
+    Everything that depends on the array's order is kept in world terms (a normal, a position), so that
+    it stays true after a reorientation.
+    """
+
+    source_format: str  # nifti, nrrd, mha, dicom, png, jpeg, tiff, bmp, array
+    source_name: str  # base name of the file or folder; never a path, never patient data
+    content_sha256: str  # of the bytes that were read; for a series: of the sorted files' hashes
+    modality: str | None  # DICOM code (CT, MR, US, ...), None when the format does not say
+    is_rgb: bool  # three colour channels in [0, 255]
+    is_2d: bool  # a plain image: K = 1, no patient space, one pixel = one millimetre
+    slice_normal: list[float] | None  # unit vector (RAS) along which slices were acquired, None: unknown
+    display_inverted: bool  # MONOCHROME1: invert for eyes and network, never in stored values
+    default_window: list[float] | None  # [level, width] stored in the file
+    slice_uids: list[str]  # SOPInstanceUIDs ...
+    slice_positions: list[list[float]]  # ... and the RAS mm position of each slice's centre
+    qform_code: int
+    sform_code: int
+    reader_warnings: list[str]  # what was odd, in words
