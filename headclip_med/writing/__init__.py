@@ -1,0 +1,87 @@
+"""Step 7: a result → files that other people open. Imported late, so that a plain import stays light."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from headclip_med.errors import OutputError
+from headclip_med.result import AnomalyResult
+
+FORMATS = ("nifti", "png", "html", "json")
+
+MAP_NAME = "anomaly_map.nii.gz"
+MASK_NAME = "anomaly_mask.nii.gz"
+PREVIEW_NAME = "preview.png"
+REPORT_NAME = "report.html"
+
+
+def write_result(
+    result: AnomalyResult,
+    folder: Path,
+    formats: Sequence[str] = FORMATS,
+    keep_identifiers: bool = False,
+) -> dict[str, Path]:
+    """Write a result into an existing folder; use :func:`headclip_med.writing.atomic.case_folder` to get one.
+
+    ``result.json`` is written whatever ``formats`` says, and last: its presence says that the folder is
+    complete, and no map should be found without its provenance.
+
+    Args:
+        formats: any of ``nifti`` (map and mask), ``png``, ``html``, ``json``.
+        keep_identifiers: keep SOPInstanceUIDs in ``result.json``.
+
+    Returns:
+        Paths by kind: ``map``, ``mask``, ``preview``, ``report``, ``result``.
+
+    Raises:
+        OutputError: for an unknown format or a file that cannot be written.
+    """
+    from headclip_med.writing.atomic import RECORD_NAME, remove_file
+    from headclip_med.writing.record import to_record, write_record
+
+    check_formats(formats)
+    if not folder.is_dir():
+        raise OutputError("A result must be written into an existing folder", f"no folder '{folder.name}'")
+    record_path = folder / RECORD_NAME
+    remove_file(record_path)  # an earlier record must not vouch for the new files
+    files = _write_maps(result, folder) if "nifti" in formats else {}
+    files |= _write_pictures(result, folder, formats)
+    write_record(to_record(result, files, keep_identifiers), record_path)
+    return {**files, "result": record_path}
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise :class:`OutputError` for a format that does not exist."""
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise OutputError(f"A format must be one of {', '.join(FORMATS)}", ", ".join(unknown))
+
+
+def _write_maps(result: AnomalyResult, folder: Path) -> dict[str, Path]:
+    from headclip_med.writing.nifti import write_map, write_mask
+
+    files = {"map": folder / MAP_NAME, "mask": folder / MASK_NAME}
+    write_map(result, files["map"])
+    write_mask(result, files["mask"])
+    return files
+
+
+def _write_pictures(result: AnomalyResult, folder: Path, formats: Sequence[str]) -> dict[str, Path]:
+    if not {"png", "html"} & set(formats):
+        return {}
+    from headclip_med.writing.overlay import montage, save_picture
+    from headclip_med.writing.report import write_report
+
+    picture = montage(result)
+    files: dict[str, Path] = {}
+    if "png" in formats:
+        files["preview"] = folder / PREVIEW_NAME
+        save_picture(picture, files["preview"])
+    if "html" in formats:
+        files["report"] = folder / REPORT_NAME
+        write_report(result, files["report"], picture)
+    return files
+
+
+__all__ = ["FORMATS", "check_formats", "write_result"]

@@ -1,0 +1,246 @@
+"""``result.json``: the record of one prediction, and reading it back. No patient data in it.
+
+The JSON schema in the package (``headclip_med/result.schema.json``) is generated from these models:
+``python -m headclip_med.writing.record > headclip_med/result.schema.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path, PurePath
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from headclip_med.errors import InputError, OutputError
+from headclip_med.geometry import spacing
+from headclip_med.result import AnomalyResult
+from headclip_med.types import RESEARCH_ONLY, Plane
+from headclip_med.writing.atomic import RECORD_NAME, atomic_path
+
+SCHEMA_VERSION = "headclip_med.result/1"
+
+Millimetres = tuple[float, float, float]
+Voxel = tuple[int, int, int]
+Row = tuple[float, float, float, float]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SourceRecord(_Record):
+    """What was read."""
+
+    name: str = Field(description="base name of the file or folder")
+    format: str | None
+    content_sha256: str | None
+    shape: Voxel = Field(description="voxels along the array axes")
+    channels: int
+    spacing_mm: Millimetres
+    affine: tuple[Row, Row, Row, Row] = Field(description="voxel index to RAS mm")
+    modality: str | None
+    is_2d: bool = Field(description="a plain image: one pixel counts as one millimetre, no patient space")
+
+
+class SliceRecord(_Record):
+    """One slice of the primary plane."""
+
+    index: int = Field(description="0-based, along the array axis of the primary plane")
+    position_mm: Millimetres = Field(description="RAS mm of the slice's centre")
+    score: float
+    background: bool
+    uid: str | None = Field(default=None, description="SOPInstanceUID, only where identifiers were kept")
+
+
+class FindingRecord(_Record):
+    """One 3-D connected component of the map above the threshold."""
+
+    label: int
+    peak: float
+    mean: float
+    volume_mm3: float
+    voxels: int
+    centroid_mm: Millimetres
+    peak_mm: Millimetres
+    extent_mm: Millimetres
+    voxel_min: Voxel
+    voxel_max: Voxel
+    slices: tuple[int, int]
+
+
+class FileRecord(_Record):
+    """One file beside the record."""
+
+    name: str = Field(pattern=r"^[^/\\]+$", description="base name, in the record's own folder")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class ResultRecord(_Record):
+    """Everything that one prediction found, and what it was made with."""
+
+    schema_version: Literal["headclip_med.result/1"]
+    research_use_only: str
+    source: SourceRecord
+    pred_score: float = Field(ge=0, le=1)
+    threshold: float
+    threshold_origin: str
+    planes: list[Plane] = Field(min_length=1, description="the first one is the primary plane")
+    slices: list[SliceRecord]
+    findings: list[FindingRecord]
+    display_window: tuple[float, float]
+    timings: dict[str, float] = Field(description="seconds by step")
+    warnings: list[str]
+    provenance: dict[str, Any]
+    files: dict[str, FileRecord] = Field(description="by kind: map, mask, preview, report, ...")
+
+
+def to_record(
+    result: AnomalyResult, files: Mapping[str, Path] | None = None, keep_identifiers: bool = False
+) -> ResultRecord:
+    """Turn a result into its record.
+
+    Args:
+        files: files already written, by kind; their base names and SHA-256 go into the record.
+        keep_identifiers: keep the slices' SOPInstanceUIDs, which identify the study.
+
+    Raises:
+        OutputError: when the result holds a number that is not finite or a score outside [0, 1].
+    """
+    fields = {
+        "schema_version": SCHEMA_VERSION,
+        "research_use_only": RESEARCH_ONLY,
+        "source": _source(result),
+        "pred_score": result.pred_score,
+        "threshold": result.threshold,
+        "threshold_origin": result.threshold_origin,
+        "planes": result.planes,
+        "slices": [asdict(s) | ({} if keep_identifiers else {"uid": None}) for s in result.slices],
+        "findings": [asdict(finding) for finding in result.findings],
+        "display_window": result.display_window,
+        "timings": result.timings,
+        "warnings": result.warnings,
+        "provenance": result.provenance,
+        "files": {kind: {"name": p.name, "sha256": _sha256(p)} for kind, p in (files or {}).items()},
+    }
+    try:
+        return ResultRecord.model_validate(_plain(fields))
+    except ValidationError as error:
+        raise OutputError("A result must fit its schema to be written", _first_problem(error)) from error
+
+
+def record_json(record: ResultRecord) -> str:
+    """The text of ``result.json``: strict JSON, two-space indent, a newline at the end."""
+    return json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_record(record: ResultRecord, path: Path) -> None:
+    """Write :func:`record_json` to ``path``, whole or not at all."""
+    with atomic_path(path) as draft:
+        draft.write_text(record_json(record), encoding="utf-8", newline="\n")
+
+
+def load_result(folder: Path, verify: bool = True) -> tuple[ResultRecord, Path | None, Path | None]:
+    """Read a result folder back: the record, the map's path and the mask's path (None where not written).
+
+    Args:
+        verify: also compare every file with its SHA-256.
+
+    Raises:
+        InputError: when the folder holds no complete, unaltered result.
+    """
+    path = folder / RECORD_NAME
+    if not path.is_file():
+        raise InputError(f"The folder '{folder.name}' must hold a complete result", f"no {RECORD_NAME} in it")
+    try:
+        record = ResultRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise InputError(
+            f"{path.name} must be a record of {SCHEMA_VERSION}", _first_problem(error)
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} must be readable text", type(error).__name__) from error
+    for file in record.files.values():
+        _check_file(folder / file.name, file.sha256 if verify else None)
+    paths = {kind: folder / file.name for kind, file in record.files.items()}
+    return record, paths.get("map"), paths.get("mask")
+
+
+def result_schema() -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of ``result.json``."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ResultRecord.model_json_schema()}
+
+
+def schema_json() -> str:
+    """The text of ``result.schema.json``."""
+    return json.dumps(result_schema(), indent=2) + "\n"
+
+
+def _source(result: AnomalyResult) -> dict[str, Any]:
+    meta = result.volume.meta
+    channels, *shape = result.volume.shape
+    return {
+        "name": PurePath(str(meta.get("source_name") or "volume")).name,
+        "format": meta.get("source_format"),
+        "content_sha256": meta.get("content_sha256"),
+        "shape": shape,
+        "channels": channels,
+        "spacing_mm": spacing(result.affine),
+        "affine": result.affine,
+        "modality": meta.get("modality"),
+        "is_2d": bool(meta.get("is_2d", False)),
+    }
+
+
+def _check_file(path: Path, sha256: str | None) -> None:
+    again = "Run the prediction again or copy the whole folder"
+    if not path.is_file():
+        raise InputError(
+            "A result folder must hold every file that its record names", f"no {path.name}", again
+        )
+    if sha256 is not None and _sha256(path) != sha256:
+        raise InputError(
+            "A result's files must be as they were written", f"{path.name} has changed or is cut off", again
+        )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """The same value in JSON's types: null for NaN, base names for paths (folders can name patients)."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, PurePath):
+        return value.name
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _first_problem(error: ValidationError) -> str:
+    # The offending value itself is left out: it could be anything, patient data included.
+    problem = error.errors(include_input=False, include_url=False)[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    return f"{place}: {problem['msg']}" if place else problem["msg"]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_json())

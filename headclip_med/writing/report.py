@@ -1,0 +1,149 @@
+"""One self-contained HTML page per result: no script, no request, readable on screen and on paper."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from headclip_med.geometry import slice_frame, world_to_voxel
+from headclip_med.result import AnomalyResult, Finding
+from headclip_med.types import RESEARCH_ONLY
+from headclip_med.writing.atomic import atomic_path
+from headclip_med.writing.overlay import montage
+from headclip_med.writing.panels import coordinate_text, is_plain_image, position_text
+from headclip_med.writing.record import ResultRecord, to_record
+
+# More rows than anybody reads; all of them are in result.json.
+_MOST_FINDINGS = 50
+
+# The curve's drawing area in SVG units; the template adds the margins.
+_CURVE_WIDTH, _CURVE_HEIGHT = 640.0, 150.0
+
+
+def render_report(result: AnomalyResult, picture: Image.Image | None = None) -> str:
+    """The page as text; ``picture`` is the montage where it has been drawn already.
+
+    Nothing that identifies the study is in it: no instance UIDs, and of every path only the base name.
+    """
+    # Patient text from a header must never become markup: autoescape, and a forgotten field is an error.
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(
+        files("headclip_med.writing").joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
+    record = to_record(result)
+    return template.render(
+        record=record,
+        research_only=RESEARCH_ONLY,
+        source=_source_facts(record),
+        curve=_curve(result),
+        montage=_data_uri(picture or montage(result)),
+        findings=[_finding_row(result, finding) for finding in result.findings[:_MOST_FINDINGS]],
+        findings_left_out=max(0, len(result.findings) - _MOST_FINDINGS),
+        plain=is_plain_image(result),
+        provenance=list(_flat(record.provenance)),
+    )
+
+
+def write_report(result: AnomalyResult, path: Path, picture: Image.Image | None = None) -> None:
+    """Write :func:`render_report` to ``path``, whole or not at all.
+
+    Raises:
+        OutputError: when the file cannot be written.
+    """
+    page = render_report(result, picture)
+    with atomic_path(path) as draft:
+        draft.write_text(page, encoding="utf-8", newline="\n")
+
+
+def _source_facts(record: ResultRecord) -> list[tuple[str, str]]:
+    source = record.source
+    size = " × ".join(str(length) for length in source.shape[: 2 if source.is_2d else 3])
+    facts = [("File", source.name), ("Format", source.format or "not known")]
+    if source.modality:
+        facts.append(("Modality", source.modality))
+    facts.append(("Size", f"{size} pixels" if source.is_2d else f"{size} voxels"))
+    if source.channels > 1:
+        facts.append(("Channels", str(source.channels)))
+    if not source.is_2d:
+        facts.append(("Spacing", " × ".join(f"{step:.3g}" for step in source.spacing_mm) + " mm"))
+        facts.append(("Planes", ", ".join(record.planes)))
+    facts.append(("Display window", " to ".join(f"{end:.4g}" for end in record.display_window)))
+    if source.content_sha256:
+        facts.append(("Content SHA-256", source.content_sha256))
+    return facts
+
+
+def _curve(result: AnomalyResult) -> dict[str, Any] | None:
+    """Score per slice as SVG coordinates; None for a single slice."""
+    slices = sorted(result.slices, key=lambda s: s.index)
+    if len(slices) < 2:
+        return None
+    first, last = slices[0].index, slices[-1].index
+    plane = result.planes[0]
+    dots = [
+        {
+            "x": f"{_CURVE_WIDTH * (s.index - first) / (last - first):.2f}",
+            "y": f"{_CURVE_HEIGHT * (1 - s.score):.2f}",
+            "words": f"slice {s.index}, {position_text(s.position_mm, plane)}, "
+            + ("background" if s.background else f"score {s.score:.3f}"),
+            "background": s.background,
+        }
+        for s in slices
+    ]
+    ends = [f"slice {s.index} ({position_text(s.position_mm, plane)})" for s in (slices[0], slices[-1])]
+    _, peak = max(zip(slices, dots, strict=True), key=lambda pair: pair[0].score)
+    return {"dots": dots, "first": ends[0], "last": ends[1], "peak": peak}
+
+
+def _finding_row(result: AnomalyResult, finding: Finding) -> list[str]:
+    """Cells of the findings table, in the order of the template's headings."""
+    values = [str(finding.label), f"{finding.peak:.3f}", f"{finding.mean:.3f}"]
+    if is_plain_image(result):
+        sides = [f"{side:.0f}" for side in finding.extent_mm if side > 0][:2]
+        return [*values, f"{finding.voxels}", _pixel(result, finding.centroid_mm), " × ".join(sides)]
+    extent = " × ".join(f"{side:.1f}" for side in finding.extent_mm)
+    slices = "–".join(str(index) for index in dict.fromkeys(finding.slices))
+    places = [_place(finding.centroid_mm), _place(finding.peak_mm)]
+    return [*values, f"{finding.volume_mm3:,.1f}", *places, extent, slices]
+
+
+def _place(ras_mm: tuple[float, float, float]) -> str:
+    return " · ".join(coordinate_text(value, axis) for axis, value in enumerate(ras_mm))
+
+
+def _pixel(result: AnomalyResult, ras_mm: tuple[float, float, float]) -> str:
+    """Column and row of a point in a plain image, counted from the top left corner as displayed."""
+    frame = slice_frame(result.affine, result.planes[0])
+    shape = result.volume_map.shape[1:]
+    index = world_to_voxel(result.affine, np.asarray(ras_mm))
+    column, row = index[frame.col_axis], index[frame.row_axis]
+    column = shape[frame.col_axis] - 1 - column if frame.flip_cols else column
+    row = shape[frame.row_axis] - 1 - row if frame.flip_rows else row
+    return f"column {column:.0f}, row {row:.0f}"
+
+
+def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Leaves of nested provenance as ``(dotted name, text)``."""
+    if isinstance(tree, dict) and tree:
+        for key, branch in tree.items():
+            yield from _flat(branch, f"{path}.{key}" if path else str(key))
+    elif isinstance(tree, list | tuple):
+        yield path, ", ".join(str(item) for item in tree)
+    else:
+        yield path, "–" if tree is None or tree == {} else str(tree)
+
+
+def _data_uri(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
