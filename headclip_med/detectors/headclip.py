@@ -1,0 +1,204 @@
+"""HeadCLIP: a frozen tower, weighted attention heads, class features and a joint anomaly score.
+
+An independent implementation of the ideas in HeadCLIP's abstract (arXiv 2505.22259) on the AnomalyCLIP recipe
+(arXiv 2310.18961). What the abstract does not say is inferred; each inferred item is a field of
+:class:`HeadCLIPConfig`, so that the paper, once read, changes a value and no code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from headclip_med import scoring
+from headclip_med.detectors.base import Capabilities, ClassFeatures, SliceBatch
+from headclip_med.encoders.attention import Kernel, LocalAttention
+from headclip_med.encoders.heads import HeadWeights, Site
+from headclip_med.encoders.image import EncodeOptions, ImageFeatures, encode_images, resolve_layers
+from headclip_med.encoders.tower import ImageTower
+from headclip_med.errors import ModelError
+from headclip_med.head_weights import Branch, LayerChoice, Parametrisation, check_head_weights, fold
+
+# Input side in pixels at which the AnomalyCLIP family smooths its maps with σ = 4.
+_SIGMA_REFERENCE = 518
+
+
+@dataclass(frozen=True)
+class HeadCLIPConfig:
+    """Every choice of the method. [C] stands for confirmed in a primary source, [I] for inferred.
+
+    Attributes:
+        image_size: side of the square input in pixels; None: 518 for CLIP at 336 [C for the family], else the
+            size the tower was trained at.
+        feature_layers: tapped blocks, 0-based, negative from the end [I: the last one].
+        layer_fusion: of several taps [I].
+        local_attention, local_start: of the local branch [I: AnomalyCLIP's V-V in the last 19 blocks].
+        lhw_branch, lhw_layers, lhw_site: where head weights act [I: output of the heads, local branch].
+        lhw_param: how trained parameters become weights [I].
+        lhw_task_decoupled: the global path has weights of its own, for the image score [I].
+        temperature: of every softmax [C: 0.07].
+        global_norm: final norm on the class token [C: False in AnomalyCLIP's code; CLIP itself uses it].
+        position_mode: interpolation of position embeddings [C: bilinear in AnomalyCLIP's code].
+        map_upsampling, map_sigma: map at input size; σ in pixels at 518 px, scaled with the input [C: bilinear, 4].
+        jas: joint anomaly score; off: the image score alone, as AnomalyCLIP.
+        jas_weight: share of the pooled map [I: 0.5]; jas_pool, jas_top_fraction: how it is pooled [I: max].
+        jas_order: pool after or before smoothing [I]; jas_score_pool: Crane's pooled feature for the image score.
+    """
+
+    image_size: int | None = None
+    feature_layers: tuple[int, ...] = (-1,)
+    layer_fusion: scoring.LayerFusion = "mean"
+    local_attention: LocalAttention = "vv"
+    local_start: int | None = None
+    lhw_branch: Branch = "local"
+    lhw_layers: LayerChoice = "dual"
+    lhw_site: Site = "head_output"
+    lhw_param: Parametrisation = "free"
+    lhw_task_decoupled: bool = False
+    temperature: float = 0.07
+    global_norm: bool = True
+    position_mode: Literal["bicubic", "bilinear"] = "bicubic"
+    map_upsampling: scoring.Upsampling = "bilinear"
+    map_sigma: float = 4.0
+    jas: bool = True
+    jas_weight: float = 0.5
+    jas_pool: scoring.Pool = "max"
+    jas_top_fraction: float = 0.01
+    jas_order: Literal["after_smooth", "before_smooth"] = "after_smooth"
+    jas_score_pool: bool = False
+    kernel: Kernel = "auto"
+
+
+class HeadCLIP:
+    """The detector.
+
+    Args:
+        tower: frozen image tower; classes: on any device, moved to the tower's.
+        config: choices of the method; head_weights: static weights, a function of the class token, or None.
+        name: under which results are recorded.
+
+    Raises:
+        ModelError: class features or head weights that do not fit the tower, or no class features for a tap.
+    """
+
+    capabilities = Capabilities(zero_shot=True, uses_text=True, localises=True, adaptable=True)
+
+    def __init__(
+        self,
+        tower: ImageTower,
+        classes: ClassFeatures,
+        config: HeadCLIPConfig | None = None,
+        head_weights: HeadWeights | Callable[[Tensor], HeadWeights] | None = None,
+        *,
+        name: str = "headclip",
+    ) -> None:
+        self.name, self.tower, self.config = name, tower, config or HeadCLIPConfig()
+        self._layers = resolve_layers(self.config.feature_layers, tower.depth)
+        self._classes = _checked_classes(classes, self._layers, tower)
+        self._weights = head_weights
+        self._folded: dict[int, Tensor] | None = None
+        if isinstance(head_weights, HeadWeights):
+            self._weights = check_head_weights(head_weights, tower).to(tower.device)
+            self._folded = fold(self._weights, tower) if self._weights.foldable else None
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels, a multiple of the patch size."""
+        if self.config.image_size is not None:
+            return self.config.image_size
+        return 518 if (self.tower.native_size, self.tower.patch_size) == (336, 14) else self.tower.native_size
+
+    def encode(self, pixels: Tensor) -> ImageFeatures:
+        """Features of ``pixels (N, 3, S, S)`` as this method taps them."""
+        config = self.config
+        options = EncodeOptions(
+            layers=self._layers,
+            local_attention=config.local_attention,
+            local_start=config.local_start,
+            want_global=self._wants_image_score,
+            global_norm=config.global_norm,
+            position_mode=config.position_mode,
+            kernel=config.kernel,
+        )
+        return encode_images(
+            self.tower,
+            pixels,
+            options,
+            head_weights=self._weights,
+            folded=self._folded,
+            centre=self._classes.centre,
+        )
+
+    @torch.inference_mode()
+    def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
+        """Anomaly maps and joint scores of ``pixels (N, 3, S, S)``; see :class:`Detector`."""
+        features = self.encode(pixels)
+        patches = scoring.patch_map(
+            features.patch_features,
+            self._classes.patch,
+            features.grid,
+            logit_scale=1 / self.config.temperature,
+            fusion=self.config.layer_fusion,
+        )
+        size = (pixels.shape[-2], pixels.shape[-1])
+        sigma = self.config.map_sigma * pixels.shape[-1] / _SIGMA_REFERENCE
+        maps = self._upsample(patches, size, sigma, valid)
+        if not self.config.jas and self._classes.image is not None:
+            image_score = self._image_score(features, patches)
+            assert image_score is not None
+            return SliceBatch(maps, image_score)
+        pooled = maps if self.config.jas_order == "after_smooth" else self._upsample(patches, size, 0.0, valid)
+        map_score = scoring.pool_map(pooled, self.config.jas_pool, self.config.jas_top_fraction)
+        score = scoring.joint_score(self._image_score(features, patches), map_score, self.config.jas_weight)
+        return SliceBatch(maps, score)
+
+    def describe(self) -> dict[str, Any]:
+        """Method, configuration and whether head weights are in use."""
+        return {
+            "method": self.name,
+            "head_weights": self._weights is not None,
+            "image_size": self.image_size,
+            "config": asdict(self.config),
+        }
+
+    @property
+    def _wants_image_score(self) -> bool:
+        return self._classes.image is not None and not (self.config.jas and self.config.jas_weight == 1)
+
+    def _upsample(self, patches: Tensor, size: tuple[int, int], sigma: float, valid: Tensor | None) -> Tensor:
+        maps = scoring.upsample(patches, size, sigma=sigma, mode=self.config.map_upsampling).clamp(0, 1)
+        return maps if valid is None else maps * valid.to(maps)
+
+    def _image_score(self, features: ImageFeatures, patches: Tensor) -> Tensor | None:
+        """p_abnormal of the global feature ``(N,)``, or None where only the map decides."""
+        feature = features.global_feature
+        if feature is None or self._classes.image is None:
+            return None
+        if self.config.jas_score_pool:
+            last = features.patch_features[self._layers[-1]]
+            feature = scoring.score_pooled_feature(feature, last, patches.flatten(1))
+        return scoring.class_probabilities(feature, self._classes.image, 1 / self.config.temperature)[:, 1]
+
+
+def _checked_classes(classes: ClassFeatures, layers: tuple[int, ...], tower: ImageTower) -> ClassFeatures:
+    missing = [layer for layer in layers if layer not in classes.patch]
+    if missing:
+        raise ModelError(f"Class features must be given for every tapped layer {list(layers)}", f"none for {missing}")
+    vectors = [*classes.patch.values(), *([] if classes.image is None else [classes.image])]
+    shapes = {tuple(v.shape) for v in vectors} | {(2, c.shape[-1]) for c in classes.centre.values()}
+    if shapes != {(2, tower.output_dim)}:
+        raise ModelError(
+            f"Class features must have the shape (2, {tower.output_dim}) of the tower's features",
+            sorted(shapes),
+            "Use class features or a pack that was made for this tower",
+        )
+    device = tower.device
+    return ClassFeatures(
+        patch={layer: classes.patch[layer].to(device).float() for layer in layers},
+        image=None if classes.image is None else classes.image.to(device).float(),
+        centre={layer: centre.to(device).float() for layer, centre in classes.centre.items()},
+    )

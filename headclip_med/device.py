@@ -1,0 +1,48 @@
+"""Which device and number type to use, by what the hardware has."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from headclip_med.errors import ModelError
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """``auto`` (CUDA, then Apple's MPS, then the CPU), or a PyTorch device name that exists here.
+
+    Raises:
+        ModelError: no such device on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            "The device must be auto, cpu, or one that PyTorch finds here", name, "Run `headclip-med doctor`"
+        ) from error
+    return device
+
+
+def choose_dtype(device: torch.device, precision: Precision = "auto") -> torch.dtype:
+    """Type of the matrix products: bfloat16 where the hardware multiplies it, else float16 on a GPU, else float32."""
+    if precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu" and cpu_multiplies_bfloat16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether the CPU has bfloat16 matrix instructions (AVX512-BF16 or AMX)."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

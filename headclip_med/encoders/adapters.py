@@ -1,0 +1,124 @@
+"""open_clip and timm vision transformers → :class:`ImageTower`, without copying a parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import open_clip
+import timm
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
+from torch import Tensor, nn
+
+from headclip_med.encoders.tower import Block, ImageTower
+from headclip_med.errors import ModelError
+
+_CHOOSE = "Choose a plain ViT, such as ViT-L-14-336 or vit_small_patch14_dinov2"
+
+
+def tower_from_open_clip(visual: nn.Module, mean: Any = None, std: Any = None) -> ImageTower:
+    """The image side of an open_clip model (``clip.visual``) as a tower.
+
+    Raises:
+        ModelError: not a plain ViT (ResNet, ConvNeXt, timm trunk, attentional pooling, modified blocks).
+    """
+    if not isinstance(visual, VisionTransformer):
+        raise ModelError("The CLIP image tower must be a ViT of open_clip", type(visual).__name__, _CHOOSE)
+    blocks: list[Any] = list(visual.transformer.resblocks)
+    odd = next((b for b in blocks if type(b) is not ResidualAttentionBlock), None)
+    if odd is not None or visual.attn_pool is not None or visual.pool_type not in ("tok", "avg"):
+        what = type(odd).__name__ if odd is not None else "attentional pooling"
+        raise ModelError("The CLIP image tower must have standard attention blocks and pooling", what, _CHOOSE)
+
+    def patchify(pixels: Tensor) -> Tensor:
+        return visual.conv1(pixels).flatten(2).transpose(1, 2)
+
+    return ImageTower(
+        visual,
+        blocks=[_open_clip_block(block) for block in blocks],
+        patchify=patchify,
+        prefix_tokens=[visual.class_embedding],
+        positions=visual.positional_embedding,
+        positions_cover_prefix=True,
+        norm_pre=visual.ln_pre,
+        norm_post=visual.ln_post,
+        projection=visual.proj,
+        pool="token" if visual.pool_type == "tok" else "average",
+        width=visual.class_embedding.shape[0],
+        patch_size=visual.patch_size[0],
+        native_size=visual.image_size[0],
+        mean=mean or open_clip.OPENAI_DATASET_MEAN,
+        std=std or open_clip.OPENAI_DATASET_STD,
+    )
+
+
+def _open_clip_block(block: Any) -> Block:
+    return Block(
+        heads=block.attn.num_heads,
+        norm1=block.ln_1,
+        qkv_weight=block.attn.in_proj_weight,
+        qkv_bias=block.attn.in_proj_bias,
+        query_norm=nn.Identity(),
+        key_norm=nn.Identity(),
+        out_weight=block.attn.out_proj.weight,
+        out_bias=block.attn.out_proj.bias,
+        scale1=block.ls_1,
+        norm2=block.ln_2,
+        mlp=block.mlp,
+        scale2=block.ls_2,
+    )
+
+
+def tower_from_timm(model: nn.Module) -> ImageTower:
+    """A timm ``VisionTransformer`` (DINO, DINOv2 with or without registers, supervised ViT) as a tower.
+
+    Raises:
+        ModelError: another architecture, or a ViT variant whose attention is not the standard one.
+    """
+    if not isinstance(model, TimmVisionTransformer):
+        raise ModelError("The vision tower must be a timm VisionTransformer", type(model).__name__, _CHOOSE)
+    plain = all(
+        type(b.attn) is Attention and b.attn.gate is None and isinstance(b.attn.norm, nn.Identity)
+        for b in model.blocks
+    )
+    if not plain or model.cls_token is None or model.pos_embed is None:
+        raise ModelError("The ViT must have standard attention, a class token and positions", "another variant", _CHOOSE)
+    def patchify(pixels: Tensor) -> Tensor:
+        return model.patch_embed.proj(pixels).flatten(2).transpose(1, 2)
+
+    data = timm.data.resolve_data_config(model=model)
+    return ImageTower(
+        model,
+        blocks=[_timm_block(block) for block in model.blocks],
+        patchify=patchify,
+        prefix_tokens=[t for t in (model.cls_token, model.reg_token) if t is not None],
+        positions=model.pos_embed,
+        positions_cover_prefix=not model.no_embed_class,
+        norm_pre=model.norm_pre,
+        norm_post=model.norm,
+        projection=None,
+        pool="token",
+        width=model.embed_dim,
+        patch_size=model.patch_embed.patch_size[0],
+        native_size=model.patch_embed.grid_size[0] * model.patch_embed.patch_size[0],
+        mean=data["mean"],
+        std=data["std"],
+    )
+
+
+def _timm_block(block: Any) -> Block:
+    return Block(
+        heads=block.attn.num_heads,
+        norm1=block.norm1,
+        qkv_weight=block.attn.qkv.weight,
+        qkv_bias=block.attn.qkv.bias,
+        query_norm=block.attn.q_norm,
+        key_norm=block.attn.k_norm,
+        out_weight=block.attn.proj.weight,
+        out_bias=block.attn.proj.bias,
+        scale1=block.ls1,
+        norm2=block.norm2,
+        mlp=block.mlp,
+        scale2=block.ls2,
+    )

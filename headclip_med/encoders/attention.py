@@ -1,0 +1,73 @@
+"""The one place where attention is computed, so that the kernel can be chosen by hardware."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Kernel = Literal["auto", "fused", "matmul"]
+LocalAttention = Literal["vv", "qk", "qq+kk+vv", "none"]
+
+
+def choose_kernel(device: torch.device, dtype: torch.dtype) -> Literal["fused", "matmul"]:
+    """``matmul`` for 16-bit types on a CPU, where the fused kernel is far below the matrix units; else ``fused``."""
+    return "matmul" if device.type == "cpu" and dtype in (torch.bfloat16, torch.float16) else "fused"
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, *, temperature: Tensor | None = None, kernel: Kernel = "auto"
+) -> Tensor:
+    """softmax(q kᵀ / √d) v for every head.
+
+    Args:
+        query: ``(N, heads, Tq, d)``; key, value: ``(N, heads, T, d)``.
+        temperature: factors of the logits, broadcastable to ``(N, heads, 1, 1)``; 1 leaves them as they are.
+        kernel: ``fused`` is PyTorch's scaled_dot_product_attention, ``matmul`` plain products per head.
+
+    Returns:
+        ``(N, heads, Tq, d)``.
+    """
+    if temperature is not None:
+        query = query * temperature.to(query.dtype)
+    if kernel == "auto":
+        kernel = choose_kernel(query.device, query.dtype)
+    if kernel == "fused":
+        return F.scaled_dot_product_attention(query, key, value)
+    return _matmul_attention(query, key, value)
+
+
+def _matmul_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """One head of one image at a time, so that its logits stay in the cache."""
+    flat = (t.flatten(0, 1) for t in (query * query.shape[-1] ** -0.5, key, value))
+    heads = [(q @ k.T).softmax(dim=-1) @ v for q, k, v in zip(*flat, strict=True)]
+    return torch.stack(heads).view_as(query)
+
+
+def attend_locally(
+    kind: LocalAttention,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    ordinary: Tensor,
+    *,
+    prefix: int,
+    temperature: Tensor | None = None,
+    kernel: Kernel = "auto",
+) -> Tensor:
+    """The local branch's attention output for the patch rows only, ``(N, heads, P, d)``.
+
+    Args:
+        kind: ``vv`` (AnomalyCLIP's DPAM), ``qq+kk+vv`` (Crane's sum of three) or ``qk`` (the ordinary attention).
+        qkv: each ``(N, heads, T, d)`` of the original path.
+        ordinary: the ordinary attention's output, reused by ``qk``.
+        prefix: number of class and register tokens in front; they stay as keys and values.
+    """
+    query, key, value = qkv
+    if kind == "qk" and temperature is None:
+        return ordinary[:, :, prefix:]
+    pairs = {"vv": [value], "qk": [], "qq+kk+vv": [query, key, value]}[kind]
+    if kind == "qk":
+        return attend(query[:, :, prefix:], key, value, temperature=temperature, kernel=kernel)
+    outputs = [attend(t[:, :, prefix:], t, value, temperature=temperature, kernel=kernel) for t in pairs]
+    return torch.stack(outputs).sum(dim=0) if len(outputs) > 1 else outputs[0]

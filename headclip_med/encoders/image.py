@@ -1,0 +1,174 @@
+"""Pixels → patch features of any layer and one global feature, through a frozen tower.
+
+Two paths run through the blocks. The original path is the tower's own forward. The local path (AnomalyCLIP's
+DPAM, arXiv 2310.18961) starts from the same tokens, adds in every later block an attention of the original
+path's values (or queries, keys) with themselves, and has no MLP. Patch features come from the local path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from headclip_med.encoders.attention import Kernel, LocalAttention, attend, attend_locally
+from headclip_med.encoders.heads import HeadWeights
+from headclip_med.encoders.tower import Block, ImageTower
+
+# AnomalyCLIP runs its local path through the last 19 of 24 blocks; of 12 blocks 11 were better than 6.
+_LOCAL_BLOCKS = 19
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Features of a batch of images.
+
+    Attributes:
+        patch_features: by 0-based layer, ``(N, P, D)``, L2-normalised.
+        grid: ``(Hp, Wp)`` with P = Hp·Wp, row by row.
+        global_feature: ``(N, D)``, L2-normalised; None when it was not asked for.
+    """
+
+    patch_features: dict[int, Tensor]
+    grid: tuple[int, int]
+    global_feature: Tensor | None
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """What is taken from the tower.
+
+    Attributes:
+        layers: 0-based blocks whose patch features are tapped.
+        local_attention: of the local path; ``none`` taps the tower's ordinary tokens instead.
+        local_start: first block of the local path; None: the last 19 blocks, but never the first block.
+        want_global: also compute the global feature; without it, blocks after the last tap are not run.
+        global_norm: apply the final norm to the class token (AnomalyCLIP's released weights expect False).
+        position_mode: interpolation of position embeddings.
+        kernel: attention kernel.
+    """
+
+    layers: tuple[int, ...]
+    local_attention: LocalAttention = "vv"
+    local_start: int | None = None
+    want_global: bool = True
+    global_norm: bool = True
+    position_mode: Literal["bicubic", "bilinear"] = "bicubic"
+    kernel: Kernel = "auto"
+
+
+def first_local_block(depth: int, start: int | None = None) -> int:
+    """Index of the first block that has a local path."""
+    return max(1, depth - _LOCAL_BLOCKS) if start is None else start
+
+
+def encode_images(
+    tower: ImageTower,
+    pixels: Tensor,
+    options: EncodeOptions,
+    *,
+    head_weights: HeadWeights | Callable[[Tensor], HeadWeights] | None = None,
+    folded: Mapping[int, Tensor] | None = None,
+    centre: Mapping[int, Tensor] | None = None,
+) -> ImageFeatures:
+    """Run the tower once; shape and meaning of the result as in :class:`ImageFeatures`.
+
+    Args:
+        pixels: ``(N, 3, H, W)``, normalised, sides multiples of the patch size.
+        head_weights: factors for the attention heads, or a function of the class token ``(N, width)`` at the
+            first local block.
+        folded: output projections with the local factors already in them (``head_weights.fold``).
+        centre: by layer, a mean feature ``(D,)`` that is subtracted before normalisation.
+
+    Differentiable in the head weights; the frozen tower gets no gradient.
+    """
+    start = first_local_block(tower.depth, options.local_start)
+    last = tower.depth - 1 if options.want_global else max(options.layers)
+    tokens = tower.embed(pixels.to(tower.device), position_mode=options.position_mode)
+    weights = HeadWeights() if head_weights is None or callable(head_weights) else head_weights
+    local: Tensor | None = None
+    taps: dict[int, Tensor] = {}
+    for layer, block in enumerate(tower.blocks[: last + 1]):
+        if options.local_attention != "none" and layer == start:
+            local = tokens[:, tower.prefix :]
+            weights = head_weights(tokens[:, 0]) if callable(head_weights) else weights
+        tokens, update = _run_block(
+            block, layer, tokens, local is not None, tower.prefix, options, weights, (folded or {}).get(layer)
+        )
+        if local is not None and update is not None:
+            local = local + update
+        if layer in options.layers:
+            patch_tokens = tokens[:, tower.prefix :] if local is None else local
+            taps[layer] = _finish(tower.project(patch_tokens), (centre or {}).get(layer))
+    global_feature = _global_feature(tower, tokens, options) if options.want_global else None
+    return ImageFeatures(taps, tower.grid(pixels), global_feature)
+
+
+def _run_block(
+    block: Block,
+    layer: int,
+    tokens: Tensor,
+    with_local: bool,
+    prefix: int,
+    options: EncodeOptions,
+    weights: HeadWeights,
+    folded: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """One block of both paths; q, k and v are shared. Returns the new tokens and the local path's update."""
+    qkv = _project_qkv(block, block.norm1(tokens))
+    by_temperature = weights.site == "attention_temperature"
+    global_factors, local_factors = weights.at("global", layer), weights.at("local", layer)
+    ordinary = attend(*qkv, temperature=global_factors if by_temperature else None, kernel=options.kernel)
+    update: Tensor | None = None
+    if with_local:
+        heads = attend_locally(
+            options.local_attention,
+            qkv,
+            ordinary,
+            prefix=prefix,
+            temperature=local_factors if by_temperature else None,
+            kernel=options.kernel,
+        )
+        factors = None if by_temperature or folded is not None else local_factors
+        update = _merge_heads(block, heads, factors, folded)
+    tokens = tokens + _merge_heads(block, ordinary, None if by_temperature else global_factors, None)
+    hidden = block.norm2(tokens).to(block.qkv_weight.dtype)
+    return tokens + block.scale2(block.mlp(hidden).float()), update
+
+
+def _project_qkv(block: Block, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``(N, T, width)`` → query, key, value, each ``(N, heads, T, head_dim)``."""
+    n, t, width = normed.shape
+    flat = F.linear(normed.to(block.qkv_weight.dtype), block.qkv_weight, block.qkv_bias)
+    query, key, value = flat.view(n, t, 3, block.heads, width // block.heads).permute(2, 0, 3, 1, 4)
+    return block.query_norm(query), block.key_norm(key), value
+
+
+def _merge_heads(block: Block, heads: Tensor, factors: Tensor | None, out_weight: Tensor | None) -> Tensor:
+    """Δ = concat_h(w_h · O_h) W_O + b_O, in float32: ``(N, heads, T, d)`` → ``(N, T, width)``."""
+    if factors is not None:
+        heads = heads * factors.to(heads.dtype)
+    merged = heads.transpose(1, 2).flatten(2)
+    weight = block.out_weight if out_weight is None else out_weight
+    update: Tensor = block.scale1(F.linear(merged, weight, block.out_bias).float())
+    return update
+
+
+def _global_feature(tower: ImageTower, tokens: Tensor, options: EncodeOptions) -> Tensor:
+    if tower.pool == "average":
+        return F.normalize(tower.project(tokens, norm=options.global_norm)[:, tower.prefix :].mean(dim=1), dim=-1)
+    return F.normalize(tower.project(tokens[:, 0], norm=options.global_norm), dim=-1)
+
+
+def _finish(features: Tensor, centre: Tensor | None) -> Tensor:
+    return F.normalize(features if centre is None else features - centre.to(features.device), dim=-1)
+
+
+def resolve_layers(layers: Sequence[int], depth: int) -> tuple[int, ...]:
+    """Negative layers count from the end; the result is sorted, 0-based and without duplicates."""
+    return tuple(sorted({layer % depth for layer in layers}))
+
+

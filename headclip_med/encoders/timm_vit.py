@@ -1,0 +1,25 @@
+"""Small ViTs of our own, described by numbers and built by timm."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from timm.models.vision_transformer import VisionTransformer
+
+
+@dataclass(frozen=True)
+class TimmVitSpec:
+    """Arguments of timm's ``VisionTransformer``; sizes in pixels, ``embed_dim`` divisible by ``num_heads``."""
+
+    img_size: int
+    patch_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    reg_tokens: int = 0
+
+
+def build_timm_vit(spec: TimmVitSpec) -> VisionTransformer:
+    """A randomly initialised ViT without a classifier."""
+    return VisionTransformer(**asdict(spec), num_classes=0, global_pool="token")

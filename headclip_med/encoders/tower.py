@@ -1,0 +1,151 @@
+"""A frozen vision transformer seen as parts, so that attention heads can be reached without hooks or edits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from headclip_med.errors import InputError
+from headclip_med.encoders.positions import interpolate_positions
+
+
+@dataclass(frozen=True)
+class Block:
+    """One pre-norm block, by reference to the frozen model's own parameters.
+
+    ``qkv_weight`` is ``(3·width, width)`` in the order query, key, value; ``out_weight`` is ``(width, width)``
+    and its columns ``[h·d : (h+1)·d]`` belong to head h.
+    """
+
+    heads: int
+    norm1: nn.Module
+    qkv_weight: Tensor
+    qkv_bias: Tensor | None
+    query_norm: nn.Module
+    key_norm: nn.Module
+    out_weight: Tensor
+    out_bias: Tensor | None
+    scale1: nn.Module
+    norm2: nn.Module
+    mlp: nn.Module
+    scale2: nn.Module
+
+
+class ImageTower(nn.Module):
+    """A frozen ViT: pixels → tokens → blocks → norm → projection.
+
+    Attributes:
+        model: the open_clip or timm module that owns every parameter.
+        blocks: its blocks, outermost first. ``layers`` in this package are 0-based indices into them.
+        width, output_dim, patch_size: of the architecture; ``prefix``: class and register tokens in front.
+        native_size: input side in pixels of the stored position embeddings.
+        mean, std: of the pixels that the weights expect, per channel in [0, 1].
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        blocks: Sequence[Block],
+        patchify: Callable[[Tensor], Tensor],
+        prefix_tokens: Sequence[Tensor],
+        positions: Tensor,
+        positions_cover_prefix: bool,
+        norm_pre: nn.Module,
+        norm_post: nn.Module,
+        projection: Tensor | None,
+        pool: Literal["token", "average"],
+        width: int,
+        patch_size: int,
+        native_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.blocks = tuple(blocks)
+        self.patchify = patchify
+        self.prefix_tokens = tuple(prefix_tokens)
+        self.positions = positions
+        self.positions_cover_prefix = positions_cover_prefix
+        self.norm_pre, self.norm_post = norm_pre, norm_post
+        self.projection = projection
+        self.pool = pool
+        self.width, self.patch_size, self.native_size = width, patch_size, native_size
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def heads(self) -> int:
+        """Attention heads in every block."""
+        return self.blocks[0].heads
+
+    @property
+    def prefix(self) -> int:
+        """Class and register tokens in front of the patch tokens."""
+        return sum(token.numel() for token in self.prefix_tokens) // self.width
+
+    @property
+    def output_dim(self) -> int:
+        """Length of a projected feature."""
+        return self.width if self.projection is None else self.projection.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.positions.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the matrix products; the residual stream and the norms stay float32."""
+        return self.blocks[0].qkv_weight.dtype
+
+    def cast(self, dtype: torch.dtype) -> ImageTower:
+        """Store the blocks' matrices in ``dtype``, once at load time; returns the tower itself."""
+        for block in self.blocks:
+            matrices = (block.qkv_weight, block.qkv_bias, block.out_weight, block.out_bias, *block.mlp.parameters())
+            for parameter in matrices:
+                if parameter is not None:
+                    parameter.data = parameter.data.to(dtype)
+        return self
+
+    def grid(self, pixels: Tensor) -> tuple[int, int]:
+        """Patch rows and columns of ``pixels (N, 3, H, W)``."""
+        height, width = pixels.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise InputError(
+                f"The input size must be a multiple of the patch size {self.patch_size}",
+                f"{height}×{width} pixels",
+                f"Use an image size such as {round(height / self.patch_size) * self.patch_size}",
+            )
+        return height // self.patch_size, width // self.patch_size
+
+    def embed(self, pixels: Tensor, *, position_mode: Literal["bicubic", "bilinear"] = "bicubic") -> Tensor:
+        """``(N, 3, H, W)`` → float32 tokens ``(N, prefix + P, width)``, positions interpolated to the grid."""
+        grid = self.grid(pixels)
+        patches = self.patchify(pixels)
+        prefix = [t.reshape(1, -1, self.width).expand(len(patches), -1, -1) for t in self.prefix_tokens]
+        positions = interpolate_positions(
+            self.positions.reshape(1, -1, self.width),
+            grid,
+            prefix=self.prefix if self.positions_cover_prefix else 0,
+            mode=position_mode,
+        )
+        if self.positions_cover_prefix:
+            tokens = torch.cat([*prefix, patches], dim=1) + positions
+        else:
+            tokens = torch.cat([*prefix, patches + positions], dim=1)
+        return self.norm_pre(tokens).float()
+
+    def project(self, tokens: Tensor, *, norm: bool = True) -> Tensor:
+        """Final norm and projection of tokens ``(..., width)`` → ``(..., D)``, not yet L2-normalised."""
+        features = self.norm_post(tokens) if norm else tokens
+        return features if self.projection is None else features @ self.projection

@@ -1,0 +1,342 @@
+"""The main job: a scan in, an anomaly map in the scan's own grid out.
+
+    engine = headclip_med.load_engine("headclip-tiny")
+    result = engine.predict("flair.nii.gz")
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+
+from headclip_med import __version__
+from headclip_med.detectors import Detector
+from headclip_med.device import Precision, choose_device, choose_dtype
+from headclip_med.errors import InputError
+from headclip_med.geometry import acquisition_plane, check_affine, slice_centres, slice_frame
+from headclip_med.intensity import Preprocessing, Range, foreground, intensity_ranges, parse_window
+from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model, place_model
+from headclip_med.packs.domains import Domain, get_domain, window_of
+from headclip_med.reading import read_volume
+from headclip_med.result import AnomalyResult, SliceScore
+from headclip_med.run_slices import Batching, Cancel, PlaneRun, Progress, SliceSource, run_planes
+from headclip_med.types import PLANES, Affine, Plane
+from headclip_med.volume_map import find_components, fuse_planes, smooth_along, volume_score
+
+Source = str | Path | MetaTensor | NDArray[np.float32] | Sequence[str | Path]
+
+# A CT volume that does not say so: integers that reach from air to bone.
+_AIR_HU, _BONE_HU = -900.0, 300.0
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything decided before the first slice runs."""
+
+    volume: MetaTensor
+    array: NDArray[np.float32]
+    affine: Affine
+    domain: Domain
+    detector: Detector
+    preprocessing: Preprocessing
+    planes: tuple[Plane, ...]
+    warnings: tuple[str, ...]
+
+
+class Engine:
+    """A model on a device, ready to score any number of cases. Made by :func:`load_engine`."""
+
+    def __init__(
+        self, model: Model, *, device: str = "auto", precision: Precision = "auto", batch_size: int | None = None
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise InputError("The batch size must be at least 1", batch_size)
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(self.device, precision)
+        self.model = place_model(model, self.device, self.dtype)
+        self.batch_size = batch_size or (1 if self.device.type == "cpu" else 16)
+        self._detectors: dict[str, Detector] = {}
+
+    def predict(
+        self,
+        source: Source,
+        *,
+        affine: Affine | None = None,
+        domain: str | None = None,
+        plane: str | Sequence[str] | None = None,
+        window: str | tuple[float, float] | None = None,
+        series: str | None = None,
+        time_index: int | None = None,
+        threshold: float | None = None,
+        smooth_mm: float | None = None,
+        progress: Progress | None = None,
+        cancel: Cancel | None = None,
+    ) -> AnomalyResult:
+        """Score one case.
+
+        Args:
+            source: a file or folder, several files of one grid (sequences), a MetaTensor ``(C, I, J, K)``, or an
+                array ``(I, J, K)`` / ``(C, I, J, K)`` with ``affine``.
+            affine: voxel → RAS mm of an array.
+            domain: see ``headclip_med.packs.domains``; default the pack's own.
+            plane: axial, coronal, sagittal, several of them (their maps are averaged), or ``all``; default the
+                acquisition plane.
+            window: CT window by name or ``(level, width)``; series, time_index: choice within the source.
+            threshold: cut on the map in [0, 1]; default the pack's. smooth_mm: Gaussian along the normal.
+            progress: called with slices done and slices in all; cancel: asked before each batch.
+
+        Raises:
+            InputError: an unusable source or option; CancelledError: ``cancel`` returned True.
+        """
+        clock = _Clock()
+        job = self._prepare(source, affine, domain, plane, window, series, time_index)
+        threshold, origin = self._threshold(threshold)
+        clock.lap("read")
+        mask, ranges = self._ranges(job)
+        clock.lap("intensity")
+        scan = SliceSource(job.volume.as_tensor(), mask, job.affine, ranges, job.preprocessing, _inverted(job.volume))
+        frames = [slice_frame(job.affine, plane) for plane in job.planes]
+        batching = Batching(self.batch_size)
+        runs = run_planes(job.detector, scan, frames, batching, self.device, progress=progress, cancel=cancel)
+        clock.lap("detect")
+        sigma = smooth_mm if smooth_mm is not None else self._pack_smoothing
+        maps = [smooth_along(r.volume_map, r.frame.axis, job.affine, sigma) for r in runs]
+        volume_map = fuse_planes(maps)
+        findings = find_components(volume_map, job.affine, threshold, frames[0].axis)
+        clock.lap("map")
+        return AnomalyResult(
+            volume=job.volume,
+            volume_map=_with_meta(torch.from_numpy(volume_map[None]), job.affine, job.volume.meta),
+            pred_score=volume_score([s for s, b in zip(runs[0].scores, runs[0].background, strict=True) if not b]),
+            threshold=threshold,
+            threshold_origin=origin,
+            planes=job.planes,
+            slices=_slice_scores(runs[0], job),
+            findings=findings,
+            display_window=ranges[0],
+            timings=clock.laps,
+            warnings=(*job.warnings, *batching.warnings),
+            provenance=self._provenance(job, sigma),
+        )
+
+    def _prepare(
+        self,
+        source: Source,
+        affine: Affine | None,
+        domain_name: str | None,
+        plane: str | Sequence[str] | None,
+        window: str | tuple[float, float] | None,
+        series: str | None,
+        time_index: int | None,
+    ) -> _Job:
+        volume = _to_volume(source, affine, series, time_index)
+        matrix = check_affine(np.asarray(volume.affine, dtype=np.float64), _name(volume))
+        domain = get_domain(domain_name) if domain_name else self.model.domain
+        planes, plane_reason = _choose_planes(matrix, volume, plane)
+        level_width, window_warning = _choose_window(window, domain, volume)
+        detector = self._detector(domain)
+        preprocessing = Preprocessing(
+            image_size=detector.image_size,
+            mean=detector.tower.mean,
+            std=detector.tower.std,
+            window=level_width,
+            fit=domain.fit,
+            channels=domain.channels,
+        )
+        warnings = [*volume.meta.get("reader_warnings", []), *self.model.warnings, window_warning, plane_reason]
+        array = np.asarray(volume.as_tensor().numpy(), dtype=np.float32)
+        return _Job(volume, array, matrix, domain, detector, preprocessing, planes, tuple(w for w in warnings if w))
+
+    def _detector(self, domain: Domain) -> Detector:
+        if domain.name not in self._detectors:
+            self._detectors[domain.name] = detector_for(self.model, domain)
+        return self._detectors[domain.name]
+
+    def _ranges(self, job: _Job) -> tuple[NDArray[np.bool_], list[Range]]:
+        is_rgb = bool(job.volume.meta.get("is_rgb", False))
+        mask = foreground(job.array, modality=job.volume.meta.get("modality"), is_rgb=is_rgb)
+        return mask, intensity_ranges(job.array, mask, job.preprocessing, is_rgb=is_rgb)
+
+    def _threshold(self, threshold: float | None) -> tuple[float, str]:
+        if threshold is None:
+            return self.model.threshold.value, self.model.threshold.origin
+        if not 0 < threshold < 1:
+            raise InputError("The threshold must lie between 0 and 1", threshold, "The map holds probabilities")
+        return threshold, "chosen by the user"
+
+    @property
+    def _pack_smoothing(self) -> float:
+        return self.model.pack.record.slice_smoothing_mm if self.model.pack else 0.0
+
+    def _provenance(self, job: _Job, sigma_mm: float) -> dict[str, Any]:
+        spec = job.preprocessing
+        return {
+            **self.model.provenance(),
+            "detector": job.detector.describe(),
+            "domain": job.domain.name,
+            "preprocessing": {"window": spec.window, "percentiles": spec.percentiles, "fit": spec.fit},
+            "slice_smoothing_mm": sigma_mm,
+            "device": _device_name(self.device),
+            "precision": str(self.dtype).removeprefix("torch."),
+            "batch_size": self.batch_size,
+            "versions": {"headclip-med": __version__, **{p: version(p) for p in _RECORDED_PACKAGES}},
+        }
+
+
+_RECORDED_PACKAGES = ("torch", "monai", "open_clip_torch", "timm", "numpy", "nibabel", "pydicom", "SimpleITK")
+
+
+def load_engine(
+    name_or_path: str | Path = DEFAULT_MODEL,
+    device: str = "auto",
+    *,
+    method: str | None = None,
+    precision: Precision = "auto",
+    batch_size: int | None = None,
+) -> Engine:
+    """Load a model and put it on a device.
+
+    Args:
+        name_or_path: ``headclip-tiny``, a pack folder, a weight file, ``ARCH/TAG`` of open_clip, ``timm:ARCH``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        method: detector by name, default the pack's or ``headclip``.
+        precision: of the matrix products; ``auto`` takes 16 bits where the hardware has them.
+        batch_size: slices at once; default 1 on a CPU, 16 on a GPU, halved when memory runs out.
+
+    Raises:
+        ModelError: the model or the device cannot be had; the message says what to do.
+    """
+    return Engine(load_model(name_or_path, method=method), device=device, precision=precision, batch_size=batch_size)
+
+
+class _Clock:
+    """Seconds by step."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = round(now - self._last, 4), now
+
+
+def _to_volume(
+    source: Source, affine: Affine | None, series: str | None, time_index: int | None
+) -> MetaTensor:
+    """Whatever was given → ``(C, I, J, K)`` float32 on the CPU with a checked affine."""
+    if isinstance(source, MetaTensor):
+        return _checked_array(source.as_tensor(), np.asarray(source.affine), dict(source.meta))
+    if isinstance(source, (np.ndarray, torch.Tensor)):
+        if affine is None:
+            raise InputError(
+                "An array must come with its affine (voxel → RAS mm)", f"an array of shape {tuple(source.shape)}",
+                "Pass affine=..., or numpy.eye(4) if the voxels have no place in space",
+            )
+        return _checked_array(torch.as_tensor(source), np.asarray(affine), {"source_format": "array", "source_name": "array"})
+    return read_volume(source, series=series, time=time_index)
+
+
+def _checked_array(tensor: torch.Tensor, affine: Affine, meta: dict[str, Any]) -> MetaTensor:
+    data = tensor.detach().cpu().float()
+    data = data[None] if data.ndim == 3 else data
+    if data.ndim != 4 or 0 in data.shape:
+        raise InputError("A volume must have the shape (C, I, J, K) or (I, J, K), not empty", tuple(tensor.shape))
+    if not torch.isfinite(data).all():
+        count = int((~torch.isfinite(data)).sum())
+        raise InputError("A volume's values must be finite", f"{count} NaN or Inf voxels", "Replace them first")
+    if data.min() == data.max():
+        raise InputError("A volume must contain an image", f"every voxel is {float(data.min())}")
+    checked = check_affine(affine, str(meta.get("source_name", "the volume")))
+    return _with_meta(data, checked, meta)
+
+
+def _with_meta(data: torch.Tensor, affine: Affine, meta: dict[str, Any]) -> MetaTensor:
+    """A MetaTensor with ``affine``, whatever affine ``meta`` may carry."""
+    rest = {key: value for key, value in meta.items() if key != "affine"}
+    return MetaTensor(data, affine=torch.from_numpy(affine.copy()), meta=rest)
+
+
+def _choose_planes(
+    affine: Affine, volume: MetaTensor, plane: str | Sequence[str] | None
+) -> tuple[tuple[Plane, ...], str]:
+    if bool(volume.meta.get("is_2d", False)):
+        return ("axial",), "" if plane is None else "a 2-D image has one plane: the plane option was ignored"
+    if plane is None:
+        normal = volume.meta.get("slice_normal")
+        chosen, reason = acquisition_plane(affine, None if normal is None else np.asarray(normal))
+        return (chosen,), f"plane {chosen}: {reason}"
+    names = plane.replace(" ", "").split(",") if isinstance(plane, str) else list(plane)
+    names = list(PLANES) if names == ["all"] else names
+    wrong = [name for name in names if name not in PLANES]
+    if wrong or not names:
+        raise InputError(f"A plane must be one of {', '.join(PLANES)} or all", ", ".join(wrong) or "nothing")
+    return tuple(p for name in dict.fromkeys(names) for p in PLANES if p == name), ""
+
+
+def _choose_window(
+    window: str | tuple[float, float] | None, domain: Domain, volume: MetaTensor
+) -> tuple[tuple[float, float] | None, str]:
+    """Level and width, and what was assumed in words."""
+    if bool(volume.meta.get("is_rgb", False)):
+        return None, "" if window is None else "a colour image has no window: the window option was ignored"
+    if window is not None:
+        return parse_window(window) if isinstance(window, str) else parse_window(f"{window[0]}/{window[1]}"), ""
+    if (level_width := window_of(domain)) is not None:
+        return level_width, ""
+    modality, data = volume.meta.get("modality"), volume.as_tensor()
+    if modality == "CT":
+        return parse_window("brain"), "CT without a window or a domain: the brain window 40/80 is used"
+    if modality is None and data.min() <= _AIR_HU and data.max() >= _BONE_HU:
+        return None, "values look like CT (HU); percentiles are used: give --window or --domain if it is CT"
+    return None, ""
+
+
+def _slice_scores(run: PlaneRun, job: _Job) -> tuple[SliceScore, ...]:
+    shape = (job.array.shape[1], job.array.shape[2], job.array.shape[3])
+    centres = slice_centres(job.affine, shape, run.frame.axis)
+    uids = _uids_by_position(job.volume, centres)
+    return tuple(
+        SliceScore(
+            index=i,
+            position_mm=(float(c[0]), float(c[1]), float(c[2])),
+            score=float(run.scores[i]),
+            background=bool(run.background[i]),
+            uid=uids[i],
+        )
+        for i, c in enumerate(centres)
+    )
+
+
+def _uids_by_position(volume: MetaTensor, centres: NDArray[np.float64]) -> list[str | None]:
+    """SOPInstanceUIDs matched by world position, so that a reoriented volume keeps them right."""
+    uids, positions = volume.meta.get("slice_uids"), volume.meta.get("slice_positions")
+    if not uids or not positions:
+        return [None] * len(centres)
+    distance = np.linalg.norm(centres[:, None] - np.asarray(positions)[None], axis=-1)
+    nearest = distance.argmin(axis=1)
+    return [str(uids[n]) if distance[i, n] < 0.1 else None for i, n in enumerate(nearest)]
+
+
+def _inverted(volume: MetaTensor) -> bool:
+    return bool(volume.meta.get("display_inverted", False))
+
+
+def _name(volume: MetaTensor) -> str:
+    return str(volume.meta.get("source_name", "the volume"))
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+__all__ = ["Engine", "load_engine"]

@@ -1,0 +1,186 @@
+"""Reading a pack: what it must hold, checked before anything is built from it.
+
+``pack.json`` is validated by :class:`PackRecord`. ``pack.safetensors`` holds, for a pack with its own class
+features, ``patch_classes`` ``(2, D)`` or ``(taps, 2, D)``; and optionally ``image_classes`` ``(2, D)``,
+``centre`` ``(taps, D)``, ``head_weights`` and ``head_weights_global`` (rows, heads).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from headclip_med.detectors import HeadCLIPConfig
+from headclip_med.detectors.base import ClassFeatures
+from headclip_med.encoders.heads import HeadWeights
+from headclip_med.encoders.image import resolve_layers
+from headclip_med.encoders.timm_vit import TimmVitSpec
+from headclip_med.encoders.tower import ImageTower
+from headclip_med.errors import ModelError
+from headclip_med.head_weights import place_head_weights
+
+PACK_FORMAT = "headclip_med/1"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TowerRecord(_Strict):
+    """Which tower a pack belongs to.
+
+    ``kind`` ``embedded``: built from ``spec`` with the weights in ``file`` beside ``pack.json``;
+    ``timm`` / ``open_clip``: an architecture name, its weights come from the user or a hub.
+    """
+
+    kind: Literal["embedded", "timm", "open_clip"]
+    name: str
+    sha256: str | None = None
+    file: str | None = None
+    spec: TimmVitSpec | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+class Threshold(_Strict):
+    """A cut on the map and how it was chosen."""
+
+    value: float
+    origin: str
+
+
+class LedgerEntry(_Strict):
+    """One source of training data."""
+
+    name: str
+    licence: str
+    count: int
+    content_sha256: str | None = None
+
+
+class PackRecord(_Strict):
+    """Contents of ``pack.json``."""
+
+    format: Literal["headclip_med/1"]
+    name: str
+    title: str
+    method: str
+    tower: TowerRecord
+    config: dict[str, Any] = {}
+    domain: str = "generic"
+    slice_smoothing_mm: float = 0.0
+    threshold: Threshold
+    ledger: tuple[LedgerEntry, ...] = ()
+    validation: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A validated pack: its folder, record and tensors (empty when it has none), and the hash of both."""
+
+    folder: Path
+    record: PackRecord
+    tensors: dict[str, Tensor]
+    sha256: str
+
+    def config(self) -> HeadCLIPConfig:
+        """The method's configuration; unknown keys are refused."""
+        known = {field.name for field in fields(HeadCLIPConfig)}
+        unknown = sorted(set(self.record.config) - known)
+        if unknown:
+            raise ModelError(f"The configuration of pack {self.record.name} must use known keys", ", ".join(unknown))
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in self.record.config.items()}
+        return HeadCLIPConfig(**values)
+
+    def class_features(self, tower: ImageTower) -> ClassFeatures | None:
+        """The pack's own class features, or None when they come from prompts."""
+        if "patch_classes" not in self.tensors:
+            return None
+        layers = resolve_layers(self.config().feature_layers, tower.depth)
+        patch = F.normalize(self.tensors["patch_classes"].float(), dim=-1)
+        patch = patch.expand(len(layers), *patch.shape[-2:]) if patch.ndim == 2 else patch
+        image = self.tensors.get("image_classes")
+        centre = self.tensors.get("centre")
+        if len(patch) != len(layers) or (centre is not None and len(centre) != len(layers)):
+            raise ModelError(
+                f"Pack {self.record.name} must have class features for each of its {len(layers)} tapped layers",
+                f"{len(patch)} class features, {'no' if centre is None else len(centre)} centres",
+            )
+        return ClassFeatures(
+            patch=dict(zip(layers, patch, strict=True)),
+            image=None if image is None else F.normalize(image.float(), dim=-1),
+            centre={} if centre is None else dict(zip(layers, centre.float(), strict=True)),
+        )
+
+    def head_weights(self, tower: ImageTower) -> HeadWeights | None:
+        """The pack's head weights on every layer of the tower, or None."""
+        factors = self.tensors.get("head_weights")
+        if factors is None:
+            return None
+        config = self.config()
+        placed = place_head_weights(
+            factors.float(),
+            tower.depth,
+            branch=config.lhw_branch,
+            layers=config.lhw_layers,
+            local_start=config.local_start,
+            site=config.lhw_site,
+        )
+        if not config.lhw_task_decoupled:
+            return placed
+        decoupled = place_head_weights(
+            self.tensors["head_weights_global"].float(), tower.depth, branch="global", layers="all", site=config.lhw_site
+        )
+        return HeadWeights(local=placed.local, global_=decoupled.global_, site=config.lhw_site)
+
+
+def load_pack(folder: Path) -> Pack:
+    """Read and check the pack in ``folder``.
+
+    Raises:
+        ModelError: no ``pack.json``, an invalid one, or tensors that cannot be read.
+    """
+    path = folder / "pack.json"
+    try:
+        text = path.read_bytes()
+        record = PackRecord.model_validate_json(text)
+    except OSError as error:
+        raise ModelError("A pack must be a folder with a readable pack.json", f"{folder.name}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ModelError(
+            f"The pack.json of {folder.name} must follow the format {PACK_FORMAT}", f"{where}: {first['msg']}"
+        ) from error
+    digest = hashlib.sha256(text)
+    tensors: dict[str, torch.Tensor] = {}
+    weights = folder / "pack.safetensors"
+    if weights.exists():
+        digest.update(weights.read_bytes())
+        tensors = read_safetensors(weights)
+    return Pack(folder, record, tensors, digest.hexdigest())
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, or :class:`ModelError` in words."""
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            "Weights must be a readable safetensors file", f"{path.name}: {error}", "Copy or download the file again"
+        ) from error
+
+
+def builtin_packs() -> dict[str, Path]:
+    """Packs shipped inside the package: name → folder."""
+    here = Path(__file__).parent
+    return {folder.name: folder for folder in sorted(here.iterdir()) if (folder / "pack.json").exists()}

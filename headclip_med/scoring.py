@@ -1,0 +1,111 @@
+"""Features × class features → anomaly maps, slice scores and the joint anomaly score.
+
+Softmax is taken on the patch grid, before up-sampling (AnomalyCLIP, arXiv 2310.18961). Up-sampling, Gaussian
+smoothing and the way back to a slice's own size are linear in each image axis, so each is one small matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+from torch.nn import functional as F
+
+LayerFusion = Literal["mean", "sum"]
+Upsampling = Literal["bilinear", "nearest"]
+Pool = Literal["max", "topk_mean", "p99.5", "lse"]
+
+# Sharpness of the log-sum-exp pool: between the mean (0) and the maximum (infinity).
+_LSE_SHARPNESS = 50.0
+
+
+def class_probabilities(features: Tensor, class_features: Tensor, logit_scale: float) -> Tensor:
+    """softmax(logit_scale · cos(features, class_features)).
+
+    Args:
+        features: ``(..., D)`` L2-normalised; class_features: ``(2, D)`` ``[normal, abnormal]``, L2-normalised.
+        logit_scale: 1 / temperature.
+
+    Returns:
+        ``(..., 2)`` probabilities of normal and abnormal.
+    """
+    return (logit_scale * (features @ class_features.T)).softmax(dim=-1)
+
+
+def patch_map(
+    patch_features: Mapping[int, Tensor],
+    class_features: Mapping[int, Tensor],
+    grid: tuple[int, int],
+    *,
+    logit_scale: float,
+    fusion: LayerFusion = "mean",
+) -> Tensor:
+    """M = mean over layers of (p_abnormal + 1 − p_normal) / 2 on the patch grid: ``(N, Hp, Wp)`` in [0, 1].
+
+    ``sum`` adds the layers instead, as released AnomalyCLIP code does, and can exceed 1.
+    """
+    maps = []
+    for layer, features in patch_features.items():
+        probabilities = class_probabilities(features, class_features[layer], logit_scale)
+        maps.append((probabilities[..., 1] + 1 - probabilities[..., 0]) / 2)
+    stacked = torch.stack(maps)
+    fused = stacked.mean(dim=0) if fusion == "mean" else stacked.sum(dim=0)
+    return fused.unflatten(-1, grid)
+
+
+def upsample(patches: Tensor, size: tuple[int, int], *, sigma: float, mode: Upsampling = "bilinear") -> Tensor:
+    """Patch maps ``(N, Hp, Wp)`` → smooth maps ``(N, H, W)``; ``sigma`` in pixels of the result, 0 for none."""
+    rows, cols = (
+        _upsampling_matrix(n, m, sigma, mode).to(patches) for n, m in zip(patches.shape[-2:], size, strict=True)
+    )
+    return rows @ patches @ cols.T
+
+
+@lru_cache(maxsize=64)
+def _upsampling_matrix(source: int, target: int, sigma: float, mode: Upsampling) -> Tensor:
+    """``(target, source)``: interpolation (half-pixel centres), then scipy's Gaussian with reflected edges."""
+    unit = torch.eye(source)[None]
+    kwargs = {"align_corners": False} if mode == "bilinear" else {}
+    matrix = F.interpolate(unit, size=target, mode="linear" if mode == "bilinear" else "nearest", **kwargs)[0].T
+    if sigma > 0:
+        matrix = torch.from_numpy(gaussian_filter1d(matrix.double().numpy(), sigma, axis=0, mode="reflect"))
+    return matrix.float().contiguous()
+
+
+def pool_map(maps: Tensor, pool: Pool = "max", top_fraction: float = 0.01) -> Tensor:
+    """One number per map ``(N, H, W)`` → ``(N,)``: maximum, mean of the top fraction, 99.5th percentile, or a
+    log-sum-exp average."""
+    flat = maps.flatten(1)
+    if pool == "max":
+        return flat.amax(dim=1)
+    if pool == "topk_mean":
+        return flat.topk(max(1, round(top_fraction * flat.shape[1])), dim=1).values.mean(dim=1)
+    if pool == "p99.5":
+        return flat.kthvalue(max(1, round(0.995 * flat.shape[1])), dim=1).values
+    count = torch.tensor(float(flat.shape[1]))
+    return (torch.logsumexp(_LSE_SHARPNESS * flat, dim=1) - count.log()) / _LSE_SHARPNESS
+
+
+def score_pooled_feature(global_feature: Tensor, patch_features: Tensor, abnormal: Tensor) -> Tensor:
+    """Crane's score-based pooling (arXiv 2504.11055): the global feature drawn to the abnormal patches.
+
+    Args:
+        global_feature: ``(N, D)``; patch_features: ``(N, P, D)``; abnormal: probabilities ``(N, P)``.
+
+    Returns:
+        ``(N, D)`` L2-normalised: half the global feature, half the probability-weighted patch mean.
+    """
+    pooled = F.normalize((abnormal.unsqueeze(-1) * patch_features).sum(dim=1), dim=-1)
+    return F.normalize(0.5 * pooled + 0.5 * global_feature, dim=-1)
+
+
+def joint_score(image_score: Tensor | None, map_score: Tensor, weight: float) -> Tensor:
+    """Joint anomaly score S = (1 − weight) · s + weight · pooled map, in [0, 1]; shape ``(N,)``.
+
+    Without an image-level score (a tower without class features for its global feature), S is the map's.
+    """
+    return map_score if image_score is None else (1 - weight) * image_score + weight * map_score

@@ -1,0 +1,86 @@
+"""2-D maps → one map in the source's grid; a volume's score; findings in millimetres."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from headclip_med.geometry import spacing, voxel_to_world, voxel_volume
+from headclip_med.result import Finding
+from headclip_med.types import Affine
+
+Map = NDArray[np.float32]
+
+# A volume's score is the mean of this share of its highest slice scores, at least one slice.
+_TOP_SHARE = 0.05
+_FULL_CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
+
+
+def smooth_along(volume_map: Map, axis: int, affine: Affine, sigma_mm: float) -> Map:
+    """Gaussian of ``sigma_mm`` along one array axis of ``(I, J, K)``; 0 leaves the map as it is."""
+    if sigma_mm <= 0:
+        return volume_map
+    sigma = sigma_mm / float(spacing(affine)[axis])
+    return np.asarray(ndimage.gaussian_filter1d(volume_map, sigma, axis=axis, mode="nearest"))
+
+
+def fuse_planes(maps: Sequence[Map]) -> Map:
+    """Mean of the maps of several planes on one grid."""
+    if len(maps) == 1:
+        return maps[0]
+    fused = maps[0].copy()
+    for other in maps[1:]:
+        fused += other
+    fused /= len(maps)
+    return fused
+
+
+def volume_score(slice_scores: Sequence[float]) -> float:
+    """Mean of the top 5 % of the slice scores (at least one); 0 for a volume without any foreground."""
+    if not slice_scores:
+        return 0.0
+    top = max(1, round(_TOP_SHARE * len(slice_scores)))
+    return float(np.mean(sorted(slice_scores, reverse=True)[:top]))
+
+
+def find_components(volume_map: Map, affine: Affine, threshold: float, axis: int) -> tuple[Finding, ...]:
+    """26-connected components of ``volume_map >= threshold``, highest peak first.
+
+    Args:
+        volume_map: ``(I, J, K)`` in [0, 1]; affine: voxel → RAS mm; axis: of the primary plane.
+    """
+    labels, count = ndimage.label(volume_map >= threshold, structure=_FULL_CONNECTIVITY)
+    boxes = ndimage.find_objects(labels)
+    found = [_measure(volume_map, labels, i + 1, boxes[i], affine, axis) for i in range(count)]
+    found.sort(key=lambda f: (-f["peak"], -f["voxels"], f["voxel_min"]))
+    return tuple(Finding(label=rank + 1, **facts) for rank, facts in enumerate(found))
+
+
+def _measure(
+    volume_map: Map, labels: NDArray[np.int32], label: int, box: tuple[slice, ...], affine: Affine, axis: int
+) -> dict:  # type: ignore[type-arg]
+    """Everything of one finding but its rank."""
+    inside = labels[box] == label
+    values = volume_map[box][inside].astype(np.float64)
+    index = np.argwhere(inside) + [s.start for s in box]
+    low, high = index.min(axis=0), index.max(axis=0)
+    centroid = (index * values[:, None]).sum(axis=0) / values.sum() if values.sum() > 0 else index.mean(axis=0)
+    return {
+        "peak": float(values.max()),
+        "mean": float(values.mean()),
+        "volume_mm3": len(values) * voxel_volume(affine),
+        "voxels": len(values),
+        "centroid_mm": _triple(voxel_to_world(affine, centroid)),
+        "peak_mm": _triple(voxel_to_world(affine, index[values.argmax()])),
+        "extent_mm": _triple((high - low + 1) * spacing(affine)),
+        "voxel_min": tuple(int(v) for v in low),
+        "voxel_max": tuple(int(v) for v in high),
+        "slices": (int(low[axis]), int(high[axis])),
+    }
+
+
+def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    return float(values[0]), float(values[1]), float(values[2])
