@@ -1,0 +1,284 @@
+"""What every reader gives back, and the checks that every volume passes."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headclip_med.errors import HeadclipError, InputError
+from headclip_med.geometry import check_affine
+from headclip_med.types import Affine, VolumeMeta
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+# A volume above this many voxels needs more than 4 GiB as float32: a broken or hostile header far more
+# often than a scan.
+MAX_VOXELS = 2**30
+
+# A kilometre: no scan is placed or spaced like that, and the checks that follow could overflow.
+_FARTHEST_MM = 1e6
+
+# Two sequences lie on one grid when their affines agree to this (mm per voxel, and mm for the origin).
+GRID_TOLERANCE = 1e-3
+
+_EXPORT_AGAIN = "Copy or export the file again"
+
+
+@dataclass(frozen=True)
+class LoadedVolume:
+    """A volume as it came from disk.
+
+    Attributes:
+        array: ``(C, I, J, K)`` float32, finite; values as stored after rescale.
+        affine: voxel index → RAS mm, ``(4, 4)`` float64, checked by :func:`geometry.check_affine`.
+        meta: where it came from and what was odd about it.
+    """
+
+    array: NDArray[np.float32]
+    affine: Affine
+    meta: VolumeMeta
+
+
+def finish(
+    array: NDArray[np.generic], affine: NDArray[np.float64], meta: VolumeMeta, notes: Sequence[str] = ()
+) -> LoadedVolume:
+    """Check an array as read and pack it as a :class:`LoadedVolume`; ``notes`` become ``reader_warnings``.
+
+    Args:
+        array: ``(C, I, J, K)``, any real dtype. Voxels that are not finite become the finite minimum.
+
+    Raises:
+        InputError: an empty array, nothing finite, one constant value, or an unusable affine.
+    """
+    name, messages = meta["source_name"], list(notes)
+    if array.size == 0:
+        raise InputError(f"{name} must contain voxels", f"the shape {array.shape[1:]}", _EXPORT_AGAIN)
+    if array.dtype.kind in "iu" and array.itemsize > 2 and not _exact_in_float32(array):
+        messages.append("integers beyond 2^24 were rounded to 32-bit floats")
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = np.ascontiguousarray(array, dtype=np.float32)
+    messages += _fill_non_finite(values, name)
+    if all(channel.min() == channel.max() for channel in values):
+        raise InputError(
+            f"{name} must contain an image",
+            f"every voxel is {', '.join(f'{channel.flat[0]:g}' for channel in values)}",
+            "Check that the right file was exported",
+        )
+    _check_plausible(affine, name)
+    checked = check_affine(affine, name)
+    complete = VolumeMeta(**{**meta, "reader_warnings": messages})
+    return LoadedVolume(values, checked, complete)
+
+
+def _check_plausible(affine: NDArray[np.float64], name: str) -> None:
+    if np.isfinite(affine).all() and np.abs(affine).max() > _FARTHEST_MM:
+        raise InputError(
+            f"The affine of {name} must be in millimetres",
+            f"a value of {np.abs(affine).max():.3g} mm",
+            "Repair the header (sform/qform) or convert the file again",
+        )
+
+
+def _exact_in_float32(array: NDArray[np.generic]) -> bool:
+    limit = 2**24
+    return bool(int(array.min()) >= -limit and int(array.max()) <= limit)
+
+
+def _fill_non_finite(values: NDArray[np.float32], name: str) -> list[str]:
+    """Replace NaN and Inf by the finite minimum in place; return the warning about it."""
+    finite = np.isfinite(values)
+    count = values.size - int(finite.sum())
+    if count == 0:
+        return []
+    if count == values.size:
+        raise InputError(f"{name} must contain finite values", "only NaN or Inf", _EXPORT_AGAIN)
+    lowest = values[finite].min()
+    values[~finite] = lowest
+    return [f"{count} of {values.size} voxels were NaN or Inf and are read as the minimum {lowest:g}"]
+
+
+def check_size(shape: Iterable[int], name: str) -> None:
+    """Refuse a header that claims an empty array or one of more than 4 GiB, before anything is decoded."""
+    sizes = [int(n) for n in shape]
+    if any(n < 1 for n in sizes):
+        raise InputError(f"{name} must contain voxels", f"the shape {tuple(sizes)}", _EXPORT_AGAIN)
+    voxels = 1
+    for n in sizes:
+        voxels *= n
+    if voxels > MAX_VOXELS:
+        raise InputError(
+            f"{name} must fit in 4 GiB as 32-bit floats",
+            f"a header that claims {' × '.join(map(str, sizes))} = {voxels * 4 / 2**30:.1f} GiB",
+            "Crop or resample it first, or repair the header",
+        )
+
+
+def pick_time(count: int, time: int | None, name: str) -> int:
+    """Index of the time point (or component) to read; a choice is needed only where there are several."""
+    if time is None and count > 1:
+        raise InputError(
+            f"{name} must be one volume",
+            f"{count} volumes or pages (4-D)",
+            f"Choose one of 0 to {count - 1} with time= (command line: --time)",
+        )
+    chosen = 0 if time is None else int(time)
+    if not 0 <= chosen < count:
+        raise InputError(f"The time point of {name} must be between 0 and {count - 1}", chosen)
+    return chosen
+
+
+def sha256_of_files(paths: Sequence[Path]) -> str:
+    """sha256 of one file's bytes; for several: of their sorted hex digests, so the order does not matter."""
+    digests = sorted(_file_digest(path) for path in paths)
+    return digests[0] if len(digests) == 1 else sha256_of_digests(digests)
+
+
+def sha256_of_digests(digests: Iterable[str]) -> str:
+    """sha256 over the sorted hex digests of a series' files."""
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def in_words(name: str, kind: str) -> Iterator[None]:
+    """Turn whatever a third-party parser raises on a damaged file into one :class:`InputError`.
+
+    The parser's own text may hold paths or patient data, so only the kind of problem is repeated.
+    """
+    try:
+        yield
+    except HeadclipError:
+        raise
+    except Exception as problem:
+        raise InputError(
+            f"{name} must be a readable {kind} file",
+            f"a damaged, truncated or unsupported file ({type(problem).__name__})",
+            _EXPORT_AGAIN,
+        ) from problem
+
+
+@contextmanager
+def collected_warnings(notes: list[str], library: str, logger: str | None = None) -> Iterator[None]:
+    """Move a library's warnings and log lines into ``notes`` instead of the user's screen and logs.
+
+    They may quote values of the file (names, dates), so only the words before a quotation are kept.
+    """
+    lines = _Lines()
+    with warnings.catch_warnings(record=True) as caught, _diverted(logger, lines):
+        warnings.simplefilter("always")
+        yield
+    said = Counter(_short(str(warning.message)) for warning in caught)
+    logged = Counter(_short(line) for line in lines.seen)
+    for text, count in (said | logged).items():  # pydicom says everything both ways
+        notes.append(f"{library}: {text}" + (f" ({count} times)" if count > 1 else ""))
+
+
+def _short(text: str) -> str:
+    return re.split(r"[:'\"(\n]", text)[0].strip()[:120]
+
+
+@contextmanager
+def _diverted(name: str | None, handler: logging.Handler) -> Iterator[None]:
+    """Send a library's log lines to ``handler`` only."""
+    if name is None:
+        yield
+        return
+    logger = logging.getLogger(name)
+    before = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = before
+
+
+class _Lines(logging.Handler):
+    """A log handler that remembers messages."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.seen: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(record.getMessage())
+
+
+def stack(volumes: Sequence[LoadedVolume]) -> LoadedVolume:
+    """Sequences of one patient as the channels of one volume, in the order given.
+
+    Raises:
+        InputError: a colour image among them, or grids (shape, affine) that differ.
+    """
+    first = volumes[0]
+    if len(volumes) == 1:
+        return first
+    for volume in volumes:
+        _check_same_grid(first, volume)
+    metas = [volume.meta for volume in volumes]
+    check_size([len(volumes), *first.array.shape[1:]], "The stack of sequences")
+    meta = VolumeMeta(**first.meta)
+    meta["source_name"] = " + ".join(m["source_name"] for m in metas)
+    meta["content_sha256"] = sha256_of_digests(m["content_sha256"] for m in metas)
+    meta["reader_warnings"] = [f"{m['source_name']}: {note}" for m in metas for note in m["reader_warnings"]]
+    meta["default_window"] = None  # one window cannot serve several sequences
+    if len({m.get("modality") for m in metas}) > 1:
+        meta["modality"] = None
+    return replace(first, array=np.concatenate([volume.array for volume in volumes]), meta=meta)
+
+
+def _check_same_grid(first: LoadedVolume, other: LoadedVolume) -> None:
+    names = f"{first.meta['source_name']} and {other.meta['source_name']}"
+    if first.meta["is_rgb"] or other.meta["is_rgb"]:
+        raise InputError(f"{names} must be grey to be stacked as sequences", "a colour image")
+    if first.meta.get("display_inverted") != other.meta.get("display_inverted"):
+        raise InputError(f"{names} must both be MONOCHROME1 or both MONOCHROME2", "one of each")
+    advice = "Resample them to one grid first (for a DICOM series give its folder, not its files)"
+    shapes = [volume.array.shape[1:] for volume in (first, other)]
+    if shapes[0] != shapes[1]:
+        raise InputError(f"{names} must have the same shape", f"{shapes[0]} and {shapes[1]}", advice)
+    apart = float(np.abs(first.affine - other.affine).max())
+    if apart > GRID_TOLERANCE:
+        raise InputError(f"{names} must lie on the same grid", f"affines {apart:.3g} mm apart", advice)
+
+
+def to_metatensor(volume: LoadedVolume) -> MetaTensor:
+    """The volume as a MetaTensor: float32 ``(C, I, J, K)``, float64 RAS affine, metadata in ``.meta``."""
+    import torch
+    from monai.data import MetaTensor
+
+    return MetaTensor(torch.from_numpy(volume.array), meta=monai_meta(volume))
+
+
+def monai_meta(volume: LoadedVolume) -> dict[str, object]:
+    """Our metadata plus what MONAI's transforms look for; keys without a value are left out.
+
+    MONAI's collate function cannot batch ``None``, so an unknown value is an absent key.
+    """
+    return {
+        **{key: value for key, value in volume.meta.items() if value is not None},
+        "affine": volume.affine.copy(),
+        "original_affine": volume.affine.copy(),
+        "spatial_shape": np.asarray(volume.array.shape[1:]),
+        "space": "RAS",
+        "original_channel_dim": 0,
+        "filename_or_obj": volume.meta["source_name"],
+    }

@@ -1,0 +1,140 @@
+"""Which format a file is, by its first bytes; a file name only decides what to say about it."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+from typing import Literal
+
+from headclip_med.errors import InputError
+
+Format = Literal["nifti", "nrrd", "mha", "dicom", "png", "jpeg", "tiff", "bmp"]
+
+GZIP = b"\x1f\x8b"
+_HEAD_BYTES = 600  # enough for a NIfTI-2 header (540) and for the keys that open a MetaImage
+_META_KEY = re.compile(rb"^(ObjectType|NDims)\s*=", re.MULTILINE)
+_RASTER: tuple[tuple[bytes, Format], ...] = (
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"II*\x00", "tiff"),
+    (b"MM\x00*", "tiff"),
+    (b"II+\x00", "tiff"),
+    (b"MM\x00+", "tiff"),
+)
+_BY_SUFFIX: dict[str, Format] = {
+    ".nii": "nifti",
+    ".hdr": "nifti",
+    ".img": "nifti",
+    ".nrrd": "nrrd",
+    ".nhdr": "nrrd",
+    ".mha": "mha",
+    ".mhd": "mha",
+    ".dcm": "dicom",
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".bmp": "bmp",
+}
+_KNOWN = "NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF or BMP"
+
+
+def existing_path(source: str | Path) -> Path:
+    """``source`` as a path that exists (``~`` expanded), or :class:`InputError`."""
+    path = Path(source).expanduser()
+    try:
+        exists = path.exists()
+    except (OSError, ValueError):  # a name too long, a NUL in it, a folder that may not be entered
+        exists = False
+    if not exists:
+        raise InputError("The input must be a file or folder that exists", path.name, "Check the path")
+    return path
+
+
+def identify(path: Path) -> Format:
+    """The format of the file at ``path`` by its content.
+
+    Raises:
+        InputError: empty, unreadable, compressed but not NIfTI, or nothing that is known.
+    """
+    head = _read_head(path)
+    if not head:
+        raise InputError(f"{path.name} must not be empty", "0 bytes", "Copy or export the file again")
+    if path.name.lower().endswith((".img", ".img.gz")) and not _is_nifti(head):
+        return "nifti"  # bare voxels; its .hdr must say so
+    if head.startswith(GZIP):
+        if _is_nifti(_inflate(head, path.name)):
+            return "nifti"
+        raise InputError(f"The compressed file {path.name} must contain a NIfTI volume", "something else")
+    found = _identify_head(head)
+    if found is None:
+        raise InputError(f"{path.name} must be a {_KNOWN} file", _what_else(head), "Convert it first")
+    return found
+
+
+def is_format(path: Path, *formats: Format) -> bool:
+    """Whether the file's content is one of ``formats``; an unreadable file is none of them."""
+    try:
+        return identify(path) in formats
+    except InputError:
+        return False
+
+
+def name_warning(path: Path, found: Format) -> list[str]:
+    """A warning when the file name promises another format than the content holds."""
+    suffixes = [s.lower() for s in path.suffixes]
+    last = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else "".join(suffixes[-1:])
+    promised = _BY_SUFFIX.get(last)
+    if promised is None or promised == found:
+        return []
+    return [f"the name promises {promised} but the content is {found}: read as {found}"]
+
+
+def _read_head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4 * _HEAD_BYTES)
+    except OSError as problem:
+        raise InputError(
+            f"{path.name} must be readable", problem.strerror, "Check the permissions"
+        ) from problem
+
+
+def _inflate(head: bytes, name: str) -> bytes:
+    """The first bytes inside a gzip file, at most ``_HEAD_BYTES`` of them."""
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head, _HEAD_BYTES)
+    except zlib.error as problem:
+        raise InputError(
+            f"{name} must be a readable gzip file", "a damaged file", "Copy it again"
+        ) from problem
+
+
+def _is_nifti(head: bytes) -> bool:
+    return head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
+
+
+def _identify_head(head: bytes) -> Format | None:
+    if head[128:132] == b"DICM":  # first: the 128 bytes before it are free and may imitate anything
+        return "dicom"
+    if _is_nifti(head):
+        return "nifti"
+    if head.startswith(b"NRRD000"):
+        return "nrrd"
+    for magic, found in _RASTER:
+        if head.startswith(magic):
+            return found
+    if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0":
+        return "bmp"
+    return "mha" if _META_KEY.search(head[:_HEAD_BYTES]) else None
+
+
+def _what_else(head: bytes) -> str:
+    if head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
+        return "an Analyze 7.5 header, which does not say how the patient lies"
+    if head.startswith(b"PK\x03\x04"):
+        return "a zip archive"
+    is_text = not any(byte < 9 or 13 < byte < 32 for byte in head)
+    return "a text file" if is_text else "unknown content"

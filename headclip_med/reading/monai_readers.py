@@ -1,0 +1,118 @@
+"""The readers as MONAI ``ImageReader`` classes, for ``LoadImage`` and ``LoadImaged`` in anyone's pipeline."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import ImageReader
+from numpy.typing import NDArray
+
+from headclip_med.errors import InputError
+from headclip_med.reading import load
+from headclip_med.reading.base import LoadedVolume, monai_meta, stack
+from headclip_med.reading.content import Format, existing_path, identify
+
+Paths = Sequence[str | Path] | str | Path
+
+
+class _Reader(ImageReader):
+    """One or more files of certain formats; several are stacked as channels.
+
+    ``LoadImage`` swallows what :meth:`read` raises and tries MONAI's own readers, which would read what
+    we refuse (an irregular series, say) with silently wrong geometry. So :meth:`read` only declines other
+    formats, and the file is read in :meth:`get_data`, whose errors reach the user.
+    ``LoadImage`` itself sets ``meta["filename_or_obj"]`` to the path it was given.
+    """
+
+    formats: tuple[Format, ...] = ()
+
+    def verify_suffix(self, filename: Paths) -> bool:
+        """Whether every file is of this reader's formats, by content."""
+        return all(self._is_mine(Path(path)) for path in _listed(filename))
+
+    def read(self, data: Paths, **kwargs: Any) -> list[Path]:
+        """Remember what to read; a file that is clearly of another format is left to other readers."""
+        paths = [Path(path).expanduser() for path in _listed(data)]
+        for path in paths:
+            if self._is_foreign(path):
+                raise InputError(f"{path.name} must be a file for {type(self).__name__}", "another format")
+        return paths
+
+    def get_data(self, img: Sequence[Path]) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Array ``(C, I, J, K)`` float32 and metadata, those of :func:`headclip_med.reading.read_volume`."""
+        volume = self._load(list(img))
+        return volume.array, monai_meta(volume)
+
+    @abstractmethod
+    def _load(self, paths: list[Path]) -> LoadedVolume:
+        """One volume from all paths."""
+
+    def _is_mine(self, path: Path) -> bool:
+        return path.is_file() and not self._is_foreign(path)
+
+    def _is_foreign(self, path: Path) -> bool:
+        try:
+            return path.is_file() and identify(path) not in self.formats
+        except InputError:
+            return False
+
+
+class _FileReader(_Reader):
+    """Args: ``time``: which volume of a 4-D file (page of a TIFF), 0-based."""
+
+    def __init__(self, time: int | None = None) -> None:
+        super().__init__()
+        self.time = time
+
+    def _load(self, paths: list[Path]) -> LoadedVolume:
+        return stack([load(path, time=self.time) for path in paths])
+
+
+class NiftiReader(_FileReader):
+    """NIfTI-1 and NIfTI-2: .nii, .nii.gz, .hdr + .img."""
+
+    formats = ("nifti",)
+
+
+class SitkReader(_FileReader):
+    """NRRD and MetaImage, through SimpleITK."""
+
+    formats = ("nrrd", "mha")
+
+
+class RasterReader(_FileReader):
+    """PNG, JPEG, TIFF and BMP."""
+
+    formats = ("png", "jpeg", "tiff", "bmp")
+
+
+class DicomSeriesReader(_Reader):
+    """A DICOM series: a folder, a list of its files, or one file.
+
+    Args:
+        series: which series of a folder, as in :func:`headclip_med.reading.read_volume`.
+    """
+
+    formats = ("dicom",)
+
+    def __init__(self, series: str | int | None = None) -> None:
+        super().__init__()
+        self.series = series
+
+    def _load(self, paths: list[Path]) -> LoadedVolume:
+        from headclip_med.reading.dicom import read_dicom
+
+        if len(paths) == 1:
+            return load(paths[0], series=self.series)
+        return read_dicom([existing_path(path) for path in paths], series=self.series)
+
+    def _is_mine(self, path: Path) -> bool:
+        return path.is_dir() or super()._is_mine(path)
+
+
+def _listed(paths: Paths) -> list[str | Path]:
+    return [paths] if isinstance(paths, (str, Path)) else list(paths)

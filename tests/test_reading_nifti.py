@@ -1,0 +1,286 @@
+"""NIfTI → volume: geometry against nibabel, and one sentence for everything that cannot be read."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from headclip_med.errors import InputError
+from headclip_med.reading import load, read_volume
+
+SHAPE, MARK = (5, 6, 4), (3, 1, 2)
+
+
+def _rotation(a: float, b: float) -> np.ndarray:
+    z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    return z @ x
+
+
+def _affine(directions: np.ndarray, steps: tuple[float, float, float]) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = directions * steps
+    affine[:3, 3] = (-12.5, 30.0, 7.25)
+    return affine
+
+
+AFFINES = {
+    "ras": _affine(np.eye(3), (1, 1, 1)),
+    "lps": _affine(np.diag([-1.0, -1.0, 1.0]), (1, 1, 1)),
+    "oblique": _affine(_rotation(0.4, -0.3), (0.9, 1.1, 2.0)),
+    "anisotropic": _affine(np.eye(3), (0.5, 0.7, 5.0)),
+    "sagittal": _affine(np.array([[0.0, 0, 1], [1, 0, 0], [0, -1, 0]]), (0.8, 0.8, 3.0)),
+}
+
+
+def _marked(dtype: str = "float32", shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    values = np.arange(np.prod(shape)).reshape(shape) % 50
+    values[MARK[: len(shape)]] = 99
+    return values.astype(dtype)
+
+
+def _save(image: nib.Nifti1Image, path: Path) -> Path:
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("name", AFFINES)
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".hdr"])
+def test_a_marked_voxel_lies_where_nibabel_says(tmp_path: Path, name: str, suffix: str) -> None:
+    kind = nib.Nifti1Pair if suffix == ".hdr" else nib.Nifti1Image
+    path = _save(kind(_marked("int16"), AFFINES[name]), tmp_path / f"scan{suffix}")
+    volume = read_volume(path)
+    found = np.argwhere(volume.numpy()[0] == 99)
+    assert found.tolist() == [list(MARK)]
+    expected = nib.affines.apply_affine(AFFINES[name], MARK)
+    assert (np.asarray(volume.affine) @ [*MARK, 1])[:3] == pytest.approx(expected, abs=1e-4)
+    assert volume.affine.numpy() == pytest.approx(nib.load(path).affine, abs=1e-9)
+    np.testing.assert_array_equal(volume.numpy()[0], nib.load(path).get_fdata(dtype=np.float32))
+
+
+def test_metadata_and_types_are_what_the_rest_of_the_house_expects(tmp_path: Path) -> None:
+    path = _save(nib.Nifti1Image(_marked(), AFFINES["ras"]), tmp_path / "scan.nii.gz")
+    volume = read_volume(str(path))
+    assert volume.shape == (1, *SHAPE)
+    assert str(volume.dtype) == "torch.float32"
+    assert str(volume.affine.dtype) == "torch.float64"
+    meta = volume.meta
+    assert (meta["source_format"], meta["source_name"], meta["space"]) == ("nifti", "scan.nii.gz", "RAS")
+    assert meta["content_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert meta["filename_or_obj"] == "scan.nii.gz"
+    assert meta["original_channel_dim"] == 0
+    assert meta["spatial_shape"].tolist() == list(SHAPE)
+    assert (meta["qform_code"], meta["sform_code"]) == (0, 2)
+    assert (meta["is_rgb"], meta["is_2d"], meta["reader_warnings"]) == (False, False, [])
+    assert all(value is not None for value in meta.values())
+    np.testing.assert_array_equal(meta["original_affine"], volume.affine.numpy())
+
+
+def test_the_image_half_of_a_pair_is_enough(tmp_path: Path) -> None:
+    _save(nib.Nifti1Pair(_marked(), AFFINES["lps"]), tmp_path / "scan.hdr")
+    assert read_volume(tmp_path / "scan.img").numpy()[0][MARK] == 99
+    (tmp_path / "scan.hdr").rename(tmp_path / "other.hdr")
+    with pytest.raises(InputError, match=r"\.img file beside it"):
+        read_volume(tmp_path / "other.hdr")
+
+
+def test_nifti2_and_scale_slope(tmp_path: Path) -> None:
+    image = nib.Nifti2Image(_marked("int16"), AFFINES["oblique"])
+    image.header.set_slope_inter(2.0, -10.0)
+    path = _save(image, tmp_path / "scan.nii")
+    assert read_volume(path).numpy()[0][MARK] == pytest.approx(2 * 99 - 10, abs=0.01)
+
+
+def test_the_sform_wins_and_a_disagreement_is_said(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(_marked(), AFFINES["ras"])
+    shifted = AFFINES["ras"].copy()
+    shifted[0, 3] += 2.5
+    image.set_sform(AFFINES["ras"], code=1)
+    image.set_qform(shifted, code=1)
+    volume = load(_save(image, tmp_path / "scan.nii"))
+    np.testing.assert_allclose(volume.affine, AFFINES["ras"], atol=1e-6)
+    assert volume.meta["reader_warnings"] == ["sform and qform disagree by up to 2.5 mm: the sform is used"]
+
+
+def test_the_qform_counts_where_the_sform_has_no_code(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(_marked(), None)
+    image.set_sform(AFFINES["ras"], code=0)
+    image.set_qform(AFFINES["lps"], code=1)
+    volume = load(_save(image, tmp_path / "scan.nii"))
+    np.testing.assert_allclose(volume.affine, AFFINES["lps"], atol=1e-5)
+    assert volume.meta["reader_warnings"] == []
+
+
+def test_no_orientation_is_a_warning(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(_marked(), None)
+    image.header.set_zooms((1, 2, 3))
+    path = _save(image, tmp_path / "scan.nii")
+    volume = load(path)
+    assert "orientation unknown" in volume.meta["reader_warnings"][0]
+    np.testing.assert_allclose(np.linalg.norm(volume.affine[:3, :3], axis=0), [1, 2, 3])
+    np.testing.assert_allclose(volume.affine, nib.load(path).affine)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("meter", 1000.0), ("micron", 0.001), ("unknown", 1.0)])
+def test_units_become_millimetres(tmp_path: Path, unit: str, factor: float) -> None:
+    image = nib.Nifti1Image(_marked(), AFFINES["anisotropic"])
+    image.header.set_xyzt_units(unit)
+    volume = load(_save(image, tmp_path / "scan.nii"))
+    np.testing.assert_allclose(volume.affine[:3], AFFINES["anisotropic"][:3] * factor, rtol=1e-6)
+    assert len(volume.meta["reader_warnings"]) == (unit != "unknown")
+
+
+def test_a_time_point_is_chosen_and_never_guessed(tmp_path: Path) -> None:
+    values = np.stack([_marked(), _marked() + 1000], axis=-1)
+    path = _save(nib.Nifti1Image(values, AFFINES["ras"]), tmp_path / "scan.nii.gz")
+    with pytest.raises(InputError, match=r"time= \(command line: --time\)"):
+        read_volume(path)
+    with pytest.raises(InputError, match="between 0 and 1"):
+        read_volume(path, time=2)
+    assert read_volume(path, time=1).numpy()[0][MARK] == 1099
+    single = _save(nib.Nifti1Image(values[..., :1], AFFINES["ras"]), tmp_path / "single.nii")
+    assert read_volume(single).shape == (1, *SHAPE)
+
+
+def test_colour_voxels_are_three_channels(tmp_path: Path) -> None:
+    colours = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    colours["R"][MARK], colours["B"][MARK] = 200, 7
+    volume = read_volume(_save(nib.Nifti1Image(colours, AFFINES["ras"]), tmp_path / "scan.nii"))
+    assert volume.numpy()[(slice(None), *MARK)].tolist() == [200, 0, 7]
+    assert volume.meta["is_rgb"] is True
+
+
+def test_two_dimensions_are_one_slice(tmp_path: Path) -> None:
+    volume = read_volume(_save(nib.Nifti1Image(_marked(shape=(5, 6)), AFFINES["ras"]), tmp_path / "a.nii"))
+    assert volume.shape == (1, 5, 6, 1)
+
+
+def test_the_slice_axis_of_the_header_is_the_normal(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(_marked(), AFFINES["oblique"])
+    image.header.set_dim_info(freq=0, phase=2, slice=1)
+    volume = load(_save(image, tmp_path / "scan.nii"))
+    np.testing.assert_allclose(volume.meta["slice_normal"], _rotation(0.4, -0.3)[:, 1], atol=1e-6)
+
+
+def test_large_integers_are_rounded_with_a_word(tmp_path: Path) -> None:
+    values = _marked("int64")
+    values[0, 0, 0] = 2**24 + 1
+    volume = load(_save(nib.Nifti1Image(values, AFFINES["ras"], dtype="int64"), tmp_path / "scan.nii"))
+    assert "rounded" in volume.meta["reader_warnings"][0]
+
+
+def test_some_nan_become_the_minimum_and_are_counted(tmp_path: Path) -> None:
+    values = _marked() - 5
+    values[0, 0, :3] = [np.nan, np.inf, -np.inf]
+    volume = load(_save(nib.Nifti1Image(values, AFFINES["ras"]), tmp_path / "scan.nii"))
+    assert volume.array[0, 0, 0, :3].tolist() == [-5, -5, -5]
+    assert volume.meta["reader_warnings"] == [
+        "3 of 120 voxels were NaN or Inf and are read as the minimum -5"
+    ]
+
+
+def test_sequences_are_stacked_on_one_grid_only(tmp_path: Path) -> None:
+    first = _save(nib.Nifti1Image(_marked(), AFFINES["ras"]), tmp_path / "flair.nii")
+    second = _save(nib.Nifti1Image(_marked() * 2, AFFINES["ras"]), tmp_path / "t1.nii")
+    volume = read_volume([first, second])
+    assert volume.numpy()[(slice(None), *MARK)].tolist() == [99, 198]
+    assert volume.meta["source_name"] == "flair.nii + t1.nii"
+    moved = AFFINES["ras"].copy()
+    moved[2, 3] += 0.01
+    third = _save(nib.Nifti1Image(_marked(), moved), tmp_path / "t2.nii")
+    with pytest.raises(InputError, match=r"flair\.nii and t2\.nii must lie on the same grid"):
+        read_volume([first, third])
+    small = _save(nib.Nifti1Image(_marked()[:4], AFFINES["ras"]), tmp_path / "small.nii")
+    with pytest.raises(InputError, match="same shape"):
+        read_volume([first, small])
+
+
+def _header_bytes(**fields: object) -> bytes:
+    header = nib.Nifti1Header()
+    header.set_data_dtype("int16")
+    header.set_data_shape(SHAPE)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    for key, value in fields.items():
+        header[key] = value
+    return header.binaryblock + b"\0\0\0\0"
+
+
+def _shear() -> np.ndarray:
+    affine = np.eye(4)
+    affine[0, 1] = 0.3
+    return affine
+
+
+def _raw(affine: np.ndarray) -> bytes:
+    fields = dict(zip(("srow_x", "srow_y", "srow_z"), affine[:3], strict=True))
+    return _header_bytes(sform_code=1, **fields) + _marked("<i2").tobytes()
+
+
+_VALID = _raw(np.eye(4))
+BAD: dict[str, tuple[str, bytes, str]] = {
+    "empty": ("scan.nii", b"", "must not be empty"),
+    "text": ("scan.nii.gz", b"this is no image\n" * 40, "a text file"),
+    "truncated": ("scan.nii", _VALID[:-50], "readable NIfTI"),
+    "truncated gz": ("scan.nii.gz", gzip.compress(_VALID)[:-60], "readable"),
+    "damaged gz": ("scan.nii.gz", b"\x1f\x8b" + b"\xff" * 100, "gzip"),
+    "other gz": ("scan.nii.gz", gzip.compress(b"hello world" * 99), "must contain a NIfTI"),
+    "bomb": (
+        "scan.nii.gz",
+        gzip.compress(_header_bytes(dim=[3, 32767, 32767, 32767, 1, 1, 1, 1])),
+        "fit in 4 GiB",
+    ),
+    "far data": ("scan.nii", _header_bytes(vox_offset=1e9), "within 64 MiB"),
+    "no voxels": ("scan.nii", _header_bytes(dim=[3, 5, 0, 4, 1, 1, 1, 1]), "must contain voxels"),
+    "five dimensions": ("scan.nii", _header_bytes(dim=[5, 2, 2, 2, 2, 3, 1, 1]), "at most four dimensions"),
+    "unknown type": ("scan.nii", _header_bytes(datatype=77), "readable NIfTI"),
+    "singular": ("scan.nii", _raw(np.diag([1.0, 0, 1, 1])), "invertible"),
+    "sheared": ("scan.nii", _raw(_shear()), "orthogonal"),
+    "nan affine": ("scan.nii", _raw(np.diag([1.0, np.nan, 1, 1])), "finite"),
+    "far away": ("scan.nii", _raw(np.diag([1.0, 1e30, 1, 1])), "must be in millimetres"),
+    "constant": ("scan.nii", _VALID[:352] + b"\x07\0" * 120, "every voxel is 7"),
+    "analyze": ("scan.hdr", (348).to_bytes(4, "little") + bytes(344), "Analyze"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence(tmp_path: Path, case: str) -> None:
+    name, content, words = BAD[case]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=words) as caught:
+        read_volume(path)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_the_valid_bytes_of_the_table_are_read(tmp_path: Path) -> None:
+    (tmp_path / "scan.nii").write_bytes(_VALID)
+    assert read_volume(tmp_path / "scan.nii").shape == (1, *SHAPE)
+
+
+def test_missing_files_and_arrays_without_an_image(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="exists"):
+        read_volume(tmp_path / "nowhere.nii")
+    with pytest.raises(InputError, match="at least one"):
+        read_volume([])
+    complex_path = _save(nib.Nifti1Image(_marked("complex64"), AFFINES["ras"]), tmp_path / "c.nii")
+    with pytest.raises(InputError, match="real values"):
+        read_volume(complex_path)
+    nan = np.full(SHAPE, np.nan, dtype=np.float32)
+    with pytest.raises(InputError, match="only NaN or Inf"):
+        read_volume(_save(nib.Nifti1Image(nan, AFFINES["ras"]), tmp_path / "n.nii"))
+
+
+def test_real_volumes_equal_nibabel() -> None:
+    root = Path(os.environ.get("HEADCLIP_SHARED", Path(__file__).parents[2] / "shared"))
+    path = root / "data" / "brats" / "TCGA-DU-7294" / "TCGA-DU-7294-t2f.nii.gz"
+    if not path.is_file():
+        pytest.skip("no shared data")
+    volume, expected = load(path), nib.load(path)
+    np.testing.assert_array_equal(volume.array[0], expected.get_fdata(dtype=np.float32))
+    np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-9)
