@@ -1,0 +1,103 @@
+"""Volumes → napari layers: axis-aligned views in one millimetre world that all our layers share.
+
+napari cannot slice a rotated layer in 2-D, so no layer gets a volume's affine. It gets a view of the array
+(no copy) whose axes run as near as can be towards the patient's inferior, posterior and left, with a positive
+scale in mm and a shift. World axes are therefore
+
+| axis | label | grows towards | for an axis-aligned volume |
+|---|---|---|---|
+| 0 | I | inferior | -S mm |
+| 1 | P | posterior | -A mm |
+| 2 | L | left | -R mm |
+
+Every 2-D view that napari makes of them is radiological (the patient's right on the viewer's left, superior
+or anterior up), and the 3-D view is not mirrored. For an oblique volume the world is turned as a whole;
+``metadata["headclip_med"]["world_to_ras"]`` always leads back to the patient exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headclip_med.geometry import directions, slice_frame, spacing
+from headclip_med.types import Affine
+
+AXIS_LABELS = ("I", "P", "L")  # one letter each: napari's sliders have no room for more
+UNITS = ("mm", "mm", "mm")
+
+_INFERIOR = np.array([0.0, 0.0, -1.0])
+
+
+@dataclass(frozen=True)
+class DisplayGrid:
+    """How a volume's array is laid out for display.
+
+    Attributes:
+        affine: voxel index → RAS mm, of the volume as it is on disk.
+        display_to_voxel: index in the displayed array → voxel index; a signed permutation with a shift.
+    """
+
+    affine: Affine
+    display_to_voxel: Affine
+
+    @property
+    def display_to_ras(self) -> Affine:
+        """Index in the displayed array → RAS mm."""
+        return np.asarray(self.affine @ self.display_to_voxel)
+
+    @property
+    def scale(self) -> NDArray[np.float64]:
+        """Positive steps in mm along the displayed axes, shape ``(3,)``."""
+        return spacing(self.display_to_ras)
+
+    @property
+    def world_to_ras(self) -> Affine:
+        """napari world mm → RAS mm: a rotation, no shift."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = directions(self.display_to_ras)
+        return matrix
+
+    @property
+    def translate(self) -> NDArray[np.float64]:
+        """World mm of the displayed array's first voxel centre, shape ``(3,)``."""
+        return np.asarray(np.linalg.solve(self.world_to_ras[:3, :3], self.display_to_ras[:3, 3]))
+
+    def view(self, array: NDArray[Any]) -> NDArray[Any]:
+        """``(I, J, K)`` → the displayed array: a view, not a copy."""
+        turn = self.display_to_voxel[:3, :3]
+        flips = tuple(slice(None, None, -1 if column.sum() < 0 else 1) for column in turn.T)
+        return array.transpose(tuple(np.abs(turn).argmax(axis=0)))[flips]
+
+    def layer_kwargs(self, **metadata: object) -> dict[str, Any]:
+        """Keyword arguments that place a layer; ``metadata`` is kept beside the way back to the patient."""
+        way_back = {
+            "affine": self.affine,
+            "display_to_voxel": self.display_to_voxel,
+            "world_to_ras": self.world_to_ras,
+        }
+        return {
+            "scale": tuple(float(step) for step in self.scale),
+            "translate": tuple(float(shift) for shift in self.translate),
+            "units": UNITS,
+            "axis_labels": AXIS_LABELS,
+            "metadata": {"headclip_med": {**way_back, **metadata}},
+        }
+
+
+def display_grid(affine: Affine, shape: tuple[int, int, int]) -> DisplayGrid:
+    """The display layout of a volume of ``shape`` voxels placed by ``affine`` (voxel index → RAS mm)."""
+    frame = slice_frame(affine, "axial")
+    flip_slices = bool(directions(affine)[:, frame.axis] @ _INFERIOR < 0)
+    axes = (frame.axis, frame.row_axis, frame.col_axis)
+    display_to_voxel = np.zeros((4, 4))
+    display_to_voxel[3, 3] = 1
+    for column, (axis, flip) in enumerate(
+        zip(axes, (flip_slices, frame.flip_rows, frame.flip_cols), strict=True)
+    ):
+        display_to_voxel[axis, column] = -1 if flip else 1
+        display_to_voxel[axis, 3] = shape[axis] - 1 if flip else 0
+    return DisplayGrid(np.asarray(affine, dtype=np.float64), display_to_voxel)
