@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from headclip_med.errors import InputError
 from headclip_med.geometry import check_affine
@@ -18,6 +19,10 @@ from headclip_med.writing.record import SCHEMA_VERSION, ResultRecord, load_resul
 from .layers import display_grid
 
 _SCHEMA_NAME = SCHEMA_VERSION.rpartition("/")[0].encode()
+
+# Additive: black where nothing was found, so that anatomy below stays as it is.
+_MAP_LOOK: dict[str, Any] = {"contrast_limits": (0.0, 1.0), "colormap": "inferno", "blending": "additive"}
+_MASK_LOOK: dict[str, Any] = {"opacity": 0.4}
 
 LayerTuple = tuple[Any, dict[str, Any], str]
 
@@ -42,17 +47,9 @@ def read_result_folder(path: str | Sequence[str]) -> list[LayerTuple]:
             "a result written without it",
             "Run the prediction again with --format nifti",
         )
-    name = record.source.name
-    look = {
-        "name": f"{name} anomaly map",
-        "contrast_limits": (0.0, 1.0),
-        "colormap": "inferno",
-        "blending": "additive",
-    }
-    layers = [_layer(map_path, record, np.float32, look, "image")]
+    layers = [_layer(map_path, record, np.float32, _MAP_LOOK, "image")]
     if mask_path is not None:
-        look = {"name": f"{name} anomaly mask", "opacity": 0.4}
-        layers.append(_layer(mask_path, record, np.uint8, look, "labels"))
+        layers.append(_layer(mask_path, record, np.uint8, _MASK_LOOK, "labels"))
     return layers
 
 
@@ -71,7 +68,7 @@ def _is_ours(record: Path) -> bool:
 
 def _layer(path: Path, record: ResultRecord, dtype: type, look: dict[str, Any], kind: str) -> LayerTuple:
     image: Any = nib.load(path)
-    array = np.asarray(image.dataobj, dtype=dtype)
+    array: NDArray[Any] = np.asarray(image.dataobj, dtype=dtype)
     grid = display_grid(
         check_affine(image.affine, path.name), (array.shape[0], array.shape[1], array.shape[2])
     )
@@ -82,4 +79,5 @@ def _layer(path: Path, record: ResultRecord, dtype: type, look: dict[str, Any], 
         threshold=record.threshold,
         research_use_only=RESEARCH_ONLY,
     )
-    return grid.view(array), {**look, **place}, kind
+    name = f"{record.source.name} {path.name.removesuffix('.nii.gz').replace('_', ' ')}"
+    return grid.view(array), {"name": name, **look, **place}, kind

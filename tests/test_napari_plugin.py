@@ -181,7 +181,7 @@ def test_a_result_that_cannot_be_shown_is_refused_in_words(tmp_path: Path) -> No
 
 @pytest.fixture
 def viewer(request: pytest.FixtureRequest) -> Any:
-    """An open viewer; tried in another process first, because Qt ends its process when it finds no display."""
+    """An open viewer; tried in another process first, because Qt ends a process that has no display."""
     if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
         pytest.skip("no display: neither Xvfb nor DISPLAY is there")
     tried = subprocess.run([sys.executable, "-c", OPENS_GL], capture_output=True, text=True, timeout=60)
