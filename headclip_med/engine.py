@@ -19,7 +19,7 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from headclip_med import __version__
-from headclip_med.detectors import Detector
+from headclip_med.detectors import Detector, SliceBatch
 from headclip_med.device import Precision, choose_device, choose_dtype
 from headclip_med.errors import InputError
 from headclip_med.geometry import acquisition_plane, check_affine, slice_centres, slice_frame
@@ -127,6 +127,12 @@ class Engine:
             warnings=(*job.warnings, *batching.warnings),
             provenance=self._provenance(job, sigma),
         )
+
+    def score_pixels(self, pixels: torch.Tensor, *, domain: str | None = None) -> SliceBatch:
+        """Maps and scores of ready model input ``(N, 3, S, S)``, in batches, on the CPU; the seam for other readers."""
+        detector = self._detector(get_domain(domain) if domain else self.model.domain)
+        parts = [detector.score(part.to(self.device)) for part in pixels.split(self.batch_size)]
+        return SliceBatch(torch.cat([p.maps.cpu() for p in parts]), torch.cat([p.scores.cpu() for p in parts]))
 
     def _prepare(
         self,

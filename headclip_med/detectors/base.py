@@ -63,7 +63,7 @@ class Detector(Protocol):
         """Side of the square input in pixels."""
 
     def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
-        """Score normalised pixels ``(N, 3, S, S)``; ``valid (N, S, S)`` limits maps and scores to the patient."""
+        """Score normalised pixels ``(N, 3, S, S)``; ``valid (N, S, S)`` limits the scores to the patient."""
 
     def describe(self) -> dict[str, Any]:
         """The method's configuration as plain JSON values."""

@@ -146,13 +146,14 @@ class HeadCLIP:
         )
         size = (pixels.shape[-2], pixels.shape[-1])
         sigma = self.config.map_sigma * pixels.shape[-1] / _SIGMA_REFERENCE
-        maps = self._upsample(patches, size, sigma, valid)
+        maps = self._upsample(patches, size, sigma)
         if not self.config.jas and self._classes.image is not None:
             image_score = self._image_score(features, patches)
             assert image_score is not None
             return SliceBatch(maps, image_score)
-        pooled = maps if self.config.jas_order == "after_smooth" else self._upsample(patches, size, 0.0, valid)
-        map_score = scoring.pool_map(pooled, self.config.jas_pool, self.config.jas_top_fraction)
+        pooled = maps if self.config.jas_order == "after_smooth" else self._upsample(patches, size, 0.0)
+        inside = pooled if valid is None else pooled * valid.to(pooled)
+        map_score = scoring.pool_map(inside, self.config.jas_pool, self.config.jas_top_fraction)
         score = scoring.joint_score(self._image_score(features, patches), map_score, self.config.jas_weight)
         return SliceBatch(maps, score)
 
@@ -169,9 +170,8 @@ class HeadCLIP:
     def _wants_image_score(self) -> bool:
         return self._classes.image is not None and not (self.config.jas and self.config.jas_weight == 1)
 
-    def _upsample(self, patches: Tensor, size: tuple[int, int], sigma: float, valid: Tensor | None) -> Tensor:
-        maps = scoring.upsample(patches, size, sigma=sigma, mode=self.config.map_upsampling).clamp(0, 1)
-        return maps if valid is None else maps * valid.to(maps)
+    def _upsample(self, patches: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
+        return scoring.upsample(patches, size, sigma=sigma, mode=self.config.map_upsampling).clamp(0, 1)
 
     def _image_score(self, features: ImageFeatures, patches: Tensor) -> Tensor | None:
         """p_abnormal of the global feature ``(N,)``, or None where only the map decides."""

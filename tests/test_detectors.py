@@ -1,0 +1,147 @@
+"""HeadCLIP and AnomalyCLIP as detectors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+from towers import clip_tower, timm_tower
+
+from headclip_med import scoring
+from headclip_med.detectors import DETECTORS, ClassFeatures, Detector, HeadCLIP, HeadCLIPConfig, make_detector
+from headclip_med.encoders.heads import HeadWeights
+from headclip_med.encoders.image import EncodeOptions, encode_images
+from headclip_med.errors import ModelError
+
+
+def classes(dim: int, layers=(3,), image: bool = True) -> ClassFeatures:
+    vectors = F.normalize(torch.randn(2, dim, generator=torch.Generator().manual_seed(3)), dim=-1)
+    return ClassFeatures(dict.fromkeys(layers, vectors), vectors if image else None, {})
+
+
+def images(count: int = 2, size: int = 32) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("method", DETECTORS)
+def test_every_registered_method_follows_the_protocol(method: str) -> None:
+    detector = make_detector(method, clip_tower(), classes(24))
+    assert isinstance(detector, Detector)
+    out = detector.score(images())
+    assert out.maps.shape == (2, 32, 32)
+    assert out.scores.shape == (2,)
+    assert 0 <= out.maps.min() <= out.maps.max() <= 1
+    assert detector.describe()["method"] == method
+
+
+def test_headclip_is_the_equations_of_the_paper() -> None:
+    tower, both = clip_tower(), classes(24)
+    weights = HeadWeights(local=1 + 0.5 * torch.rand(4, 4, generator=torch.Generator().manual_seed(0)))
+    out = HeadCLIP(tower, both, HeadCLIPConfig(map_sigma=40.0), weights).score(images())
+    assert both.image is not None
+    features = encode_images(tower, images(), EncodeOptions((3,)), head_weights=weights)
+    p = (features.patch_features[3] @ both.image.T / 0.07).softmax(-1)[..., 1].view(2, 4, 4)
+    maps = scoring.upsample(p, (32, 32), sigma=40.0 * 32 / 518)
+    image_score = (features.global_feature @ both.image.T / 0.07).softmax(-1)[:, 1]
+    torch.testing.assert_close(out.maps, maps, atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.scores, 0.5 * image_score + 0.5 * maps.flatten(1).amax(1), atol=1e-5, rtol=0)
+
+
+def test_anomalyclip_is_headclip_with_weights_of_one_and_no_joint_score() -> None:
+    tower, both = clip_tower(), classes(24)
+    ones = HeadWeights(local=torch.ones(4, 4))
+    config = HeadCLIPConfig(jas=False, global_norm=False, position_mode="bilinear")
+    same = HeadCLIP(tower, both, config, ones).score(images(size=64))
+    anomalyclip = make_detector("anomalyclip", tower, both, None, HeadWeights(local=torch.full((4, 4), 9.0)))
+    out = anomalyclip.score(images(size=64))
+    torch.testing.assert_close(out.maps, same.maps, atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.scores, same.scores, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"feature_layers": (1, 3)},
+        {"layer_fusion": "sum", "feature_layers": (1, 3)},
+        {"local_attention": "qk"},
+        {"local_attention": "qq+kk+vv"},
+        {"local_attention": "none"},
+        {"local_start": 3},
+        {"temperature": 0.01},
+        {"global_norm": False},
+        {"map_upsampling": "nearest", "map_sigma": 0.0},
+        {"map_sigma": 100.0},
+        {"jas": False},
+        {"jas_weight": 1.0},
+        {"jas_pool": "topk_mean", "jas_top_fraction": 0.2},
+        {"jas_pool": "p99.5"},
+        {"jas_pool": "lse"},
+        {"jas_order": "before_smooth", "map_sigma": 100.0},
+        {"jas_score_pool": True},
+    ],
+    ids=lambda change: "-".join(f"{k}={v}" for k, v in change.items()),
+)
+def test_every_choice_of_the_configuration_changes_the_outcome(change: dict) -> None:
+    tower, both = clip_tower(), classes(24, (1, 3))
+    base = HeadCLIPConfig(map_sigma=30.0)
+    reference, out = (HeadCLIP(tower, both, c).score(images(1)) for c in (base, replace(base, **change)))
+    same = torch.equal(reference.maps, out.maps) and torch.equal(reference.scores, out.scores)
+    assert not same
+
+
+def test_scores_look_inside_the_patient_only() -> None:
+    detector = HeadCLIP(clip_tower(), classes(24, image=False), HeadCLIPConfig(map_sigma=0))
+    free = detector.score(images(1))
+    peak = free.maps[0].flatten().argmax()
+    valid = torch.ones(1, 32, 32, dtype=torch.bool)
+    valid.view(-1)[peak] = False
+    limited = detector.score(images(1), valid)
+    assert free.scores.item() == pytest.approx(free.maps.max().item())
+    assert limited.scores.item() == pytest.approx((free.maps * valid).max().item())
+
+
+def test_centred_features_subtract_the_mean_before_normalising() -> None:
+    tower = timm_tower()
+    centre = torch.full((48,), 0.3)
+    options = EncodeOptions((3,), local_attention="none")
+    raw = tower.project(_tokens(tower, images(1)))
+    out = encode_images(tower, images(1), options, centre={3: centre})
+    torch.testing.assert_close(out.patch_features[3], F.normalize(raw - centre, dim=-1), atol=1e-5, rtol=0)
+
+
+def _tokens(tower, pixels):
+    model = tower.model
+    x = model._pos_embed(model.patch_embed(pixels))
+    for block in model.blocks:
+        x = block(x)
+    return x[:, tower.prefix :]
+
+
+def test_without_image_classes_the_map_alone_decides() -> None:
+    out = HeadCLIP(timm_tower(), classes(48, image=False)).score(images())
+    torch.testing.assert_close(out.scores, out.maps.flatten(1).amax(1))
+
+
+def test_class_features_for_another_tower_or_layer_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"shape \(2, 24\)"):
+        HeadCLIP(clip_tower(), classes(48))
+    with pytest.raises(ModelError, match=r"every tapped layer \[3\]; given: none for \[3\]"):
+        HeadCLIP(clip_tower(), classes(24, layers=(1,)))
+
+
+def test_an_unknown_method_names_the_nearest() -> None:
+    with pytest.raises(ModelError, match="Did you mean headclip"):
+        make_detector("hedclip")
+
+
+def test_the_same_image_scores_the_same_alone_in_a_batch_and_again() -> None:
+    detector = HeadCLIP(clip_tower(), classes(24))
+    batch = images(5)
+    together, again = detector.score(batch), detector.score(batch)
+    assert torch.equal(together.maps, again.maps)
+    for i in range(5):
+        alone = detector.score(batch[i : i + 1])
+        torch.testing.assert_close(alone.maps[0], together.maps[i], atol=1e-5, rtol=0)
+        torch.testing.assert_close(alone.scores[0], together.scores[i], atol=1e-5, rtol=0)

@@ -1,0 +1,258 @@
+"""The main job: a lesion at known millimetres comes out at the same millimetres, whatever the grid."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from oracle import BrightnessDetector, oracle_engine
+from PIL import Image
+from test_geometry import affine_of, rotation
+
+from headclip_med.errors import CancelledError, InputError, ModelError
+from headclip_med.geometry import slice_frame, spacing, voxel_to_world
+from headclip_med.intensity import Preprocessing
+from headclip_med.run_slices import SliceSource
+from headclip_med.writing import write_result
+from headclip_med.writing.record import load_result
+
+CENTRE_MM, RADIUS_MM = (12.0, -9.0, 6.0), 9.0
+
+GRIDS = {
+    "RAS": (affine_of(("R", "A", "S"), (2, 2, 2)), (48, 52, 44)),
+    "LPS": (affine_of(("L", "P", "S"), (2, 2, 2)), (48, 52, 44)),
+    "oblique": (rotation(17, 0) @ rotation(-11, 2) @ affine_of(("L", "A", "S"), (2, 2, 2)), (50, 50, 46)),
+    "anisotropic": (affine_of(("R", "P", "I"), (1.2, 1.2, 5.0)), (80, 84, 18)),
+    "sagittal": (affine_of(("A", "I", "L"), (1.5, 1.5, 4.0)), (64, 60, 24)),
+}
+
+
+def sphere(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A dim head with a bright sphere: array and affine with the sphere's centre at CENTRE_MM."""
+    affine, shape = GRIDS[name]
+    affine = affine.copy()
+    affine[:3, 3] += np.array([3.0, -2.0, 1.0]) - voxel_to_world(affine, (np.array(shape) - 1) / 2)
+    ras = voxel_to_world(affine, np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1))
+    array = np.where(np.linalg.norm(ras / [38, 42, 36], axis=-1) < 1, 100.0, 0.0)
+    array += np.clip(RADIUS_MM + 0.5 - np.linalg.norm(ras - np.array(CENTRE_MM), axis=-1), 0, 1) * 300
+    return array.astype(np.float32), affine
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_lesion_comes_out_at_its_millimetres_in_map_findings_and_on_disk(grid: str, tmp_path: Path) -> None:
+    array, affine = sphere(grid)
+    source = tmp_path / "scan.nii.gz"
+    image = nib.Nifti1Image(array, affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    image.to_filename(source)
+    result = oracle_engine().predict(source, threshold=0.6)
+
+    assert result.map_array.shape == array.shape
+    np.testing.assert_allclose(result.affine, affine, atol=1e-6)
+    (finding,) = result.findings
+    voxel = float(spacing(affine).max())
+    np.testing.assert_allclose(finding.centroid_mm, CENTRE_MM, atol=0.25 * voxel)
+    true_volume = 4 / 3 * np.pi * RADIUS_MM**3
+    assert finding.volume_mm3 == pytest.approx(true_volume, rel=0.2)
+    assert finding.volume_mm3 == pytest.approx(finding.voxels * abs(np.linalg.det(affine[:3, :3])))
+
+    best = max(result.slices, key=lambda s: s.score)
+    assert finding.slices[0] <= best.index <= finding.slices[1]
+
+    (tmp_path / "out").mkdir()
+    paths = write_result(result, tmp_path / "out")
+    on_disk = nib.load(paths["map"])
+    np.testing.assert_allclose(on_disk.affine, nib.load(source).affine, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(on_disk.dataobj), result.map_array)
+    mask = np.asarray(nib.load(paths["mask"]).dataobj) > 0
+    centre = voxel_to_world(on_disk.affine, np.argwhere(mask).mean(axis=0))
+    np.testing.assert_allclose(centre, CENTRE_MM, atol=0.3 * voxel)
+    record, *_ = load_result(tmp_path / "out")
+    np.testing.assert_allclose(record.findings[0].centroid_mm, finding.centroid_mm)
+
+
+def test_the_same_head_on_all_grids_gives_the_same_millimetres() -> None:
+    centroids = [oracle_engine().predict(*_as_array(grid), threshold=0.6).findings[0].centroid_mm for grid in GRIDS]
+    assert np.ptp(np.array(centroids), axis=0).max() < 1.0
+
+
+def _as_array(grid: str):
+    array, affine = sphere(grid)
+    return MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(affine)),
+
+
+@pytest.mark.parametrize("grid", ["oblique", "sagittal"])
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal", "all"])
+def test_every_plane_finds_the_lesion(grid: str, plane: str) -> None:
+    array, affine = sphere(grid)
+    result = oracle_engine().predict(array, affine=affine, plane=plane, threshold=0.55)
+    assert result.planes == (("axial", "coronal", "sagittal") if plane == "all" else (plane,))
+    np.testing.assert_allclose(result.findings[0].centroid_mm, CENTRE_MM, atol=2)
+
+
+def test_default_plane_is_the_acquisition_plane_and_said() -> None:
+    array, affine = sphere("sagittal")
+    result = oracle_engine().predict(array, affine=affine)
+    assert result.planes == ("sagittal",)
+    assert "plane sagittal: largest voxel spacing" in result.warnings
+
+
+def test_background_slices_never_reach_the_tower_and_score_zero() -> None:
+    array, affine = sphere("RAS")
+    detector = BrightnessDetector()
+    result = oracle_engine(detector).predict(array, affine=affine)
+    empty = [k for k in range(array.shape[2]) if not array[:, :, k].any()]
+    assert empty
+    assert all(result.slices[k].background and result.slices[k].score == 0 for k in empty)
+    assert sum(detector.batches) == sum(not s.background for s in result.slices) < array.shape[2]
+    assert result.map_array[:, :, empty].max() == 0
+
+
+def test_a_dark_lesion_inside_the_head_still_counts_as_patient() -> None:
+    """Intensity alone calls it background; holes of a slice's foreground are filled."""
+    array, affine = sphere("RAS")
+    i, j, k = (int(n) for n in np.round(np.linalg.inv(affine) @ [0, 0, 0, 1])[:3])
+    array[i - 3 : i + 4, j - 3 : j + 4, k] = 0
+    spec = Preprocessing(64, (0.5,) * 3, (0.5,) * 3)
+    source = SliceSource(torch.from_numpy(array)[None], array > 0, affine, [(0, 100)], spec)
+    inside = source.inside(slice_frame(affine, "axial"), [k])
+    assert inside.sum() == (array[:, :, k] > 0).sum() + 49
+
+
+def test_volume_score_is_the_mean_of_the_top_five_percent_of_slices() -> None:
+    array, affine = sphere("RAS")
+    result = oracle_engine().predict(array, affine=affine)
+    scores = sorted((s.score for s in result.slices if not s.background), reverse=True)
+    top = max(1, round(0.05 * len(scores)))
+    assert result.pred_score == pytest.approx(np.mean(scores[:top]))
+
+
+def test_batch_size_changes_nothing() -> None:
+    array, affine = sphere("anisotropic")
+    one, many = (oracle_engine(batch_size=n).predict(array, affine=affine) for n in (1, 7))
+    np.testing.assert_array_equal(one.map_array, many.map_array)
+    assert one.slices == many.slices
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
+    array, affine = sphere("RAS")
+    detector = BrightnessDetector(memory=3)
+    result = oracle_engine(detector, batch_size=16).predict(array, affine=affine)
+    np.testing.assert_array_equal(result.map_array, oracle_engine().predict(array, affine=affine).map_array)
+    assert max(detector.batches) == 2
+    assert [w for w in result.warnings if "out of memory" in w] == [
+        f"out of memory on cpu: batch size lowered to {n}" for n in (8, 4, 2)
+    ]
+
+
+def test_one_slice_too_big_for_the_device_is_said_in_words() -> None:
+    array, affine = sphere("RAS")
+    with pytest.raises(ModelError, match="One slice must fit the memory"):
+        oracle_engine(BrightnessDetector(memory=0)).predict(array, affine=affine)
+
+
+def test_progress_counts_slices_and_cancel_stops() -> None:
+    array, affine = sphere("RAS")
+    seen: list[tuple[int, int]] = []
+    oracle_engine(batch_size=5).predict(array, affine=affine, progress=lambda done, total: seen.append((done, total)))
+    assert [d for d, _ in seen] == sorted(d for d, _ in seen)
+    assert seen[-1][0] == seen[-1][1]
+    with pytest.raises(CancelledError, match="stopped by the caller"):
+        oracle_engine().predict(array, affine=affine, cancel=lambda: True)
+
+
+def test_memory_grows_with_the_maps_and_nothing_else() -> None:
+    """Four times the slices may add the map, its working copies and masks, but no stack of pixels."""
+    detector = BrightnessDetector()
+
+    def peak(slices: int) -> int:
+        rng = np.random.default_rng(0)
+        volume = rng.normal(100, 10, (48, 48, slices)).astype(np.float32)
+        engine = oracle_engine(detector)
+        tracemalloc.start()
+        engine.predict(volume, affine=np.eye(4), threshold=0.99)
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    peak(8)
+    small, large = peak(32), peak(128)
+    voxels = 48 * 48 * 96
+    assert large - small < 40 * voxels, f"{(large - small) / voxels:.0f} bytes a voxel"
+
+
+def test_smoothing_along_the_normal_is_in_millimetres() -> None:
+    array, affine = sphere("anisotropic")
+    plain = oracle_engine().predict(array, affine=affine, smooth_mm=0)
+    smooth = oracle_engine().predict(array, affine=affine, smooth_mm=5)
+    assert smooth.map_array.max() < plain.map_array.max()
+    assert smooth.map_array.sum() == pytest.approx(plain.map_array.sum(), rel=0.02)
+
+
+def test_three_sequences_become_three_channels(tmp_path: Path) -> None:
+    array, affine = sphere("RAS")
+    paths = []
+    for i in range(3):
+        nib.Nifti1Image(array * (i + 1), affine).to_filename(tmp_path / f"s{i}.nii.gz")
+        paths.append(tmp_path / f"s{i}.nii.gz")
+    result = oracle_engine().predict(paths, threshold=0.6)
+    assert result.volume.shape[0] == 3
+    np.testing.assert_allclose(result.findings[0].centroid_mm, CENTRE_MM, atol=0.5)
+
+
+def test_a_plain_picture_goes_through(tmp_path: Path) -> None:
+    """Columns run to the left and rows to the back, one pixel to the millimetre."""
+    picture = np.full((40, 60, 3), 60, np.uint8)
+    picture[10:20, 30:45] = [250, 240, 245]
+    Image.fromarray(picture).save(tmp_path / "polyp.png")
+    result = oracle_engine().predict(tmp_path / "polyp.png", threshold=0.6)
+    assert result.map_array.shape == (60, 40, 1)
+    assert len(result.slices) == 1
+    assert result.pred_score == result.slices[0].score
+    np.testing.assert_allclose(result.findings[0].centroid_mm, (-37, -14.5, 0), atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"plane": "axal"}, "A plane must be one of axial, coronal, sagittal or all; given: axal"),
+        ({"domain": "brain-mr"}, "Did you mean brain-mri"),
+        ({"window": "brian"}, "A window must be"),
+        ({"threshold": 1.5}, "between 0 and 1; given: 1.5"),
+    ],
+)
+def test_wrong_options_are_refused_in_words(options: dict, words: str) -> None:
+    array, affine = sphere("RAS")
+    with pytest.raises(InputError, match=words):
+        oracle_engine().predict(array, affine=affine, **options)
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((4, 4, 4), np.float32), "must contain an image; given: every voxel is 0"),
+        (np.full((4, 4, 4), np.nan, np.float32), "finite; given: 64 NaN"),
+        (np.zeros((0, 4, 4), np.float32), "not empty"),
+        (np.ones((4, 4), np.float32), r"shape \(C, I, J, K\)"),
+    ],
+)
+def test_arrays_without_an_image_are_refused(array: np.ndarray, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        oracle_engine().predict(array, affine=np.eye(4))
+
+
+def test_an_array_needs_its_affine() -> None:
+    with pytest.raises(InputError, match="must come with its affine"):
+        oracle_engine().predict(np.ones((4, 4, 4), np.float32))
+
+
+def test_hounsfield_values_without_a_modality_are_not_guessed_silently() -> None:
+    array, affine = sphere("RAS")
+    result = oracle_engine().predict(np.where(array > 0, array, -1000).astype(np.float32), affine=affine)
+    assert any("values look like CT" in warning for warning in result.warnings)
