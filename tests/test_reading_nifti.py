@@ -284,3 +284,14 @@ def test_real_volumes_equal_nibabel() -> None:
     volume, expected = load(path), nib.load(path)
     np.testing.assert_array_equal(volume.array[0], expected.get_fdata(dtype=np.float32))
     np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-9)
+
+
+def test_a_damaged_gzip_stream_that_still_inflates_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(gzip.compress(nib.Nifti1Image(_marked(), AFFINES["ras"]).to_bytes(), compresslevel=0))
+    assert read_volume(path).shape == (1, *SHAPE)
+    content = bytearray(path.read_bytes())
+    content[500] ^= 1  # one bit of one voxel: nothing but the checksum tells
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"scan.nii.gz must be a readable NIfTI file"):
+        read_volume(path)

@@ -58,6 +58,7 @@ def read_nifti(path: Path, *, time: int | None = None) -> LoadedVolume:
         streams = [opened.enter_context(_open(file)) for file in files]
         image = _open_image(streams, path.name)
         array = _read_values(image, time, path.name, notes)
+        _read_to_end(streams)
         affine = _affine_mm(image, array.shape[1:], notes)
         meta = _meta(image, path, affine, is_rgb=array.shape[0] == 3)
         meta["content_sha256"] = sha256_of_files(files)
@@ -92,6 +93,13 @@ def _open(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
         compressed = file.read(2) == GZIP
     return gzip.open(path, "rb") if compressed else path.open("rb")  # type: ignore[return-value]
+
+
+def _read_to_end(streams: list[IO[bytes]]) -> None:
+    """Read what is left: gzip compares its checksum only at the end, and a damaged stream may still inflate."""
+    for stream in streams:
+        while stream.read(1 << 20):
+            pass
 
 
 def _open_image(streams: list[IO[bytes]], name: str) -> Any:
