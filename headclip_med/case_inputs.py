@@ -1,0 +1,121 @@
+"""What a user names on the command line → cases: one source each, and a unique name for its result folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from headclip_med.errors import InputError
+from headclip_med.reading.content import existing_path, identify
+from headclip_med.writing.atomic import RECORD_NAME
+
+Source = Path | tuple[Path, ...]
+
+# A file of these endings is meant as a case even when its content cannot be recognised: it fails with a
+# message of its own instead of being passed over in silence.
+_IMAGE_ENDINGS = (
+    *(".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm"),
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
+)
+
+# File systems take 255 bytes; this leaves room for a suffix and for names outside ASCII.
+_LONGEST_NAME = 80
+
+
+@dataclass(frozen=True)
+class CaseInput:
+    """One case: a file, a folder with a DICOM series, or files of one grid; ``name`` of its folder."""
+
+    name: str
+    source: Source
+
+
+def expand_inputs(inputs: Sequence[str | Path], reserved: Iterable[str] = ()) -> list[CaseInput]:
+    """The cases that ``inputs`` stand for, in order; nothing but the first bytes of files is read.
+
+    * a file is one case; ``a,b,c`` are the sequences of one case;
+    * a folder that contains DICOM, at any depth, is one series;
+    * any other folder is one case per image or volume in it, at any depth, without hidden files and without
+      earlier results.
+
+    A path that does not exist stays a case: reading it gives the message.
+
+    Args:
+        reserved: names that no case may get.
+
+    Raises:
+        InputError: an empty name.
+    """
+    sources = [source for text in inputs for source in _sources(str(text))]
+    names = _unique([case_name(source) for source in sources], reserved)
+    return [CaseInput(name, source) for name, source in zip(names, sources, strict=True)]
+
+
+def case_name(source: Source) -> str:
+    """Name of a case: the file's without its ending, the folder's, or several files' joined by ``+``."""
+    if isinstance(source, tuple):
+        return "+".join(case_name(path) for path in source)[:_LONGEST_NAME]
+    if source.is_dir():
+        name = source.resolve().name
+    else:
+        lowered = source.name.lower()
+        name = source.name[:-7] if lowered.endswith(".nii.gz") else source.stem
+    return name.lstrip(".").strip()[:_LONGEST_NAME] or "case"
+
+
+def _sources(text: str) -> list[Source]:
+    if not text.strip():
+        raise InputError(
+            "An input must be a file or a folder", "an empty name", "Check the variable or quotes"
+        )
+    try:
+        path = existing_path(text)
+    except InputError:
+        parts = tuple(Path(part.strip()).expanduser() for part in text.split(",") if part.strip())
+        return [parts if len(parts) > 1 else Path(text)]
+    if path.is_dir():
+        return _folder(path)
+    return [path]
+
+
+def _folder(folder: Path) -> list[Source]:
+    """One case for DICOM, else one per image; the folder itself when there is none, for reading's message."""
+    images: list[Source] = []
+    for path in _files(folder):
+        kind = _kind(path)
+        if kind == "dicom":
+            return [folder]
+        if kind is not None:
+            images.append(path)
+    return images or [folder]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or not path.is_file() or (path.parent / RECORD_NAME).exists():
+            continue
+        is_voxel_half = path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists()
+        if not is_voxel_half:
+            yield path
+
+
+def _kind(path: Path) -> str | None:
+    try:
+        return identify(path)
+    except InputError:
+        return "unrecognised" if path.name.lower().endswith(_IMAGE_ENDINGS) else None
+
+
+def _unique(names: list[str], reserved: Iterable[str]) -> list[str]:
+    """The same names with ``_2``, ``_3``, … where one is taken; upper and lower case count as equal."""
+    taken = {name.casefold() for name in reserved}
+    unique = []
+    for name in names:
+        candidate, number = name, 2
+        while candidate.casefold() in taken:
+            candidate, number = f"{name}_{number}", number + 1
+        taken.add(candidate.casefold())
+        unique.append(candidate)
+    return unique

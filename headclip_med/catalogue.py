@@ -1,0 +1,159 @@
+"""Which models there are, what one is, and fetching its weights ahead of time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headclip_med.choices import RECOMMENDED_TOWERS
+from headclip_med.errors import ModelError
+from headclip_med.packs import builtin_packs, load_pack
+
+CARD_NAME = "README.md"
+
+
+@dataclass(frozen=True)
+class PackSummary:
+    """One line about a built-in pack; ``mib``: size of all its files in MiB."""
+
+    name: str
+    title: str
+    method: str
+    tower: str
+    mib: float
+    threshold: float
+    threshold_origin: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model's card (Markdown, empty without one), record and hashes, as plain JSON values."""
+
+    name: str
+    card: str
+    record: dict[str, Any]
+    sha256: dict[str, str]
+
+
+@dataclass(frozen=True)
+class PulledModel:
+    """Weights that now lie in the cache; sha256 of the weight file."""
+
+    name: str
+    architecture: str
+    source: str
+    sha256: str
+
+
+def list_packs() -> list[PackSummary]:
+    """The packs shipped in the package."""
+    return [_summary(folder) for folder in builtin_packs().values()]
+
+
+def model_info(name: str) -> ModelInfo:
+    """Describe a model without running it; no hub is contacted.
+
+    Args:
+        name: a built-in pack, a pack folder, a weight file (``[ARCH@]FILE``), ``ARCH/TAG`` or ``timm:ARCH``.
+
+    Raises:
+        ModelError: unknown name, or a pack or file that cannot be read.
+    """
+    folder = builtin_packs().get(name, Path(name).expanduser())
+    if folder.is_dir():
+        return _pack_info(folder)
+    if Path(name.rpartition("@")[2]).suffix in (".safetensors", ".pt", ".pth", ".bin"):
+        return _file_info(name)
+    return ModelInfo(name, "", _hub_record(name), {})
+
+
+def pull_model(name: str) -> PulledModel:
+    """Download a model's weights into the cache, or find them there.
+
+    Raises:
+        ModelError: unknown name, no network, or weights that do not fit.
+    """
+    from headclip_med.encoders.build import build_tower
+    from headclip_med.models import load_model
+
+    folder = builtin_packs().get(name, Path(name).expanduser())
+    is_pack = folder.is_dir()
+    built = load_model(folder).built if is_pack else build_tower(name)
+    shown = folder.name if is_pack else name
+    return PulledModel(shown, built.architecture, built.source, built.sha256)
+
+
+def _summary(folder: Path) -> PackSummary:
+    record = load_pack(folder).record
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    return PackSummary(
+        name=record.name,
+        title=record.title,
+        method=record.method,
+        tower=record.tower.name,
+        mib=size / 2**20,
+        threshold=record.threshold.value,
+        threshold_origin=record.threshold.origin,
+    )
+
+
+def _pack_info(folder: Path) -> ModelInfo:
+    from headclip_med.encoders.build import sha256_file
+
+    pack = load_pack(folder)
+    hashes = {"pack": pack.sha256}
+    if pack.record.tower.file and (folder / pack.record.tower.file).is_file():
+        hashes["weights"] = sha256_file(folder / pack.record.tower.file)
+    card = folder / CARD_NAME
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    return ModelInfo(pack.record.name, text, pack.record.model_dump(mode="json"), hashes)
+
+
+def _file_info(name: str) -> ModelInfo:
+    from headclip_med.encoders.build import read_state, recognise, sha256_file
+
+    named, _, file = name.rpartition("@")
+    path = Path(file).expanduser()
+    state = read_state(path)
+    record = {
+        "architecture": named or recognise(state, path.name),
+        "tensors": len(state),
+        "parameters": sum(tensor.numel() for tensor in state.values()),
+    }
+    return ModelInfo(path.name, "", record, {"weights": sha256_file(path)})
+
+
+def _hub_record(name: str) -> dict[str, Any]:
+    """What open_clip or timm know about a name, from their own tables."""
+    import open_clip
+    import timm
+
+    note = {"note": RECOMMENDED_TOWERS[name]} if name in RECOMMENDED_TOWERS else {}
+    if name.startswith("timm:"):
+        architecture = name.removeprefix("timm:")
+        if timm.is_model(architecture.split(".")[0]):
+            config = timm.get_pretrained_cfg(architecture)
+            facts = (
+                {"hub": config.hf_hub_id, "licence": config.license, "input": config.input_size}
+                if config
+                else {}
+            )
+            return {"kind": "timm", "architecture": architecture, **facts, **note}
+    architecture, _, tag = name.removeprefix("open_clip:").partition("/")
+    if architecture in open_clip.list_models():
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        vision = (open_clip.get_model_config(architecture) or {}).get("vision_cfg", {})
+        return {
+            "kind": "open_clip",
+            "architecture": architecture,
+            "tag": tag,
+            "tags": tags,
+            "vision": vision,
+            **note,
+        }
+    raise ModelError(
+        "The model must be a pack, a weight file, an open_clip name ARCH/TAG or timm:ARCH",
+        name,
+        "See `headclip-med models list`",
+    )

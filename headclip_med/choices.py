@@ -1,0 +1,53 @@
+"""Names that shell completion offers. Importing this is cheap: no torch, so that the TAB key answers at once.
+
+The registries themselves (detectors, domains, windows) need torch; a test holds this list to them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+METHODS = ("headclip", "anomalyclip")
+DOMAINS = (
+    "generic",
+    "brain-mri",
+    "head-ct",
+    "chest-xray",
+    "liver-ct",
+    "colonoscopy",
+    "dermoscopy",
+    "breast-ultrasound",
+    "thyroid-ultrasound",
+    "retina-oct",
+    "histopathology",
+)
+WINDOWS = ("brain", "subdural", "stroke", "bone", "lung", "mediastinum", "abdomen", "liver")
+PLANES = ("axial", "coronal", "sagittal", "all")
+FORMATS = ("nifti", "png", "html", "json")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+# Towers of open_clip and timm that are worth a first try, and why.
+RECOMMENDED_TOWERS = {
+    "ViT-L-14-336-quickgelu/openai": "open_clip; the tower of HeadCLIP and AnomalyCLIP, runs at 518 px",
+    "ViT-L-14-quickgelu/dfn2b": "open_clip; the same size at 224 px, trained on more and cleaner data",
+    "ViT-B-16-quickgelu/openai": "open_clip; a quarter of the size, for a CPU",
+    "timm:vit_small_patch14_dinov2.lvd142m": "timm; vision only, needs a pack made for it",
+}
+
+
+def pack_names() -> list[str]:
+    """Names of the packs that are shipped in the package."""
+    return sorted(record.parent.name for record in (Path(__file__).parent / "packs").glob("*/pack.json"))
+
+
+def model_names() -> list[str]:
+    """Built-in packs first, then the recommended towers."""
+    return [*pack_names(), *RECOMMENDED_TOWERS]
+
+
+def complete_list(names: tuple[str, ...], typed: str) -> list[str]:
+    """Completions of a comma-joined list: what stands before the last comma is kept and not offered again."""
+    head, comma, tail = typed.rpartition(",")
+    chosen = head.split(",")
+    return [head + comma + name for name in names if name.startswith(tail) and name not in chosen]

@@ -1,0 +1,258 @@
+"""The command line ``headclip-med``: parses and calls.
+
+Exit codes: 0 all done; 1 some case, check or download failed; 2 nothing was run: wrong usage, or a model,
+device or output folder that cannot be used; 130 stopped with Ctrl-C. Results go to stdout, everything else
+to stderr. Heavy modules are imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headclip_med import __version__, choices
+from headclip_med import cli_options as options
+from headclip_med.types import RESEARCH_ONLY
+
+if TYPE_CHECKING:
+    from headclip_med.engine import Engine
+
+DEBUG = "HEADCLIP_DEBUG"
+
+app = typer.Typer(
+    name="headclip-med",
+    help=f"Zero-shot anomaly detection for medical images. {RESEARCH_ONLY}",
+    epilog="Exit codes: 0 all done, 1 some case failed, 2 nothing was run, 130 stopped.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(help="List, describe and download models.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"headclip-med {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # a failed download is told once, by us
+    if os.environ.get(DEBUG):
+        import logging
+
+        logging.basicConfig()
+        logging.getLogger("headclip_med").setLevel(logging.DEBUG)
+
+
+@app.command(epilog=RESEARCH_ONLY)
+def predict(
+    inputs: options.InputsArgument,
+    out: options.OutOption,
+    model: options.ModelOption = "headclip-tiny",
+    method: options.MethodOption = None,
+    domain: options.DomainOption = None,
+    plane: options.PlaneOption = None,
+    series: options.SeriesOption = None,
+    window: options.WindowOption = None,
+    time: options.TimeOption = None,
+    threshold: options.ThresholdOption = None,
+    smooth_mm: options.SmoothMmOption = None,
+    formats: options.FormatsOption = ",".join(choices.FORMATS),
+    device: options.DeviceOption = "auto",
+    precision: options.PrecisionOption = "auto",
+    batch_size: options.BatchSizeOption = None,
+    resume: options.ResumeOption = False,
+    keep_identifiers: options.KeepIdentifiersOption = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Score scans: anomaly map, mask, findings in mm, preview and report for every case."""
+    with _errors_in_words():
+        from headclip_med import case_options, cohort, console
+        from headclip_med.case_inputs import expand_inputs
+
+        chosen = case_options.CaseOptions(
+            domain=domain,
+            plane=plane,
+            window=window,
+            series=series,
+            time=time,
+            threshold=threshold,
+            smooth_mm=smooth_mm,
+            formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
+            keep_identifiers=keep_identifiers,
+        )
+        case_options.check_batch_size(batch_size)
+        case_options.check_name("precision", precision, choices.PRECISIONS)
+        case_options.check_name("method", method, choices.METHODS)
+        case_options.check_options(chosen)
+        cases = expand_inputs(inputs, reserved=[cohort.RUN_NAME])
+        cohort.check_output(out)
+        engine = _engine(model, device, method=method, precision=precision, batch_size=batch_size)
+        watcher = console.TerminalWatcher(quiet=as_json)
+        try:
+            with watcher:
+                summary = cohort.run_cohort(engine, cases, out, chosen, resume=resume, watcher=watcher)
+        finally:
+            if as_json:  # also what was done before Ctrl-C
+                console.say_json(console.run_json(watcher.outcomes, len(cases)))
+        console.show_counts(summary, out / cohort.RUN_NAME)
+        raise typer.Exit(0 if summary.ok else 1)
+
+
+@app.command(epilog=RESEARCH_ONLY)
+def demo(
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="DIR", help="Where the volume, its truth and the results go."),
+    ] = Path("demo_output"),
+    model: options.ModelOption = "headclip-tiny",
+    device: options.DeviceOption = "auto",
+    as_json: options.JsonOption = False,
+) -> None:
+    """Find a lesion of known place in an embedded synthetic volume; offline, about a minute on a CPU."""
+    with _errors_in_words():
+        from headclip_med import cohort, console
+        from headclip_med.demo import CASE_NAME, run_demo
+
+        cohort.check_output(out)
+        engine = _engine(model, device)
+        watcher = console.TerminalWatcher(quiet=True)
+        with watcher:
+            watcher.case_started(1, 1, CASE_NAME)
+            outcome = run_demo(out, engine, progress=watcher.slices_done)
+        if as_json:
+            console.say_json(console.demo_json(outcome))
+        else:
+            console.show_demo(outcome)
+
+
+@app.command()
+def doctor(as_json: options.JsonOption = False) -> None:
+    """Check this installation: packages, devices, packs, decoders, viewer; exit code 1 if anything fails."""
+    with _errors_in_words():
+        from dataclasses import asdict
+
+        from headclip_med import console
+        from headclip_med.doctor import diagnose
+
+        checks = diagnose()
+        failed = any(check.status == "fail" for check in checks)
+        if as_json:
+            console.say_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
+        else:
+            console.show_checks(checks)
+        raise typer.Exit(1 if failed else 0)
+
+
+@models_app.command("list")
+def models_list(as_json: options.JsonOption = False) -> None:
+    """Built-in packs, recommended towers, and how to name any other model."""
+    with _errors_in_words():
+        from dataclasses import asdict
+
+        from headclip_med import console
+        from headclip_med.catalogue import list_packs
+
+        packs = list_packs()
+        if as_json:
+            built_in = [asdict(pack) for pack in packs]
+            console.say_json({"built_in": built_in, "recommended": choices.RECOMMENDED_TOWERS})
+        else:
+            console.show_models(packs, choices.RECOMMENDED_TOWERS)
+
+
+@models_app.command("info")
+def models_info(name: options.ModelArgument, as_json: options.JsonOption = False) -> None:
+    """A model's card, record and hashes; nothing is downloaded."""
+    with _errors_in_words():
+        from dataclasses import asdict
+
+        from headclip_med import console
+        from headclip_med.catalogue import model_info
+
+        info = model_info(name)
+        if as_json:
+            console.say_json(asdict(info))
+        else:
+            console.show_model(info)
+
+
+@models_app.command("pull")
+def models_pull(name: options.ModelArgument, as_json: options.JsonOption = False) -> None:
+    """Download a model's weights into the cache and report their sha256."""
+    with _errors_in_words(refused=1):
+        from dataclasses import asdict
+
+        from headclip_med import console
+        from headclip_med.catalogue import pull_model
+
+        with console.waiting(f"fetching {name}"):
+            pulled = pull_model(name)
+        if as_json:
+            console.say_json(asdict(pulled))
+        else:
+            typer.echo(f"{pulled.name}: {pulled.architecture} from {pulled.source}\nsha256 {pulled.sha256}")
+
+
+def _engine(
+    model: str,
+    device: str,
+    *,
+    method: str | None = None,
+    precision: str = "auto",
+    batch_size: int | None = None,
+) -> Engine:
+    from headclip_med import console
+
+    with console.waiting(f"loading {model}"):
+        from headclip_med.engine import load_engine
+
+        return load_engine(
+            model,
+            device,
+            method=method,
+            precision=precision,  # type: ignore[arg-type]
+            batch_size=batch_size,
+        )
+
+
+@contextmanager
+def _errors_in_words(refused: int = 2) -> Iterator[None]:
+    """Turn what a command raises into one message on stderr and an exit code, ``refused`` for our errors."""
+    from headclip_med import console
+    from headclip_med.cohort import internal_error
+    from headclip_med.errors import HeadclipError
+
+    try:
+        yield
+    except (typer.Exit, typer.Abort, BrokenPipeError):
+        raise
+    except HeadclipError as error:
+        console.say_error(str(error))
+        raise typer.Exit(refused) from error
+    except KeyboardInterrupt as stop:
+        console.say_error("stopped; finished cases are kept, nothing is half-written")
+        raise typer.Exit(130) from stop
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        console.say_error(internal_error(error))
+        raise typer.Exit(1) from error
+
+
+def main() -> None:
+    """Entry point of the ``headclip-med`` script."""
+    app()

@@ -1,0 +1,139 @@
+"""The options of the command line: names, help with units and defaults, and what shell completion offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headclip_med import choices
+
+
+def _one_of(names: Sequence[str]) -> Callable[[str], list[str]]:
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
+def _some_of(names: tuple[str, ...]) -> Callable[[str], list[str]]:
+    return lambda incomplete: choices.complete_list(names, incomplete)
+
+
+def _models(incomplete: str) -> list[str]:
+    return _one_of(choices.model_names())(incomplete)
+
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="Built-in pack, pack folder, weight file [ARCH@]FILE, open_clip's ARCH/TAG, or timm:ARCH.",
+        autocompletion=_models,
+    ),
+]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="As for predict --model.", autocompletion=_models),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        help="auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps.",
+        autocompletion=_one_of(choices.DEVICES),
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+InputsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT",
+        help="Files (NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF, BMP); folders: one DICOM series, or "
+        "one case per image in it; A,B,C: sequences of one case on one grid.",
+    ),
+]
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="DIR",
+        help="One folder per case and run.json go here; earlier results are replaced.",
+    ),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Detector.",
+        show_default="the pack's, or headclip",
+        autocompletion=_one_of(choices.METHODS),
+    ),
+]
+DomainOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Kind of image: sets prompts, CT window and fit.",
+        show_default="the pack's, or generic",
+        autocompletion=_one_of(choices.DOMAINS),
+    ),
+]
+PlaneOption = Annotated[
+    str | None,
+    typer.Option(
+        help="axial, coronal, sagittal, several joined by commas (maps are averaged), or all.",
+        show_default="the acquisition plane",
+        autocompletion=_some_of(choices.PLANES),
+    ),
+]
+SeriesOption = Annotated[
+    str | None,
+    typer.Option(help="DICOM series: its number, #1, #2, … as listed, or either end of its UID."),
+]
+WindowOption = Annotated[
+    str | None,
+    typer.Option(
+        help="CT window by name, or LEVEL/WIDTH in HU.",
+        show_default="the domain's; brain for CT; else percentiles",
+        autocompletion=_one_of(choices.WINDOWS),
+    ),
+]
+TimeOption = Annotated[
+    int | None,
+    typer.Option(help="Which volume of a 4-D file, from 0.", show_default="there must be one"),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Cut on the map for mask and findings, between 0 and 1.", show_default="the pack's, or 0.5"
+    ),
+]
+SmoothMmOption = Annotated[
+    float | None,
+    typer.Option(help="Gaussian sigma across slices in mm, 0 is off.", show_default="the pack's, or 0"),
+]
+FormatsOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="What to write, joined by commas; result.json is always written.",
+        autocompletion=_some_of(choices.FORMATS),
+    ),
+]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        help="auto (16 bits where the hardware has them), float32, bfloat16, float16.",
+        autocompletion=_one_of(choices.PRECISIONS),
+    ),
+]
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option(help="Slices at once; halved when memory runs out.", show_default="1 on a CPU, 16 on a GPU"),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Skip cases finished with the same content, model and options.")
+]
+KeepIdentifiersOption = Annotated[
+    bool, typer.Option("--keep-identifiers", help="Keep SOPInstanceUIDs in result.json.")
+]

@@ -1,0 +1,201 @@
+"""What the command line shows: progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from headclip_med.cohort import CaseOutcome, CohortSummary, Watcher
+
+if TYPE_CHECKING:
+    from headclip_med.catalogue import ModelInfo, PackSummary
+    from headclip_med.demo import DemoOutcome
+    from headclip_med.doctor import Check
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+def say_json(value: object) -> None:
+    """One JSON object on stdout."""
+    out.print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), markup=False, highlight=False)
+
+
+def say_error(message: str) -> None:
+    """A message on stderr."""
+    err.print(f"error: {message}", style="red", markup=False)
+
+
+class TerminalWatcher(Watcher):
+    """Bars on stderr while a run lasts (on a terminal only), and one line per finished case.
+
+    A case with a result has its line on stdout, a failed one on stderr; with ``quiet`` stdout stays empty.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.outcomes: list[CaseOutcome] = []
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
+        self._all = self._bars.add_task("cases", total=None, visible=False)
+        self._slices = self._bars.add_task("", total=None)
+
+    def __enter__(self) -> TerminalWatcher:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def case_started(self, number: int, cases: int, name: str) -> None:
+        self._bars.update(self._all, total=cases, completed=number - 1, visible=cases > 1)
+        self._bars.reset(self._slices, total=None, description=f"slices of {_escaped(name)}")
+
+    def slices_done(self, done: int, total: int) -> None:
+        self._bars.update(self._slices, completed=done, total=total)
+
+    def case_ended(self, outcome: CaseOutcome) -> None:
+        self.outcomes.append(outcome)
+        self._bars.update(self._all, advance=1)
+        if outcome.error is not None:
+            say_error(f"{outcome.name}: {outcome.error}")
+        elif not self.quiet:
+            out.print(case_line(outcome), markup=False)
+
+
+def case_line(outcome: CaseOutcome) -> str:
+    """Score, findings and where everything was written."""
+    again = " (finished earlier)" if outcome.status == "skipped" else ""
+    return (
+        f"{outcome.name}: score {outcome.pred_score or 0:.3f}, {_findings(outcome)} → {outcome.folder}{again}"
+    )
+
+
+def run_json(outcomes: Sequence[CaseOutcome], cases: int) -> dict[str, Any]:
+    """The object that ``predict --json`` prints."""
+    return {"cases": [outcome.as_json() for outcome in outcomes], "cases_given": cases}
+
+
+def show_counts(summary: CohortSummary, record: Path) -> None:
+    """One line about a run of several cases, and the reason if it could not be recorded."""
+    if summary.cases > 1:
+        counts = ", ".join(f"{number} {status}" for status, number in summary.counts.items())
+        err.print(f"{summary.cases} cases in {summary.seconds:.0f} s: {counts}; see {record}", markup=False)
+    if summary.unrecorded is not None:
+        say_error(summary.unrecorded)
+
+
+def show_demo(demo: DemoOutcome) -> None:
+    """Where the lesion is, where it was found, and the files to look at."""
+    table = Table("", "RAS mm", title="A lesion of known place, in a synthetic head")
+    table.add_row("lesion", _place(demo.lesion_mm))
+    table.add_row("highest finding", "none" if demo.found_mm is None else _place(demo.found_mm))
+    table.add_row("distance", "–" if demo.distance_mm is None else f"{demo.distance_mm:.1f} mm")
+    table.add_row("Dice of the mask", f"{demo.dice:.2f} (1 is perfect, threshold {demo.threshold:.2f})")
+    table.add_row("lesion volume", f"{demo.lesion_volume_mm3 / 1000:.1f} mL")
+    table.add_row("volume score", f"{demo.case.pred_score or 0:.3f}, {demo.case.findings or 0} finding(s)")
+    table.add_row("time", f"{demo.case.seconds:.1f} s")
+    out.print(table)
+    for kind, path in demo.files.items():
+        out.print(f"{kind:>8}: {path}", markup=False)
+
+
+def demo_json(demo: DemoOutcome) -> dict[str, Any]:
+    """The object that ``demo --json`` prints."""
+    return {
+        "lesion_mm": demo.lesion_mm,
+        "lesion_volume_mm3": demo.lesion_volume_mm3,
+        "found_mm": demo.found_mm,
+        "distance_mm": demo.distance_mm,
+        "dice": demo.dice,
+        "threshold": demo.threshold,
+        "case": demo.case.as_json(),
+        "files": {kind: str(path) for kind, path in demo.files.items()},
+    }
+
+
+def show_checks(checks: Sequence[Check]) -> None:
+    """The doctor's table; what to do stands under what was found."""
+    table = Table("", "", "found")
+    for check in checks:
+        mark = f"[{_COLOURS[check.status]}]{check.status}[/]"
+        fix = f"\n→ {check.fix}" if check.fix else ""
+        table.add_row(mark, _escaped(check.name), _escaped(check.detail + fix))
+    out.print(table)
+
+
+def show_models(packs: Sequence[PackSummary], towers: dict[str, str]) -> None:
+    """Built-in packs, recommended towers, and how to name anything else."""
+    table = Table("built in", "what", "method", "tower", "MiB", "threshold and its origin")
+    for pack in packs:
+        threshold = f"{pack.threshold:.2f}: {pack.threshold_origin}"
+        cells = (pack.name, pack.title, pack.method, pack.tower, f"{pack.mib:.1f}", threshold)
+        table.add_row(*map(_escaped, cells))
+    out.print(table)
+    table = Table("recommended, downloaded on first use", "what")
+    for name, what in towers.items():
+        table.add_row(_escaped(name), _escaped(what))
+    out.print(table)
+    out.print(
+        "Any other: ARCH/TAG of open_clip, hf-hub:ORG/NAME, timm:ARCH, a weight file [ARCH@]FILE, "
+        "or a pack folder.",
+        markup=False,
+    )
+
+
+def show_model(info: ModelInfo) -> None:
+    """A model's card, record and hashes."""
+    if info.card:
+        out.print(Markdown(info.card))
+    out.print(json.dumps(info.record, indent=2, ensure_ascii=False), markup=False)
+    for what, digest in info.sha256.items():
+        out.print(f"sha256 of the {what}: {digest}", markup=False)
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Show that something takes a while, on a terminal only."""
+    if not err.is_terminal:
+        yield
+        return
+    with err.status(_escaped(text)):
+        yield
+
+
+def _findings(outcome: CaseOutcome) -> str:
+    if not outcome.findings or outcome.top_finding is None:
+        return "no findings"
+    top = outcome.top_finding
+    count = "1 finding" if outcome.findings == 1 else f"{outcome.findings} findings"
+    if top.centroid_mm is None:
+        return f"{count}, highest {top.peak:.3f}"
+    where, millilitres = _place(top.centroid_mm), top.volume_mm3 / 1000
+    return f"{count}, highest {top.peak:.3f} at RAS {where} mm ({millilitres:.1f} mL)"
+
+
+def _place(ras_mm: Sequence[float]) -> str:
+    return ", ".join(f"{value:.1f}" for value in ras_mm)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")

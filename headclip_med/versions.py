@@ -1,0 +1,33 @@
+"""Versions for records: what a run was made with."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from headclip_med import __version__
+
+# Packages that can change a number in a result.
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "monai",
+    "open_clip_torch",
+    "timm",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "pydicom",
+    "SimpleITK",
+)
+
+
+def package_versions() -> dict[str, str]:
+    """Name → version of this package, of Python and of :data:`PACKAGES`; those not installed are left out."""
+    found = {"headclip-med": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
