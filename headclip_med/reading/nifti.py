@@ -96,7 +96,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _read_to_end(streams: list[IO[bytes]]) -> None:
-    """Read what is left: gzip compares its checksum only at the end, and a damaged stream may still inflate."""
+    """Read what is left: only at its end does gzip compare checksums, and a damaged stream may inflate."""
     for stream in streams:
         while stream.read(1 << 20):
             pass
