@@ -45,6 +45,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo.stamp: $(SOURCES) | $(BIN)/python
+	@rm -rf build # setuptools would install what an earlier build left there
 	$(PIP) install .
 	@touch $@
 
