@@ -53,19 +53,20 @@ class TerminalWatcher(Watcher):
             TimeRemainingColumn(),
             console=err,
             transient=True,
-            disable=not err.is_terminal,
+            redirect_stdout=False,
         )
+        self._drawn = err.is_terminal
         self._all = self._bars.add_task("cases", total=None, visible=False)
         self._slices = self._bars.add_task("", total=None)
 
     def __enter__(self) -> TerminalWatcher:
-        self._bars.start()
+        self._draw()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        self._clear()
 
     def case_started(self, number: int, cases: int, name: str) -> None:
         self._bars.update(self._all, total=cases, completed=number - 1, visible=cases > 1)
@@ -80,7 +81,17 @@ class TerminalWatcher(Watcher):
         if outcome.error is not None:
             say_error(f"{outcome.name}: {outcome.error}")
         elif not self.quiet:
+            self._clear()  # both streams may be one screen
             out.print(case_line(outcome), markup=False)
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._drawn:
+            self._bars.start()
+
+    def _clear(self) -> None:
+        if self._drawn:
+            self._bars.stop()
 
 
 def case_line(outcome: CaseOutcome) -> str:
@@ -107,9 +118,9 @@ def show_counts(summary: CohortSummary, record: Path) -> None:
 
 def show_demo(demo: DemoOutcome) -> None:
     """Where the lesion is, where it was found, and the files to look at."""
-    table = Table("", "RAS mm", title="A lesion of known place, in a synthetic head")
-    table.add_row("lesion", _place(demo.lesion_mm))
-    table.add_row("highest finding", "none" if demo.found_mm is None else _place(demo.found_mm))
+    table = Table(title="A lesion of known place, in a synthetic head", show_header=False)
+    table.add_row("lesion", f"RAS {_place(demo.lesion_mm)} mm")
+    table.add_row("highest finding", "none" if demo.found_mm is None else f"RAS {_place(demo.found_mm)} mm")
     table.add_row("distance", "–" if demo.distance_mm is None else f"{demo.distance_mm:.1f} mm")
     table.add_row("Dice of the mask", f"{demo.dice:.2f} (1 is perfect, threshold {demo.threshold:.2f})")
     table.add_row("lesion volume", f"{demo.lesion_volume_mm3 / 1000:.1f} mL")
