@@ -129,8 +129,8 @@ def _random_lesion(rng: np.random.Generator, radius_mm: tuple[float, float]) -> 
     return Lesion(
         centre_mm=(float(centre[0]), float(centre[1]), float(centre[2])),
         radii_mm=tuple(float(r) for r in radius * rng.uniform(0.7, 1.3, 3)),  # type: ignore[arg-type]
-        kind=LESION_KINDS[rng.choice(4, p=[0.4, 0.25, 0.2, 0.15])],
-        strength=float(rng.uniform(0.2, 0.7)),
+        kind=LESION_KINDS[rng.choice(4, p=[0.55, 0.15, 0.2, 0.1])],
+        strength=float(rng.uniform(0.25, 0.8)),
         irregularity=float(rng.uniform(0.1, 0.4)),
     )
 

@@ -248,6 +248,7 @@ class AnomalyMapd(_WithEngine):
         for key in self.key_iterator(out):
             result = self.engine.predict(out[key], **self.predict_options)
             out[self.output_key] = _like(out[key], result.volume_map.as_tensor())
+            out[self.output_key].meta["original_channel_dim"] = "no_channel"  # one channel, whatever the source had
             out[f"{self.output_key}_result"] = result
         return out
 

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from dicom_series import CtSeries
 from monai.data import DataLoader, Dataset, MetaTensor
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImage, LoadImaged, Orientationd
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImage, LoadImaged, Orientationd, SaveImaged
 from PIL import Image
 
 from headclip_med.errors import InputError
@@ -44,7 +44,9 @@ READERS = {r.__name__: r for r in (NiftiReader, SitkReader, RasterReader, DicomS
 
 
 def _assert_same(loaded: MetaTensor, expected: MetaTensor) -> None:
-    np.testing.assert_array_equal(loaded.numpy(), expected.numpy())
+    """Same values, geometry and metadata; a single channel has its axis only after EnsureChannelFirst, as in MONAI."""
+    array = expected.numpy() if loaded.ndim == expected.ndim else expected.numpy()[0]
+    np.testing.assert_array_equal(loaded.numpy(), array)
     np.testing.assert_array_equal(loaded.affine.numpy(), expected.affine.numpy())
     assert loaded.affine.dtype == expected.affine.dtype
     ours = set(expected.meta) - {"filename_or_obj"}  # LoadImage always sets the path it was given
@@ -84,7 +86,7 @@ def test_choices_go_through_the_constructor(tmp_path: Path) -> None:
     CtSeries(series_number=7, slices=3).write(tmp_path / "two", "b")
     assert LoadImage(reader=DicomSeriesReader(series=7))(tmp_path / "two").shape[-1] == 3
     nib.save(nib.Nifti1Image(np.stack([VALUES, VALUES + 1], axis=-1), np.eye(4)), tmp_path / "4d.nii")
-    np.testing.assert_array_equal(LoadImage(reader=NiftiReader(time=1))(tmp_path / "4d.nii")[0], VALUES + 1)
+    np.testing.assert_array_equal(LoadImage(reader=NiftiReader(time=1))(tmp_path / "4d.nii"), VALUES + 1)
 
 
 def test_our_refusal_reaches_the_user_instead_of_a_silent_fallback(tmp_path: Path) -> None:
@@ -101,6 +103,22 @@ def test_each_format_finds_its_reader_among_several(sources: dict[str, Path]) ->
         _assert_same(loader(source), read_volume(source))
 
 
+def test_a_sagittal_volume_saves_through_monai_on_its_own_grid(tmp_path: Path) -> None:
+    """MONAI's SaveImage took a stated channel axis for a 2-D grid and found its affine singular."""
+    sagittal = np.array([[0, 0, -4.0, 49], [1.5, 0, 0, -49], [0, -1.5, 0, 45], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(VALUES, sagittal), tmp_path / "s.nii.gz")
+    pipeline = Compose(
+        [
+            LoadImaged("image", reader=NiftiReader()),
+            EnsureChannelFirstd("image"),
+            SaveImaged("image", output_dir=tmp_path / "out", resample=False, print_log=False),
+        ]
+    )
+    pipeline({"image": tmp_path / "s.nii.gz"})
+    (saved,) = (nib.load(p) for p in (tmp_path / "out").rglob("*.nii.gz"))
+    np.testing.assert_allclose(saved.affine, sagittal)
+
+
 def test_suffixes_are_judged_by_content(sources: dict[str, Path]) -> None:
     for name, source in sources.items():
         assert [n for n, reader in READERS.items() if reader().verify_suffix(source)] == [name]
@@ -110,6 +128,7 @@ def test_a_batch_can_be_collated_and_reoriented(sources: dict[str, Path]) -> Non
     pipeline = Compose(
         [
             LoadImaged(keys="image", reader=DicomSeriesReader()),
+            EnsureChannelFirstd(keys="image"),
             Orientationd(keys="image", axcodes="RAS", labels=None),
         ]
     )

@@ -74,7 +74,7 @@ def test_metadata_and_types_are_what_the_rest_of_the_house_expects(tmp_path: Pat
     assert (meta["source_format"], meta["source_name"], meta["space"]) == ("nifti", "scan.nii.gz", "RAS")
     assert meta["content_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert meta["filename_or_obj"] == "scan.nii.gz"
-    assert meta["original_channel_dim"] == 0
+    assert meta["original_channel_dim"] == "no_channel"
     assert meta["spatial_shape"].tolist() == list(SHAPE)
     assert (meta["qform_code"], meta["sform_code"]) == (0, 2)
     assert (meta["is_rgb"], meta["is_2d"], meta["reader_warnings"]) == (False, False, [])

@@ -279,6 +279,7 @@ def monai_meta(volume: LoadedVolume) -> dict[str, object]:
         "original_affine": volume.affine.copy(),
         "spatial_shape": np.asarray(volume.array.shape[1:]),
         "space": "RAS",
-        "original_channel_dim": 0,
+        # MONAI's SaveImage mistakes the grid of a single-channel volume that states its channel axis
+        "original_channel_dim": "no_channel" if len(volume.array) == 1 else 0,
         "filename_or_obj": volume.meta["source_name"],
     }

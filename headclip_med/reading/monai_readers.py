@@ -43,9 +43,12 @@ class _Reader(ImageReader):
         return paths
 
     def get_data(self, img: Sequence[Path]) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Array ``(C, I, J, K)`` float32 and metadata, those of :func:`headclip_med.reading.read_volume`."""
+        """Float32 array ``(I, J, K)``, or ``(C, I, J, K)`` with several channels, and the metadata of
+        :func:`headclip_med.reading.read_volume`; ``EnsureChannelFirstd`` makes both ``(C, I, J, K)``.
+        """
         volume = self._load(list(img))
-        return volume.array, monai_meta(volume)
+        array = volume.array[0] if len(volume.array) == 1 else volume.array
+        return array, monai_meta(volume)
 
     @abstractmethod
     def _load(self, paths: list[Path]) -> LoadedVolume:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.fft import dct
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 # Seeds of training volumes lie below this; the demo and the tests use seeds above it.
 TRAINING_SEED_LIMIT = 1_000_000
 
-ARCHITECTURE = TimmVitSpec(img_size=192, patch_size=8, embed_dim=192, depth=6, num_heads=6)
+ARCHITECTURE = TimmVitSpec(img_size=192, patch_size=8, embed_dim=128, depth=6, num_heads=8)
 ENCODE = EncodeOptions(layers=(5,), local_attention="vv", local_start=3)
 TEMPERATURE = 0.07
 
@@ -56,13 +57,12 @@ class TinyTraining:
     seed: int = 20
     volumes: int = 220
     slices_per_volume: int = 40
-    minutes: float = 60.0
-    batch: int = 24
-    crop: int = 96
-    full_size_share: float = 0.3
-    learning_rate: float = 1e-3
+    minutes: float = 42.0
+    batch: int = 48
+    crop: int = 64
+    full_size_share: float = 0.35
+    learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
-    positive_weight: float = 4.0
     image_weight: float = 0.3
 
 
@@ -106,7 +106,7 @@ def _volume_slices(rng: np.random.Generator, seed: int, count: int) -> tuple[NDA
         shape=shape,  # type: ignore[arg-type]
         affine=centred_affine(shape, tuple(step)),  # type: ignore[arg-type]
         contrast=_random_contrast(rng),
-        lesions=random_lesions(rng, int(rng.choice(5, p=[0.25, 0.2, 0.25, 0.15, 0.15])), (2.5, 20.0)),
+        lesions=random_lesions(rng, int(rng.choice(5, p=[0.25, 0.2, 0.25, 0.15, 0.15])), (3.5, 20.0)),
         skull=bool(rng.random() < 0.5),
         noise=float(rng.uniform(0.005, 0.05)),
         bias=float(rng.uniform(0.0, 0.35)),
@@ -142,8 +142,8 @@ def _choose_slices(
 
 
 def _random_contrast(rng: np.random.Generator) -> str | tuple[float, ...]:
-    if rng.random() < 0.6:
-        return str(rng.choice(list(CONTRASTS)))
+    if rng.random() < 0.75:
+        return str(rng.choice(list(CONTRASTS), p=[0.5, 0.25, 0.25]))
     return tuple(float(v) for v in rng.uniform(0.1, 1.0, 6))
 
 
@@ -190,18 +190,38 @@ def _augment(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np
 
 
 def detection_loss(
-    maps: Tensor, image_logits: Tensor, masks: Tensor, recipe: TinyTraining
+    patches: Tensor, image_logits: Tensor, masks: Tensor, recipe: TinyTraining
 ) -> tuple[Tensor, dict[str, float]]:
-    """Class-balanced focal + dice of the map against the mask, plus cross-entropy of the global feature."""
-    probability = maps.clamp(1e-5, 1 - 1e-5)
-    weight = 1 + (recipe.positive_weight - 1) * masks
-    hit = torch.where(masks > 0.5, probability, 1 - probability)
-    focal = (weight * (1 - hit) ** 2 * -hit.log()).mean()
-    overlap = (probability * masks).sum()
-    dice = 1 - (2 * overlap + 1) / (probability.sum() + masks.sum() + 1)
+    """Cross-entropy of patches, lesion and lesion-free ones weighing the same, plus that of the global feature.
+
+    Args:
+        patches: ``(N, Hp, Wp)`` probability of abnormal; masks: ``(N, H, W)``. A patch counts as lesion when a
+            quarter of it is, as lesion-free when none of it is; the rest is left out.
+        image_logits: ``(N, 2)``.
+    """
+    covered = F.adaptive_avg_pool2d(masks[:, None], patches.shape[-2:])[:, 0]
+    probability = patches.clamp(1e-4, 1 - 1e-4)
+    lesion, free = covered >= 0.25, covered == 0
+    local = -0.5 * (1 - probability[free]).log().mean()
+    if lesion.any():
+        local = local - 0.5 * probability[lesion].log().mean()
     image = F.cross_entropy(image_logits, (masks.flatten(1).sum(1) >= 8).long())
-    loss = focal + 0.5 * dice + recipe.image_weight * image
-    return loss, {"focal": focal.item(), "dice": dice.item(), "image": image.item()}
+    return local + recipe.image_weight * image, {"patches": local.item(), "image": image.item()}
+
+
+def start_from_local_spectra(patchify: nn.Conv2d) -> None:
+    """Initialise the first rows of the patch embedding with the 2-D cosine basis of a patch.
+
+    A token then starts as the spectrum of its patch, mean brightness first, instead of as random mixtures. Higher
+    frequencies, weaker in images, get a larger gain.
+    """
+    side = patchify.kernel_size[0]
+    basis = dct(np.eye(side), axis=0, norm="ortho")
+    order = np.add.outer(np.arange(side), np.arange(side))
+    plane = np.einsum("ua,vb->uvab", basis, basis) * (1 + order)[:, :, None, None]
+    flat = torch.from_numpy(plane.reshape(side * side, 1, side, side)).float() / (3 * side)
+    with torch.no_grad():
+        patchify.weight[: side * side] = flat.expand(-1, 3, -1, -1)
 
 
 def train_tiny(recipe: TinyTraining, bank: SliceBank, checkpoint: Callable[[TinyModel], object]) -> TinyModel:
@@ -209,6 +229,7 @@ def train_tiny(recipe: TinyTraining, bank: SliceBank, checkpoint: Callable[[Tiny
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng([recipe.seed, 1])
     model = build_timm_vit(ARCHITECTURE)
+    start_from_local_spectra(model.patch_embed.proj)
     tower = tower_from_timm(model)
     tower.requires_grad_(True)
     classes = nn.Parameter(F.normalize(torch.randn(2, 2, tower.output_dim), dim=-1))
@@ -222,19 +243,15 @@ def train_tiny(recipe: TinyTraining, bank: SliceBank, checkpoint: Callable[[Tiny
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * min(1, (step + 1) / 200) * 0.5 * (1 + np.cos(np.pi * min(done, 1)))
         full = done > 1 - recipe.full_size_share
-        crop, count = (ARCHITECTURE.img_size, recipe.batch // 3) if full else (recipe.crop, recipe.batch)
+        crop, count = (ARCHITECTURE.img_size, recipe.batch // 8) if full else (recipe.crop, recipe.batch)
         pixels, masks = sample_batch(bank, rng, count, crop)
         patch_classes, image_classes = F.normalize(classes, dim=-1)
-        with torch.autocast("cpu", torch.bfloat16):
-            features = encode_images(tower, pixels, ENCODE)
-        by_layer = {layer: f.float() for layer, f in features.patch_features.items()}
-        patches = scoring.patch_map(
-            by_layer, dict.fromkeys(by_layer, patch_classes), features.grid, logit_scale=1 / TEMPERATURE
-        )
-        maps = scoring.upsample(patches, (crop // 2, crop // 2), sigma=0)
+        features = encode_images(tower, pixels, ENCODE)
+        by_layer = dict.fromkeys(features.patch_features, patch_classes)
+        patches = scoring.patch_map(features.patch_features, by_layer, features.grid, logit_scale=1 / TEMPERATURE)
         assert features.global_feature is not None
-        image_logits = features.global_feature.float() @ image_classes.T / TEMPERATURE
-        loss, parts = detection_loss(maps, image_logits, F.avg_pool2d(masks[:, None], 2)[:, 0], recipe)
+        image_logits = features.global_feature @ image_classes.T / TEMPERATURE
+        loss, parts = detection_loss(patches, image_logits, masks, recipe)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
