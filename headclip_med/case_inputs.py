@@ -66,9 +66,7 @@ def case_name(source: Source) -> str:
 
 def _sources(text: str) -> list[Source]:
     if not text.strip():
-        raise InputError(
-            "An input must be a file or a folder", "an empty name", "Check the variable or quotes"
-        )
+        raise InputError("An input must be a file or a folder", "an empty name", "Check the variable or quotes")
     try:
         path = existing_path(text)
     except InputError:

@@ -53,9 +53,7 @@ def check_options(options: CaseOptions) -> None:
         raise InputError(f"At least one format of {', '.join(FORMATS)} must be named", "none")
     _check_planes(options.plane)
     if options.threshold is not None and not 0 < options.threshold < 1:
-        raise InputError(
-            "The threshold must lie between 0 and 1", options.threshold, "The map holds probabilities"
-        )
+        raise InputError("The threshold must lie between 0 and 1", options.threshold, "The map holds probabilities")
     if options.smooth_mm is not None and not (math.isfinite(options.smooth_mm) and options.smooth_mm >= 0):
         raise InputError("The smoothing must be 0 mm or more", options.smooth_mm, "0 switches it off")
     if options.time is not None and options.time < 0:

@@ -134,11 +134,7 @@ def _hub_record(name: str) -> dict[str, Any]:
         architecture = name.removeprefix("timm:")
         if timm.is_model(architecture.split(".")[0]):
             config = timm.get_pretrained_cfg(architecture)
-            facts = (
-                {"hub": config.hf_hub_id, "licence": config.license, "input": config.input_size}
-                if config
-                else {}
-            )
+            facts = {"hub": config.hf_hub_id, "licence": config.license, "input": config.input_size} if config else {}
             return {"kind": "timm", "architecture": architecture, **facts, **note}
     architecture, _, tag = name.removeprefix("open_clip:").partition("/")
     if architecture in open_clip.list_models():

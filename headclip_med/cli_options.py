@@ -104,9 +104,7 @@ TimeOption = Annotated[
 ]
 ThresholdOption = Annotated[
     float | None,
-    typer.Option(
-        help="Cut on the map for mask and findings, between 0 and 1.", show_default="the pack's, or 0.5"
-    ),
+    typer.Option(help="Cut on the map for mask and findings, between 0 and 1.", show_default="the pack's, or 0.5"),
 ]
 SmoothMmOption = Annotated[
     float | None,
@@ -134,6 +132,4 @@ BatchSizeOption = Annotated[
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Skip cases finished with the same content, model and options.")
 ]
-KeepIdentifiersOption = Annotated[
-    bool, typer.Option("--keep-identifiers", help="Keep SOPInstanceUIDs in result.json.")
-]
+KeepIdentifiersOption = Annotated[bool, typer.Option("--keep-identifiers", help="Keep SOPInstanceUIDs in result.json.")]

@@ -216,9 +216,7 @@ class _Run:
                 if record is not None:
                     return _skipped(record, self.out_dir / case.name, _since(begin))
             progress, cancel = self.watcher.slices_done, self.cancel
-            return predict_case(
-                self.engine, case.source, self.out_dir, case.name, self.options, progress, cancel
-            )
+            return predict_case(self.engine, case.source, self.out_dir, case.name, self.options, progress, cancel)
         except CancelledError as error:
             return CaseOutcome(case.name, "stopped", _since(begin), error=str(error))
         except HeadclipError as error:
@@ -267,9 +265,7 @@ def check_output(out_dir: Path) -> None:
     check_writable(existing)
 
 
-def finished_record(
-    engine: Engine, source: Source, folder: Path, options: CaseOptions
-) -> ResultRecord | None:
+def finished_record(engine: Engine, source: Source, folder: Path, options: CaseOptions) -> ResultRecord | None:
     """The record in ``folder`` if predicting again would only repeat it, else None.
 
     It must be complete and unaltered, made by this version with the same model, precision and options, from

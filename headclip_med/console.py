@@ -97,9 +97,7 @@ class TerminalWatcher(Watcher):
 def case_line(outcome: CaseOutcome) -> str:
     """Score, findings and where everything was written."""
     again = " (finished earlier)" if outcome.status == "skipped" else ""
-    return (
-        f"{outcome.name}: score {outcome.pred_score or 0:.3f}, {_findings(outcome)} → {outcome.folder}{again}"
-    )
+    return f"{outcome.name}: score {outcome.pred_score or 0:.3f}, {_findings(outcome)} → {outcome.folder}{again}"
 
 
 def run_json(outcomes: Sequence[CaseOutcome], cases: int) -> dict[str, Any]:
@@ -168,8 +166,7 @@ def show_models(packs: Sequence[PackSummary], towers: dict[str, str]) -> None:
         table.add_row(_escaped(name), _escaped(what))
     out.print(table)
     out.print(
-        "Any other: ARCH/TAG of open_clip, hf-hub:ORG/NAME, timm:ARCH, a weight file [ARCH@]FILE, "
-        "or a pack folder.",
+        "Any other: ARCH/TAG of open_clip, hf-hub:ORG/NAME, timm:ARCH, a weight file [ARCH@]FILE, or a pack folder.",
         markup=False,
     )
 

@@ -44,5 +44,5 @@ def choose_dtype(device: torch.device, precision: Precision = "auto") -> torch.d
 
 def cpu_multiplies_bfloat16() -> bool:
     """Whether the CPU has bfloat16 matrix instructions (AVX512-BF16 or AMX)."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

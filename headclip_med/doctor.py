@@ -59,9 +59,7 @@ def _guarded(look: Callable[[], list[Check]]) -> list[Check]:
     except Exception as error:
         name = look.__name__.lstrip("_").replace("_", " ")
         reason = str(error).splitlines()[0][:200] if str(error) else ""
-        return [
-            Check(name, "fail", f"{type(error).__name__}: {reason}", "pip install --upgrade headclip-med")
-        ]
+        return [Check(name, "fail", f"{type(error).__name__}: {reason}", "pip install --upgrade headclip-med")]
 
 
 def _python() -> list[Check]:
@@ -169,9 +167,7 @@ def _pack(name: str, again: str) -> Check:
     if tower.sha256 is None:
         return Check(f"pack {name}", "warn", "its pack.json states no sha256 to compare with", again)
     if tower.sha256 != found:
-        return Check(
-            f"pack {name}", "fail", f"{tower.file} is damaged or was exchanged (sha256 differs)", again
-        )
+        return Check(f"pack {name}", "fail", f"{tower.file} is damaged or was exchanged (sha256 differs)", again)
     return Check(f"pack {name}", "ok", f"weights sha256 {found[:12]} as recorded")
 
 

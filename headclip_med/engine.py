@@ -1,7 +1,7 @@
 """The main job: a scan in, an anomaly map in the scan's own grid out.
 
-    engine = headclip_med.load_engine("headclip-tiny")
-    result = engine.predict("flair.nii.gz")
+engine = headclip_med.load_engine("headclip-tiny")
+result = engine.predict("flair.nii.gz")
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
-from headclip_med import __version__
 from headclip_med.detectors import Detector, SliceBatch
 from headclip_med.device import Precision, choose_device, choose_dtype
 from headclip_med.errors import InputError
@@ -30,9 +28,10 @@ from headclip_med.reading import read_volume
 from headclip_med.result import AnomalyResult, SliceScore
 from headclip_med.run_slices import Batching, Cancel, PlaneRun, Progress, SliceSource, run_planes
 from headclip_med.types import PLANES, Affine, Plane
+from headclip_med.versions import package_versions
 from headclip_med.volume_map import find_components, fuse_planes, smooth_along, volume_score
 
-Source = str | Path | MetaTensor | NDArray[np.float32] | Sequence[str | Path]
+Source: TypeAlias = "str | Path | MetaTensor | NDArray[np.float32] | Sequence[str | Path]"
 
 # A CT volume that does not say so: integers that reach from air to bone.
 _AIR_HU, _BONE_HU = -900.0, 300.0
@@ -56,7 +55,12 @@ class Engine:
     """A model on a device, ready to score any number of cases. Made by :func:`load_engine`."""
 
     def __init__(
-        self, model: Model, *, device: str = "auto", precision: Precision = "auto", batch_size: int | None = None
+        self,
+        model: Model,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        batch_size: int | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise InputError("The batch size must be at least 1", batch_size)
@@ -158,7 +162,12 @@ class Engine:
             fit=domain.fit,
             channels=domain.channels,
         )
-        warnings = [*volume.meta.get("reader_warnings", []), *self.model.warnings, window_warning, plane_reason]
+        warnings = [
+            *volume.meta.get("reader_warnings", []),
+            *self.model.warnings,
+            window_warning,
+            plane_reason,
+        ]
         array = np.asarray(volume.as_tensor().numpy(), dtype=np.float32)
         return _Job(volume, array, matrix, domain, detector, preprocessing, planes, tuple(w for w in warnings if w))
 
@@ -194,11 +203,8 @@ class Engine:
             "device": _device_name(self.device),
             "precision": str(self.dtype).removeprefix("torch."),
             "batch_size": self.batch_size,
-            "versions": {"headclip-med": __version__, **{p: version(p) for p in _RECORDED_PACKAGES}},
+            "versions": package_versions(),
         }
-
-
-_RECORDED_PACKAGES = ("torch", "monai", "open_clip_torch", "timm", "numpy", "nibabel", "pydicom", "SimpleITK")
 
 
 def load_engine(
@@ -236,19 +242,20 @@ class _Clock:
         self.laps[name], self._last = round(now - self._last, 4), now
 
 
-def _to_volume(
-    source: Source, affine: Affine | None, series: str | None, time_index: int | None
-) -> MetaTensor:
+def _to_volume(source: Source, affine: Affine | None, series: str | None, time_index: int | None) -> MetaTensor:
     """Whatever was given → ``(C, I, J, K)`` float32 on the CPU with a checked affine."""
     if isinstance(source, MetaTensor):
         return _checked_array(source.as_tensor(), np.asarray(source.affine), dict(source.meta))
     if isinstance(source, (np.ndarray, torch.Tensor)):
         if affine is None:
             raise InputError(
-                "An array must come with its affine (voxel → RAS mm)", f"an array of shape {tuple(source.shape)}",
+                "An array must come with its affine (voxel → RAS mm)",
+                f"an array of shape {tuple(source.shape)}",
                 "Pass affine=..., or numpy.eye(4) if the voxels have no place in space",
             )
-        return _checked_array(torch.as_tensor(source), np.asarray(affine), {"source_format": "array", "source_name": "array"})
+        return _checked_array(
+            torch.as_tensor(source), np.asarray(affine), {"source_format": "array", "source_name": "array"}
+        )
     return read_volume(source, series=series, time=time_index)
 
 

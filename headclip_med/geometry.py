@@ -125,7 +125,7 @@ def _right(plane: Plane) -> Vector:
     return np.array([0.0, -1.0, 0.0]) if plane == "sagittal" else np.array([-1.0, 0.0, 0.0])
 
 
-def voxel_to_world(affine: Affine, ijk: NDArray[np.float64]) -> NDArray[np.float64]:
+def voxel_to_world(affine: Affine, ijk: NDArray[np.floating | np.integer]) -> NDArray[np.float64]:
     """Voxel indices ``(..., 3)`` → RAS mm ``(..., 3)``."""
     return np.asarray(np.asarray(ijk, dtype=float) @ affine[:3, :3].T + affine[:3, 3])
 

@@ -69,7 +69,12 @@ def initial_theta(shape: tuple[int, ...], kind: Parametrisation, noise: float = 
 
 
 def place_head_weights(
-    factors: Tensor, depth: int, *, branch: Branch = "local", layers: LayerChoice = "dual", local_start: int | None = None,
+    factors: Tensor,
+    depth: int,
+    *,
+    branch: Branch = "local",
+    layers: LayerChoice = "dual",
+    local_start: int | None = None,
     site: Site = "head_output",
 ) -> HeadWeights:
     """Factors of the chosen layers → weights for every layer of a tower, 1 where nothing was chosen.

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F

@@ -84,7 +84,9 @@ def load_model(name: str | Path, *, method: str | None = None) -> Model:
         built = _embedded_tower(pack) if pack.record.tower.kind == "embedded" else build_tower(_hub_name(pack))
         return Model(pack.record.name, method or pack.record.method, built, pack, _hash_warnings(pack, built))
     if folder.is_dir():
-        raise ModelError("A model folder must be a pack with a pack.json", folder.name, "See `headclip-med models list`")
+        raise ModelError(
+            "A model folder must be a pack with a pack.json", folder.name, "See `headclip-med models list`"
+        )
     built = build_tower(text)
     if built.clip is not None:
         return Model(_short(text), method or "headclip", built)

@@ -185,7 +185,11 @@ def _tissues(
 
 
 def _insert(
-    signal: Floats, brain: NDArray[np.bool_], ras: Floats, lesions: tuple[Lesion, ...], rng: np.random.Generator
+    signal: Floats,
+    brain: NDArray[np.bool_],
+    ras: Floats,
+    lesions: tuple[Lesion, ...],
+    rng: np.random.Generator,
 ) -> tuple[Floats, NDArray[np.uint8]]:
     truth = np.zeros(signal.shape, dtype=np.uint8)
     top = float(signal[brain].max()) if brain.any() else 1.0

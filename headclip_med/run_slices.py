@@ -91,7 +91,9 @@ class Batching:
         """Go on with half of the batch that ``failed``, or raise :class:`ModelError` when it was a single slice."""
         if failed == 1:
             raise ModelError(
-                "One slice must fit the memory of the device", f"{device} ran out of memory", "Use --device cpu"
+                "One slice must fit the memory of the device",
+                f"{device} ran out of memory",
+                "Use --device cpu",
             )
         if device.type == "cuda":
             torch.cuda.empty_cache()

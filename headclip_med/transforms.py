@@ -179,7 +179,12 @@ class _WithEngine(MapTransform):
     """A transform that runs a model; the model is loaded at the first call and kept."""
 
     def __init__(
-        self, keys: KeysCollection, model: str | Path | Engine, device: str, output_key: str, allow_missing_keys: bool
+        self,
+        keys: KeysCollection,
+        model: str | Path | Engine,
+        device: str,
+        output_key: str,
+        allow_missing_keys: bool,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self._model, self._device, self.output_key = model, device, output_key

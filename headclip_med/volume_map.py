@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,7 @@ def find_components(volume_map: Map, affine: Affine, threshold: float, axis: int
 
 def _measure(
     volume_map: Map, labels: NDArray[np.int32], label: int, box: tuple[slice, ...], affine: Affine, axis: int
-) -> dict:  # type: ignore[type-arg]
+) -> dict[str, Any]:
     """Everything of one finding but its rank."""
     inside = labels[box] == label
     values = volume_map[box][inside].astype(np.float64)

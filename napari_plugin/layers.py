@@ -95,9 +95,7 @@ def display_grid(affine: Affine, shape: tuple[int, int, int]) -> DisplayGrid:
     axes = (frame.axis, frame.row_axis, frame.col_axis)
     display_to_voxel = np.zeros((4, 4))
     display_to_voxel[3, 3] = 1
-    for column, (axis, flip) in enumerate(
-        zip(axes, (flip_slices, frame.flip_rows, frame.flip_cols), strict=True)
-    ):
+    for column, (axis, flip) in enumerate(zip(axes, (flip_slices, frame.flip_rows, frame.flip_cols), strict=True)):
         display_to_voxel[axis, column] = -1 if flip else 1
         display_to_voxel[axis, 3] = shape[axis] - 1 if flip else 0
     return DisplayGrid(np.asarray(affine, dtype=np.float64), display_to_voxel)

@@ -69,9 +69,7 @@ def _is_ours(record: Path) -> bool:
 def _layer(path: Path, record: ResultRecord, dtype: type, look: dict[str, Any], kind: str) -> LayerTuple:
     image: Any = nib.load(path)
     array: NDArray[Any] = np.asarray(image.dataobj, dtype=dtype)
-    grid = display_grid(
-        check_affine(image.affine, path.name), (array.shape[0], array.shape[1], array.shape[2])
-    )
+    grid = display_grid(check_affine(image.affine, path.name), (array.shape[0], array.shape[1], array.shape[2]))
     place = grid.layer_kwargs(
         source=record.source.name,
         plane=record.planes[0],

@@ -260,9 +260,7 @@ TABLE = [
         ("must be empty or hold nothing but an earlier result", "thesis.txt", "Move them"),
     ),
     Row(read_only_output, 2, ("must be writable", "read-only file system", "another output folder")),
-    Row(
-        output_below_a_file, 2, ("must be writable", "a file where a folder must be", "another output folder")
-    ),
+    Row(output_below_a_file, 2, ("must be writable", "a file where a folder must be", "another output folder")),
     Row(no_such_model, 2, ("The model must be", "headclip-tinny", "headclip-med models list")),
     Row(no_such_weights, 2, ("The weight file must exist", "gone.safetensors", "Check the path")),
     Row(weights_of_another, 2, ("must fit the architecture", "(16, 3, 8, 8)", "ARCH@FILE")),
@@ -285,12 +283,8 @@ TABLE = [
     Row(_option("--smooth-mm", "-1"), 2, ("must be 0 mm or more", "-1", "0 switches it off")),
     Row(_option("--time", "-1"), 2, ("must be 0 or more", "-1", "counted from 0")),
     Row(_option("--batch-size", "0"), 2, ("must be at least 1", "given: 0", "Leave it out")),
-    Row(
-        _option("--method", "headclop"), 2, ("The method must be one of", "headclop", "Did you mean headclip")
-    ),
-    Row(
-        _option("--precision", "float8"), 2, ("The precision must be one of", "float8", "Did you mean float")
-    ),
+    Row(_option("--method", "headclop"), 2, ("The method must be one of", "headclop", "Did you mean headclip")),
+    Row(_option("--precision", "float8"), 2, ("The precision must be one of", "float8", "Did you mean float")),
     Row(_option("--device", "toaster"), 2, ("The device must be", "toaster", "headclip-med doctor")),
 ]
 

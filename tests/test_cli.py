@@ -53,17 +53,13 @@ def test_the_module_runs_as_the_script_does() -> None:
     assert (ran.returncode, ran.stdout) == (0, f"headclip-med {__version__}\n")
 
 
-def test_one_line_per_case_on_stdout_and_failures_on_stderr(
-    tmp_path: Path, tiny_pack: Path, volume: Path
-) -> None:
+def test_one_line_per_case_on_stdout_and_failures_on_stderr(tmp_path: Path, tiny_pack: Path, volume: Path) -> None:
     out = tmp_path / "out"
     ran = _predict(tiny_pack, volume, tmp_path / "gone.nii", "--out", out, "--threshold", "0.01")
     assert ran.exit_code == 1
     [line] = ran.stdout.splitlines()
     place = r"-?\d+\.\d, -?\d+\.\d, -?\d+\.\d"
-    shape = (
-        rf"good: score 0\.\d{{3}}, \d+ findings?, highest 0\.\d{{3}} at RAS {place} mm \(\d+\.\d mL\) → (.+)"
-    )
+    shape = rf"good: score 0\.\d{{3}}, \d+ findings?, highest 0\.\d{{3}} at RAS {place} mm \(\d+\.\d mL\) → (.+)"
     assert (match := re.fullmatch(shape, line))
     assert match[1] == str(out / "good")
     assert "error: gone: The input must be a file or folder that exists; given: gone.nii." in ran.stderr
@@ -294,9 +290,7 @@ def test_demo_prints_where_the_lesion_is_and_where_it_was_found(
     ran = _run(*arguments)
     assert ran.exit_code == 0, ran.output
     assert all(word in ran.stdout for word in ("lesion", "highest finding", "distance", "Dice of the mask"))
-    assert all(
-        str(tmp_path / "out" / "demo_volume" / name) in ran.stdout for name in ("result.json", "report.html")
-    )
+    assert all(str(tmp_path / "out" / "demo_volume" / name) in ran.stdout for name in ("result.json", "report.html"))
     told = json.loads(_run(*arguments, "--json").stdout)
     assert 0 <= told["dice"] <= 1
     assert told["lesion_mm"] == pytest.approx(demo.LESION.centre_mm, abs=1.5)
@@ -309,9 +303,7 @@ def test_doctor_exits_1_when_anything_fails(monkeypatch: pytest.MonkeyPatch) -> 
     fine = doctor.Check("torch", "ok", "1.0")
     monkeypatch.setattr(doctor, "diagnose", lambda: [fine])
     assert _run("doctor").exit_code == 0
-    monkeypatch.setattr(
-        doctor, "diagnose", lambda: [fine, doctor.Check("x", "fail", "gone [x]", "pip install x[y]")]
-    )
+    monkeypatch.setattr(doctor, "diagnose", lambda: [fine, doctor.Check("x", "fail", "gone [x]", "pip install x[y]")])
     ran = _run("doctor")
     assert ran.exit_code == 1
     assert "gone [x]" in ran.stdout

@@ -136,9 +136,7 @@ def test_a_plain_picture_has_no_place_in_millimetres(tmp_path: Path, engine: Eng
     assert outcome.top_finding.centroid_mm is None
 
 
-def test_one_bad_case_never_stops_the_others_and_all_are_recorded(
-    tmp_path: Path, engine: Engine, volume: Path
-) -> None:
+def test_one_bad_case_never_stops_the_others_and_all_are_recorded(tmp_path: Path, engine: Engine, volume: Path) -> None:
     heard, out = Heard(), tmp_path / "out"
     cases = expand_inputs([tmp_path / "gone.nii", volume])
     summary = run_cohort(engine, cases, out, JSON_ONLY, watcher=heard)

@@ -95,7 +95,5 @@ def test_a_perfect_detector_gets_a_perfect_demo(
     outcome = run_demo(tmp_path, engine)
     assert outcome.dice == 1.0
     assert outcome.found_mm == LESION.centre_mm
-    assert outcome.distance_mm == pytest.approx(
-        np.linalg.norm(np.subtract(outcome.lesion_mm, LESION.centre_mm))
-    )
+    assert outcome.distance_mm == pytest.approx(np.linalg.norm(np.subtract(outcome.lesion_mm, LESION.centre_mm)))
     assert outcome.distance_mm < 1.5

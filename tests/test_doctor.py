@@ -63,9 +63,7 @@ def test_a_pack_is_compared_with_its_hash(tmp_path: Path, monkeypatch: pytest.Mo
     assert "tower.safetensors is missing" in doctor._built_in_packs()[0].detail
     shutil.rmtree(pack)
     monkeypatch.setattr(packs, "builtin_packs", dict)
-    assert [(check.name, check.status) for check in doctor._built_in_packs()] == [
-        ("pack headclip-tiny", "fail")
-    ]
+    assert [(check.name, check.status) for check in doctor._built_in_packs()] == [("pack headclip-tiny", "fail")]
 
 
 def test_missing_decoders_cost_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from towers import SHAPES, clip_tower, clip_visual, timm_model, timm_tower
 
 from headclip_med.encoders.adapters import tower_from_open_clip, tower_from_timm
 from headclip_med.encoders.attention import attend, attend_locally
@@ -15,7 +16,6 @@ from headclip_med.encoders.image import EncodeOptions, encode_images, first_loca
 from headclip_med.encoders.positions import interpolate_positions
 from headclip_med.errors import HeadclipError, ModelError
 from headclip_med.head_weights import DynamicHeadWeights, check_head_weights, fold, place_head_weights
-from towers import SHAPES, clip_tower, clip_visual, timm_model, timm_tower
 
 
 def pixels(size: int, count: int = 1, seed: int = 1) -> Tensor:
@@ -56,17 +56,21 @@ def test_open_clip_global_path_and_vv_path_equal_plain_references(shape: str) ->
     with torch.inference_mode():
         features = encode_images(tower, image, EncodeOptions((last,)), head_weights=head_weights)
         folded = encode_images(
-            tower, image, EncodeOptions((last,), want_global=False), head_weights=head_weights, folded=fold(head_weights, tower)
+            tower,
+            image,
+            EncodeOptions((last,), want_global=False),
+            head_weights=head_weights,
+            folded=fold(head_weights, tower),
         )
-        torch.testing.assert_close(
-            features.global_feature, F.normalize(visual(image), dim=-1), atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(features.global_feature, F.normalize(visual(image), dim=-1), atol=1e-5, rtol=0)
         expected = reference_local_features(visual, image, start, weights)
     torch.testing.assert_close(features.patch_features[last], expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(folded.patch_features[last], expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("options", [{}, {"reg_tokens": 3}, {"reg_tokens": 2, "no_embed_class": True}, {"qk_norm": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"reg_tokens": 3}, {"reg_tokens": 2, "no_embed_class": True}, {"qk_norm": True}]
+)
 def test_timm_global_and_plain_patch_features_equal_timm(options: dict) -> None:
     model = timm_model(**options)
     tower = tower_from_timm(model)
@@ -221,7 +225,10 @@ def test_an_image_size_that_is_no_multiple_of_the_patch_is_refused_in_words() ->
         encode_images(timm_tower(), pixels(30), EncodeOptions((3,)))
 
 
-@pytest.mark.parametrize("make", [lambda: tower_from_open_clip(torch.nn.Linear(2, 2)), lambda: tower_from_timm(torch.nn.Linear(2, 2))])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: tower_from_open_clip(torch.nn.Linear(2, 2)), lambda: tower_from_timm(torch.nn.Linear(2, 2))],
+)
 def test_other_architectures_are_refused(make) -> None:
     with pytest.raises(ModelError, match="must be a"):
         make()

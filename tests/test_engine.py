@@ -84,7 +84,7 @@ def test_the_same_head_on_all_grids_gives_the_same_millimetres() -> None:
 
 def _as_array(grid: str):
     array, affine = sphere(grid)
-    return MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(affine)),
+    return (MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(affine)),)
 
 
 @pytest.mark.parametrize("grid", ["oblique", "sagittal"])

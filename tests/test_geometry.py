@@ -14,9 +14,7 @@ from headclip_med.errors import InputError
 from headclip_med.slices import cut_slices, slices_to_volume
 
 AXCODES = [
-    tuple(letters[i] for i in order)
-    for order in permutations(range(3))
-    for letters in product("RL", "AP", "SI")
+    tuple(letters[i] for i in order) for order in permutations(range(3)) for letters in product("RL", "AP", "SI")
 ]
 
 
@@ -39,7 +37,9 @@ def rotation(degrees: float, axis: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("axcodes", AXCODES, ids="".join)
-def test_every_orientation_shows_a_corner_mark_where_a_radiologist_expects_it(axcodes: tuple[str, ...]) -> None:
+def test_every_orientation_shows_a_corner_mark_where_a_radiologist_expects_it(
+    axcodes: tuple[str, ...],
+) -> None:
     """A mark in the right-anterior-superior corner; axial: top left, coronal: top left, sagittal: top left."""
     affine = affine_of(axcodes)
     assert nib.aff2axcodes(affine) == axcodes

@@ -16,7 +16,8 @@ def spec(**options: object) -> Preprocessing:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("brain", (40, 80)), ("Subdural", (75, 215)), ("40/80", (40, 80)), ("-600:1500", (-600, 1500))]
+    ("text", "expected"),
+    [("brain", (40, 80)), ("Subdural", (75, 215)), ("40/80", (40, 80)), ("-600:1500", (-600, 1500))],
 )
 def test_windows_by_name_and_by_level_and_width(text: str, expected: tuple[float, float]) -> None:
     assert intensity.parse_window(text) == expected
@@ -90,7 +91,10 @@ def test_the_way_to_the_square_and_back_keeps_a_point_in_place(fit: str, shape: 
     where = place(shape, (1.0, 1.3), 128, fit)
     square = intensity.to_square(torch.from_numpy(blob).float()[None, None], where)
     back = intensity.from_square(square[:, 0], where, shape)[0].numpy()
-    for axis_index, axis_centre in ((rows, (rows * blob).sum() / blob.sum()), (cols, (cols * blob).sum() / blob.sum())):
+    for axis_index, axis_centre in (
+        (rows, (rows * blob).sum() / blob.sum()),
+        (cols, (cols * blob).sum() / blob.sum()),
+    ):
         assert (axis_index * back).sum() / back.sum() == pytest.approx(axis_centre, abs=0.1)
 
 

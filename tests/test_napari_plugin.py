@@ -48,9 +48,7 @@ def lesion_world(ras_mm: tuple[float, float, float]) -> np.ndarray:
 def every_orientation() -> list[np.ndarray]:
     """All 48 ways in which array axes can run along patient axes, with three different voxel sizes."""
     affines = []
-    for order, signs in itertools.product(
-        itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)
-    ):
+    for order, signs in itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)):
         affine = np.eye(4)
         affine[:3, :3] = np.eye(3)[:, order] @ np.diag(np.array(signs) * (1.0, 1.5, 4.0))
         affine[:3, 3] = (-7.0, 11.5, 20.25)
@@ -119,9 +117,7 @@ def test_the_sample_lesion_lies_at_its_millimetres() -> None:
     assert [str(unit) for unit in layer.units] == ["millimeter"] * 3
     assert layer.axis_labels == ("I", "P", "L")
     way_back = layer.metadata["headclip_med"]["world_to_ras"]
-    np.testing.assert_allclose(
-        voxel_to_world(way_back, layer.data_to_world(centre)), LESION.centre_mm, atol=1.0
-    )
+    np.testing.assert_allclose(voxel_to_world(way_back, layer.data_to_world(centre)), LESION.centre_mm, atol=1.0)
     inside = np.asarray(truth, dtype=bool)
     around = np.asarray(image)[(np.asarray(image) > 0) & ~inside]
     assert image[inside].mean() > 1.5 * around.mean()

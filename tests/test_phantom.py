@@ -33,7 +33,9 @@ def test_a_bright_lesion_is_brighter_and_a_dark_one_darker_than_without() -> Non
 
 
 def test_the_seed_decides_everything() -> None:
-    one, two, other = (make_phantom(s, shape=(24, 28, 24), affine=centred_affine((24, 28, 24), (8, 8, 8))) for s in (5, 5, 6))
+    one, two, other = (
+        make_phantom(s, shape=(24, 28, 24), affine=centred_affine((24, 28, 24), (8, 8, 8))) for s in (5, 5, 6)
+    )
     np.testing.assert_array_equal(one.array, two.array)
     assert not np.array_equal(one.array, other.array)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 from dicom_series import MARK, MARK_HU, ORIENTATIONS, CtSeries, edit
 from pydicom import dcmread
 from pydicom.uid import (
@@ -67,8 +67,7 @@ def test_metadata_of_a_series(tmp_path: Path) -> None:
     digests = sorted(hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / "study").iterdir())
     assert meta["content_sha256"] == hashlib.sha256("".join(digests).encode()).hexdigest()
     by_place = {
-        dcmread(p).SOPInstanceUID: dcmread(p).ImagePositionPatient
-        for p in sorted((tmp_path / "study").iterdir())
+        dcmread(p).SOPInstanceUID: dcmread(p).ImagePositionPatient for p in sorted((tmp_path / "study").iterdir())
     }
     ordered = sorted(by_place, key=lambda u: -float(by_place[u][0]))
     assert meta["slice_uids"] == ordered
@@ -139,9 +138,7 @@ def test_a_step_within_tolerance_is_measured(tmp_path: Path) -> None:
 def test_two_series_are_listed_and_chosen(tmp_path: Path) -> None:
     first = CtSeries(series_number=4).write(tmp_path, "a")
     second = CtSeries(series_number=7, orientation="coronal", slices=4, modality="MR").write(tmp_path, "b")
-    with pytest.raises(
-        InputError, match=r"#1: series 4, CT, 6 × 8×9, axial; #2: series 7, MR, 4 × 8×9, coronal"
-    ):
+    with pytest.raises(InputError, match=r"#1: series 4, CT, 6 × 8×9, axial; #2: series 7, MR, 4 × 8×9, coronal"):
         read_volume(tmp_path)
     for choice in (second.uid, second.uid[-8:], "7", 7, "#2", "2"):
         assert read_volume(tmp_path, series=choice).meta["modality"] == "MR"
@@ -265,9 +262,7 @@ def test_pixels_that_cannot_be_decoded_name_the_file_and_the_syntax(
     assert dicom._has_decoder(RLELossless)
 
 
-def test_a_deflated_bomb_is_refused_before_it_inflates(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_deflated_bomb_is_refused_before_it_inflates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from headclip_med.reading import dicom_series as module
 
     CtSeries(slices=1).write(tmp_path)

@@ -180,9 +180,7 @@ def test_some_nan_become_the_minimum_and_are_counted(tmp_path: Path) -> None:
     values[0, 0, :3] = [np.nan, np.inf, -np.inf]
     volume = load(_save(nib.Nifti1Image(values, AFFINES["ras"]), tmp_path / "scan.nii"))
     assert volume.array[0, 0, 0, :3].tolist() == [-5, -5, -5]
-    assert volume.meta["reader_warnings"] == [
-        "3 of 120 voxels were NaN or Inf and are read as the minimum -5"
-    ]
+    assert volume.meta["reader_warnings"] == ["3 of 120 voxels were NaN or Inf and are read as the minimum -5"]
 
 
 def test_sequences_are_stacked_on_one_grid_only(tmp_path: Path) -> None:

@@ -86,9 +86,7 @@ def test_pages_need_a_choice(tmp_path: Path) -> None:
 
 def test_a_picture_named_as_a_volume_is_read_with_a_word(tmp_path: Path) -> None:
     path = _save(GREY, tmp_path / "a.png").rename(tmp_path / "a.nii.gz")
-    assert load(path).meta["reader_warnings"] == [
-        "the name promises nifti but the content is png: read as png"
-    ]
+    assert load(path).meta["reader_warnings"] == ["the name promises nifti but the content is png: read as png"]
 
 
 @pytest.mark.parametrize(("suffix", "keep"), [(".png", 60), (".jpg", 300), (".bmp", 70), (".tif", 100)])

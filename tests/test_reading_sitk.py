@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from headclip_med.errors import InputError
 from headclip_med.reading import load, read_volume
@@ -108,9 +108,7 @@ BAD = {
     ),
     "data list": (_HEAD + b"sizes: 2 2 2\nencoding: raw\ndata file: LIST\na.raw\n", "one data file"),
     "singular": (
-        _HEAD
-        + b"sizes: 2 2 2\nspace directions: (1,0,0) (1,0,0) (0,0,1)\nencoding: raw\n\n"
-        + bytes(range(16)),
+        _HEAD + b"sizes: 2 2 2\nspace directions: (1,0,0) (1,0,0) (0,0,1)\nencoding: raw\n\n" + bytes(range(16)),
         "readable NRRD|invertible",
     ),
 }

@@ -24,14 +24,25 @@ def test_probabilities_by_hand() -> None:
 def test_patch_map_averages_layers_row_by_row() -> None:
     features = torch.tensor([[[1.0, 0], [0, 1], [1, 0], [1, 0]]])
     maps = scoring.patch_map(
-        {0: features, 1: features.flip(1)}, {0: NORMAL_ABNORMAL, 1: NORMAL_ABNORMAL}, (2, 2), logit_scale=math.log(3)
+        {0: features, 1: features.flip(1)},
+        {0: NORMAL_ABNORMAL, 1: NORMAL_ABNORMAL},
+        (2, 2),
+        logit_scale=math.log(3),
     )
     torch.testing.assert_close(maps, torch.tensor([[[0.25, 0.5], [0.5, 0.25]]]))
-    summed = scoring.patch_map({0: features, 1: features}, dict.fromkeys((0, 1), NORMAL_ABNORMAL), (2, 2), logit_scale=math.log(3), fusion="sum")
+    summed = scoring.patch_map(
+        {0: features, 1: features},
+        dict.fromkeys((0, 1), NORMAL_ABNORMAL),
+        (2, 2),
+        logit_scale=math.log(3),
+        fusion="sum",
+    )
     torch.testing.assert_close(summed, torch.tensor([[[0.5, 1.5], [0.5, 0.5]]]))
 
 
-@pytest.mark.parametrize(("grid", "size", "sigma"), [((37, 37), (518, 518), 4.0), ((3, 5), (24, 40), 1.5), ((4, 4), (9, 7), 0.0)])
+@pytest.mark.parametrize(
+    ("grid", "size", "sigma"), [((37, 37), (518, 518), 4.0), ((3, 5), (24, 40), 1.5), ((4, 4), (9, 7), 0.0)]
+)
 def test_upsampling_equals_interpolate_then_scipy(grid, size, sigma) -> None:
     patches = torch.rand(2, *grid, generator=torch.Generator().manual_seed(0))
     bilinear = F.interpolate(patches[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

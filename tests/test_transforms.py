@@ -50,7 +50,9 @@ def test_step_by_step_equals_the_engine(scan: Path) -> None:
     mean, std = engine._detectors["any"].tower.mean, engine._detectors["any"].tower.std
     steps = Compose([*load(), WindowIntensityd("image"), CutSlicesd("image"), ToPixelsd("image", 64, mean, std)])
     ready = steps({"image": scan})
-    out = Compose([DetectSlicesd("image", model=engine), Invertd("anomaly_map", transform=steps, orig_keys="image")])(ready)
+    out = Compose([DetectSlicesd("image", model=engine), Invertd("anomaly_map", transform=steps, orig_keys="image")])(
+        ready
+    )
     result = engine.predict(scan)
     inside = result.map_array > 0
     np.testing.assert_allclose(out["anomaly_map"].numpy()[0][inside], result.map_array[inside], atol=1e-6)

@@ -33,7 +33,9 @@ def test_the_threshold_itself_counts_and_an_empty_map_has_no_findings() -> None:
     assert len(find_components(volume, AFFINE, 0.5, 0)) == 1
 
 
-@pytest.mark.parametrize(("scores", "expected"), [([], 0.0), ([0.3], 0.3), ([0.1] * 38 + [0.9, 0.7], 0.8), ([0.2, 0.8], 0.8)])
+@pytest.mark.parametrize(
+    ("scores", "expected"), [([], 0.0), ([0.3], 0.3), ([0.1] * 38 + [0.9, 0.7], 0.8), ([0.2, 0.8], 0.8)]
+)
 def test_volume_score_by_hand(scores: list[float], expected: float) -> None:
     assert volume_score(scores) == pytest.approx(expected)
 

@@ -48,9 +48,7 @@ def test_a_failure_leaves_the_earlier_result_and_nothing_else(tmp_path: Path, fa
     assert (tmp_path / "case" / "preview.png").read_text() == "old"
 
 
-def test_a_failing_rename_restores_the_earlier_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_rename_restores_the_earlier_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _earlier_result(tmp_path)
     rename, calls = Path.rename, []
 

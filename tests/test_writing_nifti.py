@@ -39,9 +39,7 @@ def _source(path: Path, affine: np.ndarray, qform: int, sform: int) -> AnomalyRe
 
 @pytest.mark.parametrize("codes", CODES.values(), ids=CODES)
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
-def test_the_map_has_the_sources_affine_and_codes(
-    tmp_path: Path, affine: np.ndarray, codes: tuple[int, int]
-) -> None:
+def test_the_map_has_the_sources_affine_and_codes(tmp_path: Path, affine: np.ndarray, codes: tuple[int, int]) -> None:
     source = tmp_path / "source.nii.gz"
     result = _source(source, affine, *codes)
     write_map(result, tmp_path / "map.nii.gz")
@@ -71,9 +69,7 @@ def test_map_and_mask_hold_the_values_in_their_own_types(tmp_path: Path) -> None
     assert b"research use only" in amap.header["descrip"].item()
 
 
-@pytest.mark.parametrize(
-    ("source_format", "code"), [("dicom", 1), ("nrrd", 1), ("mha", 1), ("png", 2), ("array", 2)]
-)
+@pytest.mark.parametrize(("source_format", "code"), [("dicom", 1), ("nrrd", 1), ("mha", 1), ("png", 2), ("array", 2)])
 def test_sources_without_codes_get_one_by_their_format(tmp_path: Path, source_format: str, code: int) -> None:
     affine = oblique_affine()
     affine[:3, 3] = [-123.456789, 210.987654, -1043.111111]  # more digits than float32 holds

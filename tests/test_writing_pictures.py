@@ -198,9 +198,7 @@ def test_the_page_asks_for_nothing_from_outside() -> None:
 
 def test_text_from_files_never_becomes_markup_and_uids_stay_out() -> None:
     evil = "<script>alert('x')<!--"
-    result = replace(
-        make_result(meta={"source_name": f"{evil}.nii"}), warnings=(evil,), threshold_origin=evil
-    )
+    result = replace(make_result(meta={"source_name": f"{evil}.nii"}), warnings=(evil,), threshold_origin=evil)
     text = render_report(result)
     assert "<script" not in text
     assert evil in _Page(text).words

@@ -19,7 +19,9 @@ def make_detector(method: str, *args: Any, **kwargs: Any) -> Detector:
     if method not in DETECTORS:
         near = get_close_matches(method, DETECTORS, 1)
         raise ModelError(
-            f"The method must be one of {', '.join(DETECTORS)}", method, f"Did you mean {near[0]}" if near else ""
+            f"The method must be one of {', '.join(DETECTORS)}",
+            method,
+            f"Did you mean {near[0]}" if near else "",
         )
     return DETECTORS[method](*args, **kwargs)
 

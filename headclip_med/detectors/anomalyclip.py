@@ -25,6 +25,10 @@ def anomalyclip(
     released prompts were trained with.
     """
     released = replace(
-        config or HeadCLIPConfig(), jas=False, jas_score_pool=False, global_norm=False, position_mode="bilinear"
+        config or HeadCLIPConfig(),
+        jas=False,
+        jas_score_pool=False,
+        global_norm=False,
+        position_mode="bilinear",
     )
     return HeadCLIP(tower, classes, released, None, name="anomalyclip")

@@ -79,11 +79,13 @@ def tower_from_timm(model: nn.Module) -> ImageTower:
     if not isinstance(model, TimmVisionTransformer):
         raise ModelError("The vision tower must be a timm VisionTransformer", type(model).__name__, _CHOOSE)
     plain = all(
-        type(b.attn) is Attention and b.attn.gate is None and isinstance(b.attn.norm, nn.Identity)
-        for b in model.blocks
+        type(b.attn) is Attention and b.attn.gate is None and isinstance(b.attn.norm, nn.Identity) for b in model.blocks
     )
     if not plain or model.cls_token is None or model.pos_embed is None:
-        raise ModelError("The ViT must have standard attention, a class token and positions", "another variant", _CHOOSE)
+        raise ModelError(
+            "The ViT must have standard attention, a class token and positions", "another variant", _CHOOSE
+        )
+
     def patchify(pixels: Tensor) -> Tensor:
         return model.patch_embed.proj(pixels).flatten(2).transpose(1, 2)
 

@@ -151,7 +151,9 @@ def recognise(state: dict[str, Tensor], file: str) -> str:
         if shape in _TIMM_BY_SHAPE:
             return _TIMM_BY_SHAPE[shape]
         raise ModelError(
-            f"The architecture of {file} must be known", f"a ViT of width {width}, depth {depth}, patch {patch}", tell
+            f"The architecture of {file} must be known",
+            f"a ViT of width {width}, depth {depth}, patch {patch}",
+            tell,
         )
     raise ModelError(
         "A weight file must hold an open_clip model or a timm vision transformer",
@@ -187,7 +189,11 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], file: str, archite
     """Load ``state`` with every key and shape matching, or raise :class:`ModelError` naming the first mismatch."""
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    odd = [f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in own if k in state and state[k].shape != own[k].shape]
+    odd = [
+        f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
     if missing or extra or odd:
         given = "; ".join(
             part
@@ -199,7 +205,9 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], file: str, archite
             if part
         )
         raise ModelError(
-            f"The weights in {file} must fit the architecture {architecture}", given, "Name the architecture as ARCH@FILE"
+            f"The weights in {file} must fit the architecture {architecture}",
+            given,
+            "Name the architecture as ARCH@FILE",
         )
     model.load_state_dict({key: value.float() for key, value in state.items()})
 
@@ -207,7 +215,11 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], file: str, archite
 def _from_timm_hub(architecture: str) -> BuiltTower:
     from huggingface_hub import hf_hub_download
 
-    config = timm.get_pretrained_cfg(architecture, allow_unregistered=False) if timm.is_model(architecture.split(".")[0]) else None
+    config = (
+        timm.get_pretrained_cfg(architecture, allow_unregistered=False)
+        if timm.is_model(architecture.split(".")[0])
+        else None
+    )
     if config is None or not config.hf_hub_id:
         raise _unknown(architecture, timm.list_models("vit_*"))
     path = Path(_download(architecture, lambda: hf_hub_download(config.hf_hub_id, "model.safetensors")))
@@ -238,9 +250,7 @@ def _open_clip_tower(clip: nn.Module, architecture: str, source: str, sha256: st
     clip.eval().requires_grad_(False)
     visual: Any = clip.visual
     tower = tower_from_open_clip(visual, getattr(visual, "image_mean", None), getattr(visual, "image_std", None))
-    return BuiltTower(
-        tower, "open_clip", architecture, source, sha256, clip, open_clip.get_tokenizer(architecture)
-    )
+    return BuiltTower(tower, "open_clip", architecture, source, sha256, clip, open_clip.get_tokenizer(architecture))
 
 
 def _open_clip_model(architecture: str, tag: str | None) -> nn.Module:

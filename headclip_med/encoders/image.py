@@ -73,6 +73,7 @@ def encode_images(
     head_weights: HeadWeights | Callable[[Tensor], HeadWeights] | None = None,
     folded: Mapping[int, Tensor] | None = None,
     centre: Mapping[int, Tensor] | None = None,
+    normalise: bool = True,
 ) -> ImageFeatures:
     """Run the tower once; shape and meaning of the result as in :class:`ImageFeatures`.
 
@@ -82,6 +83,7 @@ def encode_images(
             first local block.
         folded: output projections with the local factors already in them (``head_weights.fold``).
         centre: by layer, a mean feature ``(D,)`` that is subtracted before normalisation.
+        normalise: L2-normalise patch features; False leaves them as projected, for fitting a centre.
 
     Differentiable in the head weights; the frozen tower gets no gradient.
     """
@@ -102,7 +104,8 @@ def encode_images(
             local = local + update
         if layer in options.layers:
             patch_tokens = tokens[:, tower.prefix :] if local is None else local
-            taps[layer] = _finish(tower.project(patch_tokens), (centre or {}).get(layer))
+            features = tower.project(patch_tokens)
+            taps[layer] = _finish(features, (centre or {}).get(layer)) if normalise else features
     global_feature = _global_feature(tower, tokens, options) if options.want_global else None
     return ImageFeatures(taps, tower.grid(pixels), global_feature)
 
@@ -170,5 +173,3 @@ def _finish(features: Tensor, centre: Tensor | None) -> Tensor:
 def resolve_layers(layers: Sequence[int], depth: int) -> tuple[int, ...]:
     """Negative layers count from the end; the result is sorted, 0-based and without duplicates."""
     return tuple(sorted({layer % depth for layer in layers}))
-
-

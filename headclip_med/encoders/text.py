@@ -22,9 +22,7 @@ def encode_texts(clip: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], ba
     return torch.cat(chunks)
 
 
-def class_features(
-    clip: nn.Module, tokenizer: Tokenizer, normal: Sequence[str], abnormal: Sequence[str]
-) -> Tensor:
+def class_features(clip: nn.Module, tokenizer: Tokenizer, normal: Sequence[str], abnormal: Sequence[str]) -> Tensor:
     """``(2, D)`` ``[normal, abnormal]``: the mean of each class's text features, L2-normalised."""
     means = [encode_texts(clip, tokenizer, texts).mean(dim=0) for texts in (normal, abnormal)]
     return F.normalize(torch.stack(means), dim=-1).clone()

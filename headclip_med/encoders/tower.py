@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from headclip_med.errors import InputError
 from headclip_med.encoders.positions import interpolate_positions
+from headclip_med.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,13 @@ class ImageTower(nn.Module):
     def cast(self, dtype: torch.dtype) -> ImageTower:
         """Store the blocks' matrices in ``dtype``, once at load time; returns the tower itself."""
         for block in self.blocks:
-            matrices = (block.qkv_weight, block.qkv_bias, block.out_weight, block.out_bias, *block.mlp.parameters())
+            matrices = (
+                block.qkv_weight,
+                block.qkv_bias,
+                block.out_weight,
+                block.out_bias,
+                *block.mlp.parameters(),
+            )
             for parameter in matrices:
                 if parameter is not None:
                     parameter.data = parameter.data.to(dtype)

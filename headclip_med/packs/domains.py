@@ -41,7 +41,12 @@ DOMAINS: dict[str, Domain] = {
         Domain("breast-ultrasound", ("breast ultrasound", "breast"), ("{} with a tumour",)),
         Domain("thyroid-ultrasound", ("thyroid ultrasound", "thyroid"), ("{} with a nodule",)),
         Domain("retina-oct", ("retinal OCT", "retina"), ("{} with macular oedema", "{} with drusen")),
-        Domain("histopathology", ("histopathology image", "tissue section"), ("{} with metastasis",), fit="stretch"),
+        Domain(
+            "histopathology",
+            ("histopathology image", "tissue section"),
+            ("{} with metastasis",),
+            fit="stretch",
+        ),
     )
 }
 

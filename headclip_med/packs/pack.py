@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -28,7 +28,7 @@ from headclip_med.encoders.tower import ImageTower
 from headclip_med.errors import ModelError
 from headclip_med.head_weights import place_head_weights
 
-PACK_FORMAT = "headclip_med/1"
+PACK_FORMAT: Literal["headclip_med/1"] = "headclip_med/1"
 
 
 class _Strict(BaseModel):
@@ -98,8 +98,14 @@ class Pack:
         unknown = sorted(set(self.record.config) - known)
         if unknown:
             raise ModelError(f"The configuration of pack {self.record.name} must use known keys", ", ".join(unknown))
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in self.record.config.items()}
-        return HeadCLIPConfig(**values)
+        try:
+            return TypeAdapter(HeadCLIPConfig).validate_python(self.record.config)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ModelError(
+                f"The configuration of pack {self.record.name} must hold allowed values",
+                f"{first['loc'][0]}: {first['msg']}",
+            ) from error
 
     def class_features(self, tower: ImageTower) -> ClassFeatures | None:
         """The pack's own class features, or None when they come from prompts."""
@@ -138,7 +144,11 @@ class Pack:
         if not config.lhw_task_decoupled:
             return placed
         decoupled = place_head_weights(
-            self.tensors["head_weights_global"].float(), tower.depth, branch="global", layers="all", site=config.lhw_site
+            self.tensors["head_weights_global"].float(),
+            tower.depth,
+            branch="global",
+            layers="all",
+            site=config.lhw_site,
         )
         return HeadWeights(local=placed.local, global_=decoupled.global_, site=config.lhw_site)
 
@@ -154,7 +164,9 @@ def load_pack(folder: Path) -> Pack:
         text = path.read_bytes()
         record = PackRecord.model_validate_json(text)
     except OSError as error:
-        raise ModelError("A pack must be a folder with a readable pack.json", f"{folder.name}: {error.strerror}") from error
+        raise ModelError(
+            "A pack must be a folder with a readable pack.json", f"{folder.name}: {error.strerror}"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -176,7 +188,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         return dict(load_file(path))
     except (OSError, SafetensorError) as error:
         raise ModelError(
-            "Weights must be a readable safetensors file", f"{path.name}: {error}", "Copy or download the file again"
+            "Weights must be a readable safetensors file",
+            f"{path.name}: {error}",
+            "Copy or download the file again",
         ) from error
 
 

@@ -97,9 +97,7 @@ def _read_head(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(4 * _HEAD_BYTES)
     except OSError as problem:
-        raise InputError(
-            f"{path.name} must be readable", problem.strerror, "Check the permissions"
-        ) from problem
+        raise InputError(f"{path.name} must be readable", problem.strerror, "Check the permissions") from problem
 
 
 def _inflate(head: bytes, name: str) -> bytes:
@@ -107,9 +105,7 @@ def _inflate(head: bytes, name: str) -> bytes:
     try:
         return zlib.decompressobj(wbits=31).decompress(head, _HEAD_BYTES)
     except zlib.error as problem:
-        raise InputError(
-            f"{name} must be a readable gzip file", "a damaged file", "Copy it again"
-        ) from problem
+        raise InputError(f"{name} must be a readable gzip file", "a damaged file", "Copy it again") from problem
 
 
 def _is_nifti(head: bytes) -> bool:

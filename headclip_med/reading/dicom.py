@@ -75,9 +75,7 @@ def list_series(folder: Path) -> list[SeriesInfo]:
     return scan(folder).infos()
 
 
-def _images(
-    source: Path | Sequence[Path], series: str | int | None
-) -> tuple[tuple[ImageHeader, ...], str, list[str]]:
+def _images(source: Path | Sequence[Path], series: str | int | None) -> tuple[tuple[ImageHeader, ...], str, list[str]]:
     """The chosen images in no particular order, the name to call them by, and notes."""
     if isinstance(source, Path) and source.is_file():
         notes: list[str] = []
@@ -116,9 +114,7 @@ def _check_kind(headers: Sequence[ImageHeader], name: str) -> None:
         )
     kinds = sorted({header.photometric for header in headers})
     if len(kinds) > 1:
-        raise InputError(
-            f"The images of {name} must be of one kind", f"{', '.join(kinds)}", "Separate them first"
-        )
+        raise InputError(f"The images of {name} must be of one kind", f"{', '.join(kinds)}", "Separate them first")
 
 
 def _decode(headers: Sequence[ImageHeader], notes: list[str]) -> tuple[NDArray[np.float32], VolumeMeta]:
@@ -163,9 +159,7 @@ def _plane(dataset: Any, header: ImageHeader) -> NDArray[np.float64]:
     """One image ``(1 or 3, rows, columns)``: grey after rescale (modality LUT), colour in [0, 255]."""
     pixels = _pixels(dataset, header.path.name)
     if pixels.shape[:2] != (header.rows, header.columns):
-        raise InputError(
-            f"{header.path.name} must hold {header.rows} × {header.columns} pixels", f"{pixels.shape[:2]}"
-        )
+        raise InputError(f"{header.path.name} must hold {header.rows} × {header.columns} pixels", f"{pixels.shape[:2]}")
     with in_words(header.path.name, "DICOM"):
         depth = int(dataset.BitsStored)
         if header.photometric == "PALETTE COLOR":

@@ -110,9 +110,7 @@ def _open_image(streams: list[IO[bytes]], name: str) -> Any:
     header = (nib.Nifti2Header if two else nib.Nifti1Header)(start[: 540 if two else 348], check=False)
     check_size(header.get_data_shape()[:3], name)
     if float(header["vox_offset"]) > _MAX_EXTENSION_BYTES:
-        raise InputError(
-            f"The data of {name} must start within 64 MiB", f"{float(header['vox_offset']):g} bytes"
-        )
+        raise InputError(f"The data of {name} must start within 64 MiB", f"{float(header['vox_offset']):g} bytes")
     kind = {
         (False, 1): nib.Nifti1Image,
         (True, 1): nib.Nifti2Image,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813  (the field's name for it)
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from headclip_med.errors import InputError

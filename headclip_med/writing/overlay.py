@@ -175,9 +175,7 @@ def _label(axes: Any, text: str) -> None:
     axes.text(0.5, 1.015, text, transform=axes.transAxes, ha="center", va="bottom", fontsize=8, color=_INK)
 
 
-def _colour_bar(
-    page: Figure, result: AnomalyResult, colours: ScalarMappable, left: float, height: float
-) -> None:
+def _colour_bar(page: Figure, result: AnomalyResult, colours: ScalarMappable, left: float, height: float) -> None:
     axes = _axes(page, left, _HEAD + _LABEL, 0.14, height)
     bar = page.colorbar(colours, cax=axes)
     low, high = float(colours.norm.vmin or 0.0), float(colours.norm.vmax or 1.0)

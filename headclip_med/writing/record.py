@@ -161,9 +161,7 @@ def load_result(folder: Path, verify: bool = True) -> tuple[ResultRecord, Path |
     try:
         record = ResultRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
-        raise InputError(
-            f"{path.name} must be a record of {SCHEMA_VERSION}", _first_problem(error)
-        ) from error
+        raise InputError(f"{path.name} must be a record of {SCHEMA_VERSION}", _first_problem(error)) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} must be readable text", type(error).__name__) from error
     for file in record.files.values():
@@ -201,9 +199,7 @@ def _source(result: AnomalyResult) -> dict[str, Any]:
 def _check_file(path: Path, sha256: str | None) -> None:
     again = "Run the prediction again or copy the whole folder"
     if not path.is_file():
-        raise InputError(
-            "A result folder must hold every file that its record names", f"no {path.name}", again
-        )
+        raise InputError("A result folder must hold every file that its record names", f"no {path.name}", again)
     if sha256 is not None and _sha256(path) != sha256:
         raise InputError(
             "A result's files must be as they were written", f"{path.name} has changed or is cut off", again

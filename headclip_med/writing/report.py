@@ -34,9 +34,7 @@ def render_report(result: AnomalyResult, picture: Image.Image | None = None) -> 
     Nothing that identifies the study is in it: no instance UIDs, and of every path only the base name.
     """
     # Patient text from a header must never become markup: autoescape, and a forgotten field is an error.
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(
         files("headclip_med.writing").joinpath("report.html.j2").read_text(encoding="utf-8")
     )

@@ -1,0 +1,93 @@
+"""Choose a pack's threshold on synthetic heads that it was not trained on, and write it into the pack.
+
+python -m headclip_med.training.calibration PACK_FOLDER [--tower WEIGHT_FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headclip_med.engine import Engine, load_engine
+from headclip_med.packs.pack import Threshold, load_pack
+from headclip_med.phantom import Phantom
+from headclip_med.training.synthetic import TRAINING_SEED_LIMIT, random_phantom
+
+log = logging.getLogger(__name__)
+
+CANDIDATES = np.round(np.arange(0.05, 0.96, 0.01), 2)
+_SEED = 7
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The chosen threshold, its mean Dice over heads with a lesion, and how many heads there were."""
+
+    threshold: float
+    dice: float
+    heads: int
+
+
+def calibration_heads(count: int) -> list[Phantom]:
+    """Synthetic heads with at least one lesion, of seeds that training never uses."""
+    heads: list[Phantom] = []
+    rng = np.random.default_rng([_SEED, 0])
+    while len(heads) < count:
+        phantom = random_phantom(rng, TRAINING_SEED_LIMIT + int(rng.integers(TRAINING_SEED_LIMIT)))
+        if phantom.truth.any():
+            heads.append(phantom)
+    return heads
+
+
+def dice_by_threshold(volume_map: NDArray[np.float32], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Dice of ``volume_map >= t`` with ``truth`` for every candidate t, from two histograms."""
+    edges = np.append(CANDIDATES, np.inf)
+    inside = np.histogram(volume_map[truth > 0], edges)[0][::-1].cumsum()[::-1]
+    everywhere = np.histogram(volume_map, edges)[0][::-1].cumsum()[::-1]
+    return np.asarray(2 * inside / (everywhere + int(truth.sum())))
+
+
+def calibrate(engine: Engine, heads: list[Phantom]) -> Calibration:
+    """The candidate with the highest mean Dice over ``heads``."""
+    curves = [dice_by_threshold(engine.predict(p.array, affine=p.affine).map_array, p.truth) for p in heads]
+    mean = np.mean(curves, axis=0)
+    best = int(mean.argmax())
+    return Calibration(float(CANDIDATES[best]), float(mean[best]), len(heads))
+
+
+def calibrate_pack(folder: Path, tower: Path | None = None, heads: int = 24) -> Calibration:
+    """Calibrate the pack in ``folder`` and rewrite its ``pack.json``; ``tower``: weights of a pack without them."""
+    outcome = calibrate(load_engine(tower or folder, "cpu", precision="float32"), calibration_heads(heads))
+    record = load_pack(folder).record
+    origin = f"highest mean Dice over {outcome.heads} synthetic heads kept apart from training"
+    validation = {
+        **record.validation,
+        "synthetic_dice": round(outcome.dice, 4),
+        "synthetic_heads": outcome.heads,
+    }
+    record = record.model_copy(
+        update={"threshold": Threshold(value=outcome.threshold, origin=origin), "validation": validation}
+    )
+    (folder / "pack.json").write_text(record.model_dump_json(indent=1, exclude_none=True) + "\n")
+    log.info("threshold %.2f, mean Dice %.3f over %d heads", outcome.threshold, outcome.dice, outcome.heads)
+    return outcome
+
+
+def main() -> None:
+    """Command-line entry."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tower", type=Path)
+    parser.add_argument("--heads", type=int, default=24)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    calibrate_pack(options.folder, options.tower, options.heads)
+
+
+if __name__ == "__main__":
+    main()
