@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from test_engine import sphere
 
 from headclip_med import load_engine
+from headclip_med.detectors import Detector
 from headclip_med.encoders.build import build_tower, recognise, sha256_file
 from headclip_med.encoders.text import class_features
 from headclip_med.encoders.timm_vit import TimmVitSpec, build_timm_vit
-from headclip_med.errors import ModelError
+from headclip_med.errors import HeadclipError, ModelError
 from headclip_med.models import detector_for, load_model
 from headclip_med.packs import builtin_packs, load_pack
 from headclip_med.packs.domains import DOMAINS, get_domain
@@ -83,7 +84,7 @@ def test_a_clip_file_with_prompts_runs_the_whole_job(clip_file: Path) -> None:
 def test_clip_models_with_two_activations_are_not_guessed(clip_file: Path) -> None:
     """Tensors cannot tell QuickGELU from GELU: a shape that both share must be named by the user."""
     state = open_clip.create_model("ViT-B-32", pretrained=None).state_dict()
-    with pytest.raises(ModelError, match="several architectures fit: .*ViT-B-32.*Name it yourself as ARCHITECTURE@x"):
+    with pytest.raises(ModelError, match=r"several architectures fit: .*ViT-B-32.*Name it yourself as ARCHITECTURE@x"):
         recognise(state, "x.safetensors")
     assert build_tower(str(clip_file)).architecture == SMALL_CLIP
 
@@ -100,11 +101,50 @@ def test_a_pack_is_read_with_its_hashes(tiny_pack: Path) -> None:
     assert load_model(tiny_pack, method="anomalyclip").method == "anomalyclip"
 
 
+@pytest.mark.parametrize(
+    ("param", "theta", "expected"),
+    [("free", 1.5, 1.5), ("softmax_mean1", 3.0, 1.0), ("sigmoid2", 0.0, 1.0), ("softplus", 0.0, np.log(2))],
+)
+@pytest.mark.parametrize("branch", ["local", "global", "both"])
+def test_head_weights_of_a_pack_by_parametrisation_and_branch(
+    own_pack: Path, param: str, theta: float, expected: float, branch: str
+) -> None:
+    record = json.loads((own_pack / "pack.json").read_text())
+    record["config"] |= {"lhw_param": param, "lhw_branch": branch, "lhw_layers": "all"}
+    (own_pack / "pack.json").write_text(json.dumps(record))
+    tensors = load_file(own_pack / "pack.safetensors")
+    save_file(tensors | {"head_weights": torch.full((1, 2), theta)}, own_pack / "pack.safetensors")
+    model = load_model(own_pack)
+    assert model.pack is not None
+    weights = model.pack.head_weights(model.built.tower)
+    assert weights is not None
+    for tensor, used in ((weights.local, branch != "global"), (weights.global_, branch != "local")):
+        assert (tensor is not None) == used
+        if tensor is not None:
+            np.testing.assert_allclose(tensor, np.full((2, 2), expected), rtol=1e-6)
+
+
+def test_a_pack_can_keep_weights_of_its_own_for_the_image_score(own_pack: Path) -> None:
+    record = json.loads((own_pack / "pack.json").read_text())
+    record["config"] |= {"lhw_task_decoupled": True, "lhw_layers": "all"}
+    (own_pack / "pack.json").write_text(json.dumps(record))
+    tensors = load_file(own_pack / "pack.safetensors")
+    own = {"head_weights": torch.full((2, 2), 2.0), "head_weights_global": torch.full((2, 2), 3.0)}
+    save_file(tensors | own, own_pack / "pack.safetensors")
+    model = load_model(own_pack)
+    assert model.pack is not None
+    weights = model.pack.head_weights(model.built.tower)
+    assert weights is not None
+    assert weights.local is not None
+    assert weights.global_ is not None
+    assert (weights.local.unique().item(), weights.global_.unique().item()) == (2, 3)
+
+
 def test_exchanged_weights_are_noticed(own_pack: Path) -> None:
     record = json.loads((own_pack / "pack.json").read_text())
     record["tower"]["sha256"] = "0" * 64
     (own_pack / "pack.json").write_text(json.dumps(record))
-    with pytest.raises(ModelError, match="must have the sha256 in its pack.json"):
+    with pytest.raises(ModelError, match=r"must have the sha256 in its pack\.json"):
         load_model(own_pack)
 
 
@@ -122,10 +162,13 @@ def test_exchanged_weights_are_noticed(own_pack: Path) -> None:
 def test_a_wrong_pack_is_refused_in_words(own_pack: Path, change: dict, words: str) -> None:
     record = json.loads((own_pack / "pack.json").read_text()) | change
     (own_pack / "pack.json").write_text(json.dumps(record))
-    with pytest.raises(Exception, match=words) as caught:
-        model = load_model(own_pack)
-        detector_for(model, model.domain)
-    assert type(caught.value).__module__ == "headclip_med.errors"
+    with pytest.raises(HeadclipError, match=words):
+        _detector(own_pack)
+
+
+def _detector(folder: Path) -> Detector:
+    model = load_model(folder)
+    return detector_for(model, model.domain)
 
 
 def test_weights_that_do_not_fit_name_the_first_mismatch(own_pack: Path) -> None:

@@ -2,7 +2,8 @@
 
 ``pack.json`` is validated by :class:`PackRecord`. ``pack.safetensors`` holds, for a pack with its own class
 features, ``patch_classes`` ``(2, D)`` or ``(taps, 2, D)``; and optionally ``image_classes`` ``(2, D)``,
-``centre`` ``(taps, D)``, ``head_weights`` and ``head_weights_global`` (rows, heads).
+``centre`` ``(taps, D)``, and ``head_weights`` and ``head_weights_global`` ``(rows, heads)``: trained parameters that become
+weights by the configuration's ``lhw_param``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from headclip_med.encoders.image import resolve_layers
 from headclip_med.encoders.timm_vit import TimmVitSpec
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.errors import ModelError
-from headclip_med.head_weights import place_head_weights
+from headclip_med.head_weights import Branch, parametrise, place_head_weights
 
 PACK_FORMAT: Literal["headclip_med/1"] = "headclip_med/1"
 
@@ -129,28 +130,25 @@ class Pack:
 
     def head_weights(self, tower: ImageTower) -> HeadWeights | None:
         """The pack's head weights on every layer of the tower, or None."""
-        factors = self.tensors.get("head_weights")
-        if factors is None:
+        config = self.config()
+        local = self._placed("head_weights", tower, config.lhw_branch)
+        if local is None or not config.lhw_task_decoupled:
+            return local
+        decoupled = self._placed("head_weights_global", tower, "global")
+        return HeadWeights(local.local, decoupled.global_ if decoupled else None, config.lhw_site)
+
+    def _placed(self, name: str, tower: ImageTower, branch: Branch) -> HeadWeights | None:
+        if name not in self.tensors:
             return None
         config = self.config()
-        placed = place_head_weights(
-            factors.float(),
+        return place_head_weights(
+            parametrise(self.tensors[name].float(), config.lhw_param),
             tower.depth,
-            branch=config.lhw_branch,
-            layers=config.lhw_layers,
+            branch=branch,
+            layers="all" if name == "head_weights_global" else config.lhw_layers,
             local_start=config.local_start,
             site=config.lhw_site,
         )
-        if not config.lhw_task_decoupled:
-            return placed
-        decoupled = place_head_weights(
-            self.tensors["head_weights_global"].float(),
-            tower.depth,
-            branch="global",
-            layers="all",
-            site=config.lhw_site,
-        )
-        return HeadWeights(local=placed.local, global_=decoupled.global_, site=config.lhw_site)
 
 
 def load_pack(folder: Path) -> Pack:
