@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from headclip_med.choices import CHANNELS
 from headclip_med.errors import InputError
 from headclip_med.types import PLANES
 from headclip_med.writing import FORMATS, check_formats
@@ -17,7 +18,7 @@ class CaseOptions:
     """Options of :meth:`headclip_med.engine.Engine.predict` and of writing; None: the model's or scan's own.
 
     Attributes:
-        domain, plane, window: by name; plane also comma-joined or ``all``, window also ``LEVEL/WIDTH`` in HU.
+        domain, plane, window, channels: by name; plane also comma-joined or ``all``, window also ``LEVEL/WIDTH`` in HU.
         series, time: choice within the source; threshold: in (0, 1); smooth_mm: sigma along the normal.
         formats: files to write; keep_identifiers: SOPInstanceUIDs in ``result.json``.
     """
@@ -25,6 +26,7 @@ class CaseOptions:
     domain: str | None = None
     plane: str | None = None
     window: str | None = None
+    channels: str | None = None
     series: str | None = None
     time: int | None = None
     threshold: float | None = None
@@ -62,6 +64,7 @@ def check_options(options: CaseOptions) -> None:
         from headclip_med.packs.domains import get_domain
 
         get_domain(options.domain)
+    check_name("channels", options.channels, CHANNELS)
     if options.window is not None:
         from headclip_med.intensity import parse_window
 

@@ -23,6 +23,7 @@ DOMAINS = (
 )
 WINDOWS = ("brain", "subdural", "stroke", "bone", "lung", "mediastinum", "abdomen", "liver")
 PLANES = ("axial", "coronal", "sagittal", "all")
+CHANNELS = ("repeat", "neighbours")
 FORMATS = ("nifti", "png", "html", "json")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")

@@ -62,11 +62,13 @@ def predict(
     inputs: options.InputsArgument,
     out: options.OutOption,
     model: options.ModelOption = "headclip-tiny",
+    weights: options.WeightsOption = None,
     method: options.MethodOption = None,
     domain: options.DomainOption = None,
     plane: options.PlaneOption = None,
     series: options.SeriesOption = None,
     window: options.WindowOption = None,
+    channels: options.ChannelsOption = None,
     time: options.TimeOption = None,
     threshold: options.ThresholdOption = None,
     smooth_mm: options.SmoothMmOption = None,
@@ -87,6 +89,7 @@ def predict(
             domain=domain,
             plane=plane,
             window=window,
+            channels=channels,
             series=series,
             time=time,
             threshold=threshold,
@@ -100,7 +103,7 @@ def predict(
         case_options.check_options(chosen)
         cases = expand_inputs(inputs, reserved=[cohort.RUN_NAME])
         cohort.check_output(out)
-        engine = _engine(model, device, method=method, precision=precision, batch_size=batch_size)
+        engine = _engine(model, device, weights=weights, method=method, precision=precision, batch_size=batch_size)
         watcher = console.TerminalWatcher(quiet=as_json)
         try:
             with watcher:
@@ -211,6 +214,7 @@ def _engine(
     model: str,
     device: str,
     *,
+    weights: Path | None = None,
     method: str | None = None,
     precision: str = "auto",
     batch_size: int | None = None,
@@ -223,6 +227,7 @@ def _engine(
         return load_engine(
             model,
             device,
+            weights=weights,
             method=method,
             precision=precision,  # type: ignore[arg-type]
             batch_size=batch_size,

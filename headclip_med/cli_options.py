@@ -62,6 +62,18 @@ OutOption = Annotated[
         help="One folder per case and run.json go here; earlier results are replaced.",
     ),
 ]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Weight file of the tower, for a pack that carries none."),
+]
+ChannelsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The three channels of a grey slice: repeat it, or its neighbours 3 mm away (2.5-D).",
+        show_default="the domain's, or repeat",
+        autocompletion=_one_of(choices.CHANNELS),
+    ),
+]
 MethodOption = Annotated[
     str | None,
     typer.Option(

@@ -129,6 +129,7 @@ def predict_case(
         time_index=options.time,
         threshold=options.threshold,
         smooth_mm=options.smooth_mm,
+        channels=options.channels,  # type: ignore[arg-type]
         progress=progress,
         cancel=cancel,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,7 +21,7 @@ from headclip_med.detectors import Detector, SliceBatch
 from headclip_med.device import Precision, choose_device, choose_dtype
 from headclip_med.errors import InputError
 from headclip_med.geometry import acquisition_plane, check_affine, slice_centres, slice_frame
-from headclip_med.intensity import Preprocessing, Range, foreground, intensity_ranges, parse_window
+from headclip_med.intensity import CHANNELS, Channels, Preprocessing, Range, foreground, intensity_ranges, parse_window
 from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model, place_model
 from headclip_med.packs.domains import Domain, get_domain, window_of
 from headclip_med.reading import read_volume
@@ -78,6 +78,7 @@ class Engine:
         domain: str | None = None,
         plane: str | Sequence[str] | None = None,
         window: str | tuple[float, float] | None = None,
+        channels: Channels | None = None,
         series: str | None = None,
         time_index: int | None = None,
         threshold: float | None = None,
@@ -94,7 +95,8 @@ class Engine:
             domain: see ``headclip_med.packs.domains``; default the pack's own.
             plane: axial, coronal, sagittal, several of them (their maps are averaged), or ``all``; default the
                 acquisition plane.
-            window: CT window by name or ``(level, width)``; series, time_index: choice within the source.
+            window: CT window by name or ``(level, width)``. channels: ``repeat`` the slice, or ``neighbours`` (2.5-D);
+                default the domain's. series, time_index: choice within the source.
             threshold: cut on the map in [0, 1]; default the pack's. smooth_mm: Gaussian along the normal.
             progress: called with slices done and slices in all; cancel: asked before each batch.
 
@@ -102,7 +104,7 @@ class Engine:
             InputError: an unusable source or option; CancelledError: ``cancel`` returned True.
         """
         clock = _Clock()
-        job = self._prepare(source, affine, domain, plane, window, series, time_index)
+        job = self._prepare(source, affine, domain, plane, window, channels, series, time_index)
         threshold, origin = self._threshold(threshold)
         clock.lap("read")
         mask, ranges = self._ranges(job)
@@ -145,6 +147,7 @@ class Engine:
         domain_name: str | None,
         plane: str | Sequence[str] | None,
         window: str | tuple[float, float] | None,
+        channels: Channels | None,
         series: str | None,
         time_index: int | None,
     ) -> _Job:
@@ -160,7 +163,7 @@ class Engine:
             std=detector.tower.std,
             window=level_width,
             fit=domain.fit,
-            channels=domain.channels,
+            channels=_checked_channels(channels) or domain.channels,
         )
         warnings = [
             *volume.meta.get("reader_warnings", []),
@@ -198,7 +201,7 @@ class Engine:
             **self.model.provenance(),
             "detector": job.detector.describe(),
             "domain": job.domain.name,
-            "preprocessing": {"window": spec.window, "percentiles": spec.percentiles, "fit": spec.fit},
+            "preprocessing": {k: v for k, v in asdict(spec).items() if k not in ("mean", "std", "image_size")},
             "slice_smoothing_mm": sigma_mm,
             "device": _device_name(self.device),
             "precision": str(self.dtype).removeprefix("torch."),
@@ -214,6 +217,7 @@ def load_engine(
     method: str | None = None,
     precision: Precision = "auto",
     batch_size: int | None = None,
+    weights: str | Path | None = None,
 ) -> Engine:
     """Load a model and put it on a device.
 
@@ -223,11 +227,13 @@ def load_engine(
         method: detector by name, default the pack's or ``headclip``.
         precision: of the matrix products; ``auto`` takes 16 bits where the hardware has them.
         batch_size: slices at once; default 1 on a CPU, 16 on a GPU, halved when memory runs out.
+        weights: weight file or name of the tower of a pack that carries none.
 
     Raises:
         ModelError: the model or the device cannot be had; the message says what to do.
     """
-    return Engine(load_model(name_or_path, method=method), device=device, precision=precision, batch_size=batch_size)
+    model = load_model(name_or_path, method=method, weights=weights)
+    return Engine(model, device=device, precision=precision, batch_size=batch_size)
 
 
 class _Clock:
@@ -312,6 +318,12 @@ def _choose_window(
     if modality is None and data.min() <= _AIR_HU and data.max() >= _BONE_HU:
         return None, "values look like CT (HU); percentiles are used: give --window or --domain if it is CT"
     return None, ""
+
+
+def _checked_channels(channels: Channels | None) -> Channels | None:
+    if channels is not None and channels not in CHANNELS:
+        raise InputError(f"Channels must be one of {', '.join(CHANNELS)}", channels)
+    return channels
 
 
 def _slice_scores(run: PlaneRun, job: _Job) -> tuple[SliceScore, ...]:

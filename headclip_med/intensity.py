@@ -18,6 +18,8 @@ Fit = Literal["pad", "stretch"]
 Channels = Literal["repeat", "neighbours"]
 Range = tuple[float, float]
 
+CHANNELS: tuple[Channels, ...] = ("repeat", "neighbours")
+
 # CT display windows as level and width in HU, as radiology texts give them.
 WINDOWS: dict[str, tuple[float, float]] = {
     "brain": (40, 80),

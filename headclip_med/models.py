@@ -66,13 +66,14 @@ class Model:
         return facts
 
 
-def load_model(name: str | Path, *, method: str | None = None) -> Model:
+def load_model(name: str | Path, *, method: str | None = None, weights: str | Path | None = None) -> Model:
     """Load a model by name.
 
     Args:
         name: a built-in pack (``headclip-tiny``), a pack folder, or a tower's name or weight file
             (:func:`headclip_med.encoders.build.build_tower`).
         method: detector, default the pack's or ``headclip``.
+        weights: for a pack that carries no tower of its own, a tower's name or weight file instead of its hub.
 
     Raises:
         ModelError: unknown name, unreadable or unfitting weights, or a vision-only tower without class features.
@@ -81,12 +82,14 @@ def load_model(name: str | Path, *, method: str | None = None) -> Model:
     folder = builtin_packs().get(text, Path(text).expanduser())
     if (folder / "pack.json").is_file():
         pack = load_pack(folder)
-        built = _embedded_tower(pack) if pack.record.tower.kind == "embedded" else build_tower(_hub_name(pack))
+        built = _embedded_tower(pack) if pack.record.tower.kind == "embedded" else _outer_tower(pack, weights)
         return Model(pack.record.name, method or pack.record.method, built, pack, _hash_warnings(pack, built))
     if folder.is_dir():
         raise ModelError(
             "A model folder must be a pack with a pack.json", folder.name, "See `headclip-med models list`"
         )
+    if weights is not None:
+        raise ModelError("Weights must be given for a pack that carries none", f"{_short(text)}, which is no pack")
     built = build_tower(text)
     if built.clip is not None:
         return Model(_short(text), method or "headclip", built)
@@ -134,8 +137,17 @@ def _embedded_tower(pack: Pack) -> BuiltTower:
     return built
 
 
-def _hub_name(pack: Pack) -> str:
-    return f"timm:{pack.record.tower.name}" if pack.record.tower.kind == "timm" else pack.record.tower.name
+def _outer_tower(pack: Pack, weights: str | Path | None) -> BuiltTower:
+    """The tower that a pack names, from ``weights`` or from its hub."""
+    tower = pack.record.tower
+    if weights is None:
+        return build_tower(f"timm:{tower.name}" if tower.kind == "timm" else tower.name)
+    built = build_tower(str(weights))
+    if built.architecture.split(".")[0] != tower.name.split(".")[0].split("/")[0]:
+        raise ModelError(
+            f"The weights for pack {pack.record.name} must be of its tower {tower.name}", built.architecture
+        )
+    return built
 
 
 def _vision_only(name: str, built: BuiltTower, method: str | None) -> Model:

@@ -117,7 +117,7 @@ def test_options_reach_the_engine(
 
     monkeypatch.setattr(Engine, "predict", spy)
     text = "--domain brain-mri --plane axial,coronal --window 40/80 --threshold 0.3 --smooth-mm 2.5 --time 0"
-    more = "--precision float32 --batch-size 3 --method anomalyclip --series #1"
+    more = "--precision float32 --batch-size 3 --method anomalyclip --series #1 --channels neighbours"
     ran = _predict(tiny_pack, volume, "--out", tmp_path / "out", *text.split(), *more.split())
     assert ran.exit_code == 0, ran.output
     del seen["progress"], seen["cancel"]
@@ -129,6 +129,7 @@ def test_options_reach_the_engine(
         "time_index": 0,
         "threshold": 0.3,
         "smooth_mm": 2.5,
+        "channels": "neighbours",
         "batch_size": 3,
         "dtype": "torch.float32",
         "method": "anomalyclip",
@@ -240,7 +241,7 @@ def test_wrong_usage_is_refused_before_torch_is_imported(tmp_path: Path) -> None
 def test_completion_offers_what_exists() -> None:
     from headclip_med.detectors import DETECTORS
     from headclip_med.encoders.build import open_clip
-    from headclip_med.intensity import WINDOWS
+    from headclip_med.intensity import CHANNELS, WINDOWS
     from headclip_med.packs import builtin_packs
     from headclip_med.packs.domains import DOMAINS
     from headclip_med.types import PLANES
@@ -249,6 +250,7 @@ def test_completion_offers_what_exists() -> None:
     assert set(choices.METHODS) == set(DETECTORS)
     assert set(choices.DOMAINS) == set(DOMAINS)
     assert set(choices.WINDOWS) == set(WINDOWS)
+    assert choices.CHANNELS == CHANNELS
     assert set(choices.PLANES) == {*PLANES, "all"}
     assert choices.FORMATS == FORMATS
     assert set(choices.pack_names()) == set(builtin_packs())

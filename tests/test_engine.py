@@ -206,6 +206,33 @@ def test_three_sequences_become_three_channels(tmp_path: Path) -> None:
     np.testing.assert_allclose(result.findings[0].centroid_mm, CENTRE_MM, atol=0.5)
 
 
+def test_neighbouring_slices_become_channels(tmp_path: Path) -> None:
+    """2.5-D: the oracle's map is the mean of three slices 4 mm apart, so a thin lesion fades to a third."""
+    array = np.full((20, 20, 30), 100, np.float32)
+    array[8:12, 8:12, 15] = 400
+    affine = np.diag([1.0, 1, 4, 1])
+    plain, spread = (oracle_engine().predict(array, affine=affine, channels=c) for c in ("repeat", "neighbours"))
+    low, high = plain.display_window
+    bright, dim = (400 - low) / (high - low), (100 - low) / (high - low)
+    assert plain.map_array[10, 10, 15] == pytest.approx(min(bright, 1), abs=0.02)
+    assert spread.map_array[10, 10, 15] == pytest.approx((min(bright, 1) + 2 * max(dim, 0)) / 3, abs=0.02)
+    assert spread.map_array[10, 10, 14] == pytest.approx(spread.map_array[10, 10, 15], abs=0.02)
+    assert spread.map_array[10, 10, 13] == pytest.approx(max(dim, 0), abs=0.02)
+    with pytest.raises(InputError, match="Channels must be one of repeat, neighbours"):
+        oracle_engine().predict(array, affine=affine, channels="both")  # type: ignore[arg-type]
+
+
+def test_inverted_display_is_inverted_for_the_network_and_not_in_the_volume() -> None:
+    array, affine = sphere("RAS")
+    volume = MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(affine))
+    plain = oracle_engine().predict(volume)
+    volume.meta["display_inverted"] = True
+    inverted = oracle_engine().predict(volume)
+    inside = (plain.map_array > 0) & (inverted.map_array > 0)
+    np.testing.assert_allclose(inverted.map_array[inside], 1 - plain.map_array[inside], atol=1e-5)
+    np.testing.assert_array_equal(inverted.volume.numpy()[0], array)
+
+
 def test_a_plain_picture_goes_through(tmp_path: Path) -> None:
     """Columns run to the left and rows to the back, one pixel to the millimetre."""
     picture = np.full((40, 60, 3), 60, np.uint8)

@@ -2,8 +2,8 @@
 
 ``pack.json`` is validated by :class:`PackRecord`. ``pack.safetensors`` holds, for a pack with its own class
 features, ``patch_classes`` ``(2, D)`` or ``(taps, 2, D)``; and optionally ``image_classes`` ``(2, D)``,
-``centre`` ``(taps, D)``, and ``head_weights`` and ``head_weights_global`` ``(rows, heads)``: trained parameters that become
-weights by the configuration's ``lhw_param``.
+``centre`` ``(taps, D)``, ``head_weights`` and ``head_weights_global`` ``(rows, heads)``: trained parameters that
+become weights by the configuration's ``lhw_param``.
 """
 
 from __future__ import annotations

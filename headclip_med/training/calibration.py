@@ -62,7 +62,7 @@ def calibrate(engine: Engine, heads: list[Phantom]) -> Calibration:
 
 def calibrate_pack(folder: Path, tower: Path | None = None, heads: int = 24) -> Calibration:
     """Calibrate the pack in ``folder`` and rewrite its ``pack.json``; ``tower``: weights of a pack without them."""
-    outcome = calibrate(load_engine(tower or folder, "cpu", precision="float32"), calibration_heads(heads))
+    outcome = calibrate(load_engine(folder, "cpu", precision="float32", weights=tower), calibration_heads(heads))
     record = load_pack(folder).record
     origin = f"highest mean Dice over {outcome.heads} synthetic heads kept apart from training"
     validation = {
