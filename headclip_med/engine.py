@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,21 +20,24 @@ from numpy.typing import NDArray
 from headclip_med.detectors import Detector, SliceBatch
 from headclip_med.device import Precision, choose_device, choose_dtype
 from headclip_med.errors import InputError
-from headclip_med.geometry import acquisition_plane, check_affine, slice_centres, slice_frame
-from headclip_med.intensity import CHANNELS, Channels, Preprocessing, Range, foreground, intensity_ranges, parse_window
+from headclip_med.geometry import check_affine, slice_centres, slice_frame
+from headclip_med.intensity import Channels, Preprocessing, Range, foreground, intensity_ranges
 from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model, place_model
-from headclip_med.packs.domains import Domain, get_domain, window_of
-from headclip_med.reading import read_volume
+from headclip_med.packs.domains import Domain, get_domain
+from headclip_med.prepare import (
+    Source,
+    choose_channels,
+    choose_planes,
+    choose_window,
+    source_name,
+    to_volume,
+    with_meta,
+)
 from headclip_med.result import AnomalyResult, SliceScore
 from headclip_med.run_slices import Batching, Cancel, PlaneRun, Progress, SliceSource, run_planes
-from headclip_med.types import PLANES, Affine, Plane
+from headclip_med.types import Affine, Plane
 from headclip_med.versions import package_versions
 from headclip_med.volume_map import find_components, fuse_planes, smooth_along, volume_score
-
-Source: TypeAlias = "str | Path | MetaTensor | NDArray[np.float32] | Sequence[str | Path]"
-
-# A CT volume that does not say so: integers that reach from air to bone.
-_AIR_HU, _BONE_HU = -900.0, 300.0
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class Engine:
         clock.lap("map")
         return AnomalyResult(
             volume=job.volume,
-            volume_map=_with_meta(torch.from_numpy(volume_map[None]), job.affine, job.volume.meta),
+            volume_map=with_meta(torch.from_numpy(volume_map[None]), job.affine, job.volume.meta),
             pred_score=volume_score([s for s, b in zip(runs[0].scores, runs[0].background, strict=True) if not b]),
             threshold=threshold,
             threshold_origin=origin,
@@ -151,11 +154,11 @@ class Engine:
         series: str | None,
         time_index: int | None,
     ) -> _Job:
-        volume = _to_volume(source, affine, series, time_index)
-        matrix = check_affine(np.asarray(volume.affine, dtype=np.float64), _name(volume))
+        volume = to_volume(source, affine, series, time_index)
+        matrix = check_affine(np.asarray(volume.affine, dtype=np.float64), source_name(volume))
         domain = get_domain(domain_name) if domain_name else self.model.domain
-        planes, plane_reason = _choose_planes(matrix, volume, plane)
-        level_width, window_warning = _choose_window(window, domain, volume)
+        planes, plane_reason = choose_planes(matrix, volume, plane)
+        level_width, window_warning = choose_window(window, domain, volume)
         detector = self._detector(domain)
         preprocessing = Preprocessing(
             image_size=detector.image_size,
@@ -163,7 +166,7 @@ class Engine:
             std=detector.tower.std,
             window=level_width,
             fit=domain.fit,
-            channels=_checked_channels(channels) or domain.channels,
+            channels=choose_channels(channels, domain),
         )
         warnings = [
             *volume.meta.get("reader_warnings", []),
@@ -248,84 +251,6 @@ class _Clock:
         self.laps[name], self._last = round(now - self._last, 4), now
 
 
-def _to_volume(source: Source, affine: Affine | None, series: str | None, time_index: int | None) -> MetaTensor:
-    """Whatever was given → ``(C, I, J, K)`` float32 on the CPU with a checked affine."""
-    if isinstance(source, MetaTensor):
-        return _checked_array(source.as_tensor(), np.asarray(source.affine), dict(source.meta))
-    if isinstance(source, (np.ndarray, torch.Tensor)):
-        if affine is None:
-            raise InputError(
-                "An array must come with its affine (voxel → RAS mm)",
-                f"an array of shape {tuple(source.shape)}",
-                "Pass affine=..., or numpy.eye(4) if the voxels have no place in space",
-            )
-        return _checked_array(
-            torch.as_tensor(source), np.asarray(affine), {"source_format": "array", "source_name": "array"}
-        )
-    return read_volume(source, series=series, time=time_index)
-
-
-def _checked_array(tensor: torch.Tensor, affine: Affine, meta: dict[str, Any]) -> MetaTensor:
-    data = tensor.detach().cpu().float()
-    data = data[None] if data.ndim == 3 else data
-    if data.ndim != 4 or 0 in data.shape:
-        raise InputError("A volume must have the shape (C, I, J, K) or (I, J, K), not empty", tuple(tensor.shape))
-    if not torch.isfinite(data).all():
-        count = int((~torch.isfinite(data)).sum())
-        raise InputError("A volume's values must be finite", f"{count} NaN or Inf voxels", "Replace them first")
-    if data.min() == data.max():
-        raise InputError("A volume must contain an image", f"every voxel is {float(data.min())}")
-    checked = check_affine(affine, str(meta.get("source_name", "the volume")))
-    return _with_meta(data, checked, meta)
-
-
-def _with_meta(data: torch.Tensor, affine: Affine, meta: dict[str, Any]) -> MetaTensor:
-    """A MetaTensor with ``affine``, whatever affine ``meta`` may carry."""
-    rest = {key: value for key, value in meta.items() if key != "affine"}
-    return MetaTensor(data, affine=torch.from_numpy(affine.copy()), meta=rest)
-
-
-def _choose_planes(
-    affine: Affine, volume: MetaTensor, plane: str | Sequence[str] | None
-) -> tuple[tuple[Plane, ...], str]:
-    if bool(volume.meta.get("is_2d", False)):
-        return ("axial",), "" if plane is None else "a 2-D image has one plane: the plane option was ignored"
-    if plane is None:
-        normal = volume.meta.get("slice_normal")
-        chosen, reason = acquisition_plane(affine, None if normal is None else np.asarray(normal))
-        return (chosen,), f"plane {chosen}: {reason}"
-    names = plane.replace(" ", "").split(",") if isinstance(plane, str) else list(plane)
-    names = list(PLANES) if names == ["all"] else names
-    wrong = [name for name in names if name not in PLANES]
-    if wrong or not names:
-        raise InputError(f"A plane must be one of {', '.join(PLANES)} or all", ", ".join(wrong) or "nothing")
-    return tuple(p for name in dict.fromkeys(names) for p in PLANES if p == name), ""
-
-
-def _choose_window(
-    window: str | tuple[float, float] | None, domain: Domain, volume: MetaTensor
-) -> tuple[tuple[float, float] | None, str]:
-    """Level and width, and what was assumed in words."""
-    if bool(volume.meta.get("is_rgb", False)):
-        return None, "" if window is None else "a colour image has no window: the window option was ignored"
-    if window is not None:
-        return parse_window(window) if isinstance(window, str) else parse_window(f"{window[0]}/{window[1]}"), ""
-    if (level_width := window_of(domain)) is not None:
-        return level_width, ""
-    modality, data = volume.meta.get("modality"), volume.as_tensor()
-    if modality == "CT":
-        return parse_window("brain"), "CT without a window or a domain: the brain window 40/80 is used"
-    if modality is None and data.min() <= _AIR_HU and data.max() >= _BONE_HU:
-        return None, "values look like CT (HU); percentiles are used: give --window or --domain if it is CT"
-    return None, ""
-
-
-def _checked_channels(channels: Channels | None) -> Channels | None:
-    if channels is not None and channels not in CHANNELS:
-        raise InputError(f"Channels must be one of {', '.join(CHANNELS)}", channels)
-    return channels
-
-
 def _slice_scores(run: PlaneRun, job: _Job) -> tuple[SliceScore, ...]:
     shape = (job.array.shape[1], job.array.shape[2], job.array.shape[3])
     centres = slice_centres(job.affine, shape, run.frame.axis)
@@ -354,10 +279,6 @@ def _uids_by_position(volume: MetaTensor, centres: NDArray[np.float64]) -> list[
 
 def _inverted(volume: MetaTensor) -> bool:
     return bool(volume.meta.get("display_inverted", False))
-
-
-def _name(volume: MetaTensor) -> str:
-    return str(volume.meta.get("source_name", "the volume"))
 
 
 def _device_name(device: torch.device) -> str:
