@@ -7,6 +7,7 @@ branch are inferred, see docs/decisions.md).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -21,7 +22,8 @@ from headclip_med.errors import ModelError
 Parametrisation = Literal["free", "softmax_mean1", "sigmoid2", "softplus"]
 
 Branch = Literal["local", "global", "both"]
-LayerChoice = Literal["dual", "all"]
+# A number k stands for the last k blocks.
+LayerChoice = Literal["dual", "all", "tapped"] | int
 
 # softplus(x) = 1 at x = ln(e − 1), so that training starts at the frozen tower.
 _SOFTPLUS_ONE = 0.5413248546129181
@@ -32,24 +34,43 @@ class DynamicHeadWeights(nn.Module):
 
     Args:
         width: of the class token; depth, heads: of the tower; hidden: width of the only hidden layer.
+        branch, site: where the weights act, from the first local block on.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, hidden: int = 64) -> None:
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        hidden: int = 64,
+        *,
+        branch: Branch = "local",
+        site: Site = "head_output",
+    ) -> None:
         super().__init__()
-        self.depth, self.heads = depth, heads
+        self.depth, self.heads, self.branch, self.site = depth, heads, branch, site
         self.hidden = nn.Linear(width, hidden)
         self.output = nn.Linear(hidden, depth * heads)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, cls_token: Tensor) -> HeadWeights:
-        """``(N, width)`` class tokens → local weights ``(N, depth, heads)``."""
+        """``(N, width)`` class tokens → weights ``(N, depth, heads)``."""
         factors = 1 + self.output(F.gelu(self.hidden(F.layer_norm(cls_token, cls_token.shape[-1:]))))
-        return HeadWeights(local=factors.view(-1, self.depth, self.heads), per_image=True)
+        return _on_branch(factors.view(-1, self.depth, self.heads), self.branch, self.site, per_image=True)
+
+
+def _on_branch(factors: Tensor, branch: Branch, site: Site, *, per_image: bool = False) -> HeadWeights:
+    local = factors if branch in ("local", "both") else None
+    global_ = factors if branch in ("global", "both") else None
+    return HeadWeights(local, global_, site, per_image)
 
 
 def parametrise(theta: Tensor, kind: Parametrisation) -> Tensor:
-    """Trained parameters ``(L, heads)`` → head weights; every kind starts at 1 from :func:`initial_theta`."""
+    """Trained parameters ``(L, heads)`` → head weights; every kind starts at 1 from :func:`initial_theta`.
+
+    ``softmax_mean1`` competes over the last axis.
+    """
     if kind == "free":
         return theta
     if kind == "softmax_mean1":
@@ -75,32 +96,41 @@ def place_head_weights(
     branch: Branch = "local",
     layers: LayerChoice = "dual",
     local_start: int | None = None,
+    tapped: Sequence[int] = (),
     site: Site = "head_output",
 ) -> HeadWeights:
     """Factors of the chosen layers → weights for every layer of a tower, 1 where nothing was chosen.
 
     Args:
         factors: ``(rows, heads)`` or ``(rows, heads, head_dim)``; one row per chosen layer, or one row for all.
-        depth: blocks of the tower; layers: ``dual`` are the blocks with a local branch, ``all`` every block.
+        depth: blocks of the tower; layers: ``dual`` are the blocks with a local branch, ``all`` every block,
+            ``tapped`` the blocks in ``tapped`` and in its order, a number k the last k blocks.
 
     Raises:
-        ModelError: a number of rows that fits neither.
+        ModelError: a number of rows that fits neither, or more last blocks than there are.
     """
-    chosen = range(first_local_block(depth, local_start) if layers == "dual" else 0, depth)
+    chosen = _chosen_layers(layers, depth, local_start, tapped)
     if len(factors) not in (1, len(chosen)):
         raise ModelError(f"Head weights must have 1 or {len(chosen)} rows for the layers {layers!r}", len(factors))
-    placed = torch.ones((depth, *factors.shape[1:]), dtype=factors.dtype, device=factors.device)
-    placed = torch.cat([placed[: chosen.start], factors.expand(len(chosen), *factors.shape[1:])])
-    return HeadWeights(
-        local=placed if branch in ("local", "both") else None,
-        global_=placed if branch in ("global", "both") else None,
-        site=site,
-    )
+    ones = torch.ones((depth, *factors.shape[1:]), dtype=factors.dtype, device=factors.device)
+    rows = factors.expand(len(chosen), *factors.shape[1:])
+    return _on_branch(ones.index_copy(0, torch.tensor(chosen, device=factors.device), rows), branch, site)
+
+
+def _chosen_layers(layers: LayerChoice, depth: int, local_start: int | None, tapped: Sequence[int]) -> list[int]:
+    if layers == "tapped":
+        return list(tapped)
+    if layers == "dual":
+        return list(range(first_local_block(depth, local_start), depth))
+    count = depth if layers == "all" else layers
+    if not 1 <= count <= depth:
+        raise ModelError(f"The number of last layers with head weights must be 1 to {depth}", count)
+    return list(range(depth - count, depth))
 
 
 def check_head_weights(weights: HeadWeights, tower: ImageTower) -> HeadWeights:
-    """Return ``weights`` when their shape fits ``tower``, or raise :class:`ModelError`."""
-    want = (tower.depth, tower.heads)
+    """Return ``weights`` when they are finite and their shape fits ``tower``, or raise :class:`ModelError`."""
+    want, head_dim = (tower.depth, tower.heads), tower.width // tower.heads
     for name, tensor in (("local", weights.local), ("global", weights.global_)):
         if tensor is None:
             continue
@@ -111,6 +141,14 @@ def check_head_weights(weights: HeadWeights, tower: ImageTower) -> HeadWeights:
                 tuple(tensor.shape),
                 "Use a pack that was made for this tower",
             )
+        if not weights.per_image and tensor.ndim == 3 and tensor.shape[2] != head_dim:
+            raise ModelError(
+                f"{name} head weights by channel must have {head_dim} channels a head",
+                tensor.shape[2],
+                "Use a pack that was made for this tower",
+            )
+        if not tensor.isfinite().all():
+            raise ModelError(f"{name} head weights must be finite numbers", "NaN or infinity", "Use another pack")
     return weights
 
 

@@ -10,11 +10,12 @@ import torch
 
 from headclip_med.detectors import ClassFeatures, Detector, HeadCLIPConfig, make_detector
 from headclip_med.encoders.adapters import tower_from_timm
-from headclip_med.encoders.build import BuiltTower, build_tower, load_strictly, read_state, sha256_file
+from headclip_med.encoders.build import BuiltTower, build_tower, load_strictly, read_state
 from headclip_med.encoders.image import resolve_layers
 from headclip_med.encoders.text import class_features
 from headclip_med.encoders.timm_vit import build_timm_vit
 from headclip_med.errors import ModelError
+from headclip_med.hashing import sha256_file
 from headclip_med.packs import Pack, builtin_packs, load_pack
 from headclip_med.packs.domains import Domain, get_domain
 from headclip_med.packs.pack import Threshold
@@ -180,9 +181,12 @@ def _short(name: str) -> str:
 
 
 def place_model(model: Model, device: torch.device, dtype: torch.dtype) -> Model:
-    """Move the model to ``device`` and store its image tower's matrices in ``dtype``; the text side stays float32."""
+    """Move the model to ``device`` and store its image tower's matrices in ``dtype``; the text side stays float32.
+
+    Raises:
+        ModelError: the model was placed elsewhere or in another type before, where an engine relies on it.
+    """
+    model.built.tower.place(device, dtype)
     if model.built.clip is not None:
         model.built.clip.to(device)
-    model.built.tower.to(device)
-    model.built.tower.cast(dtype)
     return model

@@ -14,6 +14,7 @@ from headclip_med.detectors import DETECTORS, ClassFeatures, Detector, HeadCLIP,
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, encode_images
 from headclip_med.errors import ModelError
+from headclip_med.head_weights import DynamicHeadWeights
 
 
 def classes(dim: int, layers=(3,), image: bool = True) -> ClassFeatures:
@@ -64,7 +65,6 @@ def test_anomalyclip_is_headclip_with_weights_of_one_and_no_joint_score() -> Non
     "change",
     [
         {"feature_layers": (1, 3)},
-        {"layer_fusion": "sum", "feature_layers": (1, 3)},
         {"local_attention": "qk"},
         {"local_attention": "qq+kk+vv"},
         {"local_attention": "none"},
@@ -129,6 +129,71 @@ def test_class_features_for_another_tower_or_layer_are_refused() -> None:
         HeadCLIP(clip_tower(), classes(48))
     with pytest.raises(ModelError, match=r"every tapped layer \[3\]; given: none for \[3\]"):
         HeadCLIP(clip_tower(), classes(24, layers=(1,)))
+
+
+def test_class_features_follow_the_order_of_the_layers() -> None:
+    """Layers used to be sorted on the way, so that (3, 1) took each other's class features."""
+    tower, one, other = clip_tower(), classes(24).patch[3], classes(24).patch[3].flip(0)
+    config = HeadCLIPConfig(feature_layers=(-1, 1))
+    paired = ClassFeatures({3: one, 1: other}, None, {})
+    same = HeadCLIP(tower, paired, replace(config, feature_layers=(1, 3))).score(images())
+    torch.testing.assert_close(HeadCLIP(tower, paired, config).score(images()).maps, same.maps)
+
+
+@pytest.mark.parametrize("where", ["patch", "image", "centre"])
+def test_class_features_that_are_not_finite_are_refused(where: str) -> None:
+    good = classes(24)
+    bad = torch.full((24,) if where == "centre" else (2, 24), float("nan"))
+    broken = replace(good, **{where: bad if where == "image" else {3: bad}})
+    with pytest.raises(ModelError, match="Class features must be finite"):
+        HeadCLIP(clip_tower(), broken)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"jas_weight": 1.5}, "jas_weight"),
+        ({"jas_top_fraction": 0.0}, "jas_top_fraction"),
+        ({"map_sigma": -1.0}, "map_sigma"),
+        ({"image_size": 0}, "image_size"),
+        ({"feature_layers": ()}, "feature_layers"),
+        ({"jas_pool": "median"}, "jas_pool must be one of max"),
+        ({"lhw_layers": "some"}, "lhw_layers"),
+        ({"lhw_branch": "global", "lhw_task_decoupled": True}, "lhw_branch must be 'local'"),
+        ({"lhw_dynamic": True, "lhw_param": "softplus"}, "lhw_dynamic"),
+    ],
+)
+def test_values_that_no_tower_can_run_are_refused(change: dict, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        HeadCLIPConfig(**change)
+
+
+@pytest.mark.parametrize(("size", "near"), [(30, 32), (3, 8), (70, 72)])
+def test_an_image_size_between_patches_names_the_nearest(size: int, near: int) -> None:
+    with pytest.raises(ModelError, match=rf"multiple of the patch size 8; given: {size} pixels. Use {near}\."):
+        HeadCLIP(clip_tower(), classes(24), HeadCLIPConfig(image_size=size))
+
+
+@pytest.mark.parametrize(
+    "change", [{"local_attention": "none"}, {"feature_layers": (0,)}, {"local_start": 3, "feature_layers": (1, 2)}]
+)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_head_weights_that_cannot_act_are_refused(change: dict, dynamic: bool) -> None:
+    tower, config = clip_tower(), HeadCLIPConfig(**change)
+    both = classes(24, config.feature_layers if "feature_layers" in change else (3,))
+    weights = DynamicHeadWeights(tower.width, 4, 4) if dynamic else HeadWeights(local=torch.ones(4, 4))
+    with pytest.raises(ModelError, match="must have a local path"):
+        HeadCLIP(tower, both, config, weights)
+    HeadCLIP(tower, both, config, HeadWeights(global_=torch.ones(4, 4)))
+
+
+@pytest.mark.parametrize("attention", ["vv", "none"])
+def test_a_local_start_outside_the_tower_is_refused(attention: str) -> None:
+    """It used to switch the local path off without a word."""
+    with pytest.raises(ModelError, match="below the tower's depth 4"):
+        HeadCLIP(clip_tower(), classes(24), HeadCLIPConfig(local_start=4, local_attention=attention))
 
 
 def test_an_unknown_method_names_the_nearest() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -203,6 +204,36 @@ def test_place_head_weights_leaves_unchosen_layers_at_one() -> None:
         place_head_weights(torch.ones(2, 2), depth=4, layers="dual")
 
 
+@pytest.mark.parametrize(
+    ("layers", "tapped", "expected"),
+    [("tapped", (3, 1), [1, 6, 1, 5]), (2, (), [1, 1, 5, 6]), ("all", (), [5, 6, 7, 8]), ("dual", (), [1, 5, 6, 7])],
+)
+def test_head_weights_go_to_the_layers_that_were_chosen(layers: object, tapped: tuple, expected: list[int]) -> None:
+    rows = torch.arange(5.0, 9.0)[: sum(e > 1 for e in expected), None].expand(-1, 2)
+    weights = place_head_weights(rows, depth=4, layers=layers, tapped=tapped)  # type: ignore[arg-type]
+    assert weights.local is not None
+    assert weights.local[:, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("count", [0, 5, -1])
+def test_more_last_layers_than_there_are_are_refused(count: int) -> None:
+    with pytest.raises(ModelError, match="must be 1 to 4"):
+        place_head_weights(torch.ones(1, 2), depth=4, layers=count)
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        (HeadWeights(local=torch.full((4, 4), float("nan"))), "local head weights must be finite"),
+        (HeadWeights(global_=torch.full((4, 4), float("inf"))), "global head weights must be finite"),
+        (HeadWeights(local=torch.ones(4, 4, 16)), "must have 12 channels a head; given: 16"),
+    ],
+)
+def test_head_weights_that_cannot_be_used_are_refused(weights: HeadWeights, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        check_head_weights(weights, timm_tower())
+
+
 def test_head_weights_for_another_tower_are_refused() -> None:
     with pytest.raises(ModelError, match=r"\(4, 4\) of the tower; given: \(12, 6\)"):
         check_head_weights(HeadWeights(local=torch.ones(12, 6)), timm_tower())
@@ -217,12 +248,46 @@ def test_local_path_covers_the_last_19_blocks(depth: int, start: int) -> None:
 
 
 def test_layers_count_from_the_end_too() -> None:
-    assert resolve_layers((-1, 3, 11), 12) == (3, 11)
+    assert resolve_layers((-1, 3), 12) == (11, 3)
+
+
+@pytest.mark.parametrize("layers", [(24,), (0, -25), (), (23, -1)])
+def test_layers_outside_the_tower_or_named_twice_are_refused(layers: tuple[int, ...]) -> None:
+    words = "differ from each other" if layers == (23, -1) else "Layers are 0-based: the AnomalyCLIP family's 24 is 23"
+    with pytest.raises(ModelError, match=words):
+        resolve_layers(layers, 24)
+
+
+@pytest.mark.parametrize(("depth", "start"), [(12, 0), (12, 12), (12, -3), (1, None)])
+def test_a_local_path_outside_the_tower_is_refused(depth: int, start: int | None) -> None:
+    with pytest.raises(ModelError, match="at least 1 and below the tower's depth"):
+        first_local_block(depth, start)
+    if depth == 12:
+        tower = timm_tower()
+        with pytest.raises(ModelError, match="below the tower's depth 4"):
+            encode_images(tower, pixels(32), EncodeOptions((3,), local_start=start))
 
 
 def test_an_image_size_that_is_no_multiple_of_the_patch_is_refused_in_words() -> None:
     with pytest.raises(HeadclipError, match="multiple of the patch size 8; given: 30×30"):
         encode_images(timm_tower(), pixels(30), EncodeOptions((3,)))
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+def test_clip_pooling_before_or_after_the_final_norm_equals_open_clip(pool: str, after: bool) -> None:
+    visual = clip_visual("tiny", pool_type=pool, final_ln_after_pool=after)
+    torch.nn.init.normal_(visual.ln_post.weight)  # at 1 the order matters less
+    features = encode_images(tower_from_open_clip(visual), pixels(32, 2), EncodeOptions((3,)))
+    torch.testing.assert_close(features.global_feature, F.normalize(visual(pixels(32, 2)), dim=-1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "vit_tiny_patch16_224"])
+def test_distilled_and_post_norm_towers_are_refused_in_words(name: str) -> None:
+    post_norm = {} if "distilled" in name else {"block_fn": timm.models.vision_transformer.ResPostBlock}
+    model = timm.create_model(name, pretrained=False, num_classes=0, depth=1, **post_norm)
+    with pytest.raises(ModelError, match=r"VisionTransformerDistilled|must have standard attention"):
+        tower_from_timm(model)
 
 
 @pytest.mark.parametrize(

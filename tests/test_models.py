@@ -16,12 +16,15 @@ from test_engine import sphere
 
 from headclip_med import load_engine
 from headclip_med.detectors import Detector
-from headclip_med.encoders.build import build_tower, recognise, sha256_file
+from headclip_med.encoders.build import build_tower, recognise
 from headclip_med.encoders.text import class_features
 from headclip_med.encoders.timm_vit import TimmVitSpec, build_timm_vit
+from headclip_med.engine import Engine
 from headclip_med.errors import HeadclipError, ModelError
+from headclip_med.hashing import sha256_file
+from headclip_med.head_weights import DynamicHeadWeights
 from headclip_med.models import detector_for, load_model
-from headclip_med.packs import builtin_packs, load_pack
+from headclip_med.packs import builtin_packs, load_pack, write_record
 from headclip_med.packs.domains import DOMAINS, get_domain
 from headclip_med.prompts import ABNORMAL_STATES, NORMAL_STATES, TEMPLATES, ensemble
 
@@ -93,6 +96,61 @@ def test_a_vision_only_file_is_recognised_by_its_tensors(dinov2_like: Path) -> N
     assert recognise(load_file(dinov2_like), "dino.safetensors") == "vit_small_patch14_dinov2"
 
 
+def _vit_file(folder: Path) -> Path:
+    """Random weights whose tensors could be DINO's, MAE's or a supervised ViT's."""
+    model = timm.create_model("vit_small_patch16_224", pretrained=False, num_classes=0)
+    save_file({key: value.half() for key, value in model.state_dict().items()}, folder / "vit.safetensors")
+    return folder / "vit.safetensors"
+
+
+def test_the_normalisation_of_a_patch_16_file_is_never_guessed(tmp_path: Path) -> None:
+    file = _vit_file(tmp_path)
+    with pytest.raises(ModelError, match=r"vit_small_patch16_224\.dino@vit\.safetensors"):
+        build_tower(str(file))
+    with pytest.raises(ModelError, match=r"Name it as ARCH\.TAG@FILE .*augreg_in1k.*vit_small_patch16_224\.dino"):
+        build_tower(f"vit_small_patch16_224@{file}")
+    with pytest.raises(ModelError, match=r"Did you mean .*vit_small_patch16_224\.dino"):
+        build_tower(f"vit_small_patch16_224.dinno@{file}")
+    means = {tag: build_tower(f"vit_small_patch16_224.{tag}@{file}").tower.mean for tag in ("dino", "augreg_in1k")}
+    assert means == {"dino": (0.485, 0.456, 0.406), "augreg_in1k": (0.5, 0.5, 0.5)}
+
+
+def test_a_clip_file_never_asks_for_other_weights(clip_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some CLIPs name a Hugging Face text model, whose weights open_clip would download first."""
+    asked: list[object] = []
+    create = open_clip.create_model
+
+    def record(*args: object, **kwargs: object) -> object:
+        asked.append((kwargs.get("pretrained"), kwargs.get("pretrained_hf", True)))
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(open_clip, "create_model", record)
+    build_tower(f"{SMALL_CLIP}@{clip_file}")
+    assert asked == [(None, False)]
+
+
+def test_a_text_side_that_cannot_be_had_is_told_in_words(clip_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", offline)
+    with pytest.raises(ModelError, match=r"The tokenizer of ViT-S-32-alt must be in the cache .*no route to host"):
+        build_tower(f"{SMALL_CLIP}@{clip_file}")
+
+
+def test_two_engines_of_one_model_do_not_corrupt_each_other(tiny_pack: Path) -> None:
+    """A second engine used to cast the tower of the first under its feet."""
+    model = load_model(tiny_pack)
+    array, affine = sphere("anisotropic")
+    first = Engine(model, device="cpu", precision="float32")
+    before = first.predict(array, affine=affine).map_array
+    with pytest.raises(ModelError, match="Load the model again"):
+        Engine(model, device="cpu", precision="bfloat16")
+    np.testing.assert_array_equal(first.predict(array, affine=affine).map_array, before)
+    again = Engine(model, device="cpu", precision="float32").predict(array, affine=affine)
+    np.testing.assert_array_equal(again.map_array, before)
+
+
 def test_a_pack_is_read_with_its_hashes(tiny_pack: Path) -> None:
     model = load_model(tiny_pack)
     assert model.provenance()["weights_sha256"] == sha256_file(tiny_pack / "tower.safetensors")
@@ -138,6 +196,98 @@ def test_a_pack_can_keep_weights_of_its_own_for_the_image_score(own_pack: Path) 
     assert weights.local is not None
     assert weights.global_ is not None
     assert (weights.local.unique().item(), weights.global_.unique().item()) == (2, 3)
+
+
+def _change(folder: Path, config: dict, tensors: dict[str, torch.Tensor]) -> Path:
+    """The pack in ``folder`` with further configuration and tensors."""
+    record = json.loads((folder / "pack.json").read_text())
+    record["config"] |= config
+    (folder / "pack.json").write_text(json.dumps(record))
+    own = load_file(folder / "pack.safetensors")
+    save_file({**own, **tensors}, folder / "pack.safetensors")
+    return folder
+
+
+def _predictor(scale: float = 0.0) -> dict[str, torch.Tensor]:
+    module = DynamicHeadWeights(32, 2, 2, hidden=8)
+    torch.nn.init.constant_(module.output.bias, scale)
+    return {f"dynamic.{name}": tensor for name, tensor in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("branch", ["local", "global"])
+def test_predicted_head_weights_of_a_pack_act_like_their_values(own_pack: Path, branch: str) -> None:
+    """With zero weights and a bias of 1.5 the prediction is 2.5 for every head and image."""
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plain = _detector(own_pack).score(pixels)
+    dynamic = _detector(_change(own_pack, {"lhw_dynamic": True, "lhw_branch": branch}, _predictor(1.5))).score(pixels)
+    assert not torch.allclose(dynamic.scores, plain.scores)
+    tensors = {k: v for k, v in load_file(own_pack / "pack.safetensors").items() if not k.startswith("dynamic.")}
+    save_file(tensors, own_pack / "pack.safetensors")
+    static = _change(own_pack, {"lhw_dynamic": False}, {"head_weights": torch.full((1, 2), 2.5)})
+    expected = _detector(static).score(pixels)
+    torch.testing.assert_close(dynamic.maps, expected.maps)
+    torch.testing.assert_close(dynamic.scores, expected.scores)
+
+
+@pytest.mark.parametrize(
+    ("config", "rows"),
+    [({"lhw_layers": "tapped"}, (1, 2)), ({"lhw_layers": 1}, (1, 2)), ({"lhw_layers": "dual"}, (1, 2, 16))],
+)
+def test_every_shape_and_layer_choice_of_head_weights_acts(own_pack: Path, config: dict, rows: tuple) -> None:
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plain = _detector(own_pack).score(pixels)
+    changed = _detector(_change(own_pack, config, {"head_weights": torch.full(rows, 3.0)})).score(pixels)
+    assert not torch.allclose(changed.maps, plain.maps)
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "words"),
+    [
+        (
+            {"lhw_task_decoupled": True},
+            {"head_weights": torch.ones(1, 2)},
+            "the tensor head_weights_global .*missing",
+        ),
+        ({"lhw_task_decoupled": True}, {"head_weights_global": torch.ones(1, 2)}, "tensor head_weights .*missing"),
+        ({}, {"head_weights_global": torch.ones(1, 2)}, "sets lhw_task_decoupled.*present"),
+        ({"lhw_dynamic": True}, {}, r"tensors dynamic\.\* .*missing"),
+        ({}, _predictor(), r"sets lhw_dynamic; given: lhw_dynamic False.*present"),
+        ({"lhw_dynamic": True}, {**_predictor(), "head_weights": torch.ones(1, 2)}, "must have no tensor head_weights"),
+        ({"lhw_dynamic": True}, {"dynamic.hidden.bias": torch.ones(3)}, "must fit the tower"),
+        ({"lhw_dynamic": True}, _predictor(float("nan")), "must be finite"),
+        ({"lhw_layers": 3}, {"head_weights": torch.ones(1, 2)}, "must be 1 to 2"),
+        ({"feature_layers": [24]}, {}, "family's 24 is 23"),
+        ({"temperature": 0}, {}, "temperature must be positive"),
+    ],
+)
+def test_a_pack_whose_configuration_and_tensors_disagree_is_refused(
+    own_pack: Path, config: dict, tensors: dict[str, torch.Tensor], words: str
+) -> None:
+    with pytest.raises(ModelError, match=words):
+        _detector(_change(own_pack, config, tensors))
+
+
+def test_class_features_of_a_pack_pair_with_its_layers_as_listed(own_pack: Path) -> None:
+    """Rows used to go to sorted layers, whatever the order they were listed in."""
+    rows = torch.stack([torch.eye(32)[:2], torch.eye(32)[2:4]])
+    model = load_model(_change(own_pack, {"feature_layers": [-1, 0]}, {"patch_classes": rows}))
+    assert model.pack is not None
+    classes = model.pack.class_features(model.built.tower)
+    assert classes is not None
+    assert torch.equal(classes.patch[1], rows[0])
+    assert torch.equal(classes.patch[0], rows[1])
+
+
+def test_a_pack_record_is_written_whole_or_not_at_all(own_pack: Path) -> None:
+    record = load_pack(own_pack).record
+    write_record(own_pack, record)
+    before = (own_pack / "pack.json").read_text()
+    assert load_pack(own_pack).record == record
+    assert "null" not in before
+    with pytest.raises(ModelError, match=r"must follow the format headclip_med/1; given: threshold"):
+        write_record(own_pack, record.model_copy(update={"threshold": None}))
+    assert (own_pack / "pack.json").read_text() == before
+    assert sorted(p.name for p in own_pack.iterdir()) == ["pack.json", "pack.safetensors", "tower.safetensors"]
 
 
 def test_exchanged_weights_are_noticed(own_pack: Path) -> None:

@@ -11,10 +11,12 @@ import torch
 from torch.nn import functional as F
 
 from headclip_med import load_engine
+from headclip_med.encoders.image import EncodeOptions
 from headclip_med.encoders.timm_vit import TimmVitSpec
+from headclip_med.packs.pack import TowerRecord, load_pack
 from headclip_med.phantom import Phantom, centred_affine
 from headclip_med.training import calibration, synthetic, tiny
-from headclip_med.training.class_vectors import fit_class_vectors, ranking_quality
+from headclip_med.training.class_vectors import ClassVectors, fit_class_vectors, ranking_quality, write_pack
 
 
 @pytest.fixture
@@ -76,6 +78,17 @@ def test_class_vectors_separate_what_is_separable() -> None:
     cosine = F.normalize(features - vectors.centre, dim=-1) @ vectors.abnormal
     softmax = torch.stack([-cosine, cosine], -1).mul(vectors.logit_scale).softmax(-1)[:, 1]
     torch.testing.assert_close(softmax, torch.sigmoid(2 * vectors.logit_scale * cosine))
+
+
+def test_class_vectors_are_written_in_the_order_of_the_layers(tmp_path: Path) -> None:
+    """They used to be sorted, apart from the list of layers beside them."""
+    fits = {n: ClassVectors(torch.full((4,), float(n)), torch.eye(4)[n], 5.0) for n in (1, 2)}
+    tower = TowerRecord(kind="timm", name="any")
+    write_pack(tmp_path / "own", "own", tower, tiny.PIXELS, EncodeOptions((2, 1)), fits)
+    pack = load_pack(tmp_path / "own")
+    assert pack.config().feature_layers == (2, 1)
+    assert pack.tensors["centre"][:, 0].tolist() == [2, 1]
+    assert pack.tensors["patch_classes"][:, 1].argmax(dim=1).tolist() == [2, 1]
 
 
 def test_ranking_quality_by_hand() -> None:

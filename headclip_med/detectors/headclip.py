@@ -9,16 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from math import inf
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headclip_med import scoring
 from headclip_med.detectors.base import Capabilities, ClassFeatures, SliceBatch
 from headclip_med.encoders.attention import Kernel, LocalAttention
 from headclip_med.encoders.heads import HeadWeights, Site
-from headclip_med.encoders.image import EncodeOptions, ImageFeatures, encode_images, resolve_layers
+from headclip_med.encoders.image import (
+    EncodeOptions,
+    ImageFeatures,
+    encode_images,
+    first_local_block,
+    resolve_layers,
+)
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.errors import ModelError
 from headclip_med.head_weights import Branch, LayerChoice, Parametrisation, check_head_weights, fold
@@ -34,11 +41,14 @@ class HeadCLIPConfig:
     Attributes:
         image_size: side of the square input in pixels; None: 518 for CLIP at 336 [C for the family], else the
             size the tower was trained at.
-        feature_layers: tapped blocks, 0-based, negative from the end [I: the last one].
-        layer_fusion: of several taps [I].
+        feature_layers: tapped blocks, 0-based, negative from the end, each once [I: the last one]. The maps of several
+            are averaged; the sum that AnomalyCLIP's code takes is that many times the mean, hence the same ranking.
         local_attention, local_start: of the local branch [I: AnomalyCLIP's V-V in the last 19 blocks].
-        lhw_branch, lhw_layers, lhw_site: where head weights act [I: output of the heads, local branch].
+        lhw_branch, lhw_layers, lhw_site: where head weights act [I: output of the heads, local branch, ``dual``: its
+            blocks]; ``lhw_layers`` may also be ``all``, ``tapped`` or a number k for the last k blocks. Whether layers
+            share a row and whether a head has one weight or one a channel is the shape of the weights themselves.
         lhw_param: how trained parameters become weights [I].
+        lhw_dynamic: the weights are predicted from the class token instead [I].
         lhw_task_decoupled: the global path has weights of its own, for the image score [I].
         temperature: of every softmax [C: 0.07].
         global_norm: final norm on the class token [C: False in AnomalyCLIP's code; CLIP itself uses it].
@@ -51,13 +61,13 @@ class HeadCLIPConfig:
 
     image_size: int | None = None
     feature_layers: tuple[int, ...] = (-1,)
-    layer_fusion: scoring.LayerFusion = "mean"
     local_attention: LocalAttention = "vv"
     local_start: int | None = None
     lhw_branch: Branch = "local"
     lhw_layers: LayerChoice = "dual"
     lhw_site: Site = "head_output"
     lhw_param: Parametrisation = "free"
+    lhw_dynamic: bool = False
     lhw_task_decoupled: bool = False
     temperature: float = 0.07
     global_norm: bool = True
@@ -72,6 +82,46 @@ class HeadCLIPConfig:
     jas_score_pool: bool = False
     kernel: Kernel = "auto"
 
+    def __post_init__(self) -> None:
+        """Refuse what no tower could be run with; :class:`HeadCLIP` checks the rest against its tower."""
+        _check_choices(self)
+        _require(self.image_size is None or self.image_size >= 1, "image_size must be positive", self.image_size)
+        _require(len(self.feature_layers) > 0, "feature_layers must name a layer", "none")
+        _require(0 < self.temperature < inf, "temperature must be positive", self.temperature)
+        _require(0 <= self.map_sigma < inf, "map_sigma must be 0 or more", self.map_sigma)
+        _require(0 <= self.jas_weight <= 1, "jas_weight must lie between 0 and 1", self.jas_weight)
+        _require(
+            0 < self.jas_top_fraction <= 1, "jas_top_fraction must lie above 0 and at most at 1", self.jas_top_fraction
+        )
+        _require(
+            not self.lhw_task_decoupled or self.lhw_branch == "local",
+            "lhw_task_decoupled gives the global branch weights of its own, so lhw_branch must be 'local'",
+            self.lhw_branch,
+        )
+        static = (self.lhw_layers, self.lhw_param, self.lhw_task_decoupled)
+        _require(
+            not self.lhw_dynamic or static == ("dual", "free", False),
+            "lhw_dynamic must go with lhw_layers 'dual', lhw_param 'free' and no lhw_task_decoupled",
+            static,
+        )
+
+
+def _check_choices(config: HeadCLIPConfig) -> None:
+    for name, hint in get_type_hints(HeadCLIPConfig).items():
+        value = getattr(config, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise ModelError(f"{name} must be one of {', '.join(map(str, get_args(hint)))}", value)
+    _require(
+        isinstance(config.lhw_layers, int) or config.lhw_layers in ("dual", "all", "tapped"),
+        "lhw_layers must be dual, all, tapped or a number of last layers",
+        config.lhw_layers,
+    )
+
+
+def _require(holds: bool, must: str, given: object) -> None:
+    if not holds:
+        raise ModelError(must, given)
+
 
 class HeadCLIP:
     """The detector.
@@ -82,7 +132,8 @@ class HeadCLIP:
         name: under which results are recorded.
 
     Raises:
-        ModelError: class features or head weights that do not fit the tower, or no class features for a tap.
+        ModelError: class features or head weights that do not fit the tower or are not finite, no class features for a
+            tap, head weights that cannot act, layers outside the tower, or an image size that its patches do not fill.
     """
 
     capabilities = Capabilities(zero_shot=True, uses_text=True, localises=True, adaptable=True)
@@ -99,7 +150,9 @@ class HeadCLIP:
         self.name, self.tower, self.config = name, tower, config or HeadCLIPConfig()
         self._layers = resolve_layers(self.config.feature_layers, tower.depth)
         self._classes = _checked_classes(classes, self._layers, tower)
-        self._weights = head_weights
+        _check_image_size(self.image_size, tower)
+        _check_local_path(self.config, self._layers, tower, head_weights)
+        self._weights = head_weights.to(tower.device) if isinstance(head_weights, nn.Module) else head_weights
         self._folded: dict[int, Tensor] | None = None
         if isinstance(head_weights, HeadWeights):
             self._weights = check_head_weights(head_weights, tower).to(tower.device)
@@ -142,7 +195,6 @@ class HeadCLIP:
             self._classes.patch,
             features.grid,
             logit_scale=1 / self.config.temperature,
-            fusion=self.config.layer_fusion,
         )
         size = (pixels.shape[-2], pixels.shape[-1])
         sigma = self.config.map_sigma * pixels.shape[-1] / _SIGMA_REFERENCE
@@ -179,9 +231,36 @@ class HeadCLIP:
         if feature is None or self._classes.image is None:
             return None
         if self.config.jas_score_pool:
-            last = features.patch_features[self._layers[-1]]
+            last = features.patch_features[max(self._layers)]
             feature = scoring.score_pooled_feature(feature, last, patches.flatten(1))
         return scoring.class_probabilities(feature, self._classes.image, 1 / self.config.temperature)[:, 1]
+
+
+def _check_image_size(size: int, tower: ImageTower) -> None:
+    if size % tower.patch_size:
+        raise ModelError(
+            f"The image size must be a multiple of the patch size {tower.patch_size}",
+            f"{size} pixels",
+            f"Use {tower.nearest_size(size)}",
+        )
+
+
+def _check_local_path(
+    config: HeadCLIPConfig,
+    layers: tuple[int, ...],
+    tower: ImageTower,
+    weights: HeadWeights | Callable[[Tensor], HeadWeights] | None,
+) -> None:
+    """Refuse a local path outside the tower, and head weights of a local path that no tap sees."""
+    without = config.local_attention == "none"
+    start = None if without and config.local_start is None else first_local_block(tower.depth, config.local_start)
+    needs_local_path = weights is not None and (not isinstance(weights, HeadWeights) or weights.local is not None)
+    if needs_local_path and (without or start is None or max(layers) < start):
+        raise ModelError(
+            "Head weights of the local branch, or predicted ones, must have a local path that a tapped layer sees",
+            "local attention 'none'" if without else f"layers {list(layers)} tapped, local path from block {start}",
+            "Set local_attention, local_start or feature_layers, or leave the head weights out",
+        )
 
 
 def _checked_classes(classes: ClassFeatures, layers: tuple[int, ...], tower: ImageTower) -> ClassFeatures:
@@ -196,6 +275,8 @@ def _checked_classes(classes: ClassFeatures, layers: tuple[int, ...], tower: Ima
             sorted(shapes),
             "Use class features or a pack that was made for this tower",
         )
+    if not all(v.isfinite().all() for v in (*vectors, *classes.centre.values())):
+        raise ModelError("Class features must be finite numbers", "NaN or infinity", "Use another pack")
     device = tower.device
     return ClassFeatures(
         patch={layer: classes.patch[layer].to(device).float() for layer in layers},

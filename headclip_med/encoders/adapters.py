@@ -8,6 +8,7 @@ import open_clip
 import timm
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
@@ -45,6 +46,7 @@ def tower_from_open_clip(visual: nn.Module, mean: Any = None, std: Any = None) -
         norm_post=visual.ln_post,
         projection=visual.proj,
         pool="token" if visual.pool_type == "tok" else "average",
+        norm_after_pool=visual.final_ln_after_pool,
         width=visual.class_embedding.shape[0],
         patch_size=visual.patch_size[0],
         native_size=visual.image_size[0],
@@ -76,12 +78,9 @@ def tower_from_timm(model: nn.Module) -> ImageTower:
     Raises:
         ModelError: another architecture, or a ViT variant whose attention is not the standard one.
     """
-    if not isinstance(model, TimmVisionTransformer):
-        raise ModelError("The vision tower must be a timm VisionTransformer", type(model).__name__, _CHOOSE)
-    plain = all(
-        type(b.attn) is Attention and b.attn.gate is None and isinstance(b.attn.norm, nn.Identity) for b in model.blocks
-    )
-    if not plain or model.cls_token is None or model.pos_embed is None:
+    if type(model) is not TimmVisionTransformer:  # a subclass, such as a distilled DeiT, has tokens of its own
+        raise ModelError("The vision tower must be a plain timm VisionTransformer", type(model).__name__, _CHOOSE)
+    if not all(_is_plain(b) for b in model.blocks) or model.cls_token is None or model.pos_embed is None:
         raise ModelError(
             "The ViT must have standard attention, a class token and positions", "another variant", _CHOOSE
         )
@@ -107,6 +106,13 @@ def tower_from_timm(model: nn.Module) -> ImageTower:
         mean=data["mean"],
         std=data["std"],
     )
+
+
+def _is_plain(block: Any) -> bool:
+    """A pre-norm block with the standard attention."""
+    if type(block) is not TimmBlock or type(block.attn) is not Attention:
+        return False
+    return block.attn.gate is None and isinstance(block.attn.norm, nn.Identity)
 
 
 def _timm_block(block: Any) -> Block:

@@ -2,6 +2,8 @@
 
 Names: ``open_clip:ARCH/TAG`` (or ``ARCH/TAG``), ``hf-hub:ORG/NAME``, ``timm:ARCH``, or a local weight file
 (safetensors; ``.pt``/``.pth``/``.bin`` with ``weights_only=True``), recognised by its tensors or told as ``ARCH@FILE``.
+A timm architecture whose weights expect differently normalised pixels by training must be told with its tag, as in
+``vit_small_patch16_224.dino@FILE``: the tensors of DINO, DeiT, MAE and supervised ViTs look alike.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from headclip_med.encoders.adapters import tower_from_open_clip, tower_from_timm
 from headclip_med.encoders.text import Tokenizer
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.errors import ModelError
+from headclip_med.hashing import sha256_file as sha256_file  # part of this module's interface
 
 # Vision-only ViTs that a weight file is recognised as, by (width, depth, patch, registers, layer scale).
 _TIMM_BY_SHAPE: dict[tuple[int, int, int, int, bool], str] = {
@@ -37,10 +40,6 @@ _TIMM_BY_SHAPE: dict[tuple[int, int, int, int, bool], str] = {
     (384, 12, 14, 4, True): "vit_small_patch14_reg4_dinov2",
     (768, 12, 14, 4, True): "vit_base_patch14_reg4_dinov2",
     (1024, 24, 14, 4, True): "vit_large_patch14_reg4_dinov2",
-    (384, 12, 16, 0, False): "vit_small_patch16_224",
-    (768, 12, 16, 0, False): "vit_base_patch16_224",
-    (1024, 24, 16, 0, False): "vit_large_patch16_224",
-    (192, 12, 16, 0, False): "vit_tiny_patch16_224",
 }
 
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -82,23 +81,15 @@ def build_tower(name: str) -> BuiltTower:
     return _from_open_clip_hub(name.removeprefix("open_clip:"))
 
 
-def sha256_file(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _from_file(path: Path, architecture: str | None) -> BuiltTower:
     state = read_state(path)
     if architecture is None:
         architecture = recognise(state, path.name)
     if "visual.conv1.weight" in state:
-        clip = _open_clip_model(architecture, None)
+        clip = _fetch(f"The text side of {architecture}", lambda: _open_clip_model(architecture, None))
         load_strictly(clip, state, path.name, architecture)
         return _open_clip_tower(clip, architecture, path.name, sha256_file(path))
+    _check_normalisation_known(architecture, path.name)
     model = _timm_model(architecture, pretrained=False)
     load_strictly(model, state, path.name, architecture)
     return BuiltTower(tower_from_timm(model), "timm", architecture, path.name, sha256_file(path))
@@ -153,13 +144,26 @@ def recognise(state: dict[str, Tensor], file: str) -> str:
         raise ModelError(
             f"The architecture of {file} must be known",
             f"a ViT of width {width}, depth {depth}, patch {patch}",
-            tell,
+            f"{tell}, with its tag where it has several: vit_small_patch16_224.dino@{file}",
         )
     raise ModelError(
         "A weight file must hold an open_clip model or a timm vision transformer",
         f"{file} with tensors such as {', '.join(sorted(state)[:3])}",
         "Convert the weights, or name another file",
     )
+
+
+def _check_normalisation_known(architecture: str, file: str) -> None:
+    """Refuse a timm name without a tag where its tags expect differently normalised pixels."""
+    if "." in architecture or not timm.is_model(architecture):
+        return
+    configs = {name: timm.get_pretrained_cfg(name) for name in timm.list_pretrained(f"{architecture}.*")}
+    if len({(tuple(config.mean), tuple(config.std)) for config in configs.values() if config}) > 1:
+        raise ModelError(
+            f"The training of {architecture} must be named, since its weights differ in the pixels that they expect",
+            file,
+            f"Name it as ARCH.TAG@FILE with ARCH.TAG one of {', '.join(sorted(configs))}",
+        )
 
 
 def _clip_state_shape(state: dict[str, Tensor]) -> tuple[int, ...]:
@@ -222,14 +226,14 @@ def _from_timm_hub(architecture: str) -> BuiltTower:
     )
     if config is None or not config.hf_hub_id:
         raise _unknown(architecture, timm.list_models("vit_*"))
-    path = Path(_download(architecture, lambda: hf_hub_download(config.hf_hub_id, "model.safetensors")))
+    path = Path(_fetch(_weights_of(architecture), lambda: hf_hub_download(config.hf_hub_id, "model.safetensors")))
     model = _timm_model(architecture, pretrained=True, file=str(path))
     return BuiltTower(tower_from_timm(model), "timm", architecture, config.hf_hub_id, sha256_file(path))
 
 
 def _from_open_clip_hub(name: str) -> BuiltTower:
     if name.startswith("hf-hub:"):
-        clip = _download(name, lambda: _open_clip_model(name, None))
+        clip = _fetch(_weights_of(name), lambda: _open_clip_model(name, None))
         return _open_clip_tower(clip, name, name, state_sha256(clip))
     architecture, _, tag = name.partition("/")
     tags = open_clip.list_pretrained_tags_by_model(architecture)
@@ -241,8 +245,9 @@ def _from_open_clip_hub(name: str) -> BuiltTower:
             name,
             f"Write for example {architecture}/{tags[0]}" if tags else "Give a weight file as ARCH@FILE",
         )
-    path = Path(_download(name, lambda: open_clip.download_pretrained(open_clip.get_pretrained_cfg(architecture, tag))))
-    clip = _download(name, lambda: _open_clip_model(architecture, tag))
+    config = open_clip.get_pretrained_cfg(architecture, tag)
+    path = Path(_fetch(_weights_of(name), lambda: open_clip.download_pretrained(config)))
+    clip = _fetch(_weights_of(name), lambda: _open_clip_model(architecture, tag))
     return _open_clip_tower(clip, architecture, name, sha256_file(path))
 
 
@@ -250,7 +255,8 @@ def _open_clip_tower(clip: nn.Module, architecture: str, source: str, sha256: st
     clip.eval().requires_grad_(False)
     visual: Any = clip.visual
     tower = tower_from_open_clip(visual, getattr(visual, "image_mean", None), getattr(visual, "image_std", None))
-    return BuiltTower(tower, "open_clip", architecture, source, sha256, clip, open_clip.get_tokenizer(architecture))
+    tokenizer = _fetch(f"The tokenizer of {architecture}", lambda: open_clip.get_tokenizer(architecture))
+    return BuiltTower(tower, "open_clip", architecture, source, sha256, clip, tokenizer)
 
 
 def _open_clip_model(architecture: str, tag: str | None) -> nn.Module:
@@ -261,7 +267,8 @@ def _open_clip_model(architecture: str, tag: str | None) -> nn.Module:
     level = root.level
     root.setLevel(logging.ERROR)  # open_clip logs to the root logger that weights are random, which is meant here
     try:
-        model: nn.Module = open_clip.create_model(architecture, pretrained=tag)
+        # A text side of Hugging Face would otherwise be downloaded first and then overwritten.
+        model: nn.Module = open_clip.create_model(architecture, pretrained=tag, pretrained_hf=False)
     finally:
         root.setLevel(level)
     return model
@@ -270,6 +277,9 @@ def _open_clip_model(architecture: str, tag: str | None) -> nn.Module:
 def _timm_model(architecture: str, *, pretrained: bool, file: str | None = None) -> nn.Module:
     if not timm.is_model(architecture.split(".")[0]):
         raise _unknown(architecture, timm.list_models("vit_*"))
+    architecture_name, _, tag = architecture.partition(".")
+    if tag and architecture not in (tags := timm.list_pretrained(f"{architecture_name}.*")):
+        raise _unknown(architecture, tags)
     overlay = {"file": file} if file else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # timm warns about mapped or deprecated model names
@@ -288,7 +298,11 @@ def state_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _download(name: str, fetch: Callable[[], Any]) -> Any:
+def _weights_of(name: str) -> str:
+    return f"The weights of {name}"
+
+
+def _fetch(what: str, fetch: Callable[[], Any]) -> Any:
     """Run a hub's loading code; whatever it raises becomes one message."""
     try:
         return fetch()
@@ -297,7 +311,7 @@ def _download(name: str, fetch: Callable[[], Any]) -> Any:
     except Exception as error:
         first = str(error).strip().splitlines()
         raise ModelError(
-            f"The weights of {name} must be in the cache or on a hub that can be reached",
+            f"{what} must be in the cache or on a hub that can be reached",
             first[0][:200] if first else type(error).__name__,
             "Run `headclip-med models pull` on a machine with a network, or give a local file as ARCH@FILE",
         ) from error

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from headclip_med.encoders.attention import Kernel, LocalAttention, attend, attend_locally
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.tower import Block, ImageTower
+from headclip_med.errors import ModelError
 
 # AnomalyCLIP runs its local path through the last 19 of 24 blocks; of 12 blocks 11 were better than 6.
 _LOCAL_BLOCKS = 19
@@ -61,8 +62,19 @@ class EncodeOptions:
 
 
 def first_local_block(depth: int, start: int | None = None) -> int:
-    """Index of the first block that has a local path."""
-    return max(1, depth - _LOCAL_BLOCKS) if start is None else start
+    """Index of the first block that has a local path.
+
+    Raises:
+        ModelError: not ``1 <= start < depth``, where no block would have one.
+    """
+    first = max(1, depth - _LOCAL_BLOCKS) if start is None else start
+    if not 1 <= first < depth:
+        raise ModelError(
+            f"The first local block must be at least 1 and below the tower's depth {depth}",
+            first,
+            "Blocks are 0-based; a tower without a local path has local attention 'none'",
+        )
+    return first
 
 
 def encode_images(
@@ -87,14 +99,14 @@ def encode_images(
 
     Differentiable in the head weights; the frozen tower gets no gradient.
     """
-    start = first_local_block(tower.depth, options.local_start)
+    start = None if options.local_attention == "none" else first_local_block(tower.depth, options.local_start)
     last = tower.depth - 1 if options.want_global else max(options.layers)
     tokens = tower.embed(pixels.to(tower.device), position_mode=options.position_mode)
     weights = HeadWeights() if head_weights is None or callable(head_weights) else head_weights
     local: Tensor | None = None
     taps: dict[int, Tensor] = {}
     for layer, block in enumerate(tower.blocks[: last + 1]):
-        if options.local_attention != "none" and layer == start:
+        if layer == start:
             local = tokens[:, tower.prefix :]
             weights = head_weights(tokens[:, 0]) if callable(head_weights) else weights
         tokens, update = _run_block(
@@ -161,6 +173,9 @@ def _merge_heads(block: Block, heads: Tensor, factors: Tensor | None, out_weight
 
 
 def _global_feature(tower: ImageTower, tokens: Tensor, options: EncodeOptions) -> Tensor:
+    if tower.pool == "average" and tower.norm_after_pool:
+        mean = tokens[:, tower.prefix :].mean(dim=1)
+        return F.normalize(tower.project(mean, norm=options.global_norm), dim=-1)
     if tower.pool == "average":
         return F.normalize(tower.project(tokens, norm=options.global_norm)[:, tower.prefix :].mean(dim=1), dim=-1)
     return F.normalize(tower.project(tokens[:, 0], norm=options.global_norm), dim=-1)
@@ -171,5 +186,19 @@ def _finish(features: Tensor, centre: Tensor | None) -> Tensor:
 
 
 def resolve_layers(layers: Sequence[int], depth: int) -> tuple[int, ...]:
-    """Negative layers count from the end; the result is sorted, 0-based and without duplicates."""
-    return tuple(sorted({layer % depth for layer in layers}))
+    """0-based layers in the order given; negative ones count from the end.
+
+    Raises:
+        ModelError: no layer, one outside ``-depth … depth - 1``, or the same one twice.
+    """
+    outside = [layer for layer in layers if not -depth <= layer < depth]
+    if outside or not layers:
+        raise ModelError(
+            f"Layers must lie between {-depth} and {depth - 1}, for a tower of {depth} blocks",
+            ", ".join(map(str, outside)) or "none",
+            "Layers are 0-based: the AnomalyCLIP family's 24 is 23 here",
+        )
+    resolved = tuple(layer % depth for layer in layers)
+    if len(set(resolved)) < len(resolved):
+        raise ModelError("Layers must differ from each other", ", ".join(map(str, layers)), "Name each layer once")
+    return resolved

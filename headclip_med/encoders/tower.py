@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headclip_med.encoders.positions import interpolate_positions
-from headclip_med.errors import InputError
+from headclip_med.errors import InputError, ModelError
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class ImageTower(nn.Module):
         model: the open_clip or timm module that owns every parameter.
         blocks: its blocks, outermost first. ``layers`` in this package are 0-based indices into them.
         width, output_dim, patch_size: of the architecture; ``prefix``: class and register tokens in front.
+        pool: where the global feature comes from; ``norm_after_pool``: the average is taken before the final norm.
         native_size: input side in pixels of the stored position embeddings.
         mean, std: of the pixels that the weights expect, per channel in [0, 1].
     """
@@ -59,6 +60,7 @@ class ImageTower(nn.Module):
         norm_post: nn.Module,
         projection: Tensor | None,
         pool: Literal["token", "average"],
+        norm_after_pool: bool = False,
         width: int,
         patch_size: int,
         native_size: int,
@@ -74,9 +76,10 @@ class ImageTower(nn.Module):
         self.positions_cover_prefix = positions_cover_prefix
         self.norm_pre, self.norm_post = norm_pre, norm_post
         self.projection = projection
-        self.pool = pool
+        self.pool, self.norm_after_pool = pool, norm_after_pool
         self.width, self.patch_size, self.native_size = width, patch_size, native_size
         self.mean, self.std = tuple(mean), tuple(std)
+        self._placed = False
 
     @property
     def depth(self) -> int:
@@ -123,6 +126,27 @@ class ImageTower(nn.Module):
                     parameter.data = parameter.data.to(dtype)
         return self
 
+    def place(self, device: torch.device, dtype: torch.dtype) -> ImageTower:
+        """Move the tower to ``device`` and :meth:`cast` it, for good: whoever uses it relies on where it is.
+
+        Raises:
+            ModelError: it was already placed elsewhere or in another type.
+        """
+        actual = torch.empty(0, device=device).device  # "cuda" → "cuda:0"
+        if self._placed and (actual, dtype) != (self.device, self.dtype):
+            raise ModelError(
+                "A loaded model must stay on the device and in the precision that its first engine chose",
+                f"{self.device} and {self.dtype}, asked for {actual} and {dtype}",
+                "Load the model again for a second engine, as load_engine does",
+            )
+        self.to(device).cast(dtype)
+        self._placed = True
+        return self
+
+    def nearest_size(self, size: int) -> int:
+        """The multiple of the patch size nearest to ``size`` pixels, at least one patch."""
+        return max(1, round(size / self.patch_size)) * self.patch_size
+
     def grid(self, pixels: Tensor) -> tuple[int, int]:
         """Patch rows and columns of ``pixels (N, 3, H, W)``."""
         height, width = pixels.shape[-2:]
@@ -130,7 +154,7 @@ class ImageTower(nn.Module):
             raise InputError(
                 f"The input size must be a multiple of the patch size {self.patch_size}",
                 f"{height}×{width} pixels",
-                f"Use an image size such as {round(height / self.patch_size) * self.patch_size}",
+                f"Use an image size such as {self.nearest_size(height)}",
             )
         return height // self.patch_size, width // self.patch_size
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from headclip_med.packs.pack import Pack, PackRecord, builtin_packs, load_pack
+from headclip_med.packs.pack import Pack, PackRecord, builtin_packs, load_pack, write_record
 
-__all__ = ["Pack", "PackRecord", "builtin_packs", "load_pack"]
+__all__ = ["Pack", "PackRecord", "builtin_packs", "load_pack", "write_record"]

@@ -1,6 +1,6 @@
 """Choose a pack's threshold on synthetic heads that it was not trained on, and write it into the pack.
 
-python -m headclip_med.training.calibration PACK_FOLDER [--tower WEIGHT_FILE]
+python -m headclip_med.training.calibration PACK_FOLDER [--tower WEIGHT_FILE | ARCH.TAG@WEIGHT_FILE]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.engine import Engine, load_engine
-from headclip_med.packs.pack import Threshold, load_pack
+from headclip_med.packs.pack import Threshold, load_pack, write_record
 from headclip_med.phantom import Phantom
 from headclip_med.training.synthetic import TRAINING_SEED_LIMIT, random_phantom
 
@@ -60,8 +60,9 @@ def calibrate(engine: Engine, heads: list[Phantom]) -> Calibration:
     return Calibration(float(CANDIDATES[best]), float(mean[best]), len(heads))
 
 
-def calibrate_pack(folder: Path, tower: Path | None = None, heads: int = 24) -> Calibration:
-    """Calibrate the pack in ``folder`` and rewrite its ``pack.json``; ``tower``: weights of a pack without them."""
+def calibrate_pack(folder: Path, tower: str | None = None, heads: int = 24) -> Calibration:
+    """Calibrate the pack in ``folder`` and rewrite its ``pack.json``; ``tower``: weights of a pack without them, as
+    for :func:`headclip_med.encoders.build.build_tower`."""
     outcome = calibrate(load_engine(folder, "cpu", precision="float32", weights=tower), calibration_heads(heads))
     record = load_pack(folder).record
     origin = f"highest mean Dice over {outcome.heads} synthetic heads kept apart from training"
@@ -73,7 +74,7 @@ def calibrate_pack(folder: Path, tower: Path | None = None, heads: int = 24) -> 
     record = record.model_copy(
         update={"threshold": Threshold(value=outcome.threshold, origin=origin), "validation": validation}
     )
-    (folder / "pack.json").write_text(record.model_dump_json(indent=1, exclude_none=True) + "\n")
+    write_record(folder, record)
     log.info("threshold %.2f, mean Dice %.3f over %d heads", outcome.threshold, outcome.dice, outcome.heads)
     return outcome
 
@@ -82,7 +83,7 @@ def main() -> None:
     """Command-line entry."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--tower", type=Path)
+    parser.add_argument("--tower", help="weight file or ARCH.TAG@FILE")
     parser.add_argument("--heads", type=int, default=24)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

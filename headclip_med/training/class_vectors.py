@@ -20,10 +20,10 @@ from torch.nn import functional as F
 
 from headclip_med.encoders.attention import LocalAttention
 from headclip_med.encoders.build import build_tower
-from headclip_med.encoders.image import EncodeOptions, encode_images
+from headclip_med.encoders.image import EncodeOptions, encode_images, resolve_layers
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.intensity import Preprocessing
-from headclip_med.packs.pack import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, TowerRecord
+from headclip_med.packs.pack import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, TowerRecord, write_record
 from headclip_med.training.calibration import calibrate_pack
 from headclip_med.training.synthetic import SliceBank, build_bank, sample_batch
 
@@ -127,7 +127,7 @@ def write_pack(
 ) -> None:
     """Write ``pack.safetensors`` and ``pack.json`` with a threshold still to be calibrated."""
     folder.mkdir(parents=True, exist_ok=True)
-    ordered = [fits[layer] for layer in sorted(fits)]
+    ordered = [fits[layer] for layer in options.layers]
     save_file(
         {
             "patch_classes": torch.stack([torch.stack([-f.abnormal, f.abnormal]) for f in ordered]),
@@ -157,7 +157,7 @@ def write_pack(
             ),
         ),
     )
-    (folder / "pack.json").write_text(record.model_dump_json(indent=1, exclude_none=True) + "\n")
+    write_record(folder, record)
 
 
 _VOLUMES = 30
@@ -167,7 +167,7 @@ _TRAIN_VOLUMES = 22
 def main() -> None:
     """Command-line entry: sample, fit every asked layer, report held-out quality, write and calibrate the pack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tower", required=True, help="weight file or ARCH@FILE of a timm ViT")
+    parser.add_argument("--tower", required=True, help="weight file or ARCH.TAG@FILE of a timm ViT")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--layers", type=int, nargs="+", default=[5])
     parser.add_argument("--local-attention", default="none", choices=["vv", "qk", "qq+kk+vv", "none"])
@@ -177,7 +177,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     built = build_tower(choice.tower)
     local: LocalAttention = choice.local_attention
-    options = EncodeOptions(tuple(sorted(choice.layers)), local, want_global=False)
+    layers = resolve_layers(choice.layers, built.tower.depth)
+    options = EncodeOptions(layers, local, want_global=False)
     spec = Preprocessing(choice.image_size, built.tower.mean, built.tower.std)
     train, held_out = (
         sample_patches(built.tower, build_bank(_SEED, numbers, 24, spec), spec, options, slices)
@@ -193,7 +194,7 @@ def main() -> None:
         log.info("layer %d: held-out patch AUROC %.4f", layer, quality)
     record = TowerRecord(kind="timm", name=built.architecture, sha256=built.sha256)
     write_pack(choice.out, choice.out.name, record, spec, options, fits)
-    calibrate_pack(choice.out, Path(choice.tower.rpartition("@")[2]), heads=8)
+    calibrate_pack(choice.out, choice.tower, heads=8)
 
 
 if __name__ == "__main__":

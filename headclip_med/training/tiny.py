@@ -25,11 +25,11 @@ from torch.nn import functional as F
 
 from headclip_med import scoring
 from headclip_med.encoders.adapters import tower_from_timm
-from headclip_med.encoders.build import sha256_file
 from headclip_med.encoders.image import EncodeOptions, encode_images
 from headclip_med.encoders.timm_vit import TimmVitSpec, build_timm_vit
+from headclip_med.hashing import sha256_file
 from headclip_med.intensity import Preprocessing
-from headclip_med.packs.pack import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, TowerRecord
+from headclip_med.packs.pack import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, TowerRecord, write_record
 from headclip_med.training.calibration import calibrate_pack
 from headclip_med.training.synthetic import SliceBank, build_bank, sample_batch
 
@@ -166,13 +166,13 @@ def save_tiny(model: TinyModel, folder: Path) -> Path:
     )
     log_file = {"recipe": asdict(model.recipe), "history": model.history}
     (folder / "training.json").write_text(json.dumps(log_file, indent=1) + "\n")
-    write_record(folder, model.recipe)
+    write_record(folder, tiny_record(folder, model.recipe))
     return folder
 
 
-def write_record(folder: Path, recipe: TinyTraining) -> None:
-    """Write ``pack.json`` for the tensors in ``folder``, with a threshold still to be calibrated."""
-    record = PackRecord(
+def tiny_record(folder: Path, recipe: TinyTraining) -> PackRecord:
+    """What ``pack.json`` says about the tensors in ``folder``, with a threshold still to be calibrated."""
+    return PackRecord(
         format=PACK_FORMAT,
         name="headclip-tiny",
         title="Embedded demonstration model, trained on synthetic heads only",
@@ -203,7 +203,6 @@ def write_record(folder: Path, recipe: TinyTraining) -> None:
             ),
         ),
     )
-    (folder / "pack.json").write_text(record.model_dump_json(indent=1) + "\n")
 
 
 def main() -> None:
