@@ -5,6 +5,7 @@ An affine maps a voxel's *centre* index ``(i, j, k)`` to RAS millimetres: ``x = 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,26 +75,36 @@ def axis_order(affine: Affine) -> tuple[int, int, int]:
     return best[0], best[1], best[2]
 
 
+def ras_axis(plane: Plane) -> int:
+    """RAS axis (0–2) along which slices of ``plane`` are stacked: its normal."""
+    return _NORMAL[plane]
+
+
 def plane_axis(affine: Affine, plane: Plane) -> int:
     """Array axis along which slices of ``plane`` are stacked."""
-    return axis_order(affine)[_NORMAL[plane]]
+    return axis_order(affine)[ras_axis(plane)]
 
 
 def axis_plane(affine: Affine, axis: int) -> Plane:
     """Anatomical name of the plane whose slices are stacked along array axis ``axis``."""
     ras = axis_order(affine).index(axis)
-    return next(plane for plane in PLANES if _NORMAL[plane] == ras)
+    return next(plane for plane in PLANES if ras_axis(plane) == ras)
 
 
-def acquisition_plane(affine: Affine, normal: Vector | None = None) -> tuple[Plane, str]:
+def acquisition_plane(
+    affine: Affine, normal: Vector | None = None, shape: Sequence[int] | None = None
+) -> tuple[Plane, str]:
     """The plane in which slices were acquired, and the reason in words.
 
-    ``normal`` (RAS unit vector) is used when the format states it; otherwise the axis with a distinctly
-    larger step; otherwise axial.
+    ``normal`` (RAS unit vector) is used when the format states it; otherwise the only axis of ``shape (I, J, K)``
+    with one voxel; otherwise the axis with a distinctly larger step; otherwise axial.
     """
     if normal is not None:
         axis = int(np.argmax(np.abs(np.asarray(normal, dtype=float) @ directions(affine))))
         return axis_plane(affine, axis), "slice normal stated by the source"
+    single = [axis for axis, size in enumerate(shape or ()) if size == 1]
+    if len(single) == 1:
+        return axis_plane(affine, single[0]), "a single slice"
     steps = spacing(affine)
     axis = int(np.argmax(steps))
     if steps[axis] > _ANISOTROPY * np.delete(steps, axis).max():

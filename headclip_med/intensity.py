@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,8 +35,20 @@ WINDOWS: dict[str, tuple[float, float]] = {
 
 # Air is −1000 HU and fat −100 HU: anything above this is body, table or implant.
 _CT_FOREGROUND_HU = -500.0
-# A value that this share of all voxels has exactly is padding, not tissue.
-_PADDING_SHARE = 0.05
+# Padding fills more than half of at least this many of the six faces (a circular field of view: four), and values
+# within this share of the robust range of it are at most this share as frequent as it is.
+_PADDED_FACES = 4
+_NEAR_PADDING, _NEAR_PADDING_SHARE = 0.01, 0.1
+# Air is a peak at the bottom of the range (this share of it) and narrow (this many of its own standard deviations
+# below Otsu's threshold). In stripped brains the darker class lies above 0.17 and within 3.5; in scans with air below
+# 0.10 and beyond 5.
+_AIR_BOTTOM, _AIR_NARROW = 0.125, 4.0
+# Air beside padding lies within this share of the range of it, unless the padding lies this share below everything.
+_AIR_NEAR_PADDING, _FAR_BELOW = 0.1, 0.3
+# The cut lies this share of the way from air to Otsu's threshold, and above this many standard deviations of the noise.
+_TOWARDS_OTSU, _ABOVE_NOISE = 0.25, 3.0
+_MAD_TO_SD = 1.4826  # median absolute deviation to standard deviation, of normal noise
+_OTSU_SAMPLE = 500_000
 # Percentiles are taken from at most this many voxels, at a fixed stride.
 _SAMPLE = 2_000_000
 
@@ -84,32 +97,119 @@ def parse_window(text: str) -> tuple[float, float]:
     return level, width
 
 
-def foreground(volume: NDArray[np.float32], *, modality: str | None, is_rgb: bool) -> NDArray[np.bool_]:
-    """Voxels that show something, ``(C, I, J, K)`` → ``(I, J, K)``.
+def foreground(
+    volume: NDArray[np.float32],
+    *,
+    modality: str | None,
+    is_rgb: bool = False,
+    is_2d: bool = False,
+    inverted: bool = False,
+) -> NDArray[np.bool_]:
+    """Voxels that may show something, ``(C, I, J, K)`` → ``(I, J, K)``; generous, for nothing is found outside.
 
-    Colour: everything. CT: above −500 HU. Otherwise: unlike the padding value if there is one (skull-stripped
-    or reformatted volumes), else above Otsu's threshold.
+    Colour: everything. CT: above −500 HU. A plain 2-D image: everything but a border of exactly the padding value.
+    Otherwise: what differs from the padding value, if there is one, and lies clearly above air, if there is any.
+
+    Args:
+        modality: DICOM code or None; is_rgb: three colour channels; is_2d: a plain image, not a scan.
+        inverted: MONOCHROME1, air is bright. Nothing to CT, whose values are HU all the same.
     """
     if is_rgb:
         return np.ones(volume.shape[1:], dtype=bool)
-    channels = [_channel_foreground(channel, modality) for channel in volume]
+    if modality == "CT":
+        return np.asarray((volume > _CT_FOREGROUND_HU).any(axis=0))
+    of_channel = _image_foreground if is_2d else _scan_foreground
+    channels = [of_channel(-channel if inverted else channel) for channel in volume]
     return np.asarray(np.logical_or.reduce(channels))
 
 
-def _channel_foreground(channel: NDArray[np.float32], modality: str | None) -> NDArray[np.bool_]:
-    if modality == "CT":
-        return channel > _CT_FOREGROUND_HU
-    corner = channel[:: max(1, channel.shape[0] - 1), :: max(1, channel.shape[1] - 1), :: max(1, channel.shape[2] - 1)]
-    values, counts = np.unique(corner, return_counts=True)
-    padding = values[counts.argmax()]
-    is_padding = channel == padding
-    if is_padding.mean() >= _PADDING_SHARE and not is_padding.all():
-        return ~is_padding
-    image = sitk.GetImageFromArray(channel)
+def _image_foreground(channel: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """All but the regions of the corners' value that reach the edge: nothing dark inside is lost."""
+    regions, _ = ndimage.label(channel == _corner_value(channel))
+    edges = [regions.take((0, -1), axis) for axis in range(3) if regions.shape[axis] > 1]
+    return np.isin(regions, np.setdiff1d(np.concatenate([edge.ravel() for edge in edges]), 0), invert=True)
+
+
+def _scan_foreground(channel: NDArray[np.float32]) -> NDArray[np.bool_]:
+    padding = channel == _corner_value(channel)
+    rest = _sample(channel[~padding])
+    if _is_padding(padding, rest, _corner_value(channel)):
+        cut = _air_cut(rest, padding=_corner_value(channel))
+        return ~padding if cut is None else ~padding & (channel > cut)
+    values = _sample(channel.ravel())
+    cut = _air_cut(values)
+    return channel > (_dark_cut(values) if cut is None else cut)
+
+
+def _corner_value(channel: NDArray[np.float32]) -> float:
+    """The most frequent value of the eight corners."""
+    values, counts = np.unique(channel[np.ix_(*[(0, -1)] * 3)], return_counts=True)
+    return float(values[counts.argmax()])
+
+
+def _is_padding(padding: NDArray[np.bool_], rest: NDArray[np.float32], value: float) -> bool:
+    """Whether ``value`` was filled in rather than measured: it fills most faces and stands alone.
+
+    A noise floor does neither: its neighbouring values are as frequent as itself.
+    """
+    faces = [padding.take(end, axis).mean() for axis in range(3) for end in (0, -1)]
+    if sum(share > 0.5 for share in faces) < _PADDED_FACES:
+        return False
+    if rest.size == 0:
+        return True
+    low, high = np.percentile(rest, (1, 99))
+    near = float((np.abs(rest - value) <= _NEAR_PADDING * (high - low)).mean())
+    share = float(padding.mean())
+    return near * (1 - share) <= _NEAR_PADDING_SHARE * share
+
+
+def _sample(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """At most half a million of them; drawn, because a stride could follow an axis."""
+    if values.size <= _OTSU_SAMPLE:
+        return values
+    return values[np.random.default_rng(0).integers(values.size, size=_OTSU_SAMPLE)]
+
+
+def _air_cut(values: NDArray[np.float32], padding: float | None = None) -> float | None:
+    """The value that noise in air stays below, or None where there is no air.
+
+    Beside ``padding`` of a measured value, air has nearly that value itself: anything brighter is an even brain with a
+    very bright lesion. A filler far below all measured values (−2048 around a CT) says nothing about air.
+    """
+    if values.size == 0 or values.min() == values.max():
+        return None
+    low, otsu, high = _low_otsu_high(values)
+    dark = values[values <= otsu]
+    level = float(np.median(dark))
+    noise = _MAD_TO_SD * float(np.median(np.abs(dark - level)))
+    if level - low > _AIR_BOTTOM * (high - low) or otsu - level < _AIR_NARROW * noise:
+        return None
+    if padding is not None:
+        is_filler = low - padding > _FAR_BELOW * (high - low)
+        if not is_filler and level - padding > _AIR_NEAR_PADDING * (high - padding):
+            return None
+    return level + max(_TOWARDS_OTSU * (otsu - level), _ABOVE_NOISE * noise)
+
+
+def _dark_cut(values: NDArray[np.float32]) -> float:
+    """Without padding and without a clear peak of air: as far towards Otsu's threshold, from the darkest values."""
+    if values.min() == values.max():
+        return float(values[0])
+    low, otsu, _ = _low_otsu_high(values)
+    return low + _TOWARDS_OTSU * (otsu - low)
+
+
+def _low_otsu_high(values: NDArray[np.float32]) -> tuple[float, float, float]:
+    """Robust range of values that are not all the same, and Otsu's threshold within it."""
+    low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
+    if high <= low:
+        low, high = float(values.min()), float(values.max())
     otsu = sitk.OtsuThresholdImageFilter()
-    otsu.SetInsideValue(0)
-    otsu.SetOutsideValue(1)
-    return np.asarray(sitk.GetArrayFromImage(otsu.Execute(image)), dtype=bool)
+    clipped = np.clip(values, low, high)
+    otsu.Execute(sitk.GetImageFromArray(clipped[None]))
+    bright = clipped > otsu.GetThreshold()
+    # Half-way between the classes' means: the same, but for a gap between them, where Otsu's is its lower edge.
+    return low, float(clipped[bright].mean(dtype=float) + clipped[~bright].mean(dtype=float)) / 2, high
 
 
 def intensity_ranges(

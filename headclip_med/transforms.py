@@ -13,12 +13,17 @@ Whole job in one transform::
     ])
     post(pre({"image": "flair.nii.gz"}))
 
-Step by step: ``WindowIntensityd → CutSlicesd → ToPixelsd → DetectSlicesd``, and back with ``Invertd``.
+Step by step: ``WindowIntensityd → CutSlicesd → ToPixelsd → DetectSlicesd``, and back with ``Invertd``. Window and plane
+are chosen as the engine chooses them for the generic domain; what was assumed about the window is added to
+``reader_warnings``, and ``plane_reason`` says why this plane. Only the engine knows the foreground while it scores: its
+maps are 0 outside, its scores look inside only, and background slices never enter the tower. The steps score every
+slice as a whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +36,7 @@ from monai.utils import TransformBackends
 from torch import Tensor
 
 from headclip_med.engine import Engine, load_engine
-from headclip_med.geometry import SliceFrame, acquisition_plane, check_affine, slice_frame, spacing
+from headclip_med.geometry import SliceFrame, check_affine, slice_frame, spacing
 from headclip_med.intensity import (
     Fit,
     Placement,
@@ -46,6 +51,8 @@ from headclip_med.intensity import (
     three_channels,
     to_square,
 )
+from headclip_med.packs.domains import get_domain
+from headclip_med.prepare import choose_planes, choose_window
 from headclip_med.slices import cut_slices, slices_to_volume
 from headclip_med.types import Plane
 
@@ -56,7 +63,8 @@ class WindowIntensityd(MapTransform):
     """Volume ``(C, I, J, K)`` in stored units → [0, 1], clipped.
 
     Args:
-        window: CT window by name or ``LEVEL/WIDTH``; None: percentiles of the foreground.
+        window: CT window by name or ``LEVEL/WIDTH``; None: for CT what the engine takes, else percentiles of the
+            foreground.
         percentiles: lower and upper, in percent.
     """
 
@@ -70,21 +78,25 @@ class WindowIntensityd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        level_width = None if window is None else parse_window(window)
-        self._spec = Preprocessing(0, (), (), window=level_width, percentiles=percentiles)
+        self._window = None if window is None else parse_window(window)
+        self._spec = Preprocessing(0, (), (), percentiles=percentiles)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Window every key."""
         out = dict(data)
         for key in self.key_iterator(out):
             volume: MetaTensor = out[key]
-            is_rgb = bool(volume.meta.get("is_rgb", False))
+            window, assumed = choose_window(self._window, get_domain("generic"), volume)
+            is_rgb, is_2d, inverted = (
+                bool(volume.meta.get(name, False)) for name in ("is_rgb", "is_2d", "display_inverted")
+            )
             array = np.asarray(volume.as_tensor().numpy(), dtype=np.float32)
-            mask = foreground(array, modality=volume.meta.get("modality"), is_rgb=is_rgb)
-            ranges = intensity_ranges(array, mask, self._spec, is_rgb=is_rgb)
-            inverted = bool(volume.meta.get("display_inverted", False))
+            mask = foreground(
+                array, modality=volume.meta.get("modality"), is_rgb=is_rgb, is_2d=is_2d, inverted=inverted
+            )
+            ranges = intensity_ranges(array, mask, replace(self._spec, window=window), is_rgb=is_rgb)
             levels = rescale(torch.from_numpy(array).movedim(-1, 0), ranges, inverted=inverted).movedim(0, -1)
-            out[key] = _like(volume, levels)
+            out[key] = _like(volume, levels, assumed)
         return out
 
 
@@ -108,10 +120,10 @@ class CutSlicesd(MapTransform, InvertibleTransform):
         for key in self.key_iterator(out):
             volume: MetaTensor = out[key]
             affine = check_affine(np.asarray(volume.affine, dtype=np.float64), str(key))
-            normal = volume.meta.get("slice_normal")
-            plane = self.plane or acquisition_plane(affine, None if normal is None else np.asarray(normal))[0]
-            frame = slice_frame(affine, plane)
+            planes, reason = choose_planes(affine, volume, self.plane)
+            frame = slice_frame(affine, planes[0])
             out[key] = _like(volume, cut_slices(volume.as_tensor(), frame))
+            out[key].meta["plane_reason"] = reason
             rows, cols = (float(spacing(affine)[a]) for a in (frame.row_axis, frame.col_axis))
             out[key].meta["slice_pixel_mm"] = [rows, cols]
             self.push_transform(out[key], extra_info={"frame": _frame_to_list(frame)})
@@ -258,10 +270,12 @@ class AnomalyMapd(_WithEngine):
         return out
 
 
-def _like(source: MetaTensor, data: Tensor) -> MetaTensor:
-    """``data`` with the affine, metadata and transform history of ``source``."""
+def _like(source: MetaTensor, data: Tensor, assumed: str = "") -> MetaTensor:
+    """``data`` with the affine, metadata and transform history of ``source``; ``assumed`` joins its warnings."""
     out = MetaTensor(data.contiguous(), applied_operations=list(source.applied_operations))
     out.copy_meta_from(source, copy_attr=True)
+    if assumed:
+        out.meta["reader_warnings"] = [*source.meta.get("reader_warnings", []), assumed]
     return out
 
 

@@ -71,6 +71,25 @@ def test_acquisition_plane_follows_the_source_then_the_spacing_then_axial() -> N
     assert geometry.acquisition_plane(isotropic, np.array([0, -1.0, 0]))[0] == "coronal"
 
 
+@pytest.mark.parametrize(
+    ("shape", "normal", "expected"),
+    [
+        ((1, 64, 64), None, "sagittal"),
+        ((64, 1, 64), None, "coronal"),
+        ((64, 64, 1), None, "axial"),
+        ((1, 64, 64), [0, 0, 1.0], "axial"),  # what the source states comes first
+        ((1, 64, 1), None, "coronal"),  # a row of voxels is no slice: spacing decides
+        ((64, 64, 64), None, "coronal"),
+    ],
+)
+def test_a_single_slice_is_its_own_plane(shape: tuple[int, ...], normal: list[float] | None, expected: str) -> None:
+    affine = np.diag([1.0, 3, 1, 1])
+    given = None if normal is None else np.array(normal)
+    plane, reason = geometry.acquisition_plane(affine, given, shape)
+    assert plane == expected
+    assert (reason == "a single slice") == (normal is None and shape.count(1) == 1)
+
+
 def test_positions_by_hand() -> None:
     affine = affine_of(("L", "P", "S"))  # x = 11 − i, y = −7 − 2j, z = 5 + 3k
     np.testing.assert_allclose(geometry.voxel_to_world(affine, np.array([1, 2, 3])), [10, -11, 14])

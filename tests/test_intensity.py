@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from headclip_med import intensity
 from headclip_med.errors import InputError
 from headclip_med.intensity import Placement, Preprocessing, place
+from headclip_med.reading import load
 
 
 def spec(**options: object) -> Preprocessing:
@@ -68,6 +71,141 @@ def test_foreground_of_a_noisy_head_and_of_ct_and_of_colour() -> None:
     assert intensity.foreground(np.zeros((3, 4, 4, 1), np.float32), modality=None, is_rgb=True).all()
 
 
+def ball(size: int = 40, radius: float = 0.6) -> np.ndarray:
+    """True inside a ball around the centre of a cube."""
+    axis = np.linspace(-1, 1, size)
+    return np.linalg.norm(np.stack(np.meshgrid(axis, axis, axis, indexing="ij")), axis=0) < radius
+
+
+def head_in_air(noise: float, size: int = 40) -> np.ndarray:
+    """Dark (30) and bright (100) halves of a ball, in air with the noise of a magnitude image."""
+    rng = np.random.default_rng(0)
+    signal = np.where(np.arange(size) < size // 2, 30.0, 100.0)[:, None, None] * ball(size)
+    real, imaginary = rng.normal(signal, noise), rng.normal(0, noise, signal.shape)
+    return np.hypot(real, imaginary)[None].astype(np.float32)
+
+
+def share_kept(mask: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
+    """Share of the patient, and of everything else, that is foreground."""
+    return float(mask[inside].mean()), float(mask[~inside].mean())
+
+
+def test_monochrome1_air_is_background_and_levels_are_those_of_monochrome2() -> None:
+    mono2 = head_in_air(noise=3).round()
+    mono1 = 4095 - mono2
+    masks = [
+        intensity.foreground(v, modality="MR", inverted=inverted) for v, inverted in ((mono2, False), (mono1, True))
+    ]
+    np.testing.assert_array_equal(masks[0], masks[1])
+    kept, air = share_kept(masks[1], ball())
+    assert kept > 0.99
+    assert air < 0.01
+    levels = [
+        intensity.rescale(
+            torch.from_numpy(v)[0][:, None],
+            intensity.intensity_ranges(v, mask, spec(), is_rgb=False),
+            inverted=inverted,
+        )
+        for v, mask, inverted in ((mono2, masks[0], False), (mono1, masks[1], True))
+    ]
+    np.testing.assert_allclose(levels[0], levels[1], atol=1e-5)
+
+
+def test_monochrome1_changes_nothing_for_ct_whose_values_are_hu() -> None:
+    ct = np.array([-1000, -400, 40], dtype=np.float32).reshape(1, 3, 1, 1)
+    for inverted in (False, True):
+        found = intensity.foreground(ct, modality="CT", inverted=inverted)
+        assert found.ravel().tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_plain_image_keeps_its_dark_anatomy(inverted: bool) -> None:
+    """A chest in a black frame: lungs darker than Otsu's threshold stay, even where they are exactly black."""
+    image = np.zeros((1, 40, 40, 1), dtype=np.float32)
+    image[0, 5:35, 5:35] = 200
+    image[0, 10:30, 10:18] = 20
+    image[0, 15, 22] = 0
+    found = intensity.foreground(255 - image if inverted else image, modality=None, is_2d=True, inverted=inverted)
+    expected = np.zeros((40, 40, 1), dtype=bool)
+    expected[5:35, 5:35] = True
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_plain_image_without_a_border_is_all_foreground() -> None:
+    image = np.random.default_rng(0).permutation(900).reshape(1, 30, 30, 1).astype(np.float32)
+    assert (~intensity.foreground(image, modality=None, is_2d=True)).sum() <= 1  # one corner has its own value
+
+
+@pytest.mark.parametrize(("noise", "at_least"), [(2.0, 0.99), (4.0, 0.99), (8.0, 0.93)])
+def test_an_integer_noise_floor_is_no_padding(noise: float, at_least: float) -> None:
+    """Rounded air holds many exact zeros in its corners; the dark half of the head stays all the same."""
+    volume = np.maximum(head_in_air(noise).round() - noise, 0)
+    volume[0, [0, 0, -1, -1], [0, -1, 0, -1]] = 0
+    kept, air = share_kept(intensity.foreground(volume, modality="MR"), ball())
+    assert kept > at_least
+    assert air < 0.03
+
+
+@pytest.mark.parametrize("padding", [-2048.0, 0.0])
+@pytest.mark.parametrize("modality", ["MR", None])
+def test_padding_around_a_round_field_of_view_with_noisy_air_in_it(padding: float, modality: str | None) -> None:
+    volume = head_in_air(noise=4)
+    axis = np.linspace(-1, 1, 40)
+    outside = np.hypot(*np.meshgrid(axis, axis, indexing="ij")) >= 0.97
+    volume[0, outside] = padding
+    found = intensity.foreground(volume, modality=modality)
+    kept, air = share_kept(found, ball())
+    assert not found[outside].any()
+    assert kept > 0.98
+    assert air < 0.02
+
+
+def test_a_ct_without_a_modality_and_with_a_round_field_of_view_keeps_the_whole_patient() -> None:
+    rng = np.random.default_rng(0)
+    volume = rng.normal(-1000, 10, (1, 40, 40, 40))
+    volume[0, ball()] = rng.normal(40, 30, ball().sum())
+    axis = np.linspace(-1, 1, 40)
+    volume[0, np.hypot(*np.meshgrid(axis, axis, indexing="ij")) >= 0.97] = -3024
+    volume = volume.round().astype(np.float32)
+    for modality in ("CT", None):
+        np.testing.assert_array_equal(intensity.foreground(volume, modality=modality), ball())
+
+
+def test_a_stripped_brain_with_a_bright_tumour_is_not_cut_at_the_tumour() -> None:
+    """Otsu would split tumour from brain; tissue is no narrow peak at the bottom, so nothing is cut."""
+    volume = np.zeros((1, 40, 40, 40), dtype=np.float32)
+    volume[0, ball()] = np.random.default_rng(0).normal(700, 150, ball().sum())
+    volume[0, ball(radius=0.25)] = 2500
+    np.testing.assert_array_equal(intensity.foreground(volume, modality="MR"), ball())
+
+
+def test_a_crop_of_tissue_without_air_keeps_nearly_everything() -> None:
+    volume = np.random.default_rng(0).normal(300, 50, (1, 20, 20, 20)).astype(np.float32)
+    assert intensity.foreground(volume, modality="MR").mean() > 0.9
+
+
+def test_a_mask_as_volume_and_a_constant_channel_do_not_disturb() -> None:
+    volume = np.zeros((2, 20, 20, 20), dtype=np.float32)
+    volume[0, :, :, 5:15] = 1
+    found = intensity.foreground(volume, modality=None)
+    np.testing.assert_array_equal(found, volume[0] > 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("ms_flair/patient07/flair.nii.gz", 0.15, 0.17),  # stripped: all that is not exactly 0
+        ("nrrd/brain2_image.nrrd", 0.45, 0.6),  # a head in noisy air; the zeros are a part of the noise
+        ("templates/ch2.nii.gz", 0.55, 0.62),
+    ],
+)
+def test_foreground_of_real_volumes(shared: Path, name: str, low: float, high: float) -> None:
+    if not (shared / "data" / name).is_file():
+        pytest.skip("no shared data")
+    volume = load(shared / "data" / name)
+    assert low < intensity.foreground(volume.array, modality=volume.meta.get("modality")).mean() < high
+
+
 def test_a_constant_foreground_still_gives_a_usable_range() -> None:
     volume = np.zeros((1, 8, 8, 8), dtype=np.float32)
     volume[0, 2:4] = 7
@@ -110,3 +248,12 @@ def test_two_channels_are_refused() -> None:
 def test_normalisation_by_hand() -> None:
     out = intensity.normalise(torch.full((1, 3, 1, 1), 0.75), spec())
     assert out.flatten().tolist() == [1, 1, 1]
+
+
+def test_an_even_brain_with_a_very_bright_lesion_is_not_taken_for_air() -> None:
+    """Otsu puts the whole brain into the darker class; beside padding of 0, air would be near 0."""
+    rng = np.random.default_rng(0)
+    volume = np.zeros((1, 40, 40, 40), np.float32)
+    volume[0, 8:32, 8:32, 8:32] = rng.normal(100, 15, (24, 24, 24)).clip(50, 150)
+    volume[0, 12:20, 12:20, 12:20] += 300
+    assert intensity.foreground(volume, modality="MR", is_rgb=False).sum() == 24**3

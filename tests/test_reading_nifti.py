@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -197,6 +198,57 @@ def test_sequences_are_stacked_on_one_grid_only(tmp_path: Path) -> None:
     small = _save(nib.Nifti1Image(_marked()[:4], AFFINES["ras"]), tmp_path / "small.nii")
     with pytest.raises(InputError, match="same shape"):
         read_volume([first, small])
+
+
+def test_the_order_of_sequences_counts_in_their_hash(tmp_path: Path) -> None:
+    paths = [_save(nib.Nifti1Image(_marked() * n, AFFINES["ras"]), tmp_path / f"{n}.nii") for n in (1, 2)]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    there, back = (read_volume(order).meta["content_sha256"] for order in (paths, paths[::-1]))
+    assert there == hashlib.sha256("".join(digests).encode()).hexdigest()
+    assert back == hashlib.sha256("".join(digests[::-1]).encode()).hexdigest()
+    assert there != back
+
+
+def test_a_series_asked_of_a_nifti_file_is_said_to_be_ignored(tmp_path: Path) -> None:
+    path = _save(nib.Nifti1Image(_marked(), AFFINES["ras"]), tmp_path / "scan.nii")
+    said = "only DICOM has series: the series option was ignored"
+    assert read_volume(path, series="3").meta["reader_warnings"] == [said]
+    assert said not in read_volume(path).meta["reader_warnings"]
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.img"])
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", "u1", "<i4", "<f4", ">f4", "<f8"])
+def test_scaled_values_are_nibabels_own_whatever_the_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, dtype: str
+) -> None:
+    """Scaled in float64 and rounded once, as nibabel's array cast to float32: equal to the last bit."""
+    monkeypatch.setattr("headclip_med.reading.nifti._BLOCK_VOXELS", 100)  # two of the seven slices at once
+    values = np.random.default_rng(0).integers(0, 250, (5, 9, 7, 2)).astype(dtype)
+    kind = nib.Nifti1Pair if name.endswith(".img") else nib.Nifti1Image
+    image = kind(values, AFFINES["ras"])
+    image.header.set_data_dtype(dtype)
+    image.header.set_slope_inter(0.1, -1000.3)
+    path = _save(image, tmp_path / name)
+    whole = np.asanyarray(nib.load(path).dataobj)
+    for time in (0, 1):
+        np.testing.assert_array_equal(load(path, time=time).array[0], whole[..., time].astype(np.float32))
+
+
+def test_scaled_integers_take_little_more_memory_than_the_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headclip_med.reading.nifti._BLOCK_VOXELS", 2**14)
+    values = np.random.default_rng(0).integers(0, 3000, (128, 128, 64)).astype(np.int16)
+    image = nib.Nifti1Image(values, np.eye(4))
+    image.header.set_slope_inter(0.1, -1000)
+    path = _save(image, tmp_path / "scan.nii")
+    tracemalloc.start()
+    try:
+        volume = load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak / volume.array.size < 8  # bytes per voxel, 4 of them the volume itself; it was 16
 
 
 def _header_bytes(**fields: object) -> bytes:

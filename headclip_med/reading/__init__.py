@@ -78,6 +78,8 @@ def load(source: str | Path, *, series: str | int | None = None, time: int | Non
     more = {"series": series} if found == "dicom" else {}
     volume: LoadedVolume = _reader(found)(path, time=time, **more)
     notes = [*name_warning(path, found), *volume.meta["reader_warnings"]]
+    if series is not None and found != "dicom":
+        notes.append("only DICOM has series: the series option was ignored")
     return replace(volume, meta={**volume.meta, "reader_warnings": notes})
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from headclip_med.errors import HeadclipError, InputError
 from headclip_med.geometry import check_affine
+from headclip_med.hashing import sha256_file
 from headclip_med.types import Affine, VolumeMeta
 
 if TYPE_CHECKING:
@@ -140,22 +141,14 @@ def pick_time(count: int, time: int | None, name: str) -> int:
 
 
 def sha256_of_files(paths: Sequence[Path]) -> str:
-    """sha256 of one file's bytes; for several: of their sorted hex digests, so the order does not matter."""
-    digests = sorted(_file_digest(path) for path in paths)
+    """sha256 of one file's bytes; for several: of their sorted hex digests, so the files' order does not matter."""
+    digests = sorted(sha256_file(path) for path in paths)
     return digests[0] if len(digests) == 1 else sha256_of_digests(digests)
 
 
 def sha256_of_digests(digests: Iterable[str]) -> str:
-    """sha256 over the sorted hex digests of a series' files."""
-    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    """sha256 over hex digests in the order given; sort them first where the order means nothing."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def _decode(headers: Sequence[ImageHeader], notes: list[str]) -> tuple[NDArray[n
         notes.append(f"overlays in {overlays} image(s) are ignored")
     return array, VolumeMeta(
         source_format="dicom",
-        content_sha256=digests[0] if len(digests) == 1 else sha256_of_digests(digests),
+        content_sha256=digests[0] if len(digests) == 1 else sha256_of_digests(sorted(digests)),
         modality=first.modality,
         is_rgb=array.shape[0] == 3,
         display_inverted=first.photometric == "MONOCHROME1",

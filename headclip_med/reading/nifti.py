@@ -31,6 +31,9 @@ from headclip_med.types import Affine, VolumeMeta
 # Extensions lie between header and data; nobody stores more than this there, a decompression bomb does.
 _MAX_EXTENSION_BYTES = 64 * 2**20
 
+# Scaled at once while reading: 8 MiB of float64.
+_BLOCK_VOXELS = 2**20
+
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
 _UNIT_NAMES = {1: "metres", 3: "micrometres"}
 
@@ -132,8 +135,7 @@ def _read_values(image: Any, time: int | None, name: str, notes: list[str]) -> N
             f"{name} must have at most four dimensions", f"the shape {shape}", "Split it into volumes first"
         )
     chosen = pick_time(shape[3] if len(shape) > 3 else 1, time, name)
-    index = (slice(None),) * 3 + (chosen,) + (0,) * (len(shape) - 4)
-    values = np.asanyarray(image.dataobj[index] if len(shape) > 3 else image.dataobj)
+    values = _scaled(image.dataobj, (chosen,) + (0,) * (len(shape) - 4) if len(shape) > 3 else ())
     if values.ndim == 2:
         values = values[:, :, None]
     if values.dtype.kind == "c":
@@ -141,6 +143,25 @@ def _read_values(image: Any, time: int | None, name: str, notes: list[str]) -> N
     if values.dtype.names is not None:
         return _colour(values, notes)
     return values[None]
+
+
+def _scaled(stored: Any, point: tuple[int, ...]) -> NDArray[Any]:
+    """One volume, rescaled; ``point`` is its place in the dimensions after the third.
+
+    What becomes floating point is scaled in float64 and rounded once, a block of slices at a time: the whole in
+    float64 would take several times the volume's own memory. Integers without a scale keep their type.
+    """
+    is_scaled = (stored.slope, stored.inter) != (1, 0)
+    if stored.ndim < 3 or not (stored.dtype.kind == "f" or (is_scaled and stored.dtype.kind in "iu")):
+        return np.asanyarray(stored[(slice(None),) * 3 + point] if point else stored)
+    values = np.empty(stored.shape[:3], dtype=np.float32)
+    thick = max(1, _BLOCK_VOXELS // (values.shape[0] * values.shape[1]))
+    for start in range(0, values.shape[2], thick):
+        block = slice(start, start + thick)
+        index = (slice(None), slice(None), block, *point)
+        with np.errstate(over="ignore"):  # beyond float32: Inf, which is counted and said
+            values[..., block] = stored[index]
+    return values
 
 
 def _colour(values: NDArray[np.void], notes: list[str]) -> NDArray[np.generic]:

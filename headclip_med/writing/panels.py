@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.geometry import SliceFrame, directions, slice_frame, spacing
+from headclip_med.geometry import SliceFrame, directions, ras_axis, slice_frame, spacing
 from headclip_med.result import AnomalyResult, SliceScore
+from headclip_med.slices import cut_slices
 from headclip_med.types import Plane, Vector
 
 _PATIENT_LETTERS = (("R", "L"), ("A", "P"), ("S", "I"))  # towards +, towards - of each RAS axis
@@ -19,8 +20,6 @@ _LEANS = 0.3
 
 _DARK = 0.03  # of the display range: noise in air stays below it
 _MARGIN = 0.08  # of the content; room for the letters
-
-_PLANE_AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def overlay_slices(result: AnomalyResult, n: int = 8) -> list[Panel]:
     found, so one lesion gets a few panels, not all of them. Background slices are shown only when there is
     nothing else.
     """
-    axis = _PLANE_AXIS[result.planes[0]]
+    axis = ras_axis(result.planes[0])
     chosen = sorted(_spread(result.slices, n), key=lambda s: s.position_mm[axis])
     frame = slice_frame(result.affine, result.planes[0])
     return [_panel(result, frame, entry) for entry in chosen]
@@ -81,7 +80,7 @@ def is_plain_image(result: AnomalyResult) -> bool:
 
 def position_text(position_mm: tuple[float, float, float], plane: Plane) -> str:
     """Where a slice of ``plane`` lies: ``S 12.3 mm`` for 12.3 mm towards superior of the origin."""
-    axis = _PLANE_AXIS[plane]
+    axis = ras_axis(plane)
     return coordinate_text(position_mm[axis], axis) + " mm"
 
 
@@ -141,12 +140,7 @@ def _panel(result: AnomalyResult, frame: SliceFrame, entry: SliceScore) -> Panel
 
 def _cut(volume: Any, frame: SliceFrame, index: int) -> NDArray[np.float32]:
     """One slice of a ``(C, I, J, K)`` MetaTensor as ``(C, H, W)`` in display orientation."""
-    pixels = volume.as_tensor().select(frame.axis + 1, index).cpu().numpy().astype(np.float32)
-    if frame.row_axis > frame.col_axis:
-        pixels = pixels.swapaxes(1, 2)
-    rows = slice(None, None, -1 if frame.flip_rows else 1)
-    columns = slice(None, None, -1 if frame.flip_cols else 1)
-    return np.ascontiguousarray(pixels[:, rows, columns])
+    return np.asarray(cut_slices(volume.as_tensor(), frame, [index])[0].float().cpu().numpy())
 
 
 def _on_screen(result: AnomalyResult, channels: NDArray[np.float32]) -> NDArray[np.float32]:

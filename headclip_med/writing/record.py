@@ -6,7 +6,6 @@ The JSON schema in the package (``headclip_med/result.schema.json``) is generate
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import sys
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headclip_med.errors import InputError, OutputError
 from headclip_med.geometry import spacing
+from headclip_med.hashing import sha256_file
 from headclip_med.result import AnomalyResult
 from headclip_med.types import RESEARCH_ONLY, Plane
 from headclip_med.writing.atomic import RECORD_NAME, atomic_path
@@ -127,7 +127,7 @@ def to_record(
         "timings": result.timings,
         "warnings": result.warnings,
         "provenance": result.provenance,
-        "files": {kind: {"name": p.name, "sha256": _sha256(p)} for kind, p in (files or {}).items()},
+        "files": {kind: {"name": p.name, "sha256": sha256_file(p)} for kind, p in (files or {}).items()},
     }
     try:
         return ResultRecord.model_validate(_plain(fields))
@@ -200,18 +200,10 @@ def _check_file(path: Path, sha256: str | None) -> None:
     again = "Run the prediction again or copy the whole folder"
     if not path.is_file():
         raise InputError("A result folder must hold every file that its record names", f"no {path.name}", again)
-    if sha256 is not None and _sha256(path) != sha256:
+    if sha256 is not None and sha256_file(path) != sha256:
         raise InputError(
             "A result's files must be as they were written", f"{path.name} has changed or is cut off", again
         )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:
