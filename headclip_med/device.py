@@ -23,7 +23,7 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(
             "The device must be auto, cpu, or one that PyTorch finds here", name, "Run `headclip-med doctor`"

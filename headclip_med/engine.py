@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from headclip_med.detectors import Detector, SliceBatch
 from headclip_med.device import Precision, choose_device, choose_dtype
 from headclip_med.errors import InputError
-from headclip_med.geometry import check_affine, slice_centres, slice_frame
+from headclip_med.geometry import check_affine, directions, slice_centres, slice_frame, spacing
 from headclip_med.intensity import Channels, Preprocessing, Range, foreground, intensity_ranges
 from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model, place_model
 from headclip_med.packs.domains import Domain, get_domain
@@ -35,9 +35,13 @@ from headclip_med.prepare import (
 )
 from headclip_med.result import AnomalyResult, SliceScore
 from headclip_med.run_slices import Batching, Cancel, PlaneRun, Progress, SliceSource, run_planes
-from headclip_med.types import Affine, Plane
+from headclip_med.types import Affine, Plane, Vector
 from headclip_med.versions import package_versions
 from headclip_med.volume_map import find_components, fuse_planes, smooth_along, volume_score
+
+_PARALLEL = 0.9999  # cosine: 0.8 degrees
+_SAME_SLICE_MM = 0.05
+_MANY_FINDINGS = 1000
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class _Job:
     detector: Detector
     preprocessing: Preprocessing
     planes: tuple[Plane, ...]
+    plane_reason: str
     warnings: tuple[str, ...]
 
 
@@ -70,14 +75,23 @@ class Engine:
         self.device = choose_device(device)
         self.dtype = choose_dtype(self.device, precision)
         self.model = place_model(model, self.device, self.dtype)
-        self.batch_size = batch_size or (1 if self.device.type == "cpu" else 16)
+        self._batching = Batching(batch_size or (1 if self.device.type == "cpu" else 16))
         self._detectors: dict[str, Detector] = {}
+        if model.pack is not None and model.pack.class_features(model.built.tower) is not None:
+            self._detector(model.domain)  # a pack that does not fit is refused now, not at the first case
+
+    @property
+    def batch_size(self) -> int:
+        """Slices that go to the device at once; lowered for good when its memory ran out."""
+        return self._batching.size
 
     def predict(
         self,
         source: Source,
         *,
         affine: Affine | None = None,
+        modality: str | None = None,
+        is_rgb: bool = False,
         domain: str | None = None,
         plane: str | Sequence[str] | None = None,
         window: str | tuple[float, float] | None = None,
@@ -94,30 +108,33 @@ class Engine:
         Args:
             source: a file or folder, several files of one grid (sequences), a MetaTensor ``(C, I, J, K)``, or an
                 array ``(I, J, K)`` / ``(C, I, J, K)`` with ``affine``.
-            affine: voxel → RAS mm of an array.
+            affine, modality, is_rgb: of an array: voxel → RAS mm, DICOM code such as CT, colours in [0, 255].
             domain: see ``headclip_med.packs.domains``; default the pack's own.
             plane: axial, coronal, sagittal, several of them (their maps are averaged), or ``all``; default the
                 acquisition plane.
             window: CT window by name or ``(level, width)``. channels: ``repeat`` the slice, or ``neighbours`` (2.5-D);
                 default the domain's. series, time_index: choice within the source.
-            threshold: cut on the map in [0, 1]; default the pack's. smooth_mm: Gaussian along the normal.
+            threshold: cut on the map in [0, 1]; default the pack's. smooth_mm: Gaussian along the normal, from 0 to
+                the volume's extent; default the pack's.
             progress: called with slices done and slices in all; cancel: asked before each batch.
 
         Raises:
             InputError: an unusable source or option; CancelledError: ``cancel`` returned True.
         """
         clock = _Clock()
-        job = self._prepare(source, affine, domain, plane, window, channels, series, time_index)
+        volume = to_volume(
+            source, affine=affine, modality=modality, is_rgb=is_rgb, series=series, time_index=time_index
+        )
+        job = self._prepare(volume, domain, plane, window, channels)
+        sigma = self._smoothing(smooth_mm, job)
         threshold, origin = self._threshold(threshold)
         clock.lap("read")
         mask, ranges = self._ranges(job)
         clock.lap("intensity")
         scan = SliceSource(job.volume.as_tensor(), mask, job.affine, ranges, job.preprocessing, _inverted(job.volume))
         frames = [slice_frame(job.affine, plane) for plane in job.planes]
-        batching = Batching(self.batch_size)
-        runs = run_planes(job.detector, scan, frames, batching, self.device, progress=progress, cancel=cancel)
+        runs = run_planes(job.detector, scan, frames, self._batching, self.device, progress=progress, cancel=cancel)
         clock.lap("detect")
-        sigma = smooth_mm if smooth_mm is not None else self._pack_smoothing
         maps = [smooth_along(r.volume_map, r.frame.axis, job.affine, sigma) for r in runs]
         volume_map = fuse_planes(maps)
         findings = find_components(volume_map, job.affine, threshold, frames[0].axis)
@@ -125,7 +142,7 @@ class Engine:
         return AnomalyResult(
             volume=job.volume,
             volume_map=with_meta(torch.from_numpy(volume_map[None]), job.affine, job.volume.meta),
-            pred_score=volume_score([s for s, b in zip(runs[0].scores, runs[0].background, strict=True) if not b]),
+            pred_score=float(np.mean([volume_score(run.scores[~run.background].tolist()) for run in runs])),
             threshold=threshold,
             threshold_origin=origin,
             planes=job.planes,
@@ -133,7 +150,7 @@ class Engine:
             findings=findings,
             display_window=ranges[0],
             timings=clock.laps,
-            warnings=(*job.warnings, *batching.warnings),
+            warnings=(*job.warnings, *self._batching.take_warnings(), *_many_findings(len(findings))),
             provenance=self._provenance(job, sigma),
         )
 
@@ -145,16 +162,12 @@ class Engine:
 
     def _prepare(
         self,
-        source: Source,
-        affine: Affine | None,
+        volume: MetaTensor,
         domain_name: str | None,
         plane: str | Sequence[str] | None,
         window: str | tuple[float, float] | None,
         channels: Channels | None,
-        series: str | None,
-        time_index: int | None,
     ) -> _Job:
-        volume = to_volume(source, affine, series, time_index)
         matrix = check_affine(np.asarray(volume.affine, dtype=np.float64), source_name(volume))
         domain = get_domain(domain_name) if domain_name else self.model.domain
         planes, plane_reason = choose_planes(matrix, volume, plane)
@@ -168,14 +181,19 @@ class Engine:
             fit=domain.fit,
             channels=choose_channels(channels, domain),
         )
-        warnings = [
-            *volume.meta.get("reader_warnings", []),
-            *self.model.warnings,
-            window_warning,
-            plane_reason,
-        ]
+        warnings = [*volume.meta.get("reader_warnings", []), *self.model.warnings, window_warning]
         array = np.asarray(volume.as_tensor().numpy(), dtype=np.float32)
-        return _Job(volume, array, matrix, domain, detector, preprocessing, planes, tuple(w for w in warnings if w))
+        return _Job(
+            volume,
+            array,
+            matrix,
+            domain,
+            detector,
+            preprocessing,
+            planes,
+            plane_reason,
+            tuple(w for w in warnings if w),
+        )
 
     def _detector(self, domain: Domain) -> Detector:
         if domain.name not in self._detectors:
@@ -183,8 +201,15 @@ class Engine:
         return self._detectors[domain.name]
 
     def _ranges(self, job: _Job) -> tuple[NDArray[np.bool_], list[Range]]:
-        is_rgb = bool(job.volume.meta.get("is_rgb", False))
-        mask = foreground(job.array, modality=job.volume.meta.get("modality"), is_rgb=is_rgb)
+        meta = job.volume.meta
+        is_rgb = bool(meta.get("is_rgb", False))
+        mask = foreground(
+            job.array,
+            modality=meta.get("modality"),
+            is_rgb=is_rgb,
+            is_2d=bool(meta.get("is_2d", False)),
+            inverted=_inverted(job.volume),
+        )
         return mask, intensity_ranges(job.array, mask, job.preprocessing, is_rgb=is_rgb)
 
     def _threshold(self, threshold: float | None) -> tuple[float, str]:
@@ -194,9 +219,14 @@ class Engine:
             raise InputError("The threshold must lie between 0 and 1", threshold, "The map holds probabilities")
         return threshold, "chosen by the user"
 
-    @property
-    def _pack_smoothing(self) -> float:
-        return self.model.pack.record.slice_smoothing_mm if self.model.pack else 0.0
+    def _smoothing(self, smooth_mm: float | None, job: _Job) -> float:
+        """Sigma along the normal in mm: the caller's, or the pack's."""
+        if smooth_mm is None:
+            return self.model.pack.record.slice_smoothing_mm if self.model.pack else 0.0
+        extent = float((spacing(job.affine) * job.array.shape[1:]).max())
+        if not 0 <= smooth_mm <= extent:
+            raise InputError(f"The smoothing must lie between 0 mm and the volume's {extent:.0f} mm", smooth_mm)
+        return smooth_mm
 
     def _provenance(self, job: _Job, sigma_mm: float) -> dict[str, Any]:
         spec = job.preprocessing
@@ -204,6 +234,7 @@ class Engine:
             **self.model.provenance(),
             "detector": job.detector.describe(),
             "domain": job.domain.name,
+            "plane_reason": job.plane_reason,
             "preprocessing": {k: v for k, v in asdict(spec).items() if k not in ("mean", "std", "image_size")},
             "slice_smoothing_mm": sigma_mm,
             "device": _device_name(self.device),
@@ -254,7 +285,7 @@ class _Clock:
 def _slice_scores(run: PlaneRun, job: _Job) -> tuple[SliceScore, ...]:
     shape = (job.array.shape[1], job.array.shape[2], job.array.shape[3])
     centres = slice_centres(job.affine, shape, run.frame.axis)
-    uids = _uids_by_position(job.volume, centres)
+    uids = _uids_by_position(job.volume, centres, directions(job.affine)[:, run.frame.axis])
     return tuple(
         SliceScore(
             index=i,
@@ -267,14 +298,23 @@ def _slice_scores(run: PlaneRun, job: _Job) -> tuple[SliceScore, ...]:
     )
 
 
-def _uids_by_position(volume: MetaTensor, centres: NDArray[np.float64]) -> list[str | None]:
-    """SOPInstanceUIDs matched by world position, so that a reoriented volume keeps them right."""
-    uids, positions = volume.meta.get("slice_uids"), volume.meta.get("slice_positions")
-    if not uids or not positions:
+def _uids_by_position(volume: MetaTensor, centres: NDArray[np.float64], along: Vector) -> list[str | None]:
+    """SOPInstanceUIDs by position along the acquisition's normal, so that flips, crops and reorientations keep them
+    right; none for slices that are not the acquired ones (``along``: unit vector of the slices' axis)."""
+    meta = volume.meta
+    if not meta.get("slice_uids") or meta.get("slice_normal") is None:
         return [None] * len(centres)
-    distance = np.linalg.norm(centres[:, None] - np.asarray(positions)[None], axis=-1)
+    normal = np.asarray(meta["slice_normal"], dtype=float)
+    if abs(float(normal @ along)) < _PARALLEL:
+        return [None] * len(centres)
+    stored = np.asarray(meta["slice_positions"], dtype=float) @ normal
+    distance = np.abs((centres @ normal)[:, None] - stored[None])
     nearest = distance.argmin(axis=1)
-    return [str(uids[n]) if distance[i, n] < 0.1 else None for i, n in enumerate(nearest)]
+    return [str(meta["slice_uids"][n]) if distance[i, n] < _SAME_SLICE_MM else None for i, n in enumerate(nearest)]
+
+
+def _many_findings(count: int) -> list[str]:
+    return [f"{count} findings: the threshold may be too low for this image"] if count > _MANY_FINDINGS else []
 
 
 def _inverted(volume: MetaTensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +29,8 @@ from headclip_med.intensity import (
 )
 from headclip_med.slices import cut_slices, put_back
 from headclip_med.types import Affine
+
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 
 Progress = Callable[[int, int], None]  # slices done, slices in all
 Cancel = Callable[[], bool]
@@ -82,7 +85,7 @@ class SliceSource:
 
 @dataclass
 class Batching:
-    """How many slices go to the device at once; halved when its memory runs out, and kept so."""
+    """How many slices go to the device at once; halved when its memory runs out, and kept so for later cases."""
 
     size: int
     warnings: list[str] = field(default_factory=list)
@@ -100,6 +103,11 @@ class Batching:
         self.size = failed // 2
         self.warnings.append(f"out of memory on {device.type}: batch size lowered to {self.size}")
 
+    def take_warnings(self) -> list[str]:
+        """What happened since the last call."""
+        taken, self.warnings = self.warnings, []
+        return taken
+
 
 @dataclass(frozen=True)
 class PlaneRun:
@@ -115,20 +123,35 @@ def score_slices(
     detector: Detector, source: SliceSource, frame: SliceFrame, batching: Batching, device: torch.device
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Batches of ``(indices, maps (n, H, W), scores (n,))`` of every foreground slice, on the CPU, as they come."""
-    indices, where = source.foreground_slices(frame), source.placement(frame)
+    indices = source.foreground_slices(frame)
     done = 0
     while done < len(indices):
         batch = indices[done : done + batching.size]
-        inside = source.inside(frame, batch)
-        try:
-            limits = to_square(inside[:, None].to(device, torch.float32), where)[:, 0] > 0.5
-            out = detector.score(source.pixels(frame, batch, device), limits)
-            maps = from_square(out.maps, where, (inside.shape[1], inside.shape[2])).cpu() * inside
-        except torch.OutOfMemoryError:
+        scored = _score_batch(detector, source, frame, batch, device)
+        if scored is None:
             batching.halve(len(batch), device)
             continue
         done += len(batch)
-        yield batch, maps, out.scores.float().cpu()
+        yield batch, *scored
+
+
+def _score_batch(
+    detector: Detector, source: SliceSource, frame: SliceFrame, batch: list[int], device: torch.device
+) -> tuple[Tensor, Tensor] | None:
+    """Maps and scores of one batch, or None when the device's memory ran out.
+
+    The caller goes on after this has returned: within the handler the traceback would still hold the tensors.
+    """
+    inside, where = source.inside(frame, batch), source.placement(frame)
+    try:
+        limits = to_square(inside[:, None].to(device, torch.float32), where)[:, 0] > 0.5
+        out = detector.score(source.pixels(frame, batch, device), limits)
+        maps = from_square(out.maps, where, (inside.shape[1], inside.shape[2])).cpu() * inside
+        return maps, out.scores.float().cpu()
+    except RuntimeError as error:  # only CUDA has a type of its own for it
+        if isinstance(error, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(str(error)):
+            return None
+        raise
 
 
 def run_planes(
@@ -144,7 +167,7 @@ def run_planes(
     """Run every plane; memory grows with nothing but the maps themselves.
 
     Raises:
-        CancelledError: ``cancel`` returned True between batches.
+        CancelledError: ``cancel`` returned True before a batch.
         ModelError: not even one slice fits the device's memory.
     """
     total = sum(len(source.foreground_slices(frame)) for frame in frames)
@@ -157,13 +180,17 @@ def run_planes(
             scores=np.zeros(count, dtype=np.float32),
             background=np.ones(count, dtype=bool),
         )
-        for batch, maps, scores in score_slices(detector, source, frame, batching, device):
+        batches = score_slices(detector, source, frame, batching, device)
+        while True:
+            if cancel is not None and cancel():
+                raise CancelledError("The run was stopped by the caller", f"{done} of {total} slices done")
+            if (scored := next(batches, None)) is None:
+                break
+            batch, maps, scores = scored
             put_back(maps, torch.from_numpy(run.volume_map), frame, batch)
             run.scores[batch], run.background[batch] = scores.numpy(), False
             done += len(batch)
             if progress is not None:
                 progress(done, total)
-            if cancel is not None and cancel():
-                raise CancelledError("The run was stopped by the caller", f"{done} of {total} slices done")
         runs.append(run)
     return runs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tracemalloc
+import weakref
 from pathlib import Path
 
 import nibabel as nib
@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Compose, Flipd, SpatialCropd
 from oracle import BrightnessDetector, oracle_engine
 from PIL import Image
 from test_geometry import affine_of, rotation
 
+from headclip_med.detectors import SliceBatch
 from headclip_med.errors import CancelledError, InputError, ModelError
-from headclip_med.geometry import slice_frame, spacing, voxel_to_world
+from headclip_med.geometry import slice_centres, slice_frame, spacing, voxel_to_world
 from headclip_med.intensity import Preprocessing
 from headclip_med.run_slices import SliceSource
 from headclip_med.writing import write_result
@@ -33,12 +35,13 @@ GRIDS = {
 
 
 def sphere(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A dim head with a bright sphere: array and affine with the sphere's centre at CENTRE_MM."""
+    """A dim, slightly noisy head with a bright sphere: array and affine with the sphere's centre at CENTRE_MM."""
     affine, shape = GRIDS[name]
     affine = affine.copy()
     affine[:3, 3] += np.array([3.0, -2.0, 1.0]) - voxel_to_world(affine, (np.array(shape) - 1) / 2)
     ras = voxel_to_world(affine, np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1))
-    array = np.where(np.linalg.norm(ras / [38, 42, 36], axis=-1) < 1, 100.0, 0.0)
+    tissue = np.random.default_rng(0).normal(100, 15, shape).clip(50, 150)
+    array = np.where(np.linalg.norm(ras / [38, 42, 36], axis=-1) < 1, tissue, 0.0)
     array += np.clip(RADIUS_MM + 0.5 - np.linalg.norm(ras - np.array(CENTRE_MM), axis=-1), 0, 1) * 300
     return array.astype(np.float32), affine
 
@@ -100,7 +103,8 @@ def test_default_plane_is_the_acquisition_plane_and_said() -> None:
     array, affine = sphere("sagittal")
     result = oracle_engine().predict(array, affine=affine)
     assert result.planes == ("sagittal",)
-    assert "plane sagittal: largest voxel spacing" in result.warnings
+    assert result.provenance["plane_reason"] == "largest voxel spacing"
+    assert not result.warnings
 
 
 def test_background_slices_never_reach_the_tower_and_score_zero() -> None:
@@ -143,9 +147,12 @@ def test_batch_size_changes_nothing() -> None:
 def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
     array, affine = sphere("RAS")
     detector = BrightnessDetector(memory=3)
-    result = oracle_engine(detector, batch_size=16).predict(array, affine=affine)
+    engine = oracle_engine(detector, batch_size=16)
+    result = engine.predict(array, affine=affine)
     np.testing.assert_array_equal(result.map_array, oracle_engine().predict(array, affine=affine).map_array)
     assert max(detector.batches) == 2
+    assert engine.batch_size == result.provenance["batch_size"] == 2
+    assert not [w for w in engine.predict(array, affine=affine).warnings if "memory" in w], "remembered for later cases"
     assert [w for w in result.warnings if "out of memory" in w] == [
         f"out of memory on cpu: batch size lowered to {n}" for n in (8, 4, 2)
     ]
@@ -163,28 +170,47 @@ def test_progress_counts_slices_and_cancel_stops() -> None:
     oracle_engine(batch_size=5).predict(array, affine=affine, progress=lambda done, total: seen.append((done, total)))
     assert [d for d, _ in seen] == sorted(d for d, _ in seen)
     assert seen[-1][0] == seen[-1][1]
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_cancel_is_asked_before_every_batch(after: int) -> None:
+    array, affine = sphere("RAS")
+    detector, asked = BrightnessDetector(), []
+
+    def cancel() -> bool:
+        asked.append(1)
+        return len(asked) > after
+
     with pytest.raises(CancelledError, match="stopped by the caller"):
-        oracle_engine().predict(array, affine=affine, cancel=lambda: True)
+        oracle_engine(detector).predict(array, affine=affine, cancel=cancel)
+    assert len(detector.batches) == after
+    result = oracle_engine().predict(array, affine=affine, cancel=lambda: False)
+    assert result.pred_score > 0
 
 
-def test_memory_grows_with_the_maps_and_nothing_else() -> None:
-    """Four times the slices may add the map, its working copies and masks, but no stack of pixels."""
-    detector = BrightnessDetector()
+def test_no_more_than_one_batch_of_pixels_is_alive_at_a_time() -> None:
+    """Memory grows with the maps and nothing else, however many slices there are."""
+    alive, most = set(), []
 
-    def peak(slices: int) -> int:
-        rng = np.random.default_rng(0)
-        volume = rng.normal(100, 10, (48, 48, slices)).astype(np.float32)
-        engine = oracle_engine(detector)
-        tracemalloc.start()
-        engine.predict(volume, affine=np.eye(4), threshold=0.99)
-        top = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return top
+    class Watching(BrightnessDetector):
+        def score(self, pixels: torch.Tensor, valid: torch.Tensor | None = None) -> SliceBatch:
+            key = object()
+            alive.add(key)
+            weakref.finalize(pixels, alive.discard, key)
+            most.append(len(alive))
+            return super().score(pixels, valid)
 
-    peak(8)
-    small, large = peak(32), peak(128)
-    voxels = 48 * 48 * 96
-    assert large - small < 40 * voxels, f"{(large - small) / voxels:.0f} bytes a voxel"
+    array, affine = sphere("RAS")
+    oracle_engine(Watching(), batch_size=2).predict(array, affine=affine)
+    assert len(most) > 10
+    assert max(most) <= 2
+
+
+@pytest.mark.parametrize("smooth_mm", [-1.0, float("nan"), float("inf"), 1e9])
+def test_smoothing_beyond_the_volume_is_refused(smooth_mm: float) -> None:
+    array, affine = sphere("RAS")
+    with pytest.raises(InputError, match="must lie between 0 mm and the volume's 104 mm"):
+        oracle_engine().predict(array, affine=affine, smooth_mm=smooth_mm)
 
 
 def test_smoothing_along_the_normal_is_in_millimetres() -> None:
@@ -222,15 +248,14 @@ def test_neighbouring_slices_become_channels(tmp_path: Path) -> None:
         oracle_engine().predict(array, affine=affine, channels="both")  # type: ignore[arg-type]
 
 
-def test_inverted_display_is_inverted_for_the_network_and_not_in_the_volume() -> None:
+def test_monochrome1_scores_as_its_monochrome2_twin_and_keeps_its_stored_values() -> None:
     array, affine = sphere("RAS")
     volume = MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(affine))
     plain = oracle_engine().predict(volume)
-    volume.meta["display_inverted"] = True
-    inverted = oracle_engine().predict(volume)
-    inside = (plain.map_array > 0) & (inverted.map_array > 0)
-    np.testing.assert_allclose(inverted.map_array[inside], 1 - plain.map_array[inside], atol=1e-5)
-    np.testing.assert_array_equal(inverted.volume.numpy()[0], array)
+    stored = MetaTensor(volume.max() - volume, affine=volume.affine, meta={"display_inverted": True})
+    inverted = oracle_engine().predict(stored)
+    np.testing.assert_allclose(inverted.map_array, plain.map_array, atol=1e-4)
+    np.testing.assert_array_equal(inverted.volume.numpy()[0], array.max() - array)
 
 
 def test_a_plain_picture_goes_through(tmp_path: Path) -> None:
@@ -283,3 +308,99 @@ def test_hounsfield_values_without_a_modality_are_not_guessed_silently() -> None
     array, affine = sphere("RAS")
     result = oracle_engine().predict(np.where(array > 0, array, -1000).astype(np.float32), affine=affine)
     assert any("values look like CT" in warning for warning in result.warnings)
+
+
+def acquired(plane: str = "axial") -> MetaTensor:
+    """A volume that knows its acquired slices, as the DICOM reader gives it."""
+    array, affine = sphere("RAS")
+    axis = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
+    centres = slice_centres(affine, array.shape, axis)  # type: ignore[arg-type]
+    meta = {
+        "slice_uids": [f"1.2.{i}" for i in range(len(centres))],
+        "slice_positions": centres.tolist(),
+        "slice_normal": np.eye(3)[axis].tolist(),
+    }
+    return MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(affine), meta=meta)
+
+
+def test_acquired_slices_keep_their_uids_through_flips_and_crops() -> None:
+    volume = acquired()
+    uids = [s.uid for s in oracle_engine().predict(volume).slices]
+    assert uids == volume.meta["slice_uids"]
+    crop = SpatialCropd("v", roi_start=(4, 4, 6), roi_end=(40, 44, 40))
+    flipped = Compose([Flipd("v", 2), crop])({"v": volume})["v"]
+    assert [s.uid for s in oracle_engine().predict(flipped).slices] == uids[::-1][6:40]
+
+
+def test_uids_of_acquired_slices_do_not_land_on_slices_of_other_planes() -> None:
+    result = oracle_engine().predict(acquired(), plane="coronal")
+    assert {s.uid for s in result.slices} == {None}
+
+
+def test_the_plane_of_the_source_is_the_default() -> None:
+    assert oracle_engine().predict(acquired("coronal")).planes == ("coronal",)
+
+
+def test_several_planes_score_the_mean_of_their_volume_scores() -> None:
+    array, affine = sphere("anisotropic")
+    each = [oracle_engine().predict(array, affine=affine, plane=p).pred_score for p in ("axial", "coronal", "sagittal")]
+    assert oracle_engine().predict(array, affine=affine, plane="all").pred_score == pytest.approx(np.mean(each))
+
+
+def test_a_ct_array_can_say_so_and_a_files_own_window_is_used_and_said() -> None:
+    array, affine = sphere("RAS")
+    hu = np.where(array > 0, array - 60, -1000).astype(np.float32)
+    result = oracle_engine().predict(hu, affine=affine, modality="CT")
+    assert result.display_window == (0, 80)
+    volume = MetaTensor(torch.from_numpy(hu)[None], affine=torch.from_numpy(affine), meta={"modality": "CT"})
+    volume.meta["default_window"] = [50.0, 350.0]
+    result = oracle_engine().predict(volume)
+    assert result.display_window == (-125, 225)
+    assert any("the file's own window 50/350 is used" in w for w in result.warnings)
+
+
+def test_an_array_of_colours_is_windowed_as_a_picture() -> None:
+    array = np.random.default_rng(0).integers(0, 255, (3, 24, 20, 1)).astype(np.uint8)
+    options = {"affine": np.diag([-1.0, -1, 1, 1]), "plane": "axial"}
+    assert oracle_engine().predict(array, is_rgb=True, **options).display_window == (0, 255)
+    assert oracle_engine().predict(array, **options).display_window != (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        (123, {}, "The source must be a path"),
+        ([np.ones((4, 4, 4))], {}, "The source must be a path"),
+        ("scan.nii.gz", {"affine": np.eye(4)}, "with an array only"),
+        (np.ones((4, 4, 4)), {"affine": "x"}, "4×4 matrix of numbers"),
+        (np.array([["a"]]), {"affine": np.eye(4)}, "real numbers"),
+        (np.ones((4, 4, 4), complex), {"affine": np.eye(4)}, "real numbers"),
+        (MetaTensor(torch.rand(3, 8, 8)), {}, r"shape \(C, I, J, K\); given: \(3, 8, 8\)"),
+        (MetaTensor(torch.rand(1, 8, 8, 8), meta={"space": "LPS"}), {}, "must lead to RAS mm; given: space LPS"),
+    ],
+    ids=["number", "arrays", "path-affine", "affine-text", "text", "complex", "2-D", "LPS"],
+)
+def test_odd_sources_are_refused_in_words(source: object, options: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        oracle_engine().predict(source, **options)  # type: ignore[arg-type]
+
+
+def test_pending_lazy_operations_are_refused() -> None:
+    array, affine = sphere("RAS")
+    volume = MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(affine))
+    pending = Flipd("v", 0, lazy=True)({"v": volume})["v"]
+    with pytest.raises(InputError, match="no pending lazy operations"):
+        oracle_engine().predict(pending)
+
+
+@pytest.mark.parametrize(("plane", "window"), [(3, None), (None, 40), (None, (1, 2, 3))])
+def test_options_of_the_wrong_kind_are_refused(plane: object, window: object) -> None:
+    array, affine = sphere("RAS")
+    with pytest.raises(InputError, match="must be"):
+        oracle_engine().predict(array, affine=affine, plane=plane, window=window)  # type: ignore[arg-type]
+
+
+def test_a_reversed_view_of_an_array_is_an_array() -> None:
+    array, affine = sphere("RAS")
+    result = oracle_engine().predict(array[::-1], affine=affine)
+    np.testing.assert_array_equal(result.volume.numpy()[0], array[::-1])

@@ -19,7 +19,7 @@ CASES = {
     "ms_flair/patient07/flair.nii.gz": "",
     "brats/TCGA-DU-7294/TCGA-DU-7294-t2f.nii.gz": "",
     "dicom/ct_philips": "CT without a window",
-    "nrrd/brain2_image.nrrd": "largest voxel spacing",
+    "nrrd/brain2_image.nrrd": "",
     "polyps_2d/images/test_0.jpg": "",
     "brain_mri_2d/yes/Y1.jpg": "",
 }
