@@ -131,10 +131,11 @@ def _image_foreground(channel: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _scan_foreground(channel: NDArray[np.float32]) -> NDArray[np.bool_]:
-    padding = channel == _corner_value(channel)
+    corner = _corner_value(channel)
+    padding = channel == corner
     rest = _sample(channel[~padding])
-    if _is_padding(padding, rest, _corner_value(channel)):
-        cut = _air_cut(rest, padding=_corner_value(channel))
+    if _is_padding(padding, rest, corner):
+        cut = _air_cut(rest, padding=corner)
         return ~padding if cut is None else ~padding & (channel > cut)
     values = _sample(channel.ravel())
     cut = _air_cut(values)
@@ -174,7 +175,7 @@ def _air_cut(values: NDArray[np.float32], padding: float | None = None) -> float
     """The value that noise in air stays below, or None where there is no air.
 
     Beside ``padding`` of a measured value, air has nearly that value itself: anything brighter is an even brain with a
-    very bright lesion. A filler far below all measured values (−2048 around a CT) says nothing about air.
+    very bright lesion. A filler far below all measured values (−2048 around a CT) says nothing about air; 0 is none.
     """
     if values.size == 0 or values.min() == values.max():
         return None
@@ -185,7 +186,7 @@ def _air_cut(values: NDArray[np.float32], padding: float | None = None) -> float
     if level - low > _AIR_BOTTOM * (high - low) or otsu - level < _AIR_NARROW * noise:
         return None
     if padding is not None:
-        is_filler = low - padding > _FAR_BELOW * (high - low)
+        is_filler = padding != 0 and low - padding > _FAR_BELOW * (high - low)
         if not is_filler and level - padding > _AIR_NEAR_PADDING * (high - padding):
             return None
     return level + max(_TOWARDS_OTSU * (otsu - level), _ABOVE_NOISE * noise)

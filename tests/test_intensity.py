@@ -250,10 +250,11 @@ def test_normalisation_by_hand() -> None:
     assert out.flatten().tolist() == [1, 1, 1]
 
 
-def test_an_even_brain_with_a_very_bright_lesion_is_not_taken_for_air() -> None:
+@pytest.mark.parametrize(("spread", "excess"), [(15, 300), (5, 150)])
+def test_an_even_brain_with_a_very_bright_lesion_is_not_taken_for_air(spread: float, excess: float) -> None:
     """Otsu puts the whole brain into the darker class; beside padding of 0, air would be near 0."""
     rng = np.random.default_rng(0)
     volume = np.zeros((1, 40, 40, 40), np.float32)
-    volume[0, 8:32, 8:32, 8:32] = rng.normal(100, 15, (24, 24, 24)).clip(50, 150)
-    volume[0, 12:20, 12:20, 12:20] += 300
+    volume[0, 8:32, 8:32, 8:32] = rng.normal(100, spread, (24, 24, 24)).clip(50, 150)
+    volume[0, 12:20, 12:20, 12:20] += excess
     assert intensity.foreground(volume, modality="MR", is_rgb=False).sum() == 24**3
