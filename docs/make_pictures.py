@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
-from headclip_med import load_engine
-from headclip_med.demo import demo_phantom
-from headclip_med.writing.overlay import montage, save_picture
+from headclip_med.demo import run_demo
 
 
 def main() -> None:
-    """The montage of the embedded demonstration, whose lesion the model never saw."""
+    """The preview of the embedded demonstration, whose lesion the model never saw."""
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "pictures"
     out.mkdir(parents=True, exist_ok=True)
-    phantom = demo_phantom()
-    result = load_engine().predict(phantom.array, affine=phantom.affine)
-    save_picture(montage(result, columns=4, n=8), out / "demo_overlay.png")
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = run_demo(Path(folder))
+        shutil.copy(outcome.files["preview"], out / "demo_overlay.png")
 
 
 if __name__ == "__main__":

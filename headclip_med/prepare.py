@@ -133,7 +133,7 @@ def choose_planes(
         return (chosen,), reason
     if not isinstance(plane, (str, list, tuple)):
         raise InputError("A plane must be given by name", type(plane).__name__)
-    names = plane.replace(" ", "").split(",") if isinstance(plane, str) else list(plane)
+    names: list[str] = plane.replace(" ", "").split(",") if isinstance(plane, str) else list(plane)
     names = list(PLANES) if names == ["all"] else names
     wrong = [name for name in names if name not in PLANES]
     if wrong or not names:

@@ -15,7 +15,6 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 from torch.nn import functional as F
 
-LayerFusion = Literal["mean", "sum"]
 Upsampling = Literal["bilinear", "nearest"]
 Pool = Literal["max", "topk_mean", "p99.5", "lse"]
 
@@ -42,19 +41,16 @@ def patch_map(
     grid: tuple[int, int],
     *,
     logit_scale: float,
-    fusion: LayerFusion = "mean",
 ) -> Tensor:
     """M = mean over layers of (p_abnormal + 1 − p_normal) / 2 on the patch grid: ``(N, Hp, Wp)`` in [0, 1].
 
-    ``sum`` adds the layers instead, as released AnomalyCLIP code does, and can exceed 1.
+    Released AnomalyCLIP code adds the layers instead: n times this, which leaves [0, 1].
     """
     maps = []
     for layer, features in patch_features.items():
         probabilities = class_probabilities(features, class_features[layer], logit_scale)
         maps.append((probabilities[..., 1] + 1 - probabilities[..., 0]) / 2)
-    stacked = torch.stack(maps)
-    fused = stacked.mean(dim=0) if fusion == "mean" else stacked.sum(dim=0)
-    return fused.unflatten(-1, grid)
+    return torch.stack(maps).mean(dim=0).unflatten(-1, grid)
 
 
 def upsample(patches: Tensor, size: tuple[int, int], *, sigma: float, mode: Upsampling = "bilinear") -> Tensor:

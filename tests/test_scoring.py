@@ -30,14 +30,6 @@ def test_patch_map_averages_layers_row_by_row() -> None:
         logit_scale=math.log(3),
     )
     torch.testing.assert_close(maps, torch.tensor([[[0.25, 0.5], [0.5, 0.25]]]))
-    summed = scoring.patch_map(
-        {0: features, 1: features},
-        dict.fromkeys((0, 1), NORMAL_ABNORMAL),
-        (2, 2),
-        logit_scale=math.log(3),
-        fusion="sum",
-    )
-    torch.testing.assert_close(summed, torch.tensor([[[0.5, 1.5], [0.5, 0.5]]]))
 
 
 @pytest.mark.parametrize(
