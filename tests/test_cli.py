@@ -146,7 +146,11 @@ def test_resume_says_what_was_finished_earlier(tmp_path: Path, tiny_pack: Path, 
 
 
 def test_ctrl_c_exits_130_keeps_what_is_done_and_leaves_nothing_half_written(
-    tmp_path: Path, tiny_pack: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tiny_pack: Path,
+    volume: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     from headclip_med.engine import Engine
 
@@ -159,6 +163,8 @@ def test_ctrl_c_exits_130_keeps_what_is_done_and_leaves_nothing_half_written(
         return genuine(self, source, **options)
 
     monkeypatch.setattr(Engine, "predict", impatient)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     out = tmp_path / "out"
     ran = _predict(tiny_pack, volume, volume, volume, "--out", out, "--json")
     assert ran.exit_code == 130
@@ -168,7 +174,9 @@ def test_ctrl_c_exits_130_keeps_what_is_done_and_leaves_nothing_half_written(
 
 
 _WAITING_ENGINE = """
-import sys, time, types
+import signal, sys, time, types
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as a shell starts a foreground command
 
 class Engine:
     device = types.SimpleNamespace(type="cpu")

@@ -97,11 +97,3 @@ def test_a_perfect_detector_gets_a_perfect_demo(
     assert outcome.found_mm == LESION.centre_mm
     assert outcome.distance_mm == pytest.approx(np.linalg.norm(np.subtract(outcome.lesion_mm, LESION.centre_mm)))
     assert outcome.distance_mm < 1.5
-
-
-def test_the_shipped_model_finds_the_demonstrations_lesion(tmp_path: Path) -> None:
-    """The embedded model itself, on the head it never saw. Measured: 0.7 mm, Dice 0.59; far below these, it is broken."""
-    outcome = run_demo(tmp_path)
-    assert outcome.distance_mm is not None
-    assert outcome.distance_mm < 5
-    assert outcome.dice > 0.4
