@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,21 @@ def load_model(name: str | Path, *, method: str | None = None, weights: str | Pa
         )
     if weights is not None:
         raise ModelError("Weights must be given for a pack that carries none", f"{_short(text)}, which is no pack")
-    built = build_tower(text)
+    built = _tower_or_near_pack(text)
     if built.clip is not None:
         return Model(_short(text), method or "headclip", built)
     return _vision_only(_short(text), built, method)
+
+
+def _tower_or_near_pack(name: str) -> BuiltTower:
+    """The tower of that name; an unknown name that is nearly a pack's is told so."""
+    try:
+        return build_tower(name)
+    except ModelError as error:
+        near = get_close_matches(name, builtin_packs(), 1)
+        if not near:
+            raise
+        raise ModelError(error.must, error.given, f"Did you mean {near[0]}") from error
 
 
 def detector_for(model: Model, domain: Domain) -> Detector:

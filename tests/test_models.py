@@ -334,7 +334,7 @@ def test_weights_that_do_not_fit_name_the_first_mismatch(own_pack: Path) -> None
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("headclip-tinny", "must be a pack, a weight file"),
+        ("headclip-tinny", "must be a pack, a weight file.*Did you mean headclip-tiny"),
         ("ViT-L-14-335/openai", "Did you mean ViT-L-14"),
         ("ViT-B-16/opnai", "A pretrained tag of ViT-B-16 must be named"),
         ("timm:vit_small_patch14_dinov9", "Did you mean vit_small_patch14"),
