@@ -106,7 +106,8 @@ def _tower_or_near_pack(name: str) -> BuiltTower:
         near = get_close_matches(name, builtin_packs(), 1)
         if not near:
             raise
-        raise ModelError(error.must, error.given, f"Did you mean {near[0]}") from error
+        hint = f"Did you mean {near[0]}; see `headclip-med models list`"
+        raise ModelError(error.must, error.given, hint) from error
 
 
 def detector_for(model: Model, domain: Domain) -> Detector:

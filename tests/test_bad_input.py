@@ -261,7 +261,11 @@ TABLE = [
     ),
     Row(read_only_output, 2, ("must be writable", "read-only file system", "another output folder")),
     Row(output_below_a_file, 2, ("must be writable", "a file where a folder must be", "another output folder")),
-    Row(no_such_model, 2, ("The model must be", "headclip-tinny", "headclip-med models list")),
+    Row(
+        no_such_model,
+        2,
+        ("The model must be", "headclip-tinny", "Did you mean headclip-tiny", "headclip-med models list"),
+    ),
     Row(no_such_weights, 2, ("The weight file must exist", "gone.safetensors", "Check the path")),
     Row(weights_of_another, 2, ("must fit the architecture", "(16, 3, 8, 8)", "ARCH@FILE")),
     Row(weights_exchanged, 2, ("must have the sha256 in its pack.json", "Install the package again")),
