@@ -1,0 +1,100 @@
+"""A labelled case, and a set of them: what evaluation and training share, whatever folder layout it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image or volume with what is known about it; nothing is read yet.
+
+    Attributes:
+        name: unique in its set, and safe as the name of a folder.
+        images: one file; several sequences on one grid; or, where ``stacked``, the slices of one volume in order.
+        masks: truth: none, one file, or, where ``stacked``, one per slice (None: a slice without lesion).
+        label: True abnormal, False normal, None where only the mask can tell.
+        patient: who it is of; splits and intervals never part the cases of one patient.
+        category: class of a set with several (an MVTec object, an organ), else empty.
+        split: train, val, test or empty, where the layout says so.
+        columns: further facts by column name, for subgroup tables.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    masks: tuple[Path | None, ...] = ()
+    label: bool | None = None
+    patient: str = ""
+    stacked: bool = False
+    category: str = ""
+    split: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a file says where the lesions are."""
+        return any(mask is not None for mask in self.masks)
+
+
+@dataclass(frozen=True)
+class LabelledVolume:
+    """A case that has been read.
+
+    Attributes:
+        volume: ``(C, I, J, K)`` MetaTensor as :func:`headclip_med.read_volume` gives it; a plain image has K = 1.
+        gt_mask: ``(I, J, K)`` bool on exactly that grid, None where nothing says where the lesions are.
+        gt_label: True abnormal, False normal, None unknown.
+        sha256: of the decoded values and of the mask, so that copies are found whatever their file says.
+        warnings: what was odd about the files, in words.
+    """
+
+    volume: MetaTensor
+    gt_mask: NDArray[np.bool_] | None
+    gt_label: bool | None
+    sha256: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CaseDataset:
+    """Labelled cases in a fixed order.
+
+    Attributes:
+        name: of the set, for tables. layout: the reader that listed it. root: what was listed.
+        notes: what the listing passed over or guessed, in words.
+    """
+
+    name: str
+    layout: str
+    root: Path
+    cases: tuple[Case, ...]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __iter__(self) -> Iterator[Case]:
+        return iter(self.cases)
+
+    def __getitem__(self, index: int) -> Case:
+        return self.cases[index]
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether any case says where its lesions are; then a normal case counts as an empty mask."""
+        return any(case.has_mask for case in self.cases)
+
+    def load(self, case: Case) -> LabelledVolume:
+        """Read a case with its truth; see :func:`headclip_med.datasets.loading.load_case`."""
+        from headclip_med.datasets.loading import load_case
+
+        return load_case(case, masks_known=self.has_masks)
