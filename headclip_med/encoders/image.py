@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -149,9 +150,62 @@ def _run_block(
         )
         factors = None if by_temperature or folded is not None else local_factors
         update = _merge_heads(block, heads, factors, folded)
-    tokens = tokens + _merge_heads(block, ordinary, None if by_temperature else global_factors, None)
+    return _advance(block, tokens, _merge_heads(block, ordinary, None if by_temperature else global_factors, None)), update
+
+
+def _advance(block: Block, tokens: Tensor, update: Tensor) -> Tensor:
+    """The rest of a block on the original path: residual, then the MLP."""
+    tokens = tokens + update
     hidden = block.norm2(tokens).to(block.qkv_weight.dtype)
-    return tokens + block.scale2(block.mlp(hidden).float()), update
+    advanced: Tensor = tokens + block.scale2(block.mlp(hidden).float())
+    return advanced
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """What the tapped features of a batch are made of: they are linear in the local head weights.
+
+    Attributes:
+        base: ``(N, P, width)`` float32 tokens where the local path starts.
+        heads: ``(N, P, L, width)`` outputs of the heads of each local block up to the last tap, heads side by side.
+        cls_token: ``(N, width)`` class token where the local path starts.
+        global_feature: ``(N, D)`` L2-normalised, or None where it was not asked for.
+        grid: ``(Hp, Wp)``.
+    """
+
+    base: Tensor
+    heads: Tensor
+    cls_token: Tensor
+    global_feature: Tensor | None
+    grid: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+
+@torch.no_grad()
+def local_contributions(tower: ImageTower, pixels: Tensor, options: EncodeOptions) -> Contributions:
+    """One pass through the frozen tower that keeps what every local head says, before any head weight.
+
+    Raises:
+        ModelError: no local path, or one that starts after the last tap.
+    """
+    start = None if options.local_attention == "none" else first_local_block(tower.depth, options.local_start)
+    if start is None or start > max(options.layers):
+        raise ModelError("Head contributions must come from a local path before the last tap", options.local_attention)
+    tokens = tower.embed(pixels.to(tower.device), position_mode=options.position_mode)
+    base, cls_token, kept = tokens, tokens[:, 0], []
+    for layer, block in enumerate(tower.blocks[: (tower.depth - 1 if options.want_global else max(options.layers)) + 1]):
+        if layer == start:
+            base, cls_token = tokens[:, tower.prefix :], tokens[:, 0]
+        qkv = _project_qkv(block, block.norm1(tokens))
+        ordinary = attend(*qkv, kernel=options.kernel)
+        if start <= layer <= max(options.layers):
+            heads = attend_locally(options.local_attention, qkv, ordinary, prefix=tower.prefix, kernel=options.kernel)
+            kept.append(heads.transpose(1, 2).flatten(2))
+        tokens = _advance(block, tokens, _merge_heads(block, ordinary, None, None))
+    global_feature = _global_feature(tower, tokens, options) if options.want_global else None
+    return Contributions(base, torch.stack(kept, dim=2), cls_token, global_feature, tower.grid(pixels))
 
 
 def _project_qkv(block: Block, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
