@@ -15,7 +15,7 @@ Kind = Literal["zero-shot", "auxiliary", "leave-one-out", "few-shot", "normals",
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Metric(_Strict):

@@ -5,7 +5,6 @@ All take probabilities of abnormal and soft truth in [0, 1] on one grid, and ``v
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,23 +13,24 @@ _SMALL = 1e-5
 
 
 def focal_loss(
-    probabilities: Tensor, truth: Tensor, valid: Tensor, *, gamma: float = 2.0, balanced: bool = True
+    probabilities: Tensor, truth: Tensor, valid: Tensor, *, gamma: float = 2.0, lesion_share: float | None = None
 ) -> Tensor:
-    """Focal loss −(1 − p_t)^γ log p_t (Lin et al., arXiv 1708.02002).
+    """Focal loss −(1 − p_t)^γ log p_t (Lin et al., arXiv 1708.02002), mean over valid pixels, then over images.
 
     Args:
         probabilities, truth, valid: ``(N, H, W)``; truth may be the share of a patch that is lesion.
-        balanced: lesion and lesion-free pixels of the batch weigh half each, whatever their number; otherwise the plain
-            mean over valid pixels.
+        lesion_share: share of lesion in the valid pixels of the training data, so that lesion and the rest weigh half
+            each; None for the plain mean. It is a constant of the data, not of the batch: a loss that is a mean over
+            images is the same on one process and on several.
     """
     p = probabilities.clamp(_SMALL, 1 - _SMALL)
     abnormal = -((1 - p) ** gamma) * p.log() * truth
     normal = -(p**gamma) * (1 - p).log() * (1 - truth)
-    if not balanced:
-        return ((abnormal + normal) * valid).sum() / valid.sum().clamp_min(1)
-    lesion, free = (truth * valid).sum(), ((1 - truth) * valid).sum()
-    terms = [(part * valid).sum() / mass for part, mass in ((abnormal, lesion), (normal, free)) if mass > 0]
-    return torch.stack(terms).mean()
+    if lesion_share is not None:
+        share = min(max(lesion_share, _SMALL), 1 - _SMALL)
+        abnormal, normal = abnormal / (2 * share), normal / (2 * (1 - share))
+    pixels = valid.flatten(1).sum(dim=1).clamp_min(1)
+    return (((abnormal + normal) * valid).flatten(1).sum(dim=1) / pixels).mean()
 
 
 def dice_loss(probabilities: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
@@ -40,9 +40,11 @@ def dice_loss(probabilities: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     return 1 - overlap.mean()
 
 
-def map_loss(probabilities: Tensor, truth: Tensor, valid: Tensor, *, gamma: float = 2.0, balanced: bool = True) -> Tensor:
+def map_loss(
+    probabilities: Tensor, truth: Tensor, valid: Tensor, *, gamma: float = 2.0, lesion_share: float | None = None
+) -> Tensor:
     """focal + dice of abnormal + dice of normal: the recipe's pixel-level loss for one map."""
-    focal = focal_loss(probabilities, truth, valid, gamma=gamma, balanced=balanced)
+    focal = focal_loss(probabilities, truth, valid, gamma=gamma, lesion_share=lesion_share)
     return focal + dice_loss(probabilities, truth, valid) + dice_loss(1 - probabilities, 1 - truth, valid)
 
 

@@ -1,0 +1,177 @@
+"""``headclip-med evaluate``: parses and calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headclip_med import choices
+from headclip_med import cli_options as options
+from headclip_med.cli_errors import errors_in_words
+
+if TYPE_CHECKING:
+    from headclip_med.datasets import CaseDataset
+    from headclip_med.evaluation import EvaluationResult
+
+_PROTOCOLS = ("zero-shot", "auxiliary", "leave-one-out", "few-shot", "normals")
+
+
+def evaluate(
+    data: Annotated[
+        str,
+        typer.Option(metavar="[LAYOUT:]PATH", help="Labelled set; `headclip-med data layouts` lists the layouts."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="New folder, or an earlier evaluation, for report, tables and metrics."
+        ),
+    ],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            help="As for predict, or control:intensity|redness|chance; give it several times to compare.",
+            show_default="headclip-tiny",
+            autocompletion=lambda typed: [n for n in _models() if n.startswith(typed)],
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the set in tables.", show_default="its folder's")] = None,
+    sequences: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Which sequences become channels, such as t2f or t1c,t2f."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Only cases of this split: train, val or test.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N cases, for a try.")] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Columns about cases, joined on its column case or patient."),
+    ] = None,
+    group_by: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Make a subgroup table of this column; repeatable.")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="zero-shot, auxiliary, leave-one-out, few-shot or normals.",
+            show_default="from the model's training ledger",
+            autocompletion=lambda typed: [p for p in _PROTOCOLS if p.startswith(typed)],
+        ),
+    ] = None,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Mark, instead of refusing, a model trained on this very set.")
+    ] = False,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Keep every distinct score instead of 65,536 levels; memory grows with the data."),
+    ] = False,
+    bootstrap: Annotated[int, typer.Option(metavar="N", help="Draws of patients for 95 % intervals; 0 for none.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    min_overlap: Annotated[
+        float, typer.Option(help="Intersection over union from which a finding hits a lesion.")
+    ] = 0.1,
+    weights: options.WeightsOption = None,
+    method: options.MethodOption = None,
+    domain: options.DomainOption = None,
+    plane: options.PlaneOption = None,
+    window: options.WindowOption = None,
+    channels: options.ChannelsOption = None,
+    threshold: options.ThresholdOption = None,
+    smooth_mm: options.SmoothMmOption = None,
+    device: options.DeviceOption = "auto",
+    precision: options.PrecisionOption = "auto",
+    batch_size: options.BatchSizeOption = None,
+    workers: Annotated[int, typer.Option(help="Processes; each loads the model.")] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep cases measured with the same content, model and settings.")
+    ] = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Evaluate models on a labelled set: metrics with intervals, tables, plots and a report."""
+    with errors_in_words():
+        from headclip_med import case_options
+        from headclip_med.console_evaluation import EvaluationBar
+        from headclip_med.evaluation import ModelSpec, Settings
+        from headclip_med.evaluation import evaluate as run
+
+        chosen = case_options.CaseOptions(
+            domain=domain, plane=plane, window=window, channels=channels, threshold=threshold, smooth_mm=smooth_mm
+        )
+        case_options.check_batch_size(batch_size)
+        case_options.check_name("precision", precision, choices.PRECISIONS)
+        case_options.check_name("method", method, choices.METHODS)
+        case_options.check_name("protocol", protocol, _PROTOCOLS)
+        case_options.check_options(chosen)
+        settings = Settings(exact=exact, replicates=bootstrap, seed=seed, min_overlap=min_overlap)
+        dataset = _dataset(data, name, sequences, split, limit, groups)
+        specs = {
+            Path(given).name: ModelSpec(
+                given,
+                device,
+                precision,
+                batch_size,
+                None if given.startswith("control:") else method,
+                None if weights is None or given.startswith("control:") else str(weights),
+                chosen,
+            )
+            for given in _distinct(model or ["headclip-tiny"])
+        }
+        with EvaluationBar() as watcher:
+            result = run(
+                specs,
+                dataset,
+                out,
+                settings=settings,
+                protocol=protocol,
+                allow_overlap=allow_overlap,
+                group_by=group_by or (),
+                workers=workers,
+                resume=resume,
+                watcher=watcher,
+            )
+        _show(result, out, as_json)
+        raise typer.Exit(0 if result.ok else 1)
+
+
+def _dataset(
+    data: str, name: str | None, sequences: str | None, split: str | None, limit: int | None, groups: Path | None
+) -> CaseDataset:
+    from dataclasses import replace
+
+    from headclip_med.datasets import open_dataset
+    from headclip_med.evaluation.groups import with_columns
+
+    chosen = None if sequences is None else [part.strip() for part in sequences.split(",") if part.strip()]
+    dataset = open_dataset(data, name=name, sequences=chosen, split=split)
+    if limit is not None and limit < len(dataset):
+        note = f"only the first {limit} of {len(dataset)} cases were asked for"
+        dataset = replace(dataset, cases=dataset.cases[:limit], notes=(*dataset.notes, note))
+    return dataset if groups is None else with_columns(dataset, groups)
+
+
+def _distinct(models: list[str]) -> list[str]:
+    from headclip_med.evaluation.scorers import check_names
+
+    check_names([Path(given).name for given in models])
+    return models
+
+
+def _models() -> list[str]:
+    return [*choices.model_names(), *(f"control:{name}" for name in ("intensity", "redness", "chance"))]
+
+
+def _show(result: EvaluationResult, out: Path, as_json: bool) -> None:
+    from headclip_med.console import say_json
+    from headclip_med.console_evaluation import show_evaluation, show_excluded
+
+    if as_json:
+        say_json(result.record.model_dump(mode="json"))
+    else:
+        show_evaluation(result.record, out)
+    show_excluded(result.record)
+
+

@@ -1,0 +1,109 @@
+"""The two passes over the cases: what they are, and what a model makes of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from headclip_med.cohort import internal_error
+from headclip_med.datasets.case import Case, CaseDataset
+from headclip_med.errors import CancelledError, HeadclipError
+from headclip_med.evaluation.case_picture import key_slice_picture
+from headclip_med.evaluation.fingerprints import Fingerprint
+from headclip_med.evaluation.measure import measure
+from headclip_med.evaluation.scorers import Scorer
+from headclip_med.evaluation.settings import Settings
+from headclip_med.evaluation.store import SUFFIX, load_case_file, save_case
+from headclip_med.writing.atomic import atomic_path
+
+log = logging.getLogger(__name__)
+
+PICTURE_SUFFIX = ".png"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model ready to be measured on the cases of a set; results go into ``folder``."""
+
+    scorer: Scorer
+    dataset: CaseDataset
+    settings: Settings
+    folder: Path
+    pictures: bool = True
+
+    def identity(self, sha256: str) -> dict[str, Any]:
+        """What the result of one case rests on."""
+        return {"scorer": self.scorer.identity(), "settings": self.settings.per_case(), "case": sha256}
+
+
+def make_bench(build: Callable[[], Scorer], dataset: CaseDataset, settings: Settings, folder: Path, pictures: bool) -> Bench:
+    """A bench in whatever process this is called in."""
+    return Bench(build(), dataset, settings, folder, pictures)
+
+
+def fingerprint_case(dataset: CaseDataset, case: Case) -> Fingerprint:
+    """Read one case and hash its content; whatever goes wrong becomes its ``error``."""
+    try:
+        labelled = dataset.load(case)
+        return Fingerprint(case.name, labelled.image_sha256, labelled.sha256, labelled.gt_label)
+    except HeadclipError as error:
+        return Fingerprint(case.name, error=str(error))
+    except Exception as error:
+        log.debug("case %s", case.name, exc_info=True)
+        return Fingerprint(case.name, error=internal_error(error))
+
+
+def measure_case(bench: Bench, case: Case) -> str:
+    """Predict and measure one case and keep it on disk; what went wrong, in words, or nothing."""
+    try:
+        _measure(bench, case)
+        return ""
+    except CancelledError:
+        raise
+    except HeadclipError as error:
+        return str(error)
+    except Exception as error:  # the next case may well succeed; the text may hold paths or patient data
+        log.debug("case %s", case.name, exc_info=True)
+        return internal_error(error)
+
+
+def is_finished(bench: Bench, case: Case, sha256: str) -> bool:
+    """Whether measuring the case again would only repeat what is there."""
+    return load_case_file(case_path(bench.folder, case), bench.identity(sha256)) is not None
+
+
+def case_path(folder: Path, case: Case) -> Path:
+    """Where a case's statistics lie."""
+    return folder / f"{case.name}{SUFFIX}"
+
+
+def _measure(bench: Bench, case: Case) -> None:
+    begin = time.perf_counter()
+    labelled = bench.dataset.load(case)
+    result = bench.scorer.predict(labelled.volume)
+    statistics = measure(case, labelled, result, bench.settings, time.perf_counter() - begin)
+    if bench.pictures:
+        picture = bench.folder / f"{case.name}{PICTURE_SUFFIX}"
+        with atomic_path(picture) as draft:
+            key_slice_picture(result, labelled.gt_mask).save(draft, format="PNG", optimize=True)
+        statistics = replace(statistics, row=statistics.row.model_copy(update={"picture": picture.name}))
+    else:
+        with suppress(OSError):
+            (bench.folder / f"{case.name}{PICTURE_SUFFIX}").unlink(missing_ok=True)
+    save_case(case_path(bench.folder, case), statistics, bench.identity(labelled.sha256))
+
+
+__all__ = [
+    "PICTURE_SUFFIX",
+    "Bench",
+    "case_path",
+    "fingerprint_case",
+    "is_finished",
+    "make_bench",
+    "measure_case",
+]

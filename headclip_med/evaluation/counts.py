@@ -1,0 +1,182 @@
+"""How often each score occurs: the sufficient statistic of every pixel metric.
+
+Counts of cases add up, in any order and over any number of processes, and every metric is a function of the sum. By
+default scores are rounded to 65,536 levels, so that memory does not grow with the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from headclip_med.errors import InputError
+from headclip_med.evaluation.regions import region_weights
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+LEVELS = 65_536
+# Levels are spaced evenly in the log-odds from −16 to 16 (probabilities 1e-7 to 1 − 1e-7): softmax maps crowd near 0 and
+# 1, where equal steps of probability would tell nothing apart. One step is 0.05 % of the odds.
+_FARTHEST_LOGIT = 16.0
+
+
+@dataclass(frozen=True)
+class ScoreCounts:
+    """Counts by score.
+
+    Attributes:
+        scores: ``(K,)`` distinct, rising.
+        negatives, positives: ``(K,)`` pixels of each class with that score.
+        regions: ``(K,)`` positives weighted by 1 / size of their region; n_regions: how many regions.
+    """
+
+    scores: Array
+    negatives: Array
+    positives: Array
+    regions: Array
+    n_regions: float = 0.0
+
+    @property
+    def n_negatives(self) -> float:
+        """Negatives in all."""
+        return float(self.negatives.sum())
+
+    @property
+    def n_positives(self) -> float:
+        """Positives in all."""
+        return float(self.positives.sum())
+
+
+def to_levels(scores: NDArray[np.floating]) -> NDArray[np.uint16]:
+    """Scores in [0, 1] → levels; monotone, and only 0 and 1 (to 1e-7) reach the first and the last level.
+
+    Raises:
+        InputError: a score outside [0, 1], or NaN.
+    """
+    values = _checked(scores)
+    with np.errstate(divide="ignore"):
+        logit = np.log(values) - np.log1p(-values)
+    steps = (logit + _FARTHEST_LOGIT) * np.float32((LEVELS - 3) / (2 * _FARTHEST_LOGIT)) + np.float32(1)
+    levels = np.clip(np.rint(steps), 1, LEVELS - 2).astype(np.uint16)
+    levels[values <= 0] = 0
+    levels[values >= 1] = LEVELS - 1
+    return levels
+
+
+@lru_cache(maxsize=1)
+def level_scores() -> Array:
+    """The score that each level stands for, ``(LEVELS,)`` rising from exactly 0 to exactly 1."""
+    scores = np.empty(LEVELS)
+    scores[1:-1] = expit(np.linspace(-_FARTHEST_LOGIT, _FARTHEST_LOGIT, LEVELS - 2))
+    scores[0], scores[-1] = 0.0, 1.0
+    scores.flags.writeable = False
+    return scores
+
+
+def count_scores(
+    scores: NDArray[np.floating],
+    truth: Mask,
+    *,
+    weights: Array | None = None,
+    n_regions: float = 0.0,
+    exact: bool = False,
+) -> ScoreCounts:
+    """Counts of one flat set of scores.
+
+    Args:
+        scores, truth: ``(n,)``; weights: region weight of every positive, in order; n_regions: their number.
+        exact: every distinct 32-bit score instead of levels.
+
+    Raises:
+        InputError: a score outside [0, 1], or NaN.
+    """
+    if exact:
+        distinct, place = np.unique(_checked(scores), return_inverse=True)
+        values, size = distinct.astype(np.float64), len(distinct)
+    else:
+        place, values, size = to_levels(scores), level_scores(), LEVELS
+    positives = np.bincount(place[truth], minlength=size).astype(np.float64)
+    negatives = np.bincount(place, minlength=size) - positives
+    regions = np.zeros(size) if weights is None else np.bincount(place[truth], weights=weights, minlength=size)
+    used = np.flatnonzero(negatives + positives)
+    return ScoreCounts(values[used], negatives[used], positives[used], regions[used], float(n_regions))
+
+
+def count_map(
+    anomaly_map: NDArray[np.floating], gt_mask: Mask, *, inside: Mask | None = None, exact: bool = False
+) -> ScoreCounts:
+    """Counts of one map ``(H, W)`` or ``(I, J, K)`` with its regions.
+
+    Args:
+        inside: count only there; lesion pixels count wherever they are, as truth is never dropped.
+    """
+    weights, n_regions = region_weights(gt_mask)
+    if inside is None:
+        return count_scores(anomaly_map.ravel(), gt_mask.ravel(), weights=weights, n_regions=n_regions, exact=exact)
+    kept = inside | gt_mask
+    return count_scores(anomaly_map[kept], gt_mask[kept], weights=weights, n_regions=n_regions, exact=exact)
+
+
+class CountSum:
+    """A running sum of counts; with levels its memory is fixed whatever is added."""
+
+    def __init__(self, exact: bool = False) -> None:
+        self.exact = exact
+        self.n_regions = 0.0
+        self._scores: Array = np.zeros(0) if exact else level_scores()
+        self._sums: Array = np.zeros((3, len(self._scores)))
+
+    def add(self, counts: ScoreCounts) -> None:
+        """Add the counts of a case; with levels they must have been counted with levels."""
+        self.n_regions += counts.n_regions
+        parts = np.stack([counts.negatives, counts.positives, counts.regions])
+        if not self.exact:
+            self._sums[:, np.searchsorted(self._scores, counts.scores)] += parts
+            return
+        merged = np.union1d(self._scores, counts.scores)
+        sums = np.zeros((3, len(merged)))
+        sums[:, np.searchsorted(merged, self._scores)] = self._sums
+        sums[:, np.searchsorted(merged, counts.scores)] += parts
+        self._scores, self._sums = merged, sums
+
+    def merge(self, other: CountSum) -> None:
+        """Add everything that another sum holds."""
+        self.add(other.counts())
+
+    def counts(self) -> ScoreCounts:
+        """The sum so far."""
+        used = np.flatnonzero(self._sums[0] + self._sums[1])
+        negatives, positives, regions = self._sums[:, used]
+        return ScoreCounts(self._scores[used].copy(), negatives, positives, regions, self.n_regions)
+
+
+def to_arrays(counts: ScoreCounts) -> dict[str, NDArray[np.generic]]:
+    """Small arrays to keep on disk; :func:`from_arrays` gives the same counts back."""
+    return {
+        "scores": counts.scores,
+        "negatives": counts.negatives.astype(np.uint32),
+        "positives": counts.positives.astype(np.uint32),
+        "regions": counts.regions,
+        "n_regions": np.float64(counts.n_regions),
+    }
+
+
+def from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> ScoreCounts:
+    """What :func:`to_arrays` was given."""
+    scores, negatives, positives, regions = (
+        np.asarray(arrays[name], dtype=np.float64) for name in ("scores", "negatives", "positives", "regions")
+    )
+    return ScoreCounts(scores, negatives, positives, regions, float(arrays["n_regions"]))
+
+
+def _checked(scores: NDArray[np.floating]) -> NDArray[np.float32]:
+    values = np.asarray(scores, dtype=np.float32)
+    if values.size and not (values.min() >= 0 and values.max() <= 1):  # NaN fails both
+        raise InputError("Scores must be probabilities between 0 and 1", f"{values.min()} to {values.max()}")
+    return values

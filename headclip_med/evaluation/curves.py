@@ -1,0 +1,177 @@
+"""Counts by score → metrics and curves.
+
+Every function works on the last axis, scores rising; leading axes are independent, such as bootstrap replicates. A
+metric that is undefined (one class is missing) is NaN here; whoever reports it says why.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headclip_med.evaluation.counts import ScoreCounts, level_scores
+
+Array = NDArray[np.float64]
+Points = tuple[Array, Array]
+
+AUPRO_LIMIT = 0.3
+_MOST_POINTS = 400
+
+
+def auroc(negatives: Array, positives: Array) -> Array:
+    """Probability that a positive scores above a negative, ties counting half."""
+    below = np.cumsum(negatives, axis=-1) - negatives
+    wins = (positives * (below + 0.5 * negatives)).sum(axis=-1)
+    return _ratio(wins, negatives.sum(axis=-1) * positives.sum(axis=-1))
+
+
+def auroc_bound(negatives: Array, positives: Array) -> Array:
+    """Largest error of :func:`auroc` that rounding scores to levels can cause: half the pairs that are tied."""
+    tied = (negatives * positives).sum(axis=-1) / 2
+    return _ratio(tied, negatives.sum(axis=-1) * positives.sum(axis=-1))
+
+
+def average_precision(negatives: Array, positives: Array) -> Array:
+    """Σ precision · rise of recall over falling thresholds, without interpolation."""
+    true, false = _above(positives), _above(negatives)
+    found = true + false
+    precision = np.divide(true, found, out=np.zeros_like(found), where=found > 0)
+    return _where_both(_ratio((precision * positives).sum(axis=-1), positives.sum(axis=-1)), negatives, positives)
+
+
+def f1_max(negatives: Array, positives: Array) -> Array:
+    """Highest F1 (Dice of the pooled pixels) over all thresholds."""
+    return _where_both(_f1(negatives, positives).max(axis=-1), negatives, positives)
+
+
+def best_f1(counts: ScoreCounts) -> tuple[float, float]:
+    """Highest F1 and the score from which a pixel is positive there."""
+    values = _f1(counts.negatives, counts.positives)
+    best = int(values.argmax())
+    return float(values[best]), float(counts.scores[best])
+
+
+def sensitivity_at_specificity(negatives: Array, positives: Array, specificity: float) -> Array:
+    """Highest sensitivity among the thresholds whose specificity reaches the target; nothing is interpolated."""
+    false = _above(negatives) / np.maximum(negatives.sum(axis=-1, keepdims=True), 1e-300)
+    true = _above(positives) / np.maximum(positives.sum(axis=-1, keepdims=True), 1e-300)
+    allowed = np.where(false <= 1 - specificity + 1e-12, true, 0.0)
+    return _where_both(allowed.max(axis=-1), negatives, positives)
+
+
+def aupro(negatives: Array, regions: Array, n_regions: Array | float, limit: float = AUPRO_LIMIT) -> Array:
+    """Area under the per-region overlap curve up to a false-positive rate of ``limit``, divided by it.
+
+    Exact: every threshold is a point of the curve, and the point at the limit is interpolated (Bergmann et al., MVTec
+    AD, 2021). ``regions``: positives weighted by 1 / size of their region.
+    """
+    rate, overlap = _pro(negatives, regions, n_regions)
+    width = np.clip(np.minimum(rate[..., 1:], limit) - rate[..., :-1], 0, None)
+    step = np.diff(rate, axis=-1)
+    share = np.divide(width, step, out=np.zeros_like(step), where=step > 0)
+    end = overlap[..., :-1] + share * np.diff(overlap, axis=-1)
+    area = (width * (overlap[..., :-1] + end) / 2).sum(axis=-1) / limit
+    defined = (negatives.sum(axis=-1) > 0) & (np.asarray(n_regions) > 0)
+    return np.where(defined, area, np.nan)
+
+
+def aupro_legacy(
+    scores: Array,
+    negatives: Array,
+    regions: Array,
+    n_regions: float,
+    steps: int = 200,
+    limit: float = AUPRO_LIMIT,
+) -> float:
+    """AUPRO as the AnomalyCLIP family's released code computes it, so that numbers can be compared with papers.
+
+    ``steps`` thresholds from the lowest score on in equal steps up to the highest, a pixel is positive above them; points
+    whose false-positive rate lies below ``limit`` are kept, their rates are rescaled to [0, 1] by their own lowest and
+    highest, and the area is taken by trapezoids. NaN where fewer than two different rates are kept.
+    """
+    total = float(negatives.sum())
+    if not total or not n_regions or scores[-1] <= scores[0]:
+        return float("nan")
+    thresholds = np.arange(scores[0], scores[-1], (scores[-1] - scores[0]) / steps)
+    first_above = np.searchsorted(scores, thresholds, side="right")
+    rate = np.append(_above(negatives), 0.0)[first_above] / total
+    overlap = np.append(_above(regions), 0.0)[first_above] / n_regions
+    kept = rate < limit
+    rate, overlap = rate[kept], overlap[kept]
+    if len(rate) < 2 or rate.max() == rate.min():
+        return float("nan")
+    rate = (rate - rate.min()) / (rate.max() - rate.min())
+    return float(np.trapezoid(overlap[::-1], rate[::-1]))
+
+
+def dice_curve(counts: ScoreCounts) -> Array:
+    """Dice of one case at every level ``(LEVELS,)`` with a pixel positive from the level's score on."""
+    first = np.searchsorted(counts.scores, level_scores(), side="left")
+    true, false = (np.append(_above(part), 0.0)[first] for part in (counts.positives, counts.negatives))
+    return np.asarray(2 * true / np.maximum(true + false + counts.n_positives, 1))
+
+
+def dice_at(counts: ScoreCounts, threshold: float) -> float:
+    """Dice of the pooled pixels with a pixel positive from ``threshold`` on; NaN without a positive."""
+    above = counts.scores >= threshold
+    true, false = counts.positives[above].sum(), counts.negatives[above].sum()
+    return float(2 * true / (true + false + counts.n_positives)) if counts.n_positives else float("nan")
+
+
+def roc_points(negatives: Array, positives: Array) -> Points:
+    """False- and true-positive rate, thinned."""
+    x, y = (np.append(_above(p)[::-1], p.sum()) / max(p.sum(), 1e-300) for p in (negatives, positives))
+    return _thinned(np.append(0.0, x), np.append(0.0, y))
+
+
+def pr_points(negatives: Array, positives: Array) -> Points:
+    """Recall and precision, thinned."""
+    true, false = _above(positives)[::-1], _above(negatives)[::-1]
+    return _thinned(true / max(true[-1], 1e-300), true / np.maximum(true + false, 1e-300))
+
+
+def pro_points(negatives: Array, regions: Array, n_regions: float, limit: float = AUPRO_LIMIT) -> Points:
+    """False-positive rate up to ``limit`` and per-region overlap, thinned; the last point is interpolated."""
+    rate, overlap = _pro(negatives, regions, n_regions)
+    kept = rate <= limit
+    end = float(np.interp(limit, rate, overlap))
+    return _thinned(np.append(rate[kept], limit), np.append(overlap[kept], end))
+
+
+def _pro(negatives: Array, regions: Array, n_regions: Array | float) -> Points:
+    """The per-region overlap curve from (0, 0) on, thresholds falling."""
+    total = np.maximum(negatives.sum(axis=-1, keepdims=True), 1e-300)
+    per = np.maximum(np.asarray(n_regions, dtype=np.float64), 1e-300)
+    rate = np.flip(_above(negatives), axis=-1) / total
+    overlap = np.flip(_above(regions), axis=-1) / per[..., None]
+    start = np.zeros((*rate.shape[:-1], 1))
+    return np.concatenate([start, rate], axis=-1), np.concatenate([start, overlap], axis=-1)
+
+
+def _above(counts: Array) -> Array:
+    """How many have this score or a higher one."""
+    return np.flip(np.cumsum(np.flip(counts, axis=-1), axis=-1), axis=-1)
+
+
+def _f1(negatives: Array, positives: Array) -> Array:
+    true, false = _above(positives), _above(negatives)
+    return np.asarray(2 * true / np.maximum(true + false + positives.sum(axis=-1, keepdims=True), 1e-300))
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
+    return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)
+
+
+def _where_both(values: Array, negatives: Array, positives: Array) -> Array:
+    return np.where((negatives.sum(axis=-1) > 0) & (positives.sum(axis=-1) > 0), values, np.nan)
+
+
+def _thinned(x: Array, y: Array) -> Points:
+    """At most some hundreds of points: evenly along the curve, corners kept as far as that goes."""
+    if len(x) <= _MOST_POINTS:
+        return x, y
+    along = np.append(0.0, np.cumsum(np.hypot(np.diff(x), np.diff(y))))
+    places = np.searchsorted(along, np.linspace(0, along[-1], _MOST_POINTS))
+    keep = np.unique(np.clip(np.append(places, [0, len(x) - 1]), 0, len(x) - 1))
+    return x[keep], y[keep]

@@ -1,0 +1,60 @@
+"""The first pass over a set: what can be read, which cases are copies, and the hash of it all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Content of one case, or why it cannot be read."""
+
+    case: str
+    image_sha256: str = ""
+    sha256: str = ""
+    label: bool | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Cases that count, copies (case → the earlier case that it repeats) and failures (case → why), and one hash."""
+
+    counted: tuple[str, ...]
+    duplicates: dict[str, str]
+    failed: dict[str, str]
+    content_sha256: str
+
+
+def take_inventory(fingerprints: Sequence[Fingerprint]) -> Inventory:
+    """Count every image once: the first of its copies in the set's order."""
+    first: dict[str, str] = {}
+    counted, duplicates, failed = [], {}, {}
+    for found in fingerprints:
+        if found.error:
+            failed[found.case] = found.error
+        elif found.image_sha256 in first:
+            duplicates[found.case] = first[found.image_sha256]
+        else:
+            first[found.image_sha256] = found.case
+            counted.append(found.case)
+    kept = set(counted)
+    digest = content_sha256(f"{f.sha256} {f.label}" for f in fingerprints if f.case in kept)
+    return Inventory(tuple(counted), duplicates, failed, digest)
+
+
+def contradictions(fingerprints: Sequence[Fingerprint], inventory: Inventory) -> list[str]:
+    """Copies whose label differs from that of the case that counts, in words."""
+    labels = {found.case: found.label for found in fingerprints}
+    return [
+        f"{case} repeats {original} under another label; {original} counts"
+        for case, original in inventory.duplicates.items()
+        if labels[case] != labels[original]
+    ]
+
+
+def content_sha256(lines: Iterable[str]) -> str:
+    """One hash over cases, whatever their order and names."""
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

@@ -1,0 +1,77 @@
+"""Under what conditions a model is evaluated: what it has seen, whether any of it is here, where its threshold is from."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from headclip_med.errors import InputError
+from headclip_med.evaluation.record import Kind, Protocol
+from headclip_med.evaluation.scorers import Scorer
+
+KINDS: tuple[str, ...] = get_args(Kind)
+
+MEANINGS = {
+    "zero-shot": "no training image at all",
+    "auxiliary": "adapted on other, labelled data; nothing of this set",
+    "leave-one-out": "adapted on the other sets of a collection, this one left out",
+    "few-shot": "a few labelled images of this set were seen",
+    "normals": "normal images of this set were seen",
+    "control": "a trivial control",
+}
+
+
+def protocol_of(
+    scorer: Scorer, dataset_sha256: str, declared: str | None = None, *, allow_overlap: bool = False
+) -> Protocol:
+    """The protocol box of one model.
+
+    Args:
+        declared: the user's word for the kind; else it follows from the ledger: nothing in it is ``zero-shot``.
+
+    Raises:
+        InputError: an unknown kind, a kind that the ledger contradicts, or a model trained on this very data.
+    """
+    ledger = scorer.ledger()
+    kind, origin = _kind(scorer, declared)
+    seen = [str(entry["name"]) for entry in ledger if entry.get("content_sha256") == dataset_sha256]
+    if seen and not allow_overlap:
+        raise InputError(
+            "A model must not be evaluated on data that it was trained on",
+            f"{', '.join(seen)} in the training ledger of {scorer.identity()['model']}",
+            "Choose other data, or add --allow-overlap to have the result marked",
+        )
+    threshold, threshold_origin = scorer.threshold()
+    return Protocol(
+        kind=kind,
+        kind_origin=origin,
+        ledger=ledger,
+        overlap=f"trained on this very set: {', '.join(seen)}" if seen else "",
+        threshold=threshold,
+        threshold_origin=threshold_origin,
+        provenance=scorer.identity(),
+    )
+
+
+def check_kind(declared: str | None) -> None:
+    """Refuse a kind that does not exist, or that only a control can have."""
+    kinds = [kind for kind in KINDS if kind != "control"]
+    if declared is not None and declared not in kinds:
+        raise InputError(f"The protocol must be one of {', '.join(kinds)}", declared)
+
+
+def _kind(scorer: Scorer, declared: str | None) -> tuple[Kind, str]:
+    check_kind(declared)
+    if scorer.identity().get("method") == "control":
+        return "control", MEANINGS["control"]
+    ledger = scorer.ledger()
+    if declared == "zero-shot" and ledger:
+        raise InputError(
+            "A zero-shot model must have an empty training ledger",
+            ", ".join(str(entry["name"]) for entry in ledger),
+            "Leave --protocol out, or name auxiliary",
+        )
+    if declared is not None:
+        return declared, f"declared by the user: {MEANINGS[declared]}"  # type: ignore[return-value]
+    if ledger:
+        return "auxiliary", "the model's training ledger is not empty"
+    return "zero-shot", "the model has no training ledger"

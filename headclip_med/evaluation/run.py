@@ -1,0 +1,328 @@
+"""Several models on one labelled set: resumable case by case, and nothing is dropped without being said."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from headclip_med.datasets.case import Case, CaseDataset
+from headclip_med.errors import InputError, OutputError
+from headclip_med.evaluation.cases import (
+    Bench,
+    case_path,
+    fingerprint_case,
+    is_finished,
+    make_bench,
+    measure_case,
+)
+from headclip_med.evaluation.fingerprints import Fingerprint, Inventory, contradictions, take_inventory
+from headclip_med.evaluation.protocol import check_kind, protocol_of
+from headclip_med.evaluation.record import CaseRow, DatasetFacts, EvaluationRecord, Metric
+from headclip_med.evaluation.scorers import EngineScorer, ModelSpec, Scorer, check_names
+from headclip_med.evaluation.settings import Settings
+from headclip_med.evaluation.store import load_case_file
+from headclip_med.evaluation.summary import ModelCases, differences, summarise_model
+from headclip_med.evaluation.workers import check_workers, run_all
+from headclip_med.versions import package_versions
+from headclip_med.writing.atomic import check_writable
+
+if TYPE_CHECKING:
+    from headclip_med.engine import Engine
+
+AnyModel: TypeAlias = "Engine | Scorer | ModelSpec | str"
+
+CASES = "cases"
+MARKER = ".headclip-evaluation"  # in CASES: this folder is an evaluation of ours and may be written to again
+
+
+class EvaluationWatcher:
+    """What a caller can see of an evaluation while it lasts; override what is needed."""
+
+    def phase_started(self, phase: str, cases: int) -> None:
+        """``reading the data``, or a model's name, begins with so many cases to do."""
+
+    def case_done(self, case: str, error: str) -> None:
+        """One case of the phase is over; ``error`` is empty where it went well."""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Everything an evaluation found; ``folder`` is None where nothing was asked to be written."""
+
+    record: EvaluationRecord
+    folder: Path | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every case of the set could be read and predicted."""
+        return all(row.status != "failed" for model in self.record.models for row in model.cases)
+
+    def metric(self, level: str, name: str, model: str | None = None) -> Metric:
+        """One metric, for example ``metric("pixel", "auroc")``; of the first model unless one is named.
+
+        Raises:
+            InputError: there is no such model, level or metric; those there are, are named.
+        """
+        models = {result.model: result for result in self.record.models}
+        chosen = _named("model", models, model or next(iter(models)))
+        found = _named("level", chosen.levels, level)
+        metric: Metric = _named("metric", found.metrics, name)
+        return metric
+
+    def table(self) -> str:
+        """The headline numbers as a Markdown table."""
+        from headclip_med.evaluation.tables import markdown_table
+
+        return markdown_table(self.record)
+
+
+def evaluate(
+    models: AnyModel | Sequence[AnyModel] | Mapping[str, AnyModel],
+    dataset: CaseDataset,
+    out: str | Path | None = None,
+    *,
+    settings: Settings | None = None,
+    protocol: str | None = None,
+    allow_overlap: bool = False,
+    group_by: Sequence[str] = (),
+    workers: int = 1,
+    resume: bool = False,
+    watcher: EvaluationWatcher | None = None,
+) -> EvaluationResult:
+    """Evaluate one or several models on a labelled set.
+
+    Args:
+        models: an engine, a model's name, ``control:intensity``, or several of them, by name if in a mapping.
+        dataset: see :func:`headclip_med.open_dataset`.
+        out: folder for metrics, tables, report and what is kept of each case; None writes nothing.
+        settings: of the metrics. protocol: the kind, where the ledger does not say it all.
+        allow_overlap: mark, instead of refusing, a model that was trained on this very set.
+        group_by: columns of the cases to make subgroup tables of.
+        workers: processes; several need models given by name.
+        resume: keep cases that were measured with the same content, model and settings.
+
+    Returns:
+        metrics with intervals, or the reason why there is none; cases that failed are listed and excluded.
+
+    Raises:
+        HeadclipError: an unusable model, option or output folder.
+    """
+    run = _Run(dataset, settings or Settings(), workers, resume, watcher or EvaluationWatcher())
+    scorers = _by_name(models, workers)
+    check_workers(workers)
+    check_kind(protocol)
+    _check_columns(dataset, group_by)
+    folder = None if out is None else Path(out)
+    with ExitStack() as stack:
+        if folder is None:
+            cases_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headclip-evaluation-")))
+        else:
+            cases_folder = open_output(folder)
+        built = {name: build() for name, build in scorers.items()}
+        inventory, facts, warnings = run.take_stock()
+        boxes = {
+            name: protocol_of(scorer, inventory.content_sha256, protocol, allow_overlap=allow_overlap)
+            for name, scorer in built.items()
+        }
+        measured = []
+        for (name, build), place in zip(scorers.items(), _folders(cases_folder, list(scorers)), strict=True):
+            bench = Bench(built[name], dataset, run.settings, place, pictures=folder is not None)
+            cases, excluded, seconds = run.measure_model(name, bench, build, inventory)
+            measured.append(ModelCases(name, boxes[name], cases, excluded, seconds))
+        failed = {row.case for model in measured for row in model.excluded if row.status == "failed"}
+        run.watcher.phase_started("metrics", 0)
+        record = EvaluationRecord(
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            dataset=facts.model_copy(update={"failed": len(failed)}),
+            settings={**run.settings.recorded(), "group_by": list(group_by)},
+            versions=package_versions(),
+            models=tuple(summarise_model(model, run.settings, group_by) for model in measured),
+            differences=tuple(differences(measured, run.settings)),
+            warnings=tuple(warnings),
+        )
+        if folder is not None:
+            from headclip_med.evaluation.output import write_evaluation
+
+            write_evaluation(record, folder, dict(zip(scorers, _folders(cases_folder, list(scorers)), strict=True)))
+    return EvaluationResult(record, folder)
+
+
+class _Run:
+    """One evaluation and its fingerprints."""
+
+    def __init__(
+        self, dataset: CaseDataset, settings: Settings, workers: int, resume: bool, watcher: EvaluationWatcher
+    ) -> None:
+        self.dataset, self.settings, self.workers = dataset, settings, workers
+        self.resume, self.watcher = resume, watcher
+        self.sha256: dict[str, str] = {}
+
+    def take_stock(self) -> tuple[Inventory, DatasetFacts, list[str]]:
+        """Read every case once: what counts, what is a copy, what cannot be read."""
+        self.watcher.phase_started("reading the data", len(self.dataset))
+        found: dict[str, Fingerprint] = {}
+        setup = partial(_itself, self.dataset)
+        for case, fingerprint in run_all(self.dataset.cases, fingerprint_case, setup, self.workers, _unread):
+            found[case.name] = fingerprint if fingerprint.case else Fingerprint(case.name, error=fingerprint.error)
+            self.watcher.case_done(case.name, fingerprint.error)
+        ordered = [found[case.name] for case in self.dataset]
+        inventory = take_inventory(ordered)
+        self.sha256 = {fingerprint.case: fingerprint.sha256 for fingerprint in ordered}
+        counted = set(inventory.counted)
+        facts = DatasetFacts(
+            name=self.dataset.name,
+            layout=self.dataset.layout,
+            cases=len(self.dataset),
+            patients=len({case.patient or case.name for case in self.dataset if case.name in counted}),
+            counted=len(counted),
+            duplicates=len(inventory.duplicates),
+            failed=len(inventory.failed),
+            content_sha256=inventory.content_sha256,
+            notes=self.dataset.notes,
+        )
+        return inventory, facts, contradictions(ordered, inventory)
+
+    def measure_model(
+        self, name: str, bench: Bench, build: Callable[[], Scorer], inventory: Inventory
+    ) -> tuple[tuple[Any, ...], tuple[CaseRow, ...], float]:
+        """Measure one model on every case that counts: stored cases, rows of the others, seconds."""
+        begin = time.perf_counter()
+        bench.folder.mkdir(parents=True, exist_ok=True)
+        counted = set(inventory.counted)
+        todo = [case for case in self.dataset if case.name in counted]
+        if self.resume:
+            todo = [case for case in todo if not is_finished(bench, case, self.sha256[case.name])]
+        self.watcher.phase_started(name, len(todo))
+        setup: Callable[[], Bench] = partial(_itself, bench)
+        if self.workers > 1:
+            setup = partial(make_bench, build, self.dataset, self.settings, bench.folder, bench.pictures)
+        errors = dict(inventory.failed)
+        for case, error in run_all(todo, measure_case, setup, self.workers, str):
+            self.watcher.case_done(case.name, error)
+            if error:
+                errors[case.name] = error
+        kept, excluded = [], []
+        for case in self.dataset:
+            if case.name in inventory.duplicates:
+                excluded.append(_excluded(case, "duplicate", duplicate_of=inventory.duplicates[case.name]))
+                continue
+            stored = None if case.name in errors else self._stored(bench, case)
+            if stored is None:
+                error = errors.get(case.name, "what was kept of it could not be read again")
+                excluded.append(_excluded(case, "failed", error=error))
+            else:
+                kept.append(stored)
+        return tuple(kept), tuple(excluded), round(time.perf_counter() - begin, 2)
+
+    def _stored(self, bench: Bench, case: Case) -> Any:
+        return load_case_file(case_path(bench.folder, case), bench.identity(self.sha256[case.name]))
+
+
+def open_output(folder: Path) -> Path:
+    """Prepare the output folder and give the folder of its cases.
+
+    Raises:
+        OutputError: it cannot be written to, or holds something that is no evaluation.
+    """
+    cases = folder / CASES
+    check_writable(folder)
+    others = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    if others and not (cases / MARKER).is_file():
+        raise OutputError(
+            "The output folder must be new, empty, or hold an earlier evaluation",
+            f"{folder.name} with {others[0].name} in it",
+            "Choose another folder",
+        )
+    try:
+        cases.mkdir(exist_ok=True)
+        (cases / MARKER).touch()
+    except OSError as error:
+        raise OutputError("The output folder must be writable", f"{folder.name}: {error.strerror}") from error
+    return cases
+
+
+def _by_name(
+    models: AnyModel | Sequence[AnyModel] | Mapping[str, AnyModel], workers: int
+) -> dict[str, Callable[[], Scorer]]:
+    """Models by the name that tables use, each with how to make its scorer."""
+    if isinstance(models, Mapping):
+        pairs = list(models.items())
+    else:
+        listed = list(models) if isinstance(models, (list, tuple)) else [models]
+        pairs = [(_name_of(model), model) for model in listed]
+    check_names([name for name, _ in pairs])
+    return {name: _builder(model, workers) for name, model in pairs}
+
+
+def _name_of(model: AnyModel) -> str:
+    if isinstance(model, (str, ModelSpec)):
+        return Path(model if isinstance(model, str) else model.name).name
+    if hasattr(model, "model"):
+        return str(model.model.name)
+    return str(model.identity()["model"])  # type: ignore[union-attr]
+
+
+def _builder(model: AnyModel, workers: int) -> Callable[[], Scorer]:
+    if isinstance(model, str):
+        return ModelSpec(model).build
+    if isinstance(model, ModelSpec):
+        return model.build
+    if workers > 1:
+        raise InputError(
+            "Several workers must be given models by name", type(model).__name__, "Give a name, or use workers=1"
+        )
+    scorer = EngineScorer(model) if hasattr(model, "model") else model  # type: ignore[arg-type]
+    return partial(_itself, scorer)
+
+
+def _folders(cases_folder: Path, names: Sequence[str]) -> list[Path]:
+    """A folder per model, named after it in letters that every file system takes."""
+    folders: list[Path] = []
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model"
+        taken = {folder.name.casefold() for folder in folders}
+        numbers = (plain if n == 1 else f"{plain}_{n}" for n in range(1, len(names) + 2))
+        folders.append(cases_folder / next(n for n in numbers if n.casefold() not in taken))
+    return folders
+
+
+def _check_columns(dataset: CaseDataset, columns: Sequence[str]) -> None:
+    known = sorted({column for case in dataset for column in case.columns})
+    for column in columns:
+        if column not in known:
+            raise InputError(f"A subgroup column must be one of {', '.join(known) or 'none here'}", column)
+
+
+def _excluded(case: Case, status: str, *, error: str = "", duplicate_of: str = "") -> CaseRow:
+    return CaseRow(
+        case=case.name,
+        patient=case.patient or case.name,
+        category=case.category,
+        label=case.label,
+        status=status,  # type: ignore[arg-type]
+        error=error,
+        duplicate_of=duplicate_of,
+        columns=dict(case.columns),
+    )
+
+
+def _unread(words: str) -> Fingerprint:
+    return Fingerprint("", error=words)
+
+
+def _itself(thing: Any) -> Any:
+    return thing
+
+
+def _named(kind: str, known: Mapping[str, Any], name: str) -> Any:
+    if name not in known:
+        raise InputError(f"The {kind} must be one of {', '.join(known)}", name)
+    return known[name]

@@ -1,0 +1,129 @@
+"""What can be evaluated: an engine with its options, or a trivial control, behind one small protocol."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from headclip_med.case_options import CaseOptions, check_options
+from headclip_med.errors import InputError
+from headclip_med.versions import package_versions
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+    from headclip_med.engine import Engine
+    from headclip_med.result import AnomalyResult
+    from headclip_med.run_slices import Cancel, Progress
+
+CONTROL_PREFIX = "control:"
+_DECIDES_NUMBERS = ("domain", "plane", "window", "channels", "threshold", "smooth_mm")
+
+
+class Scorer(Protocol):
+    """Scores one volume at a time, knowing nothing of the others."""
+
+    def predict(
+        self, volume: MetaTensor, *, progress: Progress | None = None, cancel: Cancel | None = None
+    ) -> AnomalyResult:
+        """Score one volume."""
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides its numbers, as plain JSON values."""
+
+    def threshold(self) -> tuple[float, str]:
+        """Cut on the map, and where it came from."""
+
+    def ledger(self) -> tuple[dict[str, Any], ...]:
+        """What it was trained on, as far as it says; nothing for a model without training data."""
+
+
+@dataclass(frozen=True)
+class EngineScorer:
+    """An engine with the options that every case gets."""
+
+    engine: Engine
+    options: CaseOptions = field(default_factory=CaseOptions)
+
+    def predict(
+        self, volume: MetaTensor, *, progress: Progress | None = None, cancel: Cancel | None = None
+    ) -> AnomalyResult:
+        """Score one volume."""
+        asked = self.options
+        return self.engine.predict(
+            volume,
+            domain=asked.domain,
+            plane=asked.plane,
+            window=asked.window,
+            channels=asked.channels,  # type: ignore[arg-type]
+            threshold=asked.threshold,
+            smooth_mm=asked.smooth_mm,
+            progress=progress,
+            cancel=cancel,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Model, hashes, precision, version and options."""
+        facts = asdict(self.options)
+        return {
+            **self.engine.model.provenance(),
+            "precision": str(self.engine.dtype).removeprefix("torch."),
+            "version": package_versions()["headclip-med"],
+            "options": {name: facts[name] for name in _DECIDES_NUMBERS},
+        }
+
+    def threshold(self) -> tuple[float, str]:
+        """The user's, or the pack's."""
+        if self.options.threshold is not None:
+            return self.options.threshold, "chosen by the user before the evaluation"
+        return self.engine.model.threshold.value, self.engine.model.threshold.origin
+
+    def ledger(self) -> tuple[dict[str, Any], ...]:
+        """The pack's training-data ledger."""
+        pack = self.engine.model.pack
+        return () if pack is None else tuple(entry.model_dump() for entry in pack.record.ledger)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How to make a scorer: what a worker process needs instead of the scorer itself."""
+
+    name: str
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int | None = None
+    method: str | None = None
+    weights: str | None = None
+    options: CaseOptions = field(default_factory=CaseOptions)
+
+    def build(self) -> Scorer:
+        """Load the model, or make the control.
+
+        Raises:
+            ModelError, InputError: it cannot be had; the message says what to do.
+        """
+        check_options(self.options)
+        if self.name.startswith(CONTROL_PREFIX):
+            from headclip_med.evaluation.controls import make_control
+
+            return make_control(self.name.removeprefix(CONTROL_PREFIX), self.options.threshold)
+        from headclip_med.engine import load_engine
+
+        engine = load_engine(
+            self.name,
+            self.device,
+            method=self.method,
+            precision=self.precision,  # type: ignore[arg-type]
+            batch_size=self.batch_size,
+            weights=self.weights,
+        )
+        return EngineScorer(engine, self.options)
+
+
+def check_names(names: list[str]) -> None:
+    """Refuse no model at all, and the same name twice."""
+    if not names:
+        raise InputError("At least one model must be named", "none", "Add --model headclip-tiny")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError("Every model must be named once", ", ".join(twice))

@@ -1,0 +1,181 @@
+"""Everything that is learned on a frozen tower: head weights, and prompts or class vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from headclip_med.encoders.build import BuiltTower
+from headclip_med.encoders.heads import HeadWeights
+from headclip_med.encoders.image import resolve_layers
+from headclip_med.encoders.prompt_learner import PromptLearner, prompt_tokens, text_side
+from headclip_med.encoders.tower import ImageTower
+from headclip_med.errors import ModelError
+from headclip_med.head_weights import DynamicHeadWeights, initial_theta, parametrise, place_head_weights
+from headclip_med.scoring import class_probabilities
+from headclip_med.training.config import ClassConfig, HeadConfig, TrainConfig
+
+_TEMPERATURE = 0.07  # of the AnomalyCLIP family
+_DYNAMIC_HIDDEN = 64
+
+
+class HeadFactors(nn.Module):
+    """Trained head weights of a tower; at the start every one is 1 (but for the noise asked for)."""
+
+    def __init__(self, tower: ImageTower, config: HeadConfig, config_all: TrainConfig) -> None:
+        super().__init__()
+        self.config, self.depth = config, tower.depth
+        self.local_start = config_all.local_start
+        self.tapped = resolve_layers(config_all.feature_layers, tower.depth)
+        self.predictor: DynamicHeadWeights | None = None
+        if config.dynamic:
+            with torch.random.fork_rng():
+                torch.manual_seed(config_all.seed)
+                self.predictor = DynamicHeadWeights(
+                    tower.width, tower.depth, tower.heads, _DYNAMIC_HIDDEN, branch=config.branch
+                )
+            return
+        rows = 1 if config.shape == "shared" else self._rows(tower)
+        size = (rows, tower.heads)
+        shape = (*size, tower.width // tower.heads) if config.shape == "channel" else size
+        self.theta = nn.Parameter(initial_theta(shape, config.param, config.init_noise, config_all.seed))
+
+    def forward(self) -> HeadWeights | Callable[[Tensor], HeadWeights]:
+        """Weights as the encoder takes them."""
+        if self.predictor is not None:
+            return self.predictor
+        return place_head_weights(
+            self.factors(),
+            self.depth,
+            branch=self.config.branch,
+            layers=self.config.layers,
+            local_start=self.local_start,
+            tapped=self.tapped,
+        )
+
+    def factors(self) -> Tensor:
+        """Static weights ``(rows, heads[, head_dim])``, 1 = the frozen tower."""
+        return parametrise(self.theta, self.config.param)
+
+    def _rows(self, tower: ImageTower) -> int:
+        for rows in range(1, tower.depth + 1):
+            try:
+                place_head_weights(
+                    torch.ones(rows + 1, tower.heads),
+                    tower.depth,
+                    branch=self.config.branch,
+                    layers=self.config.layers,
+                    local_start=self.local_start,
+                    tapped=self.tapped,
+                )
+                return rows + 1
+            except ModelError:
+                continue
+        return 1
+
+
+class ClassVectors(nn.Module):
+    """Vectors of both classes for each tap ``(taps, 2, D)``, and optionally for the global feature."""
+
+    def __init__(self, taps: int, width: int, config: ClassConfig, seed: int) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(seed)
+        direction = F.normalize(torch.randn(taps, 1, width, generator=draw), dim=-1)
+        self.patch = nn.Parameter(torch.cat([-direction, direction], dim=1))
+        self.image = nn.Parameter(self.patch.detach()[-1].clone()) if config.image else None
+        self.log_scale = nn.Parameter(
+            torch.tensor(math.log(1 / _TEMPERATURE)), requires_grad=config.learn_temperature
+        )
+
+    def forward(self) -> tuple[Tensor, Tensor | None]:
+        """L2-normalised ``(taps, 2, D)`` and ``(2, D)`` or None."""
+        image = None if self.image is None else F.normalize(self.image, dim=-1)
+        return F.normalize(self.patch, dim=-1), image
+
+
+class LearnedPrompts(nn.Module):
+    """Prompts through the frozen text side; the same class features serve every tap and the global feature."""
+
+    def __init__(self, built: BuiltTower, taps: int, config: ClassConfig, seed: int) -> None:
+        super().__init__()
+        if built.clip is None or built.tokenizer is None:
+            raise ModelError(
+                "Learned prompts must have a tower with a text side", built.architecture, "Use classes.kind: vectors"
+            )
+        self.taps = taps
+        self._side = text_side(built.clip)  # a plain dataclass: its tensors are nobody's parameters here
+        self._tokens = prompt_tokens(built.tokenizer, config.contexts)
+        self.learner = PromptLearner(
+            self._side.width,
+            contexts=config.contexts,
+            deep_blocks=config.deep_blocks,
+            deep_tokens=config.deep_tokens,
+            seed=seed,
+        )
+        self.register_buffer("log_scale", torch.tensor(math.log(1 / _TEMPERATURE)))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """L2-normalised ``(taps, 2, D)`` and ``(2, D)``."""
+        both = self.learner(self._side, self._tokens)
+        return both.expand(self.taps, -1, -1), both
+
+
+class Adapter(nn.Module):
+    """The learned parts, and what they make of features.
+
+    Attributes:
+        centre: ``(taps, D)`` mean feature subtracted before normalisation; zero with prompts.
+    """
+
+    def __init__(self, built: BuiltTower, config: TrainConfig) -> None:
+        super().__init__()
+        tower = built.tower
+        self.layers = resolve_layers(config.feature_layers, tower.depth)
+        self.heads = HeadFactors(tower, config.heads, config) if config.heads.train else None
+        kind = config.classes.kind
+        uses_prompts = kind == "prompts" or (kind == "auto" and built.clip is not None)
+        self.classes: ClassVectors | LearnedPrompts = (
+            LearnedPrompts(built, len(self.layers), config.classes, config.seed)
+            if uses_prompts
+            else ClassVectors(len(self.layers), tower.output_dim, config.classes, config.seed)
+        )
+        self.register_buffer("centre", torch.zeros(len(self.layers), tower.output_dim))
+        self.centre: Tensor
+
+    @property
+    def uses_prompts(self) -> bool:
+        """Whether classes come from learned prompts."""
+        return isinstance(self.classes, LearnedPrompts)
+
+    def weights(self) -> HeadWeights | Callable[[Tensor], HeadWeights]:
+        """Head weights as the encoder takes them; none are 1."""
+        return HeadWeights() if self.heads is None else self.heads()
+
+    def centres(self) -> dict[int, Tensor]:
+        """Centre by layer."""
+        return dict(zip(self.layers, self.centre, strict=True))
+
+    def probabilities(
+        self, features: Mapping[int, Tensor], global_feature: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Probability of abnormal of each patch ``(taps, N, P)`` and image ``(N,)`` or None."""
+        patch, image = self.classes()
+        scale = self.classes.log_scale.exp()
+        maps = torch.stack(
+            [
+                class_probabilities(features[layer], vectors, scale)[..., 1]
+                for layer, vectors in zip(self.layers, patch, strict=True)
+            ]
+        )
+        if image is None or global_feature is None:
+            return maps, None
+        return maps, class_probabilities(global_feature, image, scale)[:, 1]
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by group: ``classes`` and ``heads``."""
+        classes = [p for p in self.classes.parameters() if p.requires_grad]
+        return {"classes": classes, "heads": [] if self.heads is None else list(self.heads.parameters())}

@@ -1,0 +1,73 @@
+"""Augmented copies of a training slice: MONAI transforms, decided by seed, slice and copy alone."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import torch
+from monai.transforms import (
+    Compose,
+    RandAdjustContrastd,
+    RandAffined,
+    RandBiasFieldd,
+    RandFlipd,
+    RandGaussianNoised,
+    ScaleIntensityRanged,
+)
+from torch import Tensor
+
+from headclip_med.training.slices import TrainingSlice
+
+_SPATIAL = ("levels", "mask", "valid")
+
+
+def augmentation() -> Compose:
+    """Mirror image, a little rotation, scaling and shift; contrast, bias field and noise. Levels lie in [0, 1]."""
+    return Compose(
+        [
+            RandFlipd(_SPATIAL, prob=0.5, spatial_axis=1),
+            RandAffined(
+                _SPATIAL,
+                prob=0.8,
+                rotate_range=0.2,
+                scale_range=(0.1, 0.1),
+                translate_range=(12, 12),
+                mode=("bilinear", "nearest", "nearest"),
+                padding_mode="zeros",
+            ),
+            RandAdjustContrastd("levels", prob=0.5, gamma=(0.7, 1.5)),
+            RandBiasFieldd("levels", prob=0.3, coeff_range=(0.0, 0.1)),
+            RandGaussianNoised("levels", prob=0.3, std=0.03),
+            ScaleIntensityRanged("levels", 0, 1, 0, 1, clip=True),
+        ]
+    )
+
+
+def augmented(
+    part: TrainingSlice, copy: int, seed: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> TrainingSlice:
+    """The ``copy``-th copy of a slice; the same arguments always give the same copy."""
+    centre, spread = (torch.tensor(v).view(3, 1, 1) for v in (mean, std))
+    transform = augmentation()
+    transform.set_random_state(seed=_seed(part, copy, seed))
+    out = transform(
+        {
+            "levels": part.pixels.float() * spread + centre,
+            "mask": part.mask[None].float(),
+            "valid": part.valid[None].float(),
+        }
+    )
+    mask, valid = (_plain(out[key])[0] >= 0.5 for key in ("mask", "valid"))
+    pixels = (_plain(out["levels"]) - centre) / spread
+    return replace(part, pixels=pixels.half(), mask=mask.to(torch.uint8), valid=valid | mask, label=bool(mask.any()))
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
+
+
+def _seed(part: TrainingSlice, copy: int, seed: int) -> int:
+    content = hashlib.sha256(part.pixels.numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{seed} {copy} {content}".encode()).digest()
+    return int.from_bytes(digest[:4], "little")

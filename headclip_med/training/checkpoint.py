@@ -1,0 +1,93 @@
+"""One file that holds a run as it stands: learned tensors, optimiser, best state so far; no pickles."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from headclip_med.errors import InputError
+from headclip_med.writing.atomic import atomic_path
+
+NAME = "checkpoint.safetensors"
+
+
+@dataclass
+class RunState:
+    """Where a run stands after ``step`` steps.
+
+    Attributes:
+        best_score: validation score of ``best`` (learned tensors by name); history: one entry per validation.
+    """
+
+    step: int = 0
+    best_score: float = float("-inf")
+    best_step: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def save_checkpoint(
+    path: Path, state: RunState, module: nn.Module, optimiser: torch.optim.Optimizer, identity: dict[str, Any]
+) -> None:
+    """Write the run, whole or not at all; ``identity`` must be equal for it to be taken up again.
+
+    Raises:
+        OutputError: when the file cannot be written; an earlier one is then still there.
+    """
+    moments = optimiser.state_dict()["state"]
+    tensors = {f"now.{name}": value for name, value in module.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in state.best.items()}
+    tensors |= {f"adam.{i}.{key}": value for i, entry in moments.items() for key, value in entry.items()}
+    facts = {
+        "identity": identity,
+        "step": state.step,
+        "best_score": state.best_score,
+        "best_step": state.best_step,
+        "history": state.history,
+    }
+    plain = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    with atomic_path(path) as draft:
+        save_file(plain, draft, metadata={"run": json.dumps(facts)})
+
+
+def load_checkpoint(
+    path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, identity: dict[str, Any]
+) -> RunState:
+    """Put a saved run back into ``module`` and ``optimiser``.
+
+    Raises:
+        InputError: a damaged file, or a run with another configuration, model or data.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["run"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError("A checkpoint must be a readable file of an earlier run", f"{path.name}: {error}") from error
+    wanted = json.loads(json.dumps(identity))
+    changed = sorted(key for key in {*wanted, *facts["identity"]} if wanted.get(key) != facts["identity"].get(key))
+    if changed:
+        raise InputError(
+            "A run must be resumed with the configuration, model and data that it began with",
+            f"{', '.join(changed)} differ",
+            "Set them as before, or start anew in another folder",
+        )
+    module.load_state_dict(_under(tensors, "now."))
+    state = optimiser.state_dict()
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, value in _under(tensors, "adam.").items():
+        number, _, key = name.partition(".")
+        entries.setdefault(int(number), {})[key] = value
+    optimiser.load_state_dict({**state, "state": entries})
+    return RunState(facts["step"], facts["best_score"], facts["best_step"], _under(tensors, "best."), facts["history"])
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

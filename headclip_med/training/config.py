@@ -1,0 +1,173 @@
+"""Everything that decides a training run; a YAML file sets these fields and never adds others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from headclip_med.choices import DOMAINS
+from headclip_med.encoders.attention import LocalAttention
+from headclip_med.errors import InputError
+from headclip_med.head_weights import Branch, LayerChoice, Parametrisation
+
+Schedule = Literal["joint", "alternate", "text_then_heads"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Strict):
+    """One auxiliary set.
+
+    Attributes:
+        path: ``[LAYOUT:]PATH``; name, licence: for the ledger. sequences: which become channels.
+        split: only these cases of the layout's own split, such as train.
+    """
+
+    path: str
+    name: str | None = None
+    licence: str = "not stated"
+    sequences: tuple[str, ...] = ()
+    split: str | None = None
+
+
+class SliceConfig(_Strict):
+    """Which slices are trained on.
+
+    Attributes:
+        lesion, free: at most so many slices with and without lesion of every volume, evenly spread.
+        min_lesion: share of a slice's foreground that must be lesion for it to count as one with lesion.
+        copies: augmented copies of every training slice, beside the slice itself.
+    """
+
+    lesion: int = Field(12, ge=1)
+    free: int = Field(12, ge=0)
+    min_lesion: float = Field(0.0005, ge=0, lt=1)
+    copies: int = Field(1, ge=0)
+
+
+class HeadConfig(_Strict):
+    """Head weights; see :class:`headclip_med.detectors.HeadCLIPConfig` for the fields of the same names.
+
+    Attributes:
+        train: whether there are any. shape: one weight a head, one a channel, or one row for all layers.
+        init_noise: standard deviation around 1. decay: of the pull towards 1.
+    """
+
+    train: bool = True
+    branch: Branch = "local"
+    layers: LayerChoice = "dual"
+    param: Parametrisation = "free"
+    shape: Literal["head", "channel", "shared"] = "head"
+    dynamic: bool = False
+    init_noise: float = Field(0.0, ge=0)
+    decay: float = Field(1e-4, ge=0)
+    lr: float = Field(1e-2, gt=0)
+
+
+class ClassConfig(_Strict):
+    """What features are compared with.
+
+    Attributes:
+        kind: ``vectors`` learned directly, ``prompts`` through the text side, or ``auto``: prompts where there is one.
+        contexts, deep_blocks, deep_tokens: of the prompts. fit_first: start vectors from a converged logistic fit.
+        image: also learn vectors for the global feature. learn_temperature: with the vectors.
+    """
+
+    kind: Literal["auto", "vectors", "prompts"] = "auto"
+    contexts: int = Field(12, ge=1)
+    deep_blocks: int = Field(8, ge=0)
+    deep_tokens: int = Field(4, ge=1)
+    fit_first: bool = True
+    image: bool = False
+    learn_temperature: bool = True
+    lr: float = Field(1e-3, gt=0)
+
+
+class LossConfig(_Strict):
+    """Terms of the loss: image + local · (focal + dice + dice) + joint · joint score."""
+
+    image: float = Field(1.0, ge=0)
+    local: float = Field(4.0, ge=0)
+    joint: float = Field(0.0, ge=0)
+    gamma: float = Field(2.0, ge=0)
+    balanced: bool = True
+    foreground_only: bool = True
+
+
+class TrainConfig(_Strict):
+    """A training run.
+
+    Attributes:
+        data: auxiliary sets. model: tower by name or file. domain: of preprocessing and of the pack.
+        out: folder of the pack and the checkpoints; name: of the pack.
+        feature_layers, local_attention, local_start, image_size: of the tower's use, as in HeadCLIPConfig.
+        fast: the linear path without back-propagation through the tower; None: wherever it applies.
+        schedule: both groups in every step, in turn by epoch, or prompts first and then head weights.
+        steps, batch: of optimisation; validate_every: steps between validations and checkpoints.
+        validation: share of the patients that choose the best step; they are never trained on.
+        cache_gib: memory for what is kept of the training slices; beyond it they are computed again.
+        threads: of the matrix products; fixed, because results depend on it in the last bit.
+    """
+
+    data: tuple[DataConfig, ...] = Field(min_length=1)
+    model: str
+    out: Path
+    name: str = "trained"
+    domain: str = "generic"
+    feature_layers: tuple[int, ...] = (-1,)
+    local_attention: LocalAttention = "vv"
+    local_start: int | None = None
+    image_size: int | None = None
+    fast: bool | None = None
+    slices: SliceConfig = SliceConfig()
+    heads: HeadConfig = HeadConfig()
+    classes: ClassConfig = ClassConfig()
+    loss: LossConfig = LossConfig()
+    schedule: Schedule = "joint"
+    steps: int = Field(400, ge=1)
+    batch: int = Field(8, ge=1)
+    validate_every: int = Field(50, ge=1)
+    validation: float = Field(0.2, gt=0, lt=1)
+    seed: int = Field(0, ge=0)
+    threads: int = Field(1, ge=1)
+    cache_gib: float = Field(4.0, ge=0)
+    cache_dir: Path | None = None
+    track: Literal["none", "tensorboard", "mlflow"] = "none"
+
+    @field_validator("domain")
+    @classmethod
+    def _known_domain(cls, value: str) -> str:
+        if value not in DOMAINS:
+            raise ValueError(f"must be one of {', '.join(DOMAINS)}")
+        return value
+
+
+def load_config(path: Path | None, **changes: Any) -> TrainConfig:
+    """A configuration from a YAML file with ``changes`` on top; keys with dots reach into sections.
+
+    Raises:
+        InputError: an unreadable file, an unknown field, or a value that a field may not have.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError("The configuration must be a readable YAML file", f"{path.name}: {error}") from error
+        if not isinstance(values, dict):
+            raise InputError("The configuration must be a YAML mapping of fields", path.name)
+    for key, value in changes.items():
+        section, _, field = key.rpartition(".")
+        target = values.setdefault(section, {}) if section else values
+        target[field] = value
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError("A training configuration must hold known fields and allowed values", f"{where}: {first['msg']}") from error

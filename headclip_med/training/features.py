@@ -1,0 +1,137 @@
+"""Training slices → what a step needs of them: kept in memory as far as it goes, computed again beyond that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from headclip_med.encoders.image import Contributions, EncodeOptions, encode_images, local_contributions
+from headclip_med.encoders.tower import ImageTower
+from headclip_med.training.adapter import Adapter
+from headclip_med.training.linear import in_half, stack_contributions, tapped_features
+from headclip_med.training.slices import TrainingSlice
+
+# linear: from contributions; autograd: through the tower; fixed: features that nothing learned can change.
+Mode = Literal["linear", "autograd", "fixed"]
+
+_VALID_SHARE = 0.25  # a patch counts from this share of patient in it
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Truth on the patch grid: lesion share ``(N, Hp, Wp)``, valid ``(N, Hp, Wp)`` 0 or 1, labels ``(N,)``."""
+
+    lesion: Tensor
+    valid: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One slice without gradients: contributions, or raw projected features by layer and the global feature."""
+
+    parts: Contributions | None = None
+    features: dict[int, Tensor] | None = None
+    global_feature: Tensor | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Memory it takes."""
+        tensors = [] if self.parts is None else [self.parts.base, self.parts.heads]
+        tensors += list((self.features or {}).values())
+        return sum(t.element_size() * t.nelement() for t in tensors)
+
+
+class FeatureBank:
+    """Features of the training slices under the current head weights.
+
+    Args:
+        cache_bytes: memory for what is kept; slices that come later are computed whenever they are asked for.
+    """
+
+    def __init__(
+        self,
+        tower: ImageTower,
+        options: EncodeOptions,
+        slices: Sequence[TrainingSlice],
+        mode: Mode,
+        cache_bytes: float,
+        foreground_only: bool = True,
+    ) -> None:
+        self.tower, self.options, self.slices, self.mode = tower, options, slices, mode
+        self.foreground_only = foreground_only
+        self._left = cache_bytes
+        self._kept: dict[int, Kept] = {}
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    @property
+    def labels(self) -> list[bool]:
+        """Whether each slice holds a lesion."""
+        return [part.label for part in self.slices]
+
+    def truth(self, indices: Sequence[int]) -> Truth:
+        """Masks of some slices on the patch grid."""
+        chosen = [self.slices[i] for i in indices]
+        side = chosen[0].mask.shape[-1] // self.tower.patch_size
+        masks = torch.stack([part.mask for part in chosen]).float()
+        valid = torch.stack([part.valid for part in chosen]).float()
+        lesion = F.adaptive_avg_pool2d(masks[:, None], (side, side))[:, 0]
+        inside = F.adaptive_avg_pool2d(valid[:, None], (side, side))[:, 0] >= _VALID_SHARE
+        inside = inside if self.foreground_only else torch.ones_like(inside)
+        labels = torch.tensor([part.label for part in chosen], dtype=torch.float32)
+        return Truth(lesion, inside.float(), labels)
+
+    def features(self, adapter: Adapter, indices: Sequence[int]) -> tuple[dict[int, Tensor], Tensor | None]:
+        """Normalised patch features by layer ``(N, P, D)`` and the global feature; gradients reach the adapter only."""
+        centre = adapter.centres()
+        if self.mode == "autograd":
+            pixels = torch.stack([self.slices[i].pixels for i in indices]).float()
+            out = encode_images(
+                self.tower, pixels, self.options, head_weights=adapter.weights(), centre=centre
+            )
+            return out.patch_features, out.global_feature
+        kept = [self._keep(i) for i in indices]
+        if self.mode == "fixed":
+            return _fixed(kept, centre)
+        parts = stack_contributions([k.parts for k in kept if k.parts is not None])
+        weights = adapter.weights()
+        weights = weights(parts.cls_token) if callable(weights) else weights
+        taps = tapped_features(self.tower, parts, weights, self.options, centre=centre)
+        return taps, parts.global_feature
+
+    def raw_features(self, index: int) -> dict[int, Tensor]:
+        """Projected features ``(P, D)`` of one slice with every head weight at 1, before centring."""
+        out = encode_images(self.tower, self.slices[index].pixels[None].float(), self.options, normalise=False)
+        return {layer: part[0].detach() for layer, part in out.patch_features.items()}
+
+    def _keep(self, index: int) -> Kept:
+        if index in self._kept:
+            return self._kept[index]
+        pixels = self.slices[index].pixels[None].float()
+        if self.mode == "fixed":
+            with torch.no_grad():
+                out = encode_images(self.tower, pixels, self.options, normalise=False)
+            kept = Kept(features=out.patch_features, global_feature=out.global_feature)
+        else:
+            kept = Kept(parts=in_half(local_contributions(self.tower, pixels, self.options)))
+        if kept.bytes <= self._left:
+            self._left -= kept.bytes
+            self._kept[index] = kept
+        return kept
+
+
+def _fixed(kept: Sequence[Kept], centre: dict[int, Tensor]) -> tuple[dict[int, Tensor], Tensor | None]:
+    layers = list(kept[0].features or {})
+    taps = {
+        layer: F.normalize(torch.cat([(k.features or {})[layer] for k in kept]) - centre[layer], dim=-1)
+        for layer in layers
+    }
+    known = [k.global_feature for k in kept if k.global_feature is not None]
+    return taps, torch.cat(known) if len(known) == len(kept) else None

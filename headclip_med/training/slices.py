@@ -1,0 +1,140 @@
+"""Labelled volumes → the slices that are trained on: balanced, in the tower's own pixels, with their masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import CacheDataset, PersistentDataset
+from numpy.typing import NDArray
+from torch import Tensor
+
+from headclip_med.datasets.case import Case, CaseDataset, LabelledVolume
+from headclip_med.errors import InputError
+from headclip_med.geometry import check_affine, slice_frame
+from headclip_med.intensity import Preprocessing, foreground, intensity_ranges, to_square
+from headclip_med.packs.domains import Domain
+from headclip_med.prepare import choose_planes, choose_window
+from headclip_med.run_slices import SliceSource
+from headclip_med.slices import cut_slices
+from headclip_med.training.config import SliceConfig
+
+
+@dataclass(frozen=True)
+class TrainingSlice:
+    """One slice ready for a tower.
+
+    Attributes:
+        pixels: ``(3, S, S)`` float16, normalised as the tower expects.
+        mask: ``(S, S)`` uint8, 1 in a lesion; valid: ``(S, S)`` bool, the patient.
+        label: whether there is a lesion in it. case, patient, image_sha256: what it was cut from.
+    """
+
+    pixels: Tensor
+    mask: Tensor
+    valid: Tensor
+    label: bool
+    case: str
+    patient: str
+    image_sha256: str
+
+
+@dataclass(frozen=True)
+class SlicesOfCase:
+    """A transform: case → its training slices; what :class:`monai.data.CacheDataset` keeps."""
+
+    dataset: CaseDataset
+    domain: Domain
+    preprocessing: Preprocessing
+    config: SliceConfig
+
+    def __call__(self, case: Case) -> list[dict[str, Any]]:
+        """Read the case and cut it; fields of :class:`TrainingSlice`, which a cache on disk can keep without pickles."""
+        labelled = self.dataset.load(case)
+        if labelled.gt_mask is None:
+            raise InputError(
+                "Every training case must say where its lesions are",
+                f"{case.name} has no mask",
+                "Choose a set with masks, or take the case out with `headclip-med data split`",
+            )
+        cut = cut_case(case, labelled, labelled.gt_mask, self.domain, self.preprocessing, self.config)
+        return [vars(part) for part in cut]
+
+
+def training_slices(transform: SlicesOfCase, cases: Sequence[Case], cache_dir: Path | None = None) -> list[TrainingSlice]:
+    """Slices of every case; with ``cache_dir`` they are kept on disk for the next run."""
+    items: Any
+    if cache_dir is None:
+        items = CacheDataset(list(cases), transform, progress=False, num_workers=0)
+    else:
+        items = PersistentDataset(list(cases), transform, cache_dir=cache_dir, weights_only=True)
+    return [TrainingSlice(**part) for i in range(len(cases)) for part in items[i]]
+
+
+def cut_case(
+    case: Case,
+    labelled: LabelledVolume,
+    truth: NDArray[np.bool_],
+    domain: Domain,
+    preprocessing: Preprocessing,
+    config: SliceConfig,
+) -> list[TrainingSlice]:
+    """Slices of the acquisition plane, with and without lesion, evenly spread over those there are."""
+    volume = labelled.volume
+    affine = check_affine(np.asarray(volume.affine, dtype=np.float64), case.name)
+    array = np.asarray(volume.as_tensor().numpy(), dtype=np.float32)
+    is_rgb, is_2d, inverted = (bool(volume.meta.get(k, False)) for k in ("is_rgb", "is_2d", "display_inverted"))
+    inside = foreground(array, modality=volume.meta.get("modality"), is_rgb=is_rgb, is_2d=is_2d, inverted=inverted)
+    window, _ = choose_window(None, domain, volume)
+    spec = Preprocessing(
+        preprocessing.image_size,
+        preprocessing.mean,
+        preprocessing.std,
+        window=window,
+        fit=domain.fit,
+        channels=domain.channels,
+    )
+    ranges = intensity_ranges(array, inside, spec, is_rgb=is_rgb)
+    frame = slice_frame(affine, choose_planes(affine, volume, None)[0][0])
+    source = SliceSource(torch.from_numpy(array), inside, affine, ranges, spec, inverted)
+    chosen = _choose(source.foreground_slices(frame), truth, inside, frame.axis, config)
+    cut = []
+    where = source.placement(frame)
+    for index in chosen:
+        mask = cut_slices(torch.from_numpy(truth)[None].float(), frame, [index])
+        limits = source.inside(frame, [index])[:, None].float()
+        mask, limits = (to_square(part, where)[0, 0] >= 0.5 for part in (mask, limits))
+        cut.append(
+            TrainingSlice(
+                pixels=source.pixels(frame, [index], torch.device("cpu"))[0].half(),
+                mask=mask.to(torch.uint8),
+                valid=limits | mask,
+                label=bool(truth.take(index, frame.axis).any()),
+                case=case.name,
+                patient=case.patient or case.name,
+                image_sha256=labelled.image_sha256,
+            )
+        )
+    return cut
+
+
+def _choose(
+    seen: Sequence[int], truth: NDArray[np.bool_], inside: NDArray[np.bool_], axis: int, config: SliceConfig
+) -> list[int]:
+    others = tuple(a for a in range(3) if a != axis)
+    lesion, body = truth.sum(axis=others), inside.sum(axis=others)
+    with_lesion = [i for i in seen if lesion[i] > config.min_lesion * max(1, body[i])]
+    without = [i for i in seen if lesion[i] == 0]
+    return sorted({*_spread(with_lesion, config.lesion), *_spread(without, config.free)})
+
+
+def _spread(indices: Sequence[int], most: int) -> list[int]:
+    """At most ``most`` of the indices, evenly over all of them."""
+    if len(indices) <= most:
+        return list(indices)
+    places = np.linspace(0, len(indices) - 1, most).round().astype(int)
+    return [indices[i] for i in places]
