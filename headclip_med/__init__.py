@@ -18,13 +18,29 @@ _PUBLIC = {
     "SliceScore": "headclip_med.result",
     "read_volume": "headclip_med.reading",
     "HeadclipError": "headclip_med.errors",
+    "open_dataset": "headclip_med.datasets",
+    "evaluate": "headclip_med.evaluation.run",
+    "EvaluationResult": "headclip_med.evaluation.run",
 }
 
-__all__ = ["AnomalyResult", "Engine", "Finding", "HeadclipError", "SliceScore", "load_engine", "read_volume"]
+__all__ = [
+    "AnomalyResult",
+    "Engine",
+    "EvaluationResult",
+    "Finding",
+    "HeadclipError",
+    "SliceScore",
+    "evaluate",
+    "load_engine",
+    "open_dataset",
+    "read_volume",
+]
 
 if TYPE_CHECKING:
+    from headclip_med.datasets import open_dataset
     from headclip_med.engine import Engine, load_engine
     from headclip_med.errors import HeadclipError
+    from headclip_med.evaluation.run import EvaluationResult, evaluate
     from headclip_med.reading import read_volume
     from headclip_med.result import AnomalyResult, Finding, SliceScore
 

@@ -8,8 +8,6 @@ to stderr. Heavy modules are imported inside the commands, so that ``--help`` an
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,12 +15,13 @@ import typer
 
 from headclip_med import __version__, choices
 from headclip_med import cli_options as options
+from headclip_med.cli_data import data_app
+from headclip_med.cli_errors import DEBUG, errors_in_words
+from headclip_med.cli_evaluate import evaluate
 from headclip_med.types import RESEARCH_ONLY
 
 if TYPE_CHECKING:
     from headclip_med.engine import Engine
-
-DEBUG = "HEADCLIP_DEBUG"
 
 app = typer.Typer(
     name="headclip-med",
@@ -34,6 +33,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="List, describe and download models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(data_app, name="data")
 
 
 def _show_version(wanted: bool) -> None:
@@ -81,7 +81,7 @@ def predict(
     as_json: options.JsonOption = False,
 ) -> None:
     """Score scans: anomaly map, mask, findings in mm, preview and report for every case."""
-    with _errors_in_words():
+    with errors_in_words():
         from headclip_med import case_options, cohort, console
         from headclip_med.case_inputs import expand_inputs
 
@@ -115,6 +115,9 @@ def predict(
         raise typer.Exit(0 if summary.ok else 1)
 
 
+app.command(epilog=RESEARCH_ONLY)(evaluate)
+
+
 @app.command(epilog=RESEARCH_ONLY)
 def demo(
     out: Annotated[
@@ -126,7 +129,7 @@ def demo(
     as_json: options.JsonOption = False,
 ) -> None:
     """Find a lesion of known place in an embedded synthetic volume; offline, about a minute on a CPU."""
-    with _errors_in_words():
+    with errors_in_words():
         from headclip_med import cohort, console
         from headclip_med.demo import CASE_NAME, run_demo
 
@@ -145,7 +148,7 @@ def demo(
 @app.command()
 def doctor(as_json: options.JsonOption = False) -> None:
     """Check this installation: packages, devices, packs, decoders, viewer; exit code 1 if anything fails."""
-    with _errors_in_words():
+    with errors_in_words():
         from dataclasses import asdict
 
         from headclip_med import console
@@ -163,7 +166,7 @@ def doctor(as_json: options.JsonOption = False) -> None:
 @models_app.command("list")
 def models_list(as_json: options.JsonOption = False) -> None:
     """Built-in packs, recommended towers, and how to name any other model."""
-    with _errors_in_words():
+    with errors_in_words():
         from dataclasses import asdict
 
         from headclip_med import console
@@ -180,7 +183,7 @@ def models_list(as_json: options.JsonOption = False) -> None:
 @models_app.command("info")
 def models_info(name: options.ModelArgument, as_json: options.JsonOption = False) -> None:
     """A model's card, record and hashes; nothing is downloaded."""
-    with _errors_in_words():
+    with errors_in_words():
         from dataclasses import asdict
 
         from headclip_med import console
@@ -196,7 +199,7 @@ def models_info(name: options.ModelArgument, as_json: options.JsonOption = False
 @models_app.command("pull")
 def models_pull(name: options.ModelArgument, as_json: options.JsonOption = False) -> None:
     """Download a model's weights into the cache and report their sha256."""
-    with _errors_in_words(refused=1):
+    with errors_in_words(refused=1):
         from dataclasses import asdict
 
         from headclip_med import console
@@ -232,30 +235,6 @@ def _engine(
             precision=precision,  # type: ignore[arg-type]
             batch_size=batch_size,
         )
-
-
-@contextmanager
-def _errors_in_words(refused: int = 2) -> Iterator[None]:
-    """Turn what a command raises into one message on stderr and an exit code, ``refused`` for our errors."""
-    from headclip_med import console
-    from headclip_med.cohort import internal_error
-    from headclip_med.errors import HeadclipError
-
-    try:
-        yield
-    except (typer.Exit, typer.Abort, BrokenPipeError):
-        raise
-    except HeadclipError as error:
-        console.say_error(str(error))
-        raise typer.Exit(refused) from error
-    except KeyboardInterrupt as stop:
-        console.say_error("stopped; finished cases are kept, nothing is half-written")
-        raise typer.Exit(130) from stop
-    except Exception as error:
-        if os.environ.get(DEBUG):
-            raise
-        console.say_error(internal_error(error))
-        raise typer.Exit(1) from error
 
 
 def main() -> None:

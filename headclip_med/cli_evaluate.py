@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 _PROTOCOLS = ("zero-shot", "auxiliary", "leave-one-out", "few-shot", "normals")
 
 
+def _complete_model(incomplete: str) -> list[str]:
+    names = [*choices.model_names(), *(f"control:{name}" for name in choices.CONTROLS)]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _complete_protocol(incomplete: str) -> list[str]:
+    return [name for name in _PROTOCOLS if name.startswith(incomplete)]
+
+
 def evaluate(
     data: Annotated[
         str,
@@ -37,7 +46,7 @@ def evaluate(
             metavar="NAME",
             help="As for predict, or control:intensity|redness|chance; give it several times to compare.",
             show_default="headclip-tiny",
-            autocompletion=lambda typed: [n for n in _models() if n.startswith(typed)],
+            autocompletion=_complete_model,
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the set in tables.", show_default="its folder's")] = None,
@@ -59,7 +68,7 @@ def evaluate(
         typer.Option(
             help="zero-shot, auxiliary, leave-one-out, few-shot or normals.",
             show_default="from the model's training ledger",
-            autocompletion=lambda typed: [p for p in _PROTOCOLS if p.startswith(typed)],
+            autocompletion=_complete_protocol,
         ),
     ] = None,
     allow_overlap: Annotated[
@@ -69,7 +78,9 @@ def evaluate(
         bool,
         typer.Option("--exact", help="Keep every distinct score instead of 65,536 levels; memory grows with the data."),
     ] = False,
-    bootstrap: Annotated[int, typer.Option(metavar="N", help="Draws of patients for 95 % intervals; 0 for none.")] = 1000,
+    bootstrap: Annotated[
+        int, typer.Option(metavar="N", help="Draws of patients for 95 % intervals; 0 for none.")
+    ] = 1000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     min_overlap: Annotated[
         float, typer.Option(help="Intersection over union from which a finding hits a lesion.")
@@ -160,10 +171,6 @@ def _distinct(models: list[str]) -> list[str]:
     return models
 
 
-def _models() -> list[str]:
-    return [*choices.model_names(), *(f"control:{name}" for name in ("intensity", "redness", "chance"))]
-
-
 def _show(result: EvaluationResult, out: Path, as_json: bool) -> None:
     from headclip_med.console import say_json
     from headclip_med.console_evaluation import show_evaluation, show_excluded
@@ -173,5 +180,3 @@ def _show(result: EvaluationResult, out: Path, as_json: bool) -> None:
     else:
         show_evaluation(result.record, out)
     show_excluded(result.record)
-
-

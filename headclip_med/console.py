@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -178,6 +178,16 @@ def show_model(info: ModelInfo) -> None:
     out.print(json.dumps(info.record, indent=2, ensure_ascii=False), markup=False)
     for what, digest in info.sha256.items():
         out.print(f"sha256 of the {what}: {digest}", markup=False)
+
+
+@contextmanager
+def steps(text: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left, on a terminal only; what is yielded is told how many are done, and of how many."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bars = Progress(*columns, console=err, transient=True, redirect_stdout=False, disable=not err.is_terminal)
+    with bars:
+        task = bars.add_task(_escaped(text), total=total)
+        yield lambda done, _: bars.update(task, completed=done)
 
 
 @contextmanager

@@ -70,11 +70,15 @@ def test_counts_per_patient_add_up_to_what_was_pooled() -> None:
     negatives, positives, _, _ = table.drawn(np.ones((1, 3)))
     assert negatives.sum() == whole.n_negatives
     assert positives.sum() == whole.n_positives
-    assert float(auroc(negatives, positives)[0]) == pytest.approx(float(auroc(whole.negatives, whole.positives)), abs=1e-3)
+    assert float(auroc(negatives, positives)[0]) == pytest.approx(
+        float(auroc(whole.negatives, whole.positives)), abs=1e-3
+    )
 
 
 def test_few_distinct_scores_lose_nothing_in_the_bins() -> None:
-    case = count_scores(np.array([0.1, 0.1, 0.4, 0.9], dtype=np.float32), np.array([0, 1, 0, 1], dtype=bool), exact=True)
+    case = count_scores(
+        np.array([0.1, 0.1, 0.4, 0.9], dtype=np.float32), np.array([0, 1, 0, 1], dtype=bool), exact=True
+    )
     bins = choose_bins(case, 2048)
     table = count_patients(bins, 1, [(0, case)])
     assert table.negatives.tolist() == [[1, 1, 0]]

@@ -1,0 +1,8 @@
+"""Labelled cases from the folder layouts that are in use; shared by training and evaluation."""
+
+from __future__ import annotations
+
+from headclip_med.datasets.case import Case, CaseDataset, LabelledVolume
+from headclip_med.datasets.layouts import LAYOUTS, open_dataset
+
+__all__ = ["LAYOUTS", "Case", "CaseDataset", "LabelledVolume", "open_dataset"]

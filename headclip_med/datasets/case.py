@@ -53,13 +53,15 @@ class LabelledVolume:
         volume: ``(C, I, J, K)`` MetaTensor as :func:`headclip_med.read_volume` gives it; a plain image has K = 1.
         gt_mask: ``(I, J, K)`` bool on exactly that grid, None where nothing says where the lesions are.
         gt_label: True abnormal, False normal, None unknown.
-        sha256: of the decoded values and of the mask, so that copies are found whatever their file says.
+        image_sha256: of the decoded values, so that copies are found whatever their files say; three equal channels
+            count as one. sha256: of the values and the mask.
         warnings: what was odd about the files, in words.
     """
 
     volume: MetaTensor
     gt_mask: NDArray[np.bool_] | None
     gt_label: bool | None
+    image_sha256: str
     sha256: str
     warnings: tuple[str, ...] = ()
 

@@ -150,7 +150,9 @@ def _run_block(
         )
         factors = None if by_temperature or folded is not None else local_factors
         update = _merge_heads(block, heads, factors, folded)
-    return _advance(block, tokens, _merge_heads(block, ordinary, None if by_temperature else global_factors, None)), update
+    return _advance(
+        block, tokens, _merge_heads(block, ordinary, None if by_temperature else global_factors, None)
+    ), update
 
 
 def _advance(block: Block, tokens: Tensor, update: Tensor) -> Tensor:
@@ -195,7 +197,9 @@ def local_contributions(tower: ImageTower, pixels: Tensor, options: EncodeOption
         raise ModelError("Head contributions must come from a local path before the last tap", options.local_attention)
     tokens = tower.embed(pixels.to(tower.device), position_mode=options.position_mode)
     base, cls_token, kept = tokens, tokens[:, 0], []
-    for layer, block in enumerate(tower.blocks[: (tower.depth - 1 if options.want_global else max(options.layers)) + 1]):
+    for layer, block in enumerate(
+        tower.blocks[: (tower.depth - 1 if options.want_global else max(options.layers)) + 1]
+    ):
         if layer == start:
             base, cls_token = tokens[:, tower.prefix :], tokens[:, 0]
         qkv = _project_qkv(block, block.norm1(tokens))

@@ -108,9 +108,7 @@ class PromptLearner(nn.Module):
             tokens: of :func:`prompt_tokens`, with as many placeholders as there are context embeddings.
         """
         if len(self.deep) >= len(side.blocks):
-            raise ModelError(
-                f"A text side of {len(side.blocks)} blocks must have fewer deep prompts", len(self.deep)
-            )
+            raise ModelError(f"A text side of {len(side.blocks)} blocks must have fewer deep prompts", len(self.deep))
         contexts = self.context.shape[1]
         embedded = side.embedding(tokens)
         x = torch.cat([embedded[:, :1], self.context, embedded[:, 1 + contexts :]], dim=1)
@@ -120,7 +118,11 @@ class PromptLearner(nn.Module):
         for number, block in enumerate(side.blocks):
             if 1 <= number <= len(self.deep):
                 x = self._with_deep(x, self.deep[number - 1])
-            x = block(x, attn_mask=mask) if side.batch_first else block(x.transpose(0, 1), attn_mask=mask).transpose(0, 1)
+            x = (
+                block(x, attn_mask=mask)
+                if side.batch_first
+                else block(x.transpose(0, 1), attn_mask=mask).transpose(0, 1)
+            )
         ends = side.norm(x)[torch.arange(len(x), device=x.device), tokens.argmax(dim=-1)]
         return F.normalize(ends @ side.projection, dim=-1)
 

@@ -9,7 +9,7 @@ Array = NDArray[np.float64]
 
 
 def reliability(scores: Array, negatives: Array, positives: Array, bins: int = 15) -> tuple[Array, Array, Array]:
-    """Mean probability said, share that was abnormal, and number of units, each ``(..., bins)``; 0 where a bin is empty.
+    """Mean probability said, share that was abnormal, and number of units, each ``(..., bins)``; 0 in empty bins.
 
     Args:
         scores: ``(K,)`` in [0, 1]; negatives, positives: ``(..., K)``. A bin includes its lower edge.

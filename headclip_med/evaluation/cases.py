@@ -41,7 +41,9 @@ class Bench:
         return {"scorer": self.scorer.identity(), "settings": self.settings.per_case(), "case": sha256}
 
 
-def make_bench(build: Callable[[], Scorer], dataset: CaseDataset, settings: Settings, folder: Path, pictures: bool) -> Bench:
+def make_bench(
+    build: Callable[[], Scorer], dataset: CaseDataset, settings: Settings, folder: Path, pictures: bool
+) -> Bench:
     """A bench in whatever process this is called in."""
     return Bench(build(), dataset, settings, folder, pictures)
 

@@ -21,8 +21,8 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 LEVELS = 65_536
-# Levels are spaced evenly in the log-odds from −16 to 16 (probabilities 1e-7 to 1 − 1e-7): softmax maps crowd near 0 and
-# 1, where equal steps of probability would tell nothing apart. One step is 0.05 % of the odds.
+# Levels are spaced evenly in the log-odds from −16 to 16 (probabilities 1e-7 to 1 − 1e-7): softmax maps crowd near 0
+# and 1, where equal steps of probability would tell nothing apart. One step is 0.05 % of the odds.
 _FARTHEST_LOGIT = 16.0
 
 

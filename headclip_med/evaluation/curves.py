@@ -85,9 +85,9 @@ def aupro_legacy(
 ) -> float:
     """AUPRO as the AnomalyCLIP family's released code computes it, so that numbers can be compared with papers.
 
-    ``steps`` thresholds from the lowest score on in equal steps up to the highest, a pixel is positive above them; points
-    whose false-positive rate lies below ``limit`` are kept, their rates are rescaled to [0, 1] by their own lowest and
-    highest, and the area is taken by trapezoids. NaN where fewer than two different rates are kept.
+    ``steps`` thresholds from the lowest score on in equal steps up to the highest, a pixel is positive above them;
+    points whose false-positive rate lies below ``limit`` are kept, their rates are rescaled to [0, 1] by their own
+    lowest and highest, and the area is taken by trapezoids. NaN where fewer than two different rates are kept.
     """
     total = float(negatives.sum())
     if not total or not n_regions or scores[-1] <= scores[0]:

@@ -1,7 +1,7 @@
 """Findings against lesions: who hit whom, and sensitivity at a rate of false positives (FROC).
 
-Matching follows PI-CAI's evaluation (Saha et al., Lancet Oncology 2024; package picai-eval): one finding to one lesion, as
-many pairs with enough overlap as there can be, then the largest overlap.
+Matching follows PI-CAI's evaluation (Saha et al., Lancet Oncology 2024; package picai-eval): one finding to one lesion,
+as many pairs with enough overlap as there can be, then the largest overlap.
 """
 
 from __future__ import annotations

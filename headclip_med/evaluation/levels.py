@@ -133,7 +133,10 @@ def pixel_levels(cohort: Cohort) -> tuple[Measured, Measured | None]:
         dice.add(patient, inside, outside)
     unit = _unit(cohort, "pixel", "voxel")
     whole = _pixel_level(
-        cohort, unit, everywhere.counts(), lambda: (p for i, c in with_pixels for p in ((i, part) for part in c.pixels()))
+        cohort,
+        unit,
+        everywhere.counts(),
+        lambda: (p for i, c in with_pixels for p in ((i, part) for part in c.pixels())),
     )
     whole = dice.added_to(whole, with_pixels, settings)
     if not beyond:
@@ -309,7 +312,9 @@ class _DiceSum:
         counts = {**level.counts, "cases_with_lesions": int(total)}
         reasons = dict(level.reasons)
         if not total:
-            reasons["dice"] = reasons["dice_best_threshold"] = "no case with a mask holds a lesion" if cases else _NO_MASKS
+            reasons["dice"] = reasons["dice_best_threshold"] = (
+                "no case with a mask holds a lesion" if cases else _NO_MASKS
+            )
         merged: dict[str, Any] = {"counts": counts, "values": {**level.values, **values}, "draws": draws}
         return Measured(**{**vars(level), **merged, "reasons": reasons})
 

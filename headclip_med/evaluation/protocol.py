@@ -1,4 +1,4 @@
-"""Under what conditions a model is evaluated: what it has seen, whether any of it is here, where its threshold is from."""
+"""Under what conditions a model is evaluated: what it has seen, whether any of it is here, its threshold's origin."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Bins:
 
 @dataclass(frozen=True)
 class PatientCounts:
-    """``negatives``, ``positives``, ``regions``: ``(patients, b)`` float32 on the bins; ``n_regions``: ``(patients,)``."""
+    """``negatives``, ``positives``, ``regions``: ``(patients, b)`` float32 on the bins; ``n_regions (patients,)``."""
 
     bins: Bins
     negatives: NDArray[np.float32]

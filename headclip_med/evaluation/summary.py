@@ -48,8 +48,9 @@ def summarise_model(model: ModelCases, settings: Settings, columns: Sequence[str
     """Metrics at every level, by category, and by each of ``columns``."""
     cohort = Cohort(model.cases, settings)
     levels = _levels(cohort)
-    grouped = [column for column in _grouping(model.cases, columns)]
-    subgroups = [group for column in grouped for group in _subgroups(model.cases, column, settings)]
+    subgroups = [
+        group for column in _grouping(model.cases, columns) for group in _subgroups(model.cases, column, settings)
+    ]
     categories = [group for group in subgroups if group.column == _CATEGORY]
     rows = (*(case.row for case in model.cases), *model.excluded)
     return ModelResult(

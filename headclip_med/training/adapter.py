@@ -87,9 +87,7 @@ class ClassVectors(nn.Module):
         direction = F.normalize(torch.randn(taps, 1, width, generator=draw), dim=-1)
         self.patch = nn.Parameter(torch.cat([-direction, direction], dim=1))
         self.image = nn.Parameter(self.patch.detach()[-1].clone()) if config.image else None
-        self.log_scale = nn.Parameter(
-            torch.tensor(math.log(1 / _TEMPERATURE)), requires_grad=config.learn_temperature
-        )
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / _TEMPERATURE)), requires_grad=config.learn_temperature)
 
     def forward(self) -> tuple[Tensor, Tensor | None]:
         """L2-normalised ``(taps, 2, D)`` and ``(2, D)`` or None."""

@@ -170,4 +170,6 @@ def load_config(path: Path | None, **changes: Any) -> TrainConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError("A training configuration must hold known fields and allowed values", f"{where}: {first['msg']}") from error
+        raise InputError(
+            "A training configuration must hold known fields and allowed values", f"{where}: {first['msg']}"
+        ) from error

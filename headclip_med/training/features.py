@@ -93,9 +93,7 @@ class FeatureBank:
         centre = adapter.centres()
         if self.mode == "autograd":
             pixels = torch.stack([self.slices[i].pixels for i in indices]).float()
-            out = encode_images(
-                self.tower, pixels, self.options, head_weights=adapter.weights(), centre=centre
-            )
+            out = encode_images(self.tower, pixels, self.options, head_weights=adapter.weights(), centre=centre)
             return out.patch_features, out.global_feature
         kept = [self._keep(i) for i in indices]
         if self.mode == "fixed":

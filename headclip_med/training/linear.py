@@ -5,9 +5,9 @@ With weights on the local branch only, a tapped feature before the final norm is
     x^L = x^(s−1) + Σ_{l=s..L} ( Σ_h w_{l,h} O_{l,h} W_O^{l,(h)} + b_O^l )
 
 because the values that the local attention mixes come from the original path, which the weights do not touch. One
-pass without gradients gives every O_l (:func:`headclip_med.encoders.image.local_contributions`); a training step is then
-one matrix product per tap, the final norm and the loss. :func:`headclip_med.encoders.image.encode_images` under autograd
-computes the same and is the oracle in the tests.
+pass without gradients gives every O_l (:func:`headclip_med.encoders.image.local_contributions`); a training step is
+then one matrix product per tap, the final norm and the loss. :func:`headclip_med.encoders.image.encode_images` under
+autograd computes the same and is the oracle in the tests.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class SlicesOfCase:
     config: SliceConfig
 
     def __call__(self, case: Case) -> list[dict[str, Any]]:
-        """Read the case and cut it; fields of :class:`TrainingSlice`, which a cache on disk can keep without pickles."""
+        """Read the case and cut it: fields of :class:`TrainingSlice`, plain enough for a cache without pickles."""
         labelled = self.dataset.load(case)
         if labelled.gt_mask is None:
             raise InputError(
@@ -65,7 +65,9 @@ class SlicesOfCase:
         return [vars(part) for part in cut]
 
 
-def training_slices(transform: SlicesOfCase, cases: Sequence[Case], cache_dir: Path | None = None) -> list[TrainingSlice]:
+def training_slices(
+    transform: SlicesOfCase, cases: Sequence[Case], cache_dir: Path | None = None
+) -> list[TrainingSlice]:
     """Slices of every case; with ``cache_dir`` they are kept on disk for the next run."""
     items: Any
     if cache_dir is None:

@@ -1,0 +1,35 @@
+"""What a command raises → one message on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+DEBUG = "HEADCLIP_DEBUG"
+
+
+@contextmanager
+def errors_in_words(refused: int = 2) -> Iterator[None]:
+    """Turn what a command raises into one message on stderr and an exit code, ``refused`` for our errors."""
+    from headclip_med import console
+    from headclip_med.cohort import internal_error
+    from headclip_med.errors import HeadclipError
+
+    try:
+        yield
+    except (typer.Exit, typer.Abort, BrokenPipeError):
+        raise
+    except HeadclipError as error:
+        console.say_error(str(error))
+        raise typer.Exit(refused) from error
+    except KeyboardInterrupt as stop:
+        console.say_error("stopped; finished cases are kept, nothing is half-written")
+        raise typer.Exit(130) from stop
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        console.say_error(internal_error(error))
+        raise typer.Exit(1) from error

@@ -1,0 +1,113 @@
+"""One slice of a case with its truth and its map, for the report."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+from PIL import Image
+
+from headclip_med.geometry import SliceFrame, slice_frame, spacing
+from headclip_med.result import AnomalyResult
+from headclip_med.slices import cut_slices
+
+Mask = NDArray[np.bool_]
+
+_TRUTH, _FOUND = "#00E5FF", "#FFB000"
+_WIDTH, _DPI = 9.0, 90
+
+
+def key_slice_picture(result: AnomalyResult, gt_mask: Mask | None) -> Image.Image:
+    """The slice where prediction and truth differ most (without truth: the one with the highest score)."""
+    frame = slice_frame(result.affine, result.planes[0])
+    index = _key_slice(result, gt_mask, frame)
+    image = _on_screen(result, frame, index)
+    anomaly = _cut(result.map_array[None], frame, index)[0]
+    truth = None if gt_mask is None else _cut(gt_mask[None].astype(np.float32), frame, index)[0] > 0.5
+    steps = spacing(result.affine)
+    aspect = float(steps[frame.row_axis] / steps[frame.col_axis])
+    count = result.map_array.shape[frame.axis]
+    where = f"slice {index + 1} of {count}" if count > 1 else "image"
+    return case_picture(image, anomaly, truth, result.threshold, where, aspect=aspect)
+
+
+def case_picture(
+    image: NDArray[np.floating],
+    anomaly_map: NDArray[np.floating],
+    gt_mask: Mask | None,
+    threshold: float,
+    title: str,
+    *,
+    aspect: float = 1.0,
+) -> Image.Image:
+    """Three panels: the image, the image with both outlines, the map.
+
+    Args:
+        image: ``(H, W)`` or ``(H, W, 3)`` in [0, 1]; anomaly_map: ``(H, W)`` in [0, 1]; gt_mask: ``(H, W)``.
+        aspect: height of a pixel over its width.
+    """
+    height = _WIDTH / 3 * image.shape[0] / image.shape[1] * aspect
+    with mpl.rc_context({"font.size": 8}):
+        page = Figure(figsize=(_WIDTH, min(max(height, 1.5), 5.0) + 0.65), dpi=_DPI, layout="constrained")
+        FigureCanvasAgg(page)
+        panels = page.subplots(1, 3)
+        for axes in panels[:2]:
+            axes.imshow(image, cmap="gray", vmin=0, vmax=1, aspect=aspect)
+        shown = panels[2].imshow(anomaly_map, cmap="inferno", vmin=0, vmax=1, aspect=aspect)
+        panels[0].set_title(title)
+        panels[1].set_title("outlines")
+        panels[2].set_title("anomaly map")
+        handles = _outlines(panels[1], anomaly_map >= threshold, gt_mask)
+        for axes in panels:
+            axes.set_xticks([])
+            axes.set_yticks([])
+        bar = page.colorbar(shown, ax=panels[2], fraction=0.046)
+        bar.ax.axhline(threshold, color="white", linewidth=1)
+        page.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+        buffer = io.BytesIO()
+        page.savefig(buffer, format="png")
+    picture = Image.open(buffer).convert("RGB")
+    return picture.quantize(128)
+
+
+def _outlines(axes: object, found: Mask, truth: Mask | None) -> list[Line2D]:
+    handles = []
+    for mask, colour, style, label in ((truth, _TRUTH, "solid", "truth"), (found, _FOUND, "dashed", "model")):
+        if mask is None:
+            continue
+        if mask.any() and not mask.all():
+            axes.contour(mask, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.2)  # type: ignore[attr-defined]
+        handles.append(
+            Line2D([], [], color=colour, linestyle=style, label=label if mask.any() else f"{label}: none here")
+        )
+    return handles
+
+
+def _key_slice(result: AnomalyResult, gt_mask: Mask | None, frame: SliceFrame) -> int:
+    others = tuple(axis for axis in range(3) if axis != frame.axis)
+    if gt_mask is not None:
+        wrong = ((result.map_array >= result.threshold) ^ gt_mask).sum(axis=others)
+        if wrong.any():
+            return int(wrong.argmax())
+    return max(result.slices, key=lambda entry: entry.score).index
+
+
+def _cut(volume: NDArray[np.floating], frame: SliceFrame, index: int) -> NDArray[np.float32]:
+    """``(C, I, J, K)`` → ``(C, H, W)`` in display orientation."""
+    return np.asarray(cut_slices(torch.from_numpy(np.ascontiguousarray(volume)), frame, [index])[0].numpy())
+
+
+def _on_screen(result: AnomalyResult, frame: SliceFrame, index: int) -> NDArray[np.float32]:
+    """The slice as grey levels or colours in [0, 1]."""
+    slices = _cut(np.asarray(result.volume.as_tensor().numpy()), frame, index)
+    if bool(result.volume.meta.get("is_rgb", False)):
+        return np.clip(slices.transpose(1, 2, 0) / 255, 0, 1)
+    low, high = result.display_window
+    levels = np.clip((slices[0] - low) / max(high - low, 1e-6), 0, 1)
+    return np.asarray(1 - levels if result.volume.meta.get("display_inverted") else levels)

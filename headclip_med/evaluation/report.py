@@ -1,0 +1,145 @@
+"""One self-contained page per evaluation: no script, no request, readable on screen and on paper."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from headclip_med.evaluation.plots import plots
+from headclip_med.evaluation.protocol import MEANINGS
+from headclip_med.evaluation.record import CaseRow, EvaluationRecord, Metric, ModelResult
+from headclip_med.evaluation.tables import number, reasons, title_of
+from headclip_med.types import RESEARCH_ONLY
+from headclip_med.writing.atomic import atomic_path
+
+# More rows than anybody reads; all of them are in cases.csv.
+_MOST_CASES = 200
+
+
+def render_evaluation(record: EvaluationRecord, pictures: Mapping[str, Path]) -> str:
+    """The page as text; ``pictures``: folder of each model's overlays, by model."""
+    # Names of files and columns must never become markup: autoescape, and a forgotten field is an error.
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(
+        files("headclip_med.evaluation").joinpath("evaluation.html.j2").read_text(encoding="utf-8")
+    )
+    failed = {row.case: row.error for model in record.models for row in model.cases if row.status == "failed"}
+    repeated = {row.case: row.duplicate_of for row in record.models[0].cases if row.status == "duplicate"}
+    return template.render(
+        record=record,
+        research_only=RESEARCH_ONLY,
+        meanings=MEANINGS,
+        levels=_levels(record),
+        reasons=reasons(record),
+        plots=plots(record),
+        differences=[_difference(part) for part in record.differences],
+        subgroups=_subgroups(record),
+        examples=[(model.model, _examples(model, pictures.get(model.model))) for model in record.models],
+        failed=failed,
+        repeated=repeated,
+        cases=_cases(record),
+        cases_left_out=max(0, sum(len(model.cases) for model in record.models) - _MOST_CASES),
+        number=number,
+        title_of=title_of,
+    )
+
+
+def write_report(record: EvaluationRecord, pictures: Mapping[str, Path], path: Path) -> None:
+    """Write :func:`render_evaluation` to ``path``, whole or not at all.
+
+    Raises:
+        OutputError: when the file cannot be written.
+    """
+    page = render_evaluation(record, pictures)
+    with atomic_path(path) as draft:
+        draft.write_text(page, encoding="utf-8", newline="\n")
+
+
+def _levels(record: EvaluationRecord) -> list[dict[str, Any]]:
+    """Tables by level: unit, counts, and rows of (metric's title, one cell per model)."""
+    tables = []
+    for name in dict.fromkeys(level for model in record.models for level in model.levels):
+        parts = [model.levels.get(name) for model in record.models]
+        first = next(part for part in parts if part is not None)
+        metrics = dict.fromkeys(metric for part in parts if part is not None for metric in part.metrics)
+        rows = [(title_of(metric), [None if p is None else p.metrics.get(metric) for p in parts]) for metric in metrics]
+        macro = [
+            (
+                f"{title_of(metric)}, mean of categories",
+                [model.macro.get(name, {}).get(metric) for model in record.models],
+            )
+            for metric in dict.fromkeys(m for model in record.models for m in model.macro.get(name, {}))
+        ]
+        tables.append({"unit": first.unit, "counts": first.counts, "rows": [*rows, *macro]})
+    return tables
+
+
+def _difference(part: Any) -> list[str]:
+    metric: Metric = part.difference
+    interval = "" if metric.low is None or metric.high is None else f"{metric.low:+.3f} to {metric.high:+.3f}"
+    p = "" if part.p_value is None else f"{part.p_value:.3f}"
+    value = "n/a" if metric.value is None else f"{metric.value:+.3f}"
+    pair = f"{part.first} − {part.second}"
+    return [pair, part.level, title_of(part.metric), value, interval or f"none: {metric.interval_reason}", p]
+
+
+def _subgroups(record: EvaluationRecord) -> list[tuple[str, list[str], list[list[str]]]]:
+    """By column: headings and rows (model, value, cases, patients, case AUROC, pixel AUROC, pixel AP, Dice)."""
+    wanted = (("case", "auroc"), ("pixel", "auroc"), ("pixel", "average_precision"), ("pixel", "dice"))
+    columns: dict[str, list[list[str]]] = {}
+    for model in record.models:
+        for group in model.subgroups:
+            cells = [
+                number(group.levels[level].metrics.get(name)) if level in group.levels else "n/a"
+                for level, name in wanted
+            ]
+            row = [model.model, group.value, str(group.cases), str(group.patients), *cells]
+            columns.setdefault(group.column, []).append(row)
+    headings = ["Model", "Value", "Cases", "Patients", *(f"{level} {title_of(name)}" for level, name in wanted)]
+    return [(column, headings, rows) for column, rows in columns.items()]
+
+
+def _examples(model: ModelResult, folder: Path | None) -> list[dict[str, Any]]:
+    """Best, median and worst case by ``error_size``, with their pictures."""
+    ranked = sorted(
+        (row for row in model.cases if row.error_size is not None and row.picture), key=lambda r: r.error_size or 0
+    )
+    if not ranked or folder is None:
+        return []
+    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
+    chosen = {words: ranked[place] for words, place in places.items() if list(places.values()).count(place) == 1}
+    chosen = chosen or {"only": ranked[0]}
+    found = [(words, row, _data_uri(folder / row.picture)) for words, row in chosen.items()]
+    return [{"words": words, "row": row, "facts": _facts(row), "uri": uri} for words, row, uri in found if uri]
+
+
+def _facts(row: CaseRow) -> str:
+    parts = [f"score {row.pred_score:.3f}" if row.pred_score is not None else ""]
+    parts.append({True: "abnormal", False: "normal", None: "label unknown"}[row.label])
+    parts.append(f"Dice {row.dice:.3f}" if row.dice is not None else "")
+    if row.lesions is not None:
+        parts.append(f"{row.lesions_found} of {row.lesions} lesions, {row.false_positives} false")
+    return ", ".join(part for part in parts if part)
+
+
+def _cases(record: EvaluationRecord) -> Sequence[tuple[str, CaseRow]]:
+    """All cases of all models, the largest error first, failures before all."""
+    rows = [(model.model, row) for model in record.models for row in model.cases if row.status != "duplicate"]
+
+    def size(pair: tuple[str, CaseRow]) -> float:
+        row = pair[1]
+        return -2.0 if row.status == "failed" else -(row.error_size if row.error_size is not None else -1.0)
+
+    return sorted(rows, key=size)[:_MOST_CASES]
+
+
+def _data_uri(path: Path) -> str:
+    try:
+        return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+    except OSError:
+        return ""

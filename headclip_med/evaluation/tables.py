@@ -1,0 +1,176 @@
+"""The headline numbers as Markdown and LaTeX, and every case as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+
+from headclip_med.evaluation.record import CaseRow, EvaluationRecord, Metric
+from headclip_med.types import RESEARCH_ONLY
+
+TITLES = {
+    "auroc": "AUROC",
+    "average_precision": "AP",
+    "f1_max": "F1-max",
+    "aupro": "AUPRO (exact, 0.3)",
+    "aupro_legacy": "AUPRO (legacy, 200 thresholds)",
+    "mad": "mAD",
+    "ece": "ECE",
+    "dice": "Dice at the threshold",
+    "dice_best_threshold": "Dice at the best threshold (not available in practice)",
+    "auroc_bound": "AUROC rounding bound",
+}
+_HEADLINE = {
+    "case": ("auroc", "average_precision", "f1_max", "mad"),
+    "slice": ("auroc", "average_precision", "f1_max"),
+    "pixel": ("auroc", "average_precision", "f1_max", "aupro", "aupro_legacy", "mad", "dice"),
+    "foreground": ("auroc", "average_precision", "aupro"),
+    "lesion": (),
+}
+_CASE_FIELDS = [name for name in CaseRow.model_fields if name not in ("columns", "warnings", "picture")]
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "…": r"\dots{}",
+}
+
+
+def title_of(name: str) -> str:
+    """A metric's name as people write it."""
+    if name in TITLES:
+        return TITLES[name]
+    if match := re.fullmatch(r"sensitivity_at_specificity_(\d+)", name):
+        return f"Sensitivity at {match[1]} % specificity"
+    if match := re.fullmatch(r"sensitivity_at_([\d.]+)_fp", name):
+        return f"Sensitivity at {match[1]} FP"
+    return name.replace("_", " ")
+
+
+def number(metric: Metric | None) -> str:
+    """``0.912 [0.880, 0.940]``, ``0.912`` without an interval, or ``n/a``."""
+    if metric is None or metric.value is None:
+        return "n/a"
+    if metric.low is None or metric.high is None:
+        return f"{metric.value:.3f}"
+    return f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
+
+
+def headline(record: EvaluationRecord) -> list[tuple[str, str]]:
+    """Level and metric of every row of the tables, in order; all of the lesion level."""
+    rows = []
+    for level, names in _HEADLINE.items():
+        found = [model.levels[level] for model in record.models if level in model.levels]
+        wanted = names or tuple(dict.fromkeys(name for part in found for name in part.metrics))
+        rows += [(level, name) for name in wanted if any(name in part.metrics for part in found)]
+    return rows
+
+
+def unit_of(record: EvaluationRecord, level: str) -> str:
+    """What is counted at a level: image, voxel, …"""
+    return next(model.levels[level].unit for model in record.models if level in model.levels)
+
+
+def reasons(record: EvaluationRecord) -> list[str]:
+    """Why numbers or intervals are missing, each once."""
+    found: dict[str, None] = {}
+    for model in record.models:
+        for level in model.levels.values():
+            for metric in level.metrics.values():
+                for reason, what in ((metric.reason, "n/a"), (metric.interval_reason, "no interval")):
+                    if reason and not reason.startswith("not resampled"):
+                        found[f"{what}, {level.unit}: {reason}"] = None
+    return list(found)
+
+
+def markdown_table(record: EvaluationRecord) -> str:
+    """One row per metric, one column per model, what it rests on above and the reasons of every n/a below."""
+    models = [_markdown(model.model) for model in record.models]
+    lines = [f"{_markdown(_caption(record))}", "", f"| | {' | '.join(models)} |", f"|---|{'---:|' * len(models)}"]
+    for level, name in headline(record):
+        cells = [number(_metric(record, i, level, name)) for i in range(len(models))]
+        lines.append(f"| {unit_of(record, level)}: {title_of(name)} | {' | '.join(cells)} |")
+    lines += ["", *(f"- {_markdown(reason)}" for reason in reasons(record)), f"- {RESEARCH_ONLY}"]
+    return "\n".join(lines) + "\n"
+
+
+def latex_table(record: EvaluationRecord) -> str:
+    """The same with booktabs, one row per metric; to be put into a document with ``\\input``."""
+    models = [latex(model.model) for model in record.models]
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}",
+        rf"\caption{{{latex(_caption(record))}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(models)}}}",
+        r"\toprule",
+        rf" & {' & '.join(models)} \\",
+        r"\midrule",
+    ]
+    before = ""
+    for level, name in headline(record):
+        if before and level != before:
+            lines.append(r"\addlinespace")
+        before = level
+        cells = [number(_metric(record, i, level, name)) for i in range(len(models))]
+        lines.append(rf"{latex(unit_of(record, level))}: {latex(title_of(name))} & {' & '.join(cells)} \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [rf"\\ \footnotesize {latex(reason)}" for reason in reasons(record)]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def cases_csv(record: EvaluationRecord) -> str:
+    """One row per model and case with every field; columns of the cases come last."""
+    extra = sorted({name for model in record.models for row in model.cases for name in row.columns})
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["model", *_CASE_FIELDS, "warnings", *(f"column:{name}" for name in extra)])
+    for model in record.models:
+        for row in model.cases:
+            facts = [getattr(row, name) for name in _CASE_FIELDS]
+            columns = [row.columns.get(name, "") for name in extra]
+            writer.writerow(map(_cell, [model.model, *facts, "; ".join(row.warnings), *columns]))
+    return out.getvalue()
+
+
+def latex(text: str) -> str:
+    """Text in which nothing is a command."""
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def _caption(record: EvaluationRecord) -> str:
+    facts = record.dataset
+    kinds = ", ".join(dict.fromkeys(f"{model.model}: {model.protocol.kind}" for model in record.models))
+    left = [f"{facts.duplicates} duplicates" * bool(facts.duplicates), f"{facts.failed} failed" * bool(facts.failed)]
+    excluded = ", ".join(part for part in left if part)
+    return (
+        f"{facts.name}: {facts.counted} of {facts.cases} cases of {facts.patients} patients"
+        + (f" (without {excluded})" if excluded else "")
+        + f"; protocol {kinds}; 95 % intervals by {record.settings.get('replicates')} draws of patients."
+    )
+
+
+def _metric(record: EvaluationRecord, place: int, level: str, name: str) -> Metric | None:
+    levels = record.models[place].levels
+    return levels[level].metrics.get(name) if level in levels else None
+
+
+def _markdown(text: str) -> str:
+    return text.replace("|", r"\|").replace("\n", " ")
+
+
+def _cell(value: object) -> object:
+    """A cell that a spreadsheet does not take for a formula."""
+    if isinstance(value, bool):
+        return int(value)
+    text = "" if value is None else value
+    return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULA) else text
