@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -21,6 +22,7 @@ Mask = NDArray[np.bool_]
 
 _TRUTH, _FOUND = "#00E5FF", "#FFB000"
 _WIDTH, _DPI = 9.0, 90
+_PALETTE = 256  # colours; fewer leave bands in the map
 
 
 def key_slice_picture(result: AnomalyResult, gt_mask: Mask | None) -> Image.Image:
@@ -38,7 +40,7 @@ def key_slice_picture(result: AnomalyResult, gt_mask: Mask | None) -> Image.Imag
 
 
 def case_picture(
-    image: NDArray[np.floating],
+    image: NDArray[np.floating] | NDArray[np.uint8],
     anomaly_map: NDArray[np.floating],
     gt_mask: Mask | None,
     threshold: float,
@@ -49,9 +51,13 @@ def case_picture(
     """Three panels: the image, the image with both outlines, the map.
 
     Args:
-        image: ``(H, W)`` or ``(H, W, 3)`` in [0, 1]; anomaly_map: ``(H, W)`` in [0, 1]; gt_mask: ``(H, W)``.
-        aspect: height of a pixel over its width.
+        image: ``(H, W)`` or ``(H, W, 3)``, floats in [0, 1] or uint8. anomaly_map: ``(H, W)`` in [0, 1].
+        gt_mask: ``(H, W)``, None where nothing says where the lesions are. aspect: height of a pixel over its width.
+
+    Returns:
+        at most 900 pixels wide, with a palette so that its file is small.
     """
+    image = image / 255 if image.dtype == np.uint8 else image
     height = _WIDTH / 3 * image.shape[0] / image.shape[1] * aspect
     with mpl.rc_context({"font.size": 8}):
         page = Figure(figsize=(_WIDTH, min(max(height, 1.5), 5.0) + 0.65), dpi=_DPI, layout="constrained")
@@ -60,7 +66,7 @@ def case_picture(
         for axes in panels[:2]:
             axes.imshow(image, cmap="gray", vmin=0, vmax=1, aspect=aspect)
         shown = panels[2].imshow(anomaly_map, cmap="inferno", vmin=0, vmax=1, aspect=aspect)
-        panels[0].set_title(title)
+        panels[0].set_title(title, parse_math=False)
         panels[1].set_title("outlines")
         panels[2].set_title("anomaly map")
         handles = _outlines(panels[1], anomaly_map >= threshold, gt_mask)
@@ -68,24 +74,27 @@ def case_picture(
             axes.set_xticks([])
             axes.set_yticks([])
         bar = page.colorbar(shown, ax=panels[2], fraction=0.046)
-        bar.ax.axhline(threshold, color="white", linewidth=1)
-        page.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+        bar.ax.axhline(threshold, color=_FOUND, linewidth=2, linestyle="dashed")
+        bar.set_label(f"threshold {threshold:.3g}, dashed")
+        page.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, handlelength=3.5)
         buffer = io.BytesIO()
         page.savefig(buffer, format="png")
     picture = Image.open(buffer).convert("RGB")
-    return picture.quantize(128)
+    return picture.quantize(_PALETTE)
 
 
-def _outlines(axes: object, found: Mask, truth: Mask | None) -> list[Line2D]:
+def _outlines(axes: Any, found: Mask, truth: Mask | None) -> list[Line2D]:
     handles = []
     for mask, colour, style, label in ((truth, _TRUTH, "solid", "truth"), (found, _FOUND, "dashed", "model")):
-        if mask is None:
-            continue
-        if mask.any() and not mask.all():
-            axes.contour(mask, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.2)  # type: ignore[attr-defined]
-        handles.append(
-            Line2D([], [], color=colour, linestyle=style, label=label if mask.any() else f"{label}: none here")
-        )
+        state = ": not known" if mask is None else "" if mask.any() else ": none here"
+        handles.append(Line2D([], [], color=colour, linestyle=style, label=label + state))
+        if mask is not None and mask.any():
+            rows, columns = mask.shape
+            framed = np.pad(mask.astype(float), 1)  # closes the line where the mask touches the edge
+            places = np.arange(-1, columns + 1), np.arange(-1, rows + 1)
+            axes.contour(*places, framed, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.2)
+            axes.set_xlim(-0.5, columns - 0.5)
+            axes.set_ylim(rows - 0.5, -0.5)
     return handles
 
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from headclip_med.evaluation.record import EvaluationRecord, Level
-from headclip_med.evaluation.words import level_names, metric_label, metric_text
+from headclip_med.evaluation.tables import number, title_of
 
 # Okabe and Ito's palette without its yellow, which is lost on white; styles go on where it begins again.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#e69f00")
@@ -29,14 +29,19 @@ _NORMAL, _ABNORMAL = "#0072b2", "#d55e00"
 _GRID = {"color": "#d9dce1", "linewidth": 0.6}
 
 _WIDTH, _HEIGHT, _ROW = 4.4, 3.5, 0.19  # inches; a row of the legend comes on top
-_LONGEST_NAME = 44
+_LONGEST_LINE = 60  # characters of the legend that surely fit
 _MANY_UNITS = 10_000  # above this, counts are shown on a log scale
 _FROC_FROM, _FROC_TO = 0.125, 8.0  # false positives per case on the axis, wider where the data are
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A finished plot: ``svg`` is a whole file, ``words`` say what it shows to those who cannot see it."""
+    """A finished plot.
+
+    Attributes:
+        name: of the kind of plot, such as ``roc``. title: for its caption.
+        svg: a whole file. words: what it shows, for those who cannot see it.
+    """
 
     name: str
     title: str
@@ -49,13 +54,11 @@ class Plot:
         return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode("ascii")
 
 
-def plots(record: EvaluationRecord) -> list[tuple[str, str]]:
-    """Words and ``data:`` URI of every plot of an evaluation, level by level."""
-    found = []
-    for name in level_names(record):
-        levels = {result.model: result.levels[name] for result in record.models if name in result.levels}
-        found += [(plot.words, plot.uri) for plot in level_plots(levels)]
-    return found
+def plots(record: EvaluationRecord) -> list[Plot]:
+    """Every plot of an evaluation, level by level."""
+    names = dict.fromkeys(name for result in record.models for name in result.levels)
+    by_level = ({m.model: m.levels[name] for m in record.models if name in m.levels} for name in names)
+    return [plot for levels in by_level for plot in level_plots(levels)]
 
 
 def level_plots(levels: Mapping[str, Level]) -> list[Plot]:
@@ -163,15 +166,10 @@ def histogram_plot(levels: Mapping[str, Level]) -> Plot | None:
     found = {name: level for name, level in levels.items() if level.histogram}
     if not found:
         return None
-    columns = min(2, len(found))
-    rows = -(-len(found) // columns)
-    size = (_WIDTH * (1 if columns == 1 else 1.6), 0.9 + (_HEIGHT - 0.9 if rows == 1 else 1.9 * rows))
-    figure = Figure(figsize=size, layout="constrained")
-    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    for axes in panels[len(found) :]:
-        axes.set_axis_off()
+    figure = Figure(figsize=(_WIDTH, 1.0 + max(_HEIGHT - 0.8, 1.2 * len(found))), layout="constrained")
+    panels = figure.subplots(len(found), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     many = max(sum(level.histogram.normal) for level in found.values() if level.histogram) > _MANY_UNITS
-    for axes, (name, level) in zip(panels, found.items(), strict=False):
+    for axes, (name, level) in zip(panels, found.items(), strict=True):
         assert level.histogram is not None
         _stairs(axes, level.histogram.edges, level.histogram.normal, _NORMAL, "-")
         _stairs(axes, level.histogram.edges, level.histogram.abnormal, _ABNORMAL, "--")
@@ -287,10 +285,9 @@ def _finish(
         text.set_parse_math(False)
         text.set_text(words)
     unit = next(iter(levels.values())).unit
-    values = "; ".join(words for _, words in entries)
-    if not found:
-        values = "normal and abnormal of " + ", ".join(levels)
-    return Plot(name, title, _svg(figure, f"{name} {unit}"), f"{title} at {unit} level: {values}.")
+    values = "; ".join(words for _, words in entries) if found else f"normal and abnormal of {', '.join(levels)}"
+    heading = f"{title}, {unit} level"
+    return Plot(name, heading, _svg(figure, heading), f"{heading}: {values}.")
 
 
 def _handle(levels: Mapping[str, Level], model: str, plot: str) -> Line2D:
@@ -301,12 +298,13 @@ def _handle(levels: Mapping[str, Level], model: str, plot: str) -> Line2D:
 def _entry(model: str, level: Level, metric: str) -> str:
     if metric not in level.metrics:
         return _short(model)
-    return f"{_short(model)}: {metric_label(metric)} {metric_text(level.metrics[metric])}"
+    value = f": {title_of(metric)} {number(level.metrics[metric])}"
+    return _short(model, _LONGEST_LINE - len(value)) + value
 
 
-def _short(name: str) -> str:
-    half = _LONGEST_NAME // 2
-    return name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
+def _short(name: str, longest: int = _LONGEST_LINE) -> str:
+    half = max(longest, 8) // 2
+    return name if len(name) <= 2 * half else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _svg(figure: Figure, salt: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -36,15 +36,17 @@ def render_evaluation(record: EvaluationRecord, pictures: Mapping[str, Path]) ->
         meanings=MEANINGS,
         levels=_levels(record),
         reasons=reasons(record),
-        plots=plots(record),
+        plots=[(plot.title, plot.words, _svg_uri(plot.svg)) for plot in plots(record)],
         differences=[_difference(part) for part in record.differences],
         subgroups=_subgroups(record),
         examples=[(model.model, _examples(model, pictures.get(model.model))) for model in record.models],
         failed=failed,
         repeated=repeated,
         cases=_cases(record),
-        cases_left_out=max(0, sum(len(model.cases) for model in record.models) - _MOST_CASES),
+        cases_left_out=max(0, _rows(record) - _MOST_CASES),
+        most_excluded=_MOST_CASES,
         number=number,
+        flat=_flat,
         title_of=title_of,
     )
 
@@ -111,9 +113,9 @@ def _examples(model: ModelResult, folder: Path | None) -> list[dict[str, Any]]:
     )
     if not ranked or folder is None:
         return []
-    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
-    chosen = {words: ranked[place] for words, place in places.items() if list(places.values()).count(place) == 1}
-    chosen = chosen or {"only": ranked[0]}
+    last = len(ranked) - 1
+    places = {"best": 0, "median": len(ranked) // 2, "worst": last} if last > 1 else {"best": 0, "worst": last}
+    chosen = {words: ranked[place] for words, place in places.items()} if last else {"only": ranked[0]}
     found = [(words, row, _data_uri(folder / row.picture)) for words, row in chosen.items()]
     return [{"words": words, "row": row, "facts": _facts(row), "uri": uri} for words, row, uri in found if uri]
 
@@ -127,8 +129,12 @@ def _facts(row: CaseRow) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def _rows(record: EvaluationRecord) -> int:
+    return sum(row.status != "duplicate" for model in record.models for row in model.cases)
+
+
 def _cases(record: EvaluationRecord) -> Sequence[tuple[str, CaseRow]]:
-    """All cases of all models, the largest error first, failures before all."""
+    """The first cases of all models, the largest error first, failures before all."""
     rows = [(model.model, row) for model in record.models for row in model.cases if row.status != "duplicate"]
 
     def size(pair: tuple[str, CaseRow]) -> float:
@@ -136,6 +142,21 @@ def _cases(record: EvaluationRecord) -> Sequence[tuple[str, CaseRow]]:
         return -2.0 if row.status == "failed" else -(row.error_size if row.error_size is not None else -1.0)
 
     return sorted(rows, key=size)[:_MOST_CASES]
+
+
+def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Leaves of nested facts as ``(dotted name, text)``."""
+    if isinstance(tree, dict) and tree:
+        for key, branch in tree.items():
+            yield from _flat(branch, f"{path}.{key}" if path else str(key))
+    elif isinstance(tree, list | tuple):
+        yield path, ", ".join(map(str, tree)) or "–"
+    else:
+        yield path, "–" if tree is None or tree == {} else str(tree)
+
+
+def _svg_uri(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
 
 
 def _data_uri(path: Path) -> str:

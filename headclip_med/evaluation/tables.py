@@ -28,8 +28,9 @@ _HEADLINE = {
     "foreground": ("auroc", "average_precision", "aupro"),
     "lesion": (),
 }
-_CASE_FIELDS = [name for name in CaseRow.model_fields if name not in ("columns", "warnings", "picture")]
+_CASE_FIELDS = [name for name in CaseRow.model_fields if name not in ("columns", "warnings")]
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -41,7 +42,11 @@ _LATEX = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
     "–": "--",
+    "−": "$-$",
+    "×": r"$\times$",
     "…": r"\dots{}",
 }
 
@@ -58,12 +63,16 @@ def title_of(name: str) -> str:
 
 
 def number(metric: Metric | None) -> str:
-    """``0.912 [0.880, 0.940]``, ``0.912`` without an interval, or ``n/a``."""
+    """``0.912 [0.880, 0.940]``, ``0.912`` without an interval, or ``n/a``.
+
+    A value that would read 0.000 is given as ``2e-05``.
+    """
     if metric is None or metric.value is None:
         return "n/a"
+    value = f"{metric.value:.3f}" if metric.value == 0 or abs(metric.value) >= 0.0005 else f"{metric.value:.0e}"
     if metric.low is None or metric.high is None:
-        return f"{metric.value:.3f}"
-    return f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
+        return value
+    return f"{value} [{metric.low:.3f}, {metric.high:.3f}]"
 
 
 def headline(record: EvaluationRecord) -> list[tuple[str, str]]:
@@ -144,13 +153,14 @@ def cases_csv(record: EvaluationRecord) -> str:
 
 def latex(text: str) -> str:
     """Text in which nothing is a command."""
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
 
 
 def _caption(record: EvaluationRecord) -> str:
     facts = record.dataset
     kinds = ", ".join(dict.fromkeys(f"{model.model}: {model.protocol.kind}" for model in record.models))
-    left = [f"{facts.duplicates} duplicates" * bool(facts.duplicates), f"{facts.failed} failed" * bool(facts.failed)]
+    copies = f"{facts.duplicates} duplicate{'' if facts.duplicates == 1 else 's'}" if facts.duplicates else ""
+    left = [copies, f"{facts.failed} failed" if facts.failed else ""]
     excluded = ", ".join(part for part in left if part)
     return (
         f"{facts.name}: {facts.counted} of {facts.cases} cases of {facts.patients} patients"
@@ -165,7 +175,7 @@ def _metric(record: EvaluationRecord, place: int, level: str, name: str) -> Metr
 
 
 def _markdown(text: str) -> str:
-    return text.replace("|", r"\|").replace("\n", " ")
+    return re.sub(r"([\\|<`*])", r"\\\1", " ".join(text.split()))
 
 
 def _cell(value: object) -> object:
@@ -173,4 +183,5 @@ def _cell(value: object) -> object:
     if isinstance(value, bool):
         return int(value)
     text = "" if value is None else value
-    return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULA) else text
+    is_formula = isinstance(text, str) and text.startswith(_FORMULA) and not _NUMBER.fullmatch(text)
+    return f"'{text}" if is_formula else text
