@@ -74,8 +74,9 @@ def case_picture(
             axes.set_xticks([])
             axes.set_yticks([])
         bar = page.colorbar(shown, ax=panels[2], fraction=0.046)
-        bar.ax.axhline(threshold, color=_FOUND, linewidth=2, linestyle="dashed")
-        bar.set_label(f"threshold {threshold:.3g}, dashed")
+        for colour, width in (("white", 3), ("black", 1)):  # stands out on every colour of the map
+            bar.ax.axhline(threshold, color=colour, linewidth=width)
+        bar.set_label(f"line: threshold {threshold:.3g}")
         page.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, handlelength=3.5)
         buffer = io.BytesIO()
         page.savefig(buffer, format="png")
