@@ -41,7 +41,7 @@ def aupro(maps: Sequence[NDArray[np.float32]], masks: Sequence[NDArray[np.bool_]
 
 def aupro_legacy(maps: NDArray[np.float32], masks: NDArray[np.bool_], steps: int = 200, limit: float = 0.3) -> float:
     """One threshold after the other, every image, every component: as slow as the code that papers used."""
-    low, high = float(maps.min()), float(maps.max())
+    low, high = maps.min(), maps.max()
     overlaps, rates = [], []
     for threshold in np.arange(low, high, (high - low) / steps):
         above = maps > threshold

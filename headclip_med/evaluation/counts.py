@@ -94,16 +94,19 @@ def count_scores(
         exact: every distinct 32-bit score instead of levels.
 
     Raises:
-        InputError: a score outside [0, 1], or NaN.
+        InputError: a score outside [0, 1] or NaN; a truth that is no mask of the same shape.
     """
+    _check_mask(truth, scores.shape)
+    place: NDArray[np.integer]
     if exact:
         distinct, place = np.unique(_checked(scores), return_inverse=True)
         values, size = distinct.astype(np.float64), len(distinct)
     else:
         place, values, size = to_levels(scores), level_scores(), LEVELS
-    positives = np.bincount(place[truth], minlength=size).astype(np.float64)
+    found = place[truth]
+    positives = np.bincount(found, minlength=size).astype(np.float64)
     negatives = np.bincount(place, minlength=size) - positives
-    regions = np.zeros(size) if weights is None else np.bincount(place[truth], weights=weights, minlength=size)
+    regions = np.zeros(size) if weights is None else np.bincount(found, weights, size).astype(np.float64)
     used = np.flatnonzero(negatives + positives)
     return ScoreCounts(values[used], negatives[used], positives[used], regions[used], float(n_regions))
 
@@ -115,7 +118,13 @@ def count_map(
 
     Args:
         inside: count only there; lesion pixels count wherever they are, as truth is never dropped.
+
+    Raises:
+        InputError: as :func:`count_scores`.
     """
+    _check_mask(gt_mask, anomaly_map.shape)
+    if inside is not None:
+        _check_mask(inside, anomaly_map.shape)
     weights, n_regions = region_weights(gt_mask)
     if inside is None:
         return count_scores(anomaly_map.ravel(), gt_mask.ravel(), weights=weights, n_regions=n_regions, exact=exact)
@@ -124,26 +133,36 @@ def count_map(
 
 
 class CountSum:
-    """A running sum of counts; with levels its memory is fixed whatever is added."""
+    """A running sum of counts; with levels its memory is fixed whatever is added.
+
+    ``exact`` sums keep every distinct score; parts wait until they are as many as the sum, so that adding many stays
+    fast.
+    """
 
     def __init__(self, exact: bool = False) -> None:
         self.exact = exact
         self.n_regions = 0.0
         self._scores: Array = np.zeros(0) if exact else level_scores()
         self._sums: Array = np.zeros((3, len(self._scores)))
+        self._waiting: list[ScoreCounts] = []
 
     def add(self, counts: ScoreCounts) -> None:
-        """Add the counts of a case; with levels they must have been counted with levels."""
+        """Add the counts of a case.
+
+        Raises:
+            InputError: exact counts added to a sum of levels.
+        """
+        if self.exact:
+            self._waiting.append(counts)
+            if sum(len(part.scores) for part in self._waiting) > max(len(self._scores), LEVELS):
+                self._take_in()
+        else:
+            levels = _levels_of(counts.scores)
+            if levels is None:
+                raise InputError("Counts added to a sum of levels must have been counted with levels", "exact counts")
+            for total, part in zip(self._sums, (counts.negatives, counts.positives, counts.regions), strict=True):
+                total[levels] += part
         self.n_regions += counts.n_regions
-        parts = np.stack([counts.negatives, counts.positives, counts.regions])
-        if not self.exact:
-            self._sums[:, np.searchsorted(self._scores, counts.scores)] += parts
-            return
-        merged = np.union1d(self._scores, counts.scores)
-        sums = np.zeros((3, len(merged)))
-        sums[:, np.searchsorted(merged, self._scores)] = self._sums
-        sums[:, np.searchsorted(merged, counts.scores)] += parts
-        self._scores, self._sums = merged, sums
 
     def merge(self, other: CountSum) -> None:
         """Add everything that another sum holds."""
@@ -151,15 +170,35 @@ class CountSum:
 
     def counts(self) -> ScoreCounts:
         """The sum so far."""
+        self._take_in()
         used = np.flatnonzero(self._sums[0] + self._sums[1])
         negatives, positives, regions = self._sums[:, used]
         return ScoreCounts(self._scores[used].copy(), negatives, positives, regions, self.n_regions)
 
+    def _take_in(self) -> None:
+        """Merge the parts that wait."""
+        if not self._waiting:
+            return
+        scores = np.concatenate([self._scores, *(part.scores for part in self._waiting)])
+        merged, place = np.unique(scores, return_inverse=True)
+        added = [[part.negatives, part.positives, part.regions] for part in self._waiting]
+        self._sums = np.stack(
+            [
+                np.bincount(place, weights=np.concatenate(parts), minlength=len(merged))
+                for parts in zip(self._sums, *added, strict=True)
+            ]
+        )
+        self._scores, self._waiting = merged, []
+
 
 def to_arrays(counts: ScoreCounts) -> dict[str, NDArray[np.generic]]:
-    """Small arrays to keep on disk; :func:`from_arrays` gives the same counts back."""
+    """Small arrays to keep on disk; :func:`from_arrays` gives the same counts back.
+
+    ``scores`` are uint16 levels where the counts are of levels, else the 32-bit scores they were.
+    """
+    levels = _levels_of(counts.scores)
     return {
-        "scores": counts.scores,
+        "scores": counts.scores.astype(np.float32) if levels is None else levels.astype(np.uint16),
         "negatives": counts.negatives.astype(np.uint32),
         "positives": counts.positives.astype(np.uint32),
         "regions": counts.regions,
@@ -169,10 +208,25 @@ def to_arrays(counts: ScoreCounts) -> dict[str, NDArray[np.generic]]:
 
 def from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> ScoreCounts:
     """What :func:`to_arrays` was given."""
-    scores, negatives, positives, regions = (
-        np.asarray(arrays[name], dtype=np.float64) for name in ("scores", "negatives", "positives", "regions")
+    negatives, positives, regions = (
+        np.asarray(arrays[name], dtype=np.float64) for name in ("negatives", "positives", "regions")
     )
+    stored = np.asarray(arrays["scores"])
+    scores = level_scores()[stored] if stored.dtype == np.uint16 else stored.astype(np.float64)
     return ScoreCounts(scores, negatives, positives, regions, float(arrays["n_regions"]))
+
+
+def _levels_of(scores: Array) -> NDArray[np.int64] | None:
+    """The level of each score, or None where one is no level's."""
+    levels = np.minimum(np.searchsorted(level_scores(), scores), LEVELS - 1)
+    return levels if (level_scores()[levels] == scores).all() else None
+
+
+def _check_mask(mask: Mask, shape: tuple[int, ...]) -> None:
+    if mask.dtype != np.bool_:
+        raise InputError("A mask must be boolean", f"{mask.dtype}", "Compare it with a value first")
+    if mask.shape != shape:
+        raise InputError("Mask and scores must have the same shape", f"mask {mask.shape}, scores {shape}")
 
 
 def _checked(scores: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -6,6 +6,8 @@ metric that is undefined (one class is missing) is NaN here; whoever reports it 
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,7 +47,9 @@ def f1_max(negatives: Array, positives: Array) -> Array:
 
 
 def best_f1(counts: ScoreCounts) -> tuple[float, float]:
-    """Highest F1 and the score from which a pixel is positive there."""
+    """Highest F1 and the score from which a pixel is positive there; both NaN where one class is missing."""
+    if not (counts.n_negatives and counts.n_positives):
+        return float("nan"), float("nan")
     values = _f1(counts.negatives, counts.positives)
     best = int(values.argmax())
     return float(values[best]), float(counts.scores[best])
@@ -92,7 +96,8 @@ def aupro_legacy(
     total = float(negatives.sum())
     if not total or not n_regions or scores[-1] <= scores[0]:
         return float("nan")
-    thresholds = np.arange(scores[0], scores[-1], (scores[-1] - scores[0]) / steps)
+    low, high = np.float32(scores[0]), np.float32(scores[-1])  # that code computes its thresholds in 32 bits
+    thresholds = np.arange(low, high, (high - low) / np.float32(steps))
     first_above = np.searchsorted(scores, thresholds, side="right")
     rate = np.append(_above(negatives), 0.0)[first_above] / total
     overlap = np.append(_above(regions), 0.0)[first_above] / n_regions
@@ -101,7 +106,7 @@ def aupro_legacy(
     if len(rate) < 2 or rate.max() == rate.min():
         return float("nan")
     rate = (rate - rate.min()) / (rate.max() - rate.min())
-    return float(np.trapezoid(overlap[::-1], rate[::-1]))
+    return float((-np.diff(rate) * (overlap[1:] + overlap[:-1]) / 2).sum())  # rates fall as thresholds rise
 
 
 def dice_curve(counts: ScoreCounts) -> Array:
@@ -168,10 +173,29 @@ def _where_both(values: Array, negatives: Array, positives: Array) -> Array:
 
 
 def _thinned(x: Array, y: Array) -> Points:
-    """At most some hundreds of points: evenly along the curve, corners kept as far as that goes."""
+    """At most some hundreds of points: always the one next that lies farthest from the line drawn so far.
+
+    So corners stay (Douglas and Peucker, Cartographica 10, 1973).
+    """
     if len(x) <= _MOST_POINTS:
         return x, y
-    along = np.append(0.0, np.cumsum(np.hypot(np.diff(x), np.diff(y))))
-    places = np.searchsorted(along, np.linspace(0, along[-1], _MOST_POINTS))
-    keep = np.unique(np.clip(np.append(places, [0, len(x) - 1]), 0, len(x) - 1))
-    return x[keep], y[keep]
+    kept, queue = [0, len(x) - 1], [_farthest(x, y, 0, len(x) - 1)]
+    while len(kept) < _MOST_POINTS and queue[0][0] < 0:
+        _, first, place, last = heappop(queue)
+        kept.append(place)
+        heappush(queue, _farthest(x, y, first, place))
+        heappush(queue, _farthest(x, y, place, last))
+    kept.sort()
+    return x[kept], y[kept]
+
+
+def _farthest(x: Array, y: Array, first: int, last: int) -> tuple[float, int, int, int]:
+    """(−distance, first, place, last) of the point between two that is farthest from the straight line of them."""
+    if last - first < 2:
+        return 0.0, first, first, last
+    along_x, along_y = x[first + 1 : last] - x[first], y[first + 1 : last] - y[first]
+    chord_x, chord_y = x[last] - x[first], y[last] - y[first]
+    length = float(np.hypot(chord_x, chord_y))
+    away = np.abs(along_x * chord_y - along_y * chord_x) / length if length else np.hypot(along_x, along_y)
+    place = int(away.argmax())
+    return -float(away[place]), first, first + 1 + place, last

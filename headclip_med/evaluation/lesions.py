@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
+from headclip_med.errors import InputError
 from headclip_med.evaluation.regions import label_regions
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.int32]
+Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class CaseLesions:
 def candidates_from_map(anomaly_map: NDArray[np.floating], threshold: float) -> tuple[Labels, Array]:
     """Connected regions of ``map >= threshold`` as labels from 1 on, and the peak of each."""
     labels, count = label_regions(anomaly_map >= threshold)
-    peaks = ndimage.maximum(anomaly_map, labels, np.arange(1, count + 1)) if count else []
-    return labels, np.asarray(peaks, dtype=np.float64)
+    peaks, found = np.full(count, -np.inf), labels > 0
+    np.maximum.at(peaks, labels[found] - 1, anomaly_map[found].astype(np.float64))
+    return labels, peaks
 
 
 def match_lesions(candidates: Labels, confidence: Array, gt_mask: Mask, min_overlap: float = 0.1) -> CaseLesions:
@@ -50,30 +52,37 @@ def match_lesions(candidates: Labels, confidence: Array, gt_mask: Mask, min_over
     Args:
         candidates: labels 1 … n of the findings, 0 elsewhere; confidence: ``(n,)``; gt_mask: lesions, same shape.
         min_overlap: intersection over union from which a pair may be matched.
+
+    Raises:
+        InputError: findings and lesions of different shapes.
     """
+    if candidates.shape != gt_mask.shape:
+        shapes = f"findings {candidates.shape}, lesions {gt_mask.shape}"
+        raise InputError("Findings and lesions must have the same shape", shapes)
     truth, lesions = label_regions(gt_mask)
     count = len(confidence)
     is_hit, is_ignored = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
     if count and lesions:
-        overlap = _overlaps(candidates, truth, count, lesions)
-        overlap[overlap < min_overlap] = 0
-        enough = overlap > 0
-        rows, columns = np.flatnonzero(enough.any(axis=1)), np.flatnonzero(enough.any(axis=0))
-        gain = np.where(enough, overlap + 1, 0)[np.ix_(rows, columns)]  # a pair counts more than any overlap
+        lesion, finding, overlap = _overlaps(candidates, truth, count, lesions)
+        enough = overlap >= min_overlap
+        rows, row = np.unique(lesion[enough], return_inverse=True)
+        columns, column = np.unique(finding[enough], return_inverse=True)
+        gain = np.zeros((len(rows), len(columns)))
+        gain[row, column] = overlap[enough] + 1  # a pair counts more than any overlap
         first, second = linear_sum_assignment(gain, maximize=True)
         is_hit[columns[second[gain[first, second] > 0]]] = True
-        is_ignored = enough.any(axis=0) & ~is_hit
+        is_ignored[columns] = ~is_hit[columns]
     return CaseLesions(np.asarray(confidence, dtype=np.float64), is_hit, is_ignored, lesions)
 
 
-def _overlaps(candidates: Labels, truth: Labels, count: int, lesions: int) -> Array:
-    """Intersection over union of each lesion with each finding, ``(lesions, count)``."""
-    pairs = np.bincount(truth.ravel().astype(np.int64) * (count + 1) + candidates.ravel())
-    shared = np.zeros((lesions + 1) * (count + 1))
-    shared[: len(pairs)] = pairs
-    shared = shared.reshape(lesions + 1, count + 1)
-    both = shared.sum(axis=1)[1:, None] + shared.sum(axis=0)[None, 1:] - shared[1:, 1:]
-    return np.asarray(shared[1:, 1:] / both)
+def _overlaps(candidates: Labels, truth: Labels, count: int, lesions: int) -> tuple[Places, Places, Array]:
+    """Lesion and finding (from 0 on) of each pair that meets, and its intersection over union."""
+    both = (candidates > 0) & (truth > 0)
+    pairs, shared = np.unique((truth[both] - 1).astype(np.int64) * count + candidates[both] - 1, return_counts=True)
+    lesion, finding = pairs // count, pairs % count
+    of_lesion = np.bincount(truth[truth > 0], minlength=lesions + 1)[1:]
+    of_finding = np.bincount(candidates[candidates > 0], minlength=count + 1)[1:]
+    return lesion, finding, shared / (of_lesion[lesion] + of_finding[finding] - shared)
 
 
 class FrocTable:
@@ -116,7 +125,8 @@ class FrocTable:
         return np.where(np.isnan(sensitivity[:, :1]), np.nan, np.stack(found, axis=1))
 
 
-def froc(cases: Sequence[CaseLesions]) -> tuple[Array, Array]:
-    """False positives per case and sensitivity, thresholds falling."""
-    rate, sensitivity = FrocTable(cases).curve(np.ones((1, len(cases))))
+def froc(cases: Sequence[CaseLesions], weights: Array | None = None) -> tuple[Array, Array]:
+    """False positives per case and sensitivity, thresholds falling; every case counts ``weights (cases,)`` times."""
+    drawn = np.ones(len(cases)) if weights is None else weights
+    rate, sensitivity = FrocTable(cases).curve(drawn[None])
     return rate[0], sensitivity[0]
