@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from headclip_med.case_inputs import CaseInput, Source
 from headclip_med.case_options import CaseOptions
-from headclip_med.errors import CancelledError, HeadclipError, InputError, OutputError
+from headclip_med.errors import CancelledError, HeadclipError, InputError, OutputError, internal_error
 from headclip_med.types import RESEARCH_ONLY
 from headclip_med.versions import package_versions
 from headclip_med.writing import write_result
@@ -288,11 +288,6 @@ def finished_record(engine: Engine, source: Source, folder: Path, options: CaseO
     return record if digest and record.source.content_sha256 == digest else None
 
 
-def internal_error(error: BaseException) -> str:
-    """What to say about an error that nobody foresaw: its kind and how to see more."""
-    return f"internal error ({type(error).__name__}), run again with HEADCLIP_DEBUG=1 for the traceback"
-
-
 def _identity(engine: Engine) -> dict[str, Any]:
     """What decides an engine's numbers, under the names of a result's provenance."""
     precision = str(engine.dtype).removeprefix("torch.")
@@ -340,7 +335,6 @@ __all__ = [
     "Watcher",
     "check_output",
     "finished_record",
-    "internal_error",
     "predict_case",
     "run_cohort",
 ]

@@ -41,3 +41,8 @@ class MissingExtraError(HeadclipError):
 
 class CancelledError(HeadclipError):
     """The caller asked to stop; nothing was written."""
+
+
+def internal_error(error: BaseException) -> str:
+    """What to say about an error that nobody foresaw: its kind and how to see more."""
+    return f"internal error ({type(error).__name__}), run again with HEADCLIP_DEBUG=1 for the traceback"

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from headclip_med.datasets.case import Case, CaseDataset
+from headclip_med.errors import HeadclipError, internal_error
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -15,6 +21,7 @@ class Fingerprint:
     image_sha256: str = ""
     sha256: str = ""
     label: bool | None = None
+    has_mask: bool = False
     error: str = ""
 
 
@@ -28,9 +35,26 @@ class Inventory:
     content_sha256: str
 
 
-def take_inventory(fingerprints: Sequence[Fingerprint]) -> Inventory:
-    """Count every image once: the first of its copies in the set's order."""
-    first: dict[str, str] = {}
+def fingerprint_case(dataset: CaseDataset, case: Case) -> Fingerprint:
+    """Read one case and hash its content; whatever goes wrong becomes its ``error``."""
+    try:
+        labelled = dataset.load(case)
+        has_mask = labelled.gt_mask is not None
+        return Fingerprint(case.name, labelled.image_sha256, labelled.sha256, labelled.gt_label, has_mask)
+    except HeadclipError as error:
+        return Fingerprint(case.name, error=str(error))
+    except Exception as error:  # the text may hold paths or patient data
+        log.debug("case %s", case.name, exc_info=True)
+        return Fingerprint(case.name, error=internal_error(error))
+
+
+def take_inventory(fingerprints: Sequence[Fingerprint], seen: Iterable[str] = ()) -> Inventory:
+    """Count every image once: the first of its copies in the set's order.
+
+    Args:
+        seen: hashes of images that were counted elsewhere and do not count again.
+    """
+    first: dict[str, str] = dict.fromkeys(seen, "a case of another set")
     counted, duplicates, failed = [], {}, {}
     for found in fingerprints:
         if found.error:

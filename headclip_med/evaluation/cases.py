@@ -1,4 +1,4 @@
-"""The two passes over the cases: what they are, and what a model makes of them."""
+"""What a model makes of each case, kept on disk."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headclip_med.cohort import internal_error
 from headclip_med.datasets.case import Case, CaseDataset
-from headclip_med.errors import CancelledError, HeadclipError
+from headclip_med.errors import CancelledError, HeadclipError, internal_error
 from headclip_med.evaluation.case_picture import key_slice_picture
-from headclip_med.evaluation.fingerprints import Fingerprint
 from headclip_med.evaluation.measure import measure
 from headclip_med.evaluation.scorers import Scorer
 from headclip_med.evaluation.settings import Settings
@@ -46,18 +44,6 @@ def make_bench(
 ) -> Bench:
     """A bench in whatever process this is called in."""
     return Bench(build(), dataset, settings, folder, pictures)
-
-
-def fingerprint_case(dataset: CaseDataset, case: Case) -> Fingerprint:
-    """Read one case and hash its content; whatever goes wrong becomes its ``error``."""
-    try:
-        labelled = dataset.load(case)
-        return Fingerprint(case.name, labelled.image_sha256, labelled.sha256, labelled.gt_label)
-    except HeadclipError as error:
-        return Fingerprint(case.name, error=str(error))
-    except Exception as error:
-        log.debug("case %s", case.name, exc_info=True)
-        return Fingerprint(case.name, error=internal_error(error))
 
 
 def measure_case(bench: Bench, case: Case) -> str:
@@ -104,7 +90,6 @@ __all__ = [
     "PICTURE_SUFFIX",
     "Bench",
     "case_path",
-    "fingerprint_case",
     "is_finished",
     "make_bench",
     "measure_case",

@@ -227,7 +227,7 @@ def _counted_level(
 
     reason = _one_class(unit, counts, no_masks=regions)
     if reason:
-        names = metrics(np.zeros(1), (np.ones(1), np.ones(1), np.ones(1), np.ones(1)))
+        names = metrics(np.zeros(1), (np.ones(1), np.ones(1), np.ones(1), np.asarray(1.0)))
         return Measured(unit, counts, dict.fromkeys(names, np.nan), {"": reason})
     whole = (pooled.negatives, pooled.positives, pooled.regions, np.asarray(pooled.n_regions))
     values = {name: float(value) for name, value in metrics(pooled.scores, whole).items()}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, get_args
 
 from headclip_med.errors import InputError
 from headclip_med.evaluation.record import Kind, Protocol
 from headclip_med.evaluation.scorers import Scorer
+from headclip_med.packs.pack import SHORT_HASH
 
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -21,11 +23,17 @@ MEANINGS = {
 
 
 def protocol_of(
-    scorer: Scorer, dataset_sha256: str, declared: str | None = None, *, allow_overlap: bool = False
+    scorer: Scorer,
+    dataset_sha256: str,
+    images: Collection[str],
+    declared: str | None = None,
+    *,
+    allow_overlap: bool = False,
 ) -> Protocol:
     """The protocol box of one model.
 
     Args:
+        dataset_sha256, images: content hash of the set and of each image in it.
         declared: the user's word for the kind; else it follows from the ledger: nothing in it is ``zero-shot``.
 
     Raises:
@@ -33,11 +41,11 @@ def protocol_of(
     """
     ledger = scorer.ledger()
     kind, origin = _kind(scorer, declared)
-    seen = [str(entry["name"]) for entry in ledger if entry.get("content_sha256") == dataset_sha256]
+    seen = _overlap(ledger, dataset_sha256, images)
     if seen and not allow_overlap:
         raise InputError(
             "A model must not be evaluated on data that it was trained on",
-            f"{', '.join(seen)} in the training ledger of {scorer.identity()['model']}",
+            f"{seen} in the training ledger of {scorer.identity()['model']}",
             "Choose other data, or add --allow-overlap to have the result marked",
         )
     threshold, threshold_origin = scorer.threshold()
@@ -45,11 +53,24 @@ def protocol_of(
         kind=kind,
         kind_origin=origin,
         ledger=ledger,
-        overlap=f"trained on this very set: {', '.join(seen)}" if seen else "",
+        overlap=f"trained on data of this set: {seen}" if seen else "",
         threshold=threshold,
         threshold_origin=threshold_origin,
         provenance=scorer.identity(),
     )
+
+
+def _overlap(ledger: Sequence[Mapping[str, Any]], dataset_sha256: str, images: Collection[str]) -> str:
+    """What of the set a model was trained on, in words; empty for nothing."""
+    here = {image[:SHORT_HASH] for image in images}
+    found = []
+    for entry in ledger:
+        shared = len(here & set(entry.get("image_sha256", ())))
+        if shared:
+            found.append(f"{shared} of {len(here)} images are in {entry['name']}")
+        elif entry.get("content_sha256") == dataset_sha256:
+            found.append(str(entry["name"]))
+    return ", ".join(found)
 
 
 def check_kind(declared: str | None) -> None:

@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from headclip_med.datasets.case import Case, CaseDataset
+from headclip_med.datasets.fingerprints import (
+    Fingerprint,
+    Inventory,
+    contradictions,
+    fingerprint_case,
+    take_inventory,
+)
 from headclip_med.errors import InputError, OutputError
 from headclip_med.evaluation.cases import (
     Bench,
     case_path,
-    fingerprint_case,
     is_finished,
     make_bench,
     measure_case,
 )
-from headclip_med.evaluation.fingerprints import Fingerprint, Inventory, contradictions, take_inventory
 from headclip_med.evaluation.protocol import check_kind, protocol_of
 from headclip_med.evaluation.record import CaseRow, DatasetFacts, EvaluationRecord, Metric
 from headclip_med.evaluation.scorers import EngineScorer, ModelSpec, Scorer, check_names
@@ -128,8 +133,9 @@ def evaluate(
             cases_folder = open_output(folder)
         built = {name: build() for name, build in scorers.items()}
         inventory, facts, warnings = run.take_stock()
+        images = {run.image_sha256[case] for case in inventory.counted}
         boxes = {
-            name: protocol_of(scorer, inventory.content_sha256, protocol, allow_overlap=allow_overlap)
+            name: protocol_of(scorer, inventory.content_sha256, images, protocol, allow_overlap=allow_overlap)
             for name, scorer in built.items()
         }
         measured = []
@@ -164,6 +170,7 @@ class _Run:
         self.dataset, self.settings, self.workers = dataset, settings, workers
         self.resume, self.watcher = resume, watcher
         self.sha256: dict[str, str] = {}
+        self.image_sha256: dict[str, str] = {}
 
     def take_stock(self) -> tuple[Inventory, DatasetFacts, list[str]]:
         """Read every case once: what counts, what is a copy, what cannot be read."""
@@ -176,6 +183,7 @@ class _Run:
         ordered = [found[case.name] for case in self.dataset]
         inventory = take_inventory(ordered)
         self.sha256 = {fingerprint.case: fingerprint.sha256 for fingerprint in ordered}
+        self.image_sha256 = {fingerprint.case: fingerprint.image_sha256 for fingerprint in ordered}
         counted = set(inventory.counted)
         facts = DatasetFacts(
             name=self.dataset.name,

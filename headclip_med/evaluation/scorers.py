@@ -81,7 +81,7 @@ class EngineScorer:
     def ledger(self) -> tuple[dict[str, Any], ...]:
         """The pack's training-data ledger."""
         pack = self.engine.model.pack
-        return () if pack is None else tuple(entry.model_dump() for entry in pack.record.ledger)
+        return () if pack is None else tuple(entry.model_dump(mode="json") for entry in pack.record.ledger)
 
 
 @dataclass(frozen=True)

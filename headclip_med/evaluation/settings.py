@@ -41,7 +41,7 @@ class Settings:
 
     def recorded(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
-        return asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def per_case(self) -> dict[str, Any]:
         """Those that decide what is kept of a single case."""

@@ -37,6 +37,7 @@ from headclip_med.writing.atomic import atomic_path
 
 PACK_FORMAT: Literal["headclip_med/1"] = "headclip_med/1"
 RECORD_NAME = "pack.json"
+SHORT_HASH = 16  # characters of an image's sha256 in a ledger: enough to know it again
 _DYNAMIC = "dynamic."
 
 
@@ -68,12 +69,17 @@ class Threshold(_Strict):
 
 
 class LedgerEntry(_Strict):
-    """One source of training data."""
+    """One source of training data.
+
+    ``content_sha256`` is of all its cases together; ``image_sha256`` names each image by the first characters of its
+    hash, so that a part of the set is known again too.
+    """
 
     name: str
     licence: str
     count: int
     content_sha256: str | None = None
+    image_sha256: tuple[str, ...] = ()
 
 
 class PackRecord(_Strict):

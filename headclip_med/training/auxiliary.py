@@ -1,0 +1,99 @@
+"""Auxiliary sets → training and validation cases: read once, copies counted once, no patient on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from headclip_med.datasets import Case, CaseDataset, open_dataset
+from headclip_med.datasets.fingerprints import Fingerprint, Inventory, take_inventory
+from headclip_med.datasets.split import split_patients
+from headclip_med.errors import InputError
+from headclip_med.packs.pack import SHORT_HASH, LedgerEntry
+from headclip_med.training.config import DataConfig, TrainConfig
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One auxiliary set: cases for training and for validation, and its line in the ledger."""
+
+    dataset: CaseDataset
+    train: tuple[Case, ...]
+    held_out: tuple[Case, ...]
+    entry: LedgerEntry
+
+
+def auxiliary_parts(config: TrainConfig, done: Progress | None = None) -> list[Part]:
+    """Open and split every auxiliary set; ``done`` is told the name of each case that was read.
+
+    Raises:
+        InputError: a set without masks or without usable cases, one in which everything or nothing is abnormal, or too
+            few patients to hold any back.
+    """
+    seen: set[str] = set()
+    parts = []
+    for data in config.data:
+        dataset = open_dataset(data.path, name=data.name, sequences=list(data.sequences) or None, split=data.split)
+        if not dataset.has_masks:
+            raise InputError(
+                "Auxiliary data must say where lesions are",
+                f"{dataset.name} has no masks",
+                "Choose a set with masks; labels alone cannot train a map",
+            )
+        fingerprints = [_fingerprint(dataset, case, done) for case in dataset]
+        inventory = take_inventory(fingerprints, seen)
+        seen |= {found.image_sha256 for found in fingerprints if found.case in set(inventory.counted)}
+        parts.append(_part(dataset, data, fingerprints, inventory, config))
+    _check_both_classes(parts)
+    return parts
+
+
+def _part(
+    dataset: CaseDataset,
+    data: DataConfig,
+    fingerprints: Sequence[Fingerprint],
+    inventory: Inventory,
+    config: TrainConfig,
+) -> Part:
+    counted = set(inventory.counted)
+    by_name = {found.case: found for found in fingerprints}
+    usable = [case for case in dataset if case.name in counted and by_name[case.name].has_mask]
+    if not usable:
+        reasons = list(inventory.failed.values())
+        raise InputError(
+            f"{dataset.name} must have a case with a mask that can be read",
+            reasons[0] if reasons else "none",
+            "Run `headclip-med data check`",
+        )
+    chosen = CaseDataset(dataset.name, dataset.layout, dataset.root, tuple(usable), dataset.notes)
+    labels = {case.name: by_name[case.name].label for case in usable}
+    images = {case.name: by_name[case.name].image_sha256 for case in usable}
+    shares = {"train": 1 - config.validation, "val": config.validation}
+    splits = split_patients(chosen, labels, images, shares, config.seed)
+    hashes = tuple(sorted(by_name[case.name].image_sha256[:SHORT_HASH] for case in usable))
+    entry = LedgerEntry(
+        name=dataset.name,
+        licence=data.licence,
+        count=len(usable),
+        content_sha256=inventory.content_sha256,
+        image_sha256=hashes,
+    )
+    train, held_out = (tuple(case for case in usable if splits[case.name] == name) for name in ("train", "val"))
+    return Part(dataset, train, held_out, entry)
+
+
+def _fingerprint(dataset: CaseDataset, case: Case, done: Progress | None) -> Fingerprint:
+    from headclip_med.datasets.fingerprints import fingerprint_case
+
+    found = fingerprint_case(dataset, case)
+    if done is not None:
+        done(case.name)
+    return found
+
+
+def _check_both_classes(parts: Sequence[Part]) -> None:
+    for words, cases in (("training", "train"), ("validation", "held_out")):
+        if not any(getattr(part, cases) for part in parts):
+            raise InputError(f"The {words} part must not be empty", "no case", "Give more patients, or another share")

@@ -1,0 +1,90 @@
+"""The loss of one batch, and how well a state does on slices that it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headclip_med.evaluation.counts import CountSum, count_scores
+from headclip_med.evaluation.curves import auroc, average_precision
+from headclip_med.scoring import joint_score
+from headclip_med.training.adapter import Adapter
+from headclip_med.training.config import TrainConfig
+from headclip_med.training.features import FeatureBank, Truth
+from headclip_med.training.losses import image_loss, map_loss, pull_to_one
+
+# Validation goes through the slices in groups of this size.
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Patch-level AUROC and average precision on held-out slices, pooled over all of them; NaN: one class only."""
+
+    auroc: float
+    average_precision: float
+
+
+def batch_loss(
+    adapter: Adapter, bank: FeatureBank, indices: Sequence[int], config: TrainConfig, lesion_share: float | None
+) -> Tensor:
+    """L = image · CE + local · Σ_taps (focal + dice + dice) + joint · CE(joint score) + decay · pull to 1.
+
+    AnomalyCLIP's recipe (arXiv 2310.18961) on the patch grid, with soft truth instead of up-sampled maps.
+    """
+    truth = bank.truth(indices)
+    features, global_feature = bank.features(adapter, indices)
+    maps, image = adapter.probabilities(features, global_feature)
+    grids = maps.unflatten(-1, truth.lesion.shape[1:])
+    terms = config.loss
+    parts = [map_loss(grid, truth.lesion, truth.valid, gamma=terms.gamma, lesion_share=lesion_share) for grid in grids]
+    loss = terms.local * torch.stack(parts).sum()
+    if image is not None and terms.image:
+        loss = loss + terms.image * image_loss(image, truth.labels)
+    if terms.joint:
+        loss = loss + terms.joint * image_loss(_joint(grids, truth, image), truth.labels)
+    if adapter.heads is not None and adapter.heads.predictor is None and config.heads.decay:
+        loss = loss + config.heads.decay * pull_to_one(adapter.heads.factors())
+    return loss
+
+
+@torch.no_grad()
+def validate(adapter: Adapter, bank: FeatureBank) -> Quality:
+    """Quality on every slice of ``bank``: valid patches, abnormal from half a patch of lesion on."""
+    total = CountSum()
+    for begin in range(0, len(bank), _AT_ONCE):
+        indices = range(begin, min(begin + _AT_ONCE, len(bank)))
+        truth = bank.truth(indices)
+        maps, _ = adapter.probabilities(*bank.features(adapter, indices))
+        inside = truth.valid.flatten() > 0
+        scores = maps.mean(dim=0).flatten()[inside].clamp(0, 1)
+        total.add(count_scores(scores.numpy(), (truth.lesion.flatten() >= 0.5)[inside].numpy()))
+    counts = total.counts()
+    return Quality(
+        float(auroc(counts.negatives, counts.positives)), float(average_precision(counts.negatives, counts.positives))
+    )
+
+
+def lesion_share(bank: FeatureBank) -> float:
+    """Share of lesion in the valid patches of the training slices."""
+    lesion = valid = 0.0
+    for index in range(len(bank)):
+        truth = bank.truth([index])
+        lesion += float((truth.lesion * truth.valid).sum())
+        valid += float(truth.valid.sum())
+    return lesion / max(valid, 1.0)
+
+
+def _joint(grids: Tensor, truth: Truth, image: Tensor | None) -> Tensor:
+    """Joint score: half the image's probability, half the map's maximum inside the patient."""
+    inside = grids.mean(dim=0) * truth.valid
+    return joint_score(image, inside.flatten(1).amax(dim=1), 0.5)
+
+
+def is_defined(quality: Quality) -> bool:
+    """Whether the held-out slices have patches of both classes."""
+    return bool(np.isfinite(quality.average_precision))
