@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from headclip_med.errors import InputError
 from headclip_med.evaluation.lesions import CaseLesions, FrocTable, candidates_from_map, froc, match_lesions
 
 
@@ -104,3 +105,64 @@ def test_equal_to_picai_eval(capsys: pytest.CaptureFixture[str]) -> None:
     expected = [metrics.lesion_TPR_at_FPR(rate) for rate in rates]
     assert FrocTable(ours).sensitivity(np.ones((1, 40)), rates)[0] == pytest.approx(expected, abs=1e-6)
     assert 0.2 < expected[-1] < 1  # neither nothing nor everything was found
+
+
+def _cluttered(seed: int, side: int = 24):
+    """Lesions and findings that touch, split and span each other, in a plane (volume of one slice)."""
+    rng = np.random.default_rng(seed)
+    smooth = ndimage.gaussian_filter(rng.standard_normal((2, side, side)), (0, 1, 1))
+    truth = smooth[0] > 0.35
+    shape = 0.8 * smooth[0] + 0.6 * smooth[1] > 0.25
+    labels, count = ndimage.label(shape, structure=np.ones((3, 3)))
+    confidence = rng.choice([0.55, 0.6, 0.7, 0.8, 0.9], count + 1)
+    return np.where(shape, confidence[labels], 0).astype(np.float32)[None], truth[None]
+
+
+@pytest.mark.parametrize("min_overlap", [0.01, 0.1, 0.5])
+def test_clutter_equal_to_picai_eval(min_overlap: float) -> None:
+    from picai_eval.eval import evaluate_case
+
+    ignored = 0
+    for seed in range(15):
+        found, truth = _cluttered(seed)
+        case = match_lesions(*candidates_from_map(found, 0.5), truth, min_overlap=min_overlap)
+        results, *_ = evaluate_case(found, truth.astype(np.int32), min_overlap=min_overlap)
+        hits = [(c, o) for is_lesion, c, o in results if is_lesion and o > 0]
+        false = [c for is_lesion, c, _ in results if not is_lesion]
+        assert np.sort(case.confidence[case.is_hit]) == pytest.approx(np.sort([c for c, _ in hits]))
+        assert np.sort(case.confidence[~case.is_hit & ~case.is_ignored]) == pytest.approx(np.sort(false))
+        assert case.lesions == sum(is_lesion for is_lesion, *_ in results)
+        ignored += int(case.is_ignored.sum())
+    assert ignored > 0 or min_overlap == 0.5  # the third kind of finding did occur
+
+
+def test_peaks_and_regions_are_those_of_the_findings() -> None:
+    from headclip_med.volume_map import find_components
+
+    found = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((14, 13, 12)), 1).astype(np.float32)
+    found = (found - found.min()) / np.ptp(found)
+    labels, peaks = candidates_from_map(found, 0.7)
+    theirs = find_components(found, np.eye(4), 0.7, axis=2)
+    assert len(peaks) > 3
+    assert sorted(peaks) == pytest.approx(sorted(f.peak for f in theirs))
+    assert sorted(np.bincount(labels[labels > 0])[1:]) == sorted(f.voxels for f in theirs)
+    assert len(candidates_from_map(found, 1.1)[1]) == 0
+
+
+def test_drawn_weights_are_repeated_cases() -> None:
+    cases = [match_lesions(*candidates_from_map(found, 0.5), truth) for found, truth in map(_blobs, range(25))]
+    weights = np.random.default_rng(0).integers(0, 3, (4, 25)).astype(float)
+    rates = np.array([0.1, 0.3, 1.0, 3.0])
+    drawn = FrocTable(cases).sensitivity(weights, rates)
+    for row, weight in zip(drawn, weights, strict=True):
+        repeated = [case for case, times in zip(cases, weight, strict=True) for _ in range(int(times))]
+        assert row == pytest.approx(FrocTable(repeated).sensitivity(np.ones((1, len(repeated))), rates)[0])
+        ours, theirs = froc(cases, weight), froc(repeated)
+        assert ours[0][-1] == pytest.approx(theirs[0][-1])
+        assert ours[1][-1] == pytest.approx(theirs[1][-1])
+
+
+def test_findings_and_lesions_of_different_shapes_are_refused() -> None:
+    labels, peaks = candidates_from_map(np.full((2, 3), 0.9, dtype=np.float32), 0.5)
+    with pytest.raises(InputError, match="same shape"):
+        match_lesions(labels, peaks, np.zeros((3, 2), dtype=bool))
