@@ -29,7 +29,7 @@ _NORMAL, _ABNORMAL = "#0072b2", "#d55e00"
 _GRID = {"color": "#d9dce1", "linewidth": 0.6}
 
 _WIDTH, _HEIGHT, _ROW = 4.4, 3.5, 0.19  # inches; a row of the legend comes on top
-_LONGEST_LINE = 60  # characters of the legend that surely fit
+_LONGEST_LINE = 64  # characters of the legend that surely fit
 _MANY_UNITS = 10_000  # above this, counts are shown on a log scale
 _FROC_FROM, _FROC_TO = 0.125, 8.0  # false positives per case on the axis, wider where the data are
 
@@ -241,7 +241,7 @@ def _froc_range(found: Mapping[str, Level]) -> tuple[float, float]:
     low = _FROC_FROM
     if rates.max() < 4 * low and (rates > 0).any():
         low = float(2 ** np.floor(np.log2(rates[rates > 0].min())))
-    return low, max(_FROC_TO, float(rates.max()))
+    return low, max(_FROC_TO, 1.25 * float(rates.max()))
 
 
 def _froc_marks(level: Level) -> list[tuple[float, float]]:
