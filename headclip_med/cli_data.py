@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headclip_med import choices
 from headclip_med import cli_options as options
 from headclip_med.cli_errors import errors_in_words
 
@@ -18,8 +19,18 @@ data_app = typer.Typer(help="Look at labelled data, and split it by patient.", n
 
 _SHOWN = 8  # names of cases in a line
 
+
+def _complete_layout(incomplete: str) -> list[str]:
+    return [f"{name}:" for name in choices.LAYOUTS if name.startswith(incomplete)]
+
+
 DataArgument = Annotated[
-    str, typer.Argument(metavar="[LAYOUT:]PATH", help="Labelled set; the layout is recognised where it can be.")
+    str,
+    typer.Argument(
+        metavar="[LAYOUT:]PATH",
+        help="Labelled set; the layout is recognised where it can be.",
+        autocompletion=_complete_layout,
+    ),
 ]
 SequencesOption = Annotated[
     str | None, typer.Option(metavar="A,B", help="Which sequences become channels, such as t2f or t1c,t2f.")
@@ -88,7 +99,7 @@ def split(
                     labels[case.name] = case.label
                 progress(done, len(dataset))
         found = split_patients(dataset, labels, images, shares, seed)
-        write_split(dataset, found, labels, out)
+        write_split(dataset, found, out, labels)
         counts = {name: sum(s == name for s in found.values()) for name in shares}
         if as_json:
             console.say_json({"file": str(out), "cases": counts})

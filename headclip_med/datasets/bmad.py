@@ -1,7 +1,8 @@
 """The BMAD tree: ``{train,valid,test}/{good,Ungood}/{img,anomaly_mask}``; slices become volumes again by their names.
 
 Files are called ``<ID>_<slice>.png``: all slices of an ID are one volume of one patient, so that no patient is torn
-apart and volume metrics mean something.
+apart and volume metrics mean something. Sets without masks (OCT2017, chest films, tissue tiles) hold single images, of
+which an ID may have several: they are not stacked.
 """
 
 from __future__ import annotations
@@ -10,75 +11,114 @@ import re
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.listing import Listing
-from headclip_med.datasets.names import IMAGE_ENDINGS, files_in, folders_in, named, stem_of
+from headclip_med.datasets.names import IMAGE_ENDINGS, SPLITS, files_in, folders_in, named, split_of, stem_of
 
-_SLICE = re.compile(r"^(.+?)[_-](\d+)$")
-_SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
+_SLICE = re.compile(r"^(.+)_(\d+)$")
 _MASKS = ("anomaly_mask", "label", "mask", "masks")
 
-Slice = tuple[int, Path, Path | None, bool]  # number, image, mask, abnormal
+
+class _Slice(NamedTuple):
+    """One file: the ID and number in its name (the whole name and -1 where it has none)."""
+
+    identity: str
+    number: int
+    image: Path
+    mask: Path | None
+    abnormal: bool
+    split: str
 
 
 def recognise(root: Path) -> bool:
     """A split has ``good`` or ``Ungood`` with an ``img`` folder below."""
-    return any(
-        named(kind, "img") is not None
-        for split in folders_in(root)
-        if split.name.lower() in _SPLITS
-        for kind in folders_in(split)
-    )
+    return any(named(kind, "img") is not None for folder in _splits(root) for kind in folders_in(folder))
 
 
-def list_cases(root: Path, sequences: object = None) -> Listing:
+def list_cases(root: Path) -> Listing:
     """A case per ID and split, slices in the order of their numbers; names without a number stay single images."""
-    cases, notes = [], []
-    for folder in folders_in(root):
-        split = _SPLITS.get(folder.name.lower())
-        if split is None:
-            continue
-        stacks: dict[str, list[Slice]] = defaultdict(list)
-        for number, path, mask, abnormal in _slices(folder):
-            match = _SLICE.match(stem_of(path))
-            if match and number >= 0:
-                stacks[match[1]].append((number, path, mask, abnormal))
-            else:
-                masks = () if mask is None else (mask,)
-                cases.append(Case(stem_of(path), (path,), masks, label=abnormal, patient=stem_of(path), split=split))
-        for identity, slices in sorted(stacks.items()):
-            ordered = sorted(slices, key=lambda part: part[0])
-            steps = {b[0] - a[0] for a, b in pairwise(ordered)}
-            if len(steps) > 1:
-                notes.append(f"{identity} ({split}): slices are missing; what there is stands one after the other")
-            cases.append(_stack(identity, ordered, split))
-    return Listing(cases, notes)
+    slices = [part for folder in _splits(root) for part in _slices(folder)]
+    notes: list[str] = []
+    has_masks = any(part.mask is not None for part in slices)
+    if not has_masks:
+        notes.append("no masks: every image is a case, and images are not stacked to volumes")
+    stacks: dict[tuple[str, str], list[_Slice]] = defaultdict(list)
+    cases = []
+    for part in slices:
+        if has_masks and part.number >= 0:
+            stacks[part.split, part.identity].append(part)
+        else:
+            cases.append(_single(part))
+    for (split, identity), found in stacks.items():
+        ordered = sorted(found, key=lambda part: part.number)
+        notes += [f"{identity} ({split}): {words}" for words in _doubts(ordered)]
+        cases.append(_stack(ordered))
+    return Listing(cases, notes, _strays(root, slices))
 
 
-def _slices(split: Path) -> list[Slice]:
-    found: list[Slice] = []
-    for kind in folders_in(split):
+def _splits(root: Path) -> list[Path]:
+    return [folder for folder in folders_in(root) if folder.name.lower() in SPLITS]
+
+
+def _slices(folder: Path) -> list[_Slice]:
+    found: list[_Slice] = []
+    for kind in folders_in(folder):
         images, masks = named(kind, "img"), named(kind, *_MASKS)
         abnormal = kind.name.lower() != "good"
         by_stem = {stem_of(path): path for path in files_in(masks, IMAGE_ENDINGS)} if masks else {}
         for path in files_in(images or kind, IMAGE_ENDINGS, deep=images is None):
             match = _SLICE.match(stem_of(path))
-            number = int(match[2]) if match else -1
-            found.append((number, path, by_stem.get(stem_of(path)) if abnormal else None, abnormal))
+            identity, number = (match[1], int(match[2])) if match else (stem_of(path), -1)
+            mask = by_stem.get(stem_of(path)) if abnormal else None
+            found.append(_Slice(identity, number, path, mask, abnormal, split_of(folder.name)))
     return found
 
 
-def _stack(identity: str, slices: list[Slice], split: str) -> Case:
-    masks = tuple(mask for _, _, mask, _ in slices)
-    abnormal = any(part[3] for part in slices)
-    known = any(mask is not None for mask in masks) or not abnormal
+def _single(part: _Slice) -> Case:
     return Case(
-        name=identity,
-        images=tuple(path for _, path, _, _ in slices),
+        name=stem_of(part.image),
+        images=(part.image,),
+        masks=() if part.mask is None else (part.mask,),
+        label=part.abnormal,
+        patient=part.identity,
+        split=part.split,
+    )
+
+
+def _stack(slices: list[_Slice]) -> Case:
+    first = slices[0]
+    abnormal = any(part.abnormal for part in slices)
+    masks = tuple(part.mask for part in slices)
+    known = not abnormal or any(mask is not None for mask in masks)
+    return Case(
+        name=first.identity,
+        images=tuple(part.image for part in slices),
         masks=masks if known else (),
         label=abnormal,
-        patient=identity,
+        patient=first.identity,
         stacked=True,
-        split=split,
+        split=first.split,
     )
+
+
+def _doubts(slices: list[_Slice]) -> list[str]:
+    """What is odd about the slices of one volume, which are in order."""
+    steps = {after.number - before.number for before, after in pairwise(slices)}
+    doubts = []
+    if 0 in steps:
+        doubts.append("a slice number occurs twice")
+    elif len(steps) > 1:
+        doubts.append("slice numbers have gaps; what there is stands one after the other")
+    blank = sum(part.abnormal and part.mask is None for part in slices)
+    if blank and any(part.mask is not None for part in slices):
+        doubts.append(f"{blank} abnormal slices have no mask and count as without lesion")
+    return doubts
+
+
+def _strays(root: Path, slices: list[_Slice]) -> list[Path]:
+    used = {part.mask for part in slices}
+    kinds = [kind for folder in _splits(root) for kind in folders_in(folder) if kind.name.lower() != "good"]
+    folders = [masks for kind in kinds if (masks := named(kind, *_MASKS))]
+    return [path for masks in folders for path in files_in(masks, IMAGE_ENDINGS) if path not in used]

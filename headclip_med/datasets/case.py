@@ -72,7 +72,7 @@ class CaseDataset:
 
     Attributes:
         name: of the set, for tables. layout: the reader that listed it. root: what was listed.
-        notes: what the listing passed over or guessed, in words.
+        notes: what the listing passed over or guessed, in words. strays: names of masks that belong to no image.
     """
 
     name: str
@@ -80,6 +80,7 @@ class CaseDataset:
     root: Path
     cases: tuple[Case, ...]
     notes: tuple[str, ...] = ()
+    strays: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.cases)

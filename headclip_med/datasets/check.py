@@ -5,22 +5,35 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from headclip_med.datasets.case import Case, CaseDataset
+from headclip_med.datasets.loading import CONTRADICTION
+from headclip_med.datasets.truth import NOT_BINARY, GridError, MaskError
 from headclip_med.errors import HeadclipError
 
 Progress = Callable[[int, int], None]  # cases done, cases in all
 
 _SPLIT_AGAIN = "Split by patient: `headclip-med data split`"
-_FULL_SHARE = 0.9  # a mask of more than this share of its image is rather upside down than a lesion
+_LARGE_SHARE = 0.9  # a mask of more than this share of its image is rather upside down than a lesion
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of trouble: ``error`` makes numbers wrong, ``warning`` is worth a look. ``mend``: what to do."""
+    """One kind of trouble.
+
+    Attributes:
+        severity: ``error`` makes numbers wrong, ``warning`` is worth a look.
+        kind: missing_file, unreadable_image, unreadable_mask, mask_grid, mask_values, mask_full, contradiction,
+            no_mask, no_label, stray_mask, copies, copies_across_labels, copies_across_splits,
+            patients_across_splits, or reader (what the reader found odd).
+        cases: names; of copies ``a = b``; of stray masks the files; of patients in several splits the patients.
+        what, mend: in words.
+    """
 
     severity: Literal["error", "warning"]
+    kind: str
     what: str
     cases: tuple[str, ...]
     mend: str
@@ -31,8 +44,9 @@ class DataReport:
     """What was found.
 
     Attributes:
-        counts: cases, patients, volumes, images, normal, abnormal, unlabelled, with mask, unique.
+        counts: cases, readable, unique, patients, volumes, images, normal, abnormal, unlabelled, with_mask.
         splits, categories: cases by name. notes: of the listing.
+        problems: errors first, each kind once.
     """
 
     name: str
@@ -54,7 +68,7 @@ class DataReport:
 
 
 @dataclass(frozen=True)
-class Facts:
+class _Facts:
     """What is kept of one case that could be read."""
 
     case: Case
@@ -63,20 +77,27 @@ class Facts:
     is_volume: bool
     lesion_share: float | None
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def check_dataset(dataset: CaseDataset, progress: Progress | None = None) -> DataReport:
     """Read every case and report what is missing or inconsistent, and how to mend it."""
-    facts: list[Facts] = []
-    unreadable: list[Problem] = []
+    facts: list[_Facts] = []
+    problems: list[Problem] = []
     for done, case in enumerate(dataset, start=1):
-        try:
-            facts.append(_facts(dataset, case))
-        except HeadclipError as error:
-            unreadable.append(Problem("error", str(error.must) + f"; given: {error.given}", (case.name,), error.do))
+        missing = [path.name for path in _files(case) if not path.exists()]
+        if missing:
+            what = f"{len(missing)} of its files are missing, such as {missing[0]}"
+            problems.append(Problem("error", "missing_file", what, (case.name,), "Add the files or delete the entry"))
+        else:
+            try:
+                facts.append(_facts(dataset, case))
+            except HeadclipError as error:
+                what = f"{_general(error.must, case)}; given: {_general(error.given, case)}"
+                problems.append(Problem("error", _kind_of(error), what, (case.name,), error.do))
         if progress is not None:
             progress(done, len(dataset))
-    problems = [*unreadable, *_masks(dataset, facts), *_warned(facts), *_duplicates(facts), *_patients(dataset)]
+    problems += [*_masks(dataset, facts), *_said(facts), *_copies(facts), *_torn_patients(dataset)]
     return DataReport(
         name=dataset.name,
         layout=dataset.layout,
@@ -84,24 +105,35 @@ def check_dataset(dataset: CaseDataset, progress: Progress | None = None) -> Dat
         splits=dict(Counter(case.split for case in dataset if case.split)),
         categories=dict(Counter(case.category for case in dataset if case.category)),
         notes=dataset.notes,
-        problems=tuple(sorted(problems, key=lambda problem: problem.severity)),
+        problems=tuple(sorted(_gathered(problems), key=lambda problem: problem.severity)),
     )
 
 
-def _facts(dataset: CaseDataset, case: Case) -> Facts:
+def _files(case: Case) -> list[Path]:
+    return [path for path in (*case.images, *case.masks) if path is not None]
+
+
+def _facts(dataset: CaseDataset, case: Case) -> _Facts:
     labelled = dataset.load(case)
-    truth = labelled.gt_mask
-    return Facts(
+    truth, volume = labelled.gt_mask, labelled.volume
+    return _Facts(
         case=case,
         image_sha256=labelled.image_sha256,
         label=labelled.gt_label,
-        is_volume=min(labelled.volume.shape[1:]) > 1,
+        is_volume=not volume.meta.get("is_2d", False),
         lesion_share=None if truth is None or not case.has_mask else float(truth.mean()),
-        warnings=(*labelled.warnings, *labelled.volume.meta.get("reader_warnings", [])),
+        warnings=labelled.warnings,
+        notes=tuple(volume.meta.get("reader_warnings", ())),
     )
 
 
-def _counts(dataset: CaseDataset, facts: list[Facts]) -> dict[str, int]:
+def _kind_of(error: HeadclipError) -> str:
+    if isinstance(error, GridError):
+        return "mask_grid"
+    return "unreadable_mask" if isinstance(error, MaskError) else "unreadable_image"
+
+
+def _counts(dataset: CaseDataset, facts: list[_Facts]) -> dict[str, int]:
     labels = Counter(fact.label for fact in facts)
     return {
         "cases": len(dataset),
@@ -117,71 +149,87 @@ def _counts(dataset: CaseDataset, facts: list[Facts]) -> dict[str, int]:
     }
 
 
-def _masks(dataset: CaseDataset, facts: list[Facts]) -> Iterable[Problem]:
-    full = [f.case.name for f in facts if f.lesion_share is not None and f.lesion_share > _FULL_SHARE]
+def _masks(dataset: CaseDataset, facts: list[_Facts]) -> Iterable[Problem]:
+    shares = {fact.case.name: fact.lesion_share for fact in facts if fact.lesion_share is not None}
+    full = tuple(name for name, share in shares.items() if share == 1)
     if full:
-        yield Problem("error", "masks cover nearly the whole image", tuple(full), "Invert them if 0 means lesion")
-    without = [f.case.name for f in facts if f.label is not False and not f.case.has_mask]
+        yield Problem("error", "mask_full", "the mask covers the whole image", full, "Invert it if 0 means lesion")
+    large = tuple(name for name, share in shares.items() if _LARGE_SHARE < share < 1)
+    if large:
+        what = f"the mask covers more than {_LARGE_SHARE:.0%} of the image"
+        yield Problem("warning", "mask_full", what, large, "Invert it if 0 means lesion")
+    without = tuple(fact.case.name for fact in facts if fact.label is not False and not fact.case.has_mask)
     if dataset.has_masks and without:
         mend = "Add the masks, or take these cases out; without one a case counts at image level only"
-        yield Problem("warning", "cases without a mask in a set with masks", tuple(without), mend)
-    unknown = [f.case.name for f in facts if f.label is None]
+        yield Problem("warning", "no_mask", "no mask in a set with masks", without, mend)
+    unknown = tuple(fact.case.name for fact in facts if fact.label is None)
     if unknown:
-        yield Problem("warning", "nothing says whether these are normal", tuple(unknown), "Add a mask or a label (CSV)")
+        what = "nothing says whether the case is normal"
+        yield Problem("warning", "no_label", what, unknown, "Add a mask, or a label in a CSV")
+    if dataset.strays:
+        what = "masks that belong to no image"
+        yield Problem("warning", "stray_mask", what, dataset.strays, "Add the images, or give both the same name")
 
 
-def _warned(facts: list[Facts]) -> Iterable[Problem]:
-    """Warnings of loading, gathered by their words without the file's name."""
-    by_words: dict[str, list[str]] = defaultdict(list)
+def _said(facts: list[_Facts]) -> Iterable[Problem]:
+    """Warnings of loading and of the reader."""
     for fact in facts:
+        name = (fact.case.name,)
         for words in fact.warnings:
-            by_words[_without_names(words, fact.case)].append(fact.case.name)
-    for words, cases in by_words.items():
-        contradiction = words.startswith("labelled ")
-        mend = "Correct the label or the mask" if contradiction else "Look at one of them"
-        yield Problem("error" if contradiction else "warning", words, tuple(dict.fromkeys(cases)), mend)
+            if words.startswith(CONTRADICTION):
+                yield Problem("error", "contradiction", words, name, "Correct the label or the mask")
+            elif words.startswith(NOT_BINARY):
+                mend = "Look at one of them; save masks as PNG or NIfTI with 0 and 1"
+                yield Problem("warning", "mask_values", NOT_BINARY, name, mend)
+            else:
+                yield Problem("warning", "mask", _general(words, fact.case), name, "Look at one of them")
+        for words in fact.notes:
+            yield Problem("warning", "reader", _general(words, fact.case), name, "Look at one of them")
 
 
-def _without_names(words: str, case: Case) -> str:
-    for path in (*case.images, *case.masks):
-        if path is not None:
-            words = words.replace(path.name, "the file")
-    if " values: from " in words:  # the number of values differs from file to file
-        words = "the mask is not binary: " + words.partition(": ")[2]
+def _general(words: str, case: Case) -> str:
+    """``words`` without names of this case's files, so that they are the same for the next one."""
+    for path in sorted(_files(case), key=lambda path: -len(path.name)):
+        words = words.replace(path.name, "the file")
     return words
 
 
-def _duplicates(facts: list[Facts]) -> Iterable[Problem]:
-    groups: dict[str, list[Facts]] = defaultdict(list)
+def _gathered(problems: Iterable[Problem]) -> list[Problem]:
+    """Problems that differ in nothing but their cases as one."""
+    cases: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for problem in problems:
+        cases[problem.severity, problem.kind, problem.what, problem.mend] += problem.cases
+    return [
+        Problem(severity, kind, what, tuple(dict.fromkeys(names)), mend)
+        for (severity, kind, what, mend), names in cases.items()
+    ]
+
+
+def _copies(facts: list[_Facts]) -> Iterable[Problem]:
+    groups: dict[str, list[_Facts]] = defaultdict(list)
     for fact in facts:
         groups[fact.image_sha256].append(fact)
-    found: dict[str, list[str]] = defaultdict(list)
     for group in groups.values():
         if len(group) == 1:
             continue
-        same = " = ".join(fact.case.name for fact in group)
-        if len({fact.label for fact in group}) > 1:
-            found["labels"].append(same)
-        elif len({fact.case.split for fact in group}) > 1:
-            found["splits"].append(same)
-        else:
-            found["copies"].append(same)
-    if found["labels"]:
-        yield Problem(
-            "error", "the same image under different labels", tuple(found["labels"]), "Find out which is right"
-        )
-    if found["splits"]:
-        yield Problem("error", "the same image in different splits", tuple(found["splits"]), _SPLIT_AGAIN)
-    if found["copies"]:
-        mend = "Evaluation counts it once; delete the copies"
-        yield Problem("warning", "the same image more than once", tuple(found["copies"]), mend)
+        same = (" = ".join(fact.case.name for fact in group),)
+        labels, splits = {fact.label for fact in group} - {None}, {fact.case.split for fact in group}
+        if len(labels) > 1:
+            what, mend = "the same image under different labels", "Find out which is right"
+            yield Problem("error", "copies_across_labels", what, same, mend)
+        if len(splits) > 1:
+            yield Problem("error", "copies_across_splits", "the same image in different splits", same, _SPLIT_AGAIN)
+        if len(labels) < 2 and len(splits) < 2:
+            mend = "Evaluation counts it once; delete the copies"
+            yield Problem("warning", "copies", "the same image more than once", same, mend)
 
 
-def _patients(dataset: CaseDataset) -> Iterable[Problem]:
+def _torn_patients(dataset: CaseDataset) -> Iterable[Problem]:
     splits: Mapping[str, set[str]] = defaultdict(set)
     for case in dataset:
         if case.split:
             splits[case.patient or case.name].add(case.split)
     torn = tuple(patient for patient, found in splits.items() if len(found) > 1)
     if torn:
-        yield Problem("error", "patients with cases in different splits", torn, _SPLIT_AGAIN)
+        what = "patients with cases in different splits"
+        yield Problem("error", "patients_across_splits", what, torn, _SPLIT_AGAIN)

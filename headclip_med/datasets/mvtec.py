@@ -11,16 +11,22 @@ from headclip_med.datasets.names import IMAGE_ENDINGS, files_in, folders_in, nam
 
 def recognise(root: Path) -> bool:
     """An object folder has both ``test`` and ``ground_truth``."""
-    return any(_is_object(folder) for folder in (root, *folders_in(root)))
+    return bool(_objects(root))
 
 
-def list_cases(root: Path, sequences: object = None) -> Listing:
+def list_cases(root: Path) -> Listing:
     """A case per image of every object, with its split."""
-    objects = [folder for folder in (root, *folders_in(root)) if _is_object(folder)]
-    cases = [case for folder in objects for split in ("train", "test") for case in _cases(folder, split)]
-    missing = sum(bool(case.label) and not case.masks for case in cases)
-    notes = [UNKNOWN_PATIENTS, *([f"{missing} abnormal images have no mask"] if missing else [])]
-    return Listing(cases, notes)
+    cases = [case for folder in _objects(root) for split in ("train", "test") for case in _cases(folder, split)]
+    used = {mask for case in cases for mask in case.masks}
+    truths = [truth for folder in _objects(root) if (truth := named(folder, "ground_truth"))]
+    kinds = [kind for truth in truths for kind in folders_in(truth) if kind.name.lower() != "good"]
+    masks = [path for kind in kinds for path in files_in(kind, IMAGE_ENDINGS)]
+    return Listing(cases, [UNKNOWN_PATIENTS], [path for path in masks if path not in used])
+
+
+def _objects(root: Path) -> list[Path]:
+    """The object folders of a set, or the one that was given."""
+    return [folder for folder in (root, *folders_in(root)) if _is_object(folder)]
 
 
 def _is_object(folder: Path) -> bool:
@@ -38,7 +44,7 @@ def _cases(folder: Path, split: str) -> list[Case]:
             mask = None if normal else masks.get(stem_of(path)) or masks.get(f"{stem_of(path)}_mask")
             found.append(
                 Case(
-                    name=f"{folder.resolve().name}_{split}_{kind.name}_{stem_of(path)}",
+                    name=f"{kind.name}_{stem_of(path)}",
                     images=(path,),
                     masks=() if mask is None else (mask,),
                     label=not normal,

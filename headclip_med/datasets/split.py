@@ -12,33 +12,35 @@ from pathlib import Path
 import numpy as np
 
 from headclip_med.datasets.case import CaseDataset
+from headclip_med.datasets.tables import FIELDS
 from headclip_med.errors import InputError
 from headclip_med.writing.atomic import atomic_path
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+_SEPARATOR = ";"  # of several images in one field
 
 
 def split_patients(
     dataset: CaseDataset,
-    labels: Mapping[str, bool | None],
-    images: Mapping[str, str],
+    labels: Mapping[str, bool | None] | None = None,
+    images: Mapping[str, str] | None = None,
     fractions: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> dict[str, str]:
     """A split for every case.
 
     Args:
-        labels, images: label and content hash by case name; patients who share an image go together.
-        fractions: by split; those of 0 stay empty. They are kept as nearly as whole patients allow, for patients with
-            and without anything abnormal alike.
+        labels: by case name, where reading the masks has told more than ``case.label``.
+        images: content hash by case name; patients who share an image go together.
+        fractions: by split, default :data:`FRACTIONS`; those of 0 stay empty. They are kept as nearly as whole patients
+            allow, for patients with and without anything abnormal alike.
 
     Raises:
         InputError: fractions that do not add up to 1, or fewer patients than splits.
     """
-    shares = dict(fractions or FRACTIONS)
-    if any(share < 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
-        raise InputError("Fractions must be 0 or more and add up to 1", ", ".join(f"{s:g}" for s in shares.values()))
-    groups = _groups(dataset, images)
+    shares = dict(FRACTIONS if fractions is None else fractions)
+    _check_shares(shares)
+    groups = _groups(dataset, images or {})
     wanted = [name for name, share in shares.items() if share > 0]
     if len(groups) < len(wanted):
         raise InputError(
@@ -46,9 +48,10 @@ def split_patients(
             f"{len(groups)} patient(s) that share no image",
             "Ask for fewer splits",
         )
+    known = {case.name: case.label for case in dataset} | dict(labels or {})
     order = np.random.default_rng(seed).permutation(len(groups))
     shuffled = [groups[i] for i in order]
-    is_abnormal = [any(labels.get(name) for name in group) for group in shuffled]
+    is_abnormal = [any(known[name] for name in group) for group in shuffled]
     found: dict[str, str] = {}
     sizes = dict.fromkeys(wanted, 0)
     for abnormal in (True, False):
@@ -63,40 +66,52 @@ def split_patients(
     return found
 
 
-def write_split(dataset: CaseDataset, splits: Mapping[str, str], labels: Mapping[str, bool | None], path: Path) -> None:
-    """Write a CSV that the layout ``csv`` reads; image paths relative to it.
+def write_split(
+    dataset: CaseDataset, splits: Mapping[str, str], path: Path, labels: Mapping[str, bool | None] | None = None
+) -> None:
+    """Write a CSV that the layout ``csv`` reads; paths relative to it where that is possible.
+
+    Args:
+        splits: by case name. labels: as for :func:`split_patients`.
 
     Raises:
-        InputError: slices of volumes, which a CSV of paths cannot list; OutputError: it cannot be written.
+        InputError: slices of volumes, or a name with the separator of images in it: a CSV of paths cannot list them.
+        OutputError: it cannot be written.
     """
-    stacked = [case.name for case in dataset if case.stacked]
-    if stacked:
-        raise InputError(
-            "A CSV of paths must list whole images or volumes",
-            f"{stacked[0]}, a volume of single slices",
-            "This layout has splits of its own",
-        )
+    _check_listable(dataset)
+    known = {case.name: case.label for case in dataset} | dict(labels or {})
     columns = sorted({name for case in dataset for name in case.columns})
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["image", "mask", "label", "patient", "name", "category", "split", *columns])
+    writer.writerow([*FIELDS, *columns])
     for case in dataset:
-        label = labels.get(case.name)
-        mask = next((m for m in case.masks if m is not None), None)
-        writer.writerow(
-            [
-                ";".join(_relative(image, path) for image in case.images),
-                "" if mask is None else _relative(mask, path),
-                "" if label is None else int(label),
-                case.patient or case.name,
-                case.name,
-                case.category,
-                splits[case.name],
-                *(case.columns.get(name, "") for name in columns),
-            ]
-        )
+        label = known[case.name]
+        facts = {
+            "image": _SEPARATOR.join(_relative(image, path) for image in case.images),
+            "mask": "".join(_relative(mask, path) for mask in case.masks[:1] if mask is not None),
+            "label": "" if label is None else int(label),
+            "patient": case.patient or case.name,
+            "name": case.name,
+            "category": case.category,
+            "split": splits[case.name],
+        }
+        writer.writerow([*(facts[field] for field in FIELDS), *(case.columns.get(name, "") for name in columns)])
     with atomic_path(path) as draft:
         draft.write_text(out.getvalue(), encoding="utf-8", newline="\n")
+
+
+def _check_listable(dataset: CaseDataset) -> None:
+    for case in dataset:
+        if case.stacked:
+            hint = "This layout has splits of its own"
+            raise InputError("A CSV of paths must list whole images", f"{case.name}, a volume of slices", hint)
+        if any(_SEPARATOR in image.name for image in case.images):
+            raise InputError(f"The images of {case.name} must have no {_SEPARATOR} in their names", "one with it")
+
+
+def _check_shares(shares: Mapping[str, float]) -> None:
+    if not (all(share >= 0 for share in shares.values()) and abs(sum(shares.values()) - 1) <= 1e-6):
+        raise InputError("Fractions must be 0 or more and add up to 1", ", ".join(f"{s:g}" for s in shares.values()))
 
 
 def _need(

@@ -1,0 +1,89 @@
+"""Sets that JSON lists: AnomalyCLIP's ``meta.json``, and one object a line as AA-CLIP and MoECLIP have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from headclip_med.datasets.case import Case
+from headclip_med.datasets.listed_paths import (
+    as_list,
+    as_object,
+    inside,
+    json_file,
+    needed,
+    one_file,
+    parse_json,
+    read_label,
+    read_object,
+    read_text,
+)
+from headclip_med.datasets.listing import UNKNOWN_PATIENTS, Listing
+from headclip_med.datasets.names import split_of, stem_of
+from headclip_med.errors import InputError
+
+
+def recognise_meta(root: Path) -> bool:
+    """There is a JSON file with splits of classes."""
+    path = json_file(root, "meta.json")
+    try:
+        return path is not None and any(isinstance(read_object(path).get(split), dict) for split in ("test", "train"))
+    except InputError:  # said when the layout is named
+        return False
+
+
+def list_meta(root: Path) -> Listing:
+    """``{"test": {class: [{img_path, mask_path, cls_name, specie_name, anomaly}]}}``, paths relative to the file.
+
+    Raises:
+        InputError: another structure, a path that leaves the folder, or a label that is none; it says in which entry.
+    """
+    path = needed(json_file(root, "meta.json"), root, "a file meta.json")
+    cases = []
+    for split, classes in read_object(path).items():
+        for category, rows in as_object(classes, f"{path.name}, {split}").items():
+            place = f"{path.name}, {split}/{category}"
+            for number, row in enumerate(as_list(rows, place), start=1):
+                where = f"{place} entry {number}"
+                cases.append(_entry(path.parent, as_object(row, where), where, split_of(split), category))
+    return Listing(cases, [UNKNOWN_PATIENTS])
+
+
+def recognise_lines(root: Path) -> bool:
+    """This is a ``.jsonl`` file, or the folder has exactly one."""
+    return one_file(root, ".jsonl") is not None
+
+
+def list_lines(root: Path) -> Listing:
+    """``{"image_path", "label", "class_name", "mask_path"}`` a line, paths relative to the file.
+
+    Raises:
+        InputError: as :func:`list_meta`; it says in which line.
+    """
+    path = needed(one_file(root, ".jsonl"), root, "one file that ends in .jsonl")
+    cases = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            where = f"{path.name}, line {number}"
+            cases.append(_entry(path.parent, as_object(parse_json(line, where), where), where, "", ""))
+    return Listing(cases, [UNKNOWN_PATIENTS])
+
+
+def _entry(folder: Path, row: Mapping[str, Any], where: str, split: str, category: str) -> Case:
+    image = row.get("img_path") or row.get("image_path") or row.get("filename")
+    if not isinstance(image, str) or not image:
+        raise InputError("Every entry must name its image", where, "Add img_path (meta.json) or image_path (jsonl)")
+    mask = row.get("mask_path") or row.get("maskname") or ""
+    label = read_label(row.get("anomaly", row.get("label")), where)
+    kind = str(row.get("specie_name") or "")
+    path = inside(folder, image, where)
+    return Case(
+        name=f"{kind}_{stem_of(path)}" if kind else stem_of(path),
+        images=(path,),
+        masks=(inside(folder, str(mask), where),) if mask else (),
+        label=label,
+        category=str(row.get("cls_name") or row.get("class_name") or row.get("clsname") or category),
+        split=split,
+        columns={"kind": kind} if kind and label else {},
+    )

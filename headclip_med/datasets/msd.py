@@ -1,0 +1,108 @@
+"""``dataset.json``: the Medical Segmentation Decathlon's list of files, and nnU-Net's folders of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headclip_med.datasets.case import Case
+from headclip_med.datasets.listed_paths import as_object, inside, json_file, needed, read_object
+from headclip_med.datasets.listing import Listing, no_such_sequence
+from headclip_med.datasets.names import files_in, named, stem_of
+from headclip_med.errors import InputError
+
+_FOLDERS = (("train", "imagestr", "labelstr"), ("test", "imagests", "labelsts"))
+
+
+def recognise(root: Path) -> bool:
+    """There is a ``dataset.json`` with a list of training cases, or beside folders of images."""
+    path = json_file(root, "dataset.json")
+    try:
+        return path is not None and (_rows(read_object(path)) is not None or _has_images(path))
+    except InputError:  # said when the layout is named
+        return False
+
+
+def list_cases(root: Path, sequences: Sequence[str] | None = None) -> Listing:
+    """A case per entry of ``training``, or per name in ``imagesTr`` and ``imagesTs`` whose channels are the sequences.
+
+    Raises:
+        InputError: another structure, or a channel that the set does not have.
+    """
+    path = needed(json_file(root, "dataset.json"), root, "a file dataset.json")
+    facts = read_object(path)
+    rows = _rows(facts)
+    if rows is None or _has_channel_files(path):
+        return _nnunet(path, facts, sequences)
+    if sequences:
+        raise InputError("The Decathlon keeps its sequences in one file", ", ".join(sequences), "Leave them out")
+    cases = [_decathlon(path, row, f"{path.name}, training entry {i}") for i, row in enumerate(rows, start=1)]
+    return Listing(cases)
+
+
+def _rows(facts: Mapping[str, Any]) -> list[Any] | None:
+    rows = facts.get("training")
+    return rows if isinstance(rows, list) and rows else None
+
+
+def _has_images(path: Path) -> bool:
+    return any(named(path.parent, images) is not None for _, images, _ in _FOLDERS)
+
+
+def _has_channel_files(path: Path) -> bool:
+    """Old nnU-Net sets list ``case.nii.gz`` where ``case_0000.nii.gz`` lies."""
+    folder = named(path.parent, "imagestr")
+    return folder is not None and any(stem_of(file).endswith("_0000") for file in files_in(folder))
+
+
+def _decathlon(path: Path, entry: Any, where: str) -> Case:
+    row = as_object(entry, where)
+    if not row.get("image"):
+        raise InputError("Every entry must name its image", where)
+    image = inside(path.parent, str(row["image"]), where)
+    mask = (inside(path.parent, str(row["label"]), where),) if row.get("label") else ()
+    return Case(stem_of(image), (image,), mask, patient=stem_of(image), split="train")
+
+
+def _nnunet(path: Path, facts: Mapping[str, Any], sequences: Sequence[str] | None) -> Listing:
+    wanted, notes = _channels(path, facts, sequences)
+    cases, strays = [], []
+    for split, images, labels in _FOLDERS:
+        folder, truth = named(path.parent, images), named(path.parent, labels)
+        masks = {stem_of(file): file for file in files_in(truth)} if truth else {}
+        parts = _parts(files_in(folder) if folder else [])
+        for stem, files in parts.items():
+            if any(number not in files for number in wanted):
+                notes.append(f"{stem}: left out, a channel is missing")
+                continue
+            mask = (masks[stem],) if stem in masks else ()
+            cases.append(Case(stem, tuple(files[n] for n in wanted), mask, patient=stem, split=split))
+        strays += [file for stem, file in masks.items() if stem not in parts]
+    return Listing(cases, notes, strays)
+
+
+def _channels(path: Path, facts: Mapping[str, Any], sequences: Sequence[str] | None) -> tuple[list[int], list[str]]:
+    """Numbers of the channels to read: those asked for by name, else FLAIR, else the first."""
+    named_channels = as_object(facts.get("channel_names") or facts.get("modality") or {"0": "0"}, path.name)
+    wrong = [number for number in named_channels if not number.isdecimal()]
+    if wrong:
+        raise InputError(f"The channels of {path.name} must be numbered", wrong[0])
+    names = {str(name).lower(): int(number) for number, name in named_channels.items()}
+    missing = [name for name in sequences or () if name.lower() not in names]
+    if missing:
+        raise no_such_sequence(missing, list(names))
+    if sequences:
+        return [names[name.lower()] for name in sequences], []
+    usual = "flair" if "flair" in names else min(names, key=lambda name: names[name])
+    return [names[usual]], [f"channel {usual} is used, of {', '.join(names)}"] if len(names) > 1 else []
+
+
+def _parts(files: Sequence[Path]) -> dict[str, dict[int, Path]]:
+    """Case → channel number → file."""
+    parts: dict[str, dict[int, Path]] = {}
+    for file in files:
+        stem, _, channel = stem_of(file).rpartition("_")
+        if stem and channel.isdecimal():
+            parts.setdefault(stem, {})[int(channel)] = file
+    return parts
