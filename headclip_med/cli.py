@@ -18,6 +18,7 @@ from headclip_med import cli_options as options
 from headclip_med.cli_data import data_app
 from headclip_med.cli_errors import DEBUG, errors_in_words
 from headclip_med.cli_evaluate import evaluate
+from headclip_med.cli_train import train
 from headclip_med.types import RESEARCH_ONLY
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def predict(
 
 
 app.command(epilog=RESEARCH_ONLY)(evaluate)
+app.command(epilog=RESEARCH_ONLY)(train)
 
 
 @app.command(epilog=RESEARCH_ONLY)

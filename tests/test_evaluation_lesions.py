@@ -59,6 +59,15 @@ def test_a_finding_with_too_little_overlap_is_false() -> None:
     assert match_lesions(*candidates_from_map(found, 0.5), truth, min_overlap=0.03).is_hit.all()
 
 
+def test_two_pairs_are_better_than_one_that_fits_better() -> None:
+    truth = np.zeros((1, 18), dtype=bool)
+    truth[0, :10] = truth[0, 12:16] = True
+    found = np.zeros((1, 18), dtype=np.float32)
+    found[0, 0], found[0, 2:16] = 0.6, 0.9  # 1/10 of the first lesion; 8/16 of the first and 4/14 of the second
+    case = match_lesions(*candidates_from_map(found, 0.5), truth)
+    assert case.is_hit.tolist() == [True, True]
+
+
 def test_sensitivity_at_rates_is_flat_beyond_the_last_threshold() -> None:
     cases = [
         CaseLesions(np.array([0.9, 0.8]), np.array([False, True]), np.array([False, False]), 1),

@@ -166,9 +166,7 @@ def test_resume_measures_only_what_is_missing_or_changed(tmp_path: Path) -> None
     (tmp_path / "out" / "cases" / "control-intensity" / "04.npz").write_bytes(b"damaged")
     (data / "images" / "05.png").write_bytes((_pictures(tmp_path / "other", 22) / "images" / "21.png").read_bytes())
     watcher = Counting()
-    again = evaluate(
-        BRIGHT, open_dataset(data), tmp_path / "out", settings=QUICK, resume=True, watcher=watcher
-    )
+    again = evaluate(BRIGHT, open_dataset(data), tmp_path / "out", settings=QUICK, resume=True, watcher=watcher)
     assert watcher.done[BRIGHT] == ["03", "04", "05"]
     same = [row for row in again.record.models[0].cases if row.case in ("00", "01", "03", "04")]
     before = {row.case: row.pred_score for row in first.record.models[0].cases}

@@ -91,7 +91,7 @@ class Control:
         shape = (volume_map.shape[0], volume_map.shape[1], volume_map.shape[2])
         places = slice_centres(affine, shape, frame.axis)
         slices = tuple(
-            _slice_score(i, volume_map.take(i, frame.axis), inside.take(i, frame.axis), place)
+            _slice_score(i, volume_map.take([i], frame.axis), inside.take([i], frame.axis), place)
             for i, place in enumerate(places)
         )
         return AnomalyResult(

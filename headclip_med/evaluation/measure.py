@@ -86,7 +86,7 @@ def _slices(result: AnomalyResult, truth: Mask | None) -> tuple[NDArray[np.float
     if truth is None or len(result.slices) < 2:
         return np.zeros(0), np.zeros(0, dtype=bool)
     axis = slice_frame(result.affine, result.planes[0]).axis
-    abnormal = truth.any(axis=tuple(a for a in range(3) if a != axis))
+    abnormal = np.asarray(truth.any(axis=tuple(a for a in range(3) if a != axis)))
     kept = [s for s in result.slices if abnormal[s.index] or not s.background]
     return np.array([s.score for s in kept]), np.array([bool(abnormal[s.index]) for s in kept])
 

@@ -264,7 +264,7 @@ def _by_name(
     if isinstance(models, Mapping):
         pairs = list(models.items())
     else:
-        listed = list(models) if isinstance(models, (list, tuple)) else [models]
+        listed: list[Any] = list(models) if isinstance(models, (list, tuple)) else [models]
         pairs = [(_name_of(model), model) for model in listed]
     check_names([name for name, _ in pairs])
     return {name: _builder(model, workers) for name, model in pairs}
@@ -275,7 +275,7 @@ def _name_of(model: AnyModel) -> str:
         return Path(model if isinstance(model, str) else model.name).name
     if hasattr(model, "model"):
         return str(model.model.name)
-    return str(model.identity()["model"])  # type: ignore[union-attr]
+    return str(model.identity()["model"])
 
 
 def _builder(model: AnyModel, workers: int) -> Callable[[], Scorer]:
@@ -315,7 +315,7 @@ def _excluded(case: Case, status: str, *, error: str = "", duplicate_of: str = "
         patient=case.patient or case.name,
         category=case.category,
         label=case.label,
-        status=status,  # type: ignore[arg-type]
+        status=status,
         error=error,
         duplicate_of=duplicate_of,
         columns=dict(case.columns),

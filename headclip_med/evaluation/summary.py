@@ -66,7 +66,7 @@ def summarise_model(model: ModelCases, settings: Settings, columns: Sequence[str
 
 def differences(models: Sequence[ModelCases], settings: Settings) -> list[Difference]:
     """Every pair of models on the cases that both have, drawn with the same patients."""
-    found = []
+    found: list[Difference] = []
     for first, second in combinations(models, 2):
         shared = {case.row.case for case in first.cases} & {case.row.case for case in second.cases}
         if shared:

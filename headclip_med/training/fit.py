@@ -124,7 +124,7 @@ def _step(
             value,
             "Lower the learning rates (heads.lr, classes.lr); the last checkpoint is kept",
         )
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     for name, parameters in groups.items():
         if name not in active:
             for parameter in parameters:

@@ -1,0 +1,256 @@
+"""From a configuration to a pack: read, split, cut, fit, calibrate, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from headclip_med.encoders.build import BuiltTower, build_tower
+from headclip_med.encoders.image import EncodeOptions, resolve_layers
+from headclip_med.engine import load_engine
+from headclip_med.errors import InputError, OutputError
+from headclip_med.evaluation.counts import ScoreCounts, count_scores, level_scores
+from headclip_med.evaluation.curves import dice_curve
+from headclip_med.intensity import Preprocessing
+from headclip_med.packs.domains import get_domain
+from headclip_med.packs.pack import Threshold
+from headclip_med.training.adapter import Adapter, ClassVectors
+from headclip_med.training.augment import augmented
+from headclip_med.training.auxiliary import Part, auxiliary_parts
+from headclip_med.training.checkpoint import NAME
+from headclip_med.training.class_vectors import fit_class_vectors
+from headclip_med.training.config import TrainConfig
+from headclip_med.training.features import FeatureBank, Mode
+from headclip_med.training.fit import Fitted, TrainWatcher, fit
+from headclip_med.training.objective import validate
+from headclip_med.training.ranks import Ranks, joined_ranks
+from headclip_med.training.save import save_pack
+from headclip_med.training.slices import SlicesOfCase, TrainingSlice, training_slices
+from headclip_med.writing.atomic import check_writable
+
+# Patches per slice and class that start the class vectors, and cases that choose the threshold, at most.
+_PATCHES = 60
+_CALIBRATION_CASES = 24
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run ended with: the pack's folder, the fit, and the validation quality before any training."""
+
+    pack: Path
+    fitted: Fitted
+    threshold: Threshold
+    slices: dict[str, int]
+
+
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    watcher: TrainWatcher | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Trained:
+    """Train head weights and classes on auxiliary data and write a pack into ``config.out``.
+
+    The best step is chosen on patients of the auxiliary data that were held back, never on a target set. With
+    ``torchrun`` every process works on its part of each batch.
+
+    Raises:
+        HeadclipError: unusable data, model, configuration or folder; the last good checkpoint is kept.
+    """
+    watcher = watcher or TrainWatcher()
+    check_writable(config.out)
+    if not resume and (config.out / NAME).exists():
+        raise OutputError(
+            "A new run must have a folder without a checkpoint",
+            config.out.name,
+            "Add --resume to go on with it, or choose another folder",
+        )
+    torch.set_num_threads(config.threads)
+    with joined_ranks() as ranks:
+        watcher.stage("loading the tower")
+        built = build_tower(config.model)
+        watcher.stage("reading the data")
+        parts = auxiliary_parts(config)
+        watcher.stage("cutting slices")
+        spec = _preprocessing(built, config)
+        adapter = Adapter(built, config)
+        banks = _banks(built, adapter, parts, config, spec)
+        fitted = _fit(adapter, *banks, config, _identity(config, built, parts), resume, ranks, watcher, cancel)
+        threshold = Threshold(value=0.5, origin="not chosen yet")
+        ledger = tuple(part.entry for part in parts)
+        facts = {"best_step": fitted.best_step, "average_precision": fitted.best_score, "history": fitted.history}
+        if ranks.first:
+            save_pack(config.out, adapter, built, config, spec.image_size, threshold, ledger, facts)
+            watcher.stage("choosing the threshold")
+            threshold = _calibrate(config, built, parts)
+            save_pack(config.out, adapter, built, config, spec.image_size, threshold, ledger, facts)
+    return Trained(config.out, fitted, threshold, {"training": len(banks[0]), "validation": len(banks[1])})
+
+
+def _fit(
+    adapter: Adapter,
+    bank: FeatureBank,
+    held_out: FeatureBank,
+    config: TrainConfig,
+    identity: dict[str, Any],
+    resume: bool,
+    ranks: Ranks,
+    watcher: TrainWatcher,
+    cancel: Callable[[], bool] | None,
+) -> Fitted:
+    starts_anew = not (resume and (config.out / NAME).is_file())
+    if starts_anew and isinstance(adapter.classes, ClassVectors) and config.classes.fit_first:
+        watcher.stage("starting the class vectors")
+        start_vectors(adapter, adapter.classes, bank, config.seed)
+    watcher.stage("training")
+    return fit(adapter, bank, held_out, config, identity, resume=resume, ranks=ranks, watcher=watcher, cancel=cancel)
+
+
+def _preprocessing(built: BuiltTower, config: TrainConfig) -> Preprocessing:
+    tower = built.tower
+    size = config.image_size
+    if size is None:
+        size = 518 if (tower.native_size, tower.patch_size) == (336, 14) else tower.native_size
+    if size % tower.patch_size:
+        raise InputError(
+            f"The image size must be a multiple of the patch size {tower.patch_size}",
+            size,
+            f"Use {tower.nearest_size(size)}",
+        )
+    return Preprocessing(size, tower.mean, tower.std)
+
+
+def _banks(
+    built: BuiltTower, adapter: Adapter, parts: Sequence[Part], config: TrainConfig, spec: Preprocessing
+) -> tuple[FeatureBank, FeatureBank]:
+    train_slices = _slices(parts, "train", config, spec)
+    held_out = _slices(parts, "held_out", config, spec)
+    _check_labels("training", train_slices)
+    _check_labels("validation", held_out)
+    copies = [
+        augmented(part, copy, config.seed, built.tower.mean, built.tower.std)
+        for copy in range(1, config.slices.copies + 1)
+        for part in train_slices
+    ]
+    options = EncodeOptions(
+        layers=resolve_layers(config.feature_layers, built.tower.depth),
+        local_attention=config.local_attention,
+        local_start=config.local_start,
+        want_global=adapter.uses_prompts or config.classes.image,
+    )
+    mode = _mode(adapter, config)
+    memory = config.cache_gib * 2**30
+    valid = config.loss.foreground_only
+    # a quarter of the memory is enough for validation, which has no copies
+    return (
+        FeatureBank(built.tower, options, [*train_slices, *copies], mode, 0.75 * memory, valid),
+        FeatureBank(built.tower, options, held_out, mode, 0.25 * memory, True),
+    )
+
+
+def _mode(adapter: Adapter, config: TrainConfig) -> Mode:
+    """How features are made: the linear path wherever the weights allow it, unless it was switched off."""
+    if adapter.heads is None:
+        return "fixed"
+    linear = config.heads.branch == "local" and config.local_attention != "none"
+    if config.fast and not linear:
+        raise InputError(
+            "The fast path must have head weights on a local branch", f"branch {config.heads.branch}", "Set fast: false"
+        )
+    return "linear" if linear and config.fast is not False else "autograd"
+
+
+def _slices(parts: Sequence[Part], which: str, config: TrainConfig, spec: Preprocessing) -> list[TrainingSlice]:
+    domain = get_domain(config.domain)
+    return [
+        cut
+        for part in parts
+        for cut in training_slices(
+            SlicesOfCase(part.dataset, domain, spec, config.slices), getattr(part, which), config.cache_dir
+        )
+    ]
+
+
+def _check_labels(words: str, slices: Sequence[TrainingSlice]) -> None:
+    lesions = sum(part.label for part in slices)
+    whole = any(bool((part.mask == 0).logical_and(part.valid).any()) for part in slices)
+    if not slices or not lesions or not whole:
+        given = "no slice" if not slices else "no lesion at all" if not lesions else "nothing but lesion"
+        raise InputError(
+            f"The {words} slices must show lesions and something else", given, "Give more patients, or other data"
+        )
+
+
+@torch.no_grad()
+def start_vectors(adapter: Adapter, classes: ClassVectors, bank: FeatureBank, seed: int) -> None:
+    """Centre, vectors and temperature from a converged logistic regression on frozen features.
+
+    Without it most of what head weights seem to gain is made up for badly fitted vectors (docs/decisions.md).
+    """
+    draw = torch.Generator().manual_seed(seed)
+    rows: dict[int, list[torch.Tensor]] = {layer: [] for layer in adapter.layers}
+    labels: list[torch.Tensor] = []
+    for index in range(len(bank)):
+        truth = bank.truth([index])
+        inside, lesion = truth.valid.flatten() > 0, truth.lesion.flatten()
+        chosen = []
+        for wanted in ((lesion >= 0.25) & inside, (lesion == 0) & inside):
+            places = torch.nonzero(wanted)[:, 0]
+            chosen.append(places[torch.randperm(len(places), generator=draw)[:_PATCHES]])
+        keep = torch.cat(chosen)
+        for layer, features in bank.raw_features(index).items():
+            rows[layer].append(features[keep])
+        labels.append(torch.cat([torch.ones(len(chosen[0])), torch.zeros(len(chosen[1]))]))
+    truth_of = torch.cat(labels)
+    scales = []
+    for place, layer in enumerate(adapter.layers):
+        with torch.enable_grad():
+            vectors = fit_class_vectors(torch.cat(rows[layer]), truth_of)
+        adapter.centre[place] = vectors.centre
+        classes.patch[place] = torch.stack([-vectors.abnormal, vectors.abnormal])
+        scales.append(vectors.logit_scale)
+    classes.log_scale.fill_(float(np.log(np.mean(scales))))
+
+
+def _calibrate(config: TrainConfig, built: BuiltTower, parts: Sequence[Part]) -> Threshold:
+    """The threshold with the highest mean Dice over the validation cases that hold a lesion."""
+    engine = load_engine(config.out, "cpu", precision="float32", weights=_weights(config))
+    total: np.ndarray[Any, Any] = np.zeros(len(level_scores()))
+    cases = 0
+    for part in parts:
+        for case in part.held_out[:_CALIBRATION_CASES]:
+            labelled = part.dataset.load(case)
+            if labelled.gt_mask is None or not labelled.gt_mask.any():
+                continue
+            found = engine.predict(labelled.volume, domain=config.domain).map_array
+            counts: ScoreCounts = count_scores(found.ravel(), labelled.gt_mask.ravel())
+            total += dice_curve(counts)
+            cases += 1
+    if not cases:
+        return Threshold(value=0.5, origin="a-priori: 0.5, no validation case holds a lesion")
+    value = float(np.clip(level_scores()[int(total.argmax())], 1e-6, 1 - 1e-6))
+    origin = f"highest mean Dice ({total.max() / cases:.2f}) over {cases} validation cases of the auxiliary data"
+    return Threshold(value=value, origin=origin)
+
+
+def _weights(config: TrainConfig) -> str:
+    return config.model
+
+
+def _identity(config: TrainConfig, built: BuiltTower, parts: Sequence[Part]) -> dict[str, Any]:
+    """What a checkpoint rests on; the number of steps may grow."""
+    fields = config.model_dump(mode="json", exclude={"out", "name", "model", "cache_gib", "cache_dir", "track", "data"})
+    return {
+        "configuration": fields,
+        "tower": built.sha256,
+        "data": [part.entry.content_sha256 for part in parts],
+    }
+
+
+__all__ = ["Trained", "start_vectors", "train", "validate"]
