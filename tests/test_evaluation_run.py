@@ -218,7 +218,7 @@ def test_bad_requests_are_refused_before_anything_runs(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "report.html").write_text("my own")
-    with pytest.raises(OutputError, match="new, empty, or hold an earlier evaluation; given: mine with report.html"):
+    with pytest.raises(OutputError, match=r"new, empty, or hold an earlier evaluation; given: mine with report\.html"):
         evaluate(BRIGHT, dataset, mine)
     assert (mine / "report.html").read_text() == "my own"
     for wrong, words in (

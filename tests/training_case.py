@@ -17,7 +17,7 @@ def write_tower(path: Path, seed: int = 0) -> str:
     """A small random ViT as a weight file, with the name it is built by."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = timm.create_model("test_vit.r160_in1k", pretrained=False, num_classes=0, img_size=64)
+        model = timm.create_model("test_vit.r160_in1k", pretrained=False, num_classes=0)
         for parameter in model.parameters():
             parameter.data = torch.randn_like(parameter) * 0.1 if parameter.ndim > 1 else parameter.data
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)

@@ -1,0 +1,279 @@
+"""A whole training run: what it leaves, what it never touches, and that it repeats itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from training_case import train_config, write_pairs
+from typer.testing import CliRunner
+
+from headclip_med import load_engine
+from headclip_med.cli import app
+from headclip_med.encoders.build import build_tower
+from headclip_med.errors import CancelledError, InputError, ModelError, OutputError
+from headclip_med.packs import load_pack
+from headclip_med.training import run as run_module
+from headclip_med.training.adapter import Adapter
+from headclip_med.training.config import load_config
+from headclip_med.training.fit import active_groups
+from headclip_med.training.objective import batch_loss
+from headclip_med.training.run import train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("train") / "pack"
+    train(train_config(folder, steps=10))
+    return folder
+
+
+def _banks(config):
+    built = build_tower(config.model)
+    adapter = Adapter(built, config)
+    parts = run_module.auxiliary_parts(config)
+    return built, adapter, *run_module._banks(built, adapter, parts, config, run_module._preprocessing(built, config))
+
+
+def test_a_run_ends_in_a_pack_that_predicts(trained: Path) -> None:
+    pack = load_pack(trained)
+    assert pack.tensors["head_weights"].shape == (5, 2)
+    assert pack.tensors["patch_classes"].shape == (2, 2, 64)
+    entry = pack.record.ledger[0]
+    assert (entry.name, entry.licence, entry.count) == ("pairs", "made here", 10)
+    assert len(entry.image_sha256) == 10
+    assert "validation cases of the auxiliary data" in pack.record.threshold.origin
+    tower = train_config(trained).model
+    engine = load_engine(trained, "cpu", precision="float32", weights=tower)
+    result = engine.predict(trained.parent / "pairs" / "images" / "01.png")
+    assert result.map_array.shape == (64, 64, 1)
+    truth = np.asarray(Image.open(trained.parent / "pairs" / "masks" / "01.png")).T > 0
+    inside = result.map_array[..., 0]
+    assert inside[truth].mean() > inside[~truth].mean()
+
+
+def test_frozen_parts_stay_frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+
+    def remember(name: str):
+        built = build_tower(name)
+        kept.append((built, {k: v.clone() for k, v in built.tower.model.state_dict().items()}))
+        return built
+
+    monkeypatch.setattr(run_module, "build_tower", remember)
+    train(train_config(tmp_path / "pack", steps=4))
+    built, before = kept[0]
+    after = built.tower.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(parameter.requires_grad for parameter in built.tower.model.parameters())
+
+
+def test_killed_and_resumed_is_bit_identical(tmp_path: Path) -> None:
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    train(train_config(whole, steps=8))
+    calls = iter(range(100))
+    with pytest.raises(CancelledError, match="after step 5 of 8"):
+        train(train_config(halved, steps=8), cancel=lambda: next(calls) >= 5)
+    train(train_config(halved, steps=8), resume=True)
+    for name in ("pack.safetensors", "pack.json"):
+        assert (whole / name).read_bytes() == (halved / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("changes", [{}, {"heads": {"dynamic": True}}, {"heads": {"shape": "channel"}}])
+def test_fast_and_slow_path_have_one_loss_and_one_gradient(tmp_path: Path, changes: dict) -> None:
+    found = []
+    for fast in (True, False):
+        config = train_config(tmp_path / "pack", fast=fast, **changes)
+        _, adapter, bank, _ = _banks(config)
+        with torch.no_grad():  # away from the start, where much is symmetric
+            for number, parameter in enumerate(adapter.heads.parameters()):
+                parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+        # cached contributions have 16 bits; both paths are compared in 32
+        if fast:
+            bank._keep = lambda index, bank=bank: _exact(bank, index)
+        loss = batch_loss(adapter, bank, [0, 1, 2, 3], config, 0.2)
+        loss.backward()
+        found.append((loss.detach(), [p.grad for p in adapter.heads.parameters()]))
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-5)
+    for fast, slow in zip(found[0][1], found[1][1], strict=True):
+        assert torch.allclose(fast, slow, atol=1e-4)
+    assert max(float(gradient.abs().max()) for gradient in found[0][1]) > 1e-3
+
+
+def _exact(bank, index: int):
+    from headclip_med.encoders.image import local_contributions
+    from headclip_med.training.features import Kept
+
+    return Kept(parts=local_contributions(bank.tower, bank.slices[index].pixels[None].float(), bank.options))
+
+
+def test_the_pack_says_what_the_adapter_said(tmp_path: Path) -> None:
+    config = train_config(tmp_path / "pack", steps=4)
+    built, adapter, bank, _ = _banks(config)
+    train(config)
+    with torch.no_grad():
+        adapter.load_state_dict(
+            {**adapter.state_dict(), **_learned(tmp_path / "pack" / "checkpoint.safetensors", "best.")}
+        )
+        maps, _ = adapter.probabilities(*bank.features(adapter, [0, 1]))
+    engine = load_engine(tmp_path / "pack", "cpu", precision="float32", weights=config.model)
+    detector = engine._detector(engine.model.domain)
+    pixels = torch.stack([bank.slices[i].pixels for i in (0, 1)]).float()
+    features = detector.encode(pixels)
+    from headclip_med.scoring import patch_map
+
+    scale = 1 / detector.config.temperature
+    theirs = patch_map(features.patch_features, detector._classes.patch, features.grid, logit_scale=scale)
+    assert torch.allclose(maps.mean(dim=0), theirs.flatten(1), atol=2e-3)  # 16-bit cache against 32 bits
+
+
+def _learned(path: Path, prefix: str) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return {k.removeprefix(prefix): v for k, v in load_file(path).items() if k.startswith(prefix)}
+
+
+@pytest.mark.parametrize("schedule", ["alternate", "text_then_heads"])
+@pytest.mark.parametrize("param", ["softmax_mean1", "sigmoid2", "softplus"])
+def test_every_schedule_and_parametrisation_runs(tmp_path: Path, schedule: str, param: str) -> None:
+    train(train_config(tmp_path / "pack", schedule=schedule, heads={"param": param}))
+    load_engine(tmp_path / "pack", "cpu", weights=train_config(tmp_path / "pack").model)
+
+
+@pytest.mark.parametrize("branch", ["global", "both"])
+def test_other_branches_train_through_the_tower(tmp_path: Path, branch: str) -> None:
+    config = train_config(tmp_path / "pack", heads={"branch": branch}, classes={"image": True}, steps=2)
+    train(config)
+    pack = load_pack(tmp_path / "pack")
+    assert pack.record.config["lhw_branch"] == branch
+    load_engine(tmp_path / "pack", "cpu", weights=config.model)
+
+
+def test_schedules_say_who_moves() -> None:
+    assert active_groups("joint", 3, 10, 2) == ("classes", "heads")
+    assert [active_groups("alternate", s, 10, 2)[0] for s in range(6)] == ["classes"] * 2 + ["heads"] * 2 + ["classes"] * 2
+    assert [active_groups("text_then_heads", s, 4, 1)[0] for s in range(4)] == ["classes"] * 2 + ["heads"] * 2
+
+
+def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path) -> None:
+    """``torchrun`` with gloo: the same weights on both ranks, and the losses of a single process."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "sys.path.insert(0, sys.argv[3])\n"
+        "from pathlib import Path\n"
+        "from training_case import train_config\n"
+        "from headclip_med.training import run\n"
+        "from headclip_med.training.fit import TrainWatcher\n"
+        "class W(TrainWatcher):\n"
+        "    losses = []\n"
+        "    def step(self, step, steps, loss): self.losses.append(loss)\n"
+        "kept = []\n"
+        "original = run.fit\n"
+        "def fit(adapter, *args, **more):\n"
+        "    done = original(adapter, *args, **more)\n"
+        "    kept.append({k: v.tolist() for k, v in adapter.state_dict().items()})\n"
+        "    return done\n"
+        "run.fit = fit\n"
+        "rank = os.environ.get('RANK', '0')\n"
+        "out = Path(sys.argv[1])\n"
+        "run.train(train_config(out, batch=int(sys.argv[2]), steps=4), watcher=W())\n"
+        "Path(f'{out}.{rank}.json').write_text(json.dumps([W.losses, kept[0]]))\n"
+    )
+    train_config(tmp_path / "first")  # tower and data are written once
+    here = str(Path(__file__).parent)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    for command, out, batch in (([sys.executable], "one", "4"), (launch, "two", "2")):
+        done = subprocess.run(
+            [*command, str(script), str(tmp_path / out), batch, here], env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, first, second = (json.loads((tmp_path / name).read_text()) for name in ("one.0.json", "two.0.json", "two.1.json"))
+    assert first[1] == second[1]
+    assert first[0] == pytest.approx(one[0], abs=1e-4)
+
+
+def test_bad_data_are_refused_in_words(tmp_path: Path) -> None:
+    config = train_config(tmp_path / "pack")
+    no_masks = tmp_path / "labels"
+    for name in ("yes", "no"):
+        (no_masks / name).mkdir(parents=True)
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)).save(
+            no_masks / name / f"{name}.png"
+        )
+    healthy = write_pairs(tmp_path / "healthy")
+    for path in (healthy / "masks").iterdir():
+        Image.new("L", (64, 64)).save(path)
+    sick = write_pairs(tmp_path / "sick")
+    for path in (sick / "masks").iterdir():
+        Image.new("L", (64, 64), 255).save(path)
+    lonely = write_pairs(tmp_path / "lonely", 1)
+    for data, words in (
+        (no_masks, "must say where lesions are; given: labels has no masks"),
+        (healthy, "must show lesions and something else; given: no lesion at all"),
+        (sick, "must show lesions and something else; given: nothing but lesion"),
+        (lonely, "at least one patient for each of train, val"),
+    ):
+        with pytest.raises(InputError, match=words):
+            train(train_config(config.out, data=[{"path": str(data)}]))
+    assert not (config.out / "pack.json").exists()
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    config = train_config(tmp_path / "pack", steps=4)
+    train(config)
+    before = (tmp_path / "pack" / "checkpoint.safetensors").read_bytes()
+    wild = train_config(tmp_path / "wild", steps=8, heads={"lr": 1e30}, classes={"lr": 1e30})
+    with pytest.raises(ModelError, match="loss must stay a finite number"):
+        train(wild)
+    with pytest.raises(OutputError, match="folder without a checkpoint"):
+        train(config)
+    assert (tmp_path / "pack" / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_another_configuration_cannot_take_up_a_run(tmp_path: Path) -> None:
+    train(train_config(tmp_path / "pack", steps=4))
+    with pytest.raises(InputError, match="must be resumed with the configuration"):
+        train(train_config(tmp_path / "pack", steps=4, seed=9), resume=True)
+    (tmp_path / "pack" / "checkpoint.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="readable file of an earlier run"):
+        train(train_config(tmp_path / "pack", steps=4), resume=True)
+
+
+def test_a_pack_for_another_tower_is_refused(trained: Path, tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match="must be of its tower test_vit"):
+        load_engine(trained, "cpu", weights=f"vit_tiny_patch16_224.augreg_in21k@{tmp_path / 'other.safetensors'}")
+
+
+def test_the_command_line_reads_yaml_and_options(tmp_path: Path) -> None:
+    config = train_config(tmp_path / "unused")
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"data: [{{path: 'pairs:{tmp_path / 'pairs'}'}}]\nmodel: '{config.model}'\nimage_size: 64\nlocal_start: 1\n"
+        "steps: 2\nbatch: 4\nvalidate_every: 1\nvalidation: 0.4\n"
+    )
+    asked = ["train", "-c", str(file), "--out", str(tmp_path / "out"), "--set", "heads.lr=0.02", "--json"]
+    ran = CliRunner().invoke(app, asked)
+    assert ran.exit_code == 0, ran.stderr
+    assert json.loads(ran.stdout)["slices"]["training"] > 0
+    assert CliRunner().invoke(app, asked).exit_code == 2
+    for wrong, words in (("heads.rate=1", "heads.rate"), ("heads", "FIELD=VALUE"), ("steps=0", "steps")):
+        ran = CliRunner().invoke(app, [*asked[:5], "--set", wrong])
+        assert ran.exit_code == 2
+        assert words in ran.stderr
+    with pytest.raises(InputError, match="readable YAML"):
+        load_config(tmp_path / "missing.yaml")
