@@ -60,7 +60,8 @@ def list_cases(root: Path, sequences: Sequence[str] | None = None) -> Listing:
 def _case_folders(root: Path) -> list[Path]:
     """Folders with sequences: this one and those in it, or a level below (HGG and LGG, until 2019)."""
     near = [folder for folder in (root, *folders_in(root)) if _has_images(folder)]
-    return near or [deep for folder in folders_in(root) for deep in folders_in(folder) if _has_images(deep)]
+    deep = [folder for grade in folders_in(root) for folder in folders_in(grade) if folder.name != "anat"]  # BIDS
+    return near or [folder for folder in deep if _has_images(folder)]
 
 
 def _choose(found: dict[Path, dict[str, Path]], sequences: Sequence[str] | None) -> tuple[list[str], list[str]]:

@@ -1,0 +1,129 @@
+"""Which layout a path has, what is said when that cannot be told, and the names of cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dataset_trees import pairs_tree, put_image, put_json, put_text, put_volume
+
+from headclip_med import choices
+from headclip_med.datasets import LAYOUTS, Case, open_dataset
+from headclip_med.datasets.names import uniquely_named
+from headclip_med.errors import InputError
+
+
+def _refused(spec: str | Path, **options: object) -> str:
+    with pytest.raises(InputError) as caught:
+        open_dataset(spec, **options)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_every_layout_is_offered_for_completion() -> None:
+    assert set(LAYOUTS) == set(choices.LAYOUTS)
+    assert all(layout.words for layout in LAYOUTS.values())
+
+
+def test_a_path_and_a_named_layout_give_the_same(tmp_path: Path) -> None:
+    pairs_tree(tmp_path / "colon")
+    plain, named = open_dataset(tmp_path / "colon"), open_dataset(f"pairs:{tmp_path / 'colon'}", name="mine")
+    assert plain.cases == named.cases
+    assert (plain.name, named.name) == ("colon", "mine")
+
+
+def test_a_misspelt_layout_names_the_nearest(tmp_path: Path) -> None:
+    said = _refused(f"pair:{tmp_path}")
+    assert said.startswith("A layout must be one of ")
+    assert f"given: pair. Did you mean pairs:{tmp_path.name}." in said
+    assert "`headclip-med data layouts` lists them" in _refused("zzz:somewhere")
+
+
+@pytest.mark.parametrize("spec", ["missing", "pairs:missing", r"C:\missing", "a/b:missing"])
+def test_a_missing_path_is_told(spec: str) -> None:
+    assert "must be a file or folder that exists; given:" in _refused(spec)
+
+
+def test_a_layout_without_a_path_is_told() -> None:
+    assert _refused("pairs:") == "The layout pairs must be given a path; given: nothing. Write pairs:FOLDER."
+
+
+def test_a_folder_that_no_layout_fits_lists_them(tmp_path: Path) -> None:
+    put_image(tmp_path / "photo.png")
+    said = _refused(tmp_path)
+    assert said.startswith(f"The layout of {tmp_path.name} must be one of brats, bids, msd, pairs,")
+    assert "given: none that fits. Name it, as in pairs:FOLDER" in said
+
+
+def test_two_layouts_that_fit_equally_are_told(tmp_path: Path) -> None:
+    put_volume(tmp_path / "case1" / "flair.nii.gz")
+    pairs_tree(tmp_path)
+    said = _refused(tmp_path)
+    assert f"given: it fits brats and pairs. Name the one that is meant, as in brats:{tmp_path.name}." in said
+    assert open_dataset(f"pairs:{tmp_path}").layout == "pairs"
+
+
+def test_a_list_of_files_says_more_than_folders(tmp_path: Path) -> None:
+    pairs_tree(tmp_path)
+    put_text(tmp_path / "chosen.csv", "image,mask\nimages/01.png,masks/01.png\n")
+    assert (open_dataset(tmp_path).layout, len(open_dataset(tmp_path))) == ("csv", 1)
+    put_json(tmp_path / "dataset.json", {"training": [{"image": "images/01.png"}]})
+    assert "it fits msd and csv" in _refused(tmp_path)
+
+
+def test_tables_that_list_no_images_do_not_matter(tmp_path: Path) -> None:
+    pairs_tree(tmp_path)
+    put_text(tmp_path / "survival.csv", "id,age\n1,64\n")
+    put_text(tmp_path / "meta.json", '{"licence": "CC0"}')
+    put_text(tmp_path / "dataset.json", "not JSON")
+    assert open_dataset(tmp_path).layout == "pairs"
+
+
+def test_an_empty_set_is_told(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    assert f"must find at least one case; given: none in {tmp_path.name}" in _refused(tmp_path)
+
+
+def test_a_choice_that_leaves_nothing_says_what_there_is(tmp_path: Path) -> None:
+    put_text(tmp_path / "list.csv", "image,split,category\na.png,train,brain\nb.png,test,liver\n")
+    said = _refused(tmp_path, split="val", category="brain")
+    assert "a case of the split val and the category brain" in said
+    assert "given: splits: test, train; categories: brain, liver" in said
+
+
+def test_a_file_for_a_layout_of_folders_is_told(tmp_path: Path) -> None:
+    path = put_image(tmp_path / "a.png")
+    assert _refused(f"pairs:{path}") == "The layout pairs must be given a folder; given: a.png."
+
+
+def test_sequences_of_a_layout_that_has_none_are_told(tmp_path: Path) -> None:
+    pairs_tree(tmp_path)
+    assert "Sequences can be chosen in the layouts brats, bids, msd; given: pairs." in _refused(
+        tmp_path, sequences=["t1"]
+    )
+
+
+def test_names_are_safe_unique_and_do_not_depend_on_the_choice() -> None:
+    cases = [
+        Case("a/b", ()),
+        Case("../x", ()),
+        Case("", ()),
+        Case("Twin", (), category="brain"),
+        Case("twin", (), category="liver"),
+        Case("same", (), split="train"),
+        Case("same", (), split="test"),
+        Case("same", (), split="test"),
+        Case("n" * 300, ()),
+    ]
+    names = [case.name for case in uniquely_named(cases)]
+    assert names[:-1] == [
+        "a_b",
+        "_x",
+        "case",
+        "brain_Twin",
+        "liver_twin",
+        "same_train",
+        "same_test",
+        "same_test_2",
+    ]
+    assert len(names[-1]) == 80
