@@ -11,6 +11,7 @@ from rich.table import Table
 from headclip_med.console import err, out, say_error
 from headclip_med.evaluation.record import EvaluationRecord, Metric
 from headclip_med.evaluation.run import EvaluationWatcher
+from headclip_med.evaluation.tables import title_of, unit_of
 
 _MOST_EXCLUDED = 20
 
@@ -51,16 +52,18 @@ class EvaluationBar(EvaluationWatcher):
 
 def show_evaluation(record: EvaluationRecord, folder: Path) -> None:
     """One row per level and metric, one column per model, and where the report is."""
-    table = Table("level", "metric", *(result.model.replace("[", r"\[") for result in record.models))
+    table = Table("", "", *(result.model.replace("[", r"\[") for result in record.models))
     facts = record.dataset
     table.title = f"{facts.name}: {facts.counted} cases of {facts.patients} patients".replace("[", r"\[")
     levels = dict.fromkeys(name for result in record.models for name in result.levels)
     for level in levels:
         found = [result.levels.get(level) for result in record.models]
         names = dict.fromkeys(name for part in found if part for name in part.metrics)
-        for name in names:
-            cells = [_cell(part.metrics.get(name) if part else None) for part in found]
-            table.add_row(level, name, *cells)
+        rows = [[_cell(part.metrics.get(name) if part else None) for part in found] for name in names]
+        if all(cell == "n/a" for row in rows for cell in row):
+            continue  # its reason is told below
+        for name, row in zip(names, rows, strict=True):
+            table.add_row(unit_of(record, level), title_of(name), *row)
         table.add_section()
     out.print(table)
     reasons = dict.fromkeys(

@@ -6,7 +6,7 @@ smoothing and the way back to a slice's own size are linear in each image axis, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -17,6 +17,9 @@ from torch.nn import functional as F
 
 Upsampling = Literal["bilinear", "nearest"]
 Pool = Literal["max", "topk_mean", "p99.5", "lse"]
+
+# Probabilities nearer to 0 or 1 than this count as this, so that their log-odds stay finite.
+_CERTAIN = 1e-6
 
 # Sharpness of the log-sum-exp pool: between the mean (0) and the maximum (infinity).
 _LSE_SHARPNESS = 50.0
@@ -97,6 +100,25 @@ def score_pooled_feature(global_feature: Tensor, patch_features: Tensor, abnorma
     """
     pooled = F.normalize((abnormal.unsqueeze(-1) * patch_features).sum(dim=1), dim=-1)
     return F.normalize(0.5 * pooled + 0.5 * global_feature, dim=-1)
+
+
+def grey_levels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalised pixels ``(N, 3, H, W)`` → the mean of their channels before normalisation ``(N, H, W)`` in [0, 1]."""
+    centre, spread = (torch.tensor(tuple(v)).view(1, 3, 1, 1).to(pixels) for v in (mean, std))
+    return (pixels * spread + centre).mean(dim=1).clamp(0, 1)
+
+
+def fuse_intensity(maps: Tensor, levels: Tensor, fusion: tuple[float, float, float]) -> Tensor:
+    """σ(a · logit(map) + b · level + c): what the tower says together with how bright the pixel is.
+
+    On FLAIR lesions are bright, and a map on patches is too coarse to say where exactly; (a, b, c) come from a logistic
+    regression on auxiliary data.
+
+    Args:
+        maps, levels: ``(N, H, W)`` in [0, 1]; levels are intensities between the volume's own black and white.
+    """
+    a, b, c = fusion
+    return (a * torch.logit(maps, eps=_CERTAIN) + b * levels + c).sigmoid()
 
 
 def joint_score(image_score: Tensor | None, map_score: Tensor, weight: float) -> Tensor:

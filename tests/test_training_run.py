@@ -19,6 +19,8 @@ from headclip_med import load_engine
 from headclip_med.cli import app
 from headclip_med.encoders.build import build_tower
 from headclip_med.errors import CancelledError, InputError, ModelError, OutputError
+from headclip_med.evaluation.counts import count_scores
+from headclip_med.evaluation.curves import auroc
 from headclip_med.packs import load_pack
 from headclip_med.training import run as run_module
 from headclip_med.training.adapter import Adapter
@@ -117,7 +119,7 @@ def _exact(bank, index: int):
 
 def test_the_pack_says_what_the_adapter_said(tmp_path: Path) -> None:
     config = train_config(tmp_path / "pack", steps=4)
-    built, adapter, bank, _ = _banks(config)
+    _, adapter, bank, _ = _banks(config)
     train(config)
     with torch.no_grad():
         adapter.load_state_dict(
@@ -157,9 +159,31 @@ def test_other_branches_train_through_the_tower(tmp_path: Path, branch: str) -> 
     load_engine(tmp_path / "pack", "cpu", weights=config.model)
 
 
+def test_brightness_joins_the_map_when_asked(tmp_path: Path) -> None:
+    config = train_config(tmp_path / "pack", fuse_intensity=True, steps=2)
+    train(config)
+    a, b, _ = load_pack(tmp_path / "pack").record.config["intensity_fusion"]
+    assert b > 1  # the squares are bright
+    with_it = _auroc(tmp_path / "pack", config.model, tmp_path / "pairs")
+    record = json.loads((tmp_path / "pack" / "pack.json").read_text())
+    del record["config"]["intensity_fusion"]
+    (tmp_path / "pack" / "pack.json").write_text(json.dumps(record))
+    assert with_it > max(0.97, _auroc(tmp_path / "pack", config.model, tmp_path / "pairs"))
+
+
+def _auroc(pack: Path, tower: str, pairs: Path) -> float:
+    engine = load_engine(pack, "cpu", precision="float32", weights=tower)
+    found = engine.predict(pairs / "images" / "01.png").map_array[..., 0]
+    truth = np.asarray(Image.open(pairs / "masks" / "01.png")).T > 0
+    counts = count_scores(found.ravel(), truth.ravel())
+    return float(auroc(counts.negatives, counts.positives))
+
+
 def test_schedules_say_who_moves() -> None:
     assert active_groups("joint", 3, 10, 2) == ("classes", "heads")
-    assert [active_groups("alternate", s, 10, 2)[0] for s in range(6)] == ["classes"] * 2 + ["heads"] * 2 + ["classes"] * 2
+    assert [active_groups("alternate", s, 10, 2)[0] for s in range(6)] == ["classes"] * 2 + ["heads"] * 2 + [
+        "classes"
+    ] * 2
     assert [active_groups("text_then_heads", s, 4, 1)[0] for s in range(4)] == ["classes"] * 2 + ["heads"] * 2
 
 
@@ -197,7 +221,9 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path) -> None:
             [*command, str(script), str(tmp_path / out), batch, here], env=env, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr[-2000:]
-    one, first, second = (json.loads((tmp_path / name).read_text()) for name in ("one.0.json", "two.0.json", "two.1.json"))
+    one, first, second = (
+        json.loads((tmp_path / name).read_text()) for name in ("one.0.json", "two.0.json", "two.1.json")
+    )
     assert first[1] == second[1]
     assert first[0] == pytest.approx(one[0], abs=1e-4)
 

@@ -31,7 +31,7 @@ from headclip_med.errors import ModelError
 from headclip_med.head_weights import Branch, LayerChoice, Parametrisation, check_head_weights, fold
 
 # Input side in pixels at which the AnomalyCLIP family smooths its maps with σ = 4.
-_SIGMA_REFERENCE = 518
+SIGMA_REFERENCE = 518
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class HeadCLIPConfig:
         global_norm: final norm on the class token [C: False in AnomalyCLIP's code; CLIP itself uses it].
         position_mode: interpolation of position embeddings [C: bilinear in AnomalyCLIP's code].
         map_upsampling, map_sigma: map at input size; σ in pixels at 518 px, scaled with the input [C: bilinear, 4].
+        intensity_fusion: (a, b, c) of :func:`headclip_med.scoring.fuse_intensity`, ours and not the paper's; None: the
+            map is the tower's alone.
         jas: joint anomaly score; off: the image score alone, as AnomalyCLIP.
         jas_weight: share of the pooled map [I: 0.5]; jas_pool, jas_top_fraction: how it is pooled [I: max].
         jas_order: pool after or before smoothing [I]; jas_score_pool: Crane's pooled feature for the image score.
@@ -74,6 +76,7 @@ class HeadCLIPConfig:
     position_mode: Literal["bicubic", "bilinear"] = "bicubic"
     map_upsampling: scoring.Upsampling = "bilinear"
     map_sigma: float = 4.0
+    intensity_fusion: tuple[float, float, float] | None = None
     jas: bool = True
     jas_weight: float = 0.5
     jas_pool: scoring.Pool = "max"
@@ -197,13 +200,15 @@ class HeadCLIP:
             logit_scale=1 / self.config.temperature,
         )
         size = (pixels.shape[-2], pixels.shape[-1])
-        sigma = self.config.map_sigma * pixels.shape[-1] / _SIGMA_REFERENCE
-        maps = self._upsample(patches, size, sigma)
+        sigma = self.config.map_sigma * pixels.shape[-1] / SIGMA_REFERENCE
+        maps = self._fused(self._upsample(patches, size, sigma), pixels)
         if not self.config.jas and self._classes.image is not None:
             image_score = self._image_score(features, patches)
             assert image_score is not None
             return SliceBatch(maps, image_score)
-        pooled = maps if self.config.jas_order == "after_smooth" else self._upsample(patches, size, 0.0)
+        pooled = (
+            maps if self.config.jas_order == "after_smooth" else self._fused(self._upsample(patches, size, 0.0), pixels)
+        )
         inside = pooled if valid is None else pooled * valid.to(pooled)
         map_score = scoring.pool_map(inside, self.config.jas_pool, self.config.jas_top_fraction)
         score = scoring.joint_score(self._image_score(features, patches), map_score, self.config.jas_weight)
@@ -217,6 +222,12 @@ class HeadCLIP:
             "image_size": self.image_size,
             "config": asdict(self.config),
         }
+
+    def _fused(self, maps: Tensor, pixels: Tensor) -> Tensor:
+        fusion = self.config.intensity_fusion
+        if fusion is None:
+            return maps
+        return scoring.fuse_intensity(maps, scoring.grey_levels(pixels, self.tower.mean, self.tower.std), fusion)
 
     @property
     def _wants_image_score(self) -> bool:

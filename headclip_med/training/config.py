@@ -110,6 +110,7 @@ class TrainConfig(_Strict):
         schedule: both groups in every step, in turn by epoch, or prompts first and then head weights.
         steps, batch: of optimisation; validate_every: steps between validations and checkpoints.
         validation: share of the patients that choose the best step; they are never trained on.
+        fuse_intensity: add the pixel's brightness to the map, weighed by logistic regression on the training slices.
         cache_gib: memory for what is kept of the training slices; beyond it they are computed again.
         threads: of the matrix products; fixed, because results depend on it in the last bit.
     """
@@ -137,6 +138,7 @@ class TrainConfig(_Strict):
     threads: int = Field(1, ge=1)
     cache_gib: float = Field(4.0, ge=0)
     cache_dir: Path | None = None
+    fuse_intensity: bool = False
     track: Literal["none", "tensorboard", "mlflow"] = "none"
 
     @field_validator("domain")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from headclip_med.detectors import HeadCLIPConfig
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.image import EncodeOptions, resolve_layers
 from headclip_med.engine import load_engine
@@ -27,9 +28,10 @@ from headclip_med.training.class_vectors import fit_class_vectors
 from headclip_med.training.config import TrainConfig
 from headclip_med.training.features import FeatureBank, Mode
 from headclip_med.training.fit import Fitted, TrainWatcher, fit
+from headclip_med.training.fusion import fit_fusion
 from headclip_med.training.objective import validate
 from headclip_med.training.ranks import Ranks, joined_ranks
-from headclip_med.training.save import save_pack
+from headclip_med.training.save import pack_config, save_pack
 from headclip_med.training.slices import SlicesOfCase, TrainingSlice, training_slices
 from headclip_med.writing.atomic import check_writable
 
@@ -84,12 +86,18 @@ def train(
         fitted = _fit(adapter, *banks, config, _identity(config, built, parts), resume, ranks, watcher, cancel)
         threshold = Threshold(value=0.5, origin="not chosen yet")
         ledger = tuple(part.entry for part in parts)
+        fusion = None
+        if config.fuse_intensity:
+            watcher.stage("weighing brightness")
+            own = len(banks[0]) // (config.slices.copies + 1)  # the copies come after the slices themselves
+            fusion = fit_fusion(adapter, banks[0], own, HeadCLIPConfig().map_sigma, config.seed)
         facts = {"best_step": fitted.best_step, "average_precision": fitted.best_score, "history": fitted.history}
         if ranks.first:
-            save_pack(config.out, adapter, built, config, spec.image_size, threshold, ledger, facts)
+            method = pack_config(adapter, config, spec.image_size, fusion)
+            save_pack(config.out, adapter, built, config, method, threshold, ledger, facts)
             watcher.stage("choosing the threshold")
-            threshold = _calibrate(config, built, parts)
-            save_pack(config.out, adapter, built, config, spec.image_size, threshold, ledger, facts)
+            threshold = _calibrate(config, parts)
+            save_pack(config.out, adapter, built, config, method, threshold, ledger, facts)
     return Trained(config.out, fitted, threshold, {"training": len(banks[0]), "validation": len(banks[1])})
 
 
@@ -218,9 +226,9 @@ def start_vectors(adapter: Adapter, classes: ClassVectors, bank: FeatureBank, se
     classes.log_scale.fill_(float(np.log(np.mean(scales))))
 
 
-def _calibrate(config: TrainConfig, built: BuiltTower, parts: Sequence[Part]) -> Threshold:
+def _calibrate(config: TrainConfig, parts: Sequence[Part]) -> Threshold:
     """The threshold with the highest mean Dice over the validation cases that hold a lesion."""
-    engine = load_engine(config.out, "cpu", precision="float32", weights=_weights(config))
+    engine = load_engine(config.out, "cpu", precision="float32", weights=config.model)
     total: np.ndarray[Any, Any] = np.zeros(len(level_scores()))
     cases = 0
     for part in parts:
@@ -237,10 +245,6 @@ def _calibrate(config: TrainConfig, built: BuiltTower, parts: Sequence[Part]) ->
     value = float(np.clip(level_scores()[int(total.argmax())], 1e-6, 1 - 1e-6))
     origin = f"highest mean Dice ({total.max() / cases:.2f}) over {cases} validation cases of the auxiliary data"
     return Threshold(value=value, origin=origin)
-
-
-def _weights(config: TrainConfig) -> str:
-    return config.model
 
 
 def _identity(config: TrainConfig, built: BuiltTower, parts: Sequence[Part]) -> dict[str, Any]:

@@ -23,12 +23,15 @@ def save_pack(
     adapter: Adapter,
     built: BuiltTower,
     config: TrainConfig,
-    image_size: int,
+    method: dict[str, Any],
     threshold: Threshold,
     ledger: tuple[LedgerEntry, ...],
     validation: dict[str, Any],
 ) -> Path:
     """Write ``pack.safetensors`` and ``pack.json`` into ``folder``; each whole or not at all.
+
+    Args:
+        method: of :func:`pack_config`.
 
     Raises:
         OutputError: when they cannot be written.
@@ -42,7 +45,7 @@ def save_pack(
         title=_title(adapter, config, built),
         method="headclip",
         tower=TowerRecord(kind=built.kind, name=built.architecture, sha256=built.sha256),
-        config=pack_config(adapter, config, image_size),
+        config=method,
         domain=config.domain,
         threshold=threshold,
         ledger=ledger,
@@ -69,7 +72,9 @@ def pack_tensors(adapter: Adapter) -> dict[str, Tensor]:
     return {name: value.contiguous() for name, value in tensors.items()}
 
 
-def pack_config(adapter: Adapter, config: TrainConfig, image_size: int) -> dict[str, Any]:
+def pack_config(
+    adapter: Adapter, config: TrainConfig, image_size: int, fusion: tuple[float, float, float] | None = None
+) -> dict[str, Any]:
     """The method's configuration under which the tensors mean what they were trained for."""
     chosen: dict[str, Any] = {
         "image_size": image_size,
@@ -79,6 +84,8 @@ def pack_config(adapter: Adapter, config: TrainConfig, image_size: int) -> dict[
     }
     if config.local_start is not None:
         chosen["local_start"] = config.local_start
+    if fusion is not None:
+        chosen["intensity_fusion"] = list(fusion)
     heads = adapter.heads
     if heads is not None:
         chosen["lhw_branch"] = config.heads.branch
