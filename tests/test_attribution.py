@@ -1,0 +1,148 @@
+"""Shares of heads add up to the detector's own logits, and say which way a head moves them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+from towers import clip_tower, timm_tower
+
+from headclip_med.attribution import HeadShares, detector_shares, strongest_heads
+from headclip_med.detectors import ClassFeatures, HeadCLIP, HeadCLIPConfig
+from headclip_med.encoders.heads import HeadWeights
+from headclip_med.encoders.tower import ImageTower
+from headclip_med.errors import ModelError
+from headclip_med.head_weights import DynamicHeadWeights
+
+LAYERS = (3, 1)
+
+
+def _timm_tower() -> ImageTower:
+    """Heads that say something: timm draws its matrices so small that they would hardly count."""
+    tower = timm_tower()
+    for block in tower.blocks:
+        block.qkv_weight.data *= 5
+        block.out_weight.data *= 5
+    return tower
+
+
+def _detector(tower: ImageTower, weights: object = None, *, centred: bool = True, **config: object) -> HeadCLIP:
+    draw = torch.Generator().manual_seed(1)
+    width = tower.output_dim
+    patch = {layer: normalize(torch.randn(2, width, generator=draw), dim=-1) for layer in LAYERS}
+    centre = {layer: 0.3 * torch.randn(width, generator=draw) for layer in LAYERS} if centred else {}
+    chosen = HeadCLIPConfig(**{"feature_layers": LAYERS, "local_start": 1, **config})
+    return HeadCLIP(tower, ClassFeatures(patch, None, centre), chosen, weights)
+
+
+def _pixels(tower: ImageTower, seed: int = 0) -> torch.Tensor:
+    return torch.randn(1, 3, tower.native_size, tower.native_size, generator=torch.Generator().manual_seed(seed))
+
+
+def _weights(tower: ImageTower, channels: bool = False) -> HeadWeights:
+    shape = (tower.depth, tower.heads, tower.width // tower.heads) if channels else (tower.depth, tower.heads)
+    return HeadWeights(1 + 0.5 * torch.randn(shape, generator=torch.Generator().manual_seed(2)))
+
+
+def _own_logits(detector: HeadCLIP, pixels: torch.Tensor) -> torch.Tensor:
+    """Logit difference ``(T, P)`` from the detector's own features and probabilities."""
+    with torch.no_grad():
+        features = detector.encode(pixels).patch_features
+    both = [features[layer][0] @ detector._classes.patch[layer].T for layer in LAYERS]
+    return torch.stack([part[:, 1] - part[:, 0] for part in both]) / detector.config.temperature
+
+
+@pytest.mark.parametrize("kind", ["none", "per head", "per channel", "predicted"])
+@pytest.mark.parametrize("make", [clip_tower, _timm_tower])
+def test_all_parts_add_up_to_the_detectors_own_logits(make, kind: str) -> None:
+    tower = make()
+    weights = None if kind == "none" else _weights(tower, kind == "per channel")
+    if kind == "predicted":
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            weights = DynamicHeadWeights(tower.width, tower.depth, tower.heads, hidden=8)
+            torch.nn.init.normal_(weights.output.weight, std=0.3)
+        weights.requires_grad_(False)
+    detector, pixels = _detector(tower, weights), _pixels(tower)
+    shares, own = detector_shares(detector, pixels), _own_logits(detector, pixels)
+    assert shares.heads.shape == (2, 3, 4, 16)
+    assert torch.allclose(shares.logits(), own, atol=1e-4)
+    assert all(part.abs().mean() > 1e-2 for part in (shares.heads, shares.base, shares.biases, shares.centre))
+    assert (shares.heads[1, 1:] == 0).all()  # blocks after the tap at layer 1
+    assert detector.score(pixels).maps.isfinite().all()
+
+
+def test_without_a_centre_its_part_is_zero() -> None:
+    tower = clip_tower()
+    detector, pixels = _detector(tower, centred=False), _pixels(tower)
+    shares = detector_shares(detector, pixels)
+    assert (shares.centre == 0).all()
+    assert torch.allclose(shares.logits(), _own_logits(detector, pixels), atol=1e-4)
+
+
+def test_a_weight_scales_its_heads_share_before_the_norm() -> None:
+    """With norm and length taken out, a head's share is proportional to its weight."""
+    tower = _timm_tower()
+    tower.norm_post = torch.nn.Identity()
+    pixels = _pixels(tower)
+    weights = torch.ones(tower.depth, tower.heads)
+    weights[3, 2] = 3.0
+    plain, raised = (detector_shares(_detector(tower, w, centred=False), pixels) for w in (None, HeadWeights(weights)))
+    # every share of one patch is divided by the same length, so ratios within a patch are what the weight changes
+    ratio = (raised.heads / raised.base[:, None, None]) / (plain.heads / plain.base[:, None, None])
+    assert torch.allclose(ratio[0, 2, 2], torch.tensor(3.0), rtol=1e-3)
+    assert torch.allclose(ratio[0, 2, 1], torch.tensor(1.0), rtol=1e-3)
+    assert torch.allclose(
+        raised.logits(), _own_logits(_detector(tower, HeadWeights(weights), centred=False), pixels), atol=1e-4
+    )
+
+
+def test_switching_a_head_off_moves_the_logit_as_its_share_says() -> None:
+    tower = _timm_tower()
+    agree, changes, told = 0, [], []
+    for seed in range(3):
+        pixels = _pixels(tower, seed)
+        full = _detector(tower)
+        shares, own = detector_shares(full, pixels).heads[0].mean(dim=-1), _own_logits(full, pixels)[0]
+        for place in range(shares.numel()):
+            layer, head = divmod(place, tower.heads)
+            weights = torch.ones(tower.depth, tower.heads)
+            weights[1 + layer, head] = 0
+            without = _own_logits(_detector(tower, HeadWeights(weights)), pixels)[0]
+            changes.append(float((own - without).mean()))
+            told.append(float(shares[layer, head]))
+            agree += changes[-1] * told[-1] > 0
+    together = torch.corrcoef(torch.tensor([changes, told]))[0, 1]
+    assert agree > 0.8 * len(told)
+    assert together > 0.9
+
+
+def test_heads_are_ranked_over_the_patches_inside() -> None:
+    heads = torch.zeros(2, 2, 2, 3)
+    heads[:, 0, 1] = torch.tensor([4.0, 2.0, 0.0])
+    heads[0, 1, 0] = torch.tensor([2.0, 2.0, 90.0])
+    heads[:, 1, 1] = -1.0
+    nothing = torch.zeros(2, 3)
+    shares = HeadShares((5, 6), 5, heads, nothing, nothing, nothing, (1, 3))
+    found = strongest_heads(shares, torch.tensor([True, True, False]))
+    assert [(e.layer, e.head, e.logits) for e in found] == [(5, 1, 3.0), (6, 0, 1.0)]
+    assert strongest_heads(shares, torch.tensor([False, False, True]), 1)[0].logits == 45.0
+    with pytest.raises(ModelError, match="At least one patch must be inside"):
+        strongest_heads(shares, torch.tensor([False, False, False]))
+
+
+def test_what_has_no_shares_is_refused() -> None:
+    tower = clip_tower()
+    pixels, weights = _pixels(tower), _weights(tower).local
+    for wrong in (HeadWeights(weights, weights), HeadWeights(weights, site="attention_temperature")):
+        with pytest.raises(ModelError, match="outputs of the local heads only"):
+            detector_shares(_detector(tower, wrong), pixels)
+    with pytest.raises(ModelError, match="Every tapped layer must have a local path, which starts at layer 2"):
+        detector_shares(_detector(tower, local_start=2), pixels)
+    with pytest.raises(ModelError, match="local path before the last tap"):
+        detector_shares(_detector(tower, local_attention="none", local_start=None), pixels)
+    with pytest.raises(ModelError, match="one slice; given: 2 slices"):
+        detector_shares(_detector(tower), pixels.expand(2, -1, -1, -1))
+    tower.norm_post = torch.nn.ReLU()
+    with pytest.raises(ModelError, match="final norm must be a layer norm"):
+        detector_shares(_detector(tower), pixels)
