@@ -82,21 +82,23 @@ def split(
     """Split by patient: no patient and no copied image is in two splits."""
     with errors_in_words():
         from headclip_med import console
-        from headclip_med.datasets.split import split_patients, write_split
-        from headclip_med.errors import HeadclipError
+        from headclip_med.datasets.fingerprints import fingerprint_case
+        from headclip_med.datasets.split import check_listable, split_patients, write_split
+        from headclip_med.writing.atomic import check_writable
 
         shares = dict(zip(("train", "val", "test"), _shares(fractions), strict=True))
         dataset = _dataset(data, sequences)
+        check_listable(dataset)
+        check_writable(out.absolute().parent)
         labels: dict[str, bool | None] = {}
         images: dict[str, str] = {}
         with console.steps("reading", len(dataset)) as progress:
             for done, case in enumerate(dataset, start=1):
-                try:
-                    labelled = dataset.load(case)
-                    labels[case.name], images[case.name] = labelled.gt_label, labelled.image_sha256
-                except HeadclipError as error:
-                    console.say_error(f"{case.name}: {error}; it is split by its patient alone")
-                    labels[case.name] = case.label
+                read = fingerprint_case(dataset, case)
+                if read.error:
+                    console.say_error(f"{case.name} is split by its patient alone: {read.error}")
+                else:
+                    labels[case.name], images[case.name] = read.label, read.image_sha256
                 progress(done, len(dataset))
         found = split_patients(dataset, labels, images, shares, seed)
         write_split(dataset, found, out, labels)

@@ -10,8 +10,9 @@ import pytest
 from dataset_trees import pairs_tree, put_image, put_label, put_mask, put_text, put_volume
 from PIL import Image
 
-from headclip_med.datasets import open_dataset
+from headclip_med.datasets import Case, LabelledVolume, open_dataset
 from headclip_med.datasets.check import DataReport, Problem, check_dataset
+from headclip_med.datasets.loading import load_case
 
 
 def _check(root: Path) -> DataReport:
@@ -86,6 +87,25 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
     assert found["unreadable_mask"].severity == "error"
 
 
+def test_a_case_that_fails_unforeseen_does_not_stop_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(case: Case, *, masks_known: bool) -> LabelledVolume:
+        if case.name == "01":
+            raise ZeroDivisionError("/secret/path")
+        return load_case(case, masks_known=masks_known)
+
+    monkeypatch.setattr("headclip_med.datasets.loading.load_case", fail)
+    report = _check(pairs_tree(tmp_path))
+    problem = _found(report)["unreadable_image"]
+    assert problem.cases == ("01",)
+    assert "internal error (ZeroDivisionError)" in problem.what
+    assert "secret" not in problem.what
+    assert report.counts["readable"] == 2
+
+
+def test_a_name_that_is_too_long_is_a_missing_file(tmp_path: Path) -> None:
+    assert _found(_check(_set(tmp_path, f"{'n' * 300}.png,,0,,\n")))["missing_file"].severity == "error"
+
+
 def test_masks_that_do_not_fit_are_gathered(tmp_path: Path) -> None:
     put_volume(tmp_path / "one" / "flair.nii.gz", seed=1)
     put_volume(tmp_path / "two" / "flair.nii.gz", seed=2)
@@ -93,7 +113,7 @@ def test_masks_that_do_not_fit_are_gathered(tmp_path: Path) -> None:
         put_label(tmp_path / name / "seg.nii.gz", affine=np.diag([-2.0, -1.0, 1.0, 1.0]))
     found = _found(_check(tmp_path))
     assert found["mask_grid"].cases == ("one", "two")
-    assert found["mask_grid"].what == "The mask the file must lie on its image's grid; given: affines 1 mm apart"
+    assert found["mask_grid"].what == "The mask must lie on its image's grid; given: affines 1 mm apart"
     assert found["mask_grid"].mend == "Resample the mask to the image with nearest neighbours"
 
 

@@ -44,7 +44,7 @@ def test_a_set_with_an_error(tmp_path: Path) -> None:
     put_mask(tmp_path / "masks" / "01.png", size=(8, 6))
     done = _run("check", tmp_path)
     assert done.exit_code == 1
-    assert "error: The mask the file must have the size of its image; given: 8 × 6" in done.stdout
+    assert "error: The mask must have the size of its image; given: 8 × 6" in done.stdout
     assert "pixels: 01\n  → Resample the mask" in done.stdout
     content = json.loads(_run("check", tmp_path, "--json").stdout)
     assert (content["ok"], content["counts"]["readable"], content["problems"][0]["kind"]) == (False, 2, "mask_grid")
@@ -95,8 +95,18 @@ def test_a_case_that_cannot_be_read_is_split_all_the_same(tmp_path: Path) -> Non
     (tmp_path / "set" / "images" / "03.png").write_bytes(b"nothing")
     done = _run("split", tmp_path / "set", "--out", tmp_path / "list.csv")
     assert done.exit_code == 0
-    assert "03: 03.png must be a" in done.stderr
+    assert "03 is split by its patient alone: 03.png must be a" in done.stderr
     assert len(open_dataset(tmp_path / "list.csv")) == 5
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    put_image(tmp_path / "bmad" / "test" / "Ungood" / "img" / "7_1.png")
+    put_mask(tmp_path / "bmad" / "test" / "Ungood" / "label" / "7_1.png")
+    stacks = _run("split", tmp_path / "bmad", "--out", tmp_path / "list.csv")
+    assert (stacks.exit_code, "7, a volume of slices" in stacks.stderr) == (2, True)
+    (tmp_path / "file").write_text("")
+    place = _run("split", pairs_tree(tmp_path / "set"), "--out", tmp_path / "file" / "list.csv")
+    assert (place.exit_code, "a file where a folder must be" in place.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("fractions", ["0.5,0.5", "a,b,c", "0.5,0.1,0.1"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from dataset_trees import put_image, put_json, put_label, put_mask, put_text, put_volume
+from dataset_trees import put_array, put_image, put_json, put_label, put_mask, put_text, put_volume
 
 from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.errors import InputError
@@ -107,8 +108,25 @@ def test_decathlon(tmp_path: Path) -> None:
     (case,) = dataset
     assert (case.name, case.patient, case.split, case.label) == ("liver_1", "liver_1", "train", None)
     assert dataset.load(case).gt_label is True
-    with pytest.raises(InputError, match="keeps its sequences in one file"):
-        open_dataset(tmp_path, sequences=["CT"])
+    assert open_dataset(tmp_path, sequences=["ct"]).cases == dataset.cases
+
+
+def test_decathlon_sequences_are_volumes_of_one_file(tmp_path: Path) -> None:
+    names = {"0": "T1w", "1": "FLAIR", "2": "T2w"}
+    rows = [{"image": "./imagesTr/brain.nii.gz", "label": "./labelsTr/brain.nii.gz"}]
+    put_json(tmp_path / "dataset.json", {"modality": names, "training": rows})
+    array = np.random.default_rng(0).normal(size=(4, 5, 3, 3)).astype(np.float32)
+    put_array(tmp_path / "imagesTr" / "brain.nii.gz", array)
+    put_label(tmp_path / "labelsTr" / "brain.nii.gz")
+    usual = open_dataset(tmp_path)
+    assert usual.notes == ("channel flair is used, of t1w, flair, t2w",)
+    assert np.array_equal(np.asarray(usual.load(usual[0]).volume), array[..., 1][None])
+    both = open_dataset(tmp_path, sequences=["t2w", "t1w"])
+    labelled = both.load(both[0])
+    assert np.array_equal(np.asarray(labelled.volume), array[..., [2, 0]].transpose(3, 0, 1, 2))
+    assert labelled.gt_label is True
+    with pytest.raises(InputError, match="A sequence must be one of t1w, flair, t2w; given: dwi"):
+        open_dataset(tmp_path, sequences=["dwi"])
 
 
 def _nnunet(root: Path, channels: dict[str, str]) -> Path:
@@ -181,6 +199,7 @@ def test_csv_with_semicolons_and_quotation_marks(tmp_path: Path) -> None:
         ("image,site,site\na.png,0,1\n", "must have a name of its own"),
         ("picture,label\na.png,0\n", "must have a column image; given: list.csv with picture, label"),
         ("", "must have a column image"),
+        ("image,label\na.png," + "x" * 200_000 + "\n", "must be a readable CSV; given: line 2: field larger"),
         ("image\n", "at least one case"),
     ],
 )

@@ -118,7 +118,7 @@ def test_a_damaged_mask_is_an_error_of_the_mask(tmp_path: Path, content: bytes) 
 
 
 def test_a_missing_mask_is_an_error_of_the_mask(tmp_path: Path) -> None:
-    with pytest.raises(MaskError, match=r"The mask must be an existing file; given: m\.png"):
+    with pytest.raises(MaskError, match=r"must be a file or folder that exists; given: m\.png"):
         _load(put_image(tmp_path / "i.png"), tmp_path / "m.png")
 
 
@@ -299,6 +299,17 @@ def test_copies_have_one_digest_whatever_their_files_say(tmp_path: Path) -> None
     copies = [_load(path).image_sha256 for path in (grey, tmp_path / "a.bmp", tmp_path / "a.tif")]
     assert len(set(copies)) == 1
     assert _load(put_image(tmp_path / "b.png", seed=1)).image_sha256 != copies[0]
+
+
+def test_three_equal_channels_count_as_one(tmp_path: Path) -> None:
+    grey = put_image(tmp_path / "a.png")
+    plane = np.asarray(Image.open(grey)).T
+    colour = np.zeros((*plane.shape, 1), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    for channel in ("R", "G", "B"):
+        colour[channel][..., 0] = plane
+    labelled = _load(put_array(tmp_path / "a.nii.gz", colour))
+    assert labelled.volume.shape[0] == 3
+    assert labelled.image_sha256 == _load(grey).image_sha256
 
 
 def test_shape_and_mask_are_part_of_a_digest(tmp_path: Path) -> None:

@@ -151,6 +151,9 @@ def test_what_a_csv_cannot_list_is_told(tmp_path: Path) -> None:
     stacked = _dataset([Case("vol", (Path("a.png"), Path("b.png")), stacked=True)])
     with pytest.raises(InputError, match=r"must list whole images; given: vol, a volume of slices"):
         write_split(stacked, {"vol": "train"}, tmp_path / "list.csv")
+    in_one_file = _dataset([Case("two", (Path("a.nii"), Path("a.nii")), volumes=(0, 1))])
+    with pytest.raises(InputError, match=r"must list whole files; given: two, a volume of a 4-D file"):
+        write_split(in_one_file, {"two": "train"}, tmp_path / "list.csv")
     separated = _dataset([Case("odd", (Path("a;b.png"),))])
     with pytest.raises(InputError, match=r"The images of odd must have no ; in their names"):
         write_split(separated, {"odd": "train"}, tmp_path / "list.csv")

@@ -26,6 +26,7 @@ class Case:
         patient: who it is of; splits and intervals never part the cases of one patient.
         category: class of a set with several (an MVTec object, an organ), else empty.
         split: train, val, test or empty, where the layout says so.
+        volumes: for 4-D files, which of its volumes each image is, 0-based; empty: files of one volume.
         columns: further facts by column name, for subgroup tables.
     """
 
@@ -38,6 +39,7 @@ class Case:
     category: str = ""
     split: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
+    volumes: tuple[int, ...] = ()
 
     @property
     def has_mask(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,11 +12,15 @@ from typing import Any, Literal
 from headclip_med.datasets.case import Case, CaseDataset
 from headclip_med.datasets.loading import CONTRADICTION
 from headclip_med.datasets.truth import NOT_BINARY, GridError, MaskError
-from headclip_med.errors import HeadclipError
+from headclip_med.errors import HeadclipError, InputError, internal_error
+from headclip_med.reading.content import existing_path
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]  # cases done, cases in all
 
 _SPLIT_AGAIN = "Split by patient: `headclip-med data split`"
+_REPORT = "Report it: this is a fault of the program"
 _LARGE_SHARE = 0.9  # a mask of more than this share of its image is rather upside down than a lesion
 
 
@@ -85,7 +90,7 @@ def check_dataset(dataset: CaseDataset, progress: Progress | None = None) -> Dat
     facts: list[_Facts] = []
     problems: list[Problem] = []
     for done, case in enumerate(dataset, start=1):
-        missing = [path.name for path in _files(case) if not path.exists()]
+        missing = [path.name for path in _files(case) if not _exists(path)]
         if missing:
             what = f"{len(missing)} of its files are missing, such as {missing[0]}"
             problems.append(Problem("error", "missing_file", what, (case.name,), "Add the files or delete the entry"))
@@ -95,6 +100,9 @@ def check_dataset(dataset: CaseDataset, progress: Progress | None = None) -> Dat
             except HeadclipError as error:
                 what = f"{_general(error.must, case)}; given: {_general(error.given, case)}"
                 problems.append(Problem("error", _kind_of(error), what, (case.name,), error.do))
+            except Exception as error:  # the other cases are worth a look all the same
+                log.debug("case %s", case.name, exc_info=True)
+                problems.append(Problem("error", "unreadable_image", internal_error(error), (case.name,), _REPORT))
         if progress is not None:
             progress(done, len(dataset))
     problems += [*_masks(dataset, facts), *_said(facts), *_copies(facts), *_torn_patients(dataset)]
@@ -111,6 +119,14 @@ def check_dataset(dataset: CaseDataset, progress: Progress | None = None) -> Dat
 
 def _files(case: Case) -> list[Path]:
     return [path for path in (*case.images, *case.masks) if path is not None]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        existing_path(path)
+    except InputError:
+        return False
+    return True
 
 
 def _facts(dataset: CaseDataset, case: Case) -> _Facts:
@@ -179,7 +195,7 @@ def _said(facts: list[_Facts]) -> Iterable[Problem]:
             if words.startswith(CONTRADICTION):
                 yield Problem("error", "contradiction", words, name, "Correct the label or the mask")
             elif words.startswith(NOT_BINARY):
-                mend = "Look at one of them; save masks as PNG or NIfTI with 0 and 1"
+                mend = "Pictures count from half of their range, volumes above and below 0; better save 0 and 1"
                 yield Problem("warning", "mask_values", NOT_BINARY, name, mend)
             else:
                 yield Problem("warning", "mask", _general(words, fact.case), name, "Look at one of them")
@@ -190,7 +206,7 @@ def _said(facts: list[_Facts]) -> Iterable[Problem]:
 def _general(words: str, case: Case) -> str:
     """``words`` without names of this case's files, so that they are the same for the next one."""
     for path in sorted(_files(case), key=lambda path: -len(path.name)):
-        words = words.replace(path.name, "the file")
+        words = words.replace(f"mask {path.name}", "mask").replace(path.name, "the file")
     return words
 
 

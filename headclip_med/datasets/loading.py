@@ -11,7 +11,7 @@ from headclip_med.datasets.case import Case, LabelledVolume
 from headclip_med.datasets.planes import read_stack
 from headclip_med.datasets.truth import Mask, read_truth
 from headclip_med.reading import load
-from headclip_med.reading.base import stack, to_metatensor
+from headclip_med.reading.base import LoadedVolume, stack, to_metatensor
 
 # How the warning about a label that its mask contradicts begins; the check of a set tells it by that.
 CONTRADICTION = "labelled "
@@ -26,7 +26,7 @@ def load_case(case: Case, *, masks_known: bool) -> LabelledVolume:
     Raises:
         InputError: an unreadable image. MaskError, GridError: see :func:`headclip_med.datasets.truth.read_truth`.
     """
-    volume = read_stack(case) if case.stacked else stack([load(path) for path in case.images])
+    volume = read_stack(case) if case.stacked else stack(_images(case))
     warnings: list[str] = []
     label, truth = case.label, None
     if case.has_mask:
@@ -46,6 +46,12 @@ def load_case(case: Case, *, masks_known: bool) -> LabelledVolume:
         sha256=hashlib.sha256(image.encode() + _packed(truth)).hexdigest(),
         warnings=tuple(warnings),
     )
+
+
+def _images(case: Case) -> list[LoadedVolume]:
+    """The sequences of a case, each from its file or from its place in a 4-D file."""
+    times = case.volumes or (None,) * len(case.images)
+    return [load(path, time=time) for path, time in zip(case.images, times, strict=True)]
 
 
 def _digest(array: NDArray[np.float32]) -> str:

@@ -35,15 +35,19 @@ def list_cases(root: Path, sequences: Sequence[str] | None = None) -> Listing:
     rows = _rows(facts)
     if rows is None or _has_channel_files(path):
         return _nnunet(path, facts, sequences)
-    if sequences:
-        raise InputError("The Decathlon keeps its sequences in one file", ", ".join(sequences), "Leave them out")
-    cases = [_decathlon(path, row, f"{path.name}, training entry {i}") for i, row in enumerate(rows, start=1)]
-    return Listing(cases)
+    volumes, notes = _channels(path, facts, sequences)
+    chosen = volumes if len(_channel_names(facts)) > 1 else []
+    cases = [_decathlon(path, row, f"{path.name}, training entry {i}", chosen) for i, row in enumerate(rows, start=1)]
+    return Listing(cases, notes)
 
 
 def _rows(facts: Mapping[str, Any]) -> list[Any] | None:
     rows = facts.get("training")
     return rows if isinstance(rows, list) and rows else None
+
+
+def _channel_names(facts: Mapping[str, Any]) -> Any:
+    return facts.get("channel_names") or facts.get("modality") or {"0": "0"}
 
 
 def _has_images(path: Path) -> bool:
@@ -56,13 +60,15 @@ def _has_channel_files(path: Path) -> bool:
     return folder is not None and any(stem_of(file).endswith("_0000") for file in files_in(folder))
 
 
-def _decathlon(path: Path, entry: Any, where: str) -> Case:
+def _decathlon(path: Path, entry: Any, where: str, volumes: Sequence[int]) -> Case:
+    """One entry; ``volumes`` are those to read of its 4-D file, none for a file of one volume."""
     row = as_object(entry, where)
     if not row.get("image"):
         raise InputError("Every entry must name its image", where)
     image = inside(path.parent, str(row["image"]), where)
     mask = (inside(path.parent, str(row["label"]), where),) if row.get("label") else ()
-    return Case(stem_of(image), (image,), mask, patient=stem_of(image), split="train")
+    name = stem_of(image)
+    return Case(name, (image,) * max(len(volumes), 1), mask, patient=name, split="train", volumes=tuple(volumes))
 
 
 def _nnunet(path: Path, facts: Mapping[str, Any], sequences: Sequence[str] | None) -> Listing:
@@ -84,7 +90,7 @@ def _nnunet(path: Path, facts: Mapping[str, Any], sequences: Sequence[str] | Non
 
 def _channels(path: Path, facts: Mapping[str, Any], sequences: Sequence[str] | None) -> tuple[list[int], list[str]]:
     """Numbers of the channels to read: those asked for by name, else FLAIR, else the first."""
-    named_channels = as_object(facts.get("channel_names") or facts.get("modality") or {"0": "0"}, path.name)
+    named_channels = as_object(_channel_names(facts), path.name)
     wrong = [number for number in named_channels if not number.isdecimal()]
     if wrong:
         raise InputError(f"The channels of {path.name} must be numbered", wrong[0])

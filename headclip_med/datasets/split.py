@@ -75,10 +75,11 @@ def write_split(
         splits: by case name. labels: as for :func:`split_patients`.
 
     Raises:
-        InputError: slices of volumes, or a name with the separator of images in it: a CSV of paths cannot list them.
+        InputError: what a CSV of paths cannot list: slices of volumes, one of several volumes in a file, or a name with
+            the separator of images in it.
         OutputError: it cannot be written.
     """
-    _check_listable(dataset)
+    check_listable(dataset)
     known = {case.name: case.label for case in dataset} | dict(labels or {})
     columns = sorted({name for case in dataset for name in case.columns})
     out = io.StringIO()
@@ -100,11 +101,15 @@ def write_split(
         draft.write_text(out.getvalue(), encoding="utf-8", newline="\n")
 
 
-def _check_listable(dataset: CaseDataset) -> None:
+def check_listable(dataset: CaseDataset) -> None:
+    """Raise InputError where :func:`write_split` would, before anything is read."""
     for case in dataset:
         if case.stacked:
             hint = "This layout has splits of its own"
             raise InputError("A CSV of paths must list whole images", f"{case.name}, a volume of slices", hint)
+        if case.volumes:
+            hint = "Save the sequences as files of their own"
+            raise InputError("A CSV of paths must list whole files", f"{case.name}, a volume of a 4-D file", hint)
         if any(_SEPARATOR in image.name for image in case.images):
             raise InputError(f"The images of {case.name} must have no {_SEPARATOR} in their names", "one with it")
 

@@ -40,9 +40,7 @@ def list_cases(root: Path) -> Listing:
         raise InputError("A CSV of paths must have a column image", f"{path.name} with {', '.join(columns)}")
     if len(set(columns)) < len(columns):
         raise InputError(f"Every column of {path.name} must have a name of its own", ", ".join(columns))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
-    next(reader)
-    rows = [(f"{path.name}, row {reader.line_num}", row) for row in reader if any(cell.strip() for cell in row)]
+    rows = [(f"{path.name}, row {number}", row) for number, row in _rows(text)[1:]]
     cases = [_case(path.parent, _by_column(columns, row, where), where) for where, row in rows]
     return Listing(cases, [] if any(case.patient for case in cases) else [UNKNOWN_PATIENTS])
 
@@ -66,17 +64,25 @@ def _case(folder: Path, row: dict[str, str], where: str) -> Case:
 
 def _columns(text: str) -> list[str]:
     """Names in the first row; ours in whatever case they are written."""
-    first = next(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)), [])
-    names = [name.strip() for name in first]
-    return [name.lower() if name.lower() in FIELDS else name for name in names]
+    header = next(iter(_rows(text)), (1, []))[1]
+    return [name.lower() if name.lower() in FIELDS else name for name in header]
+
+
+def _rows(text: str) -> list[tuple[int, list[str]]]:
+    """Rows that are not blank with the number of the line on which they end."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
+    try:
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except csv.Error as error:
+        raise InputError("A list of cases must be a readable CSV", f"line {reader.line_num}: {error}") from error
+    return [(number, row) for number, row in rows if any(row)]
 
 
 def _by_column(columns: list[str], row: list[str], where: str) -> dict[str, str]:
     if len(row) > len(columns):
         hint = "Put quotation marks around what contains the separator"
         raise InputError(f"A row must have at most {len(columns)} fields", f"{len(row)} in {where}", hint)
-    cells = [cell.strip() for cell in row] + [""] * (len(columns) - len(row))
-    return dict(zip(columns, cells, strict=True))
+    return dict(zip(columns, row + [""] * (len(columns) - len(row)), strict=True))
 
 
 def _delimiter(text: str) -> str:

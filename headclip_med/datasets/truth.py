@@ -18,7 +18,7 @@ from headclip_med.geometry import check_affine
 from headclip_med.reading import nifti
 from headclip_med.reading import sitk as itk
 from headclip_med.reading.base import GRID_TOLERANCE, LoadedVolume, check_size, collected_warnings, in_words
-from headclip_med.reading.content import identify
+from headclip_med.reading.content import existing_path, identify
 from headclip_med.types import Affine
 
 Mask = NDArray[np.bool_]
@@ -51,8 +51,8 @@ def read_truth(case: Case, volume: LoadedVolume, warnings: list[str]) -> Mask:
             parts = [_blank(shape) if path is None else _picture(path, shape, warnings) for path in case.masks]
             return np.stack(parts, axis=-1)
         path = next(path for path in case.masks if path is not None)
-        if not path.is_file():
-            raise MaskError("The mask must be an existing file", path.name)
+        if not existing_path(path).is_file():
+            raise MaskError("A mask must be a file", path.name)
         kind = identify(path)
         if kind == "dicom":
             raise MaskError(f"The mask {path.name} must not be DICOM", "DICOM", "Convert it to NIfTI")
