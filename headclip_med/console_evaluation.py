@@ -14,6 +14,7 @@ from headclip_med.evaluation.run import EvaluationWatcher
 from headclip_med.evaluation.tables import title_of, unit_of
 
 _MOST_EXCLUDED = 20
+_WIDTH = 160  # of a table in a file or a pipe, where there is no screen
 
 
 class EvaluationBar(EvaluationWatcher):
@@ -65,7 +66,7 @@ def show_evaluation(record: EvaluationRecord, folder: Path) -> None:
         for name, row in zip(names, rows, strict=True):
             table.add_row(unit_of(record, level), title_of(name), *row)
         table.add_section()
-    out.print(table)
+    out.print(table, width=None if out.is_terminal else _WIDTH)
     reasons = dict.fromkeys(
         f"{level}: {metric.reason}"
         for result in record.models

@@ -162,7 +162,7 @@ def test_other_branches_train_through_the_tower(tmp_path: Path, branch: str) -> 
 def test_brightness_joins_the_map_when_asked(tmp_path: Path) -> None:
     config = train_config(tmp_path / "pack", fuse_intensity=True, steps=2)
     train(config)
-    a, b, _ = load_pack(tmp_path / "pack").record.config["intensity_fusion"]
+    _, b, _ = load_pack(tmp_path / "pack").record.config["intensity_fusion"]
     assert b > 1  # the squares are bright
     with_it = _auroc(tmp_path / "pack", config.model, tmp_path / "pairs")
     record = json.loads((tmp_path / "pack" / "pack.json").read_text())

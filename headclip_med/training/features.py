@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import Contributions, EncodeOptions, encode_images, local_contributions
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.training.adapter import Adapter
@@ -104,10 +105,20 @@ class FeatureBank:
         taps = tapped_features(self.tower, parts, weights, self.options, centre=centre)
         return taps, parts.global_feature
 
-    def raw_features(self, index: int) -> dict[int, Tensor]:
-        """Projected features ``(P, D)`` of one slice with every head weight at 1, before centring."""
-        out = encode_images(self.tower, self.slices[index].pixels[None].float(), self.options, normalise=False)
-        return {layer: part[0].detach() for layer, part in out.patch_features.items()}
+    @torch.no_grad()
+    def raw_features(self, index: int, weights: HeadWeights | None = None) -> dict[int, Tensor]:
+        """Projected features ``(P, D)`` of one slice before centring, every head weight 1 unless some are given."""
+        if self.mode == "fixed":
+            features = self._keep(index).features or {}
+        elif self.mode == "linear":
+            parts = self._keep(index).parts
+            assert parts is not None
+            features = tapped_features(self.tower, parts, weights or HeadWeights(), self.options, normalise=False)
+        else:
+            pixels = self.slices[index].pixels[None].float()
+            out = encode_images(self.tower, pixels, self.options, head_weights=weights, normalise=False)
+            features = out.patch_features
+        return {layer: part[0] for layer, part in features.items()}
 
     def _keep(self, index: int) -> Kept:
         if index in self._kept:

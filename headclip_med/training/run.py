@@ -12,6 +12,7 @@ import torch
 
 from headclip_med.detectors import HeadCLIPConfig
 from headclip_med.encoders.build import BuiltTower, build_tower
+from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, resolve_layers
 from headclip_med.engine import load_engine
 from headclip_med.errors import InputError, OutputError
@@ -196,8 +197,11 @@ def _check_labels(words: str, slices: Sequence[TrainingSlice]) -> None:
 
 
 @torch.no_grad()
-def start_vectors(adapter: Adapter, classes: ClassVectors, bank: FeatureBank, seed: int) -> None:
-    """Centre, vectors and temperature from a converged logistic regression on frozen features.
+def start_vectors(
+    adapter: Adapter, classes: ClassVectors, bank: FeatureBank, seed: int, weights: HeadWeights | None = None
+) -> None:
+    """Centre, vectors and temperature from a converged logistic regression on frozen features, or on those under
+    ``weights``.
 
     Without it most of what head weights seem to gain is made up for badly fitted vectors (docs/decisions.md).
     """
@@ -212,7 +216,7 @@ def start_vectors(adapter: Adapter, classes: ClassVectors, bank: FeatureBank, se
             places = torch.nonzero(wanted)[:, 0]
             chosen.append(places[torch.randperm(len(places), generator=draw)[:_PATCHES]])
         keep = torch.cat(chosen)
-        for layer, features in bank.raw_features(index).items():
+        for layer, features in bank.raw_features(index, weights).items():
             rows[layer].append(features[keep])
         labels.append(torch.cat([torch.ones(len(chosen[0])), torch.zeros(len(chosen[1]))]))
     truth_of = torch.cat(labels)
