@@ -1,4 +1,4 @@
-"""What each part of HeadCLIP is worth on real images: python benchmarks/ablation.py [brain] [colon] [--json FILE]
+"""What each part of HeadCLIP is worth on real images: python benchmarks/ablation.py [--task brain|colon] [--json FILE]
 
 The DINOv2 ViT-S/14 tower, adapted and tested on the data beside the project (HEADCLIP_SHARED), never on the same
 patient: brain: leave one data set out (two MS patients; one glioma; one contrast-enhanced tumour), colon: three folds
@@ -387,7 +387,7 @@ def show(task: str, found: dict[str, Any]) -> str:
 def main() -> None:
     """Run the asked tasks and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", default=["brain", "colon"], choices=["brain", "colon"])
+    parser.add_argument("--task", choices=["brain", "colon"], action="append", help="default both")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--image-size", type=int, default=280)
@@ -398,7 +398,7 @@ def main() -> None:
         return
     built, random = build_tower(str(TOWER)), random_tower(options.image_size)
     report = {}
-    for name in options.tasks:
+    for name in options.task or ["brain", "colon"]:
         folds = brain_folds if name == "brain" else colon_folds
         layers = (3, 5, 7) if name == "brain" else (5, 8, 11)
         size = options.image_size

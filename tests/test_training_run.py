@@ -247,7 +247,7 @@ def test_bad_data_are_refused_in_words(tmp_path: Path) -> None:
         (no_masks, "must say where lesions are; given: labels has no masks"),
         (healthy, "must show lesions and something else; given: no lesion at all"),
         (sick, "must show lesions and something else; given: nothing but lesion"),
-        (lonely, "at least one patient for each of train, val"),
+        (lonely, "validation part must not be empty"),
     ):
         with pytest.raises(InputError, match=words):
             train(train_config(config.out, data=[{"path": str(data)}]))

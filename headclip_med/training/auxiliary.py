@@ -71,7 +71,10 @@ def _part(
     labels = {case.name: by_name[case.name].label for case in usable}
     images = {case.name: by_name[case.name].image_sha256 for case in usable}
     shares = {"train": 1 - config.validation, "val": config.validation}
-    splits = split_patients(chosen, labels, images, shares, config.seed)
+    if len({case.patient or case.name for case in usable}) == 1:
+        splits = dict.fromkeys(labels, "train")  # nobody can be held back from a set of one patient
+    else:
+        splits = split_patients(chosen, labels, images, shares, config.seed)
     hashes = tuple(sorted(by_name[case.name].image_sha256[:SHORT_HASH] for case in usable))
     entry = LedgerEntry(
         name=dataset.name,
