@@ -9,15 +9,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
 from training_case import train_config, write_pairs
 from typer.testing import CliRunner
 
-from headclip_med import load_engine
+from headclip_med import load_engine, models
 from headclip_med.cli import app
-from headclip_med.encoders.build import build_tower
+from headclip_med.encoders.adapters import tower_from_open_clip
+from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.errors import CancelledError, InputError, ModelError, OutputError
 from headclip_med.evaluation.counts import count_scores
 from headclip_med.evaluation.curves import auroc
@@ -177,6 +179,40 @@ def _auroc(pack: Path, tower: str, pairs: Path) -> float:
     truth = np.asarray(Image.open(pairs / "masks" / "01.png")).T > 0
     counts = count_scores(found.ravel(), truth.ravel())
     return float(auroc(counts.negatives, counts.positives))
+
+
+def _tiny_clip(name: str) -> BuiltTower:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3}
+        vision = {"image_size": 64, "layers": 3, "width": 32, "patch_size": 8, "head_width": 16}
+        clip = open_clip.CLIP(24, vision, text).eval().requires_grad_(False)
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    return BuiltTower(tower_from_open_clip(clip.visual), "open_clip", "tiny-clip", name, "1" * 64, clip, tokenizer)
+
+
+def test_prompts_and_heads_train_together_on_a_clip_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = _tiny_clip("tiny")
+    before = {name: value.clone() for name, value in built.clip.state_dict().items()}
+    monkeypatch.setattr(run_module, "build_tower", lambda name: built)
+    monkeypatch.setattr(models, "build_tower", _tiny_clip)
+    config = train_config(
+        tmp_path / "pack", classes={"deep_blocks": 2}, loss={"joint": 1.0}, feature_layers=[1, 2], steps=4, model="tiny"
+    )
+    train(config)
+    pack = load_pack(tmp_path / "pack")
+    assert pack.tensors["prompt.context"].shape == (2, 12, 32)
+    assert pack.tensors["prompt.deep"].shape == (2, 4, 32)
+    assert pack.tensors["image_classes"].shape == (2, 24)
+    assert all(torch.equal(before[name], value) for name, value in built.clip.state_dict().items())
+    engine = load_engine(tmp_path / "pack", "cpu", precision="float32", weights="tiny")
+    result = engine.predict(tmp_path / "pairs" / "images" / "01.png")
+    assert 0 < result.pred_score < 1
+
+
+def test_prompts_need_a_text_side(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="Learned prompts must have a tower with a text side"):
+        train(train_config(tmp_path / "pack", classes={"kind": "prompts"}))
 
 
 def test_schedules_say_who_moves() -> None:
