@@ -25,6 +25,7 @@ from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import Contributions, EncodeOptions, first_local_block, local_contributions
 from headclip_med.encoders.tower import Block, ImageTower
 from headclip_med.errors import ModelError
+from headclip_med.head_weights import LayerChoice, place_head_weights
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,8 @@ class HeadEffect:
 
 def detector_shares(detector: HeadCLIP, pixels: Tensor) -> HeadShares:
     """Shares of all heads of ``detector`` for one slice ``pixels (1, 3, S, S)``; errors as :func:`head_shares`."""
-    config = detector.config
-    options = EncodeOptions(
-        layers=detector._layers,
-        local_attention=config.local_attention,
-        local_start=config.local_start,
-        want_global=False,
-        position_mode=config.position_mode,
-        kernel=config.kernel,
-    )
-    return head_shares(detector.tower, pixels, options, detector._classes, detector._weights, 1 / config.temperature)
+    scale = 1 / detector.config.temperature
+    return head_shares(detector.tower, pixels, _options(detector), detector._classes, detector._weights, scale)
 
 
 @torch.no_grad()
@@ -131,6 +124,70 @@ def strongest_heads(shares: HeadShares, inside: Tensor, count: int = 10) -> list
         for place in order
         if mean.flatten()[place] > 0
     ]
+
+
+@torch.no_grad()
+def acting_weights(detector: HeadCLIP, pixels: Tensor | None = None) -> dict[str, Tensor]:
+    """Head weights by branch ``(depth, heads)``, NaN where none acts; without any, 1 for every local head.
+
+    A local weight acts from the first local block to the last tap, in the layers that the configuration chose; of one
+    weight a channel the mean is given.
+
+    Args:
+        pixels: ``(1, 3, S, S)``; only weights that are predicted from the class token need them.
+
+    Raises:
+        ModelError: predicted weights without a slice, or a detector without heads that could be weighted.
+    """
+    config, tower, weights = detector.config, detector.tower, detector._weights
+    if callable(weights):
+        weights = _predicted(detector, weights, pixels)
+    layers: LayerChoice = config.lhw_layers
+    if weights is None:
+        if config.local_attention == "none":
+            raise ModelError("A pack must have a local path or head weights to be shown", "neither")
+        weights, layers = HeadWeights(torch.ones(tower.depth, tower.heads)), "dual"
+    found = {}
+    if weights.local is not None:
+        found["local"] = _on_layers(weights.local, detector, layers)
+        found["local"][: first_local_block(tower.depth, config.local_start)] = float("nan")
+        found["local"][max(detector._layers) + 1 :] = float("nan")
+    if weights.global_ is not None:
+        found["global"] = _on_layers(weights.global_, detector, "all" if config.lhw_task_decoupled else layers)
+    return found
+
+
+def _predicted(detector: HeadCLIP, predict: Callable[[Tensor], HeadWeights], pixels: Tensor | None) -> HeadWeights:
+    """Weights of one slice without the axis of images."""
+    if pixels is None:
+        raise ModelError("Predicted head weights must be shown for a slice", "none", "Add --slice FILE")
+    weights = predict(local_contributions(detector.tower, pixels, _options(detector)).cls_token)
+    local, global_ = (None if part is None else part[0] for part in (weights.local, weights.global_))
+    return HeadWeights(local, global_, weights.site)
+
+
+def _on_layers(factors: Tensor, detector: HeadCLIP, layers: LayerChoice) -> Tensor:
+    """A copy ``(depth, heads)`` on the CPU, NaN outside the chosen layers."""
+    config, tower = detector.config, detector.tower
+    missing = torch.full((1, tower.heads), float("nan"))
+    placed = place_head_weights(
+        missing, tower.depth, layers=layers, local_start=config.local_start, tapped=detector._layers
+    ).local
+    assert placed is not None
+    values = (factors.mean(dim=-1) if factors.ndim == 3 else factors).float().cpu()
+    return torch.where(placed.isnan(), values, missing)
+
+
+def _options(detector: HeadCLIP) -> EncodeOptions:
+    config = detector.config
+    return EncodeOptions(
+        layers=detector._layers,
+        local_attention=config.local_attention,
+        local_start=config.local_start,
+        want_global=False,
+        position_mode=config.position_mode,
+        kernel=config.kernel,
+    )
 
 
 def _weighted_heads(

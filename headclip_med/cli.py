@@ -18,6 +18,7 @@ from headclip_med import cli_options as options
 from headclip_med.cli_data import data_app
 from headclip_med.cli_errors import DEBUG, errors_in_words
 from headclip_med.cli_evaluate import evaluate
+from headclip_med.cli_heads import heads
 from headclip_med.cli_train import train
 from headclip_med.types import RESEARCH_ONLY
 
@@ -213,6 +214,9 @@ def models_pull(name: options.ModelArgument, as_json: options.JsonOption = False
             console.say_json(asdict(pulled))
         else:
             typer.echo(f"{pulled.name}: {pulled.architecture} from {pulled.source}\nsha256 {pulled.sha256}")
+
+
+models_app.command("heads", epilog=RESEARCH_ONLY)(heads)
 
 
 def _engine(

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
+from matplotlib import colormaps
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 from towers import clip_tower, timm_tower
+from typer.testing import CliRunner
 
-from headclip_med.attribution import HeadShares, detector_shares, strongest_heads
+from headclip_med.attribution import HeadShares, acting_weights, detector_shares, strongest_heads
+from headclip_med.cli import app
 from headclip_med.detectors import ClassFeatures, HeadCLIP, HeadCLIPConfig
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.tower import ImageTower
+from headclip_med.engine import load_engine
 from headclip_med.errors import ModelError
 from headclip_med.head_weights import DynamicHeadWeights
 
@@ -146,3 +156,83 @@ def test_what_has_no_shares_is_refused() -> None:
     tower.norm_post = torch.nn.ReLU()
     with pytest.raises(ModelError, match="final norm must be a layer norm"):
         detector_shares(_detector(tower), pixels)
+
+
+def test_weights_are_shown_where_they_act() -> None:
+    tower = clip_tower()
+    weights = torch.arange(16.0).view(4, 4)
+    shown = acting_weights(_detector(tower, HeadWeights(weights, weights), feature_layers=(1,), local_start=1))
+    assert torch.equal(shown["local"][1], weights[1])
+    assert shown["local"][[0, 2, 3]].isnan().all()  # no local path yet, and after the last tap
+    assert shown["global"].isnan().any(dim=1).tolist() == [True, False, False, False]  # 'dual' leaves block 0 out
+    last = acting_weights(_detector(tower, HeadWeights(weights), feature_layers=(3,), lhw_layers=1))
+    assert last["local"].isnan().all(dim=1).tolist() == [True, True, True, False]
+    channels = HeadWeights(torch.arange(12.0).expand(4, 4, 12))
+    assert (acting_weights(_detector(tower, channels))["local"][1:] == 5.5).all()
+    plain = acting_weights(_detector(tower))
+    assert (plain["local"][1:] == 1).all()
+    assert list(plain) == ["local"]
+
+
+def test_predicted_weights_need_a_slice() -> None:
+    tower = clip_tower()
+    predictor = DynamicHeadWeights(tower.width, tower.depth, tower.heads, hidden=8).requires_grad_(False)
+    predictor.output.bias.data.fill_(0.5)
+    detector = _detector(tower, predictor)
+    with pytest.raises(ModelError, match="must be shown for a slice"):
+        acting_weights(detector)
+    assert (acting_weights(detector, _pixels(tower))["local"][1:] == 1.5).all()
+    with pytest.raises(ModelError, match="local path or head weights"):
+        acting_weights(_detector(tower, local_attention="none", local_start=None))
+
+
+def test_the_command_draws_weights_and_names_the_strongest_heads(tiny_pack: Path, volume: Path, tmp_path: Path) -> None:
+    pack = tmp_path / "weighted"
+    shutil.copytree(tiny_pack, pack)
+    tensors = load_file(pack / "pack.safetensors")
+    save_file({**tensors, "head_weights": torch.tensor([[0.25, 1.75]])}, pack / "pack.safetensors")
+    plain, sliced = tmp_path / "plain.png", tmp_path / "slice.png"
+    words = CliRunner().invoke(app, ["models", "heads", str(pack), "--out", str(plain)])
+    assert words.exit_code == 0, words.output
+    assert "local branch: 2 head weights from 0.250 to 1.750" in words.stdout
+    run = ["models", "heads", str(pack), "--slice", str(volume), "--index", "3", "--out", str(sliced), "--json"]
+    said = CliRunner().invoke(app, run)
+    assert said.exit_code == 0, said.output
+    facts = json.loads(said.stdout)
+    assert facts["head_weights"] == {"local": [[None, None], [0.25, 1.75]]}
+    found = facts["slice"]
+    assert (found["index"], found["place"]) == (3, "axial slice 3 of 0 … 5")
+    parts = found["mean_logit"]
+    assert sum(value for name, value in parts.items() if name != "logit") == pytest.approx(parts["logit"], abs=1e-4)
+    assert all(head["layer"] == 1 and head["logits"] > 0 for head in found["heads"])
+    assert sum(head["logits"] for head in found["heads"]) >= parts["heads"] - 1e-5
+    with Image.open(plain) as small, Image.open(sliced) as large:
+        assert large.height > small.height + 400
+        colours = {colour for _, colour in small.getcolors(1 << 20)}
+    assert {tuple(round(255 * c) for c in colormaps["RdBu_r"](end)[:3]) for end in (0.0, 1.0)} <= colours
+
+
+def test_the_command_takes_the_slice_that_scores_highest(tiny_pack: Path, volume: Path, tmp_path: Path) -> None:
+    result = load_engine(tiny_pack, "cpu", precision="float32").predict(volume)
+    highest = max(result.slices, key=lambda entry: entry.score).index
+    run = ["models", "heads", str(tiny_pack), "--slice", str(volume), "--out", str(tmp_path / "h.png"), "--json"]
+    assert json.loads(CliRunner().invoke(app, run).stdout)["slice"]["index"] == highest
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--index", "2"], "--index must come with --slice FILE"),
+        (["--out", "heads.svg"], "The picture must be a PNG file"),
+        (["--slice", "SCAN", "--index", "6"], "The slice must lie between 0 and 5; given: 6"),
+    ],
+)
+def test_the_command_refuses_in_words(
+    options: list[str], message: str, tiny_pack: Path, volume: Path, tmp_path: Path
+) -> None:
+    words = [str(volume) if option == "SCAN" else option for option in options]
+    out = [] if "--out" in options else ["--out", str(tmp_path / "h.png")]
+    run = CliRunner().invoke(app, ["models", "heads", str(tiny_pack), *words, *out])
+    assert run.exit_code == 2
+    assert message in " ".join(run.stderr.split())
+    assert not (tmp_path / "h.png").exists()

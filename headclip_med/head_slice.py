@@ -1,0 +1,152 @@
+"""One slice of a scan as a detector sees it, and the heads that raise its score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from headclip_med.attribution import HeadEffect, HeadShares, detector_shares, strongest_heads
+from headclip_med.detectors.headclip import HeadCLIP
+from headclip_med.errors import InputError
+from headclip_med.geometry import SliceFrame, check_affine, slice_frame
+from headclip_med.intensity import Placement, Preprocessing, foreground, intensity_ranges, to_square
+from headclip_med.packs.domains import Domain
+from headclip_med.prepare import choose_channels, choose_planes, choose_window, source_name, to_volume
+from headclip_med.run_slices import Batching, SliceSource, score_slices
+
+# Where the map stays below the threshold, this share of the patient's patches with the highest map is looked at.
+_HIGHEST = 0.01
+
+
+@dataclass(frozen=True)
+class SliceView:
+    """A slice as the network sees it.
+
+    Attributes:
+        pixels: ``(1, 3, S, S)``, normalised; valid: ``(1, S, S)`` bool, inside the patient.
+        image: ``(S, S)`` or ``(S, S, 3)`` in [0, 1]; placement: where the slice lies in the square.
+        words: its place, such as ``axial slice 12 of 0 … 54``; index: along the plane's axis.
+    """
+
+    pixels: Tensor
+    valid: Tensor
+    image: NDArray[np.float32]
+    placement: Placement
+    words: str
+    index: int
+
+
+@dataclass(frozen=True)
+class SliceHeads:
+    """What the heads add to the score of one slice.
+
+    Attributes:
+        anomaly: map ``(S, S)`` in [0, 1], 0 outside the patient; threshold: on it.
+        inside: patches ``(Hp, Wp)`` bool that were looked at; chosen: which these are, in words.
+        shares: of every head at every patch; effects: the heads that raise the logit most, over ``inside``.
+    """
+
+    view: SliceView
+    anomaly: NDArray[np.float32]
+    threshold: float
+    inside: NDArray[np.bool_]
+    chosen: str
+    shares: HeadShares
+    effects: list[HeadEffect]
+
+    def map_of(self, effect: HeadEffect) -> NDArray[np.float32]:
+        """Share of one head at every patch ``(Hp, Wp)``, in logits."""
+        share = self.shares.by_head()[effect.layer - self.shares.first_layer, effect.head]
+        return np.asarray(share.cpu().unflatten(0, self.shares.grid))
+
+    def parts(self) -> dict[str, float]:
+        """Mean logit over ``inside`` and what it is the sum of."""
+        shares, inside = self.shares, torch.from_numpy(self.inside).flatten()
+        sums = {"heads": shares.heads.sum(dim=(1, 2)), "base": shares.base, "biases": shares.biases}
+        sums |= {"centre": shares.centre, "logit": shares.logits()}
+        return {name: float(part.cpu()[:, inside].mean()) for name, part in sums.items()}
+
+
+def view_slice(detector: HeadCLIP, domain: Domain, path: Path, index: int | None = None) -> SliceView:
+    """Cut one slice of the scan at ``path`` in its acquisition plane; by default the one that scores highest.
+
+    Raises:
+        InputError: an unreadable scan, or no such slice.
+    """
+    volume = to_volume(path)
+    scan, frame = _source(volume, detector, domain)
+    count = scan.mask.shape[frame.axis]
+    if index is not None and not 0 <= index < count:
+        raise InputError(f"The slice must lie between 0 and {count - 1}", index, f"{source_name(volume)} has {count}")
+    chosen = _highest(detector, scan, frame) if index is None else index
+    device = detector.tower.device
+    pixels, where = scan.pixels(frame, [chosen], device), scan.placement(frame)
+    valid = to_square(scan.inside(frame, [chosen])[:, None].float(), where)[:, 0] > 0.5
+    words = "image" if count == 1 else f"{frame.plane} slice {chosen} of 0 … {count - 1}"
+    return SliceView(pixels, valid.to(device), _on_screen(pixels, scan, volume), where, words, chosen)
+
+
+def explain_slice(detector: HeadCLIP, view: SliceView, threshold: float, count: int = 10) -> SliceHeads:
+    """The ``count`` heads that raise the score most where the map reaches ``threshold``, else where it is highest."""
+    shares = detector_shares(detector, view.pixels)
+    found = detector.score(view.pixels, view.valid).maps[0] * view.valid[0]
+    patches = F.adaptive_avg_pool2d(found[None], shares.grid)[0].flatten()
+    reached = (found >= threshold).float()
+    inside = F.adaptive_avg_pool2d(reached[None], shares.grid)[0].flatten() >= 0.5
+    chosen = f"{int(inside.sum())} of {inside.numel()} patches at or above the threshold {threshold:.3g}"
+    if not bool(inside.any()):
+        number = max(1, round(_HIGHEST * inside.numel()))
+        inside[patches.topk(number).indices] = True
+        chosen = f"no patch reaches the threshold {threshold:.3g}: the {number} highest of {inside.numel()}"
+    return SliceHeads(
+        view,
+        np.asarray(found.float().cpu()),
+        threshold,
+        np.asarray(inside.cpu().unflatten(0, shares.grid)),
+        chosen,
+        shares,
+        strongest_heads(shares, inside, count),
+    )
+
+
+def _source(volume: MetaTensor, detector: HeadCLIP, domain: Domain) -> tuple[SliceSource, SliceFrame]:
+    """The scan ready to be cut, preprocessed as a prediction with the domain's defaults does it."""
+    affine = check_affine(np.asarray(volume.affine, dtype=np.float64), source_name(volume))
+    planes, _ = choose_planes(affine, volume, None)
+    window, _ = choose_window(None, domain, volume)
+    tower, meta = detector.tower, volume.meta
+    spec = Preprocessing(
+        detector.image_size, tower.mean, tower.std, window, fit=domain.fit, channels=choose_channels(None, domain)
+    )
+    array = np.asarray(volume.as_tensor().numpy(), dtype=np.float32)
+    is_rgb, inverted = bool(meta.get("is_rgb", False)), bool(meta.get("display_inverted", False))
+    mask = foreground(
+        array, modality=meta.get("modality"), is_rgb=is_rgb, is_2d=bool(meta.get("is_2d", False)), inverted=inverted
+    )
+    ranges = intensity_ranges(array, mask, spec, is_rgb=is_rgb)
+    return SliceSource(volume.as_tensor(), mask, affine, ranges, spec, inverted), slice_frame(affine, planes[0])
+
+
+def _highest(detector: HeadCLIP, scan: SliceSource, frame: SliceFrame) -> int:
+    best, chosen = -1.0, scan.mask.shape[frame.axis] // 2
+    for indices, _, scores in score_slices(detector, scan, frame, Batching(1), detector.tower.device):
+        if float(scores.max()) > best:
+            best, chosen = float(scores.max()), indices[int(scores.argmax())]
+    return chosen
+
+
+def _on_screen(pixels: Tensor, scan: SliceSource, volume: MetaTensor) -> NDArray[np.float32]:
+    """The slice itself: colours as they are, of several sequences the first, of neighbours the middle one."""
+    spec = scan.preprocessing
+    mean, std = (pixels.new_tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
+    levels = np.asarray((pixels[0] * std + mean).clamp(0, 1).cpu())
+    if bool(volume.meta.get("is_rgb", False)):
+        return levels.transpose(1, 2, 0)
+    return levels[1 if spec.channels == "neighbours" and len(volume) == 1 else 0]
