@@ -8,9 +8,9 @@ from typing import Any
 
 from headclip_med.choices import RECOMMENDED_TOWERS
 from headclip_med.errors import ModelError
-from headclip_med.packs import builtin_packs, load_pack
-
-CARD_NAME = "README.md"
+from headclip_med.packs import PackRecord, builtin_packs, load_pack
+from headclip_med.packs.pack import is_pack
+from headclip_med.packs.share import CARD_NAME, HUB_PREFIX, fetch_pack, pack_place
 
 
 @dataclass(frozen=True)
@@ -55,21 +55,24 @@ def model_info(name: str) -> ModelInfo:
     """Describe a model without running it; no hub is contacted.
 
     Args:
-        name: a built-in pack, a pack folder, a weight file (``[ARCH@]FILE``), ``ARCH/TAG`` or ``timm:ARCH``.
+        name: a built-in pack, a pack folder or single-file pack, ``hf-pack:ORG/NAME`` in the cache, a weight file
+            (``[ARCH@]FILE``), ``ARCH/TAG`` or ``timm:ARCH``.
 
     Raises:
         ModelError: unknown name, or a pack or file that cannot be read.
     """
-    folder = builtin_packs().get(name, Path(name).expanduser())
-    if folder.is_dir():
-        return _pack_info(folder)
+    place = pack_place(name, builtin_packs(), download=False)
+    if place.is_dir() or is_pack(place):
+        return _pack_info(place)
     if Path(name.rpartition("@")[2]).suffix in (".safetensors", ".pt", ".pth", ".bin"):
         return _file_info(name)
     return ModelInfo(name, "", _hub_record(name), {})
 
 
 def pull_model(name: str) -> PulledModel:
-    """Download a model's weights into the cache, or find them there.
+    """Download a model's weights into the cache, or find them there; a pack of the Hub is brought up to date.
+
+    The tower of a Hub's pack comes with it where a hub has it; else the pack alone is pulled, with its own hash.
 
     Raises:
         ModelError: unknown name, no network, or weights that do not fit.
@@ -77,11 +80,21 @@ def pull_model(name: str) -> PulledModel:
     from headclip_med.encoders.build import build_tower
     from headclip_med.models import load_model
 
-    folder = builtin_packs().get(name, Path(name).expanduser())
-    is_pack = folder.is_dir()
-    built = load_model(folder).built if is_pack else build_tower(name)
-    shown = folder.name if is_pack else name
+    of_hub = name.startswith(HUB_PREFIX)
+    place = fetch_pack(name, refresh=True) if of_hub else pack_place(name, builtin_packs())
+    if of_hub:
+        pack = load_pack(place)
+        if not _tower_is_on_a_hub(pack.record):
+            return PulledModel(pack.record.name, pack.record.tower.name, name, pack.sha256)
+    found = is_pack(place) or place.is_dir()
+    built = load_model(place).built if found else build_tower(name)
+    shown = load_pack(place).record.name if of_hub else place.name if found else name
     return PulledModel(shown, built.architecture, built.source, built.sha256)
+
+
+def _tower_is_on_a_hub(record: PackRecord) -> bool:
+    """Whether the tower of a pack can be had by name, or comes with the pack; a local file's cannot."""
+    return record.tower.kind != "open_clip" or "/" in record.tower.name
 
 
 def _summary(folder: Path) -> PackSummary:
@@ -98,14 +111,14 @@ def _summary(folder: Path) -> PackSummary:
     )
 
 
-def _pack_info(folder: Path) -> ModelInfo:
+def _pack_info(place: Path) -> ModelInfo:
     from headclip_med.encoders.build import sha256_file
 
-    pack = load_pack(folder)
+    pack = load_pack(place)
     hashes = {"pack": pack.sha256}
-    if pack.record.tower.file and (folder / pack.record.tower.file).is_file():
-        hashes["weights"] = sha256_file(folder / pack.record.tower.file)
-    card = folder / CARD_NAME
+    if pack.record.tower.file and (pack.folder / pack.record.tower.file).is_file():
+        hashes["weights"] = sha256_file(pack.folder / pack.record.tower.file)
+    card = place / CARD_NAME
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     return ModelInfo(pack.record.name, text, pack.record.model_dump(mode="json"), hashes)
 

@@ -19,6 +19,7 @@ from headclip_med.cli_data import data_app
 from headclip_med.cli_errors import DEBUG, errors_in_words
 from headclip_med.cli_evaluate import evaluate
 from headclip_med.cli_heads import heads
+from headclip_med.cli_models import models_app
 from headclip_med.cli_train import train
 from headclip_med.types import RESEARCH_ONLY
 
@@ -33,7 +34,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer(help="List, describe and download models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
 
@@ -164,56 +164,6 @@ def doctor(as_json: options.JsonOption = False) -> None:
         else:
             console.show_checks(checks)
         raise typer.Exit(1 if failed else 0)
-
-
-@models_app.command("list")
-def models_list(as_json: options.JsonOption = False) -> None:
-    """Built-in packs, recommended towers, and how to name any other model."""
-    with errors_in_words():
-        from dataclasses import asdict
-
-        from headclip_med import console
-        from headclip_med.catalogue import list_packs
-
-        packs = list_packs()
-        if as_json:
-            built_in = [asdict(pack) for pack in packs]
-            console.say_json({"built_in": built_in, "recommended": choices.RECOMMENDED_TOWERS})
-        else:
-            console.show_models(packs, choices.RECOMMENDED_TOWERS)
-
-
-@models_app.command("info")
-def models_info(name: options.ModelArgument, as_json: options.JsonOption = False) -> None:
-    """A model's card, record and hashes; nothing is downloaded."""
-    with errors_in_words():
-        from dataclasses import asdict
-
-        from headclip_med import console
-        from headclip_med.catalogue import model_info
-
-        info = model_info(name)
-        if as_json:
-            console.say_json(asdict(info))
-        else:
-            console.show_model(info)
-
-
-@models_app.command("pull")
-def models_pull(name: options.ModelArgument, as_json: options.JsonOption = False) -> None:
-    """Download a model's weights into the cache and report their sha256."""
-    with errors_in_words(refused=1):
-        from dataclasses import asdict
-
-        from headclip_med import console
-        from headclip_med.catalogue import pull_model
-
-        with console.waiting(f"fetching {name}"):
-            pulled = pull_model(name)
-        if as_json:
-            console.say_json(asdict(pulled))
-        else:
-            typer.echo(f"{pulled.name}: {pulled.architecture} from {pulled.source}\nsha256 {pulled.sha256}")
 
 
 models_app.command("heads", epilog=RESEARCH_ONLY)(heads)

@@ -19,13 +19,12 @@ from headclip_med.errors import ModelError
 from headclip_med.hashing import sha256_file
 from headclip_med.packs import Pack, builtin_packs, load_pack
 from headclip_med.packs.domains import Domain, get_domain
-from headclip_med.packs.pack import Threshold
+from headclip_med.packs.pack import is_pack
+from headclip_med.packs.record import UNCALIBRATED, Threshold
+from headclip_med.packs.share import pack_place
 from headclip_med.prompts import ensemble
 
 DEFAULT_MODEL = "headclip-tiny"
-
-# Without a pack nothing was calibrated: the middle of the probability scale, said as such.
-_UNCALIBRATED = Threshold(value=0.5, origin="a-priori: 0.5, not calibrated for this model")
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Model:
     @property
     def threshold(self) -> Threshold:
         """The pack's threshold, or an uncalibrated one."""
-        return self.pack.record.threshold if self.pack else _UNCALIBRATED
+        return self.pack.record.threshold if self.pack else UNCALIBRATED
 
     @property
     def domain(self) -> Domain:
@@ -72,8 +71,8 @@ def load_model(name: str | Path, *, method: str | None = None, weights: str | Pa
     """Load a model by name.
 
     Args:
-        name: a built-in pack (``headclip-tiny``), a pack folder, or a tower's name or weight file
-            (:func:`headclip_med.encoders.build.build_tower`).
+        name: a built-in pack (``headclip-tiny``), a pack folder or single-file pack, ``hf-pack:ORG/NAME``, or a
+            tower's name or weight file (:func:`headclip_med.encoders.build.build_tower`).
         method: detector, default the pack's or ``headclip``.
         weights: for a pack that carries no tower of its own, a tower's name or weight file instead of its hub.
 
@@ -81,15 +80,13 @@ def load_model(name: str | Path, *, method: str | None = None, weights: str | Pa
         ModelError: unknown name, unreadable or unfitting weights, or a vision-only tower without class features.
     """
     text = str(name)
-    folder = builtin_packs().get(text, Path(text).expanduser())
-    if (folder / "pack.json").is_file():
-        pack = load_pack(folder)
+    place = pack_place(text, builtin_packs())
+    if is_pack(place):
+        pack = load_pack(place)
         built = _embedded_tower(pack) if pack.record.tower.kind == "embedded" else _outer_tower(pack, weights)
         return Model(pack.record.name, method or pack.record.method, built, pack, _hash_warnings(pack, built))
-    if folder.is_dir():
-        raise ModelError(
-            "A model folder must be a pack with a pack.json", folder.name, "See `headclip-med models list`"
-        )
+    if place.is_dir():
+        raise ModelError("A model folder must be a pack with a pack.json", place.name, "See `headclip-med models list`")
     if weights is not None:
         raise ModelError("Weights must be given for a pack that carries none", f"{_short(text)}, which is no pack")
     built = _tower_or_near_pack(text)

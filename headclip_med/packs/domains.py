@@ -32,19 +32,65 @@ DOMAINS: dict[str, Domain] = {
     domain.name: domain
     for domain in (
         Domain("generic", ("medical scan", "organ", "tissue")),
-        Domain("brain-mri", ("brain MRI", "brain"), ("{} with a tumour", "{} with white matter lesions")),
-        Domain("head-ct", ("head CT", "brain"), ("{} with a haemorrhage", "{} with an infarct"), window="brain"),
-        Domain("chest-xray", ("chest X-ray", "lung"), ("{} with pneumonia", "{} with an opacity")),
-        Domain("liver-ct", ("liver CT", "liver"), ("{} with a tumour",), window="liver"),
-        Domain("colonoscopy", ("colonoscopy image", "colon"), ("{} with a polyp",), fit="stretch"),
-        Domain("dermoscopy", ("dermoscopy image", "skin"), ("{} with a melanoma",), fit="stretch"),
-        Domain("breast-ultrasound", ("breast ultrasound", "breast"), ("{} with a tumour",)),
-        Domain("thyroid-ultrasound", ("thyroid ultrasound", "thyroid"), ("{} with a nodule",)),
-        Domain("retina-oct", ("retinal OCT", "retina"), ("{} with macular oedema", "{} with drusen")),
+        Domain(
+            "brain-mri",
+            ("brain MRI", "brain", "MRI slice of the head"),
+            (
+                "{} with a tumour",
+                "{} with a glioma",
+                "{} with white matter lesions",
+                "{} with a hyperintense lesion",
+                "{} with oedema",
+            ),
+        ),
+        Domain(
+            "head-ct",
+            ("head CT", "brain", "CT slice of the head"),
+            ("{} with a haemorrhage", "{} with an infarct", "{} with a subdural haematoma", "{} with a mass"),
+            window="brain",
+        ),
+        Domain(
+            "chest-xray",
+            ("chest X-ray", "lung", "chest radiograph"),
+            ("{} with pneumonia", "{} with an opacity", "{} with a pleural effusion", "{} with a nodule"),
+        ),
+        Domain(
+            "liver-ct",
+            ("liver CT", "liver", "abdominal CT"),
+            ("{} with a tumour", "{} with a metastasis", "{} with a hypodense lesion", "{} with a cyst"),
+            window="liver",
+        ),
+        Domain(
+            "colonoscopy",
+            ("colonoscopy image", "colon", "colon mucosa"),
+            ("{} with a polyp", "{} with an adenoma", "{} with a growth"),
+            fit="stretch",
+        ),
+        Domain(
+            "dermoscopy",
+            ("dermoscopy image", "skin", "skin surface"),
+            ("{} with a melanoma", "{} with a pigmented lesion", "{} with a mole"),
+            fit="stretch",
+        ),
+        Domain(
+            "breast-ultrasound",
+            ("breast ultrasound", "breast", "ultrasound of breast tissue"),
+            ("{} with a tumour", "{} with a mass", "{} with a cyst"),
+        ),
+        Domain(
+            "thyroid-ultrasound",
+            ("thyroid ultrasound", "thyroid", "ultrasound of the neck"),
+            ("{} with a nodule", "{} with a mass", "{} with a cyst"),
+        ),
+        Domain(
+            "retina-oct",
+            ("retinal OCT", "retina", "optical coherence tomography of the retina"),
+            ("{} with macular oedema", "{} with drusen", "{} with fluid", "{} with neovascularisation"),
+        ),
         Domain(
             "histopathology",
-            ("histopathology image", "tissue section"),
-            ("{} with metastasis",),
+            ("histopathology image", "tissue section", "stained tissue"),
+            ("{} with metastasis", "{} with tumour cells", "{} with carcinoma"),
             fit="stretch",
         ),
     )

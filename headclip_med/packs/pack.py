@@ -1,6 +1,6 @@
 """Reading and writing a pack: what it must hold, checked before anything is built from it.
 
-``pack.json`` is validated by :class:`PackRecord`. ``pack.safetensors`` holds, for a pack with its own class
+``pack.json`` is a :class:`PackRecord`. ``pack.safetensors`` holds, for a pack with its own class
 features, ``patch_classes`` ``(2, D)`` or ``(taps, 2, D)``, taps in the order of the configuration's ``feature_layers``;
 and optionally ``image_classes`` ``(2, D)`` and ``centre`` ``(taps, D)``. Prompts, learned or not, end as such features.
 
@@ -16,11 +16,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
-from safetensors import SafetensorError
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,78 +28,31 @@ from headclip_med.detectors import HeadCLIPConfig
 from headclip_med.detectors.base import ClassFeatures
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import resolve_layers
-from headclip_med.encoders.timm_vit import TimmVitSpec
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.errors import ModelError
+from headclip_med.hashing import sha256_file
 from headclip_med.head_weights import Branch, DynamicHeadWeights, LayerChoice, parametrise, place_head_weights
-from headclip_med.writing.atomic import atomic_path
+from headclip_med.packs.record import PACK_FORMAT as PACK_FORMAT
+from headclip_med.packs.record import RECORD_NAME as RECORD_NAME
+from headclip_med.packs.record import SHORT_HASH as SHORT_HASH
+from headclip_med.packs.record import LedgerEntry as LedgerEntry
+from headclip_med.packs.record import PackRecord as PackRecord
+from headclip_med.packs.record import Threshold as Threshold
+from headclip_med.packs.record import TowerRecord as TowerRecord
+from headclip_med.packs.record import parse_record
+from headclip_med.packs.record import write_record as write_record
 
-PACK_FORMAT: Literal["headclip_med/1"] = "headclip_med/1"
-RECORD_NAME = "pack.json"
-SHORT_HASH = 16  # characters of an image's sha256 in a ledger: enough to know it again
+TENSORS_NAME = "pack.safetensors"
+HEADER_KEY = "headclip_med.pack"  # where the header of a single-file pack holds its record
 _DYNAMIC = "dynamic."
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TowerRecord(_Strict):
-    """Which tower a pack belongs to.
-
-    ``kind`` ``embedded``: built from ``spec`` with the weights in ``file`` beside ``pack.json``;
-    ``timm`` / ``open_clip``: an architecture name, its weights come from the user or a hub.
-    """
-
-    kind: Literal["embedded", "timm", "open_clip"]
-    name: str
-    sha256: str | None = None
-    file: str | None = None
-    spec: TimmVitSpec | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-
-
-class Threshold(_Strict):
-    """A cut on the map and how it was chosen."""
-
-    value: float
-    origin: str
-
-
-class LedgerEntry(_Strict):
-    """One source of training data.
-
-    ``content_sha256`` is of all its cases together; ``image_sha256`` names each image by the first characters of its
-    hash, so that a part of the set is known again too.
-    """
-
-    name: str
-    licence: str
-    count: int
-    content_sha256: str | None = None
-    image_sha256: tuple[str, ...] = ()
-
-
-class PackRecord(_Strict):
-    """Contents of ``pack.json``."""
-
-    format: Literal["headclip_med/1"]
-    name: str
-    title: str
-    method: str
-    tower: TowerRecord
-    config: dict[str, Any] = {}
-    domain: str = "generic"
-    slice_smoothing_mm: float = 0.0
-    threshold: Threshold
-    ledger: tuple[LedgerEntry, ...] = ()
-    validation: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
 class Pack:
-    """A validated pack: its folder, record and tensors (empty when it has none), and the hash of both."""
+    """A validated pack: its folder, record and tensors (empty when it has none), and the hash of both.
+
+    Of a pack in a single file, ``folder`` is where the file lies.
+    """
 
     folder: Path
     record: PackRecord
@@ -213,53 +165,68 @@ class Pack:
         return predictor.eval().requires_grad_(False)
 
 
-def load_pack(folder: Path) -> Pack:
-    """Read and check the pack in ``folder``.
+def load_pack(path: Path) -> Pack:
+    """Read and check a pack: its folder, or one of the two files that :func:`share.pack_to_file` writes.
 
     Raises:
         ModelError: no ``pack.json``, an invalid one, or tensors that cannot be read.
     """
-    path = folder / RECORD_NAME
+    if path.suffix in (".safetensors", ".json") and path.is_file() and path.name != RECORD_NAME:
+        return _from_file(path)
+    folder = path.parent if path.name == RECORD_NAME and path.is_file() else path
     try:
-        text = path.read_bytes()
-        record = PackRecord.model_validate_json(text)
+        text = (folder / RECORD_NAME).read_bytes()
     except OSError as error:
         raise ModelError(
             "A pack must be a folder with a readable pack.json", f"{folder.name}: {error.strerror}"
         ) from error
-    except ValidationError as error:
-        raise _wrong_record(folder, error) from error
+    record = parse_record(text, folder)
     digest = hashlib.sha256(text)
     tensors: dict[str, torch.Tensor] = {}
-    weights = folder / "pack.safetensors"
+    weights = folder / TENSORS_NAME
     if weights.exists():
         digest.update(weights.read_bytes())
         tensors = read_safetensors(weights)
     return Pack(folder, record, tensors, digest.hexdigest())
 
 
-def write_record(folder: Path, record: PackRecord) -> Path:
-    """Write ``record``, validated once more, as the ``pack.json`` of an existing folder: whole or not at all.
+def is_pack(path: Path) -> bool:
+    """Whether ``path`` is a pack folder or a file of a pack, rather than a tower's weights or nothing."""
+    if path.suffix == ".safetensors" and path.is_file():
+        return _header_record(path) is not None
+    return (path / RECORD_NAME).is_file() or (path.suffix == ".json" and path.is_file())
 
-    Raises:
-        ModelError: values that no pack may have; OutputError: the folder cannot be written to.
-    """
-    path = folder / RECORD_NAME
+
+def _from_file(path: Path) -> Pack:
+    """A single-file pack, by its tensors or by the record beside them, which must then agree with the header."""
+    file = path.with_suffix(".safetensors")
+    if not file.is_file():
+        raise ModelError(f"The tensors of a pack must lie beside {path.name}", f"no {file.name}", "Copy both files")
+    text = _header_record(file)
+    if text is None:
+        raise ModelError(
+            "A single-file pack must have its record in the header of its safetensors file",
+            file.name,
+            "Name the folder of the pack, or write the file with `headclip-med models export`",
+        )
+    record = parse_record(text, file)
+    if path != file and parse_record(path.read_bytes(), path) != record:
+        raise ModelError(
+            f"{path.name} and the header of {file.name} must say the same", "two records", f"Use {file.name} alone"
+        )
+    if record.tower.kind == "embedded":
+        raise ModelError("A single-file pack must not carry a tower of its own", file.name, "Use the pack's folder")
+    return Pack(file.parent, record, read_safetensors(file), sha256_file(file))
+
+
+def _header_record(path: Path) -> str | None:
+    """The record in a safetensors file's header; None where there is none or the file is damaged."""
     try:
-        text = PackRecord.model_validate(record.model_dump()).model_dump_json(indent=1, exclude_none=True)
-    except ValidationError as error:
-        raise _wrong_record(folder, error) from error
-    with atomic_path(path) as draft:
-        draft.write_text(text + "\n", encoding="utf-8", newline="\n")
-    return path
-
-
-def _wrong_record(folder: Path, error: ValidationError) -> ModelError:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return ModelError(
-        f"The pack.json of {folder.name} must follow the format {PACK_FORMAT}", f"{where}: {first['msg']}"
-    )
+        with safe_open(path, framework="pt") as opened:
+            found: str | None = (opened.metadata() or {}).get(HEADER_KEY)
+            return found
+    except (OSError, SafetensorError):
+        return None
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,171 @@
+"""``headclip-med models``: parses and calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headclip_med import choices
+from headclip_med import cli_options as options
+from headclip_med.cli_errors import errors_in_words
+
+models_app = typer.Typer(help="List, describe, download, convert and share models.", no_args_is_help=True)
+
+PackArgument = Annotated[
+    str, typer.Argument(metavar="PACK", help="Built-in pack, pack folder, single-file pack or hf-pack:ORG/NAME.")
+]
+
+
+@models_app.command("list")
+def models_list(as_json: options.JsonOption = False) -> None:
+    """Built-in packs, recommended towers, and how to name any other model."""
+    with errors_in_words():
+        from dataclasses import asdict
+
+        from headclip_med import console
+        from headclip_med.catalogue import list_packs
+
+        packs = list_packs()
+        if as_json:
+            built_in = [asdict(pack) for pack in packs]
+            console.say_json({"built_in": built_in, "recommended": choices.RECOMMENDED_TOWERS})
+        else:
+            console.show_models(packs, choices.RECOMMENDED_TOWERS)
+
+
+@models_app.command("info")
+def models_info(name: options.ModelArgument, as_json: options.JsonOption = False) -> None:
+    """A model's card, record and hashes; nothing is downloaded."""
+    with errors_in_words():
+        from dataclasses import asdict
+
+        from headclip_med import console
+        from headclip_med.catalogue import model_info
+
+        info = model_info(name)
+        if as_json:
+            console.say_json(asdict(info))
+        else:
+            console.show_model(info)
+
+
+@models_app.command("pull")
+def models_pull(name: options.ModelArgument, as_json: options.JsonOption = False) -> None:
+    """Download a model's weights into the cache and report their sha256."""
+    with errors_in_words(refused=1):
+        from dataclasses import asdict
+
+        from headclip_med import console
+        from headclip_med.catalogue import pull_model
+
+        with console.waiting(f"fetching {name}"):
+            pulled = pull_model(name)
+        if as_json:
+            console.say_json(asdict(pulled))
+        else:
+            typer.echo(f"{pulled.name}: {pulled.architecture} from {pulled.source}\nsha256 {pulled.sha256}")
+
+
+@models_app.command("push")
+def models_push(
+    pack: PackArgument,
+    repo: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Repository on the Hugging Face Hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Upload a pack to the Hub: record, tensors, own tower and card; log in with `hf auth login` first."""
+    with errors_in_words(refused=1):
+        from headclip_med import console
+        from headclip_med.packs import builtin_packs
+        from headclip_med.packs.share import pack_place, push_pack
+
+        with console.waiting(f"uploading {pack}"):
+            name = push_pack(pack_place(pack, builtin_packs()), repo, private=private)
+        if as_json:
+            console.say_json({"name": name})
+        else:
+            typer.echo(f"{name}: use it with `predict --model {name}`")
+
+
+@models_app.command("export")
+def models_export(
+    pack: PackArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="An earlier file is replaced.")],
+    as_json: options.JsonOption = False,
+) -> None:
+    """Write a pack as one safetensors file with its record in the header, and the record beside it as JSON."""
+    with errors_in_words():
+        from headclip_med import console
+        from headclip_med.packs import builtin_packs, load_pack
+        from headclip_med.packs.share import pack_place, pack_to_file
+
+        written = pack_to_file(pack_place(pack, builtin_packs()), file)
+        digest = load_pack(written).sha256
+        if as_json:
+            console.say_json({"file": str(written), "sha256": digest})
+        else:
+            typer.echo(f"{written}\nsha256 {digest}")
+
+
+@models_app.command("convert")
+def models_convert(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="Prompts of AnomalyCLIP or Crane (.pth), or a (layers, heads) table of head weights "
+            "(.safetensors, .pt, .npy, .json).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the new pack; must be empty.")],
+    tower: Annotated[
+        str | None, typer.Option("--tower", metavar="NAME", help="ARCH/TAG, timm:ARCH or a weight file [ARCH@]FILE.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="PACK", help="Head weights: the pack whose classes are kept.")
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option("--layers", metavar="LIST", help="Head weights: layers of the rows, such as 5,6,20-23, from 0."),
+    ] = None,
+    one_based: Annotated[
+        bool, typer.Option("--one-based", help="--layers counts from 1, as AnomalyCLIP does.")
+    ] = False,
+    branch: Annotated[
+        str | None,
+        typer.Option(help="Head weights: where they act, local, global or both.", show_default="the base's, or local"),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the pack.", show_default="the file's")] = None,
+    domain: options.DomainOption = None,
+    trained_on: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Training data, for the pack's ledger.", show_default="unknown")
+    ] = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Make a pack of prompts or head weights that were trained elsewhere."""
+    with errors_in_words():
+        from headclip_med import case_options, console
+        from headclip_med.convert_model import convert_model
+
+        case_options.check_name("branch", branch, ("local", "global", "both"))
+        with console.waiting(f"converting {file.name}"):
+            made = convert_model(
+                file,
+                out,
+                tower=tower,
+                base=base,
+                layers=layers,
+                one_based=one_based,
+                branch=branch,  # type: ignore[arg-type]
+                name=name,
+                domain=domain,
+                trained_on=trained_on,
+            )
+        for note in made.notes:
+            console.err.print(f"warning: {note}", style="yellow", markup=False)
+        if as_json:
+            console.say_json({"folder": str(out), "record": made.record.model_dump(mode="json")})
+        else:
+            typer.echo(f"{made.record.name}: {made.record.title}, in {out}")

@@ -1,0 +1,74 @@
+"""What others trained → a new pack folder: its tower, its line in the ledger, its files."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from headclip_med.encoders.build import BuiltTower
+from headclip_med.errors import OutputError
+from headclip_med.packs.pack import TENSORS_NAME
+from headclip_med.packs.record import LedgerEntry, PackRecord, TowerRecord, write_record
+from headclip_med.writing.atomic import atomic_path, check_writable
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A pack that is not written yet; ``notes``: what its user should know."""
+
+    record: PackRecord
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+def tower_record(built: BuiltTower) -> TowerRecord:
+    """The tower under the name that its hub knows it by; a weight file's tower by its architecture."""
+    from_hub = built.source.startswith(f"{built.architecture}/")
+    return TowerRecord(
+        kind="open_clip" if built.kind == "open_clip" else "timm",
+        name=built.source if from_hub else built.architecture,
+        sha256=built.sha256,
+    )
+
+
+def unknown_training(file: str, trained_on: str | None) -> LedgerEntry:
+    """A line of the ledger for weights that were trained elsewhere: without it a pack would pass as zero-shot."""
+    return LedgerEntry(
+        name=trained_on or f"trained elsewhere, data not recorded in {file}", licence="not stated", count=0
+    )
+
+
+def check_new_folder(folder: Path) -> None:
+    """Refuse a folder that holds anything, and one that cannot be written to.
+
+    Raises:
+        OutputError: in words.
+    """
+    check_writable(folder)
+    held = sorted(path.name for path in folder.iterdir())
+    if held:
+        raise OutputError(
+            f"The folder '{folder.name}' of a new pack must be empty", f"{held[0]} in it", "Choose another folder"
+        )
+
+
+def write_pack(folder: Path, conversion: Conversion, tower_file: Path | None = None) -> Path:
+    """Write a new pack; ``pack.json`` comes last, so that an interrupted one is not taken for a pack.
+
+    Args:
+        tower_file: of an embedded tower, copied under its own name.
+
+    Raises:
+        OutputError: the folder holds something, or cannot be written to.
+    """
+    check_new_folder(folder)
+    with atomic_path(folder / TENSORS_NAME) as draft:
+        save_file({key: value.contiguous() for key, value in conversion.tensors.items()}, draft)
+    if tower_file is not None:
+        with atomic_path(folder / tower_file.name) as draft:
+            shutil.copyfile(tower_file, draft)
+    return write_record(folder, conversion.record)
