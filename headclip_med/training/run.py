@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from headclip_med.training.objective import validate
 from headclip_med.training.ranks import Ranks, joined_ranks
 from headclip_med.training.save import pack_config, save_pack
 from headclip_med.training.slices import SlicesOfCase, TrainingSlice, training_slices
+from headclip_med.training.track import tracked
 from headclip_med.writing.atomic import check_writable
 
 # Patches per slice and class that start the class vectors, and cases that choose the threshold, at most.
@@ -75,7 +77,7 @@ def train(
             "Add --resume to go on with it, or choose another folder",
         )
     torch.set_num_threads(config.threads)
-    with joined_ranks() as ranks:
+    with joined_ranks() as ranks, tracked(watcher, config) if ranks.first else nullcontext(watcher) as watcher:
         watcher.stage("loading the tower")
         built = build_tower(config.model)
         watcher.stage("reading the data")
