@@ -26,6 +26,9 @@ from headclip_med.prompts import ensemble
 
 DEFAULT_MODEL = "headclip-tiny"
 
+# Of several packs for one tower, the one that a bare weight file gets: it was made on synthetic data only.
+_GENERAL_PACKS = ("dinov2-vits14-synthetic",)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -162,14 +165,18 @@ def _outer_tower(pack: Pack, weights: str | Path | None) -> BuiltTower:
 
 
 def _vision_only(name: str, built: BuiltTower, method: str | None) -> Model:
-    """A vision-only tower needs class features: take the built-in pack that was made for its architecture."""
-    for folder in builtin_packs().values():
-        pack = load_pack(folder)
-        tower = pack.record.tower
-        if tower.kind == "timm" and tower.name == built.architecture.split(".")[0]:
-            note = f"{name} has no text side: class features of the built-in pack {pack.record.name} are used"
-            warnings = (note, *_hash_warnings(pack, built))
-            return Model(name, method or pack.record.method, built, pack, warnings)
+    """A vision-only tower needs class features: take the most general built-in pack made for its architecture."""
+    fitting = [
+        pack
+        for pack in map(load_pack, builtin_packs().values())
+        if pack.record.tower.kind == "timm" and pack.record.tower.name == built.architecture.split(".")[0]
+    ]
+    if fitting:
+        pack = min(fitting, key=lambda p: p.record.name not in _GENERAL_PACKS)
+        others = [p.record.name for p in fitting if p is not pack]
+        more = f"; for its domain take --model {' or '.join(others)} with --weights" if others else ""
+        note = f"{name} has no text side: class features of the built-in pack {pack.record.name} are used{more}"
+        return Model(name, method or pack.record.method, built, pack, (note, *_hash_warnings(pack, built)))
     raise ModelError(
         "A tower without a text side must have a pack with class features",
         f"{name} ({built.architecture}), for which no built-in pack exists",

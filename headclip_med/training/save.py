@@ -39,6 +39,7 @@ def save_pack(
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / TENSORS) as draft:
         save_file(pack_tensors(adapter), draft)
+        draft.chmod(0o644)  # safetensors writes it for its owner alone
     record = PackRecord(
         format=PACK_FORMAT,
         name=config.name,
