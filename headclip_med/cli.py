@@ -18,7 +18,6 @@ from headclip_med import cli_options as options
 from headclip_med.cli_data import data_app
 from headclip_med.cli_errors import DEBUG, errors_in_words
 from headclip_med.cli_evaluate import evaluate
-from headclip_med.cli_heads import heads
 from headclip_med.cli_models import models_app
 from headclip_med.cli_train import train
 from headclip_med.types import RESEARCH_ONLY
@@ -164,9 +163,6 @@ def doctor(as_json: options.JsonOption = False) -> None:
         else:
             console.show_checks(checks)
         raise typer.Exit(1 if failed else 0)
-
-
-models_app.command("heads", epilog=RESEARCH_ONLY)(heads)
 
 
 def _engine(

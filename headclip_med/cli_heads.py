@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def heads(
-    pack: Annotated[str, typer.Argument(metavar="PACK", help="Built-in pack or pack folder.")],
+    pack: Annotated[
+        str, typer.Argument(metavar="PACK", help="Built-in pack, pack folder, single-file pack or hf-pack:ORG/NAME.")
+    ],
     slice_file: Annotated[
         Path | None,
         typer.Option("--slice", metavar="FILE", help="A scan: also show which heads raise the score of one slice."),
@@ -30,7 +32,7 @@ def heads(
     weights: options.WeightsOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Draw a pack's head weights and, for a slice, the heads that raise its score most."""
+    """Draw a pack's head weights and, for a slice, the heads that raise its score most. Research use only."""
     with errors_in_words():
         import torch
 

@@ -10,6 +10,7 @@ import typer
 from headclip_med import choices
 from headclip_med import cli_options as options
 from headclip_med.cli_errors import errors_in_words
+from headclip_med.cli_heads import heads
 
 models_app = typer.Typer(help="List, describe, download, convert and share models.", no_args_is_help=True)
 
@@ -169,3 +170,6 @@ def models_convert(
             console.say_json({"folder": str(out), "record": made.record.model_dump(mode="json")})
         else:
             typer.echo(f"{made.record.name}: {made.record.title}, in {out}")
+
+
+models_app.command("heads")(heads)
