@@ -8,7 +8,7 @@ from typing import Any
 
 from headclip_med.choices import RECOMMENDED_TOWERS
 from headclip_med.errors import ModelError
-from headclip_med.packs import PackRecord, builtin_packs, load_pack
+from headclip_med.packs import builtin_packs, load_pack
 from headclip_med.packs.pack import is_pack
 from headclip_med.packs.share import CARD_NAME, HUB_PREFIX, fetch_pack, pack_place
 
@@ -84,17 +84,12 @@ def pull_model(name: str) -> PulledModel:
     place = fetch_pack(name, refresh=True) if of_hub else pack_place(name, builtin_packs())
     if of_hub:
         pack = load_pack(place)
-        if not _tower_is_on_a_hub(pack.record):
+        if not pack.record.tower.has_a_source:
             return PulledModel(pack.record.name, pack.record.tower.name, name, pack.sha256)
     found = is_pack(place) or place.is_dir()
     built = load_model(place).built if found else build_tower(name)
     shown = load_pack(place).record.name if of_hub else place.name if found else name
     return PulledModel(shown, built.architecture, built.source, built.sha256)
-
-
-def _tower_is_on_a_hub(record: PackRecord) -> bool:
-    """Whether the tower of a pack can be had by name, or comes with the pack; a local file's cannot."""
-    return record.tower.kind != "open_clip" or "/" in record.tower.name
 
 
 def _summary(folder: Path) -> PackSummary:

@@ -154,6 +154,12 @@ def _embedded_tower(pack: Pack) -> BuiltTower:
 def _outer_tower(pack: Pack, weights: str | Path | None) -> BuiltTower:
     """The tower that a pack names, from ``weights`` or from its hub."""
     tower = pack.record.tower
+    if weights is None and not tower.has_a_source:
+        raise ModelError(
+            f"The weights of the tower of {pack.record.name} must be given",
+            f"none for {tower.name}",
+            "Add --weights FILE",
+        )
     if weights is None:
         return build_tower(f"timm:{tower.name}" if tower.kind == "timm" else tower.name)
     built = build_tower(str(weights))

@@ -139,11 +139,11 @@ def parse_layers(text: str) -> list[int]:
     layers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or len(first) > 4 or len(last) > 4:
-            raise ModelError("Layers must be numbers and ranges joined by commas, such as 5,6,20-23", text)
-        layers += range(int(first), int(last or first) + 1)
-    if not layers:
-        raise ModelError("A range of layers must go upwards", text)
+        last = last if dash else first
+        plain = all(end.isdecimal() and len(end) <= 4 for end in (first, last))
+        if not plain or int(last) < int(first):
+            raise ModelError("Layers must be numbers and upward ranges joined by commas, such as 5,6,20-23", repr(text))
+        layers += range(int(first), int(last) + 1)
     return layers
 
 

@@ -35,6 +35,11 @@ class TowerRecord(_Strict):
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
 
+    @property
+    def has_a_source(self) -> bool:
+        """Whether its weights come with the pack or can be had by name; those of a local CLIP file cannot."""
+        return self.kind != "open_clip" or "/" in self.name
+
 
 class Threshold(_Strict):
     """A cut on the map and how it was chosen."""

@@ -1,0 +1,387 @@
+"""Prompts and head weights that others trained → packs that say what they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from prompt_files import DEPTH, HEADS, WIDTH, learner_state, small_clip, write_prompts
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from typer.testing import CliRunner
+
+from headclip_med.cli import app
+from headclip_med.encoders.build import BuiltTower
+from headclip_med.encoders.prompt_learner import prompt_tokens, text_side
+from headclip_med.errors import ModelError
+from headclip_med.hashing import sha256_file
+from headclip_med.models import Model, detector_for, load_model
+from headclip_med.packs import load_pack
+from headclip_med.packs.convert import convert_prompts, read_prompts
+from headclip_med.packs.convert_heads import convert_heads, parse_layers, place_rows, read_head_weights
+from headclip_med.packs.new_pack import tower_record, write_pack
+
+
+@pytest.fixture(scope="module")
+def built() -> BuiltTower:
+    return small_clip()
+
+
+@pytest.fixture(scope="module")
+def state(built: BuiltTower) -> dict[str, torch.Tensor]:
+    return learner_state(built)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, state: dict[str, torch.Tensor]) -> Path:
+    return write_prompts(tmp_path / "epoch_15.pth", state)
+
+
+def _family_features(state: dict[str, torch.Tensor], built: BuiltTower) -> torch.Tensor:
+    """The released model's text path written out: replace tokens 1 to 12, then 1 to 4 before blocks 2 to 9."""
+    side = text_side(built.clip)
+    rows = []
+    for name in ("pos", "neg"):
+        x = torch.cat([state[f"{part}_{name}"][0, 0] for part in ("token_prefix", "ctx", "token_suffix")])
+        x = x + side.positions
+        for number, block in enumerate(side.blocks):
+            if 1 <= number <= 8:
+                x[1:5] = state[f"compound_prompts_text.{number - 1}"].half().float()
+            x = block(x[None], attn_mask=side.mask)[0]
+        end = int(state[f"tokenized_prompts_{name}"].argmax())
+        rows.append(side.norm(x[end]) @ side.projection)
+    return F.normalize(torch.stack(rows), dim=-1)
+
+
+def test_class_features_are_those_of_the_released_model(
+    checkpoint: Path, state: dict[str, torch.Tensor], built: BuiltTower
+) -> None:
+    made = convert_prompts(read_prompts(checkpoint), built)
+    expected = _family_features(state, built)
+    torch.testing.assert_close(made.tensors["patch_classes"], expected, atol=1e-5, rtol=0)
+    assert torch.equal(made.tensors["image_classes"], made.tensors["patch_classes"])
+    assert torch.equal(made.tensors["prompt.context"][1], state["ctx_neg"][0, 0])
+    assert torch.equal(made.tensors["prompt.deep"][7], state["compound_prompts_text.7"])
+    assert made.tensors["prompt.deep"].shape == (8, 4, WIDTH)
+
+
+def test_the_pack_says_where_it_came_from_and_runs_as_anomalyclip(
+    checkpoint: Path, built: BuiltTower, tmp_path: Path
+) -> None:
+    made = convert_prompts(read_prompts(checkpoint), built, trained_on="MVTec AD")
+    assert made.notes == ()
+    write_pack(tmp_path / "pack", made)
+    pack = load_pack(tmp_path / "pack")
+    assert pack.record.name == "epoch_15"
+    assert pack.record.threshold.origin.startswith("a-priori")
+    assert [entry.name for entry in pack.record.ledger] == ["MVTec AD"]
+    assert pack.record.validation["tokens"] == "equal"
+    assert pack.record.validation["token_embeddings"] == {"equal": True, "max_difference": 0, "relative": 0}
+    assert pack.record.validation["converted_from"]["sha256"] == sha256_file(checkpoint)
+    config = pack.config()
+    assert (config.global_norm, config.position_mode, config.temperature) == (False, "bilinear", 0.07)
+    assert (config.feature_layers, config.jas, config.local_attention) == ((-1,), False, "vv")
+    model = Model("m", pack.record.method, built, pack)
+    detector = detector_for(model, model.domain)
+    assert detector.name == "anomalyclip"
+    scored = detector.score(torch.zeros(1, 3, 32, 32))
+    assert scored.maps.shape == (1, 32, 32)
+
+
+def test_without_words_the_ledger_says_that_the_data_are_unknown(checkpoint: Path, built: BuiltTower) -> None:
+    [entry] = convert_prompts(read_prompts(checkpoint), built).record.ledger
+    assert entry.name == "trained elsewhere, data not recorded in epoch_15.pth"
+
+
+def test_other_token_embeddings_are_told_and_measured(
+    tmp_path: Path, state: dict[str, torch.Tensor], built: BuiltTower
+) -> None:
+    other = {**state, "token_suffix_neg": state["token_suffix_neg"] + 0.25}
+    made = convert_prompts(read_prompts(write_prompts(tmp_path / "x.pth", other)), built)
+    facts = made.record.validation["token_embeddings"]
+    assert not facts["equal"]
+    assert facts["max_difference"] == pytest.approx(0.25, abs=1e-6)
+    assert "differ from those in the file by up to 0.25" in made.notes[0]
+    assert made.record.validation["notes"] == list(made.notes)
+
+
+def test_a_tower_with_another_activation_is_told(checkpoint: Path) -> None:
+    gelu = convert_prompts(read_prompts(checkpoint), small_clip(quick=False))
+    assert any("small computes GELU" in note for note in gelu.notes)
+
+
+def test_a_tower_is_recorded_under_the_name_that_its_hub_knows(built: BuiltTower) -> None:
+    assert tower_record(built).name == "small"
+    assert tower_record(replace(built, source="small/openai")).name == "small/openai"
+
+
+def test_the_released_crane_prompts_convert(shared: Path) -> None:
+    file = shared / "weights" / "crane_mvtec_epoch_5.pth"
+    built = small_clip(width=768, dim=16)
+    made = convert_prompts(read_prompts(file), built)
+    assert made.record.validation["tokens"] == "equal"
+    assert not made.record.validation["token_embeddings"]["equal"], "the tower's weights are random"
+    assert made.tensors["prompt.context"].shape == (2, 12, 768)
+    stored = torch.load(file, weights_only=True, map_location="cpu")["prompt_learner"]
+    own = {name: text_side(built.clip).embedding(tokens) for name, tokens in _both_texts(built)}
+    random = {f"token_prefix_{name}": x[:1][None, None] for name, x in own.items()}
+    random |= {f"token_suffix_{name}": x[13:][None, None] for name, x in own.items()}
+    expected = _family_features({**stored, **random}, built)
+    torch.testing.assert_close(made.tensors["patch_classes"], expected, atol=1e-5, rtol=0)
+
+
+def _both_texts(built: BuiltTower) -> list[tuple[str, torch.Tensor]]:
+    return list(zip(("pos", "neg"), prompt_tokens(built.tokenizer), strict=True))
+
+
+def _without(state: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if key not in names}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: _without(s, "ctx_neg"), "must hold ctx_pos, ctx_neg and compound_prompts_text"),
+        (lambda s: _without(s, "compound_prompts_text.3"), "must hold ctx_pos, ctx_neg and compound_prompts_text"),
+        (lambda s: {**s, "ctx_neg": torch.ones(1, 1, 11, WIDTH)}, "ctx_pos and ctx_neg must have one shape"),
+        (lambda s: {**s, "ctx_neg": torch.full((1, 1, 12, WIDTH), float("nan"))}, "matrices of finite numbers"),
+        (lambda s: {**s, "ctx_pos": torch.ones(3)}, "matrices of finite numbers"),
+        (lambda s: {**s, "compound_prompts_text.0": torch.ones(4, 5)}, "Deep prompts must all have one shape"),
+        (lambda s: {**s, "tokenized_prompts_pos": s["tokenized_prompts_neg"]}, "must give the tokens .*trained with"),
+        (
+            lambda s: {**s, **{f"token_suffix_{n}": torch.ones(1, 1, 60, WIDTH) for n in ("pos", "neg")}},
+            "must fit its tokens; given: 1 before and 60 after 12 contexts, of 77 tokens",
+        ),
+    ],
+)
+def test_a_wrong_checkpoint_is_refused_in_words(
+    tmp_path: Path, state: dict[str, torch.Tensor], built: BuiltTower, change: Any, words: str
+) -> None:
+    with pytest.raises(ModelError, match=words):
+        convert_prompts(read_prompts(write_prompts(tmp_path / "x.pth", change(state))), built)
+
+
+def test_a_tower_that_does_not_fit_is_refused(checkpoint: Path, built: BuiltTower) -> None:
+    prompts = read_prompts(checkpoint)
+    with pytest.raises(ModelError, match="must have the width of the prompts, 32; given: 48"):
+        convert_prompts(prompts, small_clip(width=48))
+    with pytest.raises(ModelError, match="vision-only"):
+        convert_prompts(prompts, replace(built, clip=None))
+    with pytest.raises(ModelError, match="3 blocks must have fewer deep prompts"):
+        convert_prompts(prompts, small_clip(text_layers=3))
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.pth").write_bytes(b"")
+    torch.save({"prompt_learner": {"ctx_pos": Path("x")}}, tmp_path / "unsafe.pth")
+    torch.save({"other": torch.ones(1)}, tmp_path / "other.pth")
+    for name, words in (
+        ("gone.pth", "gone.pth .no such file"),
+        ("empty.pth", "loads with weights_only=True"),
+        ("unsafe.pth", "loads with weights_only=True"),
+        ("other.pth", "a dictionary named prompt_learner"),
+    ):
+        with pytest.raises(ModelError, match=words):
+            read_prompts(tmp_path / name)
+
+
+TABLE = [[0.5, 2.0], [3.0, 1.0]]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".npy", ".json"])
+def test_a_table_is_read_from_every_kind_of_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"lhw{suffix}"
+    if suffix == ".safetensors":
+        save_file({"other": torch.ones(1), "head_weights": torch.tensor(TABLE)}, path)
+    elif suffix == ".pt":
+        torch.save({"lhw": torch.tensor(TABLE, dtype=torch.float64)}, path)
+    elif suffix == ".npy":
+        np.save(path, np.array(TABLE))
+    else:
+        path.write_text(json.dumps(TABLE))
+    table = read_head_weights(path)
+    assert table.dtype == torch.float32
+    assert table.tolist() == TABLE
+
+
+@pytest.mark.parametrize(("layers", "one_based"), [([2, 3], False), ([3, 4], True), ([-2, -1], False)])
+def test_rows_go_to_their_layers_and_1_elsewhere(built: BuiltTower, layers: list[int], one_based: bool) -> None:
+    placed = place_rows(torch.tensor(TABLE), built.tower, layers, one_based=one_based)
+    assert placed.tolist() == [[1, 1], [1, 1], [0.5, 2], [3, 1]]
+
+
+def test_rows_follow_the_order_of_the_list(built: BuiltTower) -> None:
+    placed = place_rows(torch.tensor(TABLE), built.tower, [3, 1])
+    assert placed.tolist() == [[1, 1], [3, 1], [1, 1], [0.5, 2]]
+
+
+def _table_file(folder: Path, rows: int = 2, heads: int = HEADS) -> Path:
+    path = folder / "lhw.npy"
+    np.save(path, np.full((rows, heads), 3.0))
+    return path
+
+
+def test_head_weights_on_the_prompts_of_a_clip_tower(built: BuiltTower, tmp_path: Path) -> None:
+    file = _table_file(tmp_path)
+    made = convert_heads(read_head_weights(file), built, file, layers=[2, 3], domain="brain-mri")
+    assert set(made.tensors) == {"head_weights"}
+    write_pack(tmp_path / "pack", made)
+    pack = load_pack(tmp_path / "pack")
+    weights = pack.head_weights(built.tower)
+    assert weights is not None
+    assert weights.local is not None
+    assert weights.local.tolist() == [[1, 1], [1, 1], [3, 3], [3, 3]]
+    assert pack.record.validation["weighted_layers"] == [2, 3]
+    assert (pack.record.method, pack.record.domain) == ("headclip", "brain-mri")
+    assert pack.record.ledger[0].name == "trained elsewhere, data not recorded in lhw.npy"
+
+
+def test_head_weights_on_converted_prompts_keep_their_classes_and_act(
+    checkpoint: Path, built: BuiltTower, tmp_path: Path
+) -> None:
+    write_pack(tmp_path / "prompts", convert_prompts(read_prompts(checkpoint), built))
+    base = load_pack(tmp_path / "prompts")
+    file = _table_file(tmp_path)
+    made = convert_heads(read_head_weights(file), built, file, layers=[2, 3], base=base)
+    write_pack(tmp_path / "both", made)
+    pack = load_pack(tmp_path / "both")
+    assert torch.equal(pack.tensors["patch_classes"], base.tensors["patch_classes"])
+    assert pack.record.method == "headclip", "anomalyclip ignores head weights"
+    assert not pack.config().global_norm
+    assert pack.record.validation["base"] == {"name": "epoch_15", "sha256": base.sha256}
+    assert pack.record.threshold.origin.startswith("of pack epoch_15, not calibrated with these weights")
+    assert len(pack.record.ledger) == 2
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    maps = [
+        detector_for(model, model.domain).score(pixels).maps
+        for model in (Model("m", one.record.method, built, one) for one in (base, pack))
+    ]
+    assert not torch.allclose(*maps)
+
+
+def test_head_weights_of_the_base_are_replaced(built: BuiltTower, tmp_path: Path) -> None:
+    file = _table_file(tmp_path)
+    first = convert_heads(torch.full((4, 2), 5.0), built, file, branch="both")
+    write_pack(tmp_path / "base", first)
+    again = convert_heads(read_head_weights(file), built, file, layers=[2, 3], base=load_pack(tmp_path / "base"))
+    assert again.tensors["head_weights"].tolist() == [[1, 1], [1, 1], [3, 3], [3, 3]]
+    assert again.record.config["lhw_branch"] == "both"
+
+
+@pytest.mark.parametrize(
+    ("rows", "heads", "layers", "one_based", "words"),
+    [
+        (2, 2, None, False, f"a row for each of the {DEPTH} layers; given: 2 rows"),
+        (3, 2, [2, 3], False, "a row for each of the 2 layers; given: 3 rows"),
+        (2, 3, [2, 3], False, "must have the 2 heads of the tower; given: 3"),
+        (2, 2, [3, 4], False, "Layers must lie between -4 and 3"),
+        (2, 2, [0, 1], True, "counted from 1 must lie between 1 and 4; given: 0"),
+        (2, 2, [4, 5], True, "counted from 1 must lie between 1 and 4; given: 5"),
+        (2, 2, [3, 3], False, "Layers must differ"),
+        (2, 2, [0, 3], False, "must be at blocks from 1 on, counted from 0; given: weights other than 1 at 0"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(
+    built: BuiltTower, tmp_path: Path, rows: int, heads: int, layers: Any, one_based: bool, words: str
+) -> None:
+    with pytest.raises(ModelError, match=words):
+        convert_heads(torch.full((rows, heads), 3.0), built, tmp_path / "x.npy", layers=layers, one_based=one_based)
+
+
+def test_head_weights_need_classes_and_finite_numbers(built: BuiltTower, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="must be put on a pack with class features"):
+        convert_heads(torch.ones(4, 2), replace(built, clip=None), tmp_path / "x.npy")
+    with pytest.raises(ModelError, match="must be finite"):
+        convert_heads(torch.full((4, 2), float("inf")), built, tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.csv", "1,2", r"must be in a file of \.safetensors"),
+        ("gone.npy", None, "must exist; given: gone.npy"),
+        ("x.json", "[[1, 2], [3]]", "must be a table of numbers"),
+        ("x.json", "[1, 2]", r"must be a table of numbers .*x\.json with the shape \(2,\)"),
+        ("x.json", '{"a": [[1]], "b": [[1]]}', "must name one of them head_weights; given: x.json with a, b"),
+        ("x.json", "[[1, ", "must be in a whole file of plain numbers"),
+        ("x.json", '[["a"]]', "must be a table of numbers"),
+        ("x.npy", "", "must be in a whole file of plain numbers"),
+        ("x.safetensors", "", "must be a readable safetensors file"),
+        ("x.pt", "", "loads with weights_only=True"),
+    ],
+)
+def test_a_file_without_a_table_is_refused(tmp_path: Path, name: str, content: str | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ModelError, match=words):
+        read_head_weights(tmp_path / name)
+
+
+def test_layers_are_numbers_and_ranges() -> None:
+    assert parse_layers("5, 6,20-23") == [5, 6, 20, 21, 22, 23]
+    for text in ("", "a", "1-", "-1", "1;2", "3-2", "1,3-2", "1-99999"):
+        with pytest.raises(ModelError, match="such as 5,6,20-23; given"):
+            parse_layers(text)
+
+
+def _run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["models", "convert", *map(str, arguments)])
+
+
+def test_convert_on_a_pack_with_its_own_tower(tiny_pack: Path, tmp_path: Path) -> None:
+    file, out = _table_file(tmp_path, rows=1), tmp_path / "pack"
+    ran = _run(file, "--base", tiny_pack, "--layers", "2", "--one-based", "--out", out, "--name", "weighted")
+    assert ran.exit_code == 0, ran.output
+    assert ran.stdout == f"weighted: Head weights from lhw.npy for tiny-random, in {out}\n"
+    assert sorted(path.name for path in out.iterdir()) == ["pack.json", "pack.safetensors", "tower.safetensors"]
+    model = load_model(out)
+    assert model.warnings == ()
+    assert load_file(out / "pack.safetensors")["head_weights"].tolist() == [[1, 1], [3, 3]]
+    again = _run(file, "--base", tiny_pack, "--layers", "1", "--out", out)
+    assert again.exit_code == 2
+    assert "The folder 'pack' of a new pack must be empty" in again.stderr
+
+
+def test_convert_prompts_of_a_clip_file(tmp_path: Path) -> None:
+    """The whole command on a weight file of a real small architecture; its token embeddings are random."""
+    torch.manual_seed(0)
+    clip = open_clip.create_model("ViT-S-32-alt", pretrained=None)
+    save_file({key: value.contiguous() for key, value in clip.state_dict().items()}, tmp_path / "clip.safetensors")
+    state = learner_state(small_clip(width=256))
+    file, out = write_prompts(tmp_path / "prompts.pth", state), tmp_path / "pack"
+    ran = _run(file, "--tower", f"ViT-S-32-alt@{tmp_path / 'clip.safetensors'}", "--out", out, "--json")
+    assert ran.exit_code == 0, ran.output
+    assert json.loads(ran.stdout)["record"]["tower"]["name"] == "ViT-S-32-alt"
+    assert "warning: the token embeddings of clip.safetensors differ from those in the file" in ran.stderr
+    model = load_model(out, weights=f"ViT-S-32-alt@{tmp_path / 'clip.safetensors'}")
+    assert detector_for(model, model.domain).name == "anomalyclip"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Prompts must be converted with a tower"),
+        (("--tower", "ViT-B-16/openai", "--layers", "1"), "must be given with head weights only"),
+        (("--layers", "x"), "Layers must be numbers and upward ranges"),
+        (("--branch", "side"), "The branch must be one of local, global, both"),
+        (("--domain", "brain"), "The domain must be one of"),
+    ],
+)
+def test_wrong_use_is_one_message(checkpoint: Path, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    ran = _run(checkpoint, "--out", tmp_path / "pack", *arguments)
+    assert ran.exit_code == 2
+    assert ran.stdout == ""
+    assert words in " ".join(ran.stderr.split())
+    assert "Traceback" not in ran.output
+    assert not list((tmp_path / "pack").glob("*"))
+
+
+def test_head_weights_without_a_tower_or_base_are_refused(tmp_path: Path) -> None:
+    ran = _run(_table_file(tmp_path), "--out", tmp_path / "pack")
+    assert "must be converted with a tower or a base pack" in " ".join(ran.stderr.split())
