@@ -1,12 +1,12 @@
-"""What each part of HeadCLIP is worth on real images: python benchmarks/ablation.py [--task brain|colon] [--json FILE]
+"""What each part of HeadCLIP is worth on real images: python benchmarks/ablation.py [--task TASK] [--json FILE]
 
 The DINOv2 ViT-S/14 tower, adapted and tested on the data beside the project (HEADCLIP_SHARED), never on the same
-patient: brain: leave one data set out (two MS patients; one glioma; one contrast-enhanced tumour), colon: three folds
-of the polyp images. Rows: distance from the image's mean feature (no adaptation), brightness or redness alone, a tower
-with random weights, class vectors on the tower's ordinary tokens, the same on V-V attention, head weights with vectors
-fitted again to convergence, and each of these with brightness in it. Pixels are those of the model's square input
-inside the patient; an image is a slice. Intervals are bootstraps over cases (colon: images) with seeds averaged; with
-fewer than ten cases there are none.
+patient. Tasks: brain, leave one data set out (two MS patients; one glioma; one contrast-enhanced tumour); flair, leave
+one patient out of the three with FLAIR; colon, three folds of the polyp images. Rows: distance from the image's mean
+feature (no adaptation), brightness or redness alone, a tower with random weights, class vectors on the tower's ordinary
+tokens, the same on V-V attention, head weights with vectors fitted again to convergence, and the last two with
+brightness in them. Pixels are those of the model's square input inside the patient; an image is a slice. Intervals are
+bootstraps over cases (colon: images) with seeds averaged; with fewer than ten cases there are none.
 """
 
 from __future__ import annotations
@@ -85,6 +85,22 @@ def brain_folds(built: BuiltTower, image_size: int) -> list[Fold]:
     return [Fold(name, [part for other in cut if other != name for part in cut[other]], cut[name]) for name in cut]
 
 
+def flair_folds(built: BuiltTower, image_size: int) -> list[Fold]:
+    """One fold per FLAIR patient, tested on that patient and adapted on the others."""
+    data = SHARED / "data"
+    config = SliceConfig(lesion=24, free=12, copies=0)
+    slices = [
+        part
+        for path in (data / "ms_flair", data / "brats" / "TCGA-DU-7294")
+        for part in _cut(open_dataset(f"brats:{path}", sequences=["t2f"]), "brain-mri", built, image_size, config)
+    ]
+    patients = dict.fromkeys(part.patient for part in slices)
+    return [
+        Fold(name, [s for s in slices if s.patient != name], [s for s in slices if s.patient == name])
+        for name in patients
+    ]
+
+
 def colon_folds(built: BuiltTower, image_size: int) -> list[Fold]:
     """Three folds over the images in shuffled order."""
     dataset = open_dataset(f"pairs:{SHARED / 'data' / 'polyps_2d'}")
@@ -106,6 +122,14 @@ def _cut(
 ) -> list[TrainingSlice]:
     spec = Preprocessing(image_size, built.tower.mean, built.tower.std)
     return training_slices(SlicesOfCase(dataset, get_domain(domain), spec, config), dataset.cases)
+
+
+# Folds, tapped blocks and the trivial control of each task.
+_TASKS: dict[str, tuple[Callable[[BuiltTower, int], list[Fold]], tuple[int, ...], str]] = {
+    "brain": (brain_folds, (3, 5, 7), "brightness"),
+    "flair": (flair_folds, (3, 5, 7), "brightness"),
+    "colon": (colon_folds, (5, 8, 11), "redness"),
+}
 
 
 # --- variants: training slices → a function that maps a test slice to (map, image score) -----------------------------
@@ -387,7 +411,7 @@ def show(task: str, found: dict[str, Any]) -> str:
 def main() -> None:
     """Run the asked tasks and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", choices=["brain", "colon"], action="append", help="default both")
+    parser.add_argument("--task", choices=list(_TASKS), action="append", help="default all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--image-size", type=int, default=280)
@@ -398,11 +422,10 @@ def main() -> None:
         return
     built, random = build_tower(str(TOWER)), random_tower(options.image_size)
     report = {}
-    for name in options.task or ["brain", "colon"]:
-        folds = brain_folds if name == "brain" else colon_folds
-        layers = (3, 5, 7) if name == "brain" else (5, 8, 11)
+    for name in options.task or list(_TASKS):
+        folds, layers, control = _TASKS[name]
         size = options.image_size
-        task = Task(name, folds(built, size), layers, size, "brightness" if name == "brain" else "redness")
+        task = Task(name, folds(built, size), layers, size, control)
         report[name] = run_task(task, built, random, range(options.seeds), options.steps)
         print(show(name, report[name]), flush=True)
         if options.json:
