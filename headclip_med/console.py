@@ -166,7 +166,8 @@ def show_models(packs: Sequence[PackSummary], towers: dict[str, str]) -> None:
         table.add_row(_escaped(name), _escaped(what))
     out.print(table)
     out.print(
-        "Any other: ARCH/TAG of open_clip, hf-hub:ORG/NAME, timm:ARCH, a weight file [ARCH@]FILE, or a pack folder.",
+        "Any other: a pack folder or file, hf-pack:ORG/NAME, a weight file [ARCH@]FILE, ARCH/TAG of open_clip, "
+        "hf-hub:ORG/NAME, timm:ARCH.",
         markup=False,
     )
 

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headclip_med.encoders.build import BuiltTower
-from headclip_med.packs.pack import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, TowerRecord, write_record
+from headclip_med.packs.new_pack import tower_record
+from headclip_med.packs.pack import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, write_record
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.config import TrainConfig
 from headclip_med.writing.atomic import atomic_path
@@ -45,7 +46,7 @@ def save_pack(
         name=config.name,
         title=_title(adapter, config, built),
         method="headclip",
-        tower=TowerRecord(kind=built.kind, name=built.architecture, sha256=built.sha256),
+        tower=tower_record(built),
         config=method,
         domain=config.domain,
         threshold=threshold,
