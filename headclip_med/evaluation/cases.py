@@ -13,10 +13,10 @@ from typing import Any
 from headclip_med.datasets.case import Case, CaseDataset
 from headclip_med.errors import CancelledError, HeadclipError, internal_error
 from headclip_med.evaluation.case_picture import key_slice_picture
-from headclip_med.evaluation.measure import measure
+from headclip_med.evaluation.measure import case_facts, measure
 from headclip_med.evaluation.scorers import Scorer
 from headclip_med.evaluation.settings import Settings
-from headclip_med.evaluation.store import SUFFIX, load_case_file, save_case
+from headclip_med.evaluation.store import SUFFIX, StoredCase, load_case_file, save_case
 from headclip_med.writing.atomic import atomic_path
 
 log = logging.getLogger(__name__)
@@ -34,9 +34,10 @@ class Bench:
     folder: Path
     pictures: bool = True
 
-    def identity(self, sha256: str) -> dict[str, Any]:
-        """What the result of one case rests on."""
-        return {"scorer": self.scorer.identity(), "settings": self.settings.per_case(), "case": sha256}
+    def identity(self, case: Case, sha256: str) -> dict[str, Any]:
+        """What the result of one case rests on; of what is told about it only the label, the rest is joined anew."""
+        settings = self.settings.per_case()
+        return {"scorer": self.scorer.identity(), "settings": settings, "case": sha256, "label": case.label}
 
 
 def make_bench(
@@ -60,9 +61,10 @@ def measure_case(bench: Bench, case: Case) -> str:
         return internal_error(error)
 
 
-def is_finished(bench: Bench, case: Case, sha256: str) -> bool:
-    """Whether measuring the case again would only repeat what is there."""
-    return load_case_file(case_path(bench.folder, case), bench.identity(sha256)) is not None
+def kept_case(bench: Bench, case: Case, sha256: str) -> StoredCase | None:
+    """What is kept of the case, with what is told about it now; None where it has to be measured again."""
+    stored = load_case_file(case_path(bench.folder, case), bench.identity(case, sha256))
+    return None if stored is None else replace(stored, row=stored.row.model_copy(update=case_facts(case)))
 
 
 def case_path(folder: Path, case: Case) -> Path:
@@ -83,14 +85,14 @@ def _measure(bench: Bench, case: Case) -> None:
     else:
         with suppress(OSError):
             (bench.folder / f"{case.name}{PICTURE_SUFFIX}").unlink(missing_ok=True)
-    save_case(case_path(bench.folder, case), statistics, bench.identity(labelled.sha256))
+    save_case(case_path(bench.folder, case), statistics, bench.identity(case, labelled.sha256))
 
 
 __all__ = [
     "PICTURE_SUFFIX",
     "Bench",
     "case_path",
-    "is_finished",
+    "kept_case",
     "make_bench",
     "measure_case",
 ]

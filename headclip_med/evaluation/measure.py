@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,16 @@ class CaseStatistics:
     lesions: CaseLesions | None = None
 
 
+def case_facts(case: Case) -> dict[str, Any]:
+    """What is told about a case, whatever a model makes of it: fields of its row."""
+    return {
+        "case": case.name,
+        "patient": case.patient or case.name,
+        "category": case.category,
+        "columns": dict(case.columns),
+    }
+
+
 def measure(
     case: Case, labelled: LabelledVolume, result: AnomalyResult, settings: Settings, seconds: float
 ) -> CaseStatistics:
@@ -49,15 +60,12 @@ def measure(
     anomaly_map = result.map_array
     scores, labels = _slices(result, truth)
     row = CaseRow(
-        case=case.name,
-        patient=case.patient or case.name,
-        category=case.category,
+        **case_facts(case),
         label=labelled.gt_label,
         status="done",
         pred_score=result.pred_score,
         seconds=round(seconds, 3),
         warnings=(*labelled.warnings, *result.warnings),
-        columns=dict(case.columns),
     )
     is_volume = min(anomaly_map.shape) > 1
     if truth is None:

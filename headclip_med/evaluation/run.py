@@ -24,16 +24,15 @@ from headclip_med.datasets.fingerprints import (
 from headclip_med.errors import InputError, OutputError
 from headclip_med.evaluation.cases import (
     Bench,
-    case_path,
-    is_finished,
+    kept_case,
     make_bench,
     measure_case,
 )
+from headclip_med.evaluation.measure import case_facts
 from headclip_med.evaluation.protocol import check_kind, protocol_of
 from headclip_med.evaluation.record import CaseRow, DatasetFacts, EvaluationRecord, Metric
 from headclip_med.evaluation.scorers import EngineScorer, ModelSpec, Scorer, check_names
 from headclip_med.evaluation.settings import Settings
-from headclip_med.evaluation.store import load_case_file
 from headclip_med.evaluation.summary import ModelCases, differences, summarise_model
 from headclip_med.evaluation.workers import check_workers, run_all
 from headclip_med.versions import package_versions
@@ -207,7 +206,7 @@ class _Run:
         counted = set(inventory.counted)
         todo = [case for case in self.dataset if case.name in counted]
         if self.resume:
-            todo = [case for case in todo if not is_finished(bench, case, self.sha256[case.name])]
+            todo = [case for case in todo if kept_case(bench, case, self.sha256[case.name]) is None]
         self.watcher.phase_started(name, len(todo))
         setup: Callable[[], Bench] = partial(_itself, bench)
         if self.workers > 1:
@@ -222,16 +221,13 @@ class _Run:
             if case.name in inventory.duplicates:
                 excluded.append(_excluded(case, "duplicate", duplicate_of=inventory.duplicates[case.name]))
                 continue
-            stored = None if case.name in errors else self._stored(bench, case)
+            stored = None if case.name in errors else kept_case(bench, case, self.sha256[case.name])
             if stored is None:
                 error = errors.get(case.name, "what was kept of it could not be read again")
                 excluded.append(_excluded(case, "failed", error=error))
             else:
                 kept.append(stored)
         return tuple(kept), tuple(excluded), round(time.perf_counter() - begin, 2)
-
-    def _stored(self, bench: Bench, case: Case) -> Any:
-        return load_case_file(case_path(bench.folder, case), bench.identity(self.sha256[case.name]))
 
 
 def open_output(folder: Path) -> Path:
@@ -311,14 +307,11 @@ def _check_columns(dataset: CaseDataset, columns: Sequence[str]) -> None:
 
 def _excluded(case: Case, status: str, *, error: str = "", duplicate_of: str = "") -> CaseRow:
     return CaseRow(
-        case=case.name,
-        patient=case.patient or case.name,
-        category=case.category,
+        **case_facts(case),
         label=case.label,
         status=status,
         error=error,
         duplicate_of=duplicate_of,
-        columns=dict(case.columns),
     )
 
 
