@@ -31,14 +31,14 @@ from headclip_med.encoders.timm_vit import TimmVitSpec, build_timm_vit
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.intensity import Preprocessing
 from headclip_med.scoring import class_probabilities
-from headclip_med.training.class_vectors import fit_class_vectors
 from headclip_med.training.linear import in_half, stack_contributions, tapped_features
 from headclip_med.training.losses import map_loss
 from headclip_med.training.synthetic import build_bank
 
 WEIGHTS = Path("weights") / "dinov2_vits14_timm_fp16.safetensors"
 SHAPE = TimmVitSpec(img_size=518, patch_size=14, embed_dim=384, depth=12, num_heads=6)
-RATE = 1e-2
+RATE, LOGIT_SCALE = 1e-2, 5.0
+VOLUMES = 3  # synthetic heads; the slices with most lesion are taken
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ def make_tower() -> tuple[ImageTower, str]:
 
 
 def make_problem(count: int, side: int) -> tuple[Problem, str]:
-    """Synthetic slices with lesions, and class vectors fitted to them at head weights of 1."""
+    """Synthetic slices with lesions, and class vectors along the difference of their means."""
     tower, name = make_tower()
     spec = Preprocessing(side, tower.mean, tower.std)
-    bank = build_bank(7, range(2), max(2, count), spec)
+    bank = build_bank(7, range(VOLUMES), max(24, count), spec)
     order = sorted(range(len(bank.masks)), key=lambda i: -int(bank.masks[i].sum()))[:count]
     levels = torch.from_numpy(bank.images[order]).float() / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (tower.mean, tower.std))
@@ -89,10 +89,11 @@ def make_problem(count: int, side: int) -> tuple[Problem, str]:
                 for one in pixels
             ]
         )
-    fitted = fit_class_vectors(raw.flatten(0, 1)[::4], (lesion.flatten() >= 0.5).float()[::4])
-    classes = torch.stack([-fitted.abnormal, fitted.abnormal])
-    centre = {tower.depth - 1: fitted.centre}
-    return Problem(tower, options, pixels, lesion, classes, centre, fitted.logit_scale), name
+    abnormal = lesion.flatten() >= 0.5
+    found = raw.flatten(0, 1)
+    direction = F.normalize(found[abnormal].mean(dim=0) - found[~abnormal].mean(dim=0), dim=-1)
+    centre = {tower.depth - 1: found.mean(dim=0)}
+    return Problem(tower, options, pixels, lesion, torch.stack([-direction, direction]), centre, LOGIT_SCALE), name
 
 
 def plain(problem: Problem, weights: Tensor, chosen: list[int]) -> Tensor:
