@@ -53,6 +53,7 @@ def test_a_run_ends_in_a_pack_that_predicts(trained: Path) -> None:
     entry = pack.record.ledger[0]
     assert (entry.name, entry.licence, entry.count) == ("pairs", "made here", 10)
     assert len(entry.image_sha256) == 10
+    assert pack.record.validation["seed"] == 0
     assert "validation cases of the auxiliary data" in pack.record.threshold.origin
     tower = train_config(trained).model
     engine = load_engine(trained, "cpu", precision="float32", weights=tower)

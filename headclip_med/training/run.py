@@ -94,7 +94,12 @@ def train(
             watcher.stage("weighing brightness")
             own = len(banks[0]) // (config.slices.copies + 1)  # the copies come after the slices themselves
             fusion = fit_fusion(adapter, banks[0], own, HeadCLIPConfig().map_sigma, config.seed)
-        facts = {"best_step": fitted.best_step, "average_precision": fitted.best_score, "history": fitted.history}
+        facts = {
+            "seed": config.seed,
+            "best_step": fitted.best_step,
+            "average_precision": fitted.best_score,
+            "history": fitted.history,
+        }
         if ranks.first:
             method = pack_config(adapter, config, spec.image_size, fusion)
             save_pack(config.out, adapter, built, config, method, threshold, ledger, facts)
