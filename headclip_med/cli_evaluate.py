@@ -119,8 +119,8 @@ def evaluate(
         case_options.check_options(chosen)
         settings = Settings(exact=exact, replicates=bootstrap, seed=seed, min_overlap=min_overlap)
         dataset = _dataset(data, name, sequences, split, limit, groups)
-        specs = {
-            Path(given).name: ModelSpec(
+        specs = [
+            ModelSpec(
                 given,
                 device,
                 precision,
@@ -129,8 +129,8 @@ def evaluate(
                 None if weights is None or given.startswith("control:") else str(weights),
                 chosen,
             )
-            for given in _distinct(model or ["headclip-tiny"])
-        }
+            for given in model or ["headclip-tiny"]
+        ]
         with EvaluationBar() as watcher:
             result = run(
                 specs,
@@ -162,13 +162,6 @@ def _dataset(
         note = f"only the first {limit} of {len(dataset)} cases were asked for"
         dataset = replace(dataset, cases=dataset.cases[:limit], notes=(*dataset.notes, note))
     return dataset if groups is None else with_columns(dataset, groups)
-
-
-def _distinct(models: list[str]) -> list[str]:
-    from headclip_med.evaluation.scorers import check_names
-
-    check_names([Path(given).name for given in models])
-    return models
 
 
 def _show(result: EvaluationResult, out: Path, as_json: bool) -> None:

@@ -31,7 +31,7 @@ from headclip_med.evaluation.cases import (
 from headclip_med.evaluation.measure import case_facts
 from headclip_med.evaluation.protocol import check_kind, protocol_of
 from headclip_med.evaluation.record import CaseRow, DatasetFacts, EvaluationRecord, Metric
-from headclip_med.evaluation.scorers import EngineScorer, ModelSpec, Scorer, check_names
+from headclip_med.evaluation.scorers import EngineScorer, ModelSpec, Scorer, check_names, short_names
 from headclip_med.evaluation.settings import Settings
 from headclip_med.evaluation.summary import ModelCases, differences, summarise_model
 from headclip_med.evaluation.workers import check_workers, run_all
@@ -261,14 +261,18 @@ def _by_name(
         pairs = list(models.items())
     else:
         listed: list[Any] = list(models) if isinstance(models, (list, tuple)) else [models]
-        pairs = [(_name_of(model), model) for model in listed]
+        pairs = list(zip(_names_of(listed), listed, strict=True))
     check_names([name for name, _ in pairs])
     return {name: _builder(model, workers) for name, model in pairs}
 
 
-def _name_of(model: AnyModel) -> str:
+def _names_of(models: Sequence[AnyModel]) -> list[str]:
+    return short_names([_full_name(model) for model in models])
+
+
+def _full_name(model: AnyModel) -> str:
     if isinstance(model, (str, ModelSpec)):
-        return Path(model if isinstance(model, str) else model.name).name
+        return model if isinstance(model, str) else model.name
     if hasattr(model, "model"):
         return str(model.model.name)
     return str(model.identity()["model"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headclip_med.case_options import CaseOptions, check_options
@@ -118,6 +120,18 @@ class ModelSpec:
             weights=self.weights,
         )
         return EngineScorer(engine, self.options)
+
+
+def short_names(given: Sequence[str]) -> list[str]:
+    """The last part of each path or id, and as many before it as tell it from the others."""
+    parts = [Path(text).parts or (text,) for text in given]
+
+    def short(own: tuple[str, ...]) -> str:
+        others = [other for other in parts if other != own]
+        depths = (n for n in range(1, len(own)) if all(other[-n:] != own[-n:] for other in others))
+        return str(Path(*own[-next(depths, len(own)) :]))
+
+    return [short(own) for own in parts]
 
 
 def check_names(names: list[str]) -> None:
