@@ -25,7 +25,7 @@ SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 
-_LONGEST_NAME = 80  # file systems take 255 bytes; this leaves room for suffixes and for names outside ASCII
+_LONGEST_NAME, _MOST_BYTES = 80, 200  # file systems take 255 bytes; suffixes need room
 
 
 def stem_of(path: Path) -> str:
@@ -95,7 +95,8 @@ def uniquely_named(cases: Iterable[Case]) -> tuple[Case, ...]:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^\w.+() -]+", "_", name).strip(". ")[:_LONGEST_NAME].rstrip(". ") or "case"
+    plain = re.sub(r"[^\w.+() -]+", "_", name).strip(". ")[:_LONGEST_NAME]
+    return plain.encode()[:_MOST_BYTES].decode(errors="ignore").rstrip(". ") or "case"
 
 
 def _told_apart(case: Case, alike: Sequence[Case]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from headclip_med.datasets.case import Case, CaseDataset
-from headclip_med.errors import CancelledError, HeadclipError, internal_error
+from headclip_med.errors import CancelledError, HeadclipError, OutputError, internal_error
 from headclip_med.evaluation.case_picture import key_slice_picture
 from headclip_med.evaluation.measure import case_facts, measure
 from headclip_med.evaluation.scorers import Scorer
@@ -48,11 +48,15 @@ def make_bench(
 
 
 def measure_case(bench: Bench, case: Case) -> str:
-    """Predict and measure one case and keep it on disk; what went wrong, in words, or nothing."""
+    """Predict and measure one case and keep it on disk; what went wrong, in words, or nothing.
+
+    Raises:
+        OutputError: nothing can be written, as on a full disk; a resumed run goes on from here.
+    """
     try:
         _measure(bench, case)
         return ""
-    except CancelledError:
+    except (CancelledError, OutputError):  # the next case could not be kept either
         raise
     except HeadclipError as error:
         return str(error)

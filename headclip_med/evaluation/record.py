@@ -146,7 +146,10 @@ class Difference(_Strict):
 
 
 class DatasetFacts(_Strict):
-    """The set as it was evaluated; hashes cover every case that counted."""
+    """The set as it was evaluated; ``content_sha256`` covers every readable case that is no copy.
+
+    ``counted`` and ``patients`` are what every model was measured on; ``failed`` is what any failed on.
+    """
 
     name: str
     layout: str

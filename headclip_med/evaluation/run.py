@@ -142,16 +142,15 @@ def evaluate(
             bench = Bench(built[name], dataset, run.settings, place, pictures=folder is not None)
             cases, excluded, seconds = run.measure_model(name, bench, build, inventory)
             measured.append(ModelCases(name, boxes[name], cases, excluded, seconds))
-        failed = {row.case for model in measured for row in model.excluded if row.status == "failed"}
         run.watcher.phase_started("metrics", 0)
         record = EvaluationRecord(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            dataset=facts.model_copy(update={"failed": len(failed)}),
+            dataset=facts.model_copy(update=_counted_by_all(measured)),
             settings={**run.settings.recorded(), "group_by": list(group_by)},
             versions=package_versions(),
             models=tuple(summarise_model(model, run.settings, group_by) for model in measured),
             differences=tuple(differences(measured, run.settings)),
-            warnings=tuple(warnings),
+            warnings=(*warnings, *_uneven(measured)),
         )
         if folder is not None:
             from headclip_med.evaluation.output import write_evaluation
@@ -303,10 +302,26 @@ def _folders(cases_folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 def _check_columns(dataset: CaseDataset, columns: Sequence[str]) -> None:
-    known = sorted({column for case in dataset for column in case.columns})
+    known = sorted({column for case in dataset for column in (*case.columns, *["category"] * bool(case.category))})
     for column in columns:
         if column not in known:
             raise InputError(f"A subgroup column must be one of {', '.join(known) or 'none here'}", column)
+
+
+def _counted_by_all(models: Sequence[ModelCases]) -> dict[str, int]:
+    """How many cases and patients every model was measured on, and how many cases failed under any."""
+    failed = {row.case for model in models for row in model.excluded if row.status == "failed"}
+    rows = [case.row for case in models[0].cases if case.row.case not in failed]
+    return {"failed": len(failed), "counted": len(rows), "patients": len({row.patient for row in rows})}
+
+
+def _uneven(models: Sequence[ModelCases]) -> list[str]:
+    """What to know of models that were not measured on the same cases."""
+    counts = {model.name: len(model.cases) for model in models}
+    if len({frozenset(case.row.case for case in model.cases) for model in models}) < 2:
+        return []
+    each = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return [f"models were measured on different cases ({each}): only differences rest on the same ones"]
 
 
 def _excluded(case: Case, status: str, *, error: str = "", duplicate_of: str = "") -> CaseRow:

@@ -104,12 +104,12 @@ def _levels(cohort: Cohort) -> dict[str, Level]:
 def _grouping(cases: Sequence[StoredCase], columns: Sequence[str]) -> list[str]:
     """The asked columns, after the categories where there are several."""
     several = len({case.row.category for case in cases}) > 1
-    return [*([_CATEGORY] if several else []), *columns]
+    return list(dict.fromkeys([*([_CATEGORY] if several else []), *columns]))
 
 
 def _subgroups(cases: Sequence[StoredCase], column: str, settings: Settings) -> Iterable[Subgroup]:
     def value_of(case: StoredCase) -> str:
-        return case.row.category if column == _CATEGORY else case.row.columns.get(column, "")
+        return case.row.columns.get(column, case.row.category if column == _CATEGORY else "")
 
     for value in sorted({value_of(case) for case in cases}):
         cohort = Cohort(tuple(case for case in cases if value_of(case) == value), settings)

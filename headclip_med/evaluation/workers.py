@@ -77,7 +77,7 @@ def _pooled(
                 place, task = waiting.pop()
                 running[pool.submit(_work, work, task)] = place
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
+            for future in sorted(finished, key=lambda done: done.exception() is not None):  # what is done stays done
                 yield running.pop(future), future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
