@@ -72,7 +72,9 @@ def test_weights_elsewhere_are_refused() -> None:
             tapped_features(tower, parts, wrong, OPTIONS)
 
 
-def test_no_local_path_has_no_contributions() -> None:
+@pytest.mark.parametrize(("layers", "attention"), [((1,), "none"), ((0, 3), "vv")])
+def test_a_tap_before_the_local_path_has_no_contributions(layers: tuple[int, ...], attention: str) -> None:
+    """A tap before the first local block once got the tokens of the block before it."""
     tower, pixels, *_ = _case()
-    with pytest.raises(ModelError, match="local path before the last tap"):
-        local_contributions(tower, pixels, EncodeOptions(layers=(1,), local_attention="none"))
+    with pytest.raises(ModelError, match="begins before every tap"):
+        local_contributions(tower, pixels, EncodeOptions(layers=layers, local_attention=attention, local_start=2))

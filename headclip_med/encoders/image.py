@@ -190,11 +190,14 @@ def local_contributions(tower: ImageTower, pixels: Tensor, options: EncodeOption
     """One pass through the frozen tower that keeps what every local head says, before any head weight.
 
     Raises:
-        ModelError: no local path, or one that starts after the last tap.
+        ModelError: no local path, or a tap before it.
     """
     start = None if options.local_attention == "none" else first_local_block(tower.depth, options.local_start)
-    if start is None or start > max(options.layers):
-        raise ModelError("Head contributions must come from a local path before the last tap", options.local_attention)
+    if start is None or start > min(options.layers):
+        raise ModelError(
+            "Head contributions must come from a local path that begins before every tap",
+            f"local attention {options.local_attention}, first local block {start}, taps {list(options.layers)}",
+        )
     tokens = tower.embed(pixels.to(tower.device), position_mode=options.position_mode)
     base, cls_token, kept = tokens, tokens[:, 0], []
     for layer, block in enumerate(

@@ -14,7 +14,7 @@ import torch
 from headclip_med.detectors import HeadCLIPConfig
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.heads import HeadWeights
-from headclip_med.encoders.image import EncodeOptions, resolve_layers
+from headclip_med.encoders.image import EncodeOptions, first_local_block, resolve_layers
 from headclip_med.engine import load_engine
 from headclip_med.errors import InputError, OutputError
 from headclip_med.evaluation.counts import ScoreCounts, count_scores, level_scores
@@ -160,7 +160,7 @@ def _banks(
         local_start=config.local_start,
         want_global=adapter.uses_prompts or config.classes.image,
     )
-    mode = _mode(adapter, config)
+    mode = _mode(adapter, config, built.tower.depth)
     memory = config.cache_gib * 2**30
     valid = config.loss.foreground_only
     # a quarter of the memory is enough for validation, which has no copies
@@ -170,14 +170,17 @@ def _banks(
     )
 
 
-def _mode(adapter: Adapter, config: TrainConfig) -> Mode:
+def _mode(adapter: Adapter, config: TrainConfig, depth: int) -> Mode:
     """How features are made: the linear path wherever the weights allow it, unless it was switched off."""
     if adapter.heads is None:
         return "fixed"
     linear = config.heads.branch == "local" and config.local_attention != "none"
+    linear = linear and min(adapter.layers) >= first_local_block(depth, config.local_start)
     if config.fast and not linear:
         raise InputError(
-            "The fast path must have head weights on a local branch", f"branch {config.heads.branch}", "Set fast: false"
+            "The fast path must have head weights on a local branch that begins before every tap",
+            f"branch {config.heads.branch}, attention {config.local_attention}, taps {list(adapter.layers)}",
+            "Set fast: false",
         )
     return "linear" if linear and config.fast is not False else "autograd"
 
@@ -227,6 +230,12 @@ def start_vectors(
             rows[layer].append(features[keep])
         labels.append(torch.cat([torch.ones(len(chosen[0])), torch.zeros(len(chosen[1]))]))
     truth_of = torch.cat(labels)
+    if not 0 < truth_of.sum() < len(truth_of):
+        raise InputError(
+            "Training slices must have patches with and without lesion",
+            "lesions that fill no quarter of any patch" if not truth_of.any() else "nothing but lesion",
+            "Set a larger image_size, or classes.fit_first: false",
+        )
     scales = []
     for place, layer in enumerate(adapter.layers):
         with torch.enable_grad():
