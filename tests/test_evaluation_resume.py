@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from monai.data import MetaTensor
 from PIL import Image
 
 from headclip_med import evaluate, open_dataset
 from headclip_med.datasets import CaseDataset
 from headclip_med.evaluation import EvaluationWatcher, Settings
+from headclip_med.evaluation.controls import Control, make_control
+from headclip_med.result import AnomalyResult
 
 QUICK = Settings(replicates=100)
 BRIGHT = "control:intensity"
@@ -66,3 +70,24 @@ def test_a_resumed_run_does_not_keep_a_corrected_label(tmp_path: Path) -> None:
     again = evaluate(BRIGHT, corrected, tmp_path / "out", settings=QUICK, resume=True, watcher=watcher)
     assert watcher.done[BRIGHT] == ["2"]
     assert [row.label for row in again.record.models[0].cases] == [False, True, False, True]
+
+
+class Asked(Control):
+    """Counts how often it is asked who it is."""
+
+    times = 0
+
+    def identity(self) -> dict[str, Any]:
+        Asked.times += 1
+        return super().identity()
+
+    def predict(self, volume: MetaTensor, **_: Any) -> AnomalyResult:
+        return make_control(self.name).predict(volume)
+
+
+def test_resuming_many_cases_asks_the_model_once_who_it_is(tmp_path: Path) -> None:
+    dataset = _labelled(tmp_path / "set", "01" * 6)
+    evaluate({"a": Asked("intensity")}, dataset, tmp_path / "out", settings=QUICK)
+    Asked.times = 0
+    evaluate({"a": Asked("intensity")}, dataset, tmp_path / "out", settings=QUICK, resume=True)
+    assert Asked.times <= 2  # the protocol box and the cases

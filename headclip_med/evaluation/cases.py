@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,12 @@ class Bench:
     def identity(self, case: Case, sha256: str) -> dict[str, Any]:
         """What the result of one case rests on; of what is told about it only the label, the rest is joined anew."""
         settings = self.settings.per_case()
-        return {"scorer": self.scorer.identity(), "settings": settings, "case": sha256, "label": case.label}
+        return {"scorer": self._scorer, "settings": settings, "case": sha256, "label": case.label}
+
+    @cached_property
+    def _scorer(self) -> dict[str, Any]:
+        """Asked for once: finding the version of the package takes longer than reading a small case."""
+        return self.scorer.identity()
 
 
 def make_bench(

@@ -316,8 +316,9 @@ class _DiceSum:
     def _drawn(self, weights: Array, by_patient: Array) -> dict[str, Array]:
         with np.errstate(invalid="ignore", divide="ignore"):
             cases = weights @ self.cases
-            best = (weights.astype(np.float32) @ self.by_patient).max(axis=1)
-            return {"dice": weights @ by_patient / cases, "dice_best_threshold": best / cases}
+            best = (weights.astype(np.float32) @ self.by_patient).max(axis=1) / cases
+            best = np.minimum(best, 1)  # 32 bits can round above it
+            return {"dice": weights @ by_patient / cases, "dice_best_threshold": best}
 
 
 def _draws(cohort: Cohort) -> Iterable[Array]:
