@@ -327,7 +327,7 @@ def run_task(task: Task, built: BuiltTower, random: BuiltTower, seeds: Sequence[
                 if words == "class vectors, V-V":
                     fusion = fit_fusion(adapter, banks["train"], len(banks["train"]), SIGMA, seed)
                     fuse = map_scorer(adapter, fusion)
-                    note(f"class vectors, V-V, + {task.control}", fold.name, seed, measure(fuse, banks["test"]))
+                    note("class vectors, V-V, + brightness", fold.name, seed, measure(fuse, banks["test"]))
             config = _config(task, seed, steps, heads=True)
             adapter = Adapter(built, config)
             fit_vectors(adapter, local["train"], seed)
@@ -336,7 +336,7 @@ def run_task(task: Task, built: BuiltTower, random: BuiltTower, seeds: Sequence[
             note("+ head weights", fold.name, seed, measure(map_scorer(adapter), local["test"]))
             fusion = fit_fusion(adapter, local["train"], len(local["train"]), SIGMA, seed)
             fuse = map_scorer(adapter, fusion)
-            note(f"+ head weights, + {task.control}", fold.name, seed, measure(fuse, local["test"]))
+            note("+ head weights, + brightness", fold.name, seed, measure(fuse, local["test"]))
             print(f"  seed {seed}: head weights in {time.perf_counter() - begin:.0f} s", flush=True)
     return {variant: summary(folds) for variant, folds in tallies.items()}
 
