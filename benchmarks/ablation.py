@@ -4,9 +4,10 @@ The DINOv2 ViT-S/14 tower, adapted and tested on the data beside the project (HE
 patient. Tasks: brain, leave one data set out (two MS patients; one glioma; one contrast-enhanced tumour); flair, leave
 one patient out of the three with FLAIR; colon, three folds of the polyp images. Rows: distance from the image's mean
 feature (no adaptation), brightness or redness alone, a tower with random weights, class vectors on the tower's ordinary
-tokens, the same on V-V attention, head weights with vectors fitted again to convergence, and the last two with
-brightness in them. Pixels are those of the model's square input inside the patient; an image is a slice. Intervals are
-bootstraps over cases (colon: images) with seeds averaged; with fewer than ten cases there are none.
+tokens, the same on V-V attention, that with a joint score of map and global feature, head weights with vectors fitted
+again to convergence, and vectors and weights with brightness in the map. Pixels are those of the model's square input
+inside the patient; an image is a slice. Intervals are bootstraps over cases (colon: images) with seeds averaged; with
+fewer than ten cases there are none.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch.nn import functional as F
 from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.heads import HeadWeights
-from headclip_med.encoders.image import EncodeOptions, resolve_layers
+from headclip_med.encoders.image import EncodeOptions, encode_images, resolve_layers
 from headclip_med.evaluation import curves
 from headclip_med.evaluation.bootstrap import no_interval, patient_draws
 from headclip_med.evaluation.counts import CountSum, ScoreCounts, count_map, count_scores
@@ -38,6 +39,7 @@ from headclip_med.intensity import Preprocessing
 from headclip_med.packs.domains import get_domain
 from headclip_med.training.adapter import Adapter, ClassVectors
 from headclip_med.training.batches import batch_indices
+from headclip_med.training.class_vectors import fit_class_vectors
 from headclip_med.training.config import SliceConfig, TrainConfig
 from headclip_med.training.features import FeatureBank
 from headclip_med.training.fusion import Fusion, fit_fusion, fused, pixel_features
@@ -165,6 +167,37 @@ def map_scorer(adapter: Adapter, fusion: Fusion | None = None) -> Scorer:
         return found.numpy(), float(found.max())
 
     return score
+
+
+def joint_scorer(adapter: Adapter, train: Pictures, test: Pictures) -> Scorer:
+    """The map as it is; the image's score is half the map's maximum, half what a vector on the global feature says."""
+    image = fit_class_vectors(train.features, train.labels)
+    says = image.logit_scale * 2 * (F.normalize(test.features - image.centre, dim=-1) @ image.abnormal)
+    of_map = map_scorer(adapter)
+
+    def score(bank: FeatureBank, index: int) -> tuple[NDArray[np.float32], float]:
+        found, highest = of_map(bank, index)
+        return found, 0.5 * highest + 0.5 * float(says[index].sigmoid())
+
+    return score
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Global features ``(N, D)`` and labels ``(N,)`` of slices."""
+
+    features: torch.Tensor
+    labels: torch.Tensor
+
+
+@torch.no_grad()
+def pictures(built: BuiltTower, slices: Sequence[TrainingSlice]) -> Pictures:
+    """The tower's own global feature of every slice."""
+    options = EncodeOptions((built.tower.depth - 1,), "none", want_global=True)
+    features = [encode_images(built.tower, part.pixels[None].float(), options).global_feature for part in slices]
+    return Pictures(
+        torch.cat([f for f in features if f is not None]), torch.tensor([float(part.label) for part in slices])
+    )
 
 
 def fit_vectors(adapter: Adapter, bank: FeatureBank, seed: int) -> None:
@@ -325,6 +358,9 @@ def run_task(task: Task, built: BuiltTower, random: BuiltTower, seeds: Sequence[
                 fit_vectors(adapter, banks["train"], seed)
                 note(words, fold.name, seed, measure(map_scorer(adapter), banks["test"]))
                 if words == "class vectors, V-V":
+                    if len({part.label for part in fold.test}) == 2:
+                        joint = joint_scorer(adapter, *(pictures(built, part) for part in (fold.train, fold.test)))
+                        note("class vectors, V-V, joint score", fold.name, seed, measure(joint, banks["test"]))
                     fusion = fit_fusion(adapter, banks["train"], len(banks["train"]), SIGMA, seed)
                     fuse = map_scorer(adapter, fusion)
                     note("class vectors, V-V, + brightness", fold.name, seed, measure(fuse, banks["test"]))
