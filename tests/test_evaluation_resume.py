@@ -90,4 +90,4 @@ def test_resuming_many_cases_asks_the_model_once_who_it_is(tmp_path: Path) -> No
     evaluate({"a": Asked("intensity")}, dataset, tmp_path / "out", settings=QUICK)
     Asked.times = 0
     evaluate({"a": Asked("intensity")}, dataset, tmp_path / "out", settings=QUICK, resume=True)
-    assert Asked.times <= 2  # the protocol box and the cases
+    assert 0 < Asked.times < len(dataset)
