@@ -94,12 +94,6 @@ def head_shares(
         raise ModelError("Shares of heads must be asked for one slice", f"{len(pixels)} slices")
     parts = local_contributions(tower, pixels, options)
     start = first_local_block(tower.depth, options.local_start)
-    if min(options.layers) < start:
-        raise ModelError(
-            f"Every tapped layer must have a local path, which starts at layer {start}",
-            f"layer {min(options.layers)}",
-            "Use a pack whose feature_layers are not before its local_start",
-        )
     weighted = _weighted_heads(parts, tower, weights, start)
     taps = [_at_tap(tower, parts.base[0], weighted, classes, layer, start) for layer in options.layers]
     heads, base, biases, centre = (logit_scale * torch.stack(part) for part in zip(*taps, strict=True))

@@ -147,9 +147,9 @@ def test_what_has_no_shares_is_refused() -> None:
     for wrong in (HeadWeights(weights, weights), HeadWeights(weights, site="attention_temperature")):
         with pytest.raises(ModelError, match="outputs of the local heads only"):
             detector_shares(_detector(tower, wrong), pixels)
-    with pytest.raises(ModelError, match="Every tapped layer must have a local path, which starts at layer 2"):
+    with pytest.raises(ModelError, match=r"begins before every tap; .* first local block 2, taps \[3, 1\]"):
         detector_shares(_detector(tower, local_start=2), pixels)
-    with pytest.raises(ModelError, match="local path before the last tap"):
+    with pytest.raises(ModelError, match="begins before every tap; given: local attention none"):
         detector_shares(_detector(tower, local_attention="none", local_start=None), pixels)
     with pytest.raises(ModelError, match="one slice; given: 2 slices"):
         detector_shares(_detector(tower), pixels.expand(2, -1, -1, -1))

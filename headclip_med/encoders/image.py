@@ -197,6 +197,7 @@ def local_contributions(tower: ImageTower, pixels: Tensor, options: EncodeOption
         raise ModelError(
             "Head contributions must come from a local path that begins before every tap",
             f"local attention {options.local_attention}, first local block {start}, taps {list(options.layers)}",
+            "Use feature_layers that are not before local_start",
         )
     tokens = tower.embed(pixels.to(tower.device), position_mode=options.position_mode)
     base, cls_token, kept = tokens, tokens[:, 0], []
