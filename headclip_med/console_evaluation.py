@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -66,7 +67,8 @@ def show_evaluation(record: EvaluationRecord, folder: Path) -> None:
         for name, row in zip(names, rows, strict=True):
             table.add_row(unit_of(record, level), title_of(name), *row)
         table.add_section()
-    out.print(table, width=None if out.is_terminal else _WIDTH)
+    screen = out if out.is_terminal else Console(highlight=False, width=_WIDTH)
+    screen.print(table)
     reasons = dict.fromkeys(
         f"{level}: {metric.reason}"
         for result in record.models
