@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,7 @@ def show_trained(trained: Trained) -> None:
     fitted = trained.fitted
     out.print(f"best step {fitted.best_step}: validation AP {fitted.best_score:.4f}", markup=False)
     out.print(f"threshold {trained.threshold.value:.4f}: {trained.threshold.origin}", markup=False)
-    out.print(
-        f"pack: {trained.pack}; try it: headclip-med predict SCAN --model {trained.pack} --out results", markup=False
-    )
+    is_file = Path(trained.tower.rpartition("@")[2]).is_file()
+    weights = f" --weights {trained.tower}" if is_file else ""
+    tried = f"headclip-med predict SCAN --model {trained.pack}{weights} --out results"
+    out.print(f"pack: {trained.pack}; try it: {tried}", markup=False)

@@ -92,6 +92,14 @@ def test_killed_and_resumed_is_bit_identical(tmp_path: Path) -> None:
         assert (whole / name).read_bytes() == (halved / name).read_bytes(), name
 
 
+def test_a_finished_run_can_go_on_for_more_steps(tmp_path: Path) -> None:
+    train(train_config(tmp_path / "whole", steps=8))
+    train(train_config(tmp_path / "longer", steps=4))
+    train(train_config(tmp_path / "longer", steps=8), resume=True)
+    whole, longer = (load_pack(tmp_path / name).tensors for name in ("whole", "longer"))
+    assert all(torch.equal(whole[name], longer[name]) for name in whole)
+
+
 @pytest.mark.parametrize("changes", [{}, {"heads": {"dynamic": True}}, {"heads": {"shape": "channel"}}])
 def test_fast_and_slow_path_have_one_loss_and_one_gradient(tmp_path: Path, changes: dict) -> None:
     found = []

@@ -45,9 +45,10 @@ _CALIBRATION_CASES = 24
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run ended with: the pack's folder, the fit, and the validation quality before any training."""
+    """What a run ended with: the pack's folder, its tower, the fit, the threshold, and how many slices by use."""
 
     pack: Path
+    tower: str
     fitted: Fitted
     threshold: Threshold
     slices: dict[str, int]
@@ -106,7 +107,9 @@ def train(
             watcher.stage("choosing the threshold")
             threshold = _calibrate(config, parts)
             save_pack(config.out, adapter, built, config, method, threshold, ledger, facts)
-    return Trained(config.out, fitted, threshold, {"training": len(banks[0]), "validation": len(banks[1])})
+    return Trained(
+        config.out, config.model, fitted, threshold, {"training": len(banks[0]), "validation": len(banks[1])}
+    )
 
 
 def _fit(
@@ -268,8 +271,10 @@ def _calibrate(config: TrainConfig, parts: Sequence[Part]) -> Threshold:
 
 
 def _identity(config: TrainConfig, built: BuiltTower, parts: Sequence[Part]) -> dict[str, Any]:
-    """What a checkpoint rests on; the number of steps may grow."""
+    """What a checkpoint rests on; the number of steps may grow, but where the schedule is made of it."""
     fields = config.model_dump(mode="json", exclude={"out", "name", "model", "cache_gib", "cache_dir", "track", "data"})
+    if config.schedule != "text_then_heads":
+        del fields["steps"]
     return {
         "configuration": fields,
         "tower": built.sha256,
