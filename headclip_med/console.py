@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from headclip_med.cohort import CaseOutcome, CohortSummary, Watcher
@@ -37,6 +37,12 @@ def say_error(message: str) -> None:
     err.print(f"error: {message}", style="red", markup=False)
 
 
+def progress_bars(*more: ProgressColumn, keep: bool = False) -> Progress:
+    """Bars on stderr with how many are done, of how many, and the time left; ``keep`` leaves them on the screen."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), *more)
+    return Progress(*columns, console=err, transient=not keep, redirect_stdout=False)
+
+
 class TerminalWatcher(Watcher):
     """Bars on stderr while a run lasts (on a terminal only), and one line per finished case.
 
@@ -46,15 +52,7 @@ class TerminalWatcher(Watcher):
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self.outcomes: list[CaseOutcome] = []
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=err,
-            transient=True,
-            redirect_stdout=False,
-        )
+        self._bars = progress_bars()
         self._drawn = err.is_terminal
         self._all = self._bars.add_task("cases", total=None, visible=False)
         self._slices = self._bars.add_task("", total=None)
@@ -184,8 +182,8 @@ def show_model(info: ModelInfo) -> None:
 @contextmanager
 def steps(text: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """A bar with the time left, on a terminal only; what is yielded is told how many are done, and of how many."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bars = Progress(*columns, console=err, transient=True, redirect_stdout=False, disable=not err.is_terminal)
+    bars = progress_bars()
+    bars.disable = not err.is_terminal
     with bars:
         task = bars.add_task(_escaped(text), total=total)
         yield lambda done, _: bars.update(task, completed=done)

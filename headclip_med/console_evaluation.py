@@ -6,10 +6,10 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TaskID
 from rich.table import Table
 
-from headclip_med.console import err, out, say_error
+from headclip_med.console import err, out, progress_bars, say_error
 from headclip_med.evaluation.record import EvaluationRecord, Metric
 from headclip_med.evaluation.run import EvaluationWatcher
 from headclip_med.evaluation.tables import title_of, unit_of
@@ -22,14 +22,7 @@ class EvaluationBar(EvaluationWatcher):
     """Bars with the time left (on a terminal only); a case that fails is told at once."""
 
     def __init__(self) -> None:
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=err,
-            redirect_stdout=False,
-        )
+        self._bars = progress_bars(keep=True)
         self._task: TaskID | None = None
 
     def __enter__(self) -> EvaluationBar:

@@ -6,9 +6,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 
-from headclip_med.console import err, out
+from headclip_med.console import err, out, progress_bars
 from headclip_med.training.fit import TrainWatcher
 from headclip_med.training.objective import Quality
 
@@ -22,15 +22,7 @@ class TrainBar(TrainWatcher):
     """A bar on a terminal; validations are lines, so that a log keeps them."""
 
     def __init__(self) -> None:
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[more]}"),
-            console=err,
-            redirect_stdout=False,
-        )
+        self._bars = progress_bars(TextColumn("{task.fields[more]}"), keep=True)
         self._task = self._bars.add_task("", total=None, more="")
         self._curve: list[float] = []
 
