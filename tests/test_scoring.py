@@ -11,6 +11,8 @@ from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
 from headclip_med import scoring
+from headclip_med.detectors import HeadCLIPConfig
+from headclip_med.errors import ModelError
 
 NORMAL_ABNORMAL = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 
@@ -63,3 +65,23 @@ def test_score_pooling_draws_the_global_feature_to_abnormal_patches() -> None:
     patches = torch.tensor([[[1.0, 0], [0, 1]]])
     pooled = scoring.score_pooled_feature(torch.tensor([[1.0, 0]]), patches, torch.tensor([[0.0, 1.0]]))
     torch.testing.assert_close(pooled, torch.full((1, 2), math.sqrt(0.5)))
+
+
+def test_brightness_joins_the_log_odds() -> None:
+    maps, levels = torch.tensor([[[0.5, 0.8]]]), torch.tensor([[[0.25, 1.0]]])
+    found = scoring.fuse_intensity(maps, levels, (2.0, 4.0, -1.0))
+    # logit(0.5) = 0: 2 · 0 + 4 · 0.25 − 1 = 0; logit(0.8) = ln 4: 2 · ln 4 + 4 − 1
+    assert found[0, 0].tolist() == pytest.approx([0.5, 1 / (1 + math.exp(-(2 * math.log(4) + 3)))])
+    assert scoring.fuse_intensity(torch.tensor([[[0.0, 1.0]]]), levels, (1.0, 0.0, 0.0)).isfinite().all()
+
+
+def test_grey_levels_undo_the_normalisation() -> None:
+    pixels = torch.tensor([0.2, 0.4, 0.6]).view(1, 3, 1, 1)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.4, 0.3)
+    normalised = (pixels - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    assert scoring.grey_levels(normalised, mean, std).item() == pytest.approx(0.4)
+
+
+def test_a_fusion_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ModelError, match="intensity_fusion must hold three finite numbers"):
+        HeadCLIPConfig(intensity_fusion=(1.0, math.nan, 0.0))

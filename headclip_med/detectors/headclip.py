@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from math import inf
+from math import inf, isfinite
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -92,6 +92,10 @@ class HeadCLIPConfig:
         _require(len(self.feature_layers) > 0, "feature_layers must name a layer", "none")
         _require(0 < self.temperature < inf, "temperature must be positive", self.temperature)
         _require(0 <= self.map_sigma < inf, "map_sigma must be 0 or more", self.map_sigma)
+        fusion = self.intensity_fusion
+        _require(
+            fusion is None or all(map(isfinite, fusion)), "intensity_fusion must hold three finite numbers", fusion
+        )
         _require(0 <= self.jas_weight <= 1, "jas_weight must lie between 0 and 1", self.jas_weight)
         _require(
             0 < self.jas_top_fraction <= 1, "jas_top_fraction must lie above 0 and at most at 1", self.jas_top_fraction
