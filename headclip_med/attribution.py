@@ -68,7 +68,7 @@ class HeadEffect:
 def detector_shares(detector: HeadCLIP, pixels: Tensor) -> HeadShares:
     """Shares of all heads of ``detector`` for one slice ``pixels (1, 3, S, S)``; errors as :func:`head_shares`."""
     scale = 1 / detector.config.temperature
-    return head_shares(detector.tower, pixels, _options(detector), detector._classes, detector._weights, scale)
+    return head_shares(detector.tower, pixels, _options(detector), detector.classes, detector.head_weights, scale)
 
 
 @torch.no_grad()
@@ -133,7 +133,7 @@ def acting_weights(detector: HeadCLIP, pixels: Tensor | None = None) -> dict[str
     Raises:
         ModelError: predicted weights without a slice, or a detector without heads that could be weighted.
     """
-    config, tower, weights = detector.config, detector.tower, detector._weights
+    config, tower, weights = detector.config, detector.tower, detector.head_weights
     if callable(weights):
         weights = _predicted(detector, weights, pixels)
     layers: LayerChoice = config.lhw_layers
@@ -145,7 +145,7 @@ def acting_weights(detector: HeadCLIP, pixels: Tensor | None = None) -> dict[str
     if weights.local is not None:
         found["local"] = _on_layers(weights.local, detector, layers)
         found["local"][: first_local_block(tower.depth, config.local_start)] = float("nan")
-        found["local"][max(detector._layers) + 1 :] = float("nan")
+        found["local"][max(detector.layers) + 1 :] = float("nan")
     if weights.global_ is not None:
         found["global"] = _on_layers(weights.global_, detector, "all" if config.lhw_task_decoupled else layers)
     return found
@@ -165,7 +165,7 @@ def _on_layers(factors: Tensor, detector: HeadCLIP, layers: LayerChoice) -> Tens
     config, tower = detector.config, detector.tower
     missing = torch.full((1, tower.heads), float("nan"))
     placed = place_head_weights(
-        missing, tower.depth, layers=layers, local_start=config.local_start, tapped=detector._layers
+        missing, tower.depth, layers=layers, local_start=config.local_start, tapped=detector.layers
     ).local
     assert placed is not None
     values = (factors.mean(dim=-1) if factors.ndim == 3 else factors).float().cpu()
@@ -175,7 +175,7 @@ def _on_layers(factors: Tensor, detector: HeadCLIP, layers: LayerChoice) -> Tens
 def _options(detector: HeadCLIP) -> EncodeOptions:
     config = detector.config
     return EncodeOptions(
-        layers=detector._layers,
+        layers=detector.layers,
         local_attention=config.local_attention,
         local_start=config.local_start,
         want_global=False,

@@ -22,6 +22,10 @@ class HeadclipError(Exception):
             message += f" {do}."
         super().__init__(message)
 
+    def __reduce__(self) -> tuple[type[HeadclipError], tuple[str, str, str]]:
+        """What it was made of, so that it comes back from another process as it was."""
+        return type(self), (self.must, self.given, self.do)
+
 
 class InputError(HeadclipError):
     """A file, folder, array or affine that cannot be used as it is."""

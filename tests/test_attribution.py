@@ -58,7 +58,7 @@ def _own_logits(detector: HeadCLIP, pixels: torch.Tensor) -> torch.Tensor:
     """Logit difference ``(T, P)`` from the detector's own features and probabilities."""
     with torch.no_grad():
         features = detector.encode(pixels).patch_features
-    both = [features[layer][0] @ detector._classes.patch[layer].T for layer in LAYERS]
+    both = [features[layer][0] @ detector.classes.patch[layer].T for layer in LAYERS]
     return torch.stack([part[:, 1] - part[:, 0] for part in both]) / detector.config.temperature
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from headclip_med.errors import InputError
+from headclip_med.errors import InputError, OutputError
 from headclip_med.evaluation.workers import DIED, check_workers, run_all
 
 
@@ -42,3 +42,15 @@ def test_no_task_needs_no_setup() -> None:
 def test_no_workers_are_refused() -> None:
     with pytest.raises(InputError, match="at least 1"):
         check_workers(0)
+
+
+def refuse(offset: int, task: int) -> str:
+    raise OutputError("The folder must be writable", task, "Choose another one")
+
+
+def test_an_error_from_another_process_reads_as_it_was_raised() -> None:
+    """It once ended in two full stops."""
+    with pytest.raises(OutputError) as caught:
+        list(run_all([7], refuse, partial(start, 0), 2, str))
+    assert str(caught.value) == "The folder must be writable; given: 7. Choose another one."
+    assert (caught.value.must, caught.value.do) == ("The folder must be writable", "Choose another one")

@@ -144,7 +144,7 @@ def test_the_pack_says_what_the_adapter_said(tmp_path: Path) -> None:
     from headclip_med.scoring import patch_map
 
     scale = 1 / detector.config.temperature
-    theirs = patch_map(features.patch_features, detector._classes.patch, features.grid, logit_scale=scale)
+    theirs = patch_map(features.patch_features, detector.classes.patch, features.grid, logit_scale=scale)
     assert torch.allclose(maps.mean(dim=0), theirs.flatten(1), atol=2e-3)  # 16-bit cache against 32 bits
 
 

@@ -138,6 +138,9 @@ class HeadCLIP:
         config: choices of the method; head_weights: static weights, a function of the class token, or None.
         name: under which results are recorded.
 
+    Attributes:
+        layers: tapped blocks, 0-based. classes, head_weights: as given, on the tower's device.
+
     Raises:
         ModelError: class features or head weights that do not fit the tower or are not finite, no class features for a
             tap, head weights that cannot act, layers outside the tower, or an image size that its patches do not fill.
@@ -155,15 +158,15 @@ class HeadCLIP:
         name: str = "headclip",
     ) -> None:
         self.name, self.tower, self.config = name, tower, config or HeadCLIPConfig()
-        self._layers = resolve_layers(self.config.feature_layers, tower.depth)
-        self._classes = _checked_classes(classes, self._layers, tower)
+        self.layers = resolve_layers(self.config.feature_layers, tower.depth)
+        self.classes = _checked_classes(classes, self.layers, tower)
         _check_image_size(self.image_size, tower)
-        _check_local_path(self.config, self._layers, tower, head_weights)
-        self._weights = head_weights.to(tower.device) if isinstance(head_weights, nn.Module) else head_weights
+        _check_local_path(self.config, self.layers, tower, head_weights)
+        self.head_weights = head_weights.to(tower.device) if isinstance(head_weights, nn.Module) else head_weights
         self._folded: dict[int, Tensor] | None = None
         if isinstance(head_weights, HeadWeights):
-            self._weights = check_head_weights(head_weights, tower).to(tower.device)
-            self._folded = fold(self._weights, tower) if self._weights.foldable else None
+            self.head_weights = check_head_weights(head_weights, tower).to(tower.device)
+            self._folded = fold(self.head_weights, tower) if self.head_weights.foldable else None
 
     @property
     def image_size(self) -> int:
@@ -176,7 +179,7 @@ class HeadCLIP:
         """Features of ``pixels (N, 3, S, S)`` as this method taps them."""
         config = self.config
         options = EncodeOptions(
-            layers=self._layers,
+            layers=self.layers,
             local_attention=config.local_attention,
             local_start=config.local_start,
             want_global=self._wants_image_score,
@@ -188,9 +191,9 @@ class HeadCLIP:
             self.tower,
             pixels,
             options,
-            head_weights=self._weights,
+            head_weights=self.head_weights,
             folded=self._folded,
-            centre=self._classes.centre,
+            centre=self.classes.centre,
         )
 
     @torch.inference_mode()
@@ -199,14 +202,14 @@ class HeadCLIP:
         features = self.encode(pixels)
         patches = scoring.patch_map(
             features.patch_features,
-            self._classes.patch,
+            self.classes.patch,
             features.grid,
             logit_scale=1 / self.config.temperature,
         )
         size = (pixels.shape[-2], pixels.shape[-1])
         sigma = self.config.map_sigma * pixels.shape[-1] / SIGMA_REFERENCE
         maps = self._fused(self._upsample(patches, size, sigma), pixels)
-        if not self.config.jas and self._classes.image is not None:
+        if not self.config.jas and self.classes.image is not None:
             image_score = self._image_score(features, patches)
             assert image_score is not None
             return SliceBatch(maps, image_score)
@@ -222,7 +225,7 @@ class HeadCLIP:
         """Method, configuration and whether head weights are in use."""
         return {
             "method": self.name,
-            "head_weights": self._weights is not None,
+            "head_weights": self.head_weights is not None,
             "image_size": self.image_size,
             "config": asdict(self.config),
         }
@@ -235,7 +238,7 @@ class HeadCLIP:
 
     @property
     def _wants_image_score(self) -> bool:
-        return self._classes.image is not None and not (self.config.jas and self.config.jas_weight == 1)
+        return self.classes.image is not None and not (self.config.jas and self.config.jas_weight == 1)
 
     def _upsample(self, patches: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
         return scoring.upsample(patches, size, sigma=sigma, mode=self.config.map_upsampling).clamp(0, 1)
@@ -243,12 +246,12 @@ class HeadCLIP:
     def _image_score(self, features: ImageFeatures, patches: Tensor) -> Tensor | None:
         """p_abnormal of the global feature ``(N,)``, or None where only the map decides."""
         feature = features.global_feature
-        if feature is None or self._classes.image is None:
+        if feature is None or self.classes.image is None:
             return None
         if self.config.jas_score_pool:
-            last = features.patch_features[max(self._layers)]
+            last = features.patch_features[max(self.layers)]
             feature = scoring.score_pooled_feature(feature, last, patches.flatten(1))
-        return scoring.class_probabilities(feature, self._classes.image, 1 / self.config.temperature)[:, 1]
+        return scoring.class_probabilities(feature, self.classes.image, 1 / self.config.temperature)[:, 1]
 
 
 def _check_image_size(size: int, tower: ImageTower) -> None:
