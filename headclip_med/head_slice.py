@@ -105,6 +105,8 @@ def explain_slice(detector: HeadCLIP, view: SliceView, threshold: float, count: 
         number = max(1, round(_HIGHEST * inside.numel()))
         inside[patches.topk(number).indices] = True
         chosen = f"no patch reaches the threshold {threshold:.3g}: the {number} highest of {inside.numel()}"
+    if detector.config.intensity_fusion is not None:
+        chosen += "; the map also weighs brightness, the shares are of the tower's part"
     return SliceHeads(
         view,
         np.asarray(found.float().cpu()),

@@ -212,6 +212,21 @@ def test_the_command_draws_weights_and_names_the_strongest_heads(tiny_pack: Path
     assert {tuple(round(255 * c) for c in colormaps["RdBu_r"](end)[:3]) for end in (0.0, 1.0)} <= colours
 
 
+def test_shares_beside_a_map_with_brightness_in_it_say_whose_they_are(
+    tiny_pack: Path, volume: Path, tmp_path: Path
+) -> None:
+    """The picture once showed the fused map beside shares of the tower's logits without a word."""
+    pack = tmp_path / "fused"
+    shutil.copytree(tiny_pack, pack)
+    record = json.loads((pack / "pack.json").read_text())
+    record["config"]["intensity_fusion"] = [1.0, 2.0, 0.0]
+    (pack / "pack.json").write_text(json.dumps(record))
+    run = ["models", "heads", str(pack), "--slice", str(volume), "--index", "3", "--out", str(tmp_path / "f.png")]
+    ran = CliRunner().invoke(app, run)
+    assert ran.exit_code == 0, ran.output
+    assert "the map also weighs brightness, the shares are of the tower's part" in ran.stdout
+
+
 def test_the_command_takes_the_slice_that_scores_highest(tiny_pack: Path, volume: Path, tmp_path: Path) -> None:
     result = load_engine(tiny_pack, "cpu", precision="float32").predict(volume)
     highest = max(result.slices, key=lambda entry: entry.score).index

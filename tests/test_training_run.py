@@ -299,6 +299,12 @@ def test_bad_data_are_refused_in_words(tmp_path: Path) -> None:
     assert not (config.out / "pack.json").exists()
 
 
+def test_a_pack_is_no_tower_to_train_on(trained: Path, tmp_path: Path) -> None:
+    for pack in ("headclip-tiny", str(trained)):
+        with pytest.raises(InputError, match="Training must begin with a tower; given: the pack"):
+            train(train_config(tmp_path / "pack", model=pack))
+
+
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     config = train_config(tmp_path / "pack", steps=4)
     train(config)

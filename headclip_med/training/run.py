@@ -20,8 +20,9 @@ from headclip_med.errors import InputError, OutputError
 from headclip_med.evaluation.counts import ScoreCounts, count_scores, level_scores
 from headclip_med.evaluation.curves import dice_curve
 from headclip_med.intensity import Preprocessing
+from headclip_med.packs import builtin_packs
 from headclip_med.packs.domains import get_domain
-from headclip_med.packs.pack import Threshold
+from headclip_med.packs.pack import Threshold, is_pack
 from headclip_med.training.adapter import Adapter, ClassVectors
 from headclip_med.training.augment import augmented
 from headclip_med.training.auxiliary import Part, auxiliary_parts
@@ -76,6 +77,12 @@ def train(
             "A new run must have a folder without a checkpoint",
             config.out.name,
             "Add --resume to go on with it, or choose another folder",
+        )
+    if config.model in builtin_packs() or is_pack(Path(config.model).expanduser()):
+        raise InputError(
+            "Training must begin with a tower",
+            f"the pack {Path(config.model).name}",
+            "Give a weight file, ARCH/TAG of open_clip or timm:ARCH",
         )
     torch.set_num_threads(config.threads)
     with joined_ranks() as ranks, tracked(watcher, config) if ranks.first else nullcontext(watcher) as watcher:
