@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import log
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 from torch.nn import functional as F
@@ -67,12 +70,25 @@ def upsample(patches: Tensor, size: tuple[int, int], *, sigma: float, mode: Upsa
 @lru_cache(maxsize=64)
 def _upsampling_matrix(source: int, target: int, sigma: float, mode: Upsampling) -> Tensor:
     """``(target, source)``: interpolation (half-pixel centres), then scipy's Gaussian with reflected edges."""
-    unit = torch.eye(source)[None]
-    kwargs = {"align_corners": False} if mode == "bilinear" else {}
-    matrix = F.interpolate(unit, size=target, mode="linear" if mode == "bilinear" else "nearest", **kwargs)[0].T
+    matrix = _interpolation(source, target, mode)
     if sigma > 0:
-        matrix = torch.from_numpy(gaussian_filter1d(matrix.double().numpy(), sigma, axis=0, mode="reflect"))
-    return matrix.float().contiguous()
+        matrix = gaussian_filter1d(matrix, sigma, axis=0, mode="reflect")
+    return torch.from_numpy(matrix.astype(np.float32))
+
+
+def _interpolation(source: int, target: int, mode: Upsampling) -> NDArray[np.float64]:
+    """Weights ``(target, source)`` of each source position, edges repeated; in numpy, so that a tracer sees a constant."""
+    places, rows = np.arange(target) * (source / target), np.arange(target)
+    matrix = np.zeros((target, source))
+    if mode == "nearest":
+        matrix[rows, np.minimum(places.astype(np.int64), source - 1)] = 1
+        return matrix
+    centres = np.maximum((np.arange(target) + 0.5) * (source / target) - 0.5, 0)
+    below = np.minimum(centres.astype(np.int64), source - 1)
+    share = centres - below
+    np.add.at(matrix, (rows, below), 1 - share)
+    np.add.at(matrix, (rows, np.minimum(below + 1, source - 1)), share)
+    return matrix
 
 
 def pool_map(maps: Tensor, pool: Pool = "max", top_fraction: float = 0.01) -> Tensor:
@@ -85,8 +101,7 @@ def pool_map(maps: Tensor, pool: Pool = "max", top_fraction: float = 0.01) -> Te
         return flat.topk(max(1, round(top_fraction * flat.shape[1])), dim=1).values.mean(dim=1)
     if pool == "p99.5":
         return flat.kthvalue(max(1, round(0.995 * flat.shape[1])), dim=1).values
-    count = torch.tensor(float(flat.shape[1]))
-    return (torch.logsumexp(_LSE_SHARPNESS * flat, dim=1) - count.log()) / _LSE_SHARPNESS
+    return (torch.logsumexp(_LSE_SHARPNESS * flat, dim=1) - log(flat.shape[1])) / _LSE_SHARPNESS
 
 
 def score_pooled_feature(global_feature: Tensor, patch_features: Tensor, abnormal: Tensor) -> Tensor:

@@ -199,22 +199,25 @@ class HeadCLIP:
     @torch.inference_mode()
     def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
         """Anomaly maps and joint scores of ``pixels (N, 3, S, S)``; see :class:`Detector`."""
+        return self.compute(pixels, valid)
+
+    def patch_maps(self, pixels: Tensor) -> Tensor:
+        """Probability of abnormal on the patch grid ``(N, Hp, Wp)``, differentiable in the learned parts."""
+        return self._patch_maps(self.encode(pixels))
+
+    def compute(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
+        """:meth:`score` for autograd and for exporters: the same numbers, outside inference mode."""
         features = self.encode(pixels)
-        patches = scoring.patch_map(
-            features.patch_features,
-            self.classes.patch,
-            features.grid,
-            logit_scale=1 / self.config.temperature,
-        )
-        size = (pixels.shape[-2], pixels.shape[-1])
-        sigma = self.config.map_sigma * pixels.shape[-1] / SIGMA_REFERENCE
-        maps = self._fused(self._upsample(patches, size, sigma), pixels)
+        patches = self._patch_maps(features)
+        maps = self._fused(self._upsample(patches, smooth=True), pixels)
         if not self.config.jas and self.classes.image is not None:
             image_score = self._image_score(features, patches)
             assert image_score is not None
             return SliceBatch(maps, image_score)
         pooled = (
-            maps if self.config.jas_order == "after_smooth" else self._fused(self._upsample(patches, size, 0.0), pixels)
+            maps
+            if self.config.jas_order == "after_smooth"
+            else self._fused(self._upsample(patches, smooth=False), pixels)
         )
         inside = pooled if valid is None else pooled * valid.to(pooled)
         map_score = scoring.pool_map(inside, self.config.jas_pool, self.config.jas_top_fraction)
@@ -240,8 +243,19 @@ class HeadCLIP:
     def _wants_image_score(self) -> bool:
         return self.classes.image is not None and not (self.config.jas and self.config.jas_weight == 1)
 
-    def _upsample(self, patches: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
-        return scoring.upsample(patches, size, sigma=sigma, mode=self.config.map_upsampling).clamp(0, 1)
+    def _patch_maps(self, features: ImageFeatures) -> Tensor:
+        return scoring.patch_map(
+            features.patch_features,
+            self.classes.patch,
+            features.grid,
+            logit_scale=1 / self.config.temperature,
+        )
+
+    def _upsample(self, patches: Tensor, *, smooth: bool) -> Tensor:
+        """Patch maps → maps of the input's own size, patch by patch."""
+        height, width = (int(n) * self.tower.patch_size for n in patches.shape[-2:])
+        sigma = self.config.map_sigma * width / SIGMA_REFERENCE if smooth else 0.0
+        return scoring.upsample(patches, (height, width), sigma=sigma, mode=self.config.map_upsampling).clamp(0, 1)
 
     def _image_score(self, features: ImageFeatures, patches: Tensor) -> Tensor | None:
         """p_abnormal of the global feature ``(N,)``, or None where only the map decides."""

@@ -162,7 +162,7 @@ class ImageTower(nn.Module):
         """``(N, 3, H, W)`` → float32 tokens ``(N, prefix + P, width)``, positions interpolated to the grid."""
         grid = self.grid(pixels)
         patches = self.patchify(pixels)
-        prefix = [t.reshape(1, -1, self.width).expand(len(patches), -1, -1) for t in self.prefix_tokens]
+        prefix = [t.reshape(1, -1, self.width).expand(patches.shape[0], -1, -1) for t in self.prefix_tokens]
         positions = interpolate_positions(
             self.positions.reshape(1, -1, self.width),
             grid,
