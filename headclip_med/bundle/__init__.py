@@ -1,0 +1,1 @@
+"""What a MONAI bundle names: the network, the inferer, data, losses, metrics and handlers."""

@@ -1,0 +1,210 @@
+"""The detector as one network module, as MONAI's bundles, trainers and exporters want it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from headclip_med.detectors import HeadCLIP
+from headclip_med.device import Precision
+from headclip_med.encoders.image import first_local_block
+from headclip_med.engine import Engine
+from headclip_med.errors import InputError, ModelError
+from headclip_med.head_weights import initial_theta
+from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model
+from headclip_med.packs import Pack
+from headclip_med.packs.domains import get_domain
+from headclip_med.packs.new_pack import tower_record
+from headclip_med.packs.record import PACK_FORMAT, UNCALIBRATED, PackRecord
+
+# What can be learned, and the tensor of a pack that holds it.
+LEARNABLE = {"heads": "head_weights", "classes": "patch_classes"}
+
+
+class HeadCLIPNetwork(nn.Module):
+    """Model pixels → one anomaly map, with the class features baked in.
+
+    The tower is frozen. The pack's tensors (head weights, class features, centre) are parameters where they are
+    learned and buffers elsewhere, under the same names, so that a checkpoint fits either way. No text is encoded here.
+
+    Args:
+        model: with a pack that holds class features; see :func:`build_network` for the others.
+        learn: ``heads``, ``classes``, both or none.
+        precision: of the tower's matrix products, as of :class:`headclip_med.engine.Engine`.
+
+    Attributes:
+        tower: the frozen model that owns the tower's weights.
+    """
+
+    def __init__(self, model: Model, learn: Sequence[str] = (), precision: Precision = "auto") -> None:
+        super().__init__()
+        unknown = sorted(set(learn) - set(LEARNABLE))
+        if unknown:
+            raise InputError(f"What is learned must be among {', '.join(LEARNABLE)}", ", ".join(unknown))
+        if model.pack is None or "patch_classes" not in model.pack.tensors:
+            raise ModelError("A network must have class features baked in", model.name, "Use build_network")
+        self.tower = model.built.tower.model
+        self._model, self._precision = model, precision
+        self._engine: tuple[object, Engine] | None = None
+        learned = {LEARNABLE[part] for part in learn}
+        self._names = tuple(sorted(model.pack.tensors))
+        for name, value in sorted(model.pack.tensors.items()):
+            tensor = value.detach().float().clone()
+            if name in learned:
+                self.register_parameter(_attribute(name), nn.Parameter(tensor))
+            else:
+                self.register_buffer(_attribute(name), tensor)
+
+    def forward(self, pixels: Tensor, patch_grid: bool = False) -> Tensor:
+        """Probability of abnormal in [0, 1].
+
+        Args:
+            pixels: ``(N, 3, S, S)``, normalised as the tower expects; S as :attr:`image_size`.
+            patch_grid: the map on the patch grid, where the losses are taken.
+
+        Returns:
+            ``(N, 1, S, S)``, or ``(N, 1, Hp, Wp)``, float32.
+        """
+        detector = self.detector()
+        maps = detector.patch_maps(pixels) if patch_grid else detector.compute(pixels).maps
+        return maps[:, None].float()
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        return self._detector(self._model).image_size
+
+    @property
+    def model(self) -> Model:
+        """The model with the tensors as they are now, detached; what an engine or a pack is made of."""
+        return self._with({name: tensor.detach() for name, tensor in self.pack_tensors()})
+
+    def detector(self) -> HeadCLIP:
+        """The detector on the tensors as they are now; differentiable in what is learned, while gradients are on."""
+        if torch.is_grad_enabled() and any(tensor.requires_grad for _, tensor in self.pack_tensors()):
+            self.as_engine()  # places the tower
+            return self._detector(self._with(dict(self.pack_tensors())))
+        return self._detector(self.as_engine().model)
+
+    def as_engine(self, batch_size: int | None = None) -> Engine:
+        """The engine that scores cases with these weights; made anew only after they changed or moved."""
+        key = (batch_size, *((id(t), t._version, t.device) for t in (*self.parameters(), *self.buffers())))
+        if self._engine is None or self._engine[0] != key:
+            device = next(self.tower.parameters()).device
+            engine = Engine(self.model, device=str(device), precision=self._precision, batch_size=batch_size)
+            # placing may cast the tower's matrices, which makes them other tensors
+            key = (batch_size, *((id(t), t._version, t.device) for t in (*self.parameters(), *self.buffers())))
+            self._engine = (key, engine)
+        return self._engine[1]
+
+    def pack_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The pack's tensors by their names there."""
+        return ((name, getattr(self, _attribute(name))) for name in self._names)
+
+    def train(self, mode: bool = True) -> HeadCLIPNetwork:
+        """Training mode for the learned parts; the tower stays in evaluation mode."""
+        super().train(mode)
+        self.tower.eval()
+        return self
+
+    def _with(self, tensors: dict[str, Tensor]) -> Model:
+        pack = self._model.pack
+        assert pack is not None
+        same = all(torch.equal(pack.tensors[name].float(), value.detach().cpu()) for name, value in tensors.items())
+        return replace(self._model, pack=replace(pack, tensors=tensors, sha256=pack.sha256 if same else ""))
+
+    @staticmethod
+    def _detector(model: Model) -> HeadCLIP:
+        detector = detector_for(model, model.domain)
+        if not isinstance(detector, HeadCLIP):
+            raise ModelError("A network must be of the HeadCLIP family", detector.name, "Use method headclip")
+        return detector
+
+
+def build_network(
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    weights: str | Path | None = None,
+    domain: str | None = None,
+    learn: Sequence[str] = (),
+    precision: Precision = "auto",
+) -> HeadCLIPNetwork:
+    """A network by the name of its model.
+
+    Args:
+        model: built-in pack, pack folder, tower by name or file; weights: of the tower of a pack that carries none.
+        domain: whose prompts become the class features of a CLIP tower without a pack; default ``generic``.
+        learn: ``heads``, ``classes``; every model gets head weights (at 1) when they are learned.
+        precision: ``auto`` takes 16 bits where the hardware multiplies them; train in ``float32``.
+
+    Raises:
+        ModelError, InputError: a model that cannot be had, or options that do not fit it.
+    """
+    loaded = with_pack(load_model(model, weights=weights), domain)
+    return HeadCLIPNetwork(_with_head_weights(loaded) if "heads" in learn else loaded, learn, precision)
+
+
+def with_pack(model: Model, domain: str | None = None) -> Model:
+    """``model`` with class features in its pack: those that it has, or those of the domain's prompts.
+
+    Raises:
+        InputError: a domain for a pack that was made for another one.
+    """
+    if model.pack is not None and "patch_classes" in model.pack.tensors:
+        if domain not in (None, model.pack.record.domain):
+            raise InputError(
+                f"The domain of the pack {model.pack.record.name} must stay {model.pack.record.domain}",
+                domain,
+                "Leave the domain out, or choose another pack",
+            )
+        return model
+    chosen = get_domain(domain) if domain else model.domain
+    detector = detector_for(model, chosen)
+    if not isinstance(detector, HeadCLIP):
+        raise ModelError("A network must be of the HeadCLIP family", detector.name, "Use method headclip")
+    classes = detector.classes
+    tensors = {"patch_classes": torch.stack([classes.patch[layer] for layer in detector.layers])}
+    if classes.image is not None:
+        tensors["image_classes"] = classes.image
+    tensors = {name: value.detach().cpu() for name, value in tensors.items()}
+    if model.pack is not None:
+        record = model.pack.record.model_copy(update={"domain": chosen.name})
+        return replace(model, pack=replace(model.pack, record=record, tensors={**model.pack.tensors, **tensors}))
+    record = PackRecord(
+        format=PACK_FORMAT,
+        name=model.name,
+        title=f"Prompts of the domain {chosen.name} for {model.built.architecture}",
+        method=model.method,
+        tower=tower_record(model.built),
+        domain=chosen.name,
+        threshold=UNCALIBRATED,
+    )
+    return replace(model, pack=Pack(Path(), record, tensors, ""))
+
+
+def _with_head_weights(model: Model) -> Model:
+    """``model`` with head weights to learn: its own, or all 1 on every head of the local branch."""
+    pack = model.pack
+    assert pack is not None
+    config = pack.config()
+    if "head_weights" in pack.tensors:
+        return model
+    if config.lhw_dynamic or config.local_attention == "none" or config.lhw_branch != "local":
+        raise ModelError(
+            "Head weights that are learned in a bundle must be static and of the local branch",
+            f"lhw_dynamic {config.lhw_dynamic}, local attention {config.local_attention}, branch {config.lhw_branch}",
+            "Learn classes alone, or use `headclip-med train`",
+        )
+    tower = model.built.tower
+    rows = tower.depth - first_local_block(tower.depth, config.local_start)
+    theta = initial_theta((rows, tower.heads), config.lhw_param)
+    return replace(model, pack=replace(pack, tensors={**pack.tensors, "head_weights": theta}))
+
+
+def _attribute(name: str) -> str:
+    """A module's tensors may have no dots in their names."""
+    return name.replace(".", "__")
