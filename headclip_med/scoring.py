@@ -77,7 +77,7 @@ def _upsampling_matrix(source: int, target: int, sigma: float, mode: Upsampling)
 
 
 def _interpolation(source: int, target: int, mode: Upsampling) -> NDArray[np.float64]:
-    """Weights ``(target, source)`` of each source position, edges repeated; in numpy, so that a tracer sees a constant."""
+    """Weights ``(target, source)`` with edges repeated; in numpy, so that a tracer sees a constant."""
     places, rows = np.arange(target) * (source / target), np.arange(target)
     matrix = np.zeros((target, source))
     if mode == "nearest":
