@@ -16,8 +16,9 @@ from headclip_med.attribution import HeadEffect, HeadShares, detector_shares, st
 from headclip_med.detectors.headclip import HeadCLIP
 from headclip_med.errors import InputError
 from headclip_med.geometry import SliceFrame, check_affine, slice_frame
-from headclip_med.intensity import Placement, Preprocessing, foreground, intensity_ranges, to_square
+from headclip_med.intensity import Placement, Preprocessing, foreground, intensity_ranges
 from headclip_med.packs.domains import Domain
+from headclip_med.pixels import to_square
 from headclip_med.prepare import choose_channels, choose_planes, choose_window, source_name, to_volume
 from headclip_med.run_slices import Batching, SliceSource, score_slices
 

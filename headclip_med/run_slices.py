@@ -15,18 +15,8 @@ from torch import Tensor
 from headclip_med.detectors import Detector
 from headclip_med.errors import CancelledError, ModelError
 from headclip_med.geometry import SliceFrame, spacing
-from headclip_med.intensity import (
-    Placement,
-    Preprocessing,
-    Range,
-    from_square,
-    neighbour_indices,
-    normalise,
-    place,
-    rescale,
-    three_channels,
-    to_square,
-)
+from headclip_med.intensity import Placement, Preprocessing, Range, neighbour_indices, place
+from headclip_med.pixels import from_square, normalise, rescale, three_channels, to_square
 from headclip_med.slices import cut_slices, put_back
 from headclip_med.types import Affine
 

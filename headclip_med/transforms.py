@@ -37,21 +37,9 @@ from torch import Tensor
 
 from headclip_med.engine import Engine, load_engine
 from headclip_med.geometry import SliceFrame, check_affine, slice_frame, spacing
-from headclip_med.intensity import (
-    Fit,
-    Placement,
-    Preprocessing,
-    foreground,
-    from_square,
-    intensity_ranges,
-    normalise,
-    parse_window,
-    place,
-    rescale,
-    three_channels,
-    to_square,
-)
+from headclip_med.intensity import Fit, Placement, Preprocessing, foreground, intensity_ranges, parse_window, place
 from headclip_med.packs.domains import get_domain
+from headclip_med.pixels import from_square, normalise, rescale, three_channels, to_square
 from headclip_med.prepare import choose_planes, choose_window
 from headclip_med.slices import cut_slices, slices_to_volume
 from headclip_med.types import Plane

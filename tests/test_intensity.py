@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from headclip_med import intensity
+from headclip_med import intensity, pixels
 from headclip_med.errors import InputError
 from headclip_med.intensity import Placement, Preprocessing, place
 from headclip_med.reading import load
@@ -37,9 +37,9 @@ def test_ct_window_by_hand() -> None:
     volume = np.array([-1000, 0, 40, 80, 1000], dtype=np.float32).reshape(1, 5, 1, 1)
     ranges = intensity.intensity_ranges(volume, volume[0] > -500, spec(window=(40, 80)), is_rgb=False)
     assert ranges == [(0, 80)]
-    levels = intensity.rescale(torch.from_numpy(volume).permute(3, 0, 1, 2), ranges)
+    levels = pixels.rescale(torch.from_numpy(volume).permute(3, 0, 1, 2), ranges)
     assert levels.flatten().tolist() == [0, 0, 0.5, 1, 1]
-    inverted = intensity.rescale(torch.from_numpy(volume).permute(3, 0, 1, 2), ranges, inverted=True)
+    inverted = pixels.rescale(torch.from_numpy(volume).permute(3, 0, 1, 2), ranges, inverted=True)
     assert inverted.flatten().tolist() == [1, 1, 0.5, 0, 0]
 
 
@@ -101,7 +101,7 @@ def test_monochrome1_air_is_background_and_levels_are_those_of_monochrome2() -> 
     assert kept > 0.99
     assert air < 0.01
     levels = [
-        intensity.rescale(
+        pixels.rescale(
             torch.from_numpy(v)[0][:, None],
             intensity.intensity_ranges(v, mask, spec(), is_rgb=False),
             inverted=inverted,
@@ -227,8 +227,8 @@ def test_the_way_to_the_square_and_back_keeps_a_point_in_place(fit: str, shape: 
     centre = (0.4 * shape[0], 0.55 * shape[1])
     blob = np.exp(-(((rows - centre[0]) / (0.15 * shape[0])) ** 2) - ((cols - centre[1]) / (0.15 * shape[1])) ** 2)
     where = place(shape, (1.0, 1.3), 128, fit)
-    square = intensity.to_square(torch.from_numpy(blob).float()[None, None], where)
-    back = intensity.from_square(square[:, 0], where, shape)[0].numpy()
+    square = pixels.to_square(torch.from_numpy(blob).float()[None, None], where)
+    back = pixels.from_square(square[:, 0], where, shape)[0].numpy()
     for axis_index, axis_centre in (
         (rows, (rows * blob).sum() / blob.sum()),
         (cols, (cols * blob).sum() / blob.sum()),
@@ -242,11 +242,11 @@ def test_neighbours_repeat_at_the_ends() -> None:
 
 def test_two_channels_are_refused() -> None:
     with pytest.raises(InputError, match="one channel, or three"):
-        intensity.three_channels(torch.zeros(1, 2, 4, 4))
+        pixels.three_channels(torch.zeros(1, 2, 4, 4))
 
 
 def test_normalisation_by_hand() -> None:
-    out = intensity.normalise(torch.full((1, 3, 1, 1), 0.75), spec())
+    out = pixels.normalise(torch.full((1, 3, 1, 1), 0.75), spec())
     assert out.flatten().tolist() == [1, 1, 1]
 
 

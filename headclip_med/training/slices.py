@@ -16,8 +16,9 @@ from torch import Tensor
 from headclip_med.datasets.case import Case, CaseDataset, LabelledVolume
 from headclip_med.errors import InputError
 from headclip_med.geometry import check_affine, slice_frame
-from headclip_med.intensity import Preprocessing, foreground, intensity_ranges, to_square
+from headclip_med.intensity import Preprocessing, foreground, intensity_ranges
 from headclip_med.packs.domains import Domain
+from headclip_med.pixels import to_square
 from headclip_med.prepare import choose_planes, choose_window
 from headclip_med.run_slices import SliceSource
 from headclip_med.slices import cut_slices

@@ -1,0 +1,63 @@
+"""Slices → model pixels: levels, channels, size and normalisation; and a map's way back to its slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from headclip_med.errors import InputError
+from headclip_med.intensity import Placement, Preprocessing, Range
+
+
+def rescale(slices: Tensor, ranges: Sequence[Range], *, inverted: bool = False) -> Tensor:
+    """Stored values ``(N, C, H, W)`` → [0, 1], clipped; ``inverted`` for MONOCHROME1."""
+    low = slices.new_tensor([r[0] for r in ranges]).view(1, -1, 1, 1)
+    high = slices.new_tensor([r[1] for r in ranges]).view(1, -1, 1, 1)
+    scaled = ((slices - low) / (high - low)).clamp(0, 1)
+    return 1 - scaled if inverted else scaled
+
+
+def three_channels(slices: Tensor) -> Tensor:
+    """``(N, 1 or 3, H, W)`` → ``(N, 3, H, W)``.
+
+    Raises:
+        InputError: any other number of channels.
+    """
+    if slices.shape[1] == 3:
+        return slices
+    if slices.shape[1] != 1:
+        raise InputError(
+            "A volume must have one channel, or three (sequences or colour)",
+            f"{slices.shape[1]} channels",
+            "Choose one or three of them",
+        )
+    return slices.expand(-1, 3, -1, -1)
+
+
+def to_square(slices: Tensor, placement: Placement) -> Tensor:
+    """Slices in [0, 1] ``(N, C, H, W)`` → ``(N, C, size, size)``, bicubic with antialiasing, padded with 0."""
+    resized = F.interpolate(
+        slices, size=(placement.height, placement.width), mode="bicubic", antialias=True, align_corners=False
+    ).clamp(0, 1)
+    bottom = placement.size - placement.top - placement.height
+    right = placement.size - placement.left - placement.width
+    return F.pad(resized, (placement.left, right, placement.top, bottom))
+
+
+def from_square(maps: Tensor, placement: Placement, shape: tuple[int, int]) -> Tensor:
+    """Maps of the square ``(N, size, size)`` → the slice's own pixels ``(N, H, W)``: crop, then bilinear."""
+    cropped = maps[
+        :,
+        placement.top : placement.top + placement.height,
+        placement.left : placement.left + placement.width,
+    ]
+    return F.interpolate(cropped[:, None], size=shape, mode="bilinear", align_corners=False)[:, 0]
+
+
+def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """[0, 1] → the tower's own scale: (x − mean) / std per channel."""
+    mean = pixels.new_tensor(preprocessing.mean).view(1, -1, 1, 1)
+    std = pixels.new_tensor(preprocessing.std).view(1, -1, 1, 1)
+    return (pixels - mean) / std
