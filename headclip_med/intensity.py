@@ -46,9 +46,8 @@ _AIR_NEAR_PADDING, _FAR_BELOW = 0.1, 0.3
 # The cut lies this share of the way from air to Otsu's threshold, and above this many standard deviations of the noise.
 _TOWARDS_OTSU, _ABOVE_NOISE = 0.25, 3.0
 _MAD_TO_SD = 1.4826  # median absolute deviation to standard deviation, of normal noise
-_OTSU_SAMPLE = 500_000
-# Percentiles are taken from at most this many voxels, at a fixed stride.
-_SAMPLE = 2_000_000
+# Otsu's threshold and percentiles are taken from at most so many voxels.
+_OTSU_SAMPLE, _PERCENTILE_SAMPLE = 500_000, 2_000_000
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def _scan_foreground(channel: NDArray[np.float32]) -> NDArray[np.bool_]:
     if _is_padding(padding, rest, corner):
         cut = _air_cut(rest, padding=corner)
         return ~padding if cut is None else ~padding & (channel > cut)
-    values = _sample(channel.ravel())
+    values = _sample(channel)
     cut = _air_cut(values)
     return channel > (_dark_cut(values) if cut is None else cut)
 
@@ -162,11 +161,12 @@ def _is_padding(padding: NDArray[np.bool_], rest: NDArray[np.float32], value: fl
     return near * (1 - share) <= _NEAR_PADDING_SHARE * share
 
 
-def _sample(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """At most half a million of them; drawn, because a stride could follow an axis."""
-    if values.size <= _OTSU_SAMPLE:
-        return values
-    return values[np.random.default_rng(0).integers(values.size, size=_OTSU_SAMPLE)]
+def _sample(values: NDArray[np.float32], most: int = _OTSU_SAMPLE) -> NDArray[np.float32]:
+    """All values in rising order, or ``most`` evenly spaced ones: the order of storage does not matter."""
+    ordered = np.sort(values, axis=None)
+    if ordered.size <= most:
+        return ordered
+    return np.asarray(ordered[np.linspace(0, ordered.size - 1, most).round().astype(np.intp)])
 
 
 def _air_cut(values: NDArray[np.float32], padding: float | None = None) -> float | None:
@@ -229,8 +229,7 @@ def intensity_ranges(
 def _percentile_range(values: NDArray[np.float32], percentiles: tuple[float, float]) -> Range:
     if values.size == 0:
         return 0.0, 1.0
-    sample = values[:: max(1, values.size // _SAMPLE)]
-    low, high = (float(v) for v in np.percentile(sample, percentiles))
+    low, high = (float(v) for v in np.percentile(_sample(values, _PERCENTILE_SAMPLE), percentiles))
     return (low, high) if high > low else (low, low + max(1e-6, abs(low) * 1e-6))
 
 

@@ -11,6 +11,7 @@ import torch
 from headclip_med import intensity, pixels
 from headclip_med.errors import InputError
 from headclip_med.intensity import Placement, Preprocessing, place
+from headclip_med.phantom import make_phantom
 from headclip_med.reading import load
 
 
@@ -258,3 +259,23 @@ def test_an_even_brain_with_a_very_bright_lesion_is_not_taken_for_air(spread: fl
     volume[0, 8:32, 8:32, 8:32] = rng.normal(100, spread, (24, 24, 24)).clip(50, 150)
     volume[0, 12:20, 12:20, 12:20] += excess
     assert intensity.foreground(volume, modality="MR", is_rgb=False).sum() == 24**3
+
+
+@pytest.mark.parametrize("skull", [True, False])
+def test_the_order_in_which_voxels_are_stored_changes_nothing(skull: bool) -> None:
+    """Above half a million voxels a sample is taken: the same one of a flipped and permuted volume."""
+    array = make_phantom(3, shape=(90, 100, 80), skull=skull).array
+    other = array[::-1, :, ::-1].transpose(2, 0, 1)
+    masks = [intensity.foreground(v[None], modality="MR") for v in (array, other)]
+    np.testing.assert_array_equal(masks[0][::-1, :, ::-1].transpose(2, 0, 1), masks[1])
+    ranges = [
+        intensity.intensity_ranges(v[None], mask, spec(), is_rgb=False)
+        for v, mask in zip((array, other), masks, strict=True)
+    ]
+    assert ranges[0] == ranges[1]
+
+
+def test_percentiles_of_a_sample_are_those_of_all_values() -> None:
+    values = np.random.default_rng(0).permutation(np.arange(3_000_001, dtype=np.float32)).reshape(1, -1, 1, 1)
+    ((low, high),) = intensity.intensity_ranges(values, values[0] >= 0, spec(percentiles=(0.5, 99.5)), is_rgb=False)
+    assert (low, high) == pytest.approx((15_000, 2_985_000), abs=2)
