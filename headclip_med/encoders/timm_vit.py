@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-from timm.models.vision_transformer import VisionTransformer
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -22,4 +24,6 @@ class TimmVitSpec:
 
 def build_timm_vit(spec: TimmVitSpec) -> VisionTransformer:
     """A randomly initialised ViT without a classifier."""
+    from timm.models.vision_transformer import VisionTransformer
+
     return VisionTransformer(**asdict(spec), num_classes=0, global_pool="token")
