@@ -136,7 +136,7 @@ def predict_case(
     result = replace(result, provenance={**result.provenance, "options": options.recorded()})
     with case_folder(out_dir, name) as folder:
         write_result(result, folder, options.formats, options.keep_identifiers)
-    is_2d = bool(result.volume.meta.get("is_2d", False))
+    is_2d = bool(result.meta.get("is_2d", False))
     return CaseOutcome(
         name=name,
         status="done",

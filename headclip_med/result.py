@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headclip_med.reading.base import volume_array
 from headclip_med.types import Affine, Plane
 
-if TYPE_CHECKING:
-    from monai.data import MetaTensor
+# A MetaTensor of the engine on torch, a LoadedVolume of the one without; a union would have every reader narrow it.
+AnyVolume: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ class Finding:
 class AnomalyResult:
     """Everything that one prediction found.
 
+    ``volume`` and ``volume_map`` are MetaTensors where torch did the work, else
+    :class:`headclip_med.reading.base.LoadedVolume`; the properties give the same arrays of both.
+
     Attributes:
         volume: the source ``(C, I, J, K)``, values as stored on disk after rescale, RAS mm affine.
         volume_map: ``(1, I, J, K)`` float32 in [0, 1] on exactly the source's grid and affine.
@@ -76,8 +81,8 @@ class AnomalyResult:
         provenance: model, hashes, configuration, versions; no patient data.
     """
 
-    volume: MetaTensor
-    volume_map: MetaTensor
+    volume: AnyVolume
+    volume_map: AnyVolume
     pred_score: float
     threshold: float
     threshold_origin: str
@@ -95,9 +100,19 @@ class AnomalyResult:
         return np.asarray(self.volume_map.affine, dtype=np.float64)
 
     @property
+    def meta(self) -> Mapping[str, Any]:
+        """The source's metadata; keys in :class:`headclip_med.types.VolumeMeta`, any of them may be absent."""
+        return dict(self.volume.meta)
+
+    @property
+    def source_array(self) -> NDArray[np.float32]:
+        """The source as a numpy array ``(C, I, J, K)``."""
+        return volume_array(self.volume)
+
+    @property
     def map_array(self) -> NDArray[np.float32]:
         """The volume map as a numpy array ``(I, J, K)``."""
-        return np.asarray(self.volume_map.as_tensor()[0].cpu().numpy())
+        return np.asarray(volume_array(self.volume_map)[0])
 
     @property
     def pred_mask(self) -> NDArray[np.uint8]:

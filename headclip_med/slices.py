@@ -1,20 +1,44 @@
-"""Volume ↔ slices: cutting in radiological display orientation, and putting maps back voxel by voxel."""
+"""Volume ↔ slices: cutting in radiological display orientation, and putting maps back voxel by voxel.
+
+Arrays and tensors are cut alike; ``_array`` names the form that needs no torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from headclip_med.geometry import SliceFrame
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def cut_array(
+    volume: NDArray[np.generic], frame: SliceFrame, indices: Sequence[int] | None = None
+) -> NDArray[np.generic]:
+    """:func:`cut_slices` of a numpy array of any type; contiguous."""
+    stacked = volume.transpose(1 + frame.axis, 0, 1 + frame.row_axis, 1 + frame.col_axis)
+    chosen = stacked if indices is None else stacked[list(indices)]
+    return np.ascontiguousarray(np.flip(chosen, tuple(_flipped(frame))))
+
+
+def put_back_array(
+    maps: NDArray[np.float32], volume_map: NDArray[np.float32], frame: SliceFrame, indices: Sequence[int]
+) -> None:
+    """:func:`put_back` of numpy arrays."""
+    stacked = volume_map.transpose(frame.axis, frame.row_axis, frame.col_axis)
+    stacked[list(indices)] = np.flip(maps, tuple(d - 1 for d in _flipped(frame)))
 
 
 def cut_slices(volume: Tensor, frame: SliceFrame, indices: Sequence[int] | None = None) -> Tensor:
     """``(C, I, J, K)`` → ``(N, C, H, W)``: the slices at ``indices`` along the frame's axis (default: all)."""
     stacked = volume.permute(1 + frame.axis, 0, 1 + frame.row_axis, 1 + frame.col_axis)
     if indices is not None:
-        stacked = stacked[torch.as_tensor(list(indices), dtype=torch.long)]
+        stacked = stacked[list(indices)]
     return stacked.flip(_flipped(frame)) if _flipped(frame) else stacked
 
 
@@ -22,7 +46,7 @@ def put_back(maps: Tensor, volume_map: Tensor, frame: SliceFrame, indices: Seque
     """Write ``maps (N, H, W)`` into ``volume_map (I, J, K)`` in place, at the slices they were cut from."""
     stacked = volume_map.permute(frame.axis, frame.row_axis, frame.col_axis)
     restored = maps.flip([d - 1 for d in _flipped(frame)]) if _flipped(frame) else maps
-    stacked[torch.as_tensor(list(indices), dtype=torch.long)] = restored.to(volume_map)
+    stacked[list(indices)] = restored.to(volume_map)
 
 
 def slices_to_volume(maps: Tensor, frame: SliceFrame) -> Tensor:

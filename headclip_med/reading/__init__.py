@@ -1,4 +1,4 @@
-"""Files on disk → a volume in patient space: MONAI's MetaTensor, channel first, RAS millimetres."""
+"""Files on disk → a volume in patient space, channel first, RAS millimetres; as MONAI's MetaTensor where torch is."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ __all__ = [
     "SitkReader",
     "list_series",
     "load",
+    "load_volume",
     "read_volume",
 ]
 
@@ -58,17 +59,26 @@ def read_volume(
     Raises:
         InputError: whatever cannot be read as it is; says what must be, what was given and what to do.
     """
-    from headclip_med.reading.base import stack, to_metatensor
+    from headclip_med.reading.base import to_metatensor
+
+    return to_metatensor(load_volume(source, series=series, time=time))
+
+
+def load_volume(
+    source: str | Path | Sequence[str | Path], *, series: str | int | None = None, time: int | None = None
+) -> LoadedVolume:
+    """As :func:`read_volume`, but as numpy array, affine and metadata: needs no torch."""
+    from headclip_med.reading.base import stack
 
     if isinstance(source, (str, Path)):
-        return to_metatensor(load(source, series=series, time=time))
+        return load(source, series=series, time=time)
     if not source:
         raise InputError("The input must name at least one file", "an empty list")
-    return to_metatensor(stack([load(item, series=series, time=time) for item in source]))
+    return stack([load(item, series=series, time=time) for item in source])
 
 
 def load(source: str | Path, *, series: str | int | None = None, time: int | None = None) -> LoadedVolume:
-    """Read one file or folder as numpy array, affine and metadata; otherwise as :func:`read_volume`."""
+    """One file or folder of :func:`load_volume`."""
     from headclip_med.reading.content import existing_path, identify, name_warning
 
     path = existing_path(source)

@@ -51,6 +51,18 @@ class LoadedVolume:
     affine: Affine
     meta: VolumeMeta
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(C, I, J, K)``, as a MetaTensor has it."""
+        return self.array.shape
+
+
+def volume_array(volume: LoadedVolume | MetaTensor) -> NDArray[np.float32]:
+    """``(C, I, J, K)`` of a volume of either kind as a numpy array, which shares its memory where it can."""
+    if isinstance(volume, LoadedVolume):
+        return volume.array
+    return np.asarray(volume.as_tensor().cpu().numpy())
+
 
 def finish(
     array: NDArray[np.generic], affine: NDArray[np.float64], meta: VolumeMeta, notes: Sequence[str] = ()

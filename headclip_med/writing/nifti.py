@@ -14,6 +14,7 @@ sform is filled in as well: it holds any affine.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,13 @@ def _image(result: AnomalyResult, array: NDArray[Any], what: str) -> Any:
     header = kind.header_class()
     header.set_data_dtype(array.dtype)
     header.set_data_shape(array.shape)  # without codes the affine follows from shape and voxel sizes
-    _set_affine(header, result.affine, *_form_codes(dict(result.volume.meta)))
+    _set_affine(header, result.affine, *_form_codes(result.meta))
     header.set_xyzt_units("mm")
     header["descrip"] = f"headclip-med {__version__} {what}; research use only"[:79].encode("ascii")
     return kind(array, header.get_best_affine(), header)
 
 
-def _form_codes(meta: dict[str, Any]) -> tuple[int, int]:
+def _form_codes(meta: Mapping[str, Any]) -> tuple[int, int]:
     """``(qform_code, sform_code)`` to write, by the table at the top."""
     source_format = meta.get("source_format")
     if "qform_code" in meta and "sform_code" in meta and source_format in (None, "nifti"):

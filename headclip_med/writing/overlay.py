@@ -103,7 +103,7 @@ def _colour_scale(result: AnomalyResult) -> ScalarMappable:
     The upper end keeps a map without a finding from glowing like one with a finding.
     """
     low = result.threshold / 2
-    peak = float(result.volume_map.as_tensor().max())
+    peak = float(result.map_array.max())
     high = min(1.0, max(peak, 2 * result.threshold))
     return ScalarMappable(Normalize(low, max(high, low + 1e-3), clip=True), _COLOURS)
 
@@ -191,7 +191,7 @@ def _colour_bar(page: Figure, result: AnomalyResult, colours: ScalarMappable, le
 
 def _words(page: Figure, result: AnomalyResult) -> None:
     width, height = page.get_size_inches()
-    meta = result.volume.meta
+    meta = result.meta
     plane = "2-D image" if is_plain_image(result) else result.planes[0]
     name = _shorten(str(meta.get("source_name") or "volume"), int(_TITLE_DENSITY * width) - 16)
     title = " · ".join(filter(None, [name, meta.get("modality"), plane]))

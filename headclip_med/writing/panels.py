@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.geometry import SliceFrame, directions, ras_axis, slice_frame, spacing
 from headclip_med.result import AnomalyResult, SliceScore
-from headclip_med.slices import cut_slices
+from headclip_med.slices import cut_array
 from headclip_med.types import Plane, Vector
 
 _PATIENT_LETTERS = (("R", "L"), ("A", "P"), ("S", "I"))  # towards +, towards - of each RAS axis
@@ -75,7 +74,7 @@ def cropped(panels: list[Panel]) -> list[Panel]:
 
 def is_plain_image(result: AnomalyResult) -> bool:
     """Whether the source is a 2-D image without patient space."""
-    return bool(result.volume.meta.get("is_2d", False))
+    return bool(result.meta.get("is_2d", False))
 
 
 def position_text(position_mm: tuple[float, float, float], plane: Plane) -> str:
@@ -124,13 +123,13 @@ def _range(seen: NDArray[np.bool_]) -> slice:
 
 def _panel(result: AnomalyResult, frame: SliceFrame, entry: SliceScore) -> Panel:
     steps = spacing(result.affine)
-    anomaly = _cut(result.volume_map, frame, entry.index)[0]
+    anomaly = _cut(result.map_array[None], frame, entry.index)[0]
     plain = is_plain_image(result)
     return Panel(
         index=entry.index,
         score=entry.score,
         position="" if plain else position_text(entry.position_mm, frame.plane),
-        image=_on_screen(result, _cut(result.volume, frame, entry.index)),
+        image=_on_screen(result, _cut(result.source_array, frame, entry.index)),
         anomaly=anomaly,
         mask=anomaly >= result.threshold,
         pixel_mm=(float(steps[frame.row_axis]), float(steps[frame.col_axis])),
@@ -138,14 +137,14 @@ def _panel(result: AnomalyResult, frame: SliceFrame, entry: SliceScore) -> Panel
     )
 
 
-def _cut(volume: Any, frame: SliceFrame, index: int) -> NDArray[np.float32]:
-    """One slice of a ``(C, I, J, K)`` MetaTensor as ``(C, H, W)`` in display orientation."""
-    return np.asarray(cut_slices(volume.as_tensor(), frame, [index])[0].float().cpu().numpy())
+def _cut(volume: NDArray[np.float32], frame: SliceFrame, index: int) -> NDArray[np.float32]:
+    """One slice of ``(C, I, J, K)`` as ``(C, H, W)`` float32 in display orientation."""
+    return cut_array(volume, frame, [index])[0].astype(np.float32)
 
 
 def _on_screen(result: AnomalyResult, channels: NDArray[np.float32]) -> NDArray[np.float32]:
     """``(C, H, W)`` in the source's units → ``(H, W, 3)`` in [0, 1]; of several sequences the first."""
-    meta = result.volume.meta
+    meta = result.meta
     if meta.get("is_rgb", False):
         return np.clip(channels[:3].transpose(1, 2, 0) / 255, 0, 1)
     low, high = result.display_window

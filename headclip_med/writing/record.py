@@ -181,8 +181,8 @@ def schema_json() -> str:
 
 
 def _source(result: AnomalyResult) -> dict[str, Any]:
-    meta = result.volume.meta
-    channels, *shape = result.volume.shape
+    meta = result.meta
+    channels, *shape = result.source_array.shape
     return {
         "name": PurePath(str(meta.get("source_name") or "volume")).name,
         "format": meta.get("source_format"),

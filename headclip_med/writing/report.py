@@ -122,7 +122,7 @@ def _place(ras_mm: tuple[float, float, float]) -> str:
 def _pixel(result: AnomalyResult, ras_mm: tuple[float, float, float]) -> str:
     """Column and row of a point in a plain image, counted from the top left corner as displayed."""
     frame = slice_frame(result.affine, result.planes[0])
-    shape = result.volume_map.shape[1:]
+    shape = result.map_array.shape
     index = world_to_voxel(result.affine, np.asarray(ras_mm))
     column, row = index[frame.col_axis], index[frame.row_axis]
     column = shape[frame.col_axis] - 1 - column if frame.flip_cols else column
