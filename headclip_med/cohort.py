@@ -234,15 +234,14 @@ class _Run:
             draft.write_text(text, encoding="utf-8", newline="\n")
 
     def _record(self) -> dict[str, Any]:
-        engine = self.engine
-        setting = {"device": engine.device.type, "batch_size": engine.batch_size, "resume": self.resume}
+        setting = {**self.engine.setting(), "resume": self.resume}
         return {
             "schema_version": RUN_SCHEMA,
             "research_use_only": RESEARCH_ONLY,
             "started": self.started.isoformat(timespec="seconds"),
             "seconds": _since(self.begin),
             "arguments": {**self.options.recorded(), **setting},
-            "model": _identity(engine),
+            "model": _identity(self.engine),
             "versions": package_versions(),
             "cases_given": self.cases,
             "cases": [self._case_record(outcome) for outcome in self.outcomes],
@@ -272,7 +271,7 @@ def finished_record(engine: Engine, source: Source, folder: Path, options: CaseO
     It must be complete and unaltered, made by this version with the same model, precision and options, from
     the same content (the source is read for that; its name does not matter).
     """
-    from headclip_med.reading import read_volume
+    from headclip_med.reading import load_volume
     from headclip_med.writing.record import load_result
 
     try:
@@ -281,7 +280,7 @@ def finished_record(engine: Engine, source: Source, folder: Path, options: CaseO
         made_with = {**record.provenance, **_of_versions(record.provenance)}
         if any(made_with.get(key) != value for key, value in expected.items()):
             return None
-        volume = read_volume(source, series=options.series, time=options.time)
+        volume = load_volume(source, series=options.series, time=options.time)
     except InputError:
         return None
     digest = volume.meta.get("content_sha256")
@@ -289,13 +288,8 @@ def finished_record(engine: Engine, source: Source, folder: Path, options: CaseO
 
 
 def _identity(engine: Engine) -> dict[str, Any]:
-    """What decides an engine's numbers, under the names of a result's provenance."""
-    precision = str(engine.dtype).removeprefix("torch.")
-    return {
-        **engine.model.provenance(),
-        "precision": precision,
-        "version": package_versions()["headclip-med"],
-    }
+    """What decides an engine's numbers, this package among it."""
+    return {**engine.identity(), "version": package_versions()["headclip-med"]}
 
 
 def _of_versions(provenance: dict[str, Any]) -> dict[str, Any]:

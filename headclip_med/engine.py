@@ -6,57 +6,29 @@ result = engine.predict("flair.nii.gz")
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from numpy.typing import NDArray
 
+from headclip_med.detect_slices import own_preprocessing, scorer
 from headclip_med.detectors import Detector, SliceBatch
 from headclip_med.device import Precision, choose_device, choose_dtype
 from headclip_med.errors import InputError
-from headclip_med.geometry import check_affine, directions, slice_centres, slice_frame, spacing
-from headclip_med.intensity import Channels, Preprocessing, Range, foreground, intensity_ranges
+from headclip_med.geometry import slice_frame
+from headclip_med.intensity import Channels
+from headclip_med.job import Clock, Job, chosen_smoothing, chosen_threshold, make_job
 from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model, place_model
 from headclip_med.packs.domains import Domain, get_domain
-from headclip_med.prepare import (
-    Source,
-    choose_channels,
-    choose_planes,
-    choose_window,
-    source_name,
-    to_volume,
-    with_meta,
-)
-from headclip_med.result import AnomalyResult, SliceScore
-from headclip_med.run_slices import Batching, Cancel, PlaneRun, Progress, SliceSource, run_planes
-from headclip_med.types import Affine, Plane, Vector
+from headclip_med.result import AnomalyResult
+from headclip_med.run_slices import Batching, Cancel, Progress, run_planes
+from headclip_med.slice_scores import many_findings, slice_scores
+from headclip_med.sources import Source, to_volume, with_meta
+from headclip_med.types import Affine
 from headclip_med.versions import package_versions
 from headclip_med.volume_map import find_components, fuse_planes, smooth_along, volume_score
-
-_PARALLEL = 0.9999  # cosine: 0.8 degrees
-_SAME_SLICE_MM = 0.05
-_MANY_FINDINGS = 1000
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Everything decided before the first slice runs."""
-
-    volume: MetaTensor
-    array: NDArray[np.float32]
-    affine: Affine
-    domain: Domain
-    detector: Detector
-    preprocessing: Preprocessing
-    planes: tuple[Plane, ...]
-    plane_reason: str
-    warnings: tuple[str, ...]
 
 
 class Engine:
@@ -75,7 +47,7 @@ class Engine:
         self.device = choose_device(device)
         self.dtype = choose_dtype(self.device, precision)
         self.model = place_model(model, self.device, self.dtype)
-        self._batching = Batching(batch_size or (1 if self.device.type == "cpu" else 16))
+        self._batching = Batching(batch_size or (1 if self.device.type == "cpu" else 16), self.device.type)
         self._detectors: dict[str, Detector] = {}
         if model.pack is not None and model.pack.class_features(model.built.tower) is not None:
             self._detector(model.domain)  # a pack that does not fit is refused now, not at the first case
@@ -121,38 +93,56 @@ class Engine:
         Raises:
             InputError: an unusable source or option; CancelledError: ``cancel`` returned True.
         """
-        clock = _Clock()
+        clock = Clock()
         volume = to_volume(
             source, affine=affine, modality=modality, is_rgb=is_rgb, series=series, time_index=time_index
         )
-        job = self._prepare(volume, domain, plane, window, channels)
-        sigma = self._smoothing(smooth_mm, job)
-        threshold, origin = self._threshold(threshold)
+        chosen = get_domain(domain) if domain else self.model.domain
+        detector = self._detector(chosen)
+        job = make_job(
+            volume,
+            chosen.name,
+            own_preprocessing(detector, chosen),
+            plane=plane,
+            window=window,
+            channels=channels,
+            warnings=self.model.warnings,
+        )
+        sigma = chosen_smoothing(smooth_mm, self._own_smoothing, job)
+        cut, origin = chosen_threshold(threshold, (self.model.threshold.value, self.model.threshold.origin))
         clock.lap("read")
-        mask, ranges = self._ranges(job)
+        scan = job.scan()
         clock.lap("intensity")
-        scan = SliceSource(job.volume.as_tensor(), mask, job.affine, ranges, job.preprocessing, _inverted(job.volume))
         frames = [slice_frame(job.affine, plane) for plane in job.planes]
-        runs = run_planes(job.detector, scan, frames, self._batching, self.device, progress=progress, cancel=cancel)
+        score = scorer(detector, scan, self.device)
+        runs = run_planes(score, scan, frames, self._batching, progress=progress, cancel=cancel)
         clock.lap("detect")
         maps = [smooth_along(r.volume_map, r.frame.axis, job.affine, sigma) for r in runs]
         volume_map = fuse_planes(maps)
-        findings = find_components(volume_map, job.affine, threshold, frames[0].axis)
+        findings = find_components(volume_map, job.affine, cut, frames[0].axis)
         clock.lap("map")
         return AnomalyResult(
-            volume=job.volume,
-            volume_map=with_meta(torch.from_numpy(volume_map[None]), job.affine, job.volume.meta),
+            volume=volume,
+            volume_map=with_meta(torch.from_numpy(volume_map[None]), job.affine, volume.meta),
             pred_score=float(np.mean([volume_score(run.scores[~run.background].tolist()) for run in runs])),
-            threshold=threshold,
+            threshold=cut,
             threshold_origin=origin,
             planes=job.planes,
-            slices=_slice_scores(runs[0], job),
+            slices=slice_scores(runs[0], job),
             findings=findings,
-            display_window=ranges[0],
+            display_window=scan.ranges[0],
             timings=clock.laps,
-            warnings=(*job.warnings, *self._batching.take_warnings(), *_many_findings(len(findings))),
-            provenance=self._provenance(job, sigma),
+            warnings=(*job.warnings, *self._batching.take_warnings(), *many_findings(len(findings))),
+            provenance=self._provenance(job, detector, sigma),
         )
+
+    def identity(self) -> dict[str, Any]:
+        """What decides this engine's numbers, under the names of a result's provenance: names, hashes, precision."""
+        return {**self.model.provenance(), "precision": str(self.dtype).removeprefix("torch.")}
+
+    def setting(self) -> dict[str, Any]:
+        """Where and how it runs; changes no number but by rounding."""
+        return {"device": self.device.type, "batch_size": self.batch_size}
 
     def score_pixels(self, pixels: torch.Tensor, *, domain: str | None = None) -> SliceBatch:
         """Maps and scores of ready model input ``(N, 3, S, S)``, in batches, on the CPU; the seam for other readers."""
@@ -160,85 +150,21 @@ class Engine:
         parts = [detector.score(part.to(self.device)) for part in pixels.split(self.batch_size)]
         return SliceBatch(torch.cat([p.maps.cpu() for p in parts]), torch.cat([p.scores.cpu() for p in parts]))
 
-    def _prepare(
-        self,
-        volume: MetaTensor,
-        domain_name: str | None,
-        plane: str | Sequence[str] | None,
-        window: str | tuple[float, float] | None,
-        channels: Channels | None,
-    ) -> _Job:
-        matrix = check_affine(np.asarray(volume.affine, dtype=np.float64), source_name(volume))
-        domain = get_domain(domain_name) if domain_name else self.model.domain
-        planes, plane_reason = choose_planes(matrix, volume, plane)
-        level_width, window_warning = choose_window(window, domain, volume)
-        detector = self._detector(domain)
-        preprocessing = Preprocessing(
-            image_size=detector.image_size,
-            mean=detector.tower.mean,
-            std=detector.tower.std,
-            window=level_width,
-            fit=domain.fit,
-            channels=choose_channels(channels, domain),
-        )
-        warnings = [*volume.meta.get("reader_warnings", []), *self.model.warnings, window_warning]
-        array = np.asarray(volume.as_tensor().numpy(), dtype=np.float32)
-        return _Job(
-            volume,
-            array,
-            matrix,
-            domain,
-            detector,
-            preprocessing,
-            planes,
-            plane_reason,
-            tuple(w for w in warnings if w),
-        )
-
     def _detector(self, domain: Domain) -> Detector:
         if domain.name not in self._detectors:
             self._detectors[domain.name] = detector_for(self.model, domain)
         return self._detectors[domain.name]
 
-    def _ranges(self, job: _Job) -> tuple[NDArray[np.bool_], list[Range]]:
-        meta = job.volume.meta
-        is_rgb = bool(meta.get("is_rgb", False))
-        mask = foreground(
-            job.array,
-            modality=meta.get("modality"),
-            is_rgb=is_rgb,
-            is_2d=bool(meta.get("is_2d", False)),
-            inverted=_inverted(job.volume),
-        )
-        return mask, intensity_ranges(job.array, mask, job.preprocessing, is_rgb=is_rgb)
+    @property
+    def _own_smoothing(self) -> float:
+        return self.model.pack.record.slice_smoothing_mm if self.model.pack else 0.0
 
-    def _threshold(self, threshold: float | None) -> tuple[float, str]:
-        if threshold is None:
-            return self.model.threshold.value, self.model.threshold.origin
-        if not 0 < threshold < 1:
-            raise InputError("The threshold must lie between 0 and 1", threshold, "The map holds probabilities")
-        return threshold, "chosen by the user"
-
-    def _smoothing(self, smooth_mm: float | None, job: _Job) -> float:
-        """Sigma along the normal in mm: the caller's, or the pack's."""
-        if smooth_mm is None:
-            return self.model.pack.record.slice_smoothing_mm if self.model.pack else 0.0
-        extent = float((spacing(job.affine) * job.array.shape[1:]).max())
-        if not 0 <= smooth_mm <= extent:
-            raise InputError(f"The smoothing must lie between 0 mm and the volume's {extent:.0f} mm", smooth_mm)
-        return smooth_mm
-
-    def _provenance(self, job: _Job, sigma_mm: float) -> dict[str, Any]:
-        spec = job.preprocessing
+    def _provenance(self, job: Job, detector: Detector, sigma_mm: float) -> dict[str, Any]:
         return {
-            **self.model.provenance(),
-            "detector": job.detector.describe(),
-            "domain": job.domain.name,
-            "plane_reason": job.plane_reason,
-            "preprocessing": {k: v for k, v in asdict(spec).items() if k not in ("mean", "std", "image_size")},
-            "slice_smoothing_mm": sigma_mm,
+            **self.identity(),
+            "detector": detector.describe(),
+            **job.provenance(sigma_mm),
             "device": _device_name(self.device),
-            "precision": str(self.dtype).removeprefix("torch."),
             "batch_size": self.batch_size,
             "versions": package_versions(),
         }
@@ -268,57 +194,6 @@ def load_engine(
     """
     model = load_model(name_or_path, method=method, weights=weights)
     return Engine(model, device=device, precision=precision, batch_size=batch_size)
-
-
-class _Clock:
-    """Seconds by step."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name], self._last = round(now - self._last, 4), now
-
-
-def _slice_scores(run: PlaneRun, job: _Job) -> tuple[SliceScore, ...]:
-    shape = (job.array.shape[1], job.array.shape[2], job.array.shape[3])
-    centres = slice_centres(job.affine, shape, run.frame.axis)
-    uids = _uids_by_position(job.volume, centres, directions(job.affine)[:, run.frame.axis])
-    return tuple(
-        SliceScore(
-            index=i,
-            position_mm=(float(c[0]), float(c[1]), float(c[2])),
-            score=float(run.scores[i]),
-            background=bool(run.background[i]),
-            uid=uids[i],
-        )
-        for i, c in enumerate(centres)
-    )
-
-
-def _uids_by_position(volume: MetaTensor, centres: NDArray[np.float64], along: Vector) -> list[str | None]:
-    """SOPInstanceUIDs by position along the acquisition's normal, so that flips, crops and reorientations keep them
-    right; none for slices that are not the acquired ones (``along``: unit vector of the slices' axis)."""
-    meta = volume.meta
-    if not meta.get("slice_uids") or meta.get("slice_normal") is None:
-        return [None] * len(centres)
-    normal = np.asarray(meta["slice_normal"], dtype=float)
-    if abs(float(normal @ along)) < _PARALLEL:
-        return [None] * len(centres)
-    stored = np.asarray(meta["slice_positions"], dtype=float) @ normal
-    distance = np.abs((centres @ normal)[:, None] - stored[None])
-    nearest = distance.argmin(axis=1)
-    return [str(meta["slice_uids"][n]) if distance[i, n] < _SAME_SLICE_MM else None for i, n in enumerate(nearest)]
-
-
-def _many_findings(count: int) -> list[str]:
-    return [f"{count} findings: the threshold may be too low for this image"] if count > _MANY_FINDINGS else []
-
-
-def _inverted(volume: MetaTensor) -> bool:
-    return bool(volume.meta.get("display_inverted", False))
 
 
 def _device_name(device: torch.device) -> str:

@@ -13,14 +13,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headclip_med.attribution import HeadEffect, HeadShares, detector_shares, strongest_heads
+from headclip_med.detect_slices import own_preprocessing, scorer, slice_limits, slice_pixels
 from headclip_med.detectors.headclip import HeadCLIP
 from headclip_med.errors import InputError
-from headclip_med.geometry import SliceFrame, check_affine, slice_frame
-from headclip_med.intensity import Placement, Preprocessing, foreground, intensity_ranges
+from headclip_med.geometry import SliceFrame, slice_frame
+from headclip_med.intensity import Placement
+from headclip_med.job import make_job
 from headclip_med.packs.domains import Domain
-from headclip_med.pixels import to_square
-from headclip_med.prepare import choose_channels, choose_planes, choose_window, source_name, to_volume
-from headclip_med.run_slices import Batching, SliceSource, score_slices
+from headclip_med.prepare import source_name
+from headclip_med.run_slices import Batching, Scan, score_slices
+from headclip_med.sources import to_volume
 
 # Where the map stays below the threshold, this share of the patient's patches with the highest map is looked at.
 _HIGHEST = 0.01
@@ -88,10 +90,10 @@ def view_slice(detector: HeadCLIP, domain: Domain, path: Path, index: int | None
         raise InputError(f"The slice must lie between 0 and {count - 1}", index, f"{source_name(volume)} has {count}")
     chosen = _highest(detector, scan, frame) if index is None else index
     device = detector.tower.device
-    pixels, where = scan.pixels(frame, [chosen], device), scan.placement(frame)
-    valid = to_square(scan.inside(frame, [chosen])[:, None].float(), where)[:, 0] > 0.5
+    pixels, where = slice_pixels(scan, frame, [chosen], device), scan.placement(frame)
+    valid = slice_limits(scan, frame, scan.inside(frame, [chosen]), device)
     words = "image" if count == 1 else f"{frame.plane} slice {chosen} of 0 … {count - 1}"
-    return SliceView(pixels, valid.to(device), _on_screen(pixels, scan, volume), where, words, chosen)
+    return SliceView(pixels, valid, _on_screen(pixels, scan, volume), where, words, chosen)
 
 
 def explain_slice(detector: HeadCLIP, view: SliceView, threshold: float, count: int = 10) -> SliceHeads:
@@ -119,33 +121,21 @@ def explain_slice(detector: HeadCLIP, view: SliceView, threshold: float, count: 
     )
 
 
-def _source(volume: MetaTensor, detector: HeadCLIP, domain: Domain) -> tuple[SliceSource, SliceFrame]:
+def _source(volume: MetaTensor, detector: HeadCLIP, domain: Domain) -> tuple[Scan, SliceFrame]:
     """The scan ready to be cut, preprocessed as a prediction with the domain's defaults does it."""
-    affine = check_affine(np.asarray(volume.affine, dtype=np.float64), source_name(volume))
-    planes, _ = choose_planes(affine, volume, None)
-    window, _ = choose_window(None, domain, volume)
-    tower, meta = detector.tower, volume.meta
-    spec = Preprocessing(
-        detector.image_size, tower.mean, tower.std, window, fit=domain.fit, channels=choose_channels(None, domain)
-    )
-    array = np.asarray(volume.as_tensor().numpy(), dtype=np.float32)
-    is_rgb, inverted = bool(meta.get("is_rgb", False)), bool(meta.get("display_inverted", False))
-    mask = foreground(
-        array, modality=meta.get("modality"), is_rgb=is_rgb, is_2d=bool(meta.get("is_2d", False)), inverted=inverted
-    )
-    ranges = intensity_ranges(array, mask, spec, is_rgb=is_rgb)
-    return SliceSource(volume.as_tensor(), mask, affine, ranges, spec, inverted), slice_frame(affine, planes[0])
+    job = make_job(volume, domain.name, own_preprocessing(detector, domain))
+    return job.scan(), slice_frame(job.affine, job.planes[0])
 
 
-def _highest(detector: HeadCLIP, scan: SliceSource, frame: SliceFrame) -> int:
+def _highest(detector: HeadCLIP, scan: Scan, frame: SliceFrame) -> int:
     best, chosen = -1.0, scan.mask.shape[frame.axis] // 2
-    for indices, _, scores in score_slices(detector, scan, frame, Batching(1), detector.tower.device):
+    for indices, _, scores in score_slices(scorer(detector, scan, detector.tower.device), scan, frame, Batching(1)):
         if float(scores.max()) > best:
             best, chosen = float(scores.max()), indices[int(scores.argmax())]
     return chosen
 
 
-def _on_screen(pixels: Tensor, scan: SliceSource, volume: MetaTensor) -> NDArray[np.float32]:
+def _on_screen(pixels: Tensor, scan: Scan, volume: MetaTensor) -> NDArray[np.float32]:
     """The slice itself: colours as they are, of several sequences the first, of neighbours the middle one."""
     spec = scan.preprocessing
     mean, std = (pixels.new_tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))

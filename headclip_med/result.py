@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.reading.base import volume_array
+from headclip_med.reading.base import AnyVolume, volume_array
 from headclip_med.types import Affine, Plane
-
-# A MetaTensor of the engine on torch, a LoadedVolume of the one without; a union would have every reader narrow it.
-AnyVolume: TypeAlias = Any
 
 
 @dataclass(frozen=True)

@@ -1,41 +1,35 @@
-"""Slices of a volume → maps in its grid and a score per slice, batch by batch in bounded memory."""
+"""Slices of a volume → maps in its grid and a score per slice, batch by batch in bounded memory. Needs no torch."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
 
-from headclip_med.detectors import Detector
 from headclip_med.errors import CancelledError, ModelError
 from headclip_med.geometry import SliceFrame, spacing
 from headclip_med.intensity import Placement, Preprocessing, Range, neighbour_indices, place
-from headclip_med.pixels import from_square, normalise, rescale, three_channels, to_square
-from headclip_med.slices import cut_slices, put_back
+from headclip_med.slices import cut_array, put_back_array
 from headclip_med.types import Affine
 
-_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
-
+Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]  # slices done, slices in all
 Cancel = Callable[[], bool]
 
 
 @dataclass(frozen=True)
-class SliceSource:
+class Scan:
     """A volume and how its slices become pixels.
 
     Attributes:
-        volume: ``(C, I, J, K)`` float32 on the CPU; mask: its foreground ``(I, J, K)``.
+        volume: ``(C, I, J, K)`` float32; mask: its foreground ``(I, J, K)``.
         ranges: black and white per channel; inverted: MONOCHROME1.
     """
 
-    volume: Tensor
+    volume: Floats
     mask: NDArray[np.bool_]
     affine: Affine
     ranges: Sequence[Range]
@@ -53,24 +47,26 @@ class SliceSource:
         shape, steps = (self.mask.shape[rows], self.mask.shape[cols]), spacing(self.affine)
         return place(shape, (steps[rows], steps[cols]), self.preprocessing.image_size, self.preprocessing.fit)
 
-    def pixels(self, frame: SliceFrame, indices: Sequence[int], device: torch.device) -> Tensor:
-        """Normalised model input ``(n, 3, S, S)`` of the slices at ``indices``."""
-        slices, ranges = cut_slices(self.volume, frame, indices), self.ranges
-        if self.preprocessing.channels == "neighbours" and self.volume.shape[0] == 1:
-            slices, ranges = self._with_neighbours(frame, indices), list(self.ranges) * 3
-        levels = rescale(slices.to(device), ranges, inverted=self.inverted)
-        return normalise(three_channels(to_square(levels, self.placement(frame))), self.preprocessing)
+    def cut(self, frame: SliceFrame, indices: Sequence[int]) -> tuple[Floats, Sequence[Range]]:
+        """The slices at ``indices``, stored values ``(n, C, H, W)``, and black and white of each of their channels.
 
-    def inside(self, frame: SliceFrame, indices: Sequence[int]) -> Tensor:
-        """Foreground ``(n, H, W)`` with its holes filled, so that a dark lesion counts as patient."""
-        masks = cut_slices(torch.from_numpy(self.mask)[None], frame, indices)[:, 0].numpy()
-        return torch.from_numpy(np.stack([ndimage.binary_fill_holes(mask) for mask in masks]))
-
-    def _with_neighbours(self, frame: SliceFrame, indices: Sequence[int]) -> Tensor:
+        With 2.5-D, ``C`` is 3 for a volume of one channel: the slice between its neighbours.
+        """
+        if self.preprocessing.channels == "repeat" or len(self.volume) != 1:
+            return cut_array(self.volume, frame, indices), self.ranges
         step = max(1, round(self.preprocessing.neighbour_mm / float(spacing(self.affine)[frame.axis])))
         count = self.mask.shape[frame.axis]
-        around = [n for i in indices for n in neighbour_indices(i, count, step)]
-        return cut_slices(self.volume, frame, around).unflatten(0, (len(indices), 3))[:, :, 0]
+        around = cut_array(self.volume, frame, [n for i in indices for n in neighbour_indices(i, count, step)])
+        return around.reshape(len(indices), 3, *around.shape[2:]), list(self.ranges) * 3
+
+    def inside(self, frame: SliceFrame, indices: Sequence[int]) -> NDArray[np.bool_]:
+        """Foreground ``(n, H, W)`` with its holes filled, so that a dark lesion counts as patient."""
+        masks = cut_array(self.mask[None], frame, indices)[:, 0]
+        return np.stack([ndimage.binary_fill_holes(mask) for mask in masks])
+
+
+# Slices of a frame at some indices → maps (n, H, W) and scores (n,), or None when the device's memory ran out.
+ScoreBatch = Callable[[SliceFrame, list[int]], "tuple[Floats, Floats] | None"]
 
 
 @dataclass
@@ -78,20 +74,19 @@ class Batching:
     """How many slices go to the device at once; halved when its memory runs out, and kept so for later cases."""
 
     size: int
+    device: str = "cpu"
     warnings: list[str] = field(default_factory=list)
 
-    def halve(self, failed: int, device: torch.device) -> None:
+    def halve(self, failed: int) -> None:
         """Go on with half of the batch that ``failed``, or raise :class:`ModelError` when it was a single slice."""
         if failed == 1:
             raise ModelError(
                 "One slice must fit the memory of the device",
-                f"{device} ran out of memory",
+                f"{self.device} ran out of memory",
                 "Use --device cpu",
             )
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
         self.size = failed // 2
-        self.warnings.append(f"out of memory on {device.type}: batch size lowered to {self.size}")
+        self.warnings.append(f"out of memory on {self.device}: batch size lowered to {self.size}")
 
     def take_warnings(self) -> list[str]:
         """What happened since the last call."""
@@ -104,52 +99,32 @@ class PlaneRun:
     """One plane's outcome: ``volume_map (I, J, K)`` float32 in [0, 1]; ``scores``, ``background`` per slice."""
 
     frame: SliceFrame
-    volume_map: NDArray[np.float32]
-    scores: NDArray[np.float32]
+    volume_map: Floats
+    scores: Floats
     background: NDArray[np.bool_]
 
 
 def score_slices(
-    detector: Detector, source: SliceSource, frame: SliceFrame, batching: Batching, device: torch.device
-) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Batches of ``(indices, maps (n, H, W), scores (n,))`` of every foreground slice, on the CPU, as they come."""
-    indices = source.foreground_slices(frame)
+    score: ScoreBatch, scan: Scan, frame: SliceFrame, batching: Batching
+) -> Iterator[tuple[list[int], Floats, Floats]]:
+    """Batches of ``(indices, maps (n, H, W), scores (n,))`` of every foreground slice, as they come."""
+    indices = scan.foreground_slices(frame)
     done = 0
     while done < len(indices):
         batch = indices[done : done + batching.size]
-        scored = _score_batch(detector, source, frame, batch, device)
+        scored = score(frame, batch)
         if scored is None:
-            batching.halve(len(batch), device)
+            batching.halve(len(batch))
             continue
         done += len(batch)
         yield batch, *scored
 
 
-def _score_batch(
-    detector: Detector, source: SliceSource, frame: SliceFrame, batch: list[int], device: torch.device
-) -> tuple[Tensor, Tensor] | None:
-    """Maps and scores of one batch, or None when the device's memory ran out.
-
-    The caller goes on after this has returned: within the handler the traceback would still hold the tensors.
-    """
-    inside, where = source.inside(frame, batch), source.placement(frame)
-    try:
-        limits = to_square(inside[:, None].to(device, torch.float32), where)[:, 0] > 0.5
-        out = detector.score(source.pixels(frame, batch, device), limits)
-        maps = from_square(out.maps, where, (inside.shape[1], inside.shape[2])).cpu() * inside
-        return maps, out.scores.float().cpu()
-    except RuntimeError as error:  # only CUDA has a type of its own for it
-        if isinstance(error, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(str(error)):
-            return None
-        raise
-
-
 def run_planes(
-    detector: Detector,
-    source: SliceSource,
+    score: ScoreBatch,
+    scan: Scan,
     frames: Sequence[SliceFrame],
     batching: Batching,
-    device: torch.device,
     *,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
@@ -160,25 +135,25 @@ def run_planes(
         CancelledError: ``cancel`` returned True before a batch.
         ModelError: not even one slice fits the device's memory.
     """
-    total = sum(len(source.foreground_slices(frame)) for frame in frames)
+    total = sum(len(scan.foreground_slices(frame)) for frame in frames)
     done, runs = 0, []
     for frame in frames:
-        count = source.mask.shape[frame.axis]
+        count = scan.mask.shape[frame.axis]
         run = PlaneRun(
             frame,
-            volume_map=np.zeros(source.mask.shape, dtype=np.float32),
+            volume_map=np.zeros(scan.mask.shape, dtype=np.float32),
             scores=np.zeros(count, dtype=np.float32),
             background=np.ones(count, dtype=bool),
         )
-        batches = score_slices(detector, source, frame, batching, device)
+        batches = score_slices(score, scan, frame, batching)
         while True:
             if cancel is not None and cancel():
                 raise CancelledError("The run was stopped by the caller", f"{done} of {total} slices done")
             if (scored := next(batches, None)) is None:
                 break
             batch, maps, scores = scored
-            put_back(maps, torch.from_numpy(run.volume_map), frame, batch)
-            run.scores[batch], run.background[batch] = scores.numpy(), False
+            put_back_array(maps, run.volume_map, frame, batch)
+            run.scores[batch], run.background[batch] = scores, False
             done += len(batch)
             if progress is not None:
                 progress(done, total)

@@ -6,7 +6,7 @@ Arrays and tensors are cut alike; ``_array`` names the form that needs no torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,10 @@ from headclip_med.geometry import SliceFrame
 if TYPE_CHECKING:
     from torch import Tensor
 
+Value = TypeVar("Value", bound=np.generic)
 
-def cut_array(
-    volume: NDArray[np.generic], frame: SliceFrame, indices: Sequence[int] | None = None
-) -> NDArray[np.generic]:
+
+def cut_array(volume: NDArray[Value], frame: SliceFrame, indices: Sequence[int] | None = None) -> NDArray[Value]:
     """:func:`cut_slices` of a numpy array of any type; contiguous."""
     stacked = volume.transpose(1 + frame.axis, 0, 1 + frame.row_axis, 1 + frame.col_axis)
     chosen = stacked if indices is None else stacked[list(indices)]

@@ -179,9 +179,7 @@ import signal, sys, time, types
 signal.signal(signal.SIGINT, signal.default_int_handler)  # as a shell starts a foreground command
 
 class Engine:
-    device = types.SimpleNamespace(type="cpu")
-    model = types.SimpleNamespace(provenance=dict)
-    dtype, batch_size = "float32", 1
+    identity = setting = dict
 
     def predict(self, source, **options):
         print("ready", file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ from headclip_med.detectors import SliceBatch
 from headclip_med.errors import CancelledError, InputError, ModelError
 from headclip_med.geometry import slice_centres, slice_frame, spacing, voxel_to_world
 from headclip_med.intensity import Preprocessing
-from headclip_med.run_slices import SliceSource
+from headclip_med.run_slices import Scan
 from headclip_med.writing import write_result
 from headclip_med.writing.record import load_result
 
@@ -124,7 +124,7 @@ def test_a_dark_lesion_inside_the_head_still_counts_as_patient() -> None:
     i, j, k = (int(n) for n in np.round(np.linalg.inv(affine) @ [0, 0, 0, 1])[:3])
     array[i - 3 : i + 4, j - 3 : j + 4, k] = 0
     spec = Preprocessing(64, (0.5,) * 3, (0.5,) * 3)
-    source = SliceSource(torch.from_numpy(array)[None], array > 0, affine, [(0, 100)], spec)
+    source = Scan(array[None], array > 0, affine, [(0, 100)], spec)
     inside = source.inside(slice_frame(affine, "axial"), [k])
     assert inside.sum() == (array[:, :, k] > 0).sum() + 49
 

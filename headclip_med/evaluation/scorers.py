@@ -68,8 +68,7 @@ class EngineScorer:
         """Model, hashes, precision, version and options."""
         facts = asdict(self.options)
         return {
-            **self.engine.model.provenance(),
-            "precision": str(self.engine.dtype).removeprefix("torch."),
+            **self.engine.identity(),
             "version": package_versions()["headclip-med"],
             "options": {name: facts[name] for name in _DECIDES_NUMBERS},
         }

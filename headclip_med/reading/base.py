@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,11 @@ class LoadedVolume:
         return self.array.shape
 
 
-def volume_array(volume: LoadedVolume | MetaTensor) -> NDArray[np.float32]:
+# A LoadedVolume, or a MetaTensor where torch is at work; a union would have every reader of a result narrow it.
+AnyVolume: TypeAlias = Any
+
+
+def volume_array(volume: AnyVolume) -> NDArray[np.float32]:
     """``(C, I, J, K)`` of a volume of either kind as a numpy array, which shares its memory where it can."""
     if isinstance(volume, LoadedVolume):
         return volume.array

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headclip_med.datasets.case import Case, CaseDataset, LabelledVolume
+from headclip_med.detect_slices import slice_pixels
 from headclip_med.errors import InputError
 from headclip_med.geometry import check_affine, slice_frame
 from headclip_med.intensity import Preprocessing, foreground, intensity_ranges
 from headclip_med.packs.domains import Domain
 from headclip_med.pixels import to_square
 from headclip_med.prepare import choose_planes, choose_window
-from headclip_med.run_slices import SliceSource
+from headclip_med.run_slices import Scan
 from headclip_med.slices import cut_slices
 from headclip_med.training.config import SliceConfig
 
@@ -103,17 +104,17 @@ def cut_case(
     )
     ranges = intensity_ranges(array, inside, spec, is_rgb=is_rgb)
     frame = slice_frame(affine, choose_planes(affine, volume, None)[0][0])
-    source = SliceSource(torch.from_numpy(array), inside, affine, ranges, spec, inverted)
+    source = Scan(array, inside, affine, ranges, spec, inverted)
     chosen = _choose(source.foreground_slices(frame), truth, inside, frame.axis, config)
     cut = []
     where = source.placement(frame)
     for index in chosen:
         mask = cut_slices(torch.from_numpy(truth)[None].float(), frame, [index])
-        limits = source.inside(frame, [index])[:, None].float()
+        limits = torch.from_numpy(source.inside(frame, [index]))[:, None].float()
         mask, limits = (to_square(part, where)[0, 0] >= 0.5 for part in (mask, limits))
         cut.append(
             TrainingSlice(
-                pixels=source.pixels(frame, [index], torch.device("cpu"))[0].half(),
+                pixels=slice_pixels(source, frame, [index], torch.device("cpu"))[0].half(),
                 mask=mask.to(torch.uint8),
                 valid=limits | mask,
                 label=bool(truth.take(index, frame.axis).any()),

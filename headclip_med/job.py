@@ -1,0 +1,117 @@
+"""One case's job: everything decided before its first slice runs. In numpy alone, for every engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headclip_med.errors import InputError
+from headclip_med.geometry import check_affine, spacing
+from headclip_med.intensity import Channels, Preprocessing, foreground, intensity_ranges
+from headclip_med.prepare import Window, choose_channels, choose_planes, source_name, window_or_own
+from headclip_med.reading.base import AnyVolume, volume_array
+from headclip_med.run_slices import Scan
+from headclip_med.types import Affine, Plane
+
+
+@dataclass(frozen=True)
+class Job:
+    """A volume and how it is looked at.
+
+    Attributes:
+        volume: as it was loaded; array: its values ``(C, I, J, K)`` float32; affine: checked.
+        domain: name; preprocessing: with the window and the channels of this case.
+        planes: the primary one first; plane_reason: why these. warnings: what was odd or assumed, in words.
+    """
+
+    volume: AnyVolume
+    array: NDArray[np.float32]
+    affine: Affine
+    domain: str
+    preprocessing: Preprocessing
+    planes: tuple[Plane, ...]
+    plane_reason: str
+    warnings: tuple[str, ...]
+
+    def scan(self) -> Scan:
+        """The volume with its foreground and its black and white, ready to be cut."""
+        meta = self.volume.meta
+        is_rgb, is_2d, inverted = (bool(meta.get(key, False)) for key in ("is_rgb", "is_2d", "display_inverted"))
+        mask = foreground(self.array, modality=meta.get("modality"), is_rgb=is_rgb, is_2d=is_2d, inverted=inverted)
+        ranges = intensity_ranges(self.array, mask, self.preprocessing, is_rgb=is_rgb)
+        return Scan(self.array, mask, self.affine, ranges, self.preprocessing, inverted)
+
+    def provenance(self, sigma_mm: float) -> dict[str, Any]:
+        """What was decided, as plain JSON values."""
+        spec = asdict(self.preprocessing)
+        return {
+            "domain": self.domain,
+            "plane_reason": self.plane_reason,
+            "preprocessing": {k: v for k, v in spec.items() if k not in ("mean", "std", "image_size")},
+            "slice_smoothing_mm": sigma_mm,
+        }
+
+
+def make_job(
+    volume: AnyVolume,
+    domain: str,
+    own: Preprocessing,
+    *,
+    plane: str | Sequence[str] | None = None,
+    window: str | Window | None = None,
+    channels: Channels | None = None,
+    warnings: Sequence[str] = (),
+) -> Job:
+    """Decide what was left open.
+
+    Args:
+        own: the model's preprocessing, with the window, fit and channels of its ``domain``.
+        plane, window, channels: as asked by the user. warnings: of the model.
+
+    Raises:
+        InputError: an unusable affine or option.
+    """
+    affine = check_affine(np.asarray(volume.affine, dtype=np.float64), source_name(volume))
+    planes, plane_reason = choose_planes(affine, volume, plane)
+    level_width, assumed = window_or_own(window, own.window, volume)
+    spec = replace(own, window=level_width, channels=choose_channels(channels, own.channels))
+    notes = [*volume.meta.get("reader_warnings", []), *warnings, assumed]
+    array = np.asarray(volume_array(volume), dtype=np.float32)
+    return Job(volume, array, affine, domain, spec, planes, plane_reason, tuple(note for note in notes if note))
+
+
+def chosen_threshold(threshold: float | None, own: tuple[float, str]) -> tuple[float, str]:
+    """The asked cut on the map, or the model's own; and where it came from."""
+    if threshold is None:
+        return own
+    if not 0 < threshold < 1:
+        raise InputError("The threshold must lie between 0 and 1", threshold, "The map holds probabilities")
+    return threshold, "chosen by the user"
+
+
+def chosen_smoothing(smooth_mm: float | None, own: float, job: Job) -> float:
+    """Sigma along the normal in mm: the asked one, or the model's own."""
+    if smooth_mm is None:
+        return own
+    extent = float((spacing(job.affine) * job.array.shape[1:]).max())
+    if not 0 <= smooth_mm <= extent:
+        raise InputError(f"The smoothing must lie between 0 mm and the volume's {extent:.0f} mm", smooth_mm)
+    return smooth_mm
+
+
+class Clock:
+    """Seconds by step."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """End the step ``name``; the next one begins."""
+        now = time.perf_counter()
+        self.laps[name], self._last = round(now - self._last, 4), now

@@ -1,0 +1,160 @@
+"""Whatever a caller gives → one volume ``(C, I, J, K)`` float32 with a checked affine; with torch or without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headclip_med.errors import InputError
+from headclip_med.geometry import check_affine
+from headclip_med.reading import load_volume
+from headclip_med.reading.base import LoadedVolume, to_metatensor
+from headclip_med.types import Affine, VolumeMeta
+
+if TYPE_CHECKING:
+    import torch
+    from monai.data import MetaTensor
+
+Source: TypeAlias = "str | Path | MetaTensor | LoadedVolume | NDArray[np.float32] | Sequence[str | Path]"
+
+
+def to_volume(
+    source: Source,
+    *,
+    affine: Affine | None = None,
+    modality: str | None = None,
+    is_rgb: bool = False,
+    series: str | None = None,
+    time_index: int | None = None,
+) -> MetaTensor:
+    """As :func:`load_source`, but a MetaTensor on the CPU."""
+    import torch
+
+    volume = load_source(source, affine=affine, modality=modality, is_rgb=is_rgb, series=series, time_index=time_index)
+    if _are_paths(source):
+        return to_metatensor(volume)
+    return with_meta(torch.from_numpy(volume.array), volume.affine, volume.meta)
+
+
+def load_source(
+    source: Source,
+    *,
+    affine: Affine | None = None,
+    modality: str | None = None,
+    is_rgb: bool = False,
+    series: str | None = None,
+    time_index: int | None = None,
+) -> LoadedVolume:
+    """Whatever was given → array, affine and metadata.
+
+    ``affine``, ``modality`` and ``is_rgb`` belong to an array; a file and a loaded volume bring their own.
+
+    Raises:
+        InputError: a source of another kind, an option that does not belong to it, or values that are no image.
+    """
+    if isinstance(source, np.ndarray) or _is_bare_tensor(source):
+        meta = {"source_format": "array", "source_name": "array", "modality": modality, "is_rgb": is_rgb}
+        return _checked_volume(_real_numbers(source), _array_affine(affine, source), meta)
+    if affine is not None or modality is not None or is_rgb:
+        raise InputError(
+            "An affine, a modality and is_rgb must be given with an array only",
+            type(source).__name__,
+            "Leave them out: a file and a loaded volume bring their own",
+        )
+    if isinstance(source, LoadedVolume):
+        return _checked_volume(source.array, source.affine, source.meta)
+    if _is_metatensor(source):
+        return _foreign_volume(source)
+    if not _are_paths(source):
+        raise InputError(
+            "The source must be a path, a list of paths, a MetaTensor or an array with its affine",
+            type(source).__name__,
+        )
+    return load_volume(source, series=series, time=time_index)
+
+
+def with_meta(data: torch.Tensor, affine: Affine, meta: Mapping[str, Any]) -> MetaTensor:
+    """A MetaTensor with ``affine``, whatever affine ``meta`` may carry."""
+    import torch
+    from monai.data import MetaTensor
+
+    rest = {key: value for key, value in meta.items() if key != "affine"}
+    return MetaTensor(data, affine=torch.from_numpy(affine.copy()), meta=rest)
+
+
+def _are_paths(source: Any) -> bool:
+    if isinstance(source, (str, Path)):
+        return True
+    return isinstance(source, (list, tuple)) and all(isinstance(path, (str, Path)) for path in source)
+
+
+def _is_metatensor(source: Any) -> bool:
+    """By its interface: asking for its class would import MONAI."""
+    return hasattr(source, "as_tensor") and hasattr(source, "meta")
+
+
+def _is_bare_tensor(source: Any) -> bool:
+    return hasattr(source, "detach") and not _is_metatensor(source)
+
+
+def _foreign_volume(source: Any) -> LoadedVolume:
+    """A MetaTensor that someone else loaded: taken only when its meaning is certain."""
+    if source.ndim != 4:
+        raise InputError(
+            "A MetaTensor must have the shape (C, I, J, K)",
+            tuple(source.shape),
+            "A 2-D image has K = 1: use image[..., None]",
+        )
+    space = str(source.meta.get("space", "RAS"))
+    if not space.upper().endswith("RAS"):
+        raise InputError("A MetaTensor's affine must lead to RAS mm", f"space {space}", "Convert it first")
+    if source.pending_operations:
+        raise InputError(
+            "A MetaTensor must have no pending lazy operations",
+            f"{len(source.pending_operations)} of them",
+            "End the lazy pipeline with ApplyPendingd",
+        )
+    array = source.as_tensor().detach().cpu().float().numpy()
+    return _checked_volume(array, np.asarray(source.affine), dict(source.meta))
+
+
+def _real_numbers(array: Any) -> NDArray[np.float32]:
+    """An array or bare tensor as float32, in memory of its own order."""
+    values = array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
+    if values.dtype.kind not in "biuf":
+        raise InputError("An array must hold real numbers", f"dtype {values.dtype}")
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _array_affine(affine: Affine | None, array: Any) -> Affine:
+    if affine is None:
+        raise InputError(
+            "An array must come with its affine (voxel → RAS mm)",
+            f"an array of shape {tuple(array.shape)}",
+            "Pass affine=..., or numpy.eye(4) if the voxels have no place in space",
+        )
+    try:
+        return np.asarray(affine, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError("The affine must be a 4×4 matrix of numbers", type(affine).__name__) from error
+
+
+def _checked_volume(array: NDArray[np.float32], affine: Affine, meta: Mapping[str, Any]) -> LoadedVolume:
+    data = array[None] if array.ndim == 3 else array
+    if data.ndim != 4 or 0 in data.shape:
+        raise InputError("A volume must have the shape (C, I, J, K) or (I, J, K), not empty", tuple(array.shape))
+    finite = np.isfinite(data)
+    if not finite.all():
+        raise InputError(
+            "A volume's values must be finite",
+            f"{data.size - int(finite.sum())} NaN or Inf voxels",
+            "Replace them first",
+        )
+    if data.min() == data.max():
+        raise InputError("A volume must contain an image", f"every voxel is {float(data.min())}")
+    matrix = check_affine(affine, str(meta.get("source_name", "the volume")))
+    return LoadedVolume(data, matrix, cast("VolumeMeta", dict(meta)))
