@@ -62,18 +62,22 @@ def patch_map(
 def upsample(patches: Tensor, size: tuple[int, int], *, sigma: float, mode: Upsampling = "bilinear") -> Tensor:
     """Patch maps ``(N, Hp, Wp)`` → smooth maps ``(N, H, W)``; ``sigma`` in pixels of the result, 0 for none."""
     rows, cols = (
-        _upsampling_matrix(n, m, sigma, mode).to(patches) for n, m in zip(patches.shape[-2:], size, strict=True)
+        torch.from_numpy(_upsampling_matrix(int(n), m, sigma, mode)).to(patches)
+        for n, m in zip(patches.shape[-2:], size, strict=True)
     )
     return rows @ patches @ cols.T
 
 
 @lru_cache(maxsize=64)
-def _upsampling_matrix(source: int, target: int, sigma: float, mode: Upsampling) -> Tensor:
-    """``(target, source)``: interpolation (half-pixel centres), then scipy's Gaussian with reflected edges."""
+def _upsampling_matrix(source: int, target: int, sigma: float, mode: Upsampling) -> NDArray[np.float32]:
+    """``(target, source)``: interpolation (half-pixel centres), then scipy's Gaussian with reflected edges.
+
+    In numpy: a kept tensor would stay what it was made as, of inference mode or a tracer's.
+    """
     matrix = _interpolation(source, target, mode)
     if sigma > 0:
         matrix = gaussian_filter1d(matrix, sigma, axis=0, mode="reflect")
-    return torch.from_numpy(matrix.astype(np.float32))
+    return matrix.astype(np.float32)
 
 
 def _interpolation(source: int, target: int, mode: Upsampling) -> NDArray[np.float64]:
@@ -95,13 +99,14 @@ def pool_map(maps: Tensor, pool: Pool = "max", top_fraction: float = 0.01) -> Te
     """One number per map ``(N, H, W)`` → ``(N,)``: maximum, mean of the top fraction, 99.5th percentile, or a
     log-sum-exp average."""
     flat = maps.flatten(1)
+    count = int(flat.shape[1])
     if pool == "max":
         return flat.amax(dim=1)
     if pool == "topk_mean":
-        return flat.topk(max(1, round(top_fraction * flat.shape[1])), dim=1).values.mean(dim=1)
+        return flat.topk(max(1, round(top_fraction * count)), dim=1).values.mean(dim=1)
     if pool == "p99.5":
-        return flat.kthvalue(max(1, round(0.995 * flat.shape[1])), dim=1).values
-    return (torch.logsumexp(_LSE_SHARPNESS * flat, dim=1) - log(flat.shape[1])) / _LSE_SHARPNESS
+        return flat.topk(count + 1 - max(1, round(0.995 * count)), dim=1).values[:, -1]
+    return (torch.logsumexp(_LSE_SHARPNESS * flat, dim=1) - log(count)) / _LSE_SHARPNESS
 
 
 def score_pooled_feature(global_feature: Tensor, patch_features: Tensor, abnormal: Tensor) -> Tensor:
@@ -119,7 +124,9 @@ def score_pooled_feature(global_feature: Tensor, patch_features: Tensor, abnorma
 
 def grey_levels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Normalised pixels ``(N, 3, H, W)`` → the mean of their channels before normalisation ``(N, H, W)`` in [0, 1]."""
-    centre, spread = (torch.tensor(tuple(v)).view(1, 3, 1, 1).to(pixels) for v in (mean, std))
+    centre, spread = (
+        torch.from_numpy(np.asarray(v, dtype=np.float32)).view(1, 3, 1, 1).to(pixels) for v in (mean, std)
+    )
     return (pixels * spread + centre).mean(dim=1).clamp(0, 1)
 
 

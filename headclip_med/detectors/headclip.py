@@ -140,6 +140,7 @@ class HeadCLIP:
 
     Attributes:
         layers: tapped blocks, 0-based. classes, head_weights: as given, on the tower's device.
+        folded: output projections with static local head weights in them, by layer, or None.
 
     Raises:
         ModelError: class features or head weights that do not fit the tower or are not finite, no class features for a
@@ -163,10 +164,10 @@ class HeadCLIP:
         _check_image_size(self.image_size, tower)
         _check_local_path(self.config, self.layers, tower, head_weights)
         self.head_weights = head_weights.to(tower.device) if isinstance(head_weights, nn.Module) else head_weights
-        self._folded: dict[int, Tensor] | None = None
+        self.folded: dict[int, Tensor] | None = None
         if isinstance(head_weights, HeadWeights):
             self.head_weights = check_head_weights(head_weights, tower).to(tower.device)
-            self._folded = fold(self.head_weights, tower) if self.head_weights.foldable else None
+            self.folded = fold(self.head_weights, tower) if self.head_weights.foldable else None
 
     @property
     def image_size(self) -> int:
@@ -182,7 +183,7 @@ class HeadCLIP:
             layers=self.layers,
             local_attention=config.local_attention,
             local_start=config.local_start,
-            want_global=self._wants_image_score,
+            want_global=self.wants_image_score,
             global_norm=config.global_norm,
             position_mode=config.position_mode,
             kernel=config.kernel,
@@ -192,7 +193,7 @@ class HeadCLIP:
             pixels,
             options,
             head_weights=self.head_weights,
-            folded=self._folded,
+            folded=self.folded,
             centre=self.classes.centre,
         )
 
@@ -240,7 +241,8 @@ class HeadCLIP:
         return scoring.fuse_intensity(maps, scoring.grey_levels(pixels, self.tower.mean, self.tower.std), fusion)
 
     @property
-    def _wants_image_score(self) -> bool:
+    def wants_image_score(self) -> bool:
+        """Whether the global feature has a part in the score, so that every block is run."""
         return self.classes.image is not None and not (self.config.jas and self.config.jas_weight == 1)
 
     def _patch_maps(self, features: ImageFeatures) -> Tensor:

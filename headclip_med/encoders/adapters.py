@@ -10,7 +10,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from headclip_med.encoders.tower import Block, ImageTower
 from headclip_med.errors import ModelError
@@ -32,13 +32,10 @@ def tower_from_open_clip(visual: nn.Module, mean: Any = None, std: Any = None) -
         what = type(odd).__name__ if odd is not None else "attentional pooling"
         raise ModelError("The CLIP image tower must have standard attention blocks and pooling", what, _CHOOSE)
 
-    def patchify(pixels: Tensor) -> Tensor:
-        return visual.conv1(pixels).flatten(2).transpose(1, 2)
-
     return ImageTower(
         visual,
         blocks=[_open_clip_block(block) for block in blocks],
-        patchify=patchify,
+        patch_projection=visual.conv1,
         prefix_tokens=[visual.class_embedding],
         positions=visual.positional_embedding,
         positions_cover_prefix=True,
@@ -85,14 +82,11 @@ def tower_from_timm(model: nn.Module) -> ImageTower:
             "The ViT must have standard attention, a class token and positions", "another variant", _CHOOSE
         )
 
-    def patchify(pixels: Tensor) -> Tensor:
-        return model.patch_embed.proj(pixels).flatten(2).transpose(1, 2)
-
     data = timm.data.resolve_data_config(model=model)
     return ImageTower(
         model,
         blocks=[_timm_block(block) for block in model.blocks],
-        patchify=patchify,
+        patch_projection=model.patch_embed.proj,
         prefix_tokens=[t for t in (model.cls_token, model.reg_token) if t is not None],
         positions=model.pos_embed,
         positions_cover_prefix=not model.no_embed_class,

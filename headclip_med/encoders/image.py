@@ -110,8 +110,9 @@ def encode_images(
         if layer == start:
             local = tokens[:, tower.prefix :]
             weights = head_weights(tokens[:, 0]) if callable(head_weights) else weights
+        with_local = local is not None and layer <= max(options.layers)
         tokens, update = _run_block(
-            block, layer, tokens, local is not None, tower.prefix, options, weights, (folded or {}).get(layer)
+            block, layer, tokens, with_local, tower.prefix, options, weights, (folded or {}).get(layer)
         )
         if local is not None and update is not None:
             local = local + update
@@ -220,7 +221,8 @@ def _project_qkv(block: Block, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """``(N, T, width)`` → query, key, value, each ``(N, heads, T, head_dim)``."""
     n, t, width = normed.shape
     flat = F.linear(normed.to(block.qkv_weight.dtype), block.qkv_weight, block.qkv_bias)
-    query, key, value = flat.view(n, t, 3, block.heads, width // block.heads).permute(2, 0, 3, 1, 4)
+    split = flat.view(n, t, 3, block.heads, width // block.heads)
+    query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
     return block.query_norm(query), block.key_norm(key), value
 
 

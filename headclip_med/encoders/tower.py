@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -13,26 +12,37 @@ from headclip_med.encoders.positions import interpolate_positions
 from headclip_med.errors import InputError, ModelError
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(nn.Module):
     """One pre-norm block, by reference to the frozen model's own parameters.
 
     ``qkv_weight`` is ``(3·width, width)`` in the order query, key, value; ``out_weight`` is ``(width, width)``
-    and its columns ``[h·d : (h+1)·d]`` belong to head h.
+    and its columns ``[h·d : (h+1)·d]`` belong to head h. A module, so that tracers find the parameters.
     """
 
-    heads: int
-    norm1: nn.Module
-    qkv_weight: Tensor
-    qkv_bias: Tensor | None
-    query_norm: nn.Module
-    key_norm: nn.Module
-    out_weight: Tensor
-    out_bias: Tensor | None
-    scale1: nn.Module
-    norm2: nn.Module
-    mlp: nn.Module
-    scale2: nn.Module
+    def __init__(
+        self,
+        *,
+        heads: int,
+        norm1: nn.Module,
+        qkv_weight: Tensor,
+        qkv_bias: Tensor | None,
+        query_norm: nn.Module,
+        key_norm: nn.Module,
+        out_weight: Tensor,
+        out_bias: Tensor | None,
+        scale1: nn.Module,
+        norm2: nn.Module,
+        mlp: nn.Module,
+        scale2: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = norm1, norm2
+        self.qkv_weight, self.qkv_bias = qkv_weight, qkv_bias
+        self.query_norm, self.key_norm = query_norm, key_norm
+        self.out_weight, self.out_bias = out_weight, out_bias
+        self.scale1, self.scale2 = scale1, scale2
+        self.mlp = mlp
 
 
 class ImageTower(nn.Module):
@@ -41,6 +51,7 @@ class ImageTower(nn.Module):
     Attributes:
         model: the open_clip or timm module that owns every parameter.
         blocks: its blocks, outermost first. ``layers`` in this package are 0-based indices into them.
+        patch_projection: the convolution that turns patches into tokens.
         width, output_dim, patch_size: of the architecture; ``prefix``: class and register tokens in front.
         pool: where the global feature comes from; ``norm_after_pool``: the average is taken before the final norm.
         native_size: input side in pixels of the stored position embeddings.
@@ -52,7 +63,7 @@ class ImageTower(nn.Module):
         model: nn.Module,
         *,
         blocks: Sequence[Block],
-        patchify: Callable[[Tensor], Tensor],
+        patch_projection: nn.Module,
         prefix_tokens: Sequence[Tensor],
         positions: Tensor,
         positions_cover_prefix: bool,
@@ -70,8 +81,10 @@ class ImageTower(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.blocks = tuple(blocks)
-        self.patchify = patchify
-        self.prefix_tokens = tuple(prefix_tokens)
+        self._parts = nn.ModuleList(blocks)
+        self.patch_projection = patch_projection
+        self.prefix_tokens = nn.ParameterList(prefix_tokens)
+        self.prefix = sum(token.numel() for token in prefix_tokens) // width
         self.positions = positions
         self.positions_cover_prefix = positions_cover_prefix
         self.norm_pre, self.norm_post = norm_pre, norm_post
@@ -90,11 +103,6 @@ class ImageTower(nn.Module):
     def heads(self) -> int:
         """Attention heads in every block."""
         return self.blocks[0].heads
-
-    @property
-    def prefix(self) -> int:
-        """Class and register tokens in front of the patch tokens."""
-        return sum(token.numel() for token in self.prefix_tokens) // self.width
 
     @property
     def output_dim(self) -> int:
@@ -143,13 +151,43 @@ class ImageTower(nn.Module):
         self._placed = True
         return self
 
+    def for_size(self, size: int, last: int, mode: Literal["bicubic", "bilinear"] = "bicubic") -> ImageTower:
+        """What runs on square inputs of ``size`` pixels up to block ``last``, as a tower for exporters.
+
+        Its positions are resampled for good, and it owns none of the model's other parameters.
+        """
+        grid = (size // self.patch_size, size // self.patch_size)
+        prefix = self.prefix if self.positions_cover_prefix else 0
+        stored = self.positions.detach().reshape(1, -1, self.width)
+        positions = interpolate_positions(stored, grid, prefix=prefix, mode=mode)
+        tower = ImageTower(
+            nn.Identity(),
+            blocks=self.blocks,
+            patch_projection=self.patch_projection,
+            prefix_tokens=tuple(self.prefix_tokens),
+            positions=nn.Parameter(positions, requires_grad=False),
+            positions_cover_prefix=self.positions_cover_prefix,
+            norm_pre=self.norm_pre,
+            norm_post=self.norm_post,
+            projection=self.projection,
+            pool=self.pool,
+            norm_after_pool=self.norm_after_pool,
+            width=self.width,
+            patch_size=self.patch_size,
+            native_size=size,
+            mean=self.mean,
+            std=self.std,
+        )
+        tower._parts = tower._parts[: last + 1]
+        return tower
+
     def nearest_size(self, size: int) -> int:
         """The multiple of the patch size nearest to ``size`` pixels, at least one patch."""
         return max(1, round(size / self.patch_size)) * self.patch_size
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:
         """Patch rows and columns of ``pixels (N, 3, H, W)``."""
-        height, width = pixels.shape[-2:]
+        height, width = (int(side) for side in pixels.shape[-2:])
         if height % self.patch_size or width % self.patch_size:
             raise InputError(
                 f"The input size must be a multiple of the patch size {self.patch_size}",
@@ -161,7 +199,7 @@ class ImageTower(nn.Module):
     def embed(self, pixels: Tensor, *, position_mode: Literal["bicubic", "bilinear"] = "bicubic") -> Tensor:
         """``(N, 3, H, W)`` → float32 tokens ``(N, prefix + P, width)``, positions interpolated to the grid."""
         grid = self.grid(pixels)
-        patches = self.patchify(pixels)
+        patches = self.patch_projection(pixels).flatten(2).transpose(1, 2)
         prefix = [t.reshape(1, -1, self.width).expand(patches.shape[0], -1, -1) for t in self.prefix_tokens]
         positions = interpolate_positions(
             self.positions.reshape(1, -1, self.width),

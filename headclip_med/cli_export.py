@@ -1,0 +1,79 @@
+"""``headclip-med bundle export``: parses and calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headclip_med import cli_options as options
+from headclip_med.cli_errors import errors_in_words
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from headclip_med.exports.run import Exported
+
+
+def export(
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A folder, or a .pt2, .onnx or .ts file for a single kind.")
+    ],
+    model: options.ModelOption = "headclip-tiny",
+    weights: options.WeightsOption = None,
+    domain: options.DomainOption = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="pt2, onnx, torchscript (the map alone) or tensorrt (the map alone, on CUDA), joined by commas.",
+            show_default="the file's, or pt2",
+        ),
+    ] = None,
+    ckpt: Annotated[
+        Path | None,
+        typer.Option(
+            "--ckpt", metavar="FILE", help="MONAI checkpoint of the model's network, such as models/model.pt."
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option(help="Slices on which the files are compared with the detector.")] = 8,
+    tolerance: Annotated[
+        float, typer.Option(help="Largest difference of a probability; above it nothing is written.")
+    ] = 1e-4,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Write a detector as one file that runs by itself, compared with the detector on the same slices."""
+    with errors_in_words():
+        from headclip_med import console
+        from headclip_med.exports.kinds import parse_kinds, targets
+
+        kinds = parse_kinds(kind, out)
+        targets(kinds, out)
+        with console.waiting(f"exporting {model} as {', '.join(k.name for k in kinds)}"):
+            from headclip_med.exports.run import check_request, export_model, load_network
+
+            check_request(kinds, tolerance)
+            network = load_network(model, weights=weights, domain=domain, checkpoint=ckpt)
+            files = export_model(network, out, kinds, images=images, tolerance=tolerance)
+        if as_json:
+            console.say_json({"files": [file.as_json() for file in files]})
+        else:
+            console.out.print(_table(files))
+
+
+def _table(files: list[Exported]) -> Table:
+    from rich.table import Table
+
+    table = Table("kind", "file", "MiB", "map error", "score error", "measured in")
+    for file in files:
+        score = file.parity.score_error
+        table.add_row(
+            file.kind,
+            str(file.file).replace("[", r"\["),
+            f"{file.size / 2**20:.1f}",
+            f"{file.parity.map_error:.1e}",
+            "–" if score is None else f"{score:.1e}",
+            file.parity.runtime,
+        )
+    return table

@@ -1,0 +1,98 @@
+"""The forms that a model can be exported in. Needs no torch until one is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
+
+from headclip_med.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from headclip_med.exports.card import ScoreCard
+    from headclip_med.exports.graph import ExportGraph
+
+# pixels (N, 3, S, S) and valid (N, S, S) → maps (N, 1, S, S) and scores (N,), or None where a file gives none
+Runner: TypeAlias = "Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]"
+
+KindName = Literal["pt2", "onnx", "torchscript", "tensorrt"]
+
+
+class Form(Protocol):
+    """What the module of a kind offers."""
+
+    def check(self) -> None:
+        """Refuse, before anything is loaded, where a package or a device is missing."""
+
+    def build(self, graph: ExportGraph) -> Any:
+        """Trace the graph, once."""
+
+    def write(self, built: Any, path: Path, card: ScoreCard) -> None:
+        """Save what was built, with the card inside; may be called again with another card."""
+
+    def reopen(self, path: Path) -> tuple[Runner, ScoreCard]:
+        """Load a file from disk; :class:`ModelError` where it holds no card."""
+
+    def runtime(self) -> str:
+        """What runs the file here, with its version."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One form: its name, the file's usual name, its suffix, and whether it takes ``valid`` and gives scores."""
+
+    name: KindName
+    file: str
+    suffix: str
+    gives_scores: bool
+    module: str
+
+    def form(self) -> Form:
+        """The module that makes this form; loads torch."""
+        return cast(Form, import_module(f"headclip_med.exports.{self.module}"))
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("pt2", "model.pt2", ".pt2", True, "program"),
+        Kind("onnx", "model.onnx", ".onnx", True, "onnx_file"),
+        Kind("torchscript", "model.ts", ".ts", False, "torchscript"),
+        Kind("tensorrt", "model.trt.ts", ".ts", False, "tensorrt"),
+    )
+}
+
+
+def parse_kinds(text: str | None, out: Path) -> tuple[Kind, ...]:
+    """Kinds of a comma-joined list, each once; without a list the one that the file name ``out`` asks for, or pt2.
+
+    Raises:
+        InputError: an unknown kind, one named twice, or none.
+    """
+    if text is None:
+        return (next((kind for kind in KINDS.values() if kind.suffix == out.suffix), KINDS["pt2"]),)
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in KINDS]
+    if unknown or not names or len(set(names)) < len(names):
+        raise InputError(f"The kinds must be among {', '.join(KINDS)}, each once", text or "none")
+    return tuple(KINDS[name] for name in names)
+
+
+def targets(kinds: tuple[Kind, ...], out: Path) -> dict[Kind, Path]:
+    """The file of each kind: its usual name in the folder ``out``, or ``out`` itself for a single kind.
+
+    Raises:
+        InputError: a file name for several kinds, or with the suffix of another kind.
+    """
+    if out.is_dir() or not any(out.suffix == kind.suffix for kind in KINDS.values()):
+        return {kind: out / kind.file for kind in kinds}
+    if len(kinds) > 1:
+        raise InputError("Several kinds must go to a folder", out.name, "Name a folder, or one kind")
+    if out.suffix != kinds[0].suffix:
+        raise InputError(f"A file of the kind {kinds[0].name} must end in {kinds[0].suffix}", out.name)
+    return {kinds[0]: out}

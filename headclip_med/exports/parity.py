@@ -1,0 +1,124 @@
+"""How far an exported file is from the eager detector, measured on the same slices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headclip_med.detectors import HeadCLIP
+from headclip_med.errors import InputError, ModelError
+from headclip_med.exports.card import Parity
+from headclip_med.exports.kinds import Runner
+from headclip_med.geometry import slice_frame
+from headclip_med.intensity import Preprocessing, foreground, intensity_ranges
+from headclip_med.phantom import Lesion, centred_affine, make_phantom
+from headclip_med.pixels import normalise, rescale, three_channels, to_square
+from headclip_med.run_slices import Scan
+
+BATCHES = (1, 3)
+TOLERANCE = 1e-4
+IMAGES = 8
+
+# The synthetic head: 4 mm voxels are enough for a check of numbers, and made in a moment.
+_SEED, _SHAPE, _SPACING_MM = 2_000_023, (48, 56, 48), 4.0
+_LESION = Lesion(centre_mm=(24.0, -10.0, 12.0), radii_mm=(16.0, 16.0, 20.0), strength=0.5)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Inputs in batches of several sizes, and what the eager detector says about each."""
+
+    batches: tuple[tuple[Tensor, Tensor], ...]
+    answers: tuple[tuple[Tensor, Tensor], ...]
+    images: int
+
+    def measure(self, run: Runner, runtime: str) -> Parity:
+        """Largest absolute difference of ``run`` from the eager detector."""
+        map_errors, score_errors = [], []
+        for (pixels, valid), (maps, scores) in zip(self.batches, self.answers, strict=True):
+            with torch.inference_mode():
+                got_maps, got_scores = run(pixels, valid)
+            map_errors.append(_distance(got_maps[:, 0], maps))
+            if got_scores is not None:
+                score_errors.append(_distance(got_scores, scores))
+        return Parity(
+            map_error=max(map_errors),
+            score_error=max(score_errors) if score_errors else None,
+            images=self.images,
+            batches=BATCHES,
+            runtime=runtime,
+        )
+
+
+def reference(detector: HeadCLIP, preprocessing: Preprocessing, images: int = IMAGES) -> Reference:
+    """The eager detector's answers on ``images`` slices: half of noise, half of a synthetic head with a lesion.
+
+    Raises:
+        InputError: too few slices to fill a batch of each size.
+    """
+    if images < max(BATCHES):
+        raise InputError(f"Parity must be measured on at least {max(BATCHES)} slices", images)
+    noise, heads = _noise(images // 2, preprocessing.image_size), _heads(images - images // 2, preprocessing)
+    pixels, valid = (torch.cat(pair) for pair in zip(noise, heads, strict=True))
+    batches = tuple(b for size in BATCHES for b in zip(pixels.split(size), valid.split(size), strict=True))
+    return Reference(batches, tuple(_answers(detector, batches)), images)
+
+
+def check_parity(parity: Parity, tolerance: float, name: str) -> None:
+    """Refuse a file whose numbers differ by more than ``tolerance``.
+
+    Raises:
+        ModelError: with the largest difference.
+    """
+    worst = max(parity.map_error, parity.score_error or 0.0)
+    if not worst <= tolerance:
+        raise ModelError(
+            f"The exported {name} must give the detector's probabilities within {tolerance:g}",
+            f"a difference of {worst:.2g} in {parity.runtime}",
+            "Nothing was written; raise the tolerance if this is near enough",
+        )
+
+
+def _distance(got: Tensor, wanted: Tensor) -> float:
+    """Infinite where shapes differ or a number is none."""
+    if got.shape != wanted.shape or not bool(got.isfinite().all()):
+        return float("inf")
+    return float((got - wanted).abs().max())
+
+
+def _answers(detector: HeadCLIP, batches: tuple[tuple[Tensor, Tensor], ...]) -> Iterator[tuple[Tensor, Tensor]]:
+    for pixels, valid in batches:
+        out = detector.score(pixels, valid)
+        yield out.maps, out.scores
+
+
+def _noise(count: int, size: int) -> tuple[Tensor, Tensor]:
+    """Pixels of the usual spread; ``valid`` leaves out a part of each, another one each time."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(count, 3, size, size, generator=generator)
+    valid = torch.ones(count, size, size)
+    for index in range(count):
+        valid[index, : (index + 1) * size // (count + 1)] = 0
+    return pixels, valid
+
+
+def _heads(count: int, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """Axial slices around the lesion, through the package's own preprocessing by percentiles."""
+    phantom = make_phantom(_SEED, shape=_SHAPE, affine=centred_affine(_SHAPE, (_SPACING_MM,) * 3), lesions=(_LESION,))
+    spec = replace(preprocessing, window=None)  # synthetic signal is not in HU
+    volume = phantom.array[None]
+    mask = foreground(volume, modality="MR")
+    ranges = intensity_ranges(volume, mask, spec, is_rgb=False)
+    scan, frame = Scan(volume, mask, phantom.affine, ranges, spec), slice_frame(phantom.affine, "axial")
+    shown = scan.foreground_slices(frame)
+    chosen = [shown[int(i)] for i in np.linspace(len(shown) // 3, len(shown) * 3 // 4, count)]
+    stored, stored_ranges = scan.cut(frame, chosen)
+    levels = rescale(torch.from_numpy(stored), stored_ranges)
+    pixels = normalise(three_channels(to_square(levels, scan.placement(frame))), spec)
+    inside = torch.from_numpy(scan.inside(frame, chosen))[:, None].float()
+    valid = (to_square(inside, scan.placement(frame))[:, 0] > 0.5).float()
+    return pixels, valid

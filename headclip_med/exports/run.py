@@ -1,0 +1,200 @@
+"""A detector → files, each checked against the detector before it gets its name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headclip_med.bundle.network import HeadCLIPNetwork, build_network
+from headclip_med.detectors import HeadCLIP
+from headclip_med.encoders.build import read_state
+from headclip_med.errors import InputError, ModelError
+from headclip_med.exports.card import Parity, ScoreCard, write_card
+from headclip_med.exports.contents import card_of, preprocessing_of
+from headclip_med.exports.graph import ExportGraph, exportable
+from headclip_med.exports.kinds import Kind, targets
+from headclip_med.exports.parity import IMAGES, TOLERANCE, Reference, check_parity, reference
+from headclip_med.hashing import sha256_file
+from headclip_med.models import DEFAULT_MODEL, Model
+from headclip_med.writing.atomic import atomic_path, check_writable, remove_file
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One file that was written.
+
+    Attributes:
+        file, card_file: the model and its card beside it. sha256: of the model file; size: in bytes.
+        seconds: for tracing, measuring and writing it.
+    """
+
+    kind: str
+    file: Path
+    card_file: Path
+    card: ScoreCard
+    sha256: str
+    size: int
+    seconds: float
+
+    @property
+    def parity(self) -> Parity:
+        """As measured on this file."""
+        assert self.card.parity is not None
+        return self.card.parity
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "kind": self.kind,
+            "file": str(self.file),
+            "card_file": str(self.card_file),
+            "sha256": self.sha256,
+            "bytes": self.size,
+            "seconds": round(self.seconds, 2),
+            "parity": self.parity.model_dump(mode="json"),
+        }
+
+
+def export_model(
+    network: HeadCLIPNetwork | Model,
+    out: Path,
+    kinds: Sequence[Kind],
+    *,
+    domain: str | None = None,
+    images: int = IMAGES,
+    tolerance: float = TOLERANCE,
+) -> list[Exported]:
+    """Export a detector, as all of ``kinds`` or as none of them.
+
+    Args:
+        network: in float32 on the CPU; see :func:`headclip_med.exports.graph.exportable`.
+        out: a folder, or a file for a single kind. Earlier exports of the same name are replaced.
+        domain: whose prompts become the class features of a CLIP tower without a pack.
+        images: slices on which parity is measured, at least 3; tolerance: on map and score.
+
+    Raises:
+        MissingExtraError, ModelError: a package that is needed, or a file that does not give the detector's numbers.
+        InputError, OutputError: options that cannot be, or a place that cannot be written to.
+    """
+    files = targets(tuple(kinds), out)
+    check_request(kinds, tolerance)
+    model, detector = exportable(network, domain)
+    graph = ExportGraph(detector)
+    wanted = reference(detector, preprocessing_of(model, detector), images)
+    folder = next(iter(files.values())).parent
+    existed = folder.is_dir()
+    check_writable(folder)
+    try:
+        written = _write_all(model, detector, graph, files, wanted, tolerance)
+    except BaseException:
+        if not existed and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+    return [_finish(*parts) for parts in written]
+
+
+def check_request(kinds: Sequence[Kind], tolerance: float) -> None:
+    """Refuse, before anything is loaded, kinds whose packages are missing and tolerances that are none."""
+    if not 0 < tolerance < 1:
+        raise InputError("The tolerance must lie between 0 and 1", tolerance, "Probabilities are compared")
+    for kind in kinds:
+        kind.form().check()
+
+
+def load_network(
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    weights: Path | None = None,
+    domain: str | None = None,
+    checkpoint: Path | None = None,
+) -> HeadCLIPNetwork:
+    """The network of a model in float32, with the tensors of a MONAI checkpoint in it.
+
+    Args:
+        model, weights, domain: as of :func:`headclip_med.bundle.network.build_network`.
+        checkpoint: state dict of a :class:`HeadCLIPNetwork`, bare or under ``model``.
+
+    Raises:
+        ModelError: a model that cannot be had, or a checkpoint that is not one of its network.
+    """
+    state = None if checkpoint is None else read_state(checkpoint)
+    learn = ("heads",) if state is not None and "head_weights" in state else ()
+    network = build_network(model, weights=weights, domain=domain, learn=learn, precision="float32")
+    if state is not None and checkpoint is not None:
+        _load_checkpoint(network, state, checkpoint.name)
+    return network
+
+
+def _load_checkpoint(network: HeadCLIPNetwork, state: dict[str, Tensor], name: str) -> None:
+    own = network.state_dict()
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
+    faults = [f"no {key}" for key in missing] + [f"unknown {key}" for key in unknown]
+    faults += [f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}" for key in wrong]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ModelError(
+            "A checkpoint must be the state of this model's HeadCLIPNetwork",
+            f"{name}: {', '.join(faults[:3])}{more}",
+            "Name the model that was trained with --model",
+        )
+    if not all(torch.equal(own[key], state[key].to(own[key])) for key in own if key.startswith("tower.")):
+        raise ModelError(
+            "The tower of a checkpoint must have the frozen weights of the model",
+            f"other tower weights in {name}",
+            "Name the model that was trained with --model, and its --weights",
+        )
+    network.load_state_dict(state)
+
+
+def _write_all(
+    model: Model,
+    detector: HeadCLIP,
+    graph: ExportGraph,
+    files: dict[Kind, Path],
+    wanted: Reference,
+    tolerance: float,
+) -> list[tuple[Kind, Path, ScoreCard, float]]:
+    """Every file under a hidden name; they get their own names together, or vanish together."""
+    written = []
+    with ExitStack() as drafts:
+        for kind, path in files.items():
+            began = time.perf_counter()
+            draft = drafts.enter_context(atomic_path(path))
+            card = _write_measured(kind, graph, draft, card_of(model, detector, kind), wanted, tolerance)
+            written.append((kind, path, card, time.perf_counter() - began))
+    return written
+
+
+def _write_measured(
+    kind: Kind, graph: ExportGraph, draft: Path, card: ScoreCard, wanted: Reference, tolerance: float
+) -> ScoreCard:
+    """Write, read back and measure; then write once more with the measured card, and read that back."""
+    form = kind.form()
+    built = form.build(graph)
+    form.write(built, draft, card)
+    parity = wanted.measure(form.reopen(draft)[0], form.runtime())
+    check_parity(parity, tolerance, kind.file)
+    card = card.model_copy(update={"parity": parity})
+    form.write(built, draft, card)
+    if form.reopen(draft)[1] != card:
+        raise ModelError("The written file must hold its score card", f"another one in {kind.file}", "Export again")
+    return card
+
+
+def _finish(kind: Kind, path: Path, card: ScoreCard, seconds: float) -> Exported:
+    """The card beside its file; without it the file goes too."""
+    digest = sha256_file(path)
+    try:
+        card_file = write_card(card, path, digest)
+    except BaseException:
+        remove_file(path)
+        raise
+    return Exported(kind.name, path, card_file, card, digest, path.stat().st_size, seconds)
