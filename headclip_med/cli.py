@@ -15,6 +15,7 @@ import typer
 
 from headclip_med import __version__, choices
 from headclip_med import cli_options as options
+from headclip_med.cli_bundle import bundle_app
 from headclip_med.cli_data import data_app
 from headclip_med.cli_errors import DEBUG, errors_in_words
 from headclip_med.cli_evaluate import evaluate
@@ -23,7 +24,7 @@ from headclip_med.cli_train import train
 from headclip_med.types import RESEARCH_ONLY
 
 if TYPE_CHECKING:
-    from headclip_med.engine import Engine
+    from headclip_med.cohort import AnyEngine
 
 app = typer.Typer(
     name="headclip-med",
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
+app.add_typer(bundle_app, name="bundle")
 
 
 def _show_version(wanted: bool) -> None:
@@ -104,7 +106,9 @@ def predict(
         case_options.check_options(chosen)
         cases = expand_inputs(inputs, reserved=[cohort.RUN_NAME])
         cohort.check_output(out)
-        engine = _engine(model, device, weights=weights, method=method, precision=precision, batch_size=batch_size)
+        engine = _engine(
+            model, device, weights=weights, method=method, precision=precision, batch_size=batch_size, domain=domain
+        )
         watcher = console.TerminalWatcher(quiet=as_json)
         try:
             with watcher:
@@ -173,10 +177,17 @@ def _engine(
     method: str | None = None,
     precision: str = "auto",
     batch_size: int | None = None,
-) -> Engine:
+    domain: str | None = None,
+) -> AnyEngine:
     from headclip_med import console
+    from headclip_med.exports.onnx_engine import ONNX_ENDING, check_onnx_options, load_onnx_engine
 
     with console.waiting(f"loading {model}"):
+        if model.lower().endswith(ONNX_ENDING):
+            check_onnx_options(weights=weights, method=method, precision=precision)
+            exported = load_onnx_engine(model, device=device, batch_size=batch_size)
+            exported.check_domain(domain)  # told once, not once a case
+            return exported
         from headclip_med.engine import load_engine
 
         return load_engine(

@@ -58,6 +58,7 @@ def test_the_public_names_load_on_first_use() -> None:
         ("headclip_med", "py.typed"),
         ("headclip_med", "result.schema.json"),
         ("headclip_med", "writing/report.html.j2"),
+        ("headclip_med", "bundle/meta_schema_20240725.json"),
         ("headclip_med", "packs/headclip-tiny/pack.json"),
         ("headclip_med", "packs/headclip-tiny/tower.safetensors"),
         ("headclip_med_workflows", "py.typed"),
@@ -90,4 +91,4 @@ def test_every_package_on_disk_is_in_the_distribution() -> None:
 
 def test_extras_are_those_that_the_documentation_names() -> None:
     extras = set(metadata.metadata("headclip-med").get_all("Provides-Extra") or ())
-    assert extras == {"dicom", "napari", "review", "onnx", "cluster", "track", "test", "dev"}
+    assert extras == {"dicom", "napari", "review", "onnx", "bundle", "cluster", "track", "test", "dev"}

@@ -1,0 +1,72 @@
+"""What ``headclip-med bundle`` shows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from headclip_med.console import err, out
+
+if TYPE_CHECKING:
+    from headclip_med.bundle.front import BundleOutcome
+    from headclip_med.bundle.verify import Check
+
+_COLOURS = {"ok": "green", "skipped": "yellow", "fail": "red"}
+
+
+@contextmanager
+def stdout_for_json(wanted: bool) -> Iterator[None]:
+    """Keep stdout for the one JSON object: what a bundle prints and logs goes to stderr."""
+    if not wanted:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def show_bundles(bundles: Sequence[dict[str, Any]]) -> None:
+    """Name, version, title and workflows of every bundle."""
+    table = Table("bundle", "version", "what", "workflows")
+    for bundle in bundles:
+        cells = (bundle["name"], bundle["version"] or "–", bundle["title"] or "–", ", ".join(bundle["configs"]))
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    out.print(table)
+
+
+def show_outcome(outcome: BundleOutcome, dry_run: bool) -> None:
+    """One line, on stderr, for stdout is the bundle's."""
+    run = outcome.run
+    where = f" → {run.output_dir}" if run.output_dir is not None and outcome.files else ""
+    what = "checked and built, nothing was run" if dry_run else f"done in {outcome.seconds:.0f} s{where}"
+    err.print(f"{run.bundle.name} {run.name}: {what}", markup=False)
+
+
+def outcome_json(outcome: BundleOutcome, dry_run: bool) -> dict[str, Any]:
+    """The object that ``bundle run --json`` prints."""
+    run = outcome.run
+    return {
+        "bundle": str(run.bundle.root),
+        "workflow": run.name,
+        "config_files": [str(file) for file in run.config_files],
+        "overrides": json.loads(json.dumps(run.overrides, default=str)),
+        "dry_run": dry_run,
+        "seconds": round(outcome.seconds, 3),
+        "output_dir": None if run.output_dir is None else str(run.output_dir),
+        "files": outcome.files,
+    }
+
+
+def show_checks(checks: Sequence[Check]) -> None:
+    """One row per check, and how many failed."""
+    table = Table("", "check", "found")
+    for check in checks:
+        table.add_row(f"[{_COLOURS[check.status]}]{check.status}[/]", escape(check.name), escape(check.words))
+    out.print(table)
+    counts = {status: sum(check.status == status for check in checks) for status in _COLOURS}
+    out.print(", ".join(f"{number} {status}" for status, number in counts.items() if number), markup=False)
