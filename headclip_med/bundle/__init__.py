@@ -1,1 +1,34 @@
-"""What a MONAI bundle names: the network, the inferer, data, losses, metrics and handlers."""
+"""What a MONAI bundle names: the network, the inferer, data, losses, metrics and handlers; loaded on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "AnomalyMetrics": "metrics",
+    "HeadCLIPInferer": "inferer",
+    "HeadCLIPNetwork": "network",
+    "LoadCase": "data",
+    "MapLoss": "losses",
+    "NameByCased": "data",
+    "PackSaver": "handlers",
+    "PatchGridInferer": "inferer",
+    "ScoreSaver": "handlers",
+    "TakeScoresd": "inferer",
+    "TrainingSlices": "data",
+    "build_network": "network",
+    "find_cases": "data",
+    "find_images": "data",
+    "read_ledger": "handlers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(f"headclip_med.bundle.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module 'headclip_med.bundle' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(_PUBLIC)

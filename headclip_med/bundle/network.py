@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from headclip_med.detectors import HeadCLIP
-from headclip_med.device import Precision
+from headclip_med.device import Precision, choose_dtype
 from headclip_med.encoders.image import first_local_block
 from headclip_med.engine import Engine
 from headclip_med.errors import InputError, ModelError
@@ -86,7 +87,7 @@ class HeadCLIPNetwork(nn.Module):
     def detector(self) -> HeadCLIP:
         """The detector on the tensors as they are now; differentiable in what is learned, while gradients are on."""
         if torch.is_grad_enabled() and any(tensor.requires_grad for _, tensor in self.pack_tensors()):
-            self.as_engine()  # places the tower
+            self._place()
             return self._detector(self._with(dict(self.pack_tensors())))
         return self._detector(self.as_engine().model)
 
@@ -94,12 +95,29 @@ class HeadCLIPNetwork(nn.Module):
         """The engine that scores cases with these weights; made anew only after they changed or moved."""
         key = (batch_size, *((id(t), t._version, t.device) for t in (*self.parameters(), *self.buffers())))
         if self._engine is None or self._engine[0] != key:
-            device = next(self.tower.parameters()).device
+            device = self._place()
             engine = Engine(self.model, device=str(device), precision=self._precision, batch_size=batch_size)
-            # placing may cast the tower's matrices, which makes them other tensors
-            key = (batch_size, *((id(t), t._version, t.device) for t in (*self.parameters(), *self.buffers())))
             self._engine = (key, engine)
         return self._engine[1]
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of any module, but a checkpoint of another network is refused in words.
+
+        Raises:
+            ModelError: tensors that are missing, unknown or of another shape; ``strict`` False lets the first two pass.
+        """
+        own = self.state_dict()
+        missing, unknown = sorted(set(own) - set(state_dict)), sorted(set(state_dict) - set(own))
+        other = sorted(name for name in set(own) & set(state_dict) if state_dict[name].shape != own[name].shape)
+        if other or (strict and (missing or unknown)):
+            kinds = (("missing", missing), ("unknown", unknown), ("of another shape", other))
+            given = ", ".join(f"{len(names)} {kind} (first {names[0]})" for kind, names in kinds if names)
+            raise ModelError(
+                f"A checkpoint must hold the {len(own)} tensors of the network {self._model.name}",
+                given,
+                "Name the model that it was trained on, or another checkpoint",
+            )
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def pack_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The pack's tensors by their names there."""
@@ -110,6 +128,12 @@ class HeadCLIPNetwork(nn.Module):
         super().train(mode)
         self.tower.eval()
         return self
+
+    def _place(self) -> torch.device:
+        """Store the tower's matrices in the chosen type, on the device where the module is now."""
+        device = self._model.built.tower.device
+        self._model.built.tower.place(device, choose_dtype(device, self._precision))
+        return device
 
     def _with(self, tensors: dict[str, Tensor]) -> Model:
         pack = self._model.pack
@@ -138,14 +162,15 @@ def build_network(
     Args:
         model: built-in pack, pack folder, tower by name or file; weights: of the tower of a pack that carries none.
         domain: whose prompts become the class features of a CLIP tower without a pack; default ``generic``.
-        learn: ``heads``, ``classes``; every model gets head weights (at 1) when they are learned.
+        learn: ``heads``, ``classes``. Head weights are there either way, so that checkpoints fit; at first they are
+            the pack's, or 1.
         precision: ``auto`` takes 16 bits where the hardware multiplies them; train in ``float32``.
 
     Raises:
         ModelError, InputError: a model that cannot be had, or options that do not fit it.
     """
     loaded = with_pack(load_model(model, weights=weights), domain)
-    return HeadCLIPNetwork(_with_head_weights(loaded) if "heads" in learn else loaded, learn, precision)
+    return HeadCLIPNetwork(_with_head_weights(loaded, "heads" in learn), learn, precision)
 
 
 def with_pack(model: Model, domain: str | None = None) -> Model:
@@ -186,14 +211,16 @@ def with_pack(model: Model, domain: str | None = None) -> Model:
     return replace(model, pack=Pack(Path(), record, tensors, ""))
 
 
-def _with_head_weights(model: Model) -> Model:
-    """``model`` with head weights to learn: its own, or all 1 on every head of the local branch."""
+def _with_head_weights(model: Model, learned: bool) -> Model:
+    """``model`` with head weights: its own, or all 1 on every head of the local branch, which changes no number."""
     pack = model.pack
     assert pack is not None
     config = pack.config()
     if "head_weights" in pack.tensors:
         return model
     if config.lhw_dynamic or config.local_attention == "none" or config.lhw_branch != "local":
+        if not learned:
+            return model
         raise ModelError(
             "Head weights that are learned in a bundle must be static and of the local branch",
             f"lhw_dynamic {config.lhw_dynamic}, local attention {config.local_attention}, branch {config.lhw_branch}",

@@ -41,7 +41,7 @@ def protocol_of(
     """
     ledger = scorer.ledger()
     kind, origin = _kind(scorer, declared)
-    seen = _overlap(ledger, dataset_sha256, images)
+    seen = overlap_with(ledger, dataset_sha256, images)
     if seen and not allow_overlap:
         raise InputError(
             "A model must not be evaluated on data that it was trained on",
@@ -60,7 +60,7 @@ def protocol_of(
     )
 
 
-def _overlap(ledger: Sequence[Mapping[str, Any]], dataset_sha256: str, images: Collection[str]) -> str:
+def overlap_with(ledger: Sequence[Mapping[str, Any]], dataset_sha256: str, images: Collection[str]) -> str:
     """What of the set a model was trained on, in words; empty for nothing."""
     here = {image[:SHORT_HASH] for image in images}
     found = []

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from headclip_med.reading.base import LoadedVolume
     from headclip_med.reading.dicom_series import SeriesInfo
-    from headclip_med.reading.monai_readers import DicomSeriesReader, NiftiReader, RasterReader, SitkReader
+    from headclip_med.reading.monai_readers import DicomSeriesReader, NiftiReader, RasterReader, SitkReader, VolumeReader
 
 __all__ = [
     "DicomSeriesReader",
@@ -24,6 +24,7 @@ __all__ = [
     "RasterReader",
     "SeriesInfo",
     "SitkReader",
+    "VolumeReader",
     "list_series",
     "load",
     "load_volume",
@@ -37,6 +38,7 @@ _LAZY = {
     "RasterReader": "headclip_med.reading.monai_readers",
     "SeriesInfo": "headclip_med.reading.dicom_series",
     "SitkReader": "headclip_med.reading.monai_readers",
+    "VolumeReader": "headclip_med.reading.monai_readers",
 }
 
 

@@ -12,7 +12,7 @@ from monai.data import ImageReader
 from numpy.typing import NDArray
 
 from headclip_med.errors import InputError
-from headclip_med.reading import load
+from headclip_med.reading import load, load_volume
 from headclip_med.reading.base import LoadedVolume, monai_meta, stack
 from headclip_med.reading.content import Format, existing_path, identify
 
@@ -112,6 +112,26 @@ class DicomSeriesReader(_Reader):
         if len(paths) == 1:
             return load(paths[0], series=self.series)
         return read_dicom([existing_path(path) for path in paths], series=self.series)
+
+    def _is_mine(self, path: Path) -> bool:
+        return path.is_dir() or super()._is_mine(path)
+
+
+class VolumeReader(_Reader):
+    """Any format of the others, told by content: one reader for a folder of mixed cases.
+
+    Args:
+        series: which series of a DICOM folder; time: which volume of a 4-D file, 0-based.
+    """
+
+    formats = ("nifti", "nrrd", "mha", "dicom", "png", "jpeg", "tiff", "bmp")
+
+    def __init__(self, series: str | int | None = None, time: int | None = None) -> None:
+        super().__init__()
+        self.series, self.time = series, time
+
+    def _load(self, paths: list[Path]) -> LoadedVolume:
+        return load_volume(paths, series=self.series, time=self.time)
 
     def _is_mine(self, path: Path) -> bool:
         return path.is_dir() or super()._is_mine(path)

@@ -43,25 +43,30 @@ def write_map(result: AnomalyResult, path: Path) -> None:
     Raises:
         OutputError: when the file cannot be written; nothing half-written is left.
     """
-    image = _image(result, result.map_array.astype(np.float32), "anomaly map")
-    image.header.set_intent("estimate", (), name="anomaly map")
-    image.header["cal_min"], image.header["cal_max"] = 0, 1  # viewers open with the map's full range
-    _save(image, path)
+    save_image(map_image(result.map_array, result.affine, result.meta), path)
 
 
 def write_mask(result: AnomalyResult, path: Path) -> None:
     """Write the mask, uint8 with 1 where the map reaches the threshold, as :func:`write_map` does."""
-    image = _image(result, result.pred_mask, "anomaly mask")
+    image = _image(result.pred_mask, result.affine, result.meta, "anomaly mask")
     image.header.set_intent("label", (), name="anomaly mask")
-    _save(image, path)
+    save_image(image, path)
 
 
-def _image(result: AnomalyResult, array: NDArray[Any], what: str) -> Any:
+def map_image(array: NDArray[Any], affine: Affine, meta: Mapping[str, Any]) -> Any:
+    """An anomaly map ``(I, J, K)`` in [0, 1] as a NIfTI image; ``affine`` and ``meta`` of its source."""
+    image = _image(array.astype(np.float32), affine, meta, "anomaly map")
+    image.header.set_intent("estimate", (), name="anomaly map")
+    image.header["cal_min"], image.header["cal_max"] = 0, 1  # viewers open with the map's full range
+    return image
+
+
+def _image(array: NDArray[Any], affine: Affine, meta: Mapping[str, Any], what: str) -> Any:
     kind = nib.Nifti1Image if max(array.shape) <= _NIFTI1_LONGEST_AXIS else nib.Nifti2Image
     header = kind.header_class()
     header.set_data_dtype(array.dtype)
     header.set_data_shape(array.shape)  # without codes the affine follows from shape and voxel sizes
-    _set_affine(header, result.affine, *_form_codes(result.meta))
+    _set_affine(header, affine, *_form_codes(meta))
     header.set_xyzt_units("mm")
     header["descrip"] = f"headclip-med {__version__} {what}; research use only"[:79].encode("ascii")
     return kind(array, header.get_best_affine(), header)
@@ -84,7 +89,12 @@ def _set_affine(header: Any, affine: Affine, qform_code: int, sform_code: int) -
         header.set_sform(affine, code=qform_code or ALIGNED)
 
 
-def _save(image: Any, path: Path) -> None:
+def save_image(image: Any, path: Path) -> None:
+    """Write a NIfTI image, whole or not at all.
+
+    Raises:
+        OutputError: another ending, or when the file cannot be written.
+    """
     if not path.name.endswith((".nii", ".nii.gz")):
         raise OutputError("The name of a NIfTI file must end in .nii or .nii.gz", path.name)
     with atomic_path(path) as draft:

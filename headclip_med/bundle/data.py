@@ -1,0 +1,307 @@
+"""A data folder → items that MONAI's datasets take: plain dictionaries of paths, split by patient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import Dataset, MetaTensor
+from monai.transforms import MapTransform, Transform
+
+from headclip_med.bundle.network import HeadCLIPNetwork
+from headclip_med.case_inputs import expand_inputs
+from headclip_med.datasets import CaseDataset, open_dataset
+from headclip_med.datasets.case import Case
+from headclip_med.datasets.fingerprints import fingerprint_case, take_inventory
+from headclip_med.datasets.loading import load_case
+from headclip_med.datasets.split import split_patients
+from headclip_med.errors import InputError
+from headclip_med.evaluation.protocol import overlap_with
+from headclip_med.intensity import Preprocessing
+from headclip_med.packs.record import SHORT_HASH, LedgerEntry
+from headclip_med.training.config import SliceConfig
+from headclip_med.training.slices import cut_case
+
+Item = dict[str, Any]
+
+# In a training label: outside the patient, where no loss is taken.
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The usable cases of a labelled set: copies once, no patient on both sides.
+
+    Attributes:
+        train, held_out: items ``{"name", "patient", "image", "label", ...}``; see :func:`item_of`.
+        entry: the set's line in the data ledger of what is trained on ``train``.
+        content_sha256, images: hash of the set, and of every image in it.
+    """
+
+    train: tuple[Item, ...]
+    held_out: tuple[Item, ...]
+    entry: LedgerEntry
+    content_sha256: str
+    images: tuple[str, ...]
+
+    @property
+    def training(self) -> list[Item]:
+        """Items to train on."""
+        return list(self.train)
+
+    @property
+    def validation(self) -> list[Item]:
+        """Items held back from training.
+
+        Raises:
+            InputError: there are none.
+        """
+        if not self.held_out:
+            raise InputError(
+                "Validation must have a patient of its own",
+                f"{len(self.train)} case(s) of one patient in {self.entry.name}",
+                "Give a set of two patients or more",
+            )
+        return list(self.held_out)
+
+    def everything(self, ledger: Sequence[Mapping[str, Any]] = (), allow_overlap: bool = False) -> list[Item]:
+        """Every item, to evaluate a model that saw none of them.
+
+        Args:
+            ledger: of the model, as in its pack or in ``models/training_data.json``.
+
+        Raises:
+            InputError: the model was trained on some of them, and ``allow_overlap`` is not set.
+        """
+        seen = overlap_with(ledger, self.content_sha256, self.images)
+        if seen and not allow_overlap:
+            raise InputError(
+                "A model must not be evaluated on data that it was trained on",
+                f"{seen} in its training ledger",
+                "Set held_out_only to true, choose other data, or set allow_overlap to true",
+            )
+        return [*self.train, *self.held_out]
+
+
+def find_cases(
+    dataset_dir: str | Path,
+    *,
+    layout: str | None = None,
+    sequences: Sequence[str] = (),
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    licence: str = "not stated",
+) -> Cases:
+    """Read a labelled set once and split it by patient.
+
+    Args:
+        dataset_dir: the set; layout: one of `headclip-med data layouts`, None: recognised.
+        sequences: which become channels, where a case has several.
+        val_fraction: share of the patients held back, above 0 and below 1; with one patient nobody is.
+        licence: for the ledger.
+
+    Raises:
+        InputError: no such folder or layout, no masks, or no case that can be read.
+    """
+    if not 0 < val_fraction < 1:
+        raise InputError("val_fraction must lie above 0 and below 1", val_fraction)
+    dataset = open_dataset(f"{layout}:{dataset_dir}" if layout else dataset_dir, sequences=list(sequences) or None)
+    if not dataset.has_masks:
+        raise InputError("A labelled set must say where lesions are", f"{dataset.name} has no masks")
+    found = [fingerprint_case(dataset, case) for case in progress_bar_over(dataset.cases, "reading the data")]
+    inventory = take_inventory(found)
+    by_name = {fingerprint.case: fingerprint for fingerprint in found}
+    counted = set(inventory.counted)
+    usable = tuple(case for case in dataset if case.name in counted and by_name[case.name].has_mask)
+    if not usable:
+        reasons = list(inventory.failed.values())
+        given = reasons[0] if reasons else "none"
+        raise InputError(f"{dataset.name} must have a case with a mask that can be read", given, "Check the data")
+    images = {case.name: by_name[case.name].image_sha256 for case in usable}
+    chosen = CaseDataset(dataset.name, dataset.layout, dataset.root, usable, dataset.notes)
+    splits = _split(chosen, {c.name: by_name[c.name].label for c in usable}, images, val_fraction, seed)
+    train = [case for case in usable if splits[case.name] == "train"]
+    entry = LedgerEntry(
+        name=dataset.name,
+        licence=licence,
+        count=len(train),
+        image_sha256=tuple(sorted(images[case.name][:SHORT_HASH] for case in train)),
+    )
+    items = {case.name: item_of(case, by_name[case.name].label) for case in usable}
+    return Cases(
+        train=tuple(items[case.name] for case in train),
+        held_out=tuple(items[case.name] for case in usable if splits[case.name] == "val"),
+        entry=entry,
+        content_sha256=inventory.content_sha256,
+        images=tuple(images.values()),
+    )
+
+
+def find_images(dataset_dir: str | Path, pattern: str = "*") -> list[Item]:
+    """Items of everything that can be scored in a folder, or of one file: ``{"name", "image"}``.
+
+    Args:
+        pattern: of file names, such as ``*flair.nii.gz``; a DICOM series goes by its folder's name.
+
+    Raises:
+        InputError: no such path, or nothing in it that fits.
+    """
+    cases = expand_inputs([dataset_dir])
+    items = []
+    for case in cases:
+        paths = case.source if isinstance(case.source, tuple) else (case.source,)
+        if all(path.match(pattern) for path in paths):
+            items.append({"name": case.name, "image": [str(path) for path in paths]})
+    if not items:
+        raise InputError(
+            f"There must be an image that fits the pattern {pattern!r}",
+            f"{len(cases)} others in {Path(dataset_dir).name}",
+            "Choose another pattern or folder",
+        )
+    return items
+
+
+def item_of(case: Case, label: bool | None) -> Item:
+    """A case as plain values: paths as strings, ``label`` its mask files, ``abnormal`` what is known of it."""
+    return {
+        "name": case.name,
+        "patient": case.patient or case.name,
+        "image": [str(path) for path in case.images],
+        "label": ["" if path is None else str(path) for path in case.masks],
+        "abnormal": label,
+        "stacked": case.stacked,
+        "volumes": list(case.volumes),
+    }
+
+
+def case_of(item: Mapping[str, Any]) -> Case:
+    """An item, ours or anyone's ``{"image": path, "label": path}``, as a case."""
+    images, masks = (_listed(item.get(key)) for key in ("image", "label"))
+    if not images:
+        raise InputError("An item must name its image", ", ".join(map(str, item)) or "nothing")
+    return Case(
+        name=str(item.get("name") or Path(images[0]).name),
+        images=tuple(Path(path) for path in images),
+        masks=tuple(Path(path) if path else None for path in masks),
+        label=item.get("abnormal"),
+        patient=str(item.get("patient") or ""),
+        stacked=bool(item.get("stacked", False)),
+        volumes=tuple(item.get("volumes") or ()),
+    )
+
+
+class LoadCase(Transform):
+    """An item of paths → ``image`` and ``label`` MetaTensors ``(C, I, J, K)`` and ``(1, I, J, K)`` on one grid, and
+    ``name``. Masks are read by the rules of :mod:`headclip_med.datasets`, and must lie on the image's grid."""
+
+    def __call__(self, data: Mapping[str, Any]) -> Item:
+        """Read one case.
+
+        Raises:
+            InputError: an image or a mask that cannot be used, or a case that does not say where its lesions are.
+        """
+        case = case_of(data)
+        labelled = load_case(case, masks_known=True)
+        if labelled.gt_mask is None:
+            raise InputError("A case must say where its lesions are", f"{case.name} has no mask")
+        label = torch.from_numpy(labelled.gt_mask[None].astype("float32"))
+        labelled.volume.meta["filename_or_obj"] = _file_name(case.name)
+        meta = {**labelled.volume.meta, "original_channel_dim": "no_channel"}
+        return {"image": labelled.volume, "label": MetaTensor(label, meta=meta), "name": case.name}
+
+
+class NameByCased(MapTransform):
+    """Call an image by its case's unique ``name`` instead of its path, so that ``SaveImaged`` overwrites no other
+    case's map and no path reaches a result."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Name every key; data without a ``name`` stays as it is."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            if out.get("name"):
+                out[key].meta["filename_or_obj"] = _file_name(str(out["name"]))
+        return out
+
+
+class TrainingSlices(Dataset):
+    """The slices that a network is trained on, cut and kept in memory: ``image (3, S, S)`` float32 as the tower
+    expects it, ``label (1, S, S)`` uint8 with 1 in a lesion, 0 elsewhere, 255 outside the patient.
+
+    Args:
+        data: items; network: decides size, pixels and domain.
+        transform: random augmentation of one slice.
+        lesion, free: at most so many slices with and without lesion of every case.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Item],
+        network: HeadCLIPNetwork,
+        transform: Callable[[Item], Item] | None = None,
+        lesion: int = 12,
+        free: int = 12,
+    ) -> None:
+        super().__init__(data, transform)
+        self.slices = [
+            part
+            for item in progress_bar_over(data, "cutting slices")
+            for part in _cut(item, network, SliceConfig(lesion=lesion, free=free))
+        ]
+        if not any((part["label"] == 1).any() for part in self.slices):
+            raise InputError("The training slices must show lesions", f"none in {len(data)} case(s)")
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    @property
+    def lesion_share(self) -> float:
+        """Share of lesion in the patients' pixels, for a balanced loss."""
+        lesion = sum(int((part["label"] == 1).sum()) for part in self.slices)
+        return lesion / sum(int((part["label"] != IGNORE).sum()) for part in self.slices)
+
+    def _transform(self, index: int) -> Any:
+        part = {key: value.clone() for key, value in self.slices[index].items()}
+        part["image"] = part["image"].float()
+        return part if self.transform is None else self.transform(part)
+
+
+def _cut(item: Item, network: HeadCLIPNetwork, config: SliceConfig) -> list[dict[str, torch.Tensor]]:
+    case, model = case_of(item), network.model
+    labelled = load_case(case, masks_known=True)
+    if labelled.gt_mask is None:
+        raise InputError("Every training case must say where its lesions are", f"{case.name} has no mask")
+    tower = model.built.tower
+    spec = Preprocessing(network.image_size, tower.mean, tower.std)
+    cut = cut_case(case, labelled, labelled.gt_mask, model.domain, spec, config)
+    return [{"image": p.pixels, "label": p.mask.where(p.valid, torch.tensor(IGNORE).to(p.mask))[None]} for p in cut]
+
+
+def _split(
+    dataset: CaseDataset, labels: dict[str, bool | None], images: dict[str, str], val_fraction: float, seed: int
+) -> dict[str, str]:
+    if len({case.patient or case.name for case in dataset}) == 1:
+        return dict.fromkeys(labels, "train")
+    return split_patients(dataset, labels, images, {"train": 1 - val_fraction, "val": val_fraction}, seed)
+
+
+def progress_bar_over(items: Sequence[Any], words: str) -> Any:
+    """The items with a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(items, words, console=console, transient=True, disable=not console.is_terminal or len(items) < 2)
+
+
+def _file_name(case: str) -> str:
+    """``SaveImage`` takes off an ending; with one of its own the name stays whole."""
+    return f"{case}.nii"
+
+
+def _listed(paths: Any) -> list[str]:
+    if paths is None or paths == "":
+        return []
+    return [str(paths)] if isinstance(paths, (str, Path)) else [str(path) for path in paths]

@@ -1,0 +1,181 @@
+"""What a trained network leaves behind besides its checkpoint: a pack for ``headclip-med``, and its data ledger."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite import distributed as idist
+from ignite.engine import Engine as IgniteEngine
+from ignite.engine import Events
+from safetensors.torch import save_file
+
+from headclip_med.bundle.network import HeadCLIPNetwork
+from headclip_med.errors import InputError
+from headclip_med.packs.pack import TENSORS_NAME
+from headclip_med.packs.record import LedgerEntry, PackRecord, Threshold, write_record
+from headclip_med.types import RESEARCH_ONLY
+from headclip_med.writing.atomic import atomic_path, check_writable
+
+
+class PackSaver:
+    """Writes the network as a pack whenever a validation was the best so far, and what it was trained on.
+
+    The ledger lies beside the checkpoint as JSON; ``pack`` beside it is for ``headclip-med predict --model``, with the
+    threshold that had the highest pooled Dice on the validation cases. Attach it before the ``CheckpointSaver``, so
+    that no checkpoint is without its ledger. In a run of several processes only the first one writes.
+
+    Args:
+        checkpoint: file that the best network is saved to. network: as it is trained.
+        ledger: one entry per set trained on, besides those of the model that training began with.
+        prefix: of the metrics' names. name: of the pack.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        network: HeadCLIPNetwork,
+        ledger: Sequence[LedgerEntry],
+        prefix: str = "val",
+        name: str = "trained",
+    ) -> None:
+        self.checkpoint, self.network, self.prefix, self.name = Path(checkpoint), network, prefix, name
+        record = network.model.pack.record if network.model.pack else None
+        self.ledger = (*(record.ledger if record else ()), *ledger)
+
+    def attach(self, engine: IgniteEngine) -> None:
+        """Attach to an evaluator."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: IgniteEngine) -> None:
+        """Write, if the validation that just ended was the best so far."""
+        state: Any = engine.state
+        if idist.get_rank() != 0 or state.best_metric_epoch != state.epoch:
+            return
+        folder = self.checkpoint.parent
+        check_writable(folder)
+        threshold = state.metrics.get(f"{self.prefix}_best_threshold")
+        metrics = {name: round(value, 6) for name, value in sorted(state.metrics.items())}
+        save_trained_pack(folder / "pack", self.network, self.name, self.ledger, threshold, metrics)
+        write_ledger(self.checkpoint, self.ledger)
+
+
+class ScoreSaver:
+    """Writes ``scores.csv``, a line per case, and ``scores_slices.csv``, a line per slice; whole or not at all.
+
+    Args:
+        folder: where; earlier files of these names are replaced. key: of the map that
+            :class:`headclip_med.bundle.inferer.TakeScoresd` took the scores of.
+    """
+
+    def __init__(self, folder: str | Path, key: str = "pred") -> None:
+        self.folder, self.key = Path(folder), key
+        self._cases: list[tuple[str, float]] = []
+        self._slices: list[tuple[str, int, float, bool]] = []
+
+    def attach(self, engine: IgniteEngine) -> None:
+        """Attach to an evaluator."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: IgniteEngine) -> None:
+        """Add the cases of this iteration and write the files again, so that an interrupted run keeps its scores."""
+        state: Any = engine.state
+        for batch, data in zip(state.batch, state.output, strict=True):
+            name = str(batch.get("name") or Path(str(data[self.key].meta.get("filename_or_obj", "case"))).name)
+            self._cases.append((name, round(float(data[f"{self.key}_score"]), 6)))
+            scores, background = (data[f"{self.key}_slice_{part}"].flatten() for part in ("scores", "background"))
+            for index, (score, is_background) in enumerate(zip(scores.tolist(), background.tolist(), strict=True)):
+                self._slices.append((name, index, round(score, 6), bool(is_background)))
+        self._write("scores.csv", ("case", "score"), self._cases)
+        self._write("scores_slices.csv", ("case", "slice", "score", "background"), self._slices)
+
+    def _start(self, engine: IgniteEngine) -> None:
+        self._cases, self._slices = [], []
+        check_writable(self.folder)
+
+    def _write(self, name: str, header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
+        out = io.StringIO()
+        out.write(f"# {RESEARCH_ONLY}\n")
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+        with atomic_path(self.folder / name) as draft:
+            draft.write_text(out.getvalue(), encoding="utf-8", newline="\n")
+
+
+def save_trained_pack(
+    folder: Path,
+    network: HeadCLIPNetwork,
+    name: str,
+    ledger: Sequence[LedgerEntry],
+    threshold: float | None,
+    validation: dict[str, Any],
+) -> Path:
+    """Write the network's learned tensors as a pack; an embedded tower goes with them.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+    model = network.model
+    pack = model.pack
+    assert pack is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / TENSORS_NAME) as draft:
+        save_file({key: value.cpu().contiguous() for key, value in pack.tensors.items()}, draft)
+        draft.chmod(0o644)  # safetensors writes it for its owner alone
+    tower = pack.record.tower
+    if tower.kind == "embedded" and tower.file is not None:
+        with atomic_path(folder / tower.file) as draft:
+            draft.write_bytes((pack.folder / tower.file).read_bytes())
+    cut = pack.record.threshold
+    if threshold is not None:
+        value = min(max(threshold, 1e-6), 1 - 1e-6)
+        cut = Threshold(value=value, origin="highest pooled Dice over the validation cases of the training run")
+    return write_record(folder, _record(pack.record, name, cut, ledger, validation))
+
+
+def _record(
+    base: PackRecord, name: str, threshold: Threshold, ledger: Sequence[LedgerEntry], validation: dict[str, Any]
+) -> PackRecord:
+    facts = base.model_dump() | {
+        "name": name,
+        "title": f"{base.title}; trained further in a MONAI bundle",
+        "threshold": threshold.model_dump(),
+        "ledger": [entry.model_dump() for entry in ledger],
+        "validation": validation,
+    }
+    return PackRecord.model_validate(facts)
+
+
+def write_ledger(checkpoint: Path, ledger: Sequence[LedgerEntry]) -> Path:
+    """Write what a checkpoint was trained on beside it: ``model.pt`` → ``model.json``.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path = checkpoint.with_suffix(".json")
+    with atomic_path(path) as draft:
+        text = json.dumps([entry.model_dump(mode="json") for entry in ledger], indent=1)
+        draft.write_text(text + "\n", encoding="utf-8", newline="\n")
+    return path
+
+
+def read_ledger(checkpoint: str | Path) -> list[dict[str, Any]]:
+    """What a checkpoint was trained on, as the file beside it says; empty where there is none.
+
+    Raises:
+        InputError: a file that is no ledger.
+    """
+    path = Path(checkpoint).with_suffix(".json")
+    if not path.is_file():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return [LedgerEntry.model_validate(entry).model_dump(mode="json") for entry in entries]
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path.name} must be a readable ledger", type(error).__name__, "Train again") from error

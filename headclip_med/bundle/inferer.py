@@ -1,0 +1,176 @@
+"""Whole cases through a network: what a bundle names as its inferer, and the transform that takes its scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor, decollate_batch, list_data_collate
+from monai.inferers import Inferer
+from monai.transforms import MapTransform
+from torch import Tensor, nn
+
+from headclip_med.bundle.network import HeadCLIPNetwork
+from headclip_med.errors import InputError, ModelError
+from headclip_med.geometry import slice_frame
+from headclip_med.intensity import Channels
+from headclip_med.result import AnomalyResult
+
+# An image without patient space: columns run to the left and rows to the back, as the raster reader says.
+_IMAGE_AFFINE = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
+
+# What the inferer leaves in a map's metadata, and :class:`TakeScoresd` takes out.
+PRED_SCORE, SLICE_SCORES, SLICE_BACKGROUND, SLICE_AXIS = "pred_score", "slice_scores", "slice_background", "slice_axis"
+
+
+class HeadCLIPInferer(Inferer):
+    """Volumes or images as read → anomaly maps on the same grid, with slice scores and a score of the whole.
+
+    Everything between is the engine's: window, foreground, slices of the acquisition plane, model pixels, and back.
+    So the maps are those of ``headclip-med predict`` on the same file.
+
+    Args:
+        plane, window, channels, smooth_mm: as of :meth:`headclip_med.engine.Engine.predict`.
+        batch_size: slices at once; default 1 on a CPU, 16 on a GPU.
+        progress: called with slices done and slices in all.
+    """
+
+    def __init__(
+        self,
+        plane: str | Sequence[str] | None = None,
+        window: str | None = None,
+        channels: Channels | None = None,
+        smooth_mm: float | None = None,
+        batch_size: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.plane, self.window, self.channels, self.smooth_mm = plane, window, channels, smooth_mm
+        self.batch_size, self.progress = batch_size, progress
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> MetaTensor:
+        """Score a batch.
+
+        Args:
+            inputs: volumes ``(B, C, I, J, K)``, or plain images ``(B, C, I, J)``, as read: not windowed, not resized to
+                the model. A MetaTensor brings its affine and what our readers know of it; a plain tensor is taken as
+                RAS with 1 mm voxels.
+            network: of :func:`headclip_med.bundle.network.build_network`, also within DistributedDataParallel.
+
+        Returns:
+            ``(B, 1, I, J, K)`` or ``(B, 1, I, J)`` in [0, 1] with the inputs' affine, metadata and history, on their
+            device. Its metadata also holds ``pred_score``, ``slice_scores (N,)`` with ``slice_background (N,)``, and
+            ``slice_axis``: the spatial axis that slices are counted along.
+
+        Raises:
+            InputError, ModelError: a shape, a volume or a network that cannot be used.
+        """
+        if inputs.ndim not in (4, 5):
+            raise InputError(
+                "The input of HeadCLIPInferer must be (B, C, I, J, K), or (B, C, I, J) for plain images",
+                tuple(inputs.shape),
+                "Add a channel axis with EnsureChannelFirstd",
+            )
+        maps = [self._map(item, _network(network)) for item in _items(inputs)]
+        collated: MetaTensor = list_data_collate(maps)
+        return collated.to(inputs.device)
+
+    def predict(self, volume: Tensor, network: Callable[..., Any]) -> AnomalyResult:
+        """The whole result of one volume ``(C, I, J, K)`` or image ``(C, I, J)``."""
+        engine = _network(network).as_engine(self.batch_size)
+        return engine.predict(
+            _as_volume(volume),
+            plane=self.plane,
+            window=self.window,
+            channels=self.channels,
+            smooth_mm=self.smooth_mm,
+            progress=self.progress,
+        )
+
+    def _map(self, item: Tensor, network: HeadCLIPNetwork) -> MetaTensor:
+        result = self.predict(item, network)
+        found = torch.as_tensor(result.map_array)[None]
+        history = list(item.applied_operations) if isinstance(item, MetaTensor) else []
+        meta = {**_known(item), **_scores(result)}
+        return MetaTensor(found if item.ndim == 4 else found[..., 0], meta=meta, applied_operations=history)
+
+
+class TakeScoresd(MapTransform):
+    """The scores in a map's metadata → entries of the data: ``KEY_score`` (a float), ``KEY_slice_scores``,
+    ``KEY_slice_background`` and ``KEY_slice_axis``; before ``Invertd``, which replaces the metadata.
+
+    Args:
+        keys: maps of :class:`HeadCLIPInferer`.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Take the scores of every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            meta = out[key].meta
+            if PRED_SCORE not in meta:
+                raise InputError(
+                    f"{key} must be a map of HeadCLIPInferer", "no scores with it", "Put TakeScoresd first"
+                )
+            out[f"{key}_score"] = float(meta[PRED_SCORE])
+            out[f"{key}_slice_scores"] = torch.as_tensor(meta[SLICE_SCORES])
+            out[f"{key}_slice_background"] = torch.as_tensor(meta[SLICE_BACKGROUND])
+            out[f"{key}_slice_axis"] = int(meta[SLICE_AXIS])
+        return out
+
+
+class PatchGridInferer(Inferer):
+    """Model pixels ``(N, 3, S, S)`` → maps on the patch grid ``(N, 1, Hp, Wp)``: the inferer of a trainer."""
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the network, through whatever wraps it."""
+        return network(inputs, patch_grid=True)
+
+
+def _network(network: Callable[..., Any]) -> HeadCLIPNetwork:
+    inner = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+    if not isinstance(inner, HeadCLIPNetwork):
+        raise ModelError(
+            "The network of HeadCLIPInferer must be one of headclip_med.bundle.network.build_network",
+            type(inner).__name__,
+            "Use network_def as the bundle defines it",
+        )
+    return inner
+
+
+def _items(inputs: Tensor) -> list[Tensor]:
+    """The members of a batch, each with its own metadata."""
+    if isinstance(inputs, MetaTensor) and inputs.is_batch:
+        return list(decollate_batch(inputs, detach=True))
+    return list(inputs.detach())
+
+
+def _known(item: Tensor) -> dict[str, Any]:
+    """The metadata that has a value: what a batch could not carry comes out of it as None."""
+    return {k: v for k, v in item.meta.items() if v is not None} if isinstance(item, MetaTensor) else {}
+
+
+def _as_volume(item: Tensor) -> MetaTensor:
+    """What the engine takes: an image is given its third axis."""
+    meta = _known(item)
+    data = item.as_tensor() if isinstance(item, MetaTensor) else item
+    if item.ndim == 4:
+        affine = torch.as_tensor(item.affine) if isinstance(item, MetaTensor) else torch.eye(4, dtype=torch.float64)
+        return MetaTensor(data.cpu(), meta={**meta, "affine": affine.cpu()})
+    meta = {"is_2d": True, "is_rgb": data.shape[0] == 3, **meta, "affine": _IMAGE_AFFINE}
+    return MetaTensor(data[..., None].cpu(), meta=meta)
+
+
+def _scores(result: AnomalyResult) -> dict[str, Any]:
+    """Scores as entries of a map's metadata."""
+    return {
+        PRED_SCORE: result.pred_score,
+        SLICE_SCORES: torch.tensor([part.score for part in result.slices]),
+        SLICE_BACKGROUND: torch.tensor([part.background for part in result.slices]),
+        SLICE_AXIS: slice_frame(result.affine, result.planes[0]).axis,
+    }
