@@ -106,10 +106,10 @@ def bundle_run(
         except BundleRunError as error:
             console.say_error(str(error))
             raise typer.Exit(1) from error
-        if as_json:
-            console.say_json(console_bundle.outcome_json(outcome, dry_run))
-        else:
+        if not as_json:
             console_bundle.show_outcome(outcome, dry_run)
+        elif console_bundle.is_first_process():
+            console.say_json(console_bundle.outcome_json(outcome, dry_run))
 
 
 @bundle_app.command("verify")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -40,11 +41,18 @@ def show_bundles(bundles: Sequence[dict[str, Any]]) -> None:
 
 
 def show_outcome(outcome: BundleOutcome, dry_run: bool) -> None:
-    """One line, on stderr, for stdout is the bundle's."""
+    """One line, on stderr, for stdout is the bundle's; of several processes only the first one speaks."""
+    if not is_first_process():
+        return
     run = outcome.run
     where = f" → {run.output_dir}" if run.output_dir is not None and outcome.files else ""
     what = "checked and built, nothing was run" if dry_run else f"done in {outcome.seconds:.0f} s{where}"
     err.print(f"{run.bundle.name} {run.name}: {what}", markup=False)
+
+
+def is_first_process() -> bool:
+    """Whether this is the one that tells the user, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def outcome_json(outcome: BundleOutcome, dry_run: bool) -> dict[str, Any]:

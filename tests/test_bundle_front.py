@@ -294,6 +294,22 @@ def test_an_error_in_a_loading_process_is_told_without_its_traceback() -> None:
     assert "Traceback (" not in told
 
 
+def test_tracking_keeps_the_config_that_was_run_beside_the_results(bundle: Path) -> None:
+    ran = _run("train", "--dataset_dir", "scans", "--output_dir", "out", "--tracking", "mlflow", "--json")
+    assert ran.exit_code == 0, ran.output
+    told = json.loads(ran.stdout)
+    config, trained = told["files"]
+    assert trained == "trained.json"
+    assert told["overrides"]["save_execute_config"] == str(Path("out").absolute() / config)
+    assert json.loads((Path("out") / config).read_text())["output_dir"] == "out"
+
+
+def test_of_several_processes_the_first_one_speaks(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    ran = _run("train", "--dataset_dir", "scans", "--json")
+    assert (ran.exit_code, ran.stdout) == (0, "")
+
+
 def test_ctrl_c_exits_130(bundle: Path) -> None:
     _spoil(bundle, run=["$__import__('signal').raise_signal(2)"])
     import signal

@@ -137,8 +137,8 @@ def _checked_value(given: Given, name: str, expected: Any) -> Any:
         InputError: it is of another kind.
     """
     value = given.value
-    if isinstance(value, int | float) and isinstance(expected, str) and name.endswith(_PATH_ENDINGS):
-        return given.text  # a folder may be called 2024
+    if _is_path(name, expected) and not isinstance(value, str | None) and not given.text.startswith(("[", "(", "{")):
+        return given.text  # a folder may be called 2024 or a,b
     if value is None or expected is None or _is_dynamic(value) or _is_dynamic(expected):
         return value
     if isinstance(expected, bool):
@@ -226,6 +226,10 @@ def shown(id_: str | None) -> str:
 
 def _is_key(word: str) -> bool:
     return re.match(r"--|-[a-zA-Z]", word) is not None
+
+
+def _is_path(name: str, expected: Any) -> bool:
+    return isinstance(expected, str) and name.endswith(_PATH_ENDINGS)
 
 
 def _is_dynamic(value: Any) -> bool:

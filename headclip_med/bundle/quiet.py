@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_BANNERS = "monai.bundle"  # loggers outside of the bundle's logging.conf, on stdout: summaries of the input
+# Loggers outside of the bundle's logging.conf, on stdout: summaries of the input, and a decoder that few have.
+_BANNERS = ("monai.bundle", "monai.data.nvimgcodec")
+_DECODER = "NvImgCodecPydicomReader"  # the same as a warning, from every LoadImage
 _REPEATED = ("run is terminating due to exception", "Exception: ")  # ignite, and MONAI's StatsHandler
 
 
@@ -27,7 +30,10 @@ def quiet_monai() -> Iterator[None]:
             logger.setLevel(logging.ERROR)
         for handler, _ in streams:
             handler.stream = sys.stderr
-        yield
+        with warnings.catch_warnings():
+            if not _debug():
+                warnings.filterwarnings("ignore", message=_DECODER)
+            yield
     finally:
         for logger, before in levels:
             logger.setLevel(before)

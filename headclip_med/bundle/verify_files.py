@@ -29,7 +29,7 @@ HEADINGS = {
     "System Configuration": ("system configuration", "training configuration"),
 }
 _NOT_CLINICAL = re.compile(r"\bnot\b[^.]*\b(diagnos\w+|clinical|medical device)|research use only", re.IGNORECASE)
-_PERSONAL = re.compile(r"(?:^|[\s'\"=(])(/(?:home|root|Users|mnt|media)/\S*|~/\S*|[A-Za-z]:\\\S*)")
+_PERSONAL = re.compile(r"(?:^|[\s'\"=(])(/(?:home|root|Users|mnt|media)/[^\s'\")]*|~/[^\s'\")]*|[A-Za-z]:\\[^\s'\")]*)")
 _STATED = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
 
 
