@@ -238,6 +238,16 @@ def neighbour_indices(index: int, count: int, step: int) -> tuple[int, int, int]
     return max(0, index - step), index, min(count - 1, index + step)
 
 
+def check_channels(count: int) -> None:
+    """Refuse anything but one channel or three: :class:`InputError`."""
+    if count not in (1, 3):
+        raise InputError(
+            "A volume must have one channel, or three (sequences or colour)",
+            f"{count} channels",
+            "Choose one or three of them",
+        )
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where a slice lies in the square model input: the only thing needed for the way back.
@@ -250,6 +260,16 @@ class Placement:
     left: int
     height: int
     width: int
+
+    @property
+    def rows(self) -> slice:
+        """Rows of the square that the slice fills."""
+        return slice(self.top, self.top + self.height)
+
+    @property
+    def columns(self) -> slice:
+        """Columns of the square that the slice fills."""
+        return slice(self.left, self.left + self.width)
 
 
 def place(shape: tuple[int, int], pixel_mm: tuple[float, float], size: int, fit: Fit) -> Placement:

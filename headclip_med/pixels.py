@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-from headclip_med.errors import InputError
-from headclip_med.intensity import Placement, Preprocessing, Range
+from headclip_med.intensity import Placement, Preprocessing, Range, check_channels
 
 
 def rescale(slices: Tensor, ranges: Sequence[Range], *, inverted: bool = False) -> Tensor:
@@ -25,14 +24,7 @@ def three_channels(slices: Tensor) -> Tensor:
     Raises:
         InputError: any other number of channels.
     """
-    if slices.shape[1] == 3:
-        return slices
-    if slices.shape[1] != 1:
-        raise InputError(
-            "A volume must have one channel, or three (sequences or colour)",
-            f"{slices.shape[1]} channels",
-            "Choose one or three of them",
-        )
+    check_channels(slices.shape[1])
     return slices.expand(-1, 3, -1, -1)
 
 
@@ -48,12 +40,8 @@ def to_square(slices: Tensor, placement: Placement) -> Tensor:
 
 def from_square(maps: Tensor, placement: Placement, shape: tuple[int, int]) -> Tensor:
     """Maps of the square ``(N, size, size)`` → the slice's own pixels ``(N, H, W)``: crop, then bilinear."""
-    cropped = maps[
-        :,
-        placement.top : placement.top + placement.height,
-        placement.left : placement.left + placement.width,
-    ]
-    return F.interpolate(cropped[:, None], size=shape, mode="bilinear", align_corners=False)[:, 0]
+    cropped = maps[:, None, placement.rows, placement.columns]
+    return F.interpolate(cropped, size=shape, mode="bilinear", align_corners=False)[:, 0]
 
 
 def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -1,0 +1,115 @@
+"""The steps of :mod:`headclip_med.pixels` in numpy: for machines without torch, to within rounding of the same numbers.
+
+Resizing is linear in each image axis, so each axis is one small matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headclip_med.geometry import SliceFrame
+from headclip_med.intensity import Placement, Preprocessing, Range, check_channels
+from headclip_med.run_slices import Floats, Scan
+
+# Keys' cubic kernel with a = −0.5 (Catmull-Rom), as torch and Pillow use it with antialiasing.
+_CUBIC_A = -0.5
+
+
+def slice_pixels(scan: Scan, frame: SliceFrame, indices: Sequence[int]) -> Floats:
+    """Normalised model input ``(n, 3, S, S)`` of the slices at ``indices``."""
+    slices, ranges = scan.cut(frame, indices)
+    levels = rescale(slices, ranges, inverted=scan.inverted)
+    return normalise(three_channels(to_square(levels, scan.placement(frame))), scan.preprocessing)
+
+
+def slice_limits(scan: Scan, frame: SliceFrame, inside: NDArray[np.bool_]) -> Floats:
+    """Foreground ``(n, H, W)`` of slices → the patient in the model's square input, ``(n, S, S)``, 0 or 1."""
+    square = to_square(inside[:, None].astype(np.float32), scan.placement(frame))
+    return (square[:, 0] > 0.5).astype(np.float32)
+
+
+def rescale(slices: Floats, ranges: Sequence[Range], *, inverted: bool = False) -> Floats:
+    """Stored values ``(N, C, H, W)`` → [0, 1], clipped; ``inverted`` for MONOCHROME1."""
+    low, high = (_by_channel([r[end] for r in ranges]) for end in (0, 1))
+    scaled = np.clip((slices - low) / (high - low), 0, 1)
+    return 1 - scaled if inverted else scaled
+
+
+def three_channels(slices: Floats) -> Floats:
+    """``(N, 1 or 3, H, W)`` → ``(N, 3, H, W)``; :class:`InputError` for any other number of channels."""
+    check_channels(slices.shape[1])
+    return np.broadcast_to(slices, (len(slices), 3, *slices.shape[2:]))
+
+
+def to_square(slices: Floats, placement: Placement) -> Floats:
+    """Slices in [0, 1] ``(N, C, H, W)`` → ``(N, C, size, size)``, bicubic with antialiasing, padded with 0."""
+    rows = cubic_matrix(slices.shape[2], placement.height)
+    cols = cubic_matrix(slices.shape[3], placement.width)
+    square = np.zeros((*slices.shape[:2], placement.size, placement.size), dtype=np.float32)
+    square[:, :, placement.rows, placement.columns] = np.clip(rows @ slices @ cols.T, 0, 1)
+    return square
+
+
+def from_square(maps: Floats, placement: Placement, shape: tuple[int, int]) -> Floats:
+    """Maps of the square ``(N, size, size)`` → the slice's own pixels ``(N, H, W)``: crop, then bilinear."""
+    rows = linear_matrix(placement.height, shape[0])
+    cols = linear_matrix(placement.width, shape[1])
+    return np.asarray(rows @ maps[:, placement.rows, placement.columns] @ cols.T)
+
+
+def normalise(pixels: Floats, preprocessing: Preprocessing) -> Floats:
+    """[0, 1] → the tower's own scale: (x − mean) / std per channel."""
+    return np.asarray((pixels - _by_channel(preprocessing.mean)) / _by_channel(preprocessing.std))
+
+
+@lru_cache(maxsize=64)
+def cubic_matrix(source: int, target: int) -> Floats:
+    """``(target, source)``: torch's ``bicubic`` with ``antialias`` along one axis; every row sums to 1.
+
+    The kernel is stretched by the scale where the image shrinks, cut off at the edges and divided by its sum.
+    """
+    scale = float(np.float32(source) / np.float32(target))
+    stretch = max(scale, 1.0)
+    centres = _float32(scale * (np.arange(target) + 0.5))[:, None]
+    weights = _cubic((np.arange(source) + 0.5 - centres) / stretch)
+    return _frozen(weights / weights.sum(axis=1, keepdims=True))
+
+
+@lru_cache(maxsize=64)
+def linear_matrix(source: int, target: int) -> Floats:
+    """``(target, source)``: torch's ``bilinear`` without ``align_corners`` along one axis; the edges are repeated."""
+    scale = float(np.float32(source) / np.float32(target))
+    places = np.maximum(_float32(scale * (np.arange(target) + 0.5) - 0.5), 0)
+    below, row = np.floor(places).astype(np.intp), np.arange(target)
+    matrix = np.zeros((target, source))
+    np.add.at(matrix, (row, np.minimum(below, source - 1)), 1 - (places - below))
+    np.add.at(matrix, (row, np.minimum(below + 1, source - 1)), places - below)
+    return _frozen(matrix)
+
+
+def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' kernel: 1 at 0, 0 at the other integers and from 2 on."""
+    a, x = _CUBIC_A, np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def _float32(places: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Places as torch rounds them; in a large image that is more than the rounding of the values."""
+    return places.astype(np.float32).astype(np.float64)
+
+
+def _frozen(matrix: NDArray[np.float64]) -> Floats:
+    """Read-only, since every caller gets the same one."""
+    fixed = matrix.astype(np.float32)
+    fixed.setflags(write=False)
+    return fixed
+
+
+def _by_channel(values: Sequence[float]) -> Floats:
+    return np.asarray(values, dtype=np.float32).reshape(1, -1, 1, 1)
