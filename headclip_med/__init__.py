@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "load_engine": "headclip_med.engine",
+    "load_onnx_engine": "headclip_med.exports.onnx_engine",
     "Engine": "headclip_med.engine",
     "AnomalyResult": "headclip_med.result",
     "Finding": "headclip_med.result",
@@ -32,6 +33,7 @@ __all__ = [
     "SliceScore",
     "evaluate",
     "load_engine",
+    "load_onnx_engine",
     "open_dataset",
     "read_volume",
 ]
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from headclip_med.engine import Engine, load_engine
     from headclip_med.errors import HeadclipError
     from headclip_med.evaluation.run import EvaluationResult, evaluate
+    from headclip_med.exports.onnx_engine import load_onnx_engine
     from headclip_med.reading import read_volume
     from headclip_med.result import AnomalyResult, Finding, SliceScore
 

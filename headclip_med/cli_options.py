@@ -29,8 +29,8 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="NAME",
-        help="Built-in pack, pack folder or file, hf-pack:ORG/NAME, weight file [ARCH@]FILE, open_clip's ARCH/TAG, or "
-        "timm:ARCH.",
+        help="Built-in pack, pack folder or file, hf-pack:ORG/NAME, weight file [ARCH@]FILE, open_clip's ARCH/TAG, "
+        "timm:ARCH, or an exported FILE.onnx.",
         autocompletion=_models,
     ),
 ]

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from headclip_med.case_inputs import CaseInput, Source
 from headclip_med.case_options import CaseOptions
@@ -24,9 +24,12 @@ from headclip_med.writing.atomic import atomic_path, case_folder, check_writable
 
 if TYPE_CHECKING:
     from headclip_med.engine import Engine
+    from headclip_med.exports.onnx_engine import OnnxEngine
     from headclip_med.result import Finding
     from headclip_med.run_slices import Cancel, Progress
     from headclip_med.writing.record import FindingRecord, ResultRecord
+
+    AnyEngine: TypeAlias = Engine | OnnxEngine
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +108,7 @@ class Watcher:
 
 
 def predict_case(
-    engine: Engine,
+    engine: AnyEngine,
     source: Source,
     out_dir: Path,
     name: str,
@@ -150,7 +153,7 @@ def predict_case(
 
 
 def run_cohort(
-    engine: Engine,
+    engine: AnyEngine,
     cases: Sequence[CaseInput],
     out_dir: Path,
     options: CaseOptions | None = None,
@@ -195,7 +198,7 @@ class _Run:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: AnyEngine,
         cases: int,
         out_dir: Path,
         options: CaseOptions,
@@ -265,7 +268,7 @@ def check_output(out_dir: Path) -> None:
     check_writable(existing)
 
 
-def finished_record(engine: Engine, source: Source, folder: Path, options: CaseOptions) -> ResultRecord | None:
+def finished_record(engine: AnyEngine, source: Source, folder: Path, options: CaseOptions) -> ResultRecord | None:
     """The record in ``folder`` if predicting again would only repeat it, else None.
 
     It must be complete and unaltered, made by this version with the same model, precision and options, from
@@ -278,7 +281,7 @@ def finished_record(engine: Engine, source: Source, folder: Path, options: CaseO
         record, *_ = load_result(folder)
         expected = {**_identity(engine), "options": json.loads(json.dumps(options.recorded()))}
         made_with = {**record.provenance, **_of_versions(record.provenance)}
-        if any(made_with.get(key) != value for key, value in expected.items()):
+        if any(made_with.get(key) != expected.get(key) for key in (*expected, "export_sha256")):
             return None
         volume = load_volume(source, series=options.series, time=options.time)
     except InputError:
@@ -287,7 +290,7 @@ def finished_record(engine: Engine, source: Source, folder: Path, options: CaseO
     return record if digest and record.source.content_sha256 == digest else None
 
 
-def _identity(engine: Engine) -> dict[str, Any]:
+def _identity(engine: AnyEngine) -> dict[str, Any]:
     """What decides an engine's numbers, this package among it."""
     return {**engine.identity(), "version": package_versions()["headclip-med"]}
 

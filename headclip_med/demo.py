@@ -18,7 +18,7 @@ from headclip_med.writing.atomic import atomic_path, check_writable
 from headclip_med.writing.record import load_result
 
 if TYPE_CHECKING:
-    from headclip_med.engine import Engine
+    from headclip_med.cohort import AnyEngine
     from headclip_med.run_slices import Cancel, Progress
 
 VOLUME_NAME = "demo_volume.nii.gz"
@@ -59,7 +59,7 @@ class DemoOutcome:
 
 def run_demo(
     out_dir: Path,
-    engine: Engine | None = None,
+    engine: AnyEngine | None = None,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> DemoOutcome:

@@ -19,6 +19,8 @@ PACKAGES = (
     "nibabel",
     "pydicom",
     "SimpleITK",
+    "onnxruntime",
+    "onnxruntime-gpu",
 )
 
 

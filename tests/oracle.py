@@ -29,6 +29,9 @@ class BrightnessDetector:
         if self.memory is not None and len(pixels) > self.memory:
             raise torch.OutOfMemoryError("CUDA out of memory")
         self.batches.append(len(pixels))
+        return self.compute(pixels, valid)
+
+    def compute(self, pixels: torch.Tensor, valid: torch.Tensor | None = None) -> SliceBatch:
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.tower.mean, self.tower.std))
         maps = (pixels * std + mean).mean(dim=1).clamp(0, 1)
         inside = maps if valid is None else maps * valid
