@@ -279,18 +279,23 @@ def test_debug_shows_all_of_it(bundle: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert isinstance(ran.exception, RuntimeError)
 
 
-def test_an_error_in_a_loading_process_is_told_without_its_traceback() -> None:
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            ["EOFError: the end", "headclip_med.errors.InputError: A scan must be a scan; given: a poem."],
+            "given: A scan must be a scan; given: a poem. (in LoadImaged).",
+        ),
+        (["EOFError: the end"], "given: EOFError: the end (in LoadImaged)."),
+    ],
+)
+def test_an_error_in_a_loading_process_is_told_without_its_traceback(lines: list[str], said: str) -> None:
     from headclip_med.bundle.failures import in_words
 
-    worker = (
-        "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-        '  File "x.py", line 1, in f\n'
-        "headclip_med.errors.InputError: A scan must be a scan; given: a poem. Give a scan.\n"
-        "\nThe above exception was the direct cause of the following exception:\n\n"
-        "RuntimeError: applying transform <monai.transforms.io.dictionary.LoadImaged object at 0x1>\n"
-    )
-    told = str(in_words(RuntimeError(worker), "run"))
-    assert "given: InputError: A scan must be a scan; given: a poem. Give a scan. (in LoadImaged)." in told
+    start = "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):"
+    last = "RuntimeError: applying transform <monai.transforms.io.dictionary.LoadImaged object at 0x1>"
+    told = str(in_words(RuntimeError("\n".join([start, '  File "x.py", line 1, in f', *lines, last])), "run"))
+    assert said in told
     assert "Traceback (" not in told
 
 

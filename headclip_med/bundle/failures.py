@@ -20,6 +20,7 @@ _RESOLVER = "_resolve_one_item"  # monai.bundle.ReferenceResolver: calls itself 
 _IMPORTS = "is_import_statement"  # at the first item of all, MONAI looks through every expression for imports
 _LONGEST = 600  # characters of a library's message
 _WORKER = "Original Traceback (most recent call last)"  # how torch brings an error out of a worker process
+_OURS = "headclip_med.errors."
 _ERROR_LINE = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning)): (.+)$", re.MULTILINE)
 _REFERENCE = re.compile(r"@\w+(::\w+)*")
 _UNDEFINED = re.compile(r"the referring item `(@[\w:]+)` is not defined")
@@ -118,8 +119,9 @@ def _words(error: BaseException, cause: BaseException) -> str:
     """Kind and text of the cause, and the transform in which it happened."""
     text = str(cause)
     told = f"{type(cause).__name__}: {' '.join(text.split())}".removesuffix(": ")
-    if _WORKER in text and (line := _ERROR_LINE.search(text, text.index(_WORKER))):
-        told = f"{line[1].rsplit('.', 1)[-1]}: {line[2]}"
+    if _WORKER in text and (lines := list(_ERROR_LINE.finditer(text, text.index(_WORKER)))):
+        ours = [line for line in lines if line[1].startswith(_OURS)]
+        told = ours[-1][2] if ours else f"{lines[0][1].rsplit('.', 1)[-1]}: {lines[0][2]}"
     told = told if len(told) <= _LONGEST else f"{told[:_LONGEST]} …"
     for link in _chain(error):
         if match := _TRANSFORM.search(str(link)):
