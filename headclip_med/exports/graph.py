@@ -68,9 +68,9 @@ class ExportGraph(nn.Module):
     def _register_classes(self) -> None:
         classes = self._detector.classes
         for layer, patch in classes.patch.items():
-            self.register_buffer(f"patch_classes_{layer}", patch)
+            self.register_buffer(f"patch_classes_{layer}", patch.clone())
         for layer, centre in classes.centre.items():
-            self.register_buffer(f"centre_{layer}", centre)
+            self.register_buffer(f"centre_{layer}", centre.clone())
         self.register_buffer("image_classes", classes.image)
 
     def _register_head_weights(self) -> None:

@@ -57,7 +57,7 @@ def build(graph: ExportGraph) -> Any:
     with torch.no_grad(), warnings.catch_warnings():
         # both inputs share one batch axis, and the exporter says so
         warnings.filterwarnings("ignore", r"# The axis name: batch will not be used", UserWarning)
-        return torch.onnx.export(
+        built = torch.onnx.export(
             graph,
             graph.example(2),
             dynamo=True,
@@ -67,6 +67,9 @@ def build(graph: ExportGraph) -> Any:
             output_names=["anomaly_map", "slice_score"],
             dynamic_shapes=({0: "batch"}, {0: "batch"}),
         )
+    for node in built.model.graph.all_nodes():
+        node.metadata_props.clear()  # traces that name source files of this machine
+    return built
 
 
 def write(built: Any, path: Path, card: ScoreCard) -> None:

@@ -34,7 +34,10 @@ def trace(module: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
     batch = Dim("batch", min=1)
     with torch.no_grad():
         program = torch.export.export(module, example, dynamic_shapes=tuple({0: batch} for _ in example), strict=False)
-    program.example_inputs = None  # they would be stored in the file
+    program.example_inputs = None  # they would be stored in the file, and so would the places of the source files
+    for module in program.graph_module.modules():
+        for node in getattr(module, "graph", torch.fx.Graph()).nodes:
+            node.meta.pop("stack_trace", None)
     return program
 
 

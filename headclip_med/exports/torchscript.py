@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,9 +37,14 @@ def build(graph: ExportGraph) -> Any:
 
 
 def write(built: Any, path: Path, card: ScoreCard) -> None:
-    """Save the module; through an open file, so that the archive does not take the draft's name."""
-    with path.open("wb") as file, _deprecations_ignored():
-        torch.jit.save(built, file, _extra_files={CARD_KEY: card_text(card)})
+    """Save the module without its debug records, which name source files of this machine."""
+    whole = io.BytesIO()
+    with _deprecations_ignored():
+        torch.jit.save(built, whole, _extra_files={CARD_KEY: card_text(card)})
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+        for entry in source.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                target.writestr(zipfile.ZipInfo(entry.filename), source.read(entry))
 
 
 def reopen(path: Path) -> tuple[Runner, ScoreCard]:
