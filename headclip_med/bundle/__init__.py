@@ -15,6 +15,7 @@ _PUBLIC = {
     "PackSaver": "handlers",
     "PatchGridInferer": "inferer",
     "ScoreSaver": "handlers",
+    "SetTrainer": "handlers",
     "TakeScoresd": "inferer",
     "TrainingSlices": "data",
     "build_network": "network",

@@ -23,7 +23,7 @@ from headclip_med.evaluation.protocol import overlap_with
 from headclip_med.intensity import Preprocessing
 from headclip_med.packs.record import SHORT_HASH, LedgerEntry
 from headclip_med.training.config import SliceConfig
-from headclip_med.training.slices import cut_case
+from headclip_med.training.slices import TrainingSlice, cut_case
 
 Item = dict[str, Any]
 
@@ -37,13 +37,12 @@ class Cases:
 
     Attributes:
         train, held_out: items ``{"name", "patient", "image", "label", ...}``; see :func:`item_of`.
-        entry: the set's line in the data ledger of what is trained on ``train``.
-        content_sha256, images: hash of the set, and of every image in it.
+        name: of the set; content_sha256, images: hash of the set, and of every image in it.
     """
 
     train: tuple[Item, ...]
     held_out: tuple[Item, ...]
-    entry: LedgerEntry
+    name: str
     content_sha256: str
     images: tuple[str, ...]
 
@@ -62,7 +61,7 @@ class Cases:
         if not self.held_out:
             raise InputError(
                 "Validation must have a patient of its own",
-                f"{len(self.train)} case(s) of one patient in {self.entry.name}",
+                f"{len(self.train)} case(s) of one patient in {self.name}",
                 "Give a set of two patients or more",
             )
         return list(self.held_out)
@@ -93,7 +92,6 @@ def find_cases(
     sequences: Sequence[str] = (),
     val_fraction: float = 0.2,
     seed: int = 0,
-    licence: str = "not stated",
 ) -> Cases:
     """Read a labelled set once and split it by patient.
 
@@ -101,7 +99,6 @@ def find_cases(
         dataset_dir: the set; layout: one of `headclip-med data layouts`, None: recognised.
         sequences: which become channels, where a case has several.
         val_fraction: share of the patients held back, above 0 and below 1; with one patient nobody is.
-        licence: for the ledger.
 
     Raises:
         InputError: no such folder or layout, no masks, or no case that can be read.
@@ -123,18 +120,11 @@ def find_cases(
     images = {case.name: by_name[case.name].image_sha256 for case in usable}
     chosen = CaseDataset(dataset.name, dataset.layout, dataset.root, usable, dataset.notes)
     splits = _split(chosen, {c.name: by_name[c.name].label for c in usable}, images, val_fraction, seed)
-    train = [case for case in usable if splits[case.name] == "train"]
-    entry = LedgerEntry(
-        name=dataset.name,
-        licence=licence,
-        count=len(train),
-        image_sha256=tuple(sorted(images[case.name][:SHORT_HASH] for case in train)),
-    )
     items = {case.name: item_of(case, by_name[case.name].label) for case in usable}
     return Cases(
-        train=tuple(items[case.name] for case in train),
+        train=tuple(items[case.name] for case in usable if splits[case.name] == "train"),
         held_out=tuple(items[case.name] for case in usable if splits[case.name] == "val"),
-        entry=entry,
+        name=dataset.name,
         content_sha256=inventory.content_sha256,
         images=tuple(images.values()),
     )
@@ -231,9 +221,17 @@ class TrainingSlices(Dataset):
     expects it, ``label (1, S, S)`` uint8 with 1 in a lesion, 0 elsewhere, 255 outside the patient.
 
     Args:
-        data: items; network: decides size, pixels and domain.
+        data: items, ours or anyone's ``{"image": path, "label": path}``.
+        network: decides size, pixels and domain.
         transform: random augmentation of one slice.
         lesion, free: at most so many slices with and without lesion of every case.
+        name, licence: of the data, for the ledger.
+
+    Attributes:
+        entry: the line in the data ledger of what is trained on these slices.
+
+    Raises:
+        InputError: a case that cannot be used, or no lesion in any slice.
     """
 
     def __init__(
@@ -243,15 +241,17 @@ class TrainingSlices(Dataset):
         transform: Callable[[Item], Item] | None = None,
         lesion: int = 12,
         free: int = 12,
+        name: str = "training data",
+        licence: str = "not stated",
     ) -> None:
         super().__init__(data, transform)
-        self.slices = [
-            part
-            for item in progress_bar_over(data, "cutting slices")
-            for part in _cut(item, network, SliceConfig(lesion=lesion, free=free))
-        ]
-        if not any((part["label"] == 1).any() for part in self.slices):
+        config = SliceConfig(lesion=lesion, free=free)
+        cut = [part for item in progress_bar_over(data, "cutting slices") for part in _cut(item, network, config)]
+        self.slices = [{"image": part.pixels, "label": _training_label(part)} for part in cut]
+        if not any(part.label for part in cut):
             raise InputError("The training slices must show lesions", f"none in {len(data)} case(s)")
+        images = sorted({part.image_sha256[:SHORT_HASH] for part in cut})
+        self.entry = LedgerEntry(name=name, licence=licence, count=len(data), image_sha256=tuple(images))
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -268,15 +268,18 @@ class TrainingSlices(Dataset):
         return part if self.transform is None else self.transform(part)
 
 
-def _cut(item: Item, network: HeadCLIPNetwork, config: SliceConfig) -> list[dict[str, torch.Tensor]]:
+def _cut(item: Item, network: HeadCLIPNetwork, config: SliceConfig) -> list[TrainingSlice]:
     case, model = case_of(item), network.model
     labelled = load_case(case, masks_known=True)
     if labelled.gt_mask is None:
         raise InputError("Every training case must say where its lesions are", f"{case.name} has no mask")
     tower = model.built.tower
     spec = Preprocessing(network.image_size, tower.mean, tower.std)
-    cut = cut_case(case, labelled, labelled.gt_mask, model.domain, spec, config)
-    return [{"image": p.pixels, "label": p.mask.where(p.valid, torch.tensor(IGNORE).to(p.mask))[None]} for p in cut]
+    return cut_case(case, labelled, labelled.gt_mask, model.domain, spec, config)
+
+
+def _training_label(part: TrainingSlice) -> torch.Tensor:
+    return part.mask.where(part.valid, torch.tensor(IGNORE).to(part.mask))[None]
 
 
 def _split(

@@ -64,6 +64,20 @@ class PackSaver:
         write_ledger(self.checkpoint, self.ledger)
 
 
+class SetTrainer:
+    """Tells a handler of the evaluator, ``EarlyStopHandler``, which trainer it stops; attach it to the trainer.
+
+    A trainer names its evaluator, so that the evaluator's handlers cannot name the trainer in a config.
+    """
+
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+
+    def attach(self, engine: IgniteEngine) -> None:
+        """Attach to a trainer."""
+        self.handler.set_trainer(engine)
+
+
 class ScoreSaver:
     """Writes ``scores.csv``, a line per case, and ``scores_slices.csv``, a line per slice; whole or not at all.
 

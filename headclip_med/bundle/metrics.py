@@ -97,7 +97,7 @@ class AnomalyMetrics(Metric):
         else:
             scores, background = (_array(data[f"pred_slice_{part}"]).ravel() for part in ("scores", "background"))
             axis = int(data["pred_slice_axis"])
-            labels = truth.any(axis=tuple(a for a in range(truth.ndim) if a != axis))
+            labels = np.asarray(truth.any(axis=tuple(a for a in range(truth.ndim) if a != axis)))
             kept = ~background.astype(bool) | labels
             self._sums["slice"].add(count_scores(scores[kept].astype(np.float32), labels[kept]))
             case = float(data.get("pred_score", volume_score(scores.tolist())))

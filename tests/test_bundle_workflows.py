@@ -1,0 +1,250 @@
+"""The bundle through MONAI's own workflow classes: train, evaluate and infer, and what they leave behind."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from bundle_case import EVALUATE, INFERENCE, ROOT, TRAIN, settings, training, write_patients
+from monai.bundle import ConfigWorkflow, create_workflow
+from safetensors.torch import load_file
+
+from headclip_med import load_engine
+from headclip_med.bundle import build_network, read_ledger
+from headclip_med.errors import HeadclipError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning"),  # that a config is code
+]
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_patients(tmp_path_factory.mktemp("data") / "patients")
+
+
+@pytest.fixture(scope="module")
+def trained(patients: Path, tiny_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folder of a training run of two epochs."""
+    out = tmp_path_factory.mktemp("trained")
+    run(TRAIN, "train", **training(patients, out, tiny_pack))
+    return out
+
+
+def run(configs: list[str], kind: str, **overrides: Any) -> ConfigWorkflow:
+    """Initialize, check, run and finalize, as the model zoo's tests do."""
+    workflow = ConfigWorkflow(
+        config_file=configs,
+        meta_file=str(ROOT / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type=kind,
+        **overrides,
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    workflow.run()
+    workflow.finalize()
+    return workflow
+
+
+def test_training_leaves_checkpoints_a_pack_and_its_ledger(trained: Path, patients: Path) -> None:
+    models = trained / "models"
+    assert {path.name for path in models.iterdir()} == {"last.pt", "model_trained.pt", "model_trained.json", "pack"}
+    state = torch.load(models / "model_trained.pt", weights_only=True)
+    pack = load_file(models / "pack" / "pack.safetensors")
+    assert torch.equal(state["head_weights"], pack["head_weights"])
+    assert not torch.equal(pack["head_weights"], torch.ones_like(pack["head_weights"]))
+    record = json.loads((models / "pack" / "pack.json").read_text())
+    assert record["ledger"][-1]["name"] == patients.name
+    assert record["ledger"][-1]["count"] == 2
+    assert "validation cases" in record["threshold"]["origin"]
+    assert "val_pixel_auroc" in record["validation"]
+
+
+def test_the_trained_pack_predicts_as_the_checkpoint_does(trained: Path, patients: Path, tiny_pack: Path) -> None:
+    source = patients / "patient0" / "flair.nii.gz"
+    network = build_network(tiny_pack)
+    network.load_state_dict(torch.load(trained / "models" / "model_trained.pt", weights_only=True))
+    from_pack = load_engine(trained / "models" / "pack").predict(source)
+    from_checkpoint = network.as_engine().predict(source)
+    assert np.array_equal(from_pack.map_array, from_checkpoint.map_array)
+    assert from_pack.pred_score == from_checkpoint.pred_score
+
+
+def test_training_data_is_refused_in_an_evaluation(trained: Path, patients: Path, tiny_pack: Path) -> None:
+    checkpoint = trained / "models" / "model_trained.pt"
+    assert len(read_ledger(checkpoint)[-1]["image_sha256"]) == 2
+    overrides = training(patients, trained / "eval", tiny_pack, ckpt_path=str(checkpoint))
+    with pytest.raises(RuntimeError) as caught:
+        run(EVALUATE, "eval", **overrides)
+    assert "2 of 4 images are in patients" in str(innermost(caught.value))
+
+
+def test_held_out_patients_can_be_evaluated(trained: Path, patients: Path, tiny_pack: Path, tmp_path: Path) -> None:
+    checkpoint = trained / "models" / "model_trained.pt"
+    overrides = training(patients, tmp_path, tiny_pack, ckpt_path=str(checkpoint), held_out_only=True)
+    workflow = run(EVALUATE, "eval", **overrides)
+    assert len(workflow.dataset) == 2
+    rows = (tmp_path / "metrics.csv").read_text()
+    assert "val_pixel_auroc" in rows
+    saved = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.nii.gz"))
+    assert len(saved) == 2
+    name = saved[0].split("/")[0]
+    assert saved[0] == f"{name}/{name}_anomaly_map.nii.gz"
+    assert_on_grid(tmp_path / saved[0], patients / name / "flair.nii.gz")
+
+
+def test_a_checkpoint_of_another_network_is_one_message(patients: Path, tiny_pack: Path, tmp_path: Path) -> None:
+    overrides = settings(patients, tmp_path, tiny_pack, pattern="*flair.nii.gz", ckpt_path=str(ROOT / "models/model.pt"))
+    with pytest.raises(RuntimeError) as caught:
+        run(INFERENCE, "infer", **overrides)
+    words = str(innermost(caught.value))
+    assert "A checkpoint must hold the" in words
+    assert "unknown (first tower.blocks.2." in words
+    assert "of another shape" in words
+    assert len(words) < 500
+
+
+@pytest.mark.parametrize("changes", [{}, {"spatial_size": [16, 20, 6]}])
+def test_inference_gives_maps_on_the_sources_grid(
+    patients: Path, tiny_pack: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    overrides = settings(patients, tmp_path, tiny_pack, pattern="*flair.nii.gz", load_pretrain=False, **changes)
+    run(INFERENCE, "infer", **overrides)
+    names = [row["case"] for row in rows_of(tmp_path / "scores.csv")]
+    assert names == ["flair", "flair_2", "flair_3", "flair_4"]  # of one file name, none overwrites another
+    for number, name in enumerate(names):
+        source = patients / f"patient{number}" / "flair.nii.gz"
+        assert_on_grid(tmp_path / name / f"{name}_anomaly_map.nii.gz", source)
+
+
+def test_bundle_and_predict_give_the_same_map_and_scores(patients: Path, tiny_pack: Path, tmp_path: Path) -> None:
+    overrides = settings(patients, tmp_path, tiny_pack, pattern="*flair.nii.gz", load_pretrain=False)
+    run(INFERENCE, "infer", **overrides)
+    expected = load_engine(tiny_pack).predict(patients / "patient2" / "flair.nii.gz")
+    found = nib.load(tmp_path / "flair_3" / "flair_3_anomaly_map.nii.gz").get_fdata(dtype=np.float32)
+    assert np.abs(found - expected.map_array).max() <= 1e-6
+    assert float(rows_of(tmp_path / "scores.csv")[2]["score"]) == pytest.approx(expected.pred_score, abs=1e-6)
+    slices = [row for row in rows_of(tmp_path / "scores_slices.csv") if row["case"] == "flair_3"]
+    assert [float(row["score"]) for row in slices] == pytest.approx([part.score for part in expected.slices], abs=1e-6)
+
+
+def test_the_shipped_model_predicts_as_headclip_tiny(patients: Path, tmp_path: Path) -> None:
+    overrides = settings(patients / "patient1", tmp_path, Path("headclip-tiny"), pattern="*flair.nii.gz")
+    run(INFERENCE, "infer", **overrides)
+    expected = load_engine("headclip-tiny").predict(patients / "patient1" / "flair.nii.gz")
+    found = nib.load(tmp_path / "flair" / "flair_anomaly_map.nii.gz").get_fdata(dtype=np.float32)
+    assert np.abs(found - expected.map_array).max() <= 1e-6
+
+
+def test_shipped_weights_are_those_of_the_embedded_pack() -> None:
+    expected = build_network("headclip-tiny").state_dict()
+    for name, state in (
+        ("model.pt", torch.load(ROOT / "models" / "model.pt", weights_only=True)),
+        ("model.safetensors", load_file(ROOT / "models" / "model.safetensors")),
+    ):
+        assert set(state) == set(expected), name
+        assert all(torch.equal(state[key].float(), expected[key].float()) for key in expected), name
+
+
+# --- in plain Python ------------------------------------------------------------------------------------------------
+
+
+def test_settings_are_the_configs_top_level_values() -> None:
+    from headclip_med_workflows.pythonic import HeadCLIPEvaluation, HeadCLIPInference, Settings
+
+    train, evaluate, inference = (yaml.safe_load(Path(files[-1]).read_text()) for files in (TRAIN, EVALUATE, INFERENCE))
+    known = {field.name: field.default for field in dataclasses.fields(Settings)}
+    for values, own in ((train, {}), ({**train, **evaluate}, HeadCLIPEvaluation.defaults)):
+        for name, value in known.items() & values.keys() and {n: values[n] for n in known if n in values}.items():
+            if not str(value).startswith(("$", "@")):
+                expected = own.get(name, known[name])
+                assert (list(expected) if isinstance(expected, tuple) else expected) == value or name == "learn", name
+    assert inference["precision"] == HeadCLIPInference.defaults["precision"]
+    plain = {name for name, value in train.items() if not isinstance(value, dict | list) and name != "bundle_root"}
+    assert plain - {"network", "mlflow"} <= set(known)
+
+
+def test_pythonic_evaluation_equals_the_configs(patients: Path, tiny_pack: Path, tmp_path: Path) -> None:
+    overrides = training(patients, tmp_path / "config", tiny_pack, ckpt_path=str(checkpoint_of(tiny_pack, tmp_path)))
+    expected = run(EVALUATE, "eval", **overrides).evaluator.state.metrics
+    del overrides["bundle_root"]
+    overrides |= {"output_dir": str(tmp_path / "python"), "load_pretrain": True}
+    workflow = create_workflow(
+        workflow_name="headclip_med_workflows.pythonic.HeadCLIPEvaluation", config_file=None, **overrides
+    )
+    assert workflow.check_properties() == []
+    workflow.run()
+    workflow.finalize()
+    assert workflow.evaluator.state.metrics == expected
+    assert len(list((tmp_path / "python").rglob("*.nii.gz"))) == 4
+
+
+def test_pythonic_training_and_inference(patients: Path, tiny_pack: Path, tmp_path: Path) -> None:
+    from headclip_med_workflows.pythonic import HeadCLIPInference, HeadCLIPTraining
+
+    overrides = training(patients, tmp_path, tiny_pack)
+    del overrides["bundle_root"]
+    workflow = HeadCLIPTraining(**overrides)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    workflow.run()
+    workflow.finalize()
+    assert (tmp_path / "models" / "model_trained.pt").is_file()
+    assert workflow.trainer.state.epoch == 2
+    again = HeadCLIPInference(
+        dataset_dir=str(patients / "patient0"),
+        output_dir=str(tmp_path / "out"),
+        pattern="*flair.nii.gz",
+        model=str(tiny_pack),
+        ckpt_path=str(tmp_path / "models" / "model_trained.pt"),
+    )
+    again.initialize()
+    assert again.check_properties() == []
+    again.run()
+    assert_on_grid(tmp_path / "out" / "flair" / "flair_anomaly_map.nii.gz", patients / "patient0" / "flair.nii.gz")
+
+
+def test_a_misspelt_setting_is_refused_with_the_nearest() -> None:
+    from headclip_med_workflows.pythonic import HeadCLIPInference
+
+    with pytest.raises(HeadclipError, match="given: output_dirr. Did you mean output_dir"):
+        HeadCLIPInference(output_dirr="x")
+
+
+def checkpoint_of(pack: Path, folder: Path) -> Path:
+    path = folder / "untrained.pt"
+    torch.save(build_network(pack).state_dict(), path)
+    return path
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    lines = path.read_text().splitlines()
+    assert "Research use only" in lines[0]
+    return list(csv.DictReader(lines[1:]))
+
+
+def assert_on_grid(path: Path, source: Path) -> None:
+    """Shape, affine, codes and units of the source, values in [0, 1]."""
+    found, expected = nib.load(path), nib.load(source)
+    assert found.shape == expected.shape
+    assert np.array_equal(found.affine, expected.affine)
+    assert [int(found.header[f"{form}_code"]) for form in ("qform", "sform")] == [1, 0]
+    assert found.header.get_xyzt_units()[0] == "mm"
+    values = found.get_fdata()
+    assert values.min() >= 0
+    assert 0 < values.max() <= 1
+
+
+def innermost(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
