@@ -64,7 +64,7 @@ def _every_command(
 def predict(
     inputs: options.InputsArgument,
     out: options.OutOption,
-    model: options.ModelOption = "headclip-tiny",
+    model: options.ModelOrExportOption = "headclip-tiny",
     weights: options.WeightsOption = None,
     method: options.MethodOption = None,
     domain: options.DomainOption = None,
@@ -130,7 +130,7 @@ def demo(
         Path,
         typer.Option("--out", "-o", metavar="DIR", help="Where the volume, its truth and the results go."),
     ] = Path("demo_output"),
-    model: options.ModelOption = "headclip-tiny",
+    model: options.ModelOrExportOption = "headclip-tiny",
     device: options.DeviceOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:

@@ -23,14 +23,18 @@ def _models(incomplete: str) -> list[str]:
     return _one_of(choices.model_names())(incomplete)
 
 
+_PLACES = "Built-in pack, pack folder or file, hf-pack:ORG/NAME, weight file [ARCH@]FILE, open_clip's ARCH/TAG"
 ModelOption = Annotated[
+    str,
+    typer.Option("--model", "-m", metavar="NAME", help=f"{_PLACES}, or timm:ARCH.", autocompletion=_models),
+]
+ModelOrExportOption = Annotated[
     str,
     typer.Option(
         "--model",
         "-m",
         metavar="NAME",
-        help="Built-in pack, pack folder or file, hf-pack:ORG/NAME, weight file [ARCH@]FILE, open_clip's ARCH/TAG, "
-        "timm:ARCH, or an exported FILE.onnx.",
+        help=f"{_PLACES}, timm:ARCH, or an exported FILE.onnx, which runs without torch.",
         autocompletion=_models,
     ),
 ]

@@ -78,8 +78,8 @@ class Engine:
         """Score one case.
 
         Args:
-            source: a file or folder, several files of one grid (sequences), a MetaTensor ``(C, I, J, K)``, or an
-                array ``(I, J, K)`` / ``(C, I, J, K)`` with ``affine``.
+            source: a file or folder, several files of one grid (sequences), a loaded volume
+                ``(C, I, J, K)``, or an array ``(I, J, K)`` / ``(C, I, J, K)`` with ``affine``.
             affine, modality, is_rgb: of an array: voxel → RAS mm, DICOM code such as CT, colours in [0, 255].
             domain: see ``headclip_med.packs.domains``; default the pack's own.
             plane: axial, coronal, sagittal, several of them (their maps are averaged), or ``all``; default the

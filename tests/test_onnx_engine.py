@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from dicom_series import CtSeries
 from monai.data import MetaTensor
 from onnx_model import add_card, export
 from oracle import oracle_engine
@@ -150,6 +151,15 @@ def test_every_kind_of_source_gives_the_same(onnx_engine: OnnxEngine, engine: En
     as_array = onnx_engine.predict(loaded.array, affine=loaded.affine)
     np.testing.assert_array_equal(as_array.map_array, from_file.map_array)
     assert isinstance(engine.predict(loaded).volume, MetaTensor)
+
+
+def test_a_dicom_series_keeps_its_slices_uids(engine: Engine, onnx_engine: OnnxEngine, tmp_path: Path) -> None:
+    CtSeries().write(tmp_path / "ct")
+    results = [e.predict(tmp_path / "ct") for e in (engine, onnx_engine)]
+    assert [s.uid for s in results[1].slices] == [s.uid for s in results[0].slices]
+    assert all(s.uid for s in results[1].slices)
+    np.testing.assert_allclose(results[1].map_array, results[0].map_array, atol=TOLERANCE)
+    assert results[1].warnings == results[0].warnings
 
 
 def test_provenance_is_the_packs_and_the_files(
