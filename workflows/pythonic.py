@@ -356,8 +356,8 @@ class HeadCLIPEvaluation(_Workflow):
     def get_handlers(self) -> list[Any]:
         return [
             self._loader(),
-            StatsHandler(iteration_log=False),
             MetricsSaver(self.settings.output_dir, metrics="*", metric_details=None),
+            StatsHandler(iteration_log=False),
             *self._board(iteration_log=False),
         ]
 
