@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,15 @@ GRIDS = {
     "permuted": (affine_of(("A", "I", "L"), (4, 3, 5)), (48, 50, 32)),
     "oblique": (rotation(17, 0) @ rotation(-11, 2) @ affine_of(("L", "S", "A"), (4, 4, 4)), (40, 38, 46)),
 }
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On a tower this small, threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

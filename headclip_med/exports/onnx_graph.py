@@ -120,6 +120,7 @@ def _no_cuda(device: str, why: str) -> ModelError:
 def _session(runtime: Any, file: Path, provider: str, options: dict[str, str]) -> InferenceSession:
     settings = runtime.SessionOptions()
     settings.log_severity_level = _ERRORS_ONLY
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")  # between batches numpy has the cores
     providers = [(provider, options), ("CPUExecutionProvider", {})]
     try:
         return runtime.InferenceSession(str(file), settings, providers=providers[: 1 if not options else 2])
