@@ -103,7 +103,9 @@ def test_held_out_patients_can_be_evaluated(trained: Path, patients: Path, tiny_
 
 
 def test_a_checkpoint_of_another_network_is_one_message(patients: Path, tiny_pack: Path, tmp_path: Path) -> None:
-    overrides = settings(patients, tmp_path, tiny_pack, pattern="*flair.nii.gz", ckpt_path=str(ROOT / "models/model.pt"))
+    overrides = settings(
+        patients, tmp_path, tiny_pack, pattern="*flair.nii.gz", ckpt_path=str(ROOT / "models/model.pt")
+    )
     with pytest.raises(RuntimeError) as caught:
         run(INFERENCE, "infer", **overrides)
     words = str(innermost(caught.value))
@@ -216,7 +218,7 @@ def test_pythonic_training_and_inference(patients: Path, tiny_pack: Path, tmp_pa
 def test_a_misspelt_setting_is_refused_with_the_nearest() -> None:
     from headclip_med_workflows.pythonic import HeadCLIPInference
 
-    with pytest.raises(HeadclipError, match="given: output_dirr. Did you mean output_dir"):
+    with pytest.raises(HeadclipError, match=r"given: output_dirr\. Did you mean output_dir"):
         HeadCLIPInference(output_dirr="x")
 
 
