@@ -60,7 +60,7 @@ def test_create_workflow_gives_an_inference_workflow(patients: Path, tiny_pack: 
     assert (tmp_path / "scores.csv").is_file()
 
 
-# --- MONAI Label: the keys that its tasks take from a bundle (monailabel/tasks/{infer,train}/bundle.py) -----------------
+# --- MONAI Label: the keys that its tasks take from a bundle (monailabel/tasks/{infer,train}/bundle.py) --------------
 
 
 def test_monai_label_infers_with_the_parts_it_looks_for(patients: Path) -> None:

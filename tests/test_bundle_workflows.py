@@ -157,6 +157,37 @@ def test_shipped_weights_are_those_of_the_embedded_pack() -> None:
         assert all(torch.equal(state[key].float(), expected[key].float()) for key in expected), name
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what mlflow itself uses
+def test_runs_are_tracked_in_sqlite_and_tensorboard(patients: Path, tiny_pack: Path, tmp_path: Path) -> None:
+    import sqlite3
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(TRAIN, "train", **{**training(patients, tmp_path, tiny_pack), "mlflow": True, "tensorboard": True})
+    with sqlite3.connect(tmp_path / "mlruns.db") as database:
+        kept = {key for (key,) in database.execute("SELECT DISTINCT key FROM metrics")}
+    assert {"train_loss", "val_pixel_auroc", "pixel_average_precision"} <= kept
+    seen = set()
+    for events in tmp_path.glob("events.out.tfevents.*"):
+        seen |= set(EventAccumulator(str(events)).Reload().Tags()["scalars"])
+    assert {"train_loss", "val_pixel_auroc"} <= seen
+
+
+def test_early_stop_ends_a_run_that_does_not_improve(patients: Path, tiny_pack: Path, tmp_path: Path) -> None:
+    overrides = training(patients, tmp_path, tiny_pack)
+    workflow = run(TRAIN, "train", **{**overrides, "max_epochs": 9, "patience": 1, "learning_rate": 1e-12})
+    assert workflow.trainer.state.epoch == 2
+
+
+def test_models_are_built_again_by_one_command(tmp_path: Path) -> None:
+    from headclip_med_workflows.build_model import build
+
+    assert [path.name for path in build(tmp_path)] == ["model.pt", "model.safetensors", "model.json"]
+    built, shipped = (torch.load(root / "models" / "model.pt", weights_only=True) for root in (tmp_path, ROOT))
+    assert all(torch.equal(built[key], shipped[key]) for key in shipped)
+    assert read_ledger(ROOT / "models" / "model.pt") == read_ledger(tmp_path / "models" / "model.pt")
+
+
 # --- in plain Python ------------------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _NOTHING = "headclip_med_runs_nothing"  # an id that no config has: MONAI then runs no list of expressions
 _CHECKPOINTS = ("ckpt_path", "ckpt_file")
+_RESULTS = {"output_dir": "eval", "ckpt_dir": "models"}  # where a run writes, and the folder of it
 _TRACKED_CONFIG = "config_%Y%m%d_%H%M%S.json"
 
 
@@ -107,6 +108,7 @@ def prepare(
     checked = check_overrides(parser, overrides)
     if "bundle_root" not in checked:
         checked["bundle_root"] = parser["bundle_root"] = str(bundle.root)
+    checked |= _results_here(bundle, parser, checked)
     _check_run_list(parser, checked.get("run_id", "run"))
     with bundle_on_path(bundle):
         _check_dataset(parser, checked)
@@ -247,6 +249,16 @@ def _resolved(parser: ConfigParser, key: str) -> Any:
         return ConfigParser(deepcopy(parser.config)).get_parsed_content(key)
     except Exception as error:
         raise in_words(error) from error
+
+
+def _results_here(bundle: BundleFolder, parser: ConfigParser, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Results of a bundle that is installed with the package go to the working folder, not into the installation."""
+    if not bundle.own or overrides["bundle_root"] != str(bundle.root):
+        return {}
+    places = {key: str(Path.cwd() / name) for key, name in _RESULTS.items() if key in parser and key not in overrides}
+    for key, place in places.items():
+        parser[key] = place
+    return places
 
 
 def _check_run_list(parser: ConfigParser, run_id: str) -> None:
