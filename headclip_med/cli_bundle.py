@@ -10,6 +10,7 @@ import typer
 from headclip_med import cli_options as options
 from headclip_med.bundle.folder import DEFAULT
 from headclip_med.cli_errors import errors_in_words
+from headclip_med.cli_export import export
 
 bundle_app = typer.Typer(help="Run, check and find MONAI bundles.", no_args_is_help=True)
 
@@ -144,3 +145,6 @@ def bundle_verify(
         else:
             console_bundle.show_checks(checks)
         raise typer.Exit(1 if failed else 0)
+
+
+bundle_app.command("export")(export)

@@ -134,7 +134,7 @@ def check_head_weights(weights: HeadWeights, tower: ImageTower) -> HeadWeights:
     for name, tensor in (("local", weights.local), ("global", weights.global_)):
         if tensor is None:
             continue
-        got = tuple(tensor.shape[1:] if weights.per_image else tensor.shape[:2])
+        got = tuple(map(int, tensor.shape[1:] if weights.per_image else tensor.shape[:2]))
         if tensor.ndim not in (2, 3) or got != want:
             raise ModelError(
                 f"{name} head weights must have the shape (layers, heads) = {want} of the tower",

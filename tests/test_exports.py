@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.networks.utils import convert_to_torchscript
 from torch.nn import functional as F
 from towers import clip_tower, timm_tower
 from typer.testing import CliRunner
@@ -23,7 +24,7 @@ from headclip_med.exports import onnx_file, program, torchscript
 from headclip_med.exports.card import card_path, parse_card
 from headclip_med.exports.graph import ExportGraph, MapGraph, exportable
 from headclip_med.exports.kinds import KINDS, parse_kinds, targets
-from headclip_med.exports.run import export_model, load_network
+from headclip_med.exports.run import Exported, export_model, load_network
 from headclip_med.hashing import sha256_file
 from headclip_med.head_weights import DynamicHeadWeights
 from headclip_med.models import Model, detector_for
@@ -176,12 +177,16 @@ def test_the_graph_holds_what_it_uses_and_leaves_the_tower_alone() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.built.tower.model.state_dict().items())
 
 
-def test_the_onnx_file_is_whole_and_names_its_axes(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def plain_files(tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
+    """One small model in every form."""
+    return export_model(plain_tokens_of_a_middle_block(), tmp_path_factory.mktemp("plain"), ALL, images=3)
+
+
+def test_the_onnx_file_is_whole_and_names_its_axes(plain_files: list[Exported]) -> None:
     import onnx
 
-    (file,) = export_model(plain_tokens_of_a_middle_block(), tmp_path / "x.onnx", parse_kinds("onnx", tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.onnx", "x.onnx.json"]
-    model = onnx.load(file.file, load_external_data=False)
+    model = onnx.load(plain_files[1].file, load_external_data=False)
     onnx.checker.check_model(model)
     assert {entry.domain: entry.version for entry in model.opset_import}[""] >= 18
     shapes = {
@@ -197,9 +202,9 @@ def test_the_onnx_file_is_whole_and_names_its_axes(tmp_path: Path) -> None:
     assert not any(tensor.external_data for tensor in model.graph.initializer)
 
 
-def test_no_file_names_a_folder_of_this_machine(tmp_path: Path) -> None:
+def test_no_file_names_a_folder_of_this_machine(plain_files: list[Exported]) -> None:
     here = str(Path(__file__).parents[1]).encode()
-    for entry in export_model(plain_tokens_of_a_middle_block(), tmp_path, ALL, images=3):
+    for entry in plain_files:
         content = [entry.file.read_bytes()]
         if zipfile.is_zipfile(entry.file):
             with zipfile.ZipFile(entry.file) as archive:
@@ -227,12 +232,6 @@ def test_a_tolerance_that_cannot_be_met_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.onnx must give the detector's probabilities within 1e-12"):
         export_model(plain_tokens_of_a_middle_block(), out, kinds, images=3, tolerance=1e-12)
     assert not out.exists()
-    out.mkdir()
-    (out / "model.ts").write_text("an earlier one")
-    with pytest.raises(ModelError, match="within 1e-12"):
-        export_model(plain_tokens_of_a_middle_block(), out, kinds, images=3, tolerance=1e-12)
-    assert [path.name for path in out.iterdir()] == ["model.ts"]
-    assert (out / "model.ts").read_text() == "an earlier one"
 
 
 def test_a_checkpoint_of_the_network_is_what_is_exported(tmp_path: Path) -> None:
@@ -254,16 +253,32 @@ def test_a_checkpoint_of_another_network_is_refused_by_name(tmp_path: Path) -> N
     state = build_network(precision="float32").state_dict()
     path = tmp_path / "model.pt"
     for change, words in (
-        ({"patch_classes": torch.ones(1, 2, 7)}, r"patch_classes \(1, 2, 7\) instead of"),
-        ({"surplus": torch.ones(1)}, "unknown surplus"),
+        ({"patch_classes": torch.ones(1, 2, 7)}, r"1 of another shape \(first patch_classes\)"),
+        ({"surplus": torch.ones(1)}, r"1 unknown \(first surplus\)"),
         ({"tower.cls_token": state["tower.cls_token"] + 1}, "frozen weights of the model"),
     ):
         torch.save({**state, **change}, path)
         with pytest.raises(ModelError, match=words):
             load_network(checkpoint=path)
     torch.save({key: value for key, value in state.items() if key != "patch_classes"}, path)
-    with pytest.raises(ModelError, match="no patch_classes"):
+    with pytest.raises(ModelError, match=r"1 missing \(first patch_classes\)"):
         load_network(checkpoint=path)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit:FutureWarning")
+def test_the_network_itself_can_be_traced_as_monais_exporter_does(tiny_pack: Path) -> None:
+    network = build_network(tiny_pack, precision="float32").train()
+    pixels = torch.randn(3, 3, network.image_size, network.image_size, generator=seeded(1))
+    traced = convert_to_torchscript(network, inputs=[pixels[:1]], use_trace=True)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(pixels), network(pixels), atol=1e-6, rtol=0)
+
+
+def test_a_network_that_was_not_prepared_is_not_traced(tiny_pack: Path) -> None:
+    network = build_network(tiny_pack)
+    pixels = torch.zeros(1, 3, network.image_size, network.image_size)
+    with torch.no_grad(), pytest.raises(ModelError, match="in evaluation mode and in float32 to be traced"):
+        torch.export.export(network, (pixels,), strict=False)
 
 
 def test_missing_packages_are_named_with_their_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -337,8 +352,11 @@ def test_a_model_in_16_bits_is_refused_in_words(tmp_path: Path) -> None:
 
 def test_weights_above_two_gigabytes_are_refused_for_onnx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(onnx_file, "_LARGEST_BYTES", 1000)
+    (tmp_path / "model.ts").write_text("an earlier one")
     with pytest.raises(ModelError, match="below 2 GB to lie inside one ONNX file"):
-        export_model(plain_tokens_of_a_middle_block(), tmp_path, parse_kinds("onnx", tmp_path), images=3)
+        export_model(plain_tokens_of_a_middle_block(), tmp_path, parse_kinds("torchscript,onnx", tmp_path), images=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ts"]
+    assert (tmp_path / "model.ts").read_text() == "an earlier one"
 
 
 def test_a_card_that_cannot_be_written_takes_its_file_with_it(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ class HeadCLIPNetwork(nn.Module):
         self.tower = model.built.tower.model
         self._model, self._precision = model, precision
         self._engine: tuple[object, Engine] | None = None
+        self._ready: tuple[Engine, HeadCLIP] | None = None
         learned = {LEARNABLE[part] for part in learn}
         self._names = tuple(sorted(model.pack.tensors))
         for name, value in sorted(model.pack.tensors.items()):
@@ -89,7 +90,12 @@ class HeadCLIPNetwork(nn.Module):
         if torch.is_grad_enabled() and any(tensor.requires_grad for _, tensor in self.pack_tensors()):
             self._place()
             return self._detector(self._with(dict(self.pack_tensors())))
-        return self._detector(self.as_engine().model)
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return self._prepared()
+        engine = self.as_engine()
+        if self._ready is None or self._ready[0] is not engine:
+            self._ready = (engine, self._detector(engine.model))
+        return self._ready[1]
 
     def as_engine(self, batch_size: int | None = None) -> Engine:
         """The engine that scores cases with these weights; made anew only after they changed or moved."""
@@ -124,10 +130,26 @@ class HeadCLIPNetwork(nn.Module):
         return ((name, getattr(self, _attribute(name))) for name in self._names)
 
     def train(self, mode: bool = True) -> HeadCLIPNetwork:
-        """Training mode for the learned parts; the tower stays in evaluation mode."""
+        """Training mode for the learned parts; the tower stays in evaluation mode.
+
+        A float32 network in evaluation mode can be traced, as MONAI's exporters do right after ``eval()``.
+        """
         super().train(mode)
         self.tower.eval()
+        if not mode and self._precision == "float32":
+            with torch.no_grad():
+                self.detector()
         return self
+
+    def _prepared(self) -> HeadCLIP:
+        """The detector as it was made last: a tracer must find it made, for making it looks into tensors."""
+        if self._ready is None:
+            raise ModelError(
+                "A network must be in evaluation mode and in float32 to be traced",
+                f"precision {self._precision}, training {self.training}",
+                "Use precision: float32 in network_def, and call eval()",
+            )
+        return self._ready[1]
 
     def _place(self) -> torch.device:
         """Store the tower's matrices in the chosen type, on the device where the module is now."""

@@ -302,7 +302,7 @@ def _checked_classes(classes: ClassFeatures, layers: tuple[int, ...], tower: Ima
     if missing:
         raise ModelError(f"Class features must be given for every tapped layer {list(layers)}", f"none for {missing}")
     vectors = [*classes.patch.values(), *([] if classes.image is None else [classes.image])]
-    shapes = {tuple(v.shape) for v in vectors} | {(2, c.shape[-1]) for c in classes.centre.values()}
+    shapes = {tuple(map(int, v.shape)) for v in vectors} | {(2, int(c.shape[-1])) for c in classes.centre.values()}
     if shapes != {(2, tower.output_dim)}:
         raise ModelError(
             f"Class features must have the shape (2, {tower.output_dim}) of the tower's features",

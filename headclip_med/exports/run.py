@@ -133,25 +133,15 @@ def load_network(
 
 
 def _load_checkpoint(network: HeadCLIPNetwork, state: dict[str, Tensor], name: str) -> None:
+    frozen = {key: tensor.clone() for key, tensor in network.state_dict().items() if key.startswith("tower.")}
+    network.load_state_dict(state)
     own = network.state_dict()
-    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
-    faults = [f"no {key}" for key in missing] + [f"unknown {key}" for key in unknown]
-    faults += [f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}" for key in wrong]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ModelError(
-            "A checkpoint must be the state of this model's HeadCLIPNetwork",
-            f"{name}: {', '.join(faults[:3])}{more}",
-            "Name the model that was trained with --model",
-        )
-    if not all(torch.equal(own[key], state[key].to(own[key])) for key in own if key.startswith("tower.")):
+    if not all(torch.equal(tensor, own[key]) for key, tensor in frozen.items()):
         raise ModelError(
             "The tower of a checkpoint must have the frozen weights of the model",
             f"other tower weights in {name}",
             "Name the model that was trained with --model, and its --weights",
         )
-    network.load_state_dict(state)
 
 
 def _write_all(
