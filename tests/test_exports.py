@@ -12,11 +12,12 @@ import pytest
 import torch
 from monai.networks.utils import convert_to_torchscript
 from torch.nn import functional as F
-from towers import clip_tower, timm_tower
+from towers import clip_visual, timm_tower
 from typer.testing import CliRunner
 
 from headclip_med.bundle.network import build_network
 from headclip_med.cli import app
+from headclip_med.encoders.adapters import tower_from_open_clip
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.errors import InputError, MissingExtraError, ModelError, OutputError
@@ -74,10 +75,17 @@ def theta(*shape: int) -> torch.Tensor:
     return 1 + 0.4 * torch.randn(*shape, generator=seeded(7))
 
 
+def short_clip(blocks: int, **options: object) -> ImageTower:
+    """The tiny CLIP tower with fewer blocks, which are exported faster."""
+    visual = clip_visual("tiny", **options)
+    visual.transformer.resblocks = visual.transformer.resblocks[:blocks]
+    return tower_from_open_clip(visual)
+
+
 def clip_with_two_taps() -> Model:
-    tower = clip_tower()
-    tensors = {**image_classes(tower), "head_weights": theta(3, 4)}
-    config = {"feature_layers": (1, 3), "jas_score_pool": True, "jas_pool": "topk_mean", "global_norm": False}
+    tower = short_clip(3)
+    tensors = {**image_classes(tower), "head_weights": theta(2, 4)}
+    config = {"feature_layers": (1, 2), "jas_score_pool": True, "jas_pool": "topk_mean", "global_norm": False}
     return make_model(tower, tensors, **config)
 
 
@@ -89,11 +97,11 @@ def registers_centre_and_intensity() -> Model:
 
 
 def predicted_weights_and_average_pooling() -> Model:
-    tower = clip_tower(pool_type="avg", final_ln_after_pool=True)
+    tower = short_clip(2, pool_type="avg", final_ln_after_pool=True)
     predictor = DynamicHeadWeights(tower.width, tower.depth, tower.heads, 8)
     torch.nn.init.normal_(predictor.output.weight, generator=seeded(9))
     dynamic = {f"dynamic.{name}": value for name, value in predictor.state_dict().items()}
-    config = {"lhw_dynamic": True, "lhw_branch": "both", "jas_pool": "p99.5"}
+    config = {"feature_layers": (1,), "lhw_dynamic": True, "lhw_branch": "both", "jas_pool": "p99.5"}
     return make_model(tower, {**image_classes(tower), **dynamic}, **config)
 
 
@@ -109,9 +117,15 @@ def plain_tokens_of_a_middle_block() -> Model:
 
 
 def decoupled_weights() -> Model:
-    tower = clip_tower(pool_type="avg", final_ln_after_pool=False)
-    tensors = {**image_classes(tower), "head_weights": theta(3, 4), "head_weights_global": theta(4, 4)}
-    config = {"lhw_task_decoupled": True, "lhw_param": "softplus", "image_size": 40, "position_mode": "bilinear"}
+    tower = short_clip(2, pool_type="avg", final_ln_after_pool=False)
+    tensors = {**image_classes(tower), "head_weights": theta(1, 4), "head_weights_global": theta(2, 4)}
+    config = {
+        "feature_layers": (1,),
+        "lhw_task_decoupled": True,
+        "lhw_param": "softplus",
+        "image_size": 40,
+        "position_mode": "bilinear",
+    }
     return make_model(tower, tensors, **config)
 
 
