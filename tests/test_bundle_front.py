@@ -374,3 +374,9 @@ def test_path_and_list_load_nothing_heavy() -> None:
 
 def _spoil(bundle: Path, **changes: Any) -> None:
     change_config(bundle / "configs" / "train.yaml", **changes)
+
+
+def test_results_of_an_installed_bundle_go_to_the_working_folder(bundle: Path, tmp_path: Path) -> None:
+    assert _run("inference", "--dataset_dir", "scans").exit_code == 0
+    assert (tmp_path / "eval" / "inferred.json").is_file()
+    assert not (bundle / "eval").exists()
