@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
     from headclip_med.reading.base import LoadedVolume
     from headclip_med.reading.dicom_series import SeriesInfo
-    from headclip_med.reading.monai_readers import DicomSeriesReader, NiftiReader, RasterReader, SitkReader, VolumeReader
+    from headclip_med.reading.monai_readers import (
+        DicomSeriesReader,
+        NiftiReader,
+        RasterReader,
+        SitkReader,
+        VolumeReader,
+    )
 
 __all__ = [
     "DicomSeriesReader",
