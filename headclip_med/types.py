@@ -46,6 +46,9 @@ class VolumeMeta(TypedDict, total=False):
     default_window: list[float] | None  # [level, width] stored in the file
     slice_uids: list[str]  # SOPInstanceUIDs ...
     slice_positions: list[list[float]]  # ... and the RAS mm position of each slice's centre
+    slice_files: list[str]  # absolute path of each slice's file, "" for an inserted empty slice; never written out
+    slice_frames: list[int]  # 0-based frame within that file
+    resampled: bool  # True: the array is no longer the source's pixel grid
     qform_code: int
     sform_code: int
     reader_warnings: list[str]  # what was odd, in words

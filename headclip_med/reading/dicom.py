@@ -65,6 +65,8 @@ def read_dicom(
     meta["is_2d"] = not geometry
     meta["slice_normal"] = directions(affine)[:, 2].tolist() if geometry else None
     meta["slice_uids"] = [header.sop_uid for header in headers]
+    meta["slice_files"] = [str(header.path.absolute()) for header in headers]
+    meta["slice_frames"] = [0] * len(headers)
     shape = (array.shape[1], array.shape[2], array.shape[3])
     meta["slice_positions"] = slice_centres(affine, shape, 2).tolist()
     return finish(array, affine, meta, list(dict.fromkeys(notes)))
