@@ -53,11 +53,17 @@ def find_components(volume_map: Map, affine: Affine, threshold: float, axis: int
     Args:
         volume_map: ``(I, J, K)`` in [0, 1]; affine: voxel → RAS mm; axis: of the primary plane.
     """
-    labels, count = ndimage.label(volume_map >= threshold, structure=_FULL_CONNECTIVITY)
+    labels, count = connected_components(volume_map, threshold)
     boxes = ndimage.find_objects(labels)
     found = [_measure(volume_map, labels, i + 1, boxes[i], affine, axis) for i in range(count)]
     found.sort(key=lambda f: (-f["peak"], -f["voxels"], f["voxel_min"]))
     return tuple(Finding(label=rank + 1, **facts) for rank, facts in enumerate(found))
+
+
+def connected_components(volume_map: Map, threshold: float) -> tuple[NDArray[np.int32], int]:
+    """Labels ``(I, J, K)`` from 1, in no order of importance, and how many there are."""
+    labels, count = ndimage.label(volume_map >= threshold, structure=_FULL_CONNECTIVITY)
+    return labels, int(count)
 
 
 def _measure(

@@ -1,0 +1,3 @@
+"""placeholder"""
+from pydicom import Dataset
+def deidentify(dataset: Dataset) -> None: ...

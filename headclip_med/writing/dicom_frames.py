@@ -1,0 +1,103 @@
+"""A result's map and findings at the pixels of the source frames: exactly where the grids coincide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from headclip_med.errors import OutputError
+from headclip_med.geometry import RAS_TO_LPS, world_to_voxel
+from headclip_med.result import AnomalyResult
+from headclip_med.types import Affine
+from headclip_med.volume_map import connected_components
+from headclip_med.writing.dicom_sources import SourceFrame, SourceImages
+
+# Voxels: affines that went through DICOM's decimal strings and back differ by less.
+_ON_GRID = 1e-3
+
+MOST_SEGMENTS = 50  # findings with a segment of their own; viewers list them all, and nobody reads more
+
+
+def frame_scores(result: AnomalyResult, sources: SourceImages) -> NDArray[np.float32]:
+    """The map at every source pixel, ``(N, rows, columns)`` float32; linear between voxels, 0 outside the volume."""
+    return np.clip(_at_pixels(result.map_array, result, sources, order=1), 0, 1)
+
+
+def frame_segments(result: AnomalyResult, sources: SourceImages) -> NDArray[np.uint8]:
+    """Segment numbers at every source pixel, ``(N, rows, columns)``; 0: none, nearest voxel."""
+    return _at_pixels(segment_volume(result), result, sources, order=0)
+
+
+def segment_volume(result: AnomalyResult) -> NDArray[np.uint8]:
+    """``(I, J, K)``: 1 to :data:`MOST_SEGMENTS` for the findings in order, one more for all the others together."""
+    labels, count = connected_components(result.map_array, result.threshold)
+    segments = np.full(count + 1, MOST_SEGMENTS + 1, dtype=np.uint8)
+    segments[0] = 0
+    for number, finding in enumerate(result.findings[:MOST_SEGMENTS], start=1):
+        peak = np.round(world_to_voxel(result.affine, np.asarray(finding.peak_mm))).astype(int)
+        label = labels[tuple(peak)]
+        if label == 0:
+            raise OutputError("A finding must lie where its map reaches the threshold", f"finding {number} does not")
+        segments[label] = number
+    return segments[labels]
+
+
+def read_affine(result: AnomalyResult) -> Affine:
+    """Voxel → RAS mm of the volume as it was read, before any transform turned or cropped it."""
+    original = result.meta.get("original_affine")
+    return result.affine if original is None else np.asarray(original, dtype=np.float64)
+
+
+def _at_pixels(
+    volume: NDArray[np.generic], result: AnomalyResult, sources: SourceImages, order: int
+) -> NDArray[np.generic]:
+    out = np.zeros(sources.shape, dtype=volume.dtype)
+    for place, (frame, to_voxel) in enumerate(_mappings(result, sources)):
+        if _is_plain_slice(to_voxel, frame.k, volume.shape, sources.shape):
+            out[place] = volume[:, :, frame.k].T
+        else:
+            out[place] = _sampled(volume, to_voxel, sources.shape[1:], order)
+    return out
+
+
+def _mappings(result: AnomalyResult, sources: SourceImages) -> Iterator[tuple[SourceFrame, NDArray[np.float64]]]:
+    """For every frame the matrix ``(3, 3)``: (column, row, 1) → voxel of the result.
+
+    As long as the volume has the source's own pixels, slice k *is* frame k, also where an irregular stack has no
+    affine that places all of its slices; positions in the patient decide only after resampling.
+    """
+    inverse = np.linalg.inv(result.affine)
+    as_read = inverse @ read_affine(result)
+    for frame in sources.frames:
+        if sources.resampled and frame.to_lps is not None:
+            lps = np.vstack([frame.to_lps, [0.0, 0.0, 1.0]])
+            yield frame, (inverse @ RAS_TO_LPS @ lps)[:3]
+        else:
+            pixel = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, frame.k], [0, 0, 1]])
+            yield frame, (as_read @ pixel)[:3]
+
+
+def _is_plain_slice(
+    to_voxel: NDArray[np.float64], k: int, shape: tuple[int, ...], frames: tuple[int, int, int]
+) -> bool:
+    expected = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, k]])
+    far = np.array([[frames[2]], [frames[1]], [1.0]])
+    fits = shape[:2] == (frames[2], frames[1]) and k < shape[2]
+    return fits and bool(np.abs((to_voxel - expected) @ far).max() < _ON_GRID)
+
+
+def _sampled(
+    volume: NDArray[np.generic], to_voxel: NDArray[np.float64], size: tuple[int, int], order: int
+) -> NDArray[np.generic]:
+    rows, columns = np.indices(size, dtype=float)
+    places = np.tensordot(to_voxel, np.stack([columns, rows, np.ones(size)]), axes=1)
+    whole = np.round(places)
+    places = np.where(np.abs(places - whole) < _ON_GRID, whole, places)
+    last = np.array(volume.shape)[:, None, None] - 1
+    outside = ((places < -0.5) | (places > last + 0.5)).any(axis=0)
+    found = ndimage.map_coordinates(volume, np.clip(places, 0, last), order=order, mode="nearest")
+    found[outside] = 0
+    return np.asarray(found)

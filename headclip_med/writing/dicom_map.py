@@ -1,0 +1,37 @@
+"""The anomaly map as a DICOM Parametric Map, float32 on the source's own frames."""
+
+from __future__ import annotations
+
+from highdicom import VOILUTTransformation
+from highdicom.pm import ParametricMap, RealWorldValueMapping
+from pydicom.sr.codedict import codes
+
+from headclip_med.writing.dicom_frames import frame_scores
+from headclip_med.writing.dicom_study import Study, quiet
+
+
+def parametric_map(study: Study) -> ParametricMap:
+    """The map's float32 values unchanged, 0 to 1, unit 1; every source frame is in it."""
+    scores = frame_scores(study.result, study.sources)
+    mapping = RealWorldValueMapping(
+        lut_label="anomaly",
+        lut_explanation="Anomaly map, 0 normal to 1 abnormal, not calibrated",
+        unit=codes.UCUM.NoUnits,
+        value_range=(0.0, 1.0),
+        slope=1.0,
+        intercept=0.0,
+        quantity_definition=codes.DCM.Probability,
+    )
+    with quiet("such as a parametric map"):
+        made = ParametricMap(
+            source_images=study.sources.headers,
+            pixel_array=scores,
+            contains_recognizable_visual_features=False,
+            real_world_value_mappings=[mapping],
+            voi_lut_transformations=[VOILUTTransformation(window_center=0.5, window_width=1.0)],
+            content_label="ANOMALY",
+            content_description="Anomaly map, research use only",
+            **study.series("pm"),
+        )
+    study.finish(made)
+    return made

@@ -1,0 +1,202 @@
+"""Measurements as a Comprehensive 3D SR, TID 1500, whose groups refer to the segments of our own segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import highdicom.sr as sr
+from highdicom import CodingSchemeIdentificationItem
+from highdicom.seg import Segmentation
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from headclip_med import __version__
+from headclip_med.geometry import RAS_TO_LPS
+from headclip_med.result import Finding
+from headclip_med.types import RESEARCH_ONLY
+from headclip_med.writing.dicom_frames import MOST_SEGMENTS
+from headclip_med.writing.dicom_seg import frames_by_segment
+from headclip_med.writing.dicom_sources import SourceFrame
+from headclip_med.writing.dicom_study import ABNORMAL, ALGORITHM, MANUFACTURER, Study, quiet
+
+# DICOM has no codes for these; a designator that begins with 99 is for local schemes.
+_SCHEME = "99HEADCLIP"
+_SCORE = Code("anomaly-score", _SCHEME, "Anomaly score")
+_THRESHOLD = Code("anomaly-threshold", _SCHEME, "Threshold of the anomaly map")
+_FINDINGS = Code("findings", _SCHEME, "Number of findings")
+_CENTROID = tuple(Code(f"centroid-{a}", _SCHEME, f"Centroid, patient {a.upper()} (LPS)") for a in "xyz")
+_USE = Code("intended-use", _SCHEME, "Intended use")
+_RESEARCH = Code("research-only", _SCHEME, RESEARCH_ONLY)
+
+
+def measurement_report(study: Study, segmentation: Segmentation) -> sr.Comprehensive3DSR:
+    """One group about the case with its scores by slice, one about each finding, one about all further findings.
+
+    Args:
+        segmentation: of :func:`dicom_seg.findings_segmentation`, finished.
+    """
+    frames = frames_by_segment(segmentation)
+    groups = [_case(study)]
+    for number, finding in enumerate(study.shown, start=1):
+        groups.append(_group(study, segmentation, number, f"finding {number}", frames, _measured(study, finding)))
+    if study.others:
+        number, together = MOST_SEGMENTS + 1, list(_of_others(study))
+        groups.append(_group(study, segmentation, number, "further findings", frames, together))
+    with quiet("such as a report"):
+        content = sr.MeasurementReport(
+            observation_context=sr.ObservationContext(observer_device_context=_observer(study)),
+            procedure_reported=codes.SCT.ImagingProcedure,
+            imaging_measurements=groups,
+            title=codes.DCM.ImagingMeasurementReport,
+        )
+        made = sr.Comprehensive3DSR(
+            evidence=[*study.sources.evidence(), _evidence(segmentation)],
+            content=content[0],
+            is_complete=True,
+            coding_schemes=[_scheme()],
+            **study.series("sr"),
+        )
+    study.finish(made)
+    return made
+
+
+def _evidence(segmentation: Segmentation) -> Dataset:
+    """What a report needs of our segmentation, which would otherwise be copied with its pixels."""
+    item = Dataset()
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        setattr(item, keyword, segmentation[keyword].value)
+    return item
+
+
+def _scheme() -> CodingSchemeIdentificationItem:
+    return CodingSchemeIdentificationItem(
+        designator=_SCHEME, name="headclip-med", responsible_organization=MANUFACTURER
+    )
+
+
+def _observer(study: Study) -> sr.ObserverContext:
+    device = sr.DeviceObserverIdentifyingAttributes(
+        uid=study.uid("device"),
+        name=ALGORITHM,
+        manufacturer_name=MANUFACTURER,
+        model_name=study.model,
+        serial_number=__version__,
+    )
+    return sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+
+
+def _algorithm(study: Study) -> sr.AlgorithmIdentification:
+    parameters = [f"{name}={value}" for name, value in study.parameters().items()]
+    return sr.AlgorithmIdentification(name=ALGORITHM, version=__version__, parameters=parameters)
+
+
+def _use() -> list[sr.QualitativeEvaluation]:
+    return [sr.QualitativeEvaluation(name=_USE, value=_RESEARCH)]
+
+
+def _case(study: Study) -> sr.MeasurementsAndQualitativeEvaluations:
+    """The case's score, how many findings, the threshold, and every slice's score with the image it is about."""
+    result = study.result
+    measured = [
+        _number(_SCORE, result.pred_score),
+        _number(_THRESHOLD, result.threshold),
+        _number(_FINDINGS, len(result.findings)),
+    ]
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=study.tracking_uid(0), identifier="case"),
+        algorithm_id=_algorithm(study),
+        measurements=[*measured, *_of_slices(study)],
+        qualitative_evaluations=_use(),
+    )
+
+
+def _of_slices(study: Study) -> Iterator[sr.Measurement]:
+    """Scores of the slices that are source frames; none where the primary plane cuts across them."""
+    by_uid: dict[str, list[SourceFrame]] = {}
+    for frame in study.sources.frames:
+        by_uid.setdefault(frame.sop_uid, []).append(frame)
+    for entry in study.result.slices:
+        frames = by_uid.get(entry.uid or "", [])
+        if len(frames) == 1:
+            image = sr.SourceImageForMeasurement(frames[0].sop_class, frames[0].sop_uid, _numbers(frames))
+            yield sr.Measurement(
+                name=_SCORE, value=_rounded(entry.score), unit=codes.UCUM.NoUnits, referenced_images=[image]
+            )
+
+
+def _measured(study: Study, finding: Finding) -> list[sr.Measurement]:
+    measured = [
+        _number(codes.SCT.Volume, finding.volume_mm3, codes.UCUM.CubicMillimeter),
+        _number(_SCORE, finding.peak, derivation=codes.SCT.Maximum),
+        _number(_SCORE, finding.mean, derivation=codes.SCT.Mean),
+    ]
+    if study.sources.placed:
+        lps = RAS_TO_LPS[:3, :3] @ finding.centroid_mm
+        measured += [_number(name, x, codes.UCUM.Millimeter) for name, x in zip(_CENTROID, lps, strict=True)]
+    return measured
+
+
+def _of_others(study: Study) -> Iterator[sr.Measurement]:
+    yield _number(_FINDINGS, len(study.others))
+    yield _number(codes.SCT.Volume, sum(f.volume_mm3 for f in study.others), codes.UCUM.CubicMillimeter)
+    yield _number(_SCORE, study.others[0].peak, derivation=codes.SCT.Maximum)
+
+
+def _group(
+    study: Study,
+    segmentation: Segmentation,
+    number: int,
+    identifier: str,
+    frames: dict[int, list[int]],
+    measured: Sequence[sr.Measurement],
+) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+    own = frames.get(number, [])
+    segment = sr.ReferencedSegment(
+        sop_class_uid=segmentation.SOPClassUID,
+        sop_instance_uid=segmentation.SOPInstanceUID,
+        segment_number=number,
+        frame_numbers=own or None,
+        source_images=_source_images(study, segmentation, own),
+    )
+    return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=study.tracking_uid(number), identifier=identifier),
+        referenced_segment=segment,
+        finding_category=ABNORMAL,
+        finding_type=ABNORMAL,
+        algorithm_id=_algorithm(study),
+        measurements=measured,
+        qualitative_evaluations=_use(),
+    )
+
+
+def _source_images(study: Study, segmentation: Segmentation, own: list[int]) -> list[sr.SourceImageForSegmentation]:
+    """The source frames that a segment's frames were made from; all of them for a segment without a frame."""
+    groups = segmentation.PerFrameFunctionalGroupsSequence
+    named: dict[str, set[int]] = {}
+    for place in own:
+        for derivation in groups[place - 1].get("DerivationImageSequence") or []:
+            for item in derivation.SourceImageSequence:
+                numbers = named.setdefault(str(item.ReferencedSOPInstanceUID), set())
+                if "ReferencedFrameNumber" in item:
+                    numbers.add(int(item.ReferencedFrameNumber))
+    instances = study.sources.instances
+    return [
+        sr.SourceImageForSegmentation(instances[uid], uid, sorted(numbers) or None)
+        for uid, numbers in (named or dict.fromkeys(instances, set())).items()
+    ]
+
+
+def _numbers(frames: Sequence[SourceFrame]) -> list[int] | None:
+    return [frame.number for frame in frames if frame.number is not None] or None
+
+
+def _number(name: Code, value: float, unit: Code | None = None, derivation: Code | None = None) -> sr.Measurement:
+    return sr.Measurement(
+        name=name, value=_rounded(value), unit=unit or codes.UCUM.NoUnits, derivation=derivation
+    )
+
+
+def _rounded(value: float) -> float:
+    """Nine significant digits: all that float32 has, and short enough for a decimal string."""
+    return float(f"{value:.9g}")

@@ -1,0 +1,103 @@
+"""Findings, or the map itself, as a DICOM Segmentation on the source's own frames."""
+
+from __future__ import annotations
+
+import numpy as np
+from highdicom.seg import Segmentation, SegmentDescription
+from numpy.typing import NDArray
+from pydicom.uid import ExplicitVRLittleEndian
+
+from headclip_med.result import Finding
+from headclip_med.writing.dicom_frames import MOST_SEGMENTS, frame_scores, frame_segments
+from headclip_med.writing.dicom_study import ABNORMAL, Study, quiet, research_text
+
+
+def findings_segmentation(study: Study) -> Segmentation:
+    """BINARY: one segment per finding in order, the 50 highest; one more for all the others, if any.
+
+    Without any finding there is one segment, and nothing is set in it.
+    """
+    segments = frame_segments(study.result, study.sources)
+    described = [_finding_segment(study, number, f) for number, f in enumerate(study.shown, start=1)]
+    if study.others:
+        described.append(_others_segment(study))
+    return _segmentation(study, "seg", "BINARY", segments, described or [_nothing_segment(study)])
+
+
+def score_segmentation(study: Study) -> Segmentation:
+    """FRACTIONAL: the map in steps of 1/255 as the probability of one segment."""
+    scores = frame_scores(study.result, study.sources)
+    text = research_text(f"Anomaly map in 255 steps, peak {study.result.map_array.max():.3f}")
+    segment = _segment(study, 1, "Anomaly map", "anomaly map", text)
+    return _segmentation(study, "segscore", "FRACTIONAL", scores[..., None], [segment])
+
+
+def frames_by_segment(segmentation: Segmentation) -> dict[int, list[int]]:
+    """Segment number → its 1-based frame numbers in the object."""
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    frames: dict[int, list[int]] = {}
+    for number, groups in enumerate(segmentation.PerFrameFunctionalGroupsSequence, start=1):
+        place = groups if "SegmentIdentificationSequence" in groups else shared
+        segment = int(place.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        frames.setdefault(segment, []).append(number)
+    return frames
+
+
+def _segmentation(
+    study: Study, kind: str, of_type: str, pixels: NDArray[np.generic], described: list[SegmentDescription]
+) -> Segmentation:
+    with quiet("such as a segmentation"):
+        made = Segmentation(
+            source_images=study.sources.headers,
+            pixel_array=pixels,
+            segmentation_type=of_type,
+            segment_descriptions=described,
+            omit_empty_frames=not study.options.keep_empty_frames,
+            content_label="ANOMALY",
+            content_description="Anomalies, research use only",
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            **study.series(kind),
+        )
+    study.finish(made)
+    return made
+
+
+def _finding_segment(study: Study, number: int, finding: Finding) -> SegmentDescription:
+    facts = (
+        f"Score {finding.peak:.3f} (peak), {finding.mean:.3f} (mean)",
+        f"{finding.volume_mm3:.1f} mm3",
+        f"threshold {study.result.threshold:.3g}",
+    )
+    label = f"Finding {number}, score {finding.peak:.2f}"
+    return _segment(study, number, label, f"finding {number}", research_text(*facts))
+
+
+def _others_segment(study: Study) -> SegmentDescription:
+    others = study.others
+    text = research_text(
+        f"{len(others)} findings with lower scores than the {MOST_SEGMENTS} before, together",
+        f"highest score {others[0].peak:.3f}",
+        f"{sum(finding.volume_mm3 for finding in others):.1f} mm3",
+    )
+    label = f"{len(others)} further findings, score up to {others[0].peak:.2f}"
+    return _segment(study, MOST_SEGMENTS + 1, label, "further findings", text)
+
+
+def _nothing_segment(study: Study) -> SegmentDescription:
+    text = research_text(f"Nothing reaches the threshold {study.result.threshold:.3g}; no pixel is set")
+    return _segment(study, 1, "No finding", "no finding", text)
+
+
+def _segment(study: Study, number: int, label: str, tracking: str, text: str) -> SegmentDescription:
+    segment = SegmentDescription(
+        segment_number=number,
+        segment_label=label,
+        segmented_property_category=ABNORMAL,
+        segmented_property_type=ABNORMAL,
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=study.algorithm(),
+        tracking_id=tracking,
+        tracking_uid=study.tracking_uid(number),
+    )
+    segment.SegmentDescription = text
+    return segment

@@ -1,0 +1,183 @@
+"""What all objects of one result share: identity, series, time, equipment, words; and the finishing touches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from highdicom import AlgorithmIdentificationSequence
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.valuerep import DA, DT, TM
+
+from headclip_med import __version__
+from headclip_med.errors import HeadclipError, OutputError
+from headclip_med.reading.base import collected_warnings
+from headclip_med.result import AnomalyResult, Finding
+from headclip_med.types import RESEARCH_ONLY
+from headclip_med.writing.atomic import atomic_path
+from headclip_med.writing.dicom_deidentify import deidentify
+from headclip_med.writing.dicom_frames import MOST_SEGMENTS, read_affine
+from headclip_med.writing.dicom_options import DicomOptions
+from headclip_med.writing.dicom_sources import SourceImages, read_sources
+from headclip_med.writing.dicom_uids import derived_uid, result_key, series_number
+
+MANUFACTURER = "headclip_med authors"
+ALGORITHM = "headclip-med"
+ABNORMAL = codes.SCT.MorphologicallyAbnormalStructure
+
+# Series descriptions hold 64 characters.
+_SERIES = {
+    "seg": "Anomaly findings (research use only)",
+    "segscore": "Anomaly score, fractional (research use only)",
+    "pm": "Anomaly map (research use only)",
+    "sr": "Anomaly measurements (research use only)",
+    "sc": "Anomaly overlay (research use only)",
+}
+
+_DATES = ("InstanceCreationDate", "ContentDate", "DateOfSecondaryCapture", "SeriesDate")
+_TIMES = ("InstanceCreationTime", "ContentTime", "TimeOfSecondaryCapture", "SeriesTime")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A result, its source images, and how to write about them; ``moment``: when, the same in every object."""
+
+    result: AnomalyResult
+    sources: SourceImages
+    options: DicomOptions
+    moment: datetime
+
+    @cached_property
+    def key(self) -> str:
+        """What the objects' UIDs are made of."""
+        source = str(self.sources.header.SeriesInstanceUID)
+        return f"{result_key(self.result, source)} {self.options}"
+
+    def uid(self, *parts: object) -> str:
+        """A UID of this result's own."""
+        return derived_uid(self.key, *(str(part) for part in parts))
+
+    def tracking_uid(self, finding: int) -> str:
+        """The same for a finding's segment and its measurements."""
+        return self.uid("tracking", finding)
+
+    @property
+    def model(self) -> str:
+        """Name of the model, at most 64 characters."""
+        return str(self.result.provenance.get("model") or "unknown model")[:64]
+
+    def series(self, kind: str, number: int = 1) -> dict[str, Any]:
+        """Series, instance and equipment of object ``number`` of a kind, as highdicom's constructors take them."""
+        source_number = self.sources.header.get("SeriesNumber")
+        return {
+            "series_instance_uid": self.uid(kind, "series"),
+            "series_number": series_number(None if source_number is None else int(source_number), kind),
+            "sop_instance_uid": self.uid(kind, "instance", number),
+            "instance_number": number,
+            "manufacturer": MANUFACTURER,
+            "manufacturer_model_name": ALGORITHM,
+            "software_versions": __version__,
+            "device_serial_number": self.uid("device")[-16:],
+            "series_description": _SERIES[kind],
+        }
+
+    def parameters(self) -> dict[str, str]:
+        """Model, hashes and threshold: what the algorithm was run with."""
+        known = self.result.provenance
+        named = {"model": self.model}
+        for name in ("weights_sha256", "pack_sha256", "export_sha256", "method", "domain"):
+            if isinstance(known.get(name), str):
+                named[name] = known[name]
+        return {**named, "threshold": f"{self.result.threshold:.6g}"}
+
+    def algorithm(self) -> AlgorithmIdentificationSequence:
+        """Who found it."""
+        return AlgorithmIdentificationSequence(
+            name=ALGORITHM,
+            family=codes.DCM.ArtificialIntelligence,
+            version=__version__,
+            source=MANUFACTURER,
+            parameters=self.parameters(),
+        )
+
+    @property
+    def shown(self) -> tuple[Finding, ...]:
+        """Findings with a segment of their own."""
+        return self.result.findings[:MOST_SEGMENTS]
+
+    @property
+    def others(self) -> tuple[Finding, ...]:
+        """Findings that share the last segment."""
+        return self.result.findings[MOST_SEGMENTS:]
+
+    def finish(self, dataset: Dataset) -> Dataset:
+        """References to the true source, one time stamp, UIDs without chance, research use; in place."""
+        self.sources.restore_references(dataset)
+        dataset.ContentQualification = "RESEARCH"
+        dataset.SeriesDate, dataset.SeriesTime = "", ""
+        for keywords, value in ((_DATES, DA(self.moment.date())), (_TIMES, TM(self.moment.time()))):
+            for keyword in keywords:
+                if keyword in dataset:
+                    setattr(dataset, keyword, value)
+        for item in dataset.get("ContributingEquipmentSequence") or []:
+            if "ContributionDateTime" in item and item.get("ManufacturerModelName") == "highdicom":
+                item.ContributionDateTime = DT(self.moment)
+        organization = self.uid("dimensions", str(dataset.SOPInstanceUID))
+        for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
+            for item in dataset.get(keyword) or []:
+                item.DimensionOrganizationUID = organization
+        return dataset
+
+
+def open_study(result: AnomalyResult, options: DicomOptions) -> Study:
+    """The sources of a result, read again and checked; see :func:`dicom_sources.read_sources`."""
+    sources = read_sources(result.meta, read_affine(result))
+    return Study(result, sources, options, _now())
+
+
+def save(study: Study, dataset: Dataset, path: Path) -> None:
+    """Write an object, de-identified where that was asked for, whole or not at all."""
+    if study.options.deidentify:
+        deidentify(dataset)
+    with quiet("to be written"), atomic_path(path) as draft:
+        dataset.save_as(draft, enforce_file_format=True)
+
+
+@contextmanager
+def quiet(what: str) -> Iterator[None]:
+    """Keep highdicom's and pydicom's remarks off the screen, and turn their errors into one in words.
+
+    They may quote values of the header, so only the kind of problem is repeated. ``OSError`` passes.
+    """
+    said: list[str] = []
+    try:
+        with collected_warnings(said, "highdicom", "highdicom"), collected_warnings(said, "pydicom", "pydicom"):
+            yield
+    except (HeadclipError, OSError):
+        raise
+    except Exception as problem:
+        raise OutputError(
+            f"The source's header must allow a DICOM object {what}",
+            f"{type(problem).__name__} from highdicom",
+            "Leave the DICOM formats out, or repair the source's header",
+        ) from problem
+
+
+def research_text(*facts: str) -> str:
+    """Facts in one line, with what must never be missing at its end."""
+    return "; ".join((*facts, RESEARCH_ONLY))
+
+
+def _now() -> datetime:
+    """The time, to the second; ``SOURCE_DATE_EPOCH`` (seconds since 1970, UTC) fixes it for reproducible files."""
+    fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if fixed.isdigit():
+        return datetime.fromtimestamp(int(fixed), timezone.utc).replace(tzinfo=None)
+    return datetime.now().replace(microsecond=0)
