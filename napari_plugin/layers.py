@@ -29,6 +29,10 @@ from headclip_med.types import Affine
 AXIS_LABELS = ("I", "P", "L")  # one letter each: napari's sliders have no room for more
 UNITS = ("mm", "mm", "mm")
 
+# Additive: black where nothing was found, so that anatomy below stays as it is.
+MAP_LOOK: dict[str, Any] = {"contrast_limits": (0.0, 1.0), "colormap": "inferno", "blending": "additive"}
+MASK_LOOK: dict[str, Any] = {"opacity": 0.4}
+
 _INFERIOR = np.array([0.0, 0.0, -1.0])
 
 
@@ -71,6 +75,29 @@ class DisplayGrid:
         turn = self.display_to_voxel[:3, :3]
         flips = tuple(slice(None, None, -1 if column.sum() < 0 else 1) for column in turn.T)
         return array.transpose(tuple(np.abs(turn).argmax(axis=0)))[flips]
+
+    def to_source(self, displayed: NDArray[Any]) -> NDArray[Any]:
+        """The displayed array → ``(I, J, K)`` as on disk: the inverse of :meth:`view`, and a view as well."""
+        turn = self.display_to_voxel[:3, :3]
+        flips = tuple(slice(None, None, -1 if column.sum() < 0 else 1) for column in turn.T)
+        return displayed[flips].transpose(tuple(np.abs(turn).argmax(axis=1)))
+
+    def world_of(self, ras_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+        """RAS mm → napari world mm, ``(..., 3)``."""
+        return np.asarray(np.asarray(ras_mm, dtype=float) @ self.world_to_ras[:3, :3])
+
+    def ras_of(self, world_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+        """napari world mm → RAS mm, ``(..., 3)``."""
+        return np.asarray(np.asarray(world_mm, dtype=float) @ self.world_to_ras[:3, :3].T)
+
+    def display_axis(self, axis: int) -> int:
+        """The displayed axis that shows the array's axis ``axis``."""
+        return int(np.abs(self.display_to_voxel[axis, :3]).argmax())
+
+    def display_index(self, axis: int, index: int, size: int) -> int:
+        """Where slice ``index`` of the array's axis ``axis`` (of ``size`` voxels) lies along the displayed axis."""
+        is_flipped = self.display_to_voxel[axis, self.display_axis(axis)] < 0
+        return size - 1 - index if is_flipped else index
 
     def layer_kwargs(self, **metadata: object) -> dict[str, Any]:
         """Keyword arguments that place a layer; ``metadata`` is kept beside the way back to the patient."""

@@ -1,8 +1,9 @@
-"""A result folder → layers: the anomaly map as an image, the mask above it as labels."""
+"""Files → layers: volumes in patient space, and our result folders. What is neither is left to other readers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,74 @@ from numpy.typing import NDArray
 
 from headclip_med.errors import InputError
 from headclip_med.geometry import check_affine
+from headclip_med.reading import list_series, load_volume
+from headclip_med.reading.content import is_format
 from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing.atomic import RECORD_NAME
 from headclip_med.writing.record import SCHEMA_VERSION, ResultRecord, load_result
 
-from .layers import display_grid
+from .layers import MAP_LOOK, MASK_LOOK, display_grid
+from .volume_layers import LayerTuple, volume_layers
+
+Read = Callable[["str | Sequence[str]"], list[LayerTuple]]
 
 _SCHEMA_NAME = SCHEMA_VERSION.rpartition("/")[0].encode()
-
-# Additive: black where nothing was found, so that anatomy below stays as it is.
-_MAP_LOOK: dict[str, Any] = {"contrast_limits": (0.0, 1.0), "colormap": "inferno", "blending": "additive"}
-_MASK_LOOK: dict[str, Any] = {"opacity": 0.4}
-
-LayerTuple = tuple[Any, dict[str, Any], str]
+_VOLUME_FORMATS = ("nifti", "nrrd", "mha", "dicom")
+_LOOKED_AT = 50  # files of a folder, until one of them is DICOM
+_MOST_SERIES = 12  # opened at once from one folder
 
 
-def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerTuple]] | None:
+def get_reader(path: str | Sequence[str]) -> Read | None:
     """napari's hook: our reader for a result folder or its ``result.json``, None for anything else."""
     return read_result_folder if isinstance(path, str) and _is_ours(_folder(path) / RECORD_NAME) else None
+
+
+def get_volume_reader(path: str | Sequence[str]) -> Read | None:
+    """napari's hook: a reader for one NIfTI, NRRD, MetaImage or DICOM file, or several of them, by content.
+
+    Declined: 4-D files, plain pictures and whatever else has no single place in patient space.
+    """
+    paths = [Path(path)] if isinstance(path, str) else [Path(one) for one in path]
+    return read_volume_files if paths and all(_is_volume(one) for one in paths) else None
+
+
+def get_dicom_reader(path: str | Sequence[str]) -> Read | None:
+    """napari's hook: a reader for a folder with DICOM images in it, None for any other folder."""
+    if not isinstance(path, str) or not Path(path).is_dir() or _is_ours(Path(path) / RECORD_NAME):
+        return None
+    looked_at = islice(_files(Path(path)), _LOOKED_AT)
+    return read_dicom_folder if any(is_format(file, "dicom") for file in looked_at) else None
+
+
+def read_volume_files(path: str | Sequence[str]) -> list[LayerTuple]:
+    """One image layer for each channel of each file; errors in words."""
+    paths = [path] if isinstance(path, str) else list(path)
+    return [layer for one in paths for layer in volume_layers(load_volume(one))]
+
+
+def read_dicom_folder(path: str | Sequence[str]) -> list[LayerTuple]:
+    """Every series of a folder that is a volume, each as layers of its own.
+
+    Raises:
+        InputError: no series, too many to open at once, or none that is a volume.
+    """
+    folder = Path(str(path))
+    found = list_series(folder)
+    if len(found) > _MOST_SERIES:
+        raise InputError(
+            f"A DICOM folder must hold at most {_MOST_SERIES} series to be opened at once",
+            f"{len(found)} series",
+            "Open the folder of one series",
+        )
+    layers, problem = [], None
+    for series in found:
+        try:
+            layers += volume_layers(load_volume(folder, series=series.series_uid))
+        except InputError as error:
+            problem = error
+    if not layers:
+        raise problem or InputError("The folder must hold a DICOM series", "none")
+    return layers
 
 
 def read_result_folder(path: str | Sequence[str]) -> list[LayerTuple]:
@@ -47,14 +98,18 @@ def read_result_folder(path: str | Sequence[str]) -> list[LayerTuple]:
             "a result written without it",
             "Run the prediction again with --format nifti",
         )
-    layers = [_layer(map_path, record, np.float32, _MAP_LOOK, "image")]
+    layers = [_layer(map_path, record, np.float32, MAP_LOOK, "image")]
     if mask_path is not None:
-        layers.append(_layer(mask_path, record, np.uint8, _MASK_LOOK, "labels"))
+        layers.append(_layer(mask_path, record, np.uint8, MASK_LOOK, "labels"))
     return layers
 
 
 def _folder(path: str) -> Path:
     return Path(path).parent if Path(path).name == RECORD_NAME else Path(path)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (file for file in sorted(folder.rglob("*")) if file.is_file())
 
 
 def _is_ours(record: Path) -> bool:
@@ -64,6 +119,22 @@ def _is_ours(record: Path) -> bool:
             return _SCHEMA_NAME in file.read(256)
     except OSError:
         return False
+
+
+def _is_volume(path: Path) -> bool:
+    if not path.is_file() or not is_format(path, *_VOLUME_FORMATS):
+        return False
+    return not is_format(path, "nifti") or _is_single(path)
+
+
+def _is_single(path: Path) -> bool:
+    """Whether a NIfTI file holds one volume; an unreadable header is left to the reader, which has words for it."""
+    try:
+        image: Any = nib.load(path)
+        shape = image.shape
+    except Exception:
+        return True
+    return 2 <= len(shape) and all(size == 1 for size in shape[3:])
 
 
 def _layer(path: Path, record: ResultRecord, dtype: type, look: dict[str, Any], kind: str) -> LayerTuple:

@@ -48,20 +48,21 @@ def write_map(result: AnomalyResult, path: Path) -> None:
 
 def write_mask(result: AnomalyResult, path: Path) -> None:
     """Write the mask, uint8 with 1 where the map reaches the threshold, as :func:`write_map` does."""
-    image = _image(result.pred_mask, result.affine, result.meta, "anomaly mask")
+    image = grid_image(result.pred_mask, result.affine, result.meta, "anomaly mask")
     image.header.set_intent("label", (), name="anomaly mask")
     save_image(image, path)
 
 
 def map_image(array: NDArray[Any], affine: Affine, meta: Mapping[str, Any]) -> Any:
     """An anomaly map ``(I, J, K)`` in [0, 1] as a NIfTI image; ``affine`` and ``meta`` of its source."""
-    image = _image(array.astype(np.float32), affine, meta, "anomaly map")
+    image = grid_image(array.astype(np.float32), affine, meta, "anomaly map")
     image.header.set_intent("estimate", (), name="anomaly map")
     image.header["cal_min"], image.header["cal_max"] = 0, 1  # viewers open with the map's full range
     return image
 
 
-def _image(array: NDArray[Any], affine: Affine, meta: Mapping[str, Any], what: str) -> Any:
+def grid_image(array: NDArray[Any], affine: Affine, meta: Mapping[str, Any], what: str) -> Any:
+    """Anything ``(I, J, K)`` on a source's grid as a NIfTI image; ``what`` goes into its description (ASCII)."""
     kind = nib.Nifti1Image if max(array.shape) <= _NIFTI1_LONGEST_AXIS else nib.Nifti2Image
     header = kind.header_class()
     header.set_data_dtype(array.dtype)

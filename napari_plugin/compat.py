@@ -1,0 +1,34 @@
+"""What differs between the napari versions that we support (0.7 to 0.9), in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_LETTER_SIZE = 14
+
+
+def canvas_overlay(viewer: Any, name: str, position: str) -> Any:
+    """A text on the canvas with ``text`` and ``visible``; the same one when asked again.
+
+    Before 0.9 the canvas has no place at the middle of its sides: left and right stand in the lower corners there.
+    """
+    overlays = viewer.canvas.overlays if hasattr(viewer, "canvas") else viewer._overlays
+    if name not in overlays:
+        from napari.components.overlays import TextOverlay
+
+        if not hasattr(viewer, "canvas"):
+            position = {"middle_left": "bottom_left", "middle_right": "bottom_right"}.get(position, position)
+        overlays[name] = TextOverlay(position=position, font_size=_LETTER_SIZE, visible=False)
+    return overlays[name]
+
+
+def show_scale_bar(viewer: Any) -> None:
+    """A scale bar in the layers' own unit, mm."""
+    bar = viewer.canvas.overlays.scale_bar if hasattr(viewer, "canvas") else viewer.scale_bar
+    bar.visible = True
+
+
+def main_window(viewer: Any) -> Any:
+    """The viewer's Qt window, or None for a viewer without one."""
+    window = getattr(viewer, "window", None)
+    return getattr(window, "_qt_window", None)

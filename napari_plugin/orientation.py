@@ -1,0 +1,108 @@
+"""Which way is up: letters at the edges of a 2-D view, and the side on which the patient's right is shown.
+
+The world of our layers runs inferior, posterior, left (:mod:`.layers`), so every plane is radiological as it is. The
+neurological convention mirrors the camera of axial and coronal views, never the layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from headclip_med.types import Affine, Plane
+from headclip_med.writing.panels import direction_letters
+
+from .compat import canvas_overlay
+
+Convention = Literal["radiological", "neurological"]
+CONVENTIONS: tuple[Convention, ...] = ("radiological", "neurological")
+
+LEFT_AXIS = 2  # of the world: grows towards the patient's left
+
+# Order of the axes that shows a plane; the last two are rows and columns.
+PLANE_ORDER: dict[Plane, tuple[int, int, int]] = {
+    "axial": (0, 1, 2),
+    "coronal": (1, 0, 2),
+    "sagittal": (2, 0, 1),
+}
+
+_EDGES = ("middle_left", "middle_right", "top_center", "bottom_center")
+
+
+def edge_letters(
+    world_to_ras: Affine, displayed: Sequence[int], orientation: Sequence[str] = ("down", "right")
+) -> tuple[str, str, str, str]:
+    """Patient letters of the left, right, top and bottom edge of a 2-D view.
+
+    Args:
+        world_to_ras: napari world mm → RAS mm, of the layers shown.
+        displayed: world axes that run along rows' and columns' direction, as ``viewer.dims.displayed``.
+        orientation: where these two grow on the screen, as ``viewer.camera.orientation2d``.
+    """
+    vertical, horizontal = displayed
+    down = world_to_ras[:3, vertical] * (1 if str(orientation[0]) == "down" else -1)
+    right = world_to_ras[:3, horizontal] * (1 if str(orientation[1]) == "right" else -1)
+    return direction_letters(-right), direction_letters(right), direction_letters(-down), direction_letters(down)
+
+
+def camera_orientation(displayed: Sequence[int], convention: Convention) -> tuple[str, str]:
+    """Where the two displayed axes grow: mirrored only where the patient's left and right run across the screen."""
+    is_mirrored = convention == "neurological" and displayed[-1] == LEFT_AXIS
+    return "down", "left" if is_mirrored else "right"
+
+
+class Orientation:
+    """Keeps a viewer's letters and its camera right, whatever planes are chosen."""
+
+    def __init__(self, viewer: Any, convention: Convention = "radiological") -> None:
+        self._viewer = viewer
+        self.convention = convention
+        self.world_to_ras: Affine = np.eye(4)
+        self._overlays = [canvas_overlay(viewer, f"headclip_med_{edge}", edge) for edge in _EDGES]
+        self._events = (viewer.dims.events.order, viewer.dims.events.ndisplay, viewer.camera.events.orientation)
+        for event in self._events:
+            event.connect(self._update)
+        self._update()
+
+    @property
+    def letters(self) -> tuple[str, str, str, str]:
+        """What stands at the left, right, top and bottom edge now; empty in 3-D."""
+        displayed = self._viewer.dims.displayed
+        if len(displayed) != 2 or self._viewer.dims.ndim != 3:
+            return "", "", "", ""
+        return edge_letters(self.world_to_ras, displayed, self._viewer.camera.orientation2d)
+
+    def follow(self, world_to_ras: Affine) -> None:
+        """Take the letters from another volume's world."""
+        self.world_to_ras = world_to_ras
+        self._update()
+
+    def set_convention(self, convention: Convention) -> None:
+        """Show the patient's right on the viewer's left (radiological) or right (neurological)."""
+        self.convention = convention
+        self._update()
+
+    def show_plane(self, plane: Plane) -> None:
+        """Turn the 2-D view to ``plane``."""
+        self._viewer.dims.ndisplay = 2
+        self._viewer.dims.order = PLANE_ORDER[plane]
+
+    def close(self) -> None:
+        """Let go of the viewer."""
+        for event in self._events:
+            event.disconnect(self._update)
+        for overlay in self._overlays:
+            overlay.visible = False
+
+    def _update(self, event: object = None) -> None:
+        displayed = self._viewer.dims.displayed
+        if len(displayed) == 2 and self._viewer.dims.ndim == 3:
+            wanted = camera_orientation(displayed, self.convention)
+            if tuple(str(side) for side in self._viewer.camera.orientation2d) != wanted:
+                self._viewer.camera.orientation2d = wanted  # comes back here
+                return
+        for overlay, text in zip(self._overlays, self.letters, strict=True):
+            overlay.text = text
+            overlay.visible = bool(text)
