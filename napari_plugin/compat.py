@@ -22,6 +22,11 @@ def canvas_overlay(viewer: Any, name: str, position: str) -> Any:
     return overlays[name]
 
 
+def camera_of(viewer: Any) -> Any:
+    """The viewer's camera."""
+    return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
+
+
 def show_scale_bar(viewer: Any) -> None:
     """A scale bar in the layers' own unit, mm."""
     bar = viewer.canvas.overlays.scale_bar if hasattr(viewer, "canvas") else viewer.scale_bar

@@ -35,6 +35,9 @@ MASK_LOOK: dict[str, Any] = {"opacity": 0.4}
 
 _INFERIOR = np.array([0.0, 0.0, -1.0])
 
+PATIENT_WORLD: Affine = np.array([[0.0, 0, -1, 0], [0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]])
+"""napari world mm → RAS mm of every axis-aligned volume."""
+
 
 @dataclass(frozen=True)
 class DisplayGrid:

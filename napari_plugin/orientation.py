@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
-
 from headclip_med.types import Affine, Plane
 from headclip_med.writing.panels import direction_letters
 
-from .compat import canvas_overlay
+from .compat import camera_of, canvas_overlay
+from .layers import PATIENT_WORLD
 
 Convention = Literal["radiological", "neurological"]
 CONVENTIONS: tuple[Convention, ...] = ("radiological", "neurological")
@@ -59,9 +58,10 @@ class Orientation:
     def __init__(self, viewer: Any, convention: Convention = "radiological") -> None:
         self._viewer = viewer
         self.convention = convention
-        self.world_to_ras: Affine = np.eye(4)
+        self._camera = camera_of(viewer)
+        self.world_to_ras = PATIENT_WORLD
         self._overlays = [canvas_overlay(viewer, f"headclip_med_{edge}", edge) for edge in _EDGES]
-        self._events = (viewer.dims.events.order, viewer.dims.events.ndisplay, viewer.camera.events.orientation)
+        self._events = (viewer.dims.events.order, viewer.dims.events.ndisplay, self._camera.events.orientation)
         for event in self._events:
             event.connect(self._update)
         self._update()
@@ -72,7 +72,7 @@ class Orientation:
         displayed = self._viewer.dims.displayed
         if len(displayed) != 2 or self._viewer.dims.ndim != 3:
             return "", "", "", ""
-        return edge_letters(self.world_to_ras, displayed, self._viewer.camera.orientation2d)
+        return edge_letters(self.world_to_ras, displayed, self._camera.orientation2d)
 
     def follow(self, world_to_ras: Affine) -> None:
         """Take the letters from another volume's world."""
@@ -100,8 +100,8 @@ class Orientation:
         displayed = self._viewer.dims.displayed
         if len(displayed) == 2 and self._viewer.dims.ndim == 3:
             wanted = camera_orientation(displayed, self.convention)
-            if tuple(str(side) for side in self._viewer.camera.orientation2d) != wanted:
-                self._viewer.camera.orientation2d = wanted  # comes back here
+            if tuple(str(side) for side in self._camera.orientation2d) != wanted:
+                self._camera.orientation2d = wanted  # comes back here
                 return
         for overlay, text in zip(self._overlays, self.letters, strict=True):
             overlay.text = text

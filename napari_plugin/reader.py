@@ -134,7 +134,7 @@ def _is_single(path: Path) -> bool:
         shape = image.shape
     except Exception:
         return True
-    return 2 <= len(shape) and all(size == 1 for size in shape[3:])
+    return len(shape) >= 2 and all(size == 1 for size in shape[3:])
 
 
 def _layer(path: Path, record: ResultRecord, dtype: type, look: dict[str, Any], kind: str) -> LayerTuple:
