@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +25,15 @@ _LONGEST_NAME = 80
 
 @dataclass(frozen=True)
 class CaseInput:
-    """One case: a file, a folder with a DICOM series, or files of one grid; ``name`` of its folder."""
+    """One case: a file, a folder with a DICOM series, or files of one grid; ``name`` of its folder.
+
+    Attributes:
+        fetch: brings the source here first, told how many parts are done and of how many, and asked whether to stop.
+    """
 
     name: str
     source: Source
+    fetch: Callable[[Callable[[int, int], None], Callable[[], bool] | None], Source] | None = None
 
 
 def expand_inputs(inputs: Sequence[str | Path], reserved: Iterable[str] = ()) -> list[CaseInput]:

@@ -21,6 +21,7 @@ from headclip_med.types import RESEARCH_ONLY
 from headclip_med.versions import package_versions
 from headclip_med.writing import write_result
 from headclip_med.writing.atomic import atomic_path, case_folder, check_writable
+from headclip_med.writing.dicom_options import check_dicom_source
 
 if TYPE_CHECKING:
     from headclip_med.engine import Engine
@@ -123,6 +124,7 @@ def predict_case(
     """
     begin, options = time.perf_counter(), options or CaseOptions()
     check_writable(out_dir, name)
+    check_dicom_source(source, options.formats)
     result = engine.predict(
         source,
         domain=options.domain,
@@ -138,7 +140,7 @@ def predict_case(
     )
     result = replace(result, provenance={**result.provenance, "options": options.recorded()})
     with case_folder(out_dir, name) as folder:
-        write_result(result, folder, options.formats, options.keep_identifiers)
+        write_result(result, folder, options.formats, options.keep_identifiers, options.dicom)
     is_2d = bool(result.meta.get("is_2d", False))
     return CaseOutcome(
         name=name,
@@ -215,12 +217,15 @@ class _Run:
         """Skip or run a case; whatever goes wrong becomes its outcome."""
         begin = time.perf_counter()
         try:
+            source = case.source
+            if case.fetch is not None:
+                source = case.fetch(self.watcher.slices_done, self.cancel)
             if self.resume:
-                record = finished_record(self.engine, case.source, self.out_dir / case.name, self.options)
+                record = finished_record(self.engine, source, self.out_dir / case.name, self.options)
                 if record is not None:
                     return _skipped(record, self.out_dir / case.name, _since(begin))
             progress, cancel = self.watcher.slices_done, self.cancel
-            return predict_case(self.engine, case.source, self.out_dir, case.name, self.options, progress, cancel)
+            return predict_case(self.engine, source, self.out_dir, case.name, self.options, progress, cancel)
         except CancelledError as error:
             return CaseOutcome(case.name, "stopped", _since(begin), error=str(error))
         except HeadclipError as error:
@@ -266,6 +271,24 @@ def check_output(out_dir: Path) -> None:
     """
     existing = next(path for path in (out_dir, *out_dir.absolute().parents) if os.path.lexists(path))
     check_writable(existing)
+
+
+def check_dicom_cases(cases: Sequence[CaseInput], options: CaseOptions) -> None:
+    """Fail before a model is loaded when DICOM objects are asked for and no case is DICOM.
+
+    Where only some are not, these fail one by one.
+
+    Raises:
+        OutputError: what the first case is instead.
+    """
+    problems = []
+    for case in cases:
+        try:
+            check_dicom_source(case.source, options.formats)
+        except OutputError as problem:
+            problems.append(problem)
+    if problems and len(problems) == len(cases):
+        raise problems[0]
 
 
 def finished_record(engine: AnyEngine, source: Source, folder: Path, options: CaseOptions) -> ResultRecord | None:
@@ -330,6 +353,7 @@ __all__ = [
     "CaseOutcome",
     "CohortSummary",
     "Watcher",
+    "check_dicom_cases",
     "check_output",
     "finished_record",
     "predict_case",

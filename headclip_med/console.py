@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +35,12 @@ def say_json(value: object) -> None:
 def say_error(message: str) -> None:
     """A message on stderr."""
     err.print(f"error: {message}", style="red", markup=False)
+
+
+def say_warnings(messages: Iterable[str]) -> None:
+    """Warnings on stderr."""
+    for message in messages:
+        err.print(f"warning: {message}", style="yellow", markup=False)
 
 
 def progress_bars(*more: ProgressColumn, keep: bool = False) -> Progress:
@@ -186,7 +192,7 @@ def steps(text: str, total: int) -> Iterator[Callable[[int, int], None]]:
     bars.disable = not err.is_terminal
     with bars:
         task = bars.add_task(_escaped(text), total=total)
-        yield lambda done, _: bars.update(task, completed=done)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 @contextmanager

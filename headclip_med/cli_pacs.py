@@ -1,0 +1,180 @@
+"""``headclip-med pacs``: parses and calls."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headclip_med import cli_options as options
+from headclip_med.cli_errors import errors_in_words
+
+if TYPE_CHECKING:
+    from headclip_med.pacs.access import Access
+    from headclip_med.pacs.address import Address
+    from headclip_med.pacs.archive import Archive
+    from headclip_med.pacs.push import Progress
+
+pacs_app = typer.Typer(
+    help="Steps of talking to an archive: DICOMweb and DIMSE, as a client.",
+    no_args_is_help=True,
+    epilog="Credentials come from HEADCLIP_PACS_USER and HEADCLIP_PACS_PASSWORD, or HEADCLIP_PACS_TOKEN.",
+)
+
+ServiceArgument = Annotated[
+    str, typer.Argument(metavar="ADDRESS", help="dicomweb://HOST[:PORT]/PATH or dimse://CALLED_AE@HOST:PORT.")
+]
+StudyArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="ADDRESS",
+        help="dicomweb://HOST[:PORT]/PATH/studies/STUDY[/series/SERIES] or dimse://CALLED_AE@HOST:PORT/STUDY[/SERIES].",
+    ),
+]
+
+
+@pacs_app.command("echo")
+def pacs_echo(address: ServiceArgument, as_json: options.JsonOption = False) -> None:
+    """Check that an archive answers and lets us in."""
+    with errors_in_words():
+        from headclip_med import console
+
+        place, archive, _ = _open(address)
+        began = time.perf_counter()
+        with errors_in_words(refused=1):
+            archive.echo()
+        milliseconds = round((time.perf_counter() - began) * 1000)
+        if as_json:
+            console.say_json({"ok": True, "address": place.service, "milliseconds": milliseconds})
+        else:
+            console.out.print(f"{place.service} answers after {milliseconds} ms", markup=False)
+
+
+@pacs_app.command("find")
+def pacs_find(
+    address: Annotated[
+        str, typer.Argument(metavar="ADDRESS", help="An archive: its studies. With a study: its series.")
+    ],
+    patient_id: Annotated[str | None, typer.Option(help="Studies of this patient only.")] = None,
+    accession: Annotated[str | None, typer.Option(help="The study of this accession number only.")] = None,
+    date: Annotated[str | None, typer.Option(help="YYYYMMDD, or YYYYMMDD-YYYYMMDD.")] = None,
+    modality: Annotated[str | None, typer.Option(help="Studies with this modality only, such as MR.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most studies to list.")] = 100,
+    keep_identifiers: Annotated[
+        bool, typer.Option("--keep-identifiers", help="Show UIDs, names, dates and descriptions.")
+    ] = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    """List the studies of an archive, or the series of a study."""
+    with errors_in_words():
+        from headclip_med import console, console_pacs
+        from headclip_med.pacs.archive import Query
+        from headclip_med.pacs.retry import Retry
+
+        place, archive, access = _open(address)
+        retry, study = Retry(access.attempts), place.study
+        with errors_in_words(refused=1):
+            if study is None:
+                query = Query(patient_id, accession, date, modality, limit)
+                rows = console_pacs.studies_json(retry.call(lambda: archive.find_studies(query)), keep_identifiers)
+            else:
+                rows = console_pacs.series_json(retry.call(lambda: archive.find_series(study)), keep_identifiers)
+        if as_json:
+            console.say_json({"studies" if study is None else "series": rows})
+        else:
+            console_pacs.show_found(rows, place.service)
+
+
+@pacs_app.command("pull")
+def pacs_pull(
+    address: StudyArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="One folder per series goes here.")],
+    series: options.SeriesOption = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Fetch a series, or all image series of a study; what is there already is not fetched again."""
+    with errors_in_words():
+        from headclip_med import console
+        from headclip_med.pacs.choosing import series_of
+        from headclip_med.pacs.pull import pull_series
+        from headclip_med.pacs.retry import Retry
+
+        place, archive, access = _open(address)
+        retry, pulled = Retry(access.attempts), []
+        with errors_in_words(refused=1):
+            for found in series_of(archive, place, series, retry):
+                folder = out / found.name
+                with console.steps(f"images of {folder.name}", 0) as progress:
+                    count = pull_series(archive, found.study, found.uid, folder, retry, progress)
+                pulled.append({"name": folder.name, "folder": str(folder), "instances": count})
+                if not as_json:
+                    console.out.print(f"{folder.name}: {count} instances → {folder}", markup=False)
+        if as_json:
+            console.say_json({"series": pulled})
+
+
+@pacs_app.command("push")
+def pacs_push(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Result folder, or any folder or file of DICOM.")],
+    address: Annotated[
+        str | None, typer.Argument(metavar="[ADDRESS]", help="The archive; by default those that something waits for.")
+    ] = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Store the DICOM objects of results; what an archive holds already is not sent again."""
+    with errors_in_words():
+        from headclip_med import console, console_pacs
+        from headclip_med.pacs import pushing
+
+        outcomes = {}
+        for target in pushing.targets_of(results, address):
+            _open(target.service)  # its warnings, and errors of the environment
+            made = outcomes[target.service] = pushing.push_results(results, target, _push_bar)
+            for problem in pushing.push_problems(made, f"headclip-med pacs push {results} {target.service}"):
+                console.say_error(problem)
+            if not as_json:
+                console_pacs.show_push(made, target.service)
+        if as_json:
+            console.say_json({service: pushing.push_json(made) for service, made in outcomes.items()})
+        raise typer.Exit(0 if all(made.ok for made in outcomes.values()) else 1)
+
+
+@pacs_app.command("move")
+def pacs_move(
+    address: StudyArgument,
+    to: Annotated[str, typer.Option("--to", metavar="AE", help="AE title that the archive knows and sends to.")],
+    as_json: options.JsonOption = False,
+) -> None:
+    """Have an archive send a study or series to another application (C-MOVE); nothing comes here."""
+    with errors_in_words():
+        from headclip_med import console
+        from headclip_med.pacs.dimse_move import move
+
+        place, _, access = _open(address)
+        with errors_in_words(refused=1), console.steps(f"objects to {to}", 0) as progress:
+            count = move(place, access, to, progress)
+        if as_json:
+            console.say_json({"sent": count, "to": to})
+        else:
+            console.out.print(f"{count} objects sent to {to}", markup=False)
+
+
+def _open(text: str) -> tuple[Address, Archive, Access]:
+    """The archive at an address, and a warning where the way to it is open to others."""
+    from headclip_med import console
+    from headclip_med.pacs.access import Access
+    from headclip_med.pacs.address import parse_address
+    from headclip_med.pacs.archive import open_archive
+
+    place, access = parse_address(text), Access.from_environment()
+    console.say_warnings([warning] if (warning := access.warning_for(place)) else [])
+    return place, open_archive(place, access), access
+
+
+def _push_bar(service: str, total: int) -> AbstractContextManager[Progress]:
+    from headclip_med import console
+
+    return console.steps(f"objects to {service}", total)

@@ -1,0 +1,75 @@
+"""What ``headclip-med pacs`` shows; what identifies a patient only where it was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from headclip_med.console import out
+
+if TYPE_CHECKING:
+    from headclip_med.pacs.archive import SeriesFound, StudyFound
+    from headclip_med.pacs.push import PushOutcome
+
+_ALL_OF_STUDY = ("uid", "date", "description", "patient_id", "patient_name", "accession")
+_ALL_OF_SERIES = ("study", "uid", "description")
+
+
+def studies_json(found: Sequence[StudyFound], keep_identifiers: bool) -> list[dict[str, Any]]:
+    """Studies as JSON values."""
+    return [_without(asdict(study), _ALL_OF_STUDY, keep_identifiers, study.uid, "study") for study in found]
+
+
+def series_json(found: Sequence[SeriesFound], keep_identifiers: bool) -> list[dict[str, Any]]:
+    """Series as JSON values."""
+    return [_without(asdict(series), _ALL_OF_SERIES, keep_identifiers, series.uid, "series") for series in found]
+
+
+def show_found(rows: Sequence[dict[str, Any]], service: str) -> None:
+    """One line per study or series, in the order of ``--series #1``, ``#2``, …; then their addresses, if wanted."""
+    if not rows:
+        out.print("nothing found")
+        return
+    columns = [key for key in rows[0] if key not in ("uid", "study")]
+    table = Table("#", *(key.replace("_", " ") for key in columns))
+    for place, row in enumerate(rows, start=1):
+        table.add_row(str(place), *(_cell(row[key]) for key in columns))
+    out.print(table)
+    for place, row in enumerate(rows, start=1):
+        if "uid" in row:
+            out.print(f"{place}: {_address(service, row)}", markup=False)
+
+
+def show_push(made: PushOutcome, service: str) -> None:
+    """One line about a push."""
+    counts = f"{made.stored} stored, {made.there} there already"
+    if made.refused or made.waiting:
+        counts += f", {len(made.refused)} refused, {made.waiting} waiting"
+    out.print(f"{service}: {counts}", markup=False)
+
+
+def _without(
+    facts: dict[str, Any], identifying: Sequence[str], keep_identifiers: bool, uid: str, kind: str
+) -> dict[str, Any]:
+    from headclip_med.pacs.archive import pseudonym
+
+    kept = {key: value for key, value in facts.items() if keep_identifiers or key not in identifying}
+    return {"name": pseudonym(uid, kind), **kept}
+
+
+def _address(service: str, row: dict[str, Any]) -> str:
+    """What ``pull`` and ``predict`` take."""
+    study, series = row.get("study", row["uid"]), row["uid"] if "study" in row else None
+    if service.startswith("dimse"):
+        return f"{service}/{study}" + (f"/{series}" if series else "")
+    return f"{service}/studies/{study}" + (f"/series/{series}" if series else "")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return text.replace("[", r"\[")

@@ -1,0 +1,67 @@
+"""Which series of a study are meant: the one that is named, or all that can be images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headclip_med.errors import InputError
+from headclip_med.pacs.address import Address
+from headclip_med.pacs.archive import Archive, SeriesFound
+from headclip_med.pacs.retry import Retry
+
+_SEE = "See what is there: headclip-med pacs find"
+_NO_IMAGES = (
+    *("ANN", "AU", "DOC", "ECG", "EPS", "FID", "HD", "KER", "KO", "LEN", "M3D", "PLAN", "PR", "REG", "RTDOSE"),
+    *("RTINTENT", "RTPLAN", "RTRECORD", "RTSEGANN", "RTSTRUCT", "RWV", "SEG", "SMR", "SR", "SRF", "TEXTUREMAP"),
+)
+
+
+def series_of(archive: Archive, address: Address, wanted: str | None, retry: Retry) -> list[SeriesFound]:
+    """The series that an address means, with ``wanted`` as in :func:`choose_series` where it names a study.
+
+    Raises:
+        InputError: an address without study, one that leaves nothing to choose, a study that is not there.
+        PacsError: the archive cannot be asked.
+    """
+    study = address.study
+    if study is None:
+        raise InputError("The address must name a study, or a study and a series", "neither", _SEE)
+    if address.series is not None:
+        if wanted is not None:
+            raise InputError("--series must choose within a study", "an address that names the series already")
+        return [SeriesFound(study, address.series, "", None, "", None)]
+    found = retry.call(lambda: archive.find_series(study))
+    if not found:
+        raise InputError("The study must be in the archive", "none of this UID", _SEE)
+    return choose_series(found, wanted)
+
+
+def choose_series(found: Sequence[SeriesFound], wanted: str | None) -> list[SeriesFound]:
+    """The series that ``wanted`` means: its number, ``#1``, ``#2``, … as listed, or either end of its UID.
+
+    Without ``wanted`` all series whose modality holds images, reports, segmentations and the like left out.
+
+    Raises:
+        InputError: none, or several where one is named.
+    """
+    if wanted is None:
+        chosen = [series for series in found if series.modality not in _NO_IMAGES]
+        if not chosen:
+            raise InputError("The study must hold a series of images", f"{len(found)} series without images")
+        return chosen
+    matching = [series for place, series in enumerate(found, start=1) if _is_meant(series, place, wanted.strip())]
+    if len(matching) != 1:
+        raise InputError(
+            "--series must name one series of the study",
+            f"{len(matching)} of {len(found)} match",
+            _SEE,
+        )
+    return matching
+
+
+def _is_meant(series: SeriesFound, place: int, wanted: str) -> bool:
+    if wanted.startswith("#"):
+        return wanted[1:] == str(place)
+    if wanted.isdigit() and len(wanted) < 12:
+        return series.number == int(wanted)
+    return series.uid.startswith(wanted) or series.uid.endswith(wanted)

@@ -1,0 +1,22 @@
+"""C-MOVE by address; apart, so that the command needs no DIMSE until it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from headclip_med.errors import InputError
+from headclip_med.pacs.access import Access
+from headclip_med.pacs.address import Address
+
+
+def move(address: Address, access: Access, destination: str, progress: Callable[[int, int], None]) -> int:
+    """Have the archive send what ``address`` names to the AE title ``destination``; how many objects it sent.
+
+    Raises:
+        InputError: an address that is not DIMSE's or names no study; PacsError: see :meth:`DimseArchive.move`.
+    """
+    if address.is_web or address.study is None:
+        raise InputError("A move must start from dimse://CALLED_AE@HOST:PORT/STUDY[/SERIES]", address.service)
+    from headclip_med.pacs.dimse import DimseArchive
+
+    return DimseArchive(address, access).move(address.study, address.series, destination, progress)

@@ -1,0 +1,182 @@
+"""Prediction from and to an archive: its series become cases, and what was made of them is pushed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from headclip_med.case_inputs import CaseInput, expand_inputs
+from headclip_med.case_options import CaseOptions
+from headclip_med.choices import FORMATS
+from headclip_med.cohort import CaseOutcome, Watcher
+from headclip_med.errors import HeadclipError, InputError
+from headclip_med.pacs.access import Access
+from headclip_med.pacs.address import Address, is_address, parse_address, parse_service
+from headclip_med.pacs.archive import open_archive, pseudonym
+from headclip_med.pacs.choosing import series_of
+from headclip_med.pacs.objects import dicom_objects
+from headclip_med.pacs.problems import check_installed
+from headclip_med.pacs.pull import Cancel, Progress, pull_series
+from headclip_med.pacs.push import PushOutcome
+from headclip_med.pacs.pushing import push_json, push_kept, push_problems
+from headclip_med.pacs.queue import QUEUE_NAME, PushQueue
+from headclip_med.pacs.retry import Retry
+from headclip_med.pacs.spool import remove_spool
+
+SPOOL_NAME = ".pacs-spool"
+DICOM_FORMATS = ("seg", "pm", "sr", "sc")
+
+
+@dataclass(frozen=True)
+class NetworkSource:
+    """Pulls a series when it is called; credentials are read only then, so that it can go to another process."""
+
+    address: Address
+    folder: Path
+
+    def __call__(self, progress: Progress | None = None, cancel: Cancel | None = None) -> Path:
+        """The folder with the whole series; see :func:`headclip_med.pacs.pull.pull_series`."""
+        access = Access.from_environment()
+        archive, study, series = open_archive(self.address, access), self.address.study, self.address.series
+        if study is None or series is None:
+            raise InputError("A series must be named with its study", "a part of it")
+        pull_series(archive, study, series, self.folder, Retry(access.attempts), progress, cancel)
+        return self.folder
+
+
+@dataclass(frozen=True)
+class FailedSource:
+    """Raises what went wrong when the series of a study were listed: the other cases still run."""
+
+    error: HeadclipError
+
+    def __call__(self, progress: Progress | None = None, cancel: Cancel | None = None) -> Path:
+        raise self.error
+
+
+@dataclass
+class NetworkRun:
+    """The archives of one run.
+
+    Attributes:
+        cases: of all inputs, local ones first; options: with DICOM formats where they are pushed.
+        out, spool: folders of the results and of pulled series; target: where to push, None for nowhere.
+        pushed: what became of each case's objects; warnings: to say before anything is sent.
+    """
+
+    cases: list[CaseInput]
+    options: CaseOptions
+    out: Path
+    spool: Path
+    target: Address | None = None
+    keep_spool: bool = False
+    pushed: dict[str, PushOutcome] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that should be pushed is in the archive."""
+        return all(outcome.ok for outcome in self.pushed.values())
+
+    def watching(self, inner: Watcher, say: Callable[[str], None]) -> Watcher:
+        """A watcher that also pushes and tidies up after each case; ``say`` gets errors."""
+        uses_network = self.target is not None or any(case.fetch is not None for case in self.cases)
+        return _CaseEnds(self, inner, say) if uses_network else inner
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``predict --json`` adds."""
+        return {} if self.target is None else {"push": {name: push_json(made) for name, made in self.pushed.items()}}
+
+
+def plan_network(
+    inputs: Sequence[str],
+    out: Path,
+    options: CaseOptions,
+    *,
+    push: str | None = None,
+    spool: Path | None = None,
+    keep_spool: bool = False,
+    reserved: Iterable[str] = (),
+) -> NetworkRun:
+    """Inputs of both kinds → the cases of a run. Only studies are asked for their series now; nothing is pulled.
+
+    Raises:
+        InputError: an address, the environment, or options that do not go together.
+        MissingExtraError: an address without the packages for it.
+    """
+    remote = [text for text in inputs if is_address(text)]
+    local = [text for text in inputs if not is_address(text)]
+    addresses = [parse_address(text) for text in remote]
+    target = None if push is None else parse_service(push, "The archive to push to")
+    reserved = [*reserved, QUEUE_NAME]
+    if not addresses and target is None:
+        return NetworkRun(expand_inputs(inputs, reserved), options, out, out / SPOOL_NAME)
+    check_installed()
+    if addresses and local and options.series is not None:
+        raise InputError(
+            "--series must choose within files or within archives", "inputs of both kinds", "Run them apart"
+        )
+    spool = spool or out / SPOOL_NAME
+    access = Access.from_environment()
+    warnings = {access.warning_for(address) for address in (*addresses, *([target] if target else []))} - {None}
+    cases = [case for address in addresses for case in _cases(address, access, spool, options.series)]
+    cases = list({case.name: case for case in cases}.values())
+    if addresses:
+        options = replace(options, series=None)  # chosen; each folder holds one series
+    if target is not None and not set(DICOM_FORMATS) & set(options.formats):
+        made = tuple(name for name in DICOM_FORMATS if name in FORMATS)
+        options = replace(options, formats=(*options.formats, *made))
+    named = expand_inputs(local, [*reserved, *(case.name for case in cases)])
+    return NetworkRun(
+        [*named, *cases], options, out, spool, target, keep_spool, warnings=tuple(sorted(map(str, warnings)))
+    )
+
+
+def _cases(address: Address, access: Access, spool: Path, wanted: str | None) -> list[CaseInput]:
+    """One case per series; named so that nothing of the patient is in it."""
+    archive = open_archive(address, access)
+    try:
+        found = series_of(archive, address, wanted, Retry(access.attempts))
+    except HeadclipError as error:
+        if address.study is None or address.series is not None:  # the address itself
+            raise
+        name = pseudonym(address.study, "study")
+        return [CaseInput(name, spool / name, FailedSource(error))]
+    return [_case(replace(address, series=series.uid), spool) for series in found]
+
+
+def _case(address: Address, spool: Path) -> CaseInput:
+    name = pseudonym(str(address.series))
+    return CaseInput(name, spool / name, NetworkSource(address, spool / name))
+
+
+class _CaseEnds(Watcher):
+    """Passes everything on, and after each case pushes its objects and removes what was pulled for it."""
+
+    def __init__(self, run: NetworkRun, inner: Watcher, say: Callable[[str], None]) -> None:
+        self.run, self.inner, self.say = run, inner, say
+        self._pulled = {case.name: case.source for case in run.cases if case.fetch is not None}
+
+    def case_started(self, number: int, cases: int, name: str) -> None:
+        self.inner.case_started(number, cases, name)
+
+    def slices_done(self, done: int, total: int) -> None:
+        self.inner.slices_done(done, total)
+
+    def case_ended(self, outcome: CaseOutcome) -> None:
+        self.inner.case_ended(outcome)
+        if outcome.status not in ("done", "skipped") or outcome.folder is None:
+            return
+        if self.run.target is not None:
+            self._push(outcome.name, outcome.folder, self.run.target)
+        source = self._pulled.get(outcome.name)
+        if isinstance(source, Path) and not self.run.keep_spool:
+            remove_spool(source)
+
+    def _push(self, name: str, folder: Path, target: Address) -> None:
+        made = push_kept(dicom_objects(folder), PushQueue(self.run.out), target, self.inner.slices_done)
+        self.run.pushed[name] = made
+        for problem in push_problems(made, f"headclip-med pacs push {self.run.out}"):
+            self.say(f"{name}: {problem}")

@@ -1,0 +1,92 @@
+"""Where pulled instances lie: one file each, whole or not there, readable by their owner only."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import dcmread
+
+from headclip_med.errors import OutputError
+from headclip_med.pacs.archive import pseudonym
+from headclip_med.pacs.problems import PacsError
+from headclip_med.writing.atomic import atomic_path, check_writable
+
+_ENDING = ".dcm"
+
+
+class SeriesSpool:
+    """The folder of one series; file names are hashes of the UIDs, as a UID leads to the patient."""
+
+    def __init__(self, folder: Path, study: str, series: str) -> None:
+        self.folder, self.study, self.series = folder, study, series
+
+    def open(self) -> None:
+        """Make the folder, for its owner alone.
+
+        Raises:
+            OutputError: it is a link or a file, or cannot be made.
+        """
+        private_folder(self.folder.parent)
+        private_folder(self.folder)
+        with suppress(OSError):  # a share that knows no permissions
+            self.folder.chmod(0o700)
+
+    def has(self, uid: str) -> bool:
+        """Whether the instance is there; it is whole then."""
+        return self._path(uid).is_file()
+
+    def keep(self, uid: str, content: bytes) -> None:
+        """Write an instance.
+
+        Raises:
+            PacsError: it is another one than asked for, or no DICOM at all.
+            OutputError: it cannot be written.
+        """
+        _check_identity(content, (self.study, self.series, uid))
+        with atomic_path(self._path(uid)) as draft:
+            draft.write_bytes(content)
+
+    def drop_others(self, uids: Iterable[str]) -> None:
+        """Remove what is not among ``uids``: an archive may have replaced or withdrawn instances since."""
+        kept = {self._path(uid).name for uid in uids}
+        for path in self.folder.iterdir():
+            if path.name not in kept and (path.suffix == _ENDING or path.name.startswith(".headclip-")):
+                path.unlink(missing_ok=True)
+
+    def _path(self, uid: str) -> Path:
+        return self.folder / f"{pseudonym(uid, 'image')}{_ENDING}"
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder that only its owner can enter; one that is there already keeps its permissions.
+
+    Raises:
+        OutputError: it is a link, or cannot be made or written to.
+    """
+    if folder.is_symlink():
+        raise OutputError(f"The spool folder '{folder.name}' must be a folder", "a link", "Choose another with --spool")
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True)
+    check_writable(folder)  # says in words what is wrong
+
+
+def remove_spool(folder: Path) -> None:
+    """Remove the folder of a series, and the one above it once it is empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        folder.parent.rmdir()
+
+
+def _check_identity(content: bytes, wanted: tuple[str, str, str]) -> None:
+    keywords = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
+    try:
+        header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=keywords)
+        found = tuple(str(header.get(keyword, "")) for keyword in keywords)
+    except Exception as problem:  # whatever foreign bytes provoke
+        raise PacsError("The archive must send DICOM files", f"{len(content)} bytes of something else") from problem
+    if found != wanted:
+        raise PacsError("The archive must send the instance that was asked for", "another one", "Ask its administrator")
