@@ -10,7 +10,8 @@ from typing import Any
 from headclip_med.choices import CHANNELS
 from headclip_med.errors import InputError
 from headclip_med.types import PLANES
-from headclip_med.writing import FORMATS, check_formats
+from headclip_med.writing import ALL_FORMATS, FORMATS, DicomOptions, check_formats
+from headclip_med.writing.dicom_options import check_dicom_extra
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class CaseOptions:
         domain, plane, window, channels: by name; plane also comma-joined or ``all``, window also ``LEVEL/WIDTH`` in HU.
         series, time: choice within the source; threshold: in (0, 1); smooth_mm: sigma along the normal.
         formats: files to write; keep_identifiers: SOPInstanceUIDs in ``result.json``.
+        keep_empty_frames, deidentify: of DICOM objects, see :class:`headclip_med.writing.DicomOptions`.
     """
 
     domain: str | None = None
@@ -33,6 +35,13 @@ class CaseOptions:
     smooth_mm: float | None = None
     formats: tuple[str, ...] = FORMATS
     keep_identifiers: bool = False
+    keep_empty_frames: bool = False
+    deidentify: bool = False
+
+    @property
+    def dicom(self) -> DicomOptions:
+        """How DICOM objects are written."""
+        return DicomOptions(keep_empty_frames=self.keep_empty_frames, deidentify=self.deidentify)
 
     def recorded(self) -> dict[str, Any]:
         """The options as plain JSON values without ``series``: it may be an identifier of a study.
@@ -48,11 +57,12 @@ def check_options(options: CaseOptions) -> None:
     """Refuse options that no case could be run with.
 
     Raises:
-        InputError, OutputError: the first one that is wrong.
+        InputError, OutputError, MissingExtraError: the first one that is wrong.
     """
     check_formats(options.formats)
     if not options.formats:
-        raise InputError(f"At least one format of {', '.join(FORMATS)} must be named", "none")
+        raise InputError(f"At least one format of {', '.join(ALL_FORMATS)} must be named", "none")
+    check_dicom_extra(options.formats)
     _check_planes(options.plane)
     if options.threshold is not None and not 0 < options.threshold < 1:
         raise InputError("The threshold must lie between 0 and 1", options.threshold, "The map holds probabilities")

@@ -26,7 +26,8 @@ PLANES = ("axial", "coronal", "sagittal", "all")
 CHANNELS = ("repeat", "neighbours")
 CONTROLS = ("intensity", "redness", "chance")
 LAYOUTS = ("meta", "jsonl", "msd", "csv", "bids", "bmad", "mvtec", "pairs", "brats", "folders")
-FORMATS = ("nifti", "png", "html", "json")
+FORMATS = ("nifti", "png", "html", "json")  # written by default
+DICOM_FORMATS = ("seg", "segscore", "pm", "sr", "sc", "dicom")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 

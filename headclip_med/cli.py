@@ -81,6 +81,8 @@ def predict(
     batch_size: options.BatchSizeOption = None,
     resume: options.ResumeOption = False,
     keep_identifiers: options.KeepIdentifiersOption = False,
+    keep_empty_frames: options.KeepEmptyFramesOption = False,
+    deidentify: options.DeidentifyOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Score scans: anomaly map, mask, findings in mm, preview and report for every case."""
@@ -99,12 +101,15 @@ def predict(
             smooth_mm=smooth_mm,
             formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
             keep_identifiers=keep_identifiers,
+            keep_empty_frames=keep_empty_frames,
+            deidentify=deidentify,
         )
         case_options.check_batch_size(batch_size)
         case_options.check_name("precision", precision, choices.PRECISIONS)
         case_options.check_name("method", method, choices.METHODS)
         case_options.check_options(chosen)
         cases = expand_inputs(inputs, reserved=[cohort.RUN_NAME])
+        cohort.check_dicom_cases(cases, chosen)
         cohort.check_output(out)
         engine = _engine(
             model, device, weights=weights, method=method, precision=precision, batch_size=batch_size, domain=domain

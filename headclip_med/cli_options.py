@@ -131,8 +131,10 @@ FormatsOption = Annotated[
     str,
     typer.Option(
         "--format",
-        help="What to write, joined by commas; result.json is always written.",
-        autocompletion=_some_of(choices.FORMATS),
+        "--formats",
+        help="What to write, joined by commas: nifti, png, html, json; of a DICOM series also seg, segscore "
+        "(fractional), pm, sr, sc, or dicom for seg,pm,sr,sc. result.json is always written.",
+        autocompletion=_some_of((*choices.FORMATS, *choices.DICOM_FORMATS)),
     ),
 ]
 PrecisionOption = Annotated[
@@ -150,3 +152,15 @@ ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Skip cases finished with the same content, model and options.")
 ]
 KeepIdentifiersOption = Annotated[bool, typer.Option("--keep-identifiers", help="Keep SOPInstanceUIDs in result.json.")]
+KeepEmptyFramesOption = Annotated[
+    bool,
+    typer.Option("--keep-empty-frames", help="A DICOM SEG has a frame for every slice, empty or not."),
+]
+DeidentifyOption = Annotated[
+    bool,
+    typer.Option(
+        "--deidentify",
+        help="Write DICOM objects without the patient (PS3.15 basic profile, pixels as they are). A secret in "
+        "HEADCLIP_DEIDENTIFY_SALT keeps new UIDs equal across runs and unguessable.",
+    ),
+]

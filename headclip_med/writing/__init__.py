@@ -7,8 +7,10 @@ from pathlib import Path
 
 from headclip_med.errors import OutputError
 from headclip_med.result import AnomalyResult
+from headclip_med.writing.dicom_options import DICOM_FORMATS, DicomOptions
 
 FORMATS = ("nifti", "png", "html", "json")
+ALL_FORMATS = (*FORMATS, *DICOM_FORMATS)
 
 MAP_NAME = "anomaly_map.nii.gz"
 MASK_NAME = "anomaly_mask.nii.gz"
@@ -21,6 +23,7 @@ def write_result(
     folder: Path,
     formats: Sequence[str] = FORMATS,
     keep_identifiers: bool = False,
+    dicom: DicomOptions | None = None,
 ) -> dict[str, Path]:
     """Write a result into an existing folder; use :func:`headclip_med.writing.atomic.case_folder` to get one.
 
@@ -28,14 +31,17 @@ def write_result(
     complete, and no map should be found without its provenance.
 
     Args:
-        formats: any of ``nifti`` (map and mask), ``png``, ``html``, ``json``.
+        formats: any of ``nifti`` (map and mask), ``png``, ``html``, ``json``, and for a DICOM source those of
+            :func:`headclip_med.writing.dicom.write_dicom`.
         keep_identifiers: keep SOPInstanceUIDs in ``result.json``.
+        dicom: how DICOM objects are written.
 
     Returns:
-        Paths by kind: ``map``, ``mask``, ``preview``, ``report``, ``result``.
+        Paths by kind: ``map``, ``mask``, ``preview``, ``report``, ``seg``, …, ``result``.
 
     Raises:
-        OutputError: for an unknown format or a file that cannot be written.
+        OutputError: for an unknown format, a file that cannot be written, or DICOM from another source.
+        InputError, MissingExtraError: see ``write_dicom``.
     """
     from headclip_med.writing.atomic import RECORD_NAME, remove_file
     from headclip_med.writing.record import to_record, write_record
@@ -47,15 +53,19 @@ def write_result(
     remove_file(record_path)  # an earlier record must not vouch for the new files
     files = _write_maps(result, folder) if "nifti" in formats else {}
     files |= _write_pictures(result, folder, formats)
+    if set(formats) & set(DICOM_FORMATS):
+        from headclip_med.writing.dicom import write_dicom
+
+        files |= write_dicom(result, folder, formats, dicom)
     write_record(to_record(result, files, keep_identifiers), record_path)
     return {**files, "result": record_path}
 
 
 def check_formats(formats: Sequence[str]) -> None:
     """Raise :class:`OutputError` for a format that does not exist."""
-    unknown = [name for name in formats if name not in FORMATS]
+    unknown = [name for name in formats if name not in ALL_FORMATS]
     if unknown:
-        raise OutputError(f"A format must be one of {', '.join(FORMATS)}", ", ".join(unknown))
+        raise OutputError(f"A format must be one of {', '.join(ALL_FORMATS)}", ", ".join(unknown))
 
 
 def _write_maps(result: AnomalyResult, folder: Path) -> dict[str, Path]:
@@ -84,4 +94,4 @@ def _write_pictures(result: AnomalyResult, folder: Path, formats: Sequence[str])
     return files
 
 
-__all__ = ["FORMATS", "check_formats", "write_result"]
+__all__ = ["ALL_FORMATS", "DICOM_FORMATS", "FORMATS", "DicomOptions", "check_formats", "write_result"]

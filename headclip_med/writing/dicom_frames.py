@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from headclip_med.geometry import RAS_TO_LPS, world_to_voxel
 from headclip_med.result import AnomalyResult
 from headclip_med.types import Affine
 from headclip_med.volume_map import connected_components
-from headclip_med.writing.dicom_sources import SourceFrame, SourceImages
+from headclip_med.writing.dicom_sources import SourceFrame, SourceImages, check_places
 
 # Voxels: affines that went through DICOM's decimal strings and back differ by less.
 _ON_GRID = 1e-3
@@ -51,9 +52,8 @@ def read_affine(result: AnomalyResult) -> Affine:
     return result.affine if original is None else np.asarray(original, dtype=np.float64)
 
 
-def _at_pixels(
-    volume: NDArray[np.generic], result: AnomalyResult, sources: SourceImages, order: int
-) -> NDArray[np.generic]:
+def _at_pixels(volume: NDArray[Any], result: AnomalyResult, sources: SourceImages, order: int) -> NDArray[Any]:
+    check_places(sources.frames)
     out = np.zeros(sources.shape, dtype=volume.dtype)
     for place, (frame, to_voxel) in enumerate(_mappings(result, sources)):
         if _is_plain_slice(to_voxel, frame.k, volume.shape, sources.shape):
@@ -89,9 +89,7 @@ def _is_plain_slice(
     return fits and bool(np.abs((to_voxel - expected) @ far).max() < _ON_GRID)
 
 
-def _sampled(
-    volume: NDArray[np.generic], to_voxel: NDArray[np.float64], size: tuple[int, int], order: int
-) -> NDArray[np.generic]:
+def _sampled(volume: NDArray[Any], to_voxel: NDArray[np.float64], size: tuple[int, int], order: int) -> NDArray[Any]:
     rows, columns = np.indices(size, dtype=float)
     places = np.tensordot(to_voxel, np.stack([columns, rows, np.ones(size)]), axes=1)
     whole = np.round(places)

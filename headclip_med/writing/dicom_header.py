@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ def clean_header(source: Dataset) -> Dataset:
     for tag in list(source.keys()):
         element = _sound(source, tag)
         if element is not None and element.keyword not in _LEFT_OUT:
-            header.add(element)
+            header.add(copy(element))
     for keyword in _TYPE_2:
         if keyword not in header or header[keyword].value is None:
             setattr(header, keyword, "")
@@ -148,4 +149,3 @@ def _encodings(source: Dataset) -> list[str]:
     from pydicom.charset import convert_encodings
 
     return convert_encodings(source.get("SpecificCharacterSet") or "ISO_IR 6")
-

@@ -33,5 +33,6 @@ def parametric_map(study: Study) -> ParametricMap:
             content_description="Anomaly map, research use only",
             **study.series("pm"),
         )
+    study.state_body_part(made)
     study.finish(made)
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import highdicom.sr as sr
-from highdicom import CodingSchemeIdentificationItem
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.seg import Segmentation
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
@@ -151,13 +151,12 @@ def _group(
     frames: dict[int, list[int]],
     measured: Sequence[sr.Measurement],
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    own = frames.get(number, [])
+    # the number of the segment says all: DICOM forbids frame numbers beside it
     segment = sr.ReferencedSegment(
         sop_class_uid=segmentation.SOPClassUID,
         sop_instance_uid=segmentation.SOPInstanceUID,
         segment_number=number,
-        frame_numbers=own or None,
-        source_images=_source_images(study, segmentation, own),
+        source_images=_source_images(study, segmentation, frames.get(number, [])),
     )
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=study.tracking_uid(number), identifier=identifier),
@@ -183,7 +182,7 @@ def _source_images(study: Study, segmentation: Segmentation, own: list[int]) -> 
     instances = study.sources.instances
     return [
         sr.SourceImageForSegmentation(instances[uid], uid, sorted(numbers) or None)
-        for uid, numbers in (named or dict.fromkeys(instances, set())).items()
+        for uid, numbers in (named or {uid: set() for uid in instances}).items()
     ]
 
 
@@ -192,9 +191,7 @@ def _numbers(frames: Sequence[SourceFrame]) -> list[int] | None:
 
 
 def _number(name: Code, value: float, unit: Code | None = None, derivation: Code | None = None) -> sr.Measurement:
-    return sr.Measurement(
-        name=name, value=_rounded(value), unit=unit or codes.UCUM.NoUnits, derivation=derivation
-    )
+    return sr.Measurement(name=name, value=_rounded(value), unit=unit or codes.UCUM.NoUnits, derivation=derivation)
 
 
 def _rounded(value: float) -> float:

@@ -21,7 +21,6 @@ from pydicom.valuerep import DSfloat
 
 from headclip_med.errors import InputError, OutputError
 from headclip_med.reading.base import collected_warnings, in_words
-from headclip_med.reading.dicom_series import check_deflated
 from headclip_med.types import Affine
 from headclip_med.writing.dicom_header import clean_header, frame_geometry
 from headclip_med.writing.dicom_uids import derived_uid
@@ -92,8 +91,9 @@ class SourceImages:
         made = []
         for uid, sop_class in self.instances.items():
             item = Dataset()
-            item.update(self.header)
-            item.SOPClassUID, item.SOPInstanceUID = sop_class, uid
+            item.update(self.header)  # shares elements: they are replaced, never changed
+            item.add_new("SOPClassUID", "UI", sop_class)
+            item.add_new("SOPInstanceUID", "UI", uid)
             made.append(item)
         return made
 
@@ -161,7 +161,6 @@ def _read(path: Path) -> Dataset:
         raise InputError("The source images must still be where they were read", f"no {path.name}", _AGAIN)
     quiet: list[str] = []
     with in_words(path.name, "DICOM"), collected_warnings(quiet, "pydicom", "pydicom"):
-        check_deflated(path)
         return dcmread(path, stop_before_pixels=True)
 
 
@@ -186,7 +185,12 @@ def _frame(source: Dataset, k: int, number: int, uid: str, name: str, step: floa
             header.FrameOfReferenceUID = derived_uid("frame of reference", str(header.SeriesInstanceUID))
     header.SOPInstanceUID = derived_uid("frame", uid, str(number)) if many else uid
     return SourceFrame(
-        k, str(source.SOPClassUID), uid, number + 1 if many else None, header, None if geometry is None else geometry.to_lps
+        k,
+        str(source.SOPClassUID),
+        uid,
+        number + 1 if many else None,
+        header,
+        None if geometry is None else geometry.to_lps,
     )
 
 
@@ -201,21 +205,29 @@ def _aligned(frames: tuple[SourceFrame, ...]) -> tuple[SourceFrame, ...]:
         if (frame.to_lps is None) != (frames[0].to_lps is None):
             raise OutputError("All source images, or none, must say where they lie", "some")
         if frame.to_lps is None:
-            raise OutputError(
-                "Several source images must say where they lie", "frames without a place in the patient"
-            )
+            continue
         apart = np.subtract(header.ImageOrientationPatient, first.ImageOrientationPatient, dtype=float)
         if np.abs(apart).max() > _ORIENTATION_TOLERANCE:
             raise OutputError("The source images must lie parallel to be written about", "several orientations")
         for keyword in ("ImageOrientationPatient", "PixelSpacing", "SliceThickness", "FrameOfReferenceUID"):
             header[keyword] = first[keyword]
-    _check_places(frames)
     return frames
 
 
-def _check_places(frames: Sequence[SourceFrame]) -> None:
+def check_places(frames: Sequence[SourceFrame]) -> None:
+    """Refuse what an object made of frames cannot say: several frames without a place, or two in one.
+
+    Raises:
+        OutputError: in words.
+    """
     if len(frames) == 1:
         return
+    if frames[0].to_lps is None:
+        raise OutputError(
+            "Several images must say where they lie for a segmentation or map of them",
+            f"{len(frames)} images without a place in the patient",
+            "Ask for sc instead, or give one image",
+        )
     orientation = np.array(frames[0].header.ImageOrientationPatient, dtype=float)
     normal = np.cross(orientation[:3], orientation[3:])
     along = [float(np.dot(np.array(f.header.ImagePositionPatient, dtype=float), normal)) for f in frames]

@@ -22,7 +22,7 @@ from headclip_med.reading.base import collected_warnings
 from headclip_med.result import AnomalyResult, Finding
 from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing.atomic import atomic_path
-from headclip_med.writing.dicom_deidentify import deidentify
+from headclip_med.writing.dicom_deidentify import deidentified
 from headclip_med.writing.dicom_frames import MOST_SEGMENTS, read_affine
 from headclip_med.writing.dicom_options import DicomOptions
 from headclip_med.writing.dicom_sources import SourceImages, read_sources
@@ -40,6 +40,26 @@ _SERIES = {
     "sr": "Anomaly measurements (research use only)",
     "sc": "Anomaly overlay (research use only)",
 }
+
+# Body parts of which there are two: an object about one must say which side, or that it is not known.
+_PAIRED = (
+    *(
+        "ANKLE",
+        "ARM",
+        "BREAST",
+        "BUTTOCK",
+        "CALCANEUS",
+        "CALF",
+        "CLAVICLE",
+        "EAR",
+        "ELBOW",
+        "EXTREMITY",
+        "EYE",
+        "FEMUR",
+    ),
+    *("FINGER", "FOOT", "FOREARM", "HAND", "HIP", "HUMERUS", "KIDNEY", "KNEE", "LEG", "LUNG", "ORBIT", "PATELLA"),
+    *("RADIUS", "RIB", "SCAPULA", "SHOULDER", "THIGH", "THUMB", "TIBIA", "TOE", "ULNA", "WRIST", "ZYGOMA"),
+)
 
 _DATES = ("InstanceCreationDate", "ContentDate", "DateOfSecondaryCapture", "SeriesDate")
 _TIMES = ("InstanceCreationTime", "ContentTime", "TimeOfSecondaryCapture", "SeriesTime")
@@ -73,6 +93,13 @@ class Study:
         """Name of the model, at most 64 characters."""
         return str(self.result.provenance.get("model") or "unknown model")[:64]
 
+    @property
+    def serial_number(self) -> str:
+        """Of the "device": the beginning of the hash of its weights."""
+        known = self.result.provenance
+        hashes = (known.get(name) for name in ("export_sha256", "weights_sha256", "pack_sha256"))
+        return next((found[:16] for found in hashes if isinstance(found, str)), "unknown")
+
     def series(self, kind: str, number: int = 1) -> dict[str, Any]:
         """Series, instance and equipment of object ``number`` of a kind, as highdicom's constructors take them."""
         source_number = self.sources.header.get("SeriesNumber")
@@ -84,7 +111,7 @@ class Study:
             "manufacturer": MANUFACTURER,
             "manufacturer_model_name": ALGORITHM,
             "software_versions": __version__,
-            "device_serial_number": self.uid("device")[-16:],
+            "device_serial_number": self.serial_number,
             "series_description": _SERIES[kind],
         }
 
@@ -117,6 +144,16 @@ class Study:
         """Findings that share the last segment."""
         return self.result.findings[MOST_SEGMENTS:]
 
+    def state_body_part(self, dataset: Dataset) -> None:
+        """Body part and side of the source, in place; an unknown side of a paired or unknown part is left empty."""
+        part, side = (str(self.sources.header.get(keyword) or "") for keyword in ("BodyPartExamined", "Laterality"))
+        if part:
+            dataset.BodyPartExamined = part
+        if side in ("L", "R"):
+            dataset.Laterality = side
+        elif not part or part in _PAIRED:
+            dataset.Laterality = ""
+
     def finish(self, dataset: Dataset) -> Dataset:
         """References to the true source, one time stamp, UIDs without chance, research use; in place."""
         self.sources.restore_references(dataset)
@@ -144,10 +181,9 @@ def open_study(result: AnomalyResult, options: DicomOptions) -> Study:
 
 def save(study: Study, dataset: Dataset, path: Path) -> None:
     """Write an object, de-identified where that was asked for, whole or not at all."""
-    if study.options.deidentify:
-        deidentify(dataset)
     with quiet("to be written"), atomic_path(path) as draft:
-        dataset.save_as(draft, enforce_file_format=True)
+        written = deidentified(dataset) if study.options.deidentify else dataset
+        written.save_as(draft, enforce_file_format=True)
 
 
 @contextmanager

@@ -77,6 +77,25 @@ def montage(result: AnomalyResult, columns: int = 4, n: int = 8) -> Image.Image:
     return _render(page)
 
 
+def slice_picture(result: AnomalyResult, panel: Panel, height: float = 6.0) -> Image.Image:
+    """One slice, contour and all numbers in the picture itself, for viewers that show nothing else; RGB.
+
+    No name of a file or patient is in it, unless burnt into the source's own pixels. ``height`` of the slice in
+    inches of 144 pixels.
+    """
+    width = height / float(np.clip(_shape(panel), *_SHAPE_LIMITS))
+    page = Figure(figsize=(width, height + _HEAD + _FOOT), dpi=_DPI, facecolor=_PAPER)
+    _draw(_axes(page, 0.0, _HEAD, width, height), panel, _colour_scale(result))
+    plain = is_plain_image(result)
+    place = "2-D image" if plain else f"{result.planes[0]} slice {panel.index} · {panel.position}"
+    title = " · ".join(filter(None, [result.meta.get("modality"), place, f"score {panel.score:.3f}"]))
+    cut = f"threshold {result.threshold:.3g}, outlined"
+    found = len(result.findings)
+    facts = f"whole case: score {result.pred_score:.3f}, {found} finding{'' if found == 1 else 's'} · {cut}"
+    _head_and_foot(page, title, _shorten(facts, int(_TEXT_DENSITY * width)))
+    return _render(page)
+
+
 def write_preview(result: AnomalyResult, path: Path) -> None:
     """Write the montage as PNG, whole or not at all."""
     save_picture(montage(result), path)
@@ -190,13 +209,17 @@ def _colour_bar(page: Figure, result: AnomalyResult, colours: ScalarMappable, le
 
 
 def _words(page: Figure, result: AnomalyResult) -> None:
-    width, height = page.get_size_inches()
+    width = page.get_size_inches()[0]
     meta = result.meta
     plane = "2-D image" if is_plain_image(result) else result.planes[0]
     name = _shorten(str(meta.get("source_name") or "volume"), int(_TITLE_DENSITY * width) - 16)
     title = " · ".join(filter(None, [name, meta.get("modality"), plane]))
     cut = f"threshold {result.threshold:.3g} ({result.threshold_origin}), outlined"
-    facts = _shorten(f"score {result.pred_score:.3f} · {cut}", int(_TEXT_DENSITY * width))
+    _head_and_foot(page, title, _shorten(f"score {result.pred_score:.3f} · {cut}", int(_TEXT_DENSITY * width)))
+
+
+def _head_and_foot(page: Figure, title: str, facts: str) -> None:
+    width, height = page.get_size_inches()
     x = _GAP / width
     # File names are no formulas: a dollar sign in one stays a dollar sign.
     page.text(x, 1 - 0.12 / height, title, fontsize=10, color=_INK, va="top", weight="bold", parse_math=False)
@@ -219,4 +242,4 @@ def _render(page: Figure) -> Image.Image:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-__all__ = ["montage", "overlay_slices", "save_picture", "write_preview"]
+__all__ = ["montage", "overlay_slices", "save_picture", "slice_picture", "write_preview"]
