@@ -20,6 +20,7 @@ from headclip_med.cli_data import data_app
 from headclip_med.cli_errors import DEBUG, errors_in_words
 from headclip_med.cli_evaluate import evaluate
 from headclip_med.cli_models import models_app
+from headclip_med.cli_pacs import pacs_app
 from headclip_med.cli_train import train
 from headclip_med.types import RESEARCH_ONLY
 
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(pacs_app, name="pacs")
 
 
 def _show_version(wanted: bool) -> None:
@@ -81,6 +83,9 @@ def predict(
     batch_size: options.BatchSizeOption = None,
     resume: options.ResumeOption = False,
     keep_identifiers: options.KeepIdentifiersOption = False,
+    push: options.PushOption = None,
+    spool: options.SpoolOption = None,
+    keep_spool: options.KeepSpoolOption = False,
     keep_empty_frames: options.KeepEmptyFramesOption = False,
     deidentify: options.DeidentifyOption = False,
     as_json: options.JsonOption = False,
@@ -88,7 +93,7 @@ def predict(
     """Score scans: anomaly map, mask, findings in mm, preview and report for every case."""
     with errors_in_words():
         from headclip_med import case_options, cohort, console
-        from headclip_med.case_inputs import expand_inputs
+        from headclip_med.pacs.run import plan_network
 
         chosen = case_options.CaseOptions(
             domain=domain,
@@ -108,8 +113,11 @@ def predict(
         case_options.check_name("precision", precision, choices.PRECISIONS)
         case_options.check_name("method", method, choices.METHODS)
         case_options.check_options(chosen)
-        cases = expand_inputs(inputs, reserved=[cohort.RUN_NAME])
-        cohort.check_dicom_cases(cases, chosen)
+        plan = plan_network(
+            inputs, out, chosen, push=push, spool=spool, keep_spool=keep_spool, reserved=[cohort.RUN_NAME]
+        )
+        cohort.check_dicom_cases(plan.cases, plan.options)
+        console.say_warnings(plan.warnings)
         cohort.check_output(out)
         engine = _engine(
             model, device, weights=weights, method=method, precision=precision, batch_size=batch_size, domain=domain
@@ -117,12 +125,13 @@ def predict(
         watcher = console.TerminalWatcher(quiet=as_json)
         try:
             with watcher:
-                summary = cohort.run_cohort(engine, cases, out, chosen, resume=resume, watcher=watcher)
+                watching = plan.watching(watcher, console.say_error)
+                summary = cohort.run_cohort(engine, plan.cases, out, plan.options, resume=resume, watcher=watching)
         finally:
             if as_json:  # also what was done before Ctrl-C
-                console.say_json(console.run_json(watcher.outcomes, len(cases)))
+                console.say_json(console.run_json(watcher.outcomes, len(plan.cases)) | plan.as_json())
         console.show_counts(summary, out / cohort.RUN_NAME)
-        raise typer.Exit(0 if summary.ok else 1)
+        raise typer.Exit(0 if summary.ok and plan.ok else 1)
 
 
 app.command(epilog=RESEARCH_ONLY)(evaluate)

@@ -55,7 +55,8 @@ InputsArgument = Annotated[
     typer.Argument(
         metavar="INPUT",
         help="Files (NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF, BMP); folders: one DICOM series, or "
-        "one case per image in it; A,B,C: sequences of one case on one grid.",
+        "one case per image in it; A,B,C: sequences of one case on one grid; "
+        "dicomweb://HOST/PATH/studies/STUDY[/series/SERIES] or dimse://CALLED_AE@HOST:PORT/STUDY[/SERIES].",
     ),
 ]
 OutOption = Annotated[
@@ -164,3 +165,18 @@ DeidentifyOption = Annotated[
         "HEADCLIP_DEIDENTIFY_SALT keeps new UIDs equal across runs and unguessable.",
     ),
 ]
+PushOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Archive that gets the DICOM results, dicomweb://HOST/PATH or dimse://CALLED_AE@HOST:PORT; "
+        "seg,pm,sr,sc are written if no DICOM format is asked for.",
+    ),
+]
+SpoolOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Where images from an archive lie meanwhile.", show_default="in the output folder"
+    ),
+]
+KeepSpoolOption = Annotated[bool, typer.Option("--keep-spool", help="Keep those images once their case is done.")]
