@@ -70,6 +70,7 @@ class Engine:
         channels: Channels | None = None,
         series: str | None = None,
         time_index: int | None = None,
+        on_irregular: str = "error",
         threshold: float | None = None,
         smooth_mm: float | None = None,
         progress: Progress | None = None,
@@ -85,7 +86,8 @@ class Engine:
             plane: axial, coronal, sagittal, several of them (their maps are averaged), or ``all``; default the
                 acquisition plane.
             window: CT window by name or ``(level, width)``. channels: ``repeat`` the slice, or ``neighbours`` (2.5-D);
-                default the domain's. series, time_index: choice within the source.
+                default the domain's. series, time_index: choice within the source. on_irregular: what to do with an
+                irregular DICOM series, see :func:`headclip_med.reading.read_volume`.
             threshold: cut on the map in [0, 1]; default the pack's. smooth_mm: Gaussian along the normal, from 0 to
                 the volume's extent; default the pack's.
             progress: called with slices done and slices in all; cancel: asked before each batch.
@@ -95,7 +97,13 @@ class Engine:
         """
         clock = Clock()
         volume = to_volume(
-            source, affine=affine, modality=modality, is_rgb=is_rgb, series=series, time_index=time_index
+            source,
+            affine=affine,
+            modality=modality,
+            is_rgb=is_rgb,
+            series=series,
+            time_index=time_index,
+            on_irregular=on_irregular,
         )
         chosen = get_domain(domain) if domain else self.model.domain
         detector = self._detector(chosen)

@@ -153,16 +153,22 @@ def slice_centres(affine: Affine, shape: tuple[int, int, int], axis: int) -> NDA
     return voxel_to_world(affine, centres)
 
 
+def slices_normal(affine: Affine, axis: int) -> Vector:
+    """Unit vector (RAS) at right angles to the slices along ``axis``: the axis itself unless the affine is sheared."""
+    row = np.linalg.inv(affine[:3, :3])[axis]
+    return np.asarray(row / np.linalg.norm(row))
+
+
 def voxel_volume(affine: Affine) -> float:
     """Volume of one voxel in mm³."""
     return float(abs(np.linalg.det(affine[:3, :3])))
 
 
-def check_affine(affine: NDArray[np.float64], source: str) -> Affine:
+def check_affine(affine: NDArray[np.float64], source: str, *, allow_shear: bool = False) -> Affine:
     """Return ``affine`` as float64, or raise :class:`InputError` when it cannot place voxels in space.
 
     Refused: wrong shape, NaN/Inf, a last row other than ``0 0 0 1``, singular, axes that are not orthogonal
-    (shear, such as a gantry tilt) within 0.6 degrees.
+    (shear, such as a gantry tilt) within 0.6 degrees unless ``allow_shear``.
     """
     matrix = np.asarray(affine, dtype=np.float64)
     if matrix.shape != (4, 4):
@@ -184,7 +190,7 @@ def check_affine(affine: NDArray[np.float64], source: str) -> Affine:
         )
     cosines = matrix[:3, :3] / steps
     shear = np.abs(cosines.T @ cosines - np.eye(3)).max()
-    if shear > SHEAR_TOLERANCE:
+    if shear > SHEAR_TOLERANCE and not allow_shear:
         raise InputError(
             f"The voxel axes of {source} must be orthogonal",
             f"a shear of {np.degrees(np.arcsin(min(shear, 1.0))):.1f} degrees (gantry tilt or an affine registration)",

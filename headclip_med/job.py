@@ -16,6 +16,7 @@ from headclip_med.intensity import Channels, Preprocessing, foreground, intensit
 from headclip_med.prepare import Window, choose_channels, choose_planes, source_name, window_or_own
 from headclip_med.reading.base import AnyVolume, volume_array
 from headclip_med.run_slices import Scan
+from headclip_med.slice_places import empty_slices
 from headclip_med.types import Affine, Plane
 
 
@@ -42,7 +43,11 @@ class Job:
         """The volume with its foreground and its black and white, ready to be cut."""
         meta = self.volume.meta
         is_rgb, is_2d, inverted = (bool(meta.get(key, False)) for key in ("is_rgb", "is_2d", "display_inverted"))
-        mask = foreground(self.array, modality=meta.get("modality"), is_rgb=is_rgb, is_2d=is_2d, inverted=inverted)
+        axis, empty = empty_slices(self.volume, self.affine)
+        filled = np.delete(self.array, empty, axis + 1) if empty else self.array
+        mask = foreground(filled, modality=meta.get("modality"), is_rgb=is_rgb, is_2d=is_2d, inverted=inverted)
+        for index in empty:  # in rising order
+            mask = np.insert(mask, index, False, axis)
         ranges = intensity_ranges(self.array, mask, self.preprocessing, is_rgb=is_rgb)
         return Scan(self.array, mask, self.affine, ranges, self.preprocessing, inverted)
 
@@ -76,13 +81,28 @@ def make_job(
     Raises:
         InputError: an unusable affine or option.
     """
-    affine = check_affine(np.asarray(volume.affine, dtype=np.float64), source_name(volume))
+    allow_shear = bool(volume.meta.get("sheared", False))
+    affine = check_affine(np.asarray(volume.affine, dtype=np.float64), source_name(volume), allow_shear=allow_shear)
     planes, plane_reason = choose_planes(affine, volume, plane)
+    _check_planes(volume, affine, planes)
     level_width, assumed = window_or_own(window, own.window, volume)
     spec = replace(own, window=level_width, channels=choose_channels(channels, own.channels))
     notes = [*volume.meta.get("reader_warnings", []), *warnings, assumed]
     array = np.asarray(volume_array(volume), dtype=np.float32)
     return Job(volume, array, affine, domain, spec, planes, plane_reason, tuple(note for note in notes if note))
+
+
+def _check_planes(volume: AnyVolume, affine: Affine, planes: Sequence[Plane]) -> None:
+    """A stack that was kept irregular shows the patient's shape in its own slices only."""
+    if not (volume.meta.get("sheared") or volume.meta.get("uneven")):
+        return
+    own = choose_planes(affine, volume, None)[0]
+    if tuple(planes) != own:
+        raise InputError(
+            f"The plane of {source_name(volume)} must be {own[0]}: its slices are tilted or unevenly spaced",
+            ", ".join(planes),
+            "Leave the plane out, or read it with --on-irregular resample",
+        )
 
 
 def chosen_threshold(threshold: float | None, own: tuple[float, str]) -> tuple[float, str]:
@@ -95,9 +115,10 @@ def chosen_threshold(threshold: float | None, own: tuple[float, str]) -> tuple[f
 
 
 def chosen_smoothing(smooth_mm: float | None, own: float, job: Job) -> float:
-    """Sigma along the normal in mm: the asked one, or the model's own."""
+    """Sigma along the normal in mm: the asked one, or the model's own; none between independent pictures."""
     if smooth_mm is None:
-        return own
+        are_pictures = bool(job.volume.meta.get("is_2d", False)) and job.array.shape[3] > 1
+        return 0.0 if are_pictures else own
     extent = float((spacing(job.affine) * job.array.shape[1:]).max())
     if not 0 <= smooth_mm <= extent:
         raise InputError(f"The smoothing must lie between 0 mm and the volume's {extent:.0f} mm", smooth_mm)

@@ -30,11 +30,20 @@ def to_volume(
     is_rgb: bool = False,
     series: str | None = None,
     time_index: int | None = None,
+    on_irregular: str = "error",
 ) -> MetaTensor:
     """As :func:`load_source`, but a MetaTensor on the CPU."""
     import torch
 
-    volume = load_source(source, affine=affine, modality=modality, is_rgb=is_rgb, series=series, time_index=time_index)
+    volume = load_source(
+        source,
+        affine=affine,
+        modality=modality,
+        is_rgb=is_rgb,
+        series=series,
+        time_index=time_index,
+        on_irregular=on_irregular,
+    )
     if _are_paths(source):
         return to_metatensor(volume)
     return with_meta(torch.from_numpy(volume.array), volume.affine, volume.meta)
@@ -48,6 +57,7 @@ def load_source(
     is_rgb: bool = False,
     series: str | None = None,
     time_index: int | None = None,
+    on_irregular: str = "error",
 ) -> LoadedVolume:
     """Whatever was given → array, affine and metadata.
 
@@ -74,7 +84,7 @@ def load_source(
             "The source must be a path, a list of paths, a MetaTensor or an array with its affine",
             type(source).__name__,
         )
-    return load_volume(source, series=series, time=time_index)
+    return load_volume(source, series=series, time=time_index, on_irregular=on_irregular)
 
 
 def with_meta(data: torch.Tensor, affine: Affine, meta: Mapping[str, Any]) -> MetaTensor:
@@ -156,5 +166,6 @@ def _checked_volume(array: NDArray[np.float32], affine: Affine, meta: Mapping[st
         )
     if data.min() == data.max():
         raise InputError("A volume must contain an image", f"every voxel is {float(data.min())}")
-    matrix = check_affine(affine, str(meta.get("source_name", "the volume")))
+    allow_shear = bool(meta.get("sheared", False))
+    matrix = check_affine(affine, str(meta.get("source_name", "the volume")), allow_shear=allow_shear)
     return LoadedVolume(data, matrix, cast("VolumeMeta", dict(meta)))

@@ -40,15 +40,21 @@ class VolumeMeta(TypedDict, total=False):
     content_sha256: str  # of the bytes that were read; for a series: of the sorted files' hashes
     modality: str | None  # DICOM code (CT, MR, US, ...), None when the format does not say
     is_rgb: bool  # three colour channels in [0, 255]
-    is_2d: bool  # a plain image: K = 1, no patient space, one pixel = one millimetre
+    is_2d: bool  # a plain image: no patient space, one pixel = one millimetre; K = 1, or the frames of a cine
     slice_normal: list[float] | None  # unit vector (RAS) along which slices were acquired, None: unknown
     display_inverted: bool  # MONOCHROME1: invert for eyes and network, never in stored values
     default_window: list[float] | None  # [level, width] stored in the file
-    slice_uids: list[str]  # SOPInstanceUIDs ...
-    slice_positions: list[list[float]]  # ... and the RAS mm position of each slice's centre
-    slice_files: list[str]  # absolute path of each slice's file, "" for an inserted empty slice; never written out
-    slice_frames: list[int]  # 0-based frame within that file
-    resampled: bool  # True: the array is no longer the source's pixel grid
+    # Of the source's slices, in order of K as read. Where the volume was not resampled, ``[:, :, k].T`` is exactly the
+    # pixel matrix (rows, columns) of frame ``slice_frames[k]`` of ``slice_files[k]``.
+    slice_uids: list[str]  # SOPInstanceUIDs; "" where an empty slice stands for a missing or damaged one
+    slice_files: list[str]  # absolute paths, "" likewise: for writers only, never for results, logs or reports
+    slice_frames: list[int]  # 0-based frame of a multi-frame file, 0 otherwise
+    slice_positions: list[list[float]]  # RAS mm of each slice's centre
+    resampled: bool  # slices of K are not those of the source, whose number may differ
+    sheared: bool  # gantry tilt kept in the affine, whose axes are not orthogonal
+    uneven: bool  # slices of different distances, kept one by one: the affine is a mean, slice_positions are true ...
+    slice_nominal_positions: list[list[float]]  # ... and these are where the affine puts the slices
+    empty_positions: list[list[float]]  # RAS mm, by the affine, of slices that hold nothing and are never scored
     qform_code: int
     sform_code: int
     reader_warnings: list[str]  # what was odd, in words

@@ -38,6 +38,7 @@ class CtSeries:
     instance_numbers: str = "shuffled"  # or "ones"
     missing: tuple[int, ...] = ()
     duplicate: int | None = None
+    twin_differs: bool = True  # the duplicate's pixels, not only its UID
     tilt_mm: float = 0.0  # sideways shift per slice
     photometric: str = "MONOCHROME2"
     per_slice_rescale: bool = False
@@ -105,7 +106,8 @@ class CtSeries:
         ds.PhotometricInterpretation, ds.SamplesPerPixel = self.photometric, 1
         ds.Rows, ds.Columns = self.rows, self.columns
         ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
-        ds.PixelData = np.round((self.hu(k) - intercept) / slope).astype("<i2").tobytes()
+        stored = np.round((self.hu(k) - intercept) / slope).astype("<i2")
+        ds.PixelData = (stored + 1 if twin and self.twin_differs else stored).tobytes()
         return ds
 
 

@@ -68,6 +68,7 @@ class OnnxEngine:
         channels: Channels | None = None,
         series: str | None = None,
         time_index: int | None = None,
+        on_irregular: str = "error",
         threshold: float | None = None,
         smooth_mm: float | None = None,
         progress: Progress | None = None,
@@ -88,7 +89,13 @@ class OnnxEngine:
         clock = Clock()
         self.check_domain(domain)
         volume = load_source(
-            source, affine=affine, modality=modality, is_rgb=is_rgb, series=series, time_index=time_index
+            source,
+            affine=affine,
+            modality=modality,
+            is_rgb=is_rgb,
+            series=series,
+            time_index=time_index,
+            on_irregular=on_irregular,
         )
         job = make_job(volume, self.card.domain, self._own, plane=plane, window=window, channels=channels)
         sigma = chosen_smoothing(smooth_mm, self.card.slice_smoothing_mm, job)

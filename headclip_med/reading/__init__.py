@@ -49,16 +49,24 @@ _LAZY = {
 
 
 def read_volume(
-    source: str | Path | Sequence[str | Path], *, series: str | int | None = None, time: int | None = None
+    source: str | Path | Sequence[str | Path],
+    *,
+    series: str | int | None = None,
+    time: int | None = None,
+    on_irregular: str = "error",
 ) -> MetaTensor:
     """Read a volume or 2-D image of any supported format, told apart by content.
 
     Args:
-        source: a file (NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF, BMP), a folder with a DICOM series,
-            or a list of these: sequences of one patient on one grid, stacked as channels.
+        source: a file (NIfTI, NRRD, MetaImage, DICOM, DICOMDIR, PNG, JPEG, TIFF, BMP), a folder with a DICOM series,
+            a zip archive of one of these; or a list: the DICOM files of one series, else sequences of one patient on
+            one grid, stacked as channels.
         series: for DICOM: SeriesInstanceUID or either end of it, SeriesNumber, or place ``#n`` in
             :func:`list_series`.
-        time: which volume of a 4-D file (page of a TIFF), 0-based.
+        time: which volume of a 4-D file (page of a TIFF, frame of a cine), 0-based.
+        on_irregular: what to do with a DICOM series that is no regular grid (gaps, uneven steps, gantry tilt) or has
+            damaged slices: ``error``; ``split`` it into regular stretches and read one; ``resample`` it; ``keep`` its
+            slices as they are, with empty ones where positions are missing and the tilt in the affine.
 
     Returns:
         MetaTensor ``(C, I, J, K)`` float32 with a float64 ``affine`` (voxel index → RAS mm) and in ``.meta``
@@ -69,47 +77,87 @@ def read_volume(
     """
     from headclip_med.reading.base import to_metatensor
 
-    return to_metatensor(load_volume(source, series=series, time=time))
+    return to_metatensor(load_volume(source, series=series, time=time, on_irregular=on_irregular))
 
 
 def load_volume(
-    source: str | Path | Sequence[str | Path], *, series: str | int | None = None, time: int | None = None
+    source: str | Path | Sequence[str | Path],
+    *,
+    series: str | int | None = None,
+    time: int | None = None,
+    on_irregular: str = "error",
 ) -> LoadedVolume:
     """As :func:`read_volume`, but as numpy array, affine and metadata: needs no torch."""
     from headclip_med.reading.base import stack
 
     if isinstance(source, (str, Path)):
-        return load(source, series=series, time=time)
+        return load(source, series=series, time=time, on_irregular=on_irregular)
     if not source:
         raise InputError("The input must name at least one file", "an empty list")
-    return stack([load(item, series=series, time=time) for item in source])
+    files = _one_series(source)
+    if files:
+        series_volume: LoadedVolume = _reader("dicom")(files, series=series, time=time, on_irregular=on_irregular)
+        return series_volume
+    return stack([load(item, series=series, time=time, on_irregular=on_irregular) for item in source])
 
 
-def load(source: str | Path, *, series: str | int | None = None, time: int | None = None) -> LoadedVolume:
+def load(
+    source: str | Path, *, series: str | int | None = None, time: int | None = None, on_irregular: str = "error"
+) -> LoadedVolume:
     """One file or folder of :func:`load_volume`."""
     from headclip_med.reading.content import existing_path, identify, name_warning
 
     path = existing_path(source)
+    dicom_options = {"series": series, "on_irregular": on_irregular}
     if path.is_dir():
-        return _reader("dicom")(path, series=series, time=time)
+        return _reader("dicom")(path, time=time, **dicom_options)
     found = identify(path)
-    more = {"series": series} if found == "dicom" else {}
-    volume: LoadedVolume = _reader(found)(path, time=time, **more)
+    if found == "zip":
+        return _load_archive(path, time=time, **dicom_options)
+    volume: LoadedVolume = _reader(found)(path, time=time, **(dicom_options if found == "dicom" else {}))
     notes = [*name_warning(path, found), *volume.meta["reader_warnings"]]
     if series is not None and found != "dicom":
         notes.append("only DICOM has series: the series option was ignored")
     return replace(volume, meta={**volume.meta, "reader_warnings": notes})
 
 
-def list_series(folder: str | Path) -> list[SeriesInfo]:
-    """The DICOM series below ``folder``, ordered by series number: what ``series=`` can choose from."""
-    from headclip_med.reading.content import existing_path
+def _load_archive(path: Path, **options: Any) -> LoadedVolume:
+    """The DICOM series, or the one image, in a zip archive; it is called by the archive's name."""
+    from headclip_med.reading.archive import content_of
+
+    content = content_of(path)
+    if content.is_dir():
+        return _reader("dicom")(content, name=path.name, **options)
+    volume = load(content, **options)
+    return replace(volume, meta={**volume.meta, "source_name": path.name})
+
+
+def _one_series(source: Sequence[str | Path]) -> list[Path] | None:
+    """The paths of a list when all are DICOM files of one series, which is a volume rather than channels."""
+    from headclip_med.reading.content import existing_path, is_format
+
+    paths = [existing_path(item) for item in source]
+    if len(paths) < 2 or not all(path.is_file() and is_format(path, "dicom") for path in paths):
+        return None
+    from headclip_med.reading.dicom_header import read_headers
+
+    uids = {header.series_uid for path in paths for header in read_headers(path) or ()}
+    return paths if len(uids) == 1 and "" not in uids else None
+
+
+def list_series(source: str | Path, on_irregular: str = "error") -> list[SeriesInfo]:
+    """The DICOM series of a folder, DICOMDIR, zip archive or file, ordered by series number: what ``series=`` can
+    choose from; with ``on_irregular="split"`` the regular stretches of irregular series."""
+    from headclip_med.reading.archive import content_of
+    from headclip_med.reading.content import existing_path, is_format
     from headclip_med.reading.dicom import list_series as listed
 
-    path = existing_path(folder)
-    if not path.is_dir():
-        raise InputError("The input must be a folder", path.name)
-    return listed(path)
+    path = existing_path(source)
+    if path.is_file() and is_format(path, "zip"):
+        path = content_of(path)
+    if path.is_file() and not is_format(path, "dicom"):
+        raise InputError("The input must be a folder, a DICOM file or a zip archive of these", path.name)
+    return listed(path, on_irregular)
 
 
 def _reader(found: str) -> Any:

@@ -94,7 +94,7 @@ def finish(
             "Check that the right file was exported",
         )
     _check_plausible(affine, name)
-    checked = check_affine(affine, name)
+    checked = check_affine(affine, name, allow_shear=bool(meta.get("sheared", False)))
     complete = VolumeMeta(**{**meta, "reader_warnings": messages})
     return LoadedVolume(values, checked, complete)
 
@@ -249,6 +249,9 @@ def stack(volumes: Sequence[LoadedVolume]) -> LoadedVolume:
     meta["content_sha256"] = sha256_of_digests(m["content_sha256"] for m in metas)
     meta["reader_warnings"] = [f"{m['source_name']}: {note}" for m in metas for note in m["reader_warnings"]]
     meta["default_window"] = None  # one window cannot serve several sequences
+    empty = {tuple(place): place for m in metas for place in m.get("empty_positions", [])}
+    if empty:
+        meta["empty_positions"] = list(empty.values())
     if len({m.get("modality") for m in metas}) > 1:
         meta["modality"] = None
     return replace(first, array=np.concatenate([volume.array for volume in volumes]), meta=meta)

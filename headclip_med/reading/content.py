@@ -9,7 +9,7 @@ from typing import Literal
 
 from headclip_med.errors import InputError
 
-Format = Literal["nifti", "nrrd", "mha", "dicom", "png", "jpeg", "tiff", "bmp"]
+Format = Literal["nifti", "nrrd", "mha", "dicom", "png", "jpeg", "tiff", "bmp", "zip"]
 
 GZIP = b"\x1f\x8b"
 _HEAD_BYTES = 600  # enough for a NIfTI-2 header (540) and for the keys that open a MetaImage
@@ -21,6 +21,7 @@ _RASTER: tuple[tuple[bytes, Format], ...] = (
     (b"MM\x00*", "tiff"),
     (b"II+\x00", "tiff"),
     (b"MM\x00+", "tiff"),
+    (b"PK\x03\x04", "zip"),
 )
 _BY_SUFFIX: dict[str, Format] = {
     ".nii": "nifti",
@@ -37,8 +38,9 @@ _BY_SUFFIX: dict[str, Format] = {
     ".tif": "tiff",
     ".tiff": "tiff",
     ".bmp": "bmp",
+    ".zip": "zip",
 }
-_KNOWN = "NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF or BMP"
+_KNOWN = "NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF, BMP or zip"
 
 
 def existing_path(source: str | Path) -> Path:
@@ -48,6 +50,8 @@ def existing_path(source: str | Path) -> Path:
         exists = path.exists()
     except (OSError, ValueError):  # a name too long, a NUL in it, a folder that may not be entered
         exists = False
+    if exists and not (path.is_file() or path.is_dir()):  # opening a pipe would wait for ever
+        raise InputError("The input must be a file or folder", f"{path.name}, a pipe, socket or device", "Give a file")
     if not exists:
         raise InputError("The input must be a file or folder that exists", path.name, "Check the path")
     return path
@@ -74,12 +78,17 @@ def identify(path: Path) -> Format:
     return found
 
 
+def known_format(path: Path) -> Format | None:
+    """The format of the file, None where it cannot be told."""
+    try:
+        return identify(path)
+    except InputError:
+        return None
+
+
 def is_format(path: Path, *formats: Format) -> bool:
     """Whether the file's content is one of ``formats``; an unreadable file is none of them."""
-    try:
-        return identify(path) in formats
-    except InputError:
-        return False
+    return known_format(path) in formats
 
 
 def name_warning(path: Path, found: Format) -> list[str]:
@@ -130,7 +139,5 @@ def _identify_head(head: bytes) -> Format | None:
 def _what_else(head: bytes) -> str:
     if head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
         return "an Analyze 7.5 header, which does not say how the patient lies"
-    if head.startswith(b"PK\x03\x04"):
-        return "a zip archive"
     is_text = not any(byte < 9 or 13 < byte < 32 for byte in head)
     return "a text file" if is_text else "unknown content"

@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from io import BytesIO
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from pydicom import dcmread
-from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
 
 from headclip_med.errors import InputError
-from headclip_med.geometry import directions, slice_centres
-from headclip_med.reading.base import (
-    LoadedVolume,
-    check_size,
-    collected_warnings,
-    finish,
-    in_words,
-    pick_time,
-    sha256_of_digests,
+from headclip_med.geometry import slice_centres
+from headclip_med.reading.base import LoadedVolume, check_size, finish, pick_time
+from headclip_med.reading.dicom_decode import Decoded, blank_slices, decode, drop_copies, fill_blank
+from headclip_med.reading.dicom_grid import (
+    CONVERT,
+    POLICIES,
+    Policy,
+    Stack,
+    measure,
+    placed,
+    single_grid,
 )
-from headclip_med.reading.dicom_grid import CONVERT, series_grid, single_grid
-from headclip_med.reading.dicom_series import (
-    ImageHeader,
-    SeriesInfo,
-    check_deflated,
-    choose,
-    read_header,
-    scan,
-)
-from headclip_med.types import VolumeMeta
+from headclip_med.reading.dicom_header import DICOMDIR, ImageHeader
+from headclip_med.reading.dicom_resample import resample
+from headclip_med.reading.dicom_series import DAMAGED, Scan, SeriesInfo, choose, own_kinds, scan
+from headclip_med.reading.dicomdir import referenced_files
+from headclip_med.types import Affine, VolumeMeta
 
-# Data of the first overlay plane.
-_OVERLAY_DATA = (0x6000, 0x3000)
+Headers = Sequence[ImageHeader]
 
 
 def read_dicom(
-    source: Path | Sequence[Path], *, series: str | int | None = None, time: int | None = None
+    source: Path | Sequence[Path],
+    *,
+    series: str | int | None = None,
+    time: int | None = None,
+    on_irregular: str = "error",
+    name: str | None = None,
 ) -> LoadedVolume:
-    """Read one DICOM series from a folder (searched recursively), a list of its files, or one file.
+    """Read one DICOM series from a folder (searched recursively), a DICOMDIR, a list of its files, or one file.
 
     Axes: I along columns (x), J along rows (y), K along the slice normal. Values after per-slice rescale;
     MONOCHROME1 keeps its values and sets ``display_inverted``; colour becomes RGB in [0, 255].
@@ -50,167 +47,244 @@ def read_dicom(
     Args:
         source: folder, file or files.
         series: which series, see :func:`dicom_series.choose`; needed where a folder holds several.
-        time: 0 or None; a classic series has one time point.
+        time: which frame of a cine, None: all of them; 0 or None for a volume.
+        on_irregular: what to do with gaps, uneven steps, tilt and damaged slices: ``error``, ``split``, ``resample``
+            or ``keep``.
+        name: what to call the source, default the folder's or file's own name.
 
     Raises:
-        InputError: no image, several series, an irregular stack (what and where), multi-frame, undecodable.
+        InputError: no image, several series, an irregular stack (what, where, and which policies help), undecodable.
     """
-    headers, name, notes = _images(source, series)
-    pick_time(1, time, name)
-    _check_kind(headers, name)
-    headers, affine = single_grid(headers[0], notes) if len(headers) == 1 else series_grid(headers, name)
-    array, meta = _decode(headers, notes)
-    geometry = headers[0].orientation is not None
-    meta["source_name"] = name
-    meta["is_2d"] = not geometry
-    meta["slice_normal"] = directions(affine)[:, 2].tolist() if geometry else None
-    meta["slice_uids"] = [header.sop_uid for header in headers]
-    meta["slice_files"] = [str(header.path.absolute()) for header in headers]
-    meta["slice_frames"] = [0] * len(headers)
-    shape = (array.shape[1], array.shape[2], array.shape[3])
-    meta["slice_positions"] = slice_centres(affine, shape, 2).tolist()
-    return finish(array, affine, meta, list(dict.fromkeys(notes)))
-
-
-def list_series(folder: Path) -> list[SeriesInfo]:
-    """The series below ``folder`` to choose from, ordered by series number; empty without images."""
-    return scan(folder).infos()
-
-
-def _images(source: Path | Sequence[Path], series: str | int | None) -> tuple[tuple[ImageHeader, ...], str, list[str]]:
-    """The chosen images in no particular order, the name to call them by, and notes."""
-    if isinstance(source, Path) and source.is_file():
-        notes: list[str] = []
-        return (_single_header(source, notes),), source.name, notes
-    if isinstance(source, Path):
-        name = source.resolve().name or "The folder"
-    else:
-        name = source[0].resolve().parent.name if source else "The list of files"
-    found = scan(source)
-    return choose(found, series, name), name, [*found.notes, *found.dropped_in_words()]
-
-
-def _single_header(path: Path, notes: list[str]) -> ImageHeader:
-    with collected_warnings(notes, "pydicom", "pydicom"):
-        header = read_header(path)
-    if header is None:
-        raise InputError(
-            f"{path.name} must be a readable DICOM file", "a damaged header", "Copy or export the file again"
-        )
-    if header.kind not in ("image", "localizer"):
-        raise InputError(f"{path.name} must be an image", f"a {header.kind}", "Give the source images")
-    return header
-
-
-def _check_kind(headers: Sequence[ImageHeader], name: str) -> None:
-    """Refuse what is not read, before any pixel is decoded."""
-    first = headers[0]
-    frames = max(header.frames for header in headers)
-    check_size((first.columns, first.rows, len(headers) * frames), name)
-    multi = next((header for header in headers if header.is_multiframe), None)
-    if multi is not None:
-        raise InputError(
-            f"{name} must hold single-frame images",
-            f"{multi.path.name}, a multi-frame object of {multi.frames} frames: not read yet",
-            CONVERT,
-        )
-    kinds = sorted({header.photometric for header in headers})
+    policy = check_policy(on_irregular)
+    images, name, notes = _images(source, series, policy, name)
+    check_size((max(i.samples for i in images), images[0].columns, images[0].rows, _frame_count(images)), name)
+    kinds = sorted({header.photometric for header in images})
     if len(kinds) > 1:
         raise InputError(f"The images of {name} must be of one kind", f"{', '.join(kinds)}", "Separate them first")
+    if len(images) == 1:
+        return _single(images[0], time, policy, name, notes)
+    pick_time(1, time, name)
+    images = drop_copies(placed(images, name, policy, notes), notes)
+    if len(images) == 1:
+        return _single(images[0], time, policy, name, notes)
+    return _stack(images, policy, name, notes)
 
 
-def _decode(headers: Sequence[ImageHeader], notes: list[str]) -> tuple[NDArray[np.float32], VolumeMeta]:
-    """All slices as ``(C, I, J, K)``, and the metadata that only full files hold."""
-    first, digests, array = headers[0], [], np.empty(0, dtype=np.float32)
-    window: list[float] | None = None
-    overlays = 0
-    with collected_warnings(notes, "pydicom", "pydicom"):
-        for k, header in enumerate(headers):
-            dataset, digest = _open(header.path)
-            plane = _plane(dataset, header)  # (C, rows, columns)
-            if k == 0:
-                shape = (plane.shape[0], first.columns, first.rows, len(headers))
-                check_size(shape, first.path.name)
-                array = np.empty(shape, dtype=np.float32)
-            if k == len(headers) // 2:
-                window = _window(dataset)
-            array[..., k] = plane.transpose(0, 2, 1)
-            digests.append(digest)
-            overlays += _OVERLAY_DATA in dataset
-    if overlays:
-        notes.append(f"overlays in {overlays} image(s) are ignored")
-    return array, VolumeMeta(
-        source_format="dicom",
-        content_sha256=digests[0] if len(digests) == 1 else sha256_of_digests(sorted(digests)),
-        modality=first.modality,
-        is_rgb=array.shape[0] == 3,
-        display_inverted=first.photometric == "MONOCHROME1",
-        default_window=window,
+def list_series(source: Path | Sequence[Path], on_irregular: str = "error") -> list[SeriesInfo]:
+    """The series of a folder, DICOMDIR or list of files to choose from, ordered by series number; empty without
+    images. With ``split`` the regular stretches of irregular series are listed."""
+    found, _ = _scanned(source)
+    return (found.in_stretches() if check_policy(on_irregular) == "split" else found).infos()
+
+
+def check_policy(on_irregular: str) -> Policy:
+    """The policy by its name."""
+    for policy in POLICIES:
+        if on_irregular == policy:
+            return policy
+    raise InputError(f"on_irregular must be one of {', '.join(POLICIES)}", on_irregular, "Choose one of them")
+
+
+def _frame_count(images: Headers) -> int:
+    return images[0].frames if images[0].is_pictures else len(images)
+
+
+def _images(
+    source: Path | Sequence[Path], series: str | int | None, policy: Policy, name: str | None
+) -> tuple[Headers, str, list[str]]:
+    """The chosen images in no particular order, the name to call them by, and notes."""
+    found, own_name = _scanned(source)
+    name = name or own_name
+    if isinstance(source, Path) and source.is_file() and not found.groups:
+        raise _unusable_file(found, name)
+    group, notes = choose(found, series, name, is_split=policy == "split")
+    return group.images, name, [*found.notes, *found.dropped_in_words(), *notes]
+
+
+def _scanned(source: Path | Sequence[Path]) -> tuple[Scan, str]:
+    """What a folder, file, DICOMDIR or list holds, and its name."""
+    if not isinstance(source, Path):
+        return scan(source), source[0].resolve().parent.name if source else "The list of files"
+    if not source.is_file():
+        return scan(source), source.resolve().name or "The folder"
+    found = scan([source], own_kinds())
+    if not found.dropped[DICOMDIR]:
+        return found, source.name
+    files, lost = referenced_files(source)
+    found = scan(files)
+    return replace(found, dropped=found.dropped + lost), source.resolve().parent.name or source.name
+
+
+def _unusable_file(found: Scan, name: str) -> InputError:
+    if found.dropped[DAMAGED]:
+        return InputError(f"{name} must be a readable DICOM file", "a damaged header", "Copy or export the file again")
+    kind = next(iter(found.dropped), "file that is not DICOM")
+    return InputError(f"{name} must be an image", f"a {kind}", "Give the source images")
+
+
+def _single(header: ImageHeader, time: int | None, policy: Policy, name: str, notes: list[str]) -> LoadedVolume:
+    """One slice in its place, one picture, or the frames of a cine as independent pictures."""
+    pick_time(header.frames if header.is_pictures else 1, time or 0, name)
+    frames = [header]
+    if header.is_pictures:
+        chosen = range(header.frames) if time is None else [time]
+        frames = [replace(header, frame=frame) for frame in chosen]
+    header, affine = single_grid(header, notes)
+    if len(frames) > 1:
+        notes.append(f"{len(frames)} frames without a place in the patient: read as independent pictures")
+    decoded = decode(frames, name, notes, may_fail=policy != "error" and len(frames) > 1)
+    if decoded.failed:
+        notes.append(_damaged(decoded, "empty frames in their place"))
+    has_place = header.orientation is not None
+    return _finished(decoded, affine, name, notes, frames, VolumeMeta(is_2d=not has_place), normal=_normal(header))
+
+
+def _normal(header: ImageHeader) -> list[float] | None:
+    """RAS unit vector of a slice's normal."""
+    if header.orientation is None:
+        return None
+    x, y, z = np.cross(header.orientation[:3], header.orientation[3:])
+    return [-float(x), -float(y), float(z)]
+
+
+def _stack(images: Headers, policy: Policy, name: str, notes: list[str]) -> LoadedVolume:
+    stack = measure(images, name)
+    if any(policy not in problem.policies for problem in stack.problems):
+        raise stack.refusal(name, policy)
+    if policy == "resample" and stack.problems:
+        return _resampled(stack, name, notes)
+    return _in_slots(stack, policy, name, notes)
+
+
+def _in_slots(stack: Stack, policy: Policy, name: str, notes: list[str]) -> LoadedVolume:
+    """Every slice as it is, at its place; empty ones where positions are missing."""
+    slots = np.arange(len(stack.headers)) if stack.slots is None else stack.slots
+    layout: list[ImageHeader | None] = [None] * (int(slots[-1]) + 1)
+    for slot, header in zip(slots, stack.headers, strict=True):
+        layout[int(slot)] = header
+    affine, meta = stack.affine, VolumeMeta(is_2d=False)
+    decoded = decode(layout, name, notes, may_fail=policy != "error")
+    if decoded.failed and policy == "resample":
+        good = [header for k, header in enumerate(layout) if header is not None and k not in decoded.failed]
+        notes.append(_damaged(decoded, "left out"))
+        if len(good) > 1:
+            return _resampled(measure(good, name), name, notes)
+    if decoded.failed and policy == "split":
+        first, end = _longest_whole(decoded)
+        notes.append(_damaged(decoded, f"slices {first} to {end - 1} between them were read"))
+        decoded, layout = decoded.part(first, end), layout[first:end]
+        affine[:3, 3] += affine[:3, 2] * first
+        slots, stack = slots[first:end], replace(stack, positions=stack.positions[first:end])
+    elif decoded.failed:
+        notes.append(_damaged(decoded, "empty slices in their place"))
+    _note_kept(stack, layout, meta, notes)
+    kept = [None if k in decoded.failed else header for k, header in enumerate(layout)]
+    if stack.slots is None:
+        rows, columns = stack.headers[0].rows, stack.headers[0].columns
+        middle = stack.affine[:3, :2] @ [(columns - 1) / 2, (rows - 1) / 2]
+        meta["slice_positions"] = (stack.positions * [-1, -1, 1] + middle).tolist()
+    return _finished(decoded, affine, name, notes, kept, meta, normal=_normal(stack.headers[0]))
+
+
+def _note_kept(stack: Stack, layout: Sequence[ImageHeader | None], meta: VolumeMeta, notes: list[str]) -> None:
+    """Say what was kept irregular."""
+    empty = sum(header is None for header in layout)
+    if empty:
+        notes.append(f"{empty} missing slice(s) are empty: never scored")
+    if "tilt" in stack.kinds:
+        meta["sheared"] = True
+        notes.append(next(p.given for p in stack.problems if p.kind == "tilt") + " is kept in the affine")
+    if stack.slots is None:
+        meta["uneven"] = True
+        notes.append(
+            "slices are unevenly spaced and kept one by one: millimetres along the normal are approximate "
+            f"(mean step {np.linalg.norm(stack.step):.3f} mm, from {np.diff(stack.along).min():.3f} to "
+            f"{np.diff(stack.along).max():.3f} mm)"
+        )
+
+
+def _damaged(decoded: Decoded, what: str) -> str:
+    names = sorted({problem.must for problem in decoded.failed.values()})
+    more = ", …" if len(names) > 3 else ""
+    return f"{len(decoded.failed)} damaged slice(s), {what}: {'; '.join(names[:3])}{more}"
+
+
+def _longest_whole(decoded: Decoded) -> tuple[int, int]:
+    """The longest stretch without a damaged slice, the first of equal ones."""
+    edges = [-1, *sorted(decoded.failed), decoded.array.shape[3]]
+    first, end = max(pairwise(edges), key=lambda pair: (pair[1] - pair[0], -pair[0]))
+    return first + 1, end
+
+
+def _resampled(stack: Stack, name: str, notes: list[str]) -> LoadedVolume:
+    if any("resample" not in problem.policies for problem in stack.problems):
+        raise stack.refusal(name, "resample")
+    decoded = decode(stack.headers, name, notes, may_fail=True)
+    if decoded.failed:
+        good = [header for k, header in enumerate(stack.headers) if k not in decoded.failed]
+        notes.append(_damaged(decoded, "left out"))
+        if len(good) < 2:
+            raise next(iter(decoded.failed.values()))
+        stack = measure(good, name)
+        decoded = replace(decoded, array=np.delete(decoded.array, sorted(decoded.failed), axis=3), failed={})
+    array, affine = resample(decoded.array, stack, name)
+    said = "; ".join(problem.given for problem in stack.problems) or "damaged slices left out"
+    notes.append(f"resampled onto a regular grid of {np.linalg.norm(affine[:3, 2]):.3f} mm: {said}")
+    meta = VolumeMeta(is_2d=False, resampled=True)
+    centres = _source_centres(stack)
+    meta["slice_positions"] = centres
+    return _finished(
+        replace(decoded, array=array), affine, name, notes, stack.headers, meta, normal=_normal(stack.headers[0])
     )
 
 
-def _open(path: Path) -> tuple[Any, str]:
-    """The whole dataset and the sha256 of the file's bytes."""
-    with in_words(path.name, "DICOM"):
-        check_deflated(path)
-        content = path.read_bytes()
-        return dcmread(BytesIO(content)), hashlib.sha256(content).hexdigest()
+def _source_centres(stack: Stack) -> list[list[float]]:
+    """RAS mm centre of every source slice, by its own position."""
+    first = stack.headers[0]
+    middle = stack.affine[:3, :2] @ [(first.columns - 1) / 2, (first.rows - 1) / 2]
+    centres: list[list[float]] = (stack.positions * [-1, -1, 1] + middle).tolist()
+    return centres
 
 
-def _plane(dataset: Any, header: ImageHeader) -> NDArray[np.float64]:
-    """One image ``(1 or 3, rows, columns)``: grey after rescale (modality LUT), colour in [0, 255]."""
-    pixels = _pixels(dataset, header.path.name)
-    if pixels.shape[:2] != (header.rows, header.columns):
-        raise InputError(f"{header.path.name} must hold {header.rows} × {header.columns} pixels", f"{pixels.shape[:2]}")
-    with in_words(header.path.name, "DICOM"):
-        depth = int(dataset.BitsStored)
-        if header.photometric == "PALETTE COLOR":
-            pixels = _palette(pixels, dataset, header.path.name)
-            depth = pixels.dtype.itemsize * 8
-        if pixels.ndim == 3:
-            return np.moveaxis(pixels[..., :3], -1, 0) * (255.0 / (2**depth - 1))
-        return np.asarray(apply_modality_lut(pixels, dataset), dtype=np.float64)[None]
+def _finished(
+    decoded: Decoded,
+    affine: Affine,
+    name: str,
+    notes: list[str],
+    slices: Sequence[ImageHeader | None],
+    meta: VolumeMeta,
+    *,
+    normal: list[float] | None,
+) -> LoadedVolume:
+    """Fill what is blank, complete the metadata and pass the checks that every volume passes."""
+    first = next(header for header in slices if header is not None)
+    shape = (decoded.array.shape[1], decoded.array.shape[2], decoded.array.shape[3])
+    nominal = slice_centres(affine, shape, 2)
+    inverted = first.photometric == "MONOCHROME1"
+    blank = blank_slices(decoded.array)
+    if blank and len(blank) < shape[2]:
+        meta["empty_positions"] = nominal[blank].tolist()
+    fill_blank(decoded.array, bright=inverted and first.modality != "CT")
+    if meta.get("uneven"):
+        meta["slice_nominal_positions"] = nominal.tolist()
+    complete = VolumeMeta(
+        **{
+            "slice_positions": nominal.tolist(),
+            **meta,
+            "source_format": "dicom",
+            "source_name": name,
+            "content_sha256": decoded.sha256,
+            "modality": first.modality,
+            "is_rgb": decoded.array.shape[0] == 3,
+            "display_inverted": inverted,
+            "default_window": decoded.window,
+            "slice_normal": normal,
+            "slice_uids": ["" if header is None else header.sop_uid for header in slices],
+            "slice_files": ["" if header is None else str(header.path.absolute()) for header in slices],
+            "slice_frames": [0 if header is None else header.frame for header in slices],
+        }
+    )
+    return finish(decoded.array, affine, complete, list(dict.fromkeys(notes)))
 
 
-def _palette(pixels: NDArray[np.generic], dataset: Any, name: str) -> NDArray[np.generic]:
-    """Palette indices → RGB; pydicom 3.0 would read a big-endian palette with its bytes swapped."""
-    if not dataset.original_encoding[1] and "RedPaletteColorLookupTableData" in dataset:
-        raise InputError(f"{name} must hold a little-endian palette", "palette colour in big-endian", CONVERT)
-    return np.asarray(apply_color_lut(pixels, dataset))
-
-
-def _pixels(dataset: Any, name: str) -> NDArray[np.generic]:
-    """Decoded pixels; a decoder that is not installed is named with the way to get one."""
-    with in_words(name, "DICOM"):
-        syntax = dataset.file_meta.TransferSyntaxUID
-        is_encapsulated = syntax.is_encapsulated  # raises for a UID that is no transfer syntax
-    if is_encapsulated and not _has_decoder(syntax):
-        raise InputError(
-            f"{name} needs a decoder for {syntax.name}",
-            "none that is installed",
-            "Run: pip install 'headclip-med[dicom]'",
-        )
-    try:
-        return np.asarray(pixel_array(dataset))
-    except Exception as problem:  # a decoder raises whatever the damaged bytes provoke
-        raise InputError(
-            f"{name} must hold pixel data that can be decoded",
-            f"{type(problem).__name__} from the decoder of {syntax.name}",
-            "Export the image again, uncompressed if possible",
-        ) from problem
-
-
-def _has_decoder(syntax: Any) -> bool:
-    try:
-        return bool(get_decoder(syntax).is_available)
-    except NotImplementedError:
-        return False
-
-
-def _window(dataset: Any) -> list[float] | None:
-    """``[level, width]`` stored in the file, the first one where there are several."""
-    try:
-        level, width = (float(np.atleast_1d(dataset.get(k))[0]) for k in ("WindowCenter", "WindowWidth"))
-    except (TypeError, ValueError, IndexError, NotImplementedError):  # pydicom: of an unknown VR
-        return None
-    return [level, width] if width > 0 and np.isfinite([level, width]).all() else None
+__all__ = ["CONVERT", "check_policy", "list_series", "read_dicom"]

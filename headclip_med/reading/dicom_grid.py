@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.errors import InputError
 from headclip_med.geometry import RAS_TO_LPS, SHEAR_TOLERANCE
-from headclip_med.reading.dicom_series import ImageHeader
+from headclip_med.reading.dicom_header import ImageHeader
+from headclip_med.reading.dicom_split import SAME_PLACE_MM, along_normal, stretches
 from headclip_med.types import Affine, Vector
+
+Policy = Literal["error", "split", "resample", "keep"]
+POLICIES: tuple[Policy, ...] = ("error", "split", "resample", "keep")
 
 # A step may differ from the typical one by 1 %, or by the rounding of positions stored with two decimals.
 _STEP_TOLERANCE = 0.01
@@ -20,10 +25,80 @@ _STEP_TOLERANCE_MM = 0.01
 # Slices may shift sideways by this fraction of a pixel (rounded positions), never more.
 _SIDEWAYS_PIXELS = 0.1
 
+# Empty slices per slice that was read: a stray slice far away must not become a volume of nothing.
+_MOST_EMPTY, _ALWAYS_EMPTY = 4, 16
+
+# Beyond this a stack is no tilted scan but slices that slide over each other.
+_MOST_TILT_DEGREES = 60.0
+
 CONVERT = "Convert the series to NIfTI first (dcm2niix does it), or export it again"
 
+_MEANING = {
+    "resample": "resample (onto a regular grid)",
+    "split": "split (the largest regular stretch, or another by --series)",
+}
+_KEEPING = {
+    "gap": "keep (empty slices where positions are missing)",
+    "uneven": "keep (slice by slice, millimetres along the normal approximate)",
+    "tilt": "keep (a sheared volume)",
+}
 
-def single_grid(header: ImageHeader, notes: list[str]) -> tuple[tuple[ImageHeader, ...], Affine]:
+
+@dataclass(frozen=True)
+class Irregularity:
+    """Something that keeps a stack from being a regular grid, in words, and the policies that can deal with it."""
+
+    kind: Literal["gap", "uneven", "tilt", "shift"]
+    must: str
+    given: str
+    policies: tuple[Policy, ...]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Slices in order of position along their normal, and what is odd about it.
+
+    Attributes:
+        positions: ``(N, 3)`` LPS mm; normal: LPS unit vector; along: position of each slice along it.
+        typical: the usual step along the normal. step: LPS vector from slot to slot.
+        slots: place of every slice in steps from the first; None where steps are no multiples of one.
+    """
+
+    headers: tuple[ImageHeader, ...]
+    positions: NDArray[np.float64]
+    normal: Vector
+    along: Vector
+    typical: float
+    step: Vector
+    slots: NDArray[np.intp] | None
+    problems: tuple[Irregularity, ...]
+
+    @property
+    def kinds(self) -> set[str]:
+        """Of the irregularities."""
+        return {problem.kind for problem in self.problems}
+
+    @property
+    def affine(self) -> Affine:
+        """Slot index → RAS mm."""
+        return ras_affine(self.headers[0], self.step)
+
+    def refusal(self, name: str, policy: Policy = "error") -> InputError:
+        """The worst irregularity that ``policy`` cannot deal with, and the policies that can."""
+        worst = next((p for p in self.problems if policy not in p.policies), self.problems[0])
+        able = [p for p in POLICIES if all(p in problem.policies for problem in self.problems)]
+        if not able:  # what is left after a split may be dealt with
+            able = [p for p in POLICIES if p in worst.policies]
+        meant = [self._meaning(p, worst.kind) for p in able]
+        do = f"Choose on_irregular= (command line: --on-irregular): {', '.join(meant)}" if meant else CONVERT
+        return InputError(f"{worst.must.format(name=name)}", worst.given, do)
+
+    @staticmethod
+    def _meaning(policy: Policy, kind: str) -> str:
+        return _KEEPING.get(kind, "keep") if policy == "keep" else _MEANING[policy]
+
+
+def single_grid(header: ImageHeader, notes: list[str]) -> tuple[ImageHeader, Affine]:
     """Affine of one slice in patient space, or of a plane picture without a place in it."""
     if header.orientation is not None and header.position is not None and header.pixel_spacing is not None:
         thickness = header.thickness or 0.0
@@ -31,17 +106,16 @@ def single_grid(header: ImageHeader, notes: list[str]) -> tuple[tuple[ImageHeade
             thickness = 1.0
             notes.append("a single slice without thickness: 1 mm is assumed")
         normal = np.cross(header.orientation[:3], header.orientation[3:])
-        return (header,), _ras_affine(header, normal * thickness)
+        return header, ras_affine(header, normal * thickness)
     rows, columns = _plane_spacing(header, notes)
-    affine = np.diag([-columns, -rows, 1.0, 1.0])
-    return (replace(header, orientation=None, position=None),), affine
+    return replace(header, orientation=None, position=None), np.diag([-columns, -rows, 1.0, 1.0])
 
 
 def _plane_spacing(header: ImageHeader, notes: list[str]) -> tuple[float, float]:
     """Distance of rows and of columns of a picture without patient geometry."""
     notes.append("a 2-D image: its position in the patient is unknown")
     spacing = header.pixel_spacing
-    if spacing is None and header.imager_spacing is not None and min(header.imager_spacing) > 0:
+    if spacing is None and header.imager_spacing is not None:
         spacing = header.imager_spacing
         notes.append("pixel spacing is that of the detector: lengths in the patient are smaller")
     if spacing is None:
@@ -50,88 +124,148 @@ def _plane_spacing(header: ImageHeader, notes: list[str]) -> tuple[float, float]
     return spacing[0], spacing[1]
 
 
-def series_grid(headers: Sequence[ImageHeader], name: str) -> tuple[tuple[ImageHeader, ...], Affine]:
-    """Slices sorted by position along the normal, and the affine with the measured step."""
-    for header in headers:
-        missing = [
-            words
-            for words, value in (
-                ("orientation", header.orientation),
-                ("position", header.position),
-                ("pixel spacing", header.pixel_spacing),
-            )
-            if value is None
-        ]
-        if missing:
-            raise InputError(
-                f"Every image of {name} must say where it lies",
-                f"{header.path.name} without valid {' and '.join(missing)}",
-                CONVERT,
-            )
-    orientation = np.array(headers[0].orientation)
+def placed(headers: Sequence[ImageHeader], name: str, policy: Policy, notes: list[str]) -> tuple[ImageHeader, ...]:
+    """The headers that say where they lie; one that does not is refused, or left out where a policy allows it."""
+    lost = [header for header in headers if _missing(header)]
+    if not lost:
+        return tuple(headers)
+    if policy == "error" or len(lost) == len(headers):
+        do = "Give one of the images by its own path" if len(lost) == len(headers) else _leave_out()
+        raise InputError(
+            f"Every image of {name} must say where it lies",
+            f"{lost[0].path.name} without valid {' and '.join(_missing(lost[0]))}",
+            do,
+        )
+    notes.append(f"left out: {len(lost)} × image without a place, first {lost[0].path.name}")
+    return tuple(header for header in headers if not _missing(header))
+
+
+def _leave_out() -> str:
+    return f"Leave it out with --on-irregular keep, resample or split. {CONVERT}"
+
+
+def _missing(header: ImageHeader) -> list[str]:
+    known = {
+        "orientation": header.orientation,
+        "position": header.position,
+        "pixel spacing": header.pixel_spacing,
+    }
+    return [words for words, value in known.items() if value is None]
+
+
+def measure(headers: Sequence[ImageHeader], name: str) -> Stack:
+    """Put two or more slices in order and say what is odd about where they lie.
+
+    Raises:
+        InputError: several slices in one place, which nothing tells apart.
+    """
+    along = along_normal(headers)
+    order = np.argsort(along, kind="stable")
+    ordered, along = tuple(headers[i] for i in order), along[order]
+    _refuse_twins(ordered, along, name)
+    orientation = np.array(ordered[0].orientation)
     normal = np.cross(orientation[:3], orientation[3:])
-    ordered = tuple(sorted(headers, key=lambda header: float(np.array(header.position) @ normal)))
-    positions = np.array([header.position for header in ordered])
-    _check_steps(ordered, positions @ normal, name)
-    step = (positions[-1] - positions[0]) / (len(ordered) - 1)
-    _check_tilt(step, normal, name)
-    _check_sideways(ordered, positions, step, normal, name)
-    return ordered, _ras_affine(ordered[0], step)
+    positions = np.array([header.position for header in ordered], dtype=float)
+    typical, slots = _slots(np.diff(along))
+    count = len(ordered) - 1 if slots is None else int(slots[-1])
+    step = (positions[-1] - positions[0]) / count
+    problems = [*_step_problems(ordered, along, typical, slots), *_side_problems(ordered, positions, along, normal)]
+    return Stack(ordered, positions, normal, along, typical, step, slots, tuple(problems))
 
 
-def _check_steps(ordered: Sequence[ImageHeader], along: Vector, name: str) -> None:
-    """Refuse two slices in one place, and steps that differ (a missing slice, uneven spacing)."""
+def regular_stretches(stack: Stack) -> list[tuple[ImageHeader, ...]]:
+    """The stack cut wherever its step changes in length or direction, in order of position."""
+    moves = np.diff(stack.positions, axis=0)
+    steps = np.diff(stack.along)
+    sideways = moves - steps[:, None] * stack.normal
+    allowed = _sideways_mm(stack.headers[0])
+
+    def are_even(first: int, end: int) -> NDArray[np.bool_]:
+        own = steps[first : end - 1]
+        usual = int(np.argsort(own, kind="stable")[(own.size - 1) // 2])
+        aside = np.linalg.norm(sideways[first : end - 1] - sideways[first + usual], axis=1)
+        even: NDArray[np.bool_] = (np.abs(own - own[usual]) <= _tolerance(own[usual])) & (aside <= allowed)
+        return even
+
+    return [stack.headers[first:end] for first, end in stretches(len(stack.headers), are_even)]
+
+
+def _refuse_twins(ordered: Sequence[ImageHeader], along: Vector, name: str) -> None:
     steps = np.diff(along)
-    twins = int((steps < _STEP_TOLERANCE_MM).sum())
-    typical = float(np.sort(steps)[(steps.size - 1) // 2])  # with two steps the smaller one
+    twins = int((steps < SAME_PLACE_MM).sum())
     if twins:
         where = int(np.argmin(steps))
         raise InputError(
             f"Every slice of {name} must have its own position",
             f"{twins} duplicate position(s), first {ordered[where].path.name} and "
-            f"{ordered[where + 1].path.name} at {along[where]:.2f} mm along the normal",
+            f"{ordered[where + 1].path.name} at {along[where]:.2f} mm along the normal, different pixels and "
+            "nothing that tells them apart",
             "Separate echoes, phases or repeated exports into folders of their own",
         )
-    odd = np.flatnonzero(np.abs(steps - typical) > max(_STEP_TOLERANCE * typical, _STEP_TOLERANCE_MM))
-    if odd.size:
-        where = int(odd[np.argmax(np.abs(steps[odd] - typical))])
-        raise InputError(
-            f"The slices of {name} must be evenly spaced",
-            f"{odd.size} uneven step(s): the largest {steps[where]:.3f} mm instead of {typical:.3f} mm "
-            f"from {ordered[where].path.name} to {ordered[where + 1].path.name} "
-            f"({along[where]:.2f} to {along[where + 1]:.2f} mm along the normal): a gap or missing slices",
-            f"Add the missing slices. {CONVERT}",
-        )
 
 
-def _check_tilt(step: Vector, normal: Vector, name: str) -> None:
-    cosine = float(step @ normal / np.linalg.norm(step))
-    angle = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-    if np.sin(np.radians(angle)) > SHEAR_TOLERANCE:
-        raise InputError(
-            f"The slices of {name} must be stacked along their normal",
-            f"a tilt of {angle:.1f} degrees (gantry tilt)",
-            CONVERT,
-        )
+def _tolerance(step: float) -> float:
+    return max(_STEP_TOLERANCE * step, _STEP_TOLERANCE_MM)
 
 
-def _check_sideways(
-    ordered: Sequence[ImageHeader], positions: NDArray[np.float64], step: Vector, normal: Vector, name: str
-) -> None:
-    """Refuse slices that leave the straight line from the first to the last."""
-    line = positions[0] + np.arange(len(ordered))[:, None] * step
-    off = positions - line
-    sideways = np.linalg.norm(off - (off @ normal)[:, None] * normal, axis=1)
+def _slots(steps: Vector) -> tuple[float, NDArray[np.intp] | None]:
+    """The typical step (with two steps the smaller one) and the slices' places in it, None if they have none."""
+    typical = float(np.sort(steps)[(steps.size - 1) // 2])
+    for unit in (typical, float(steps.min())):
+        counts = np.round(steps / unit)
+        if counts.min() >= 1 and (np.abs(steps - counts * unit) <= _tolerance(unit) * counts).all():
+            return unit, np.concatenate([[0], np.cumsum(counts)]).astype(np.intp)
+    return typical, None
+
+
+def _step_problems(
+    ordered: Sequence[ImageHeader], along: Vector, typical: float, slots: NDArray[np.intp] | None
+) -> list[Irregularity]:
+    steps = np.diff(along)
+    odd = np.flatnonzero(np.abs(steps - typical) > _tolerance(typical))
+    if not odd.size:
+        return []
+    where = int(odd[np.argmax(np.abs(steps[odd] - typical))])
+    given = (
+        f"{odd.size} uneven step(s): the largest {steps[where]:.3f} mm instead of {typical:.3f} mm "
+        f"from {ordered[where].path.name} to {ordered[where + 1].path.name} "
+        f"({along[where]:.2f} to {along[where + 1]:.2f} mm along the normal): "
+    )
+    must = "The slices of {name} must be evenly spaced"
+    if slots is None:
+        return [Irregularity("uneven", must, f"{given}steps of different lengths", ("split", "resample", "keep"))]
+    empty = int(slots[-1]) + 1 - len(ordered)
+    if empty > _MOST_EMPTY * len(ordered) + _ALWAYS_EMPTY:
+        return [Irregularity("gap", must, f"{given}{empty} missing slices", ("split",))]
+    return [Irregularity("gap", must, f"{given}{empty} missing slice(s)", ("split", "resample", "keep"))]
+
+
+def _side_problems(
+    ordered: Sequence[ImageHeader], positions: NDArray[np.float64], along: Vector, normal: Vector
+) -> list[Irregularity]:
+    """Slices that leave the straight line from the first to the last, or a line that leaves the normal."""
+    whole = positions[-1] - positions[0]
+    line = positions[0] + ((along - along[0]) / (along[-1] - along[0]))[:, None] * whole
+    sideways = np.linalg.norm(positions - line, axis=1)
     worst = int(np.argmax(sideways))
-    if sideways[worst] > max(_SIDEWAYS_PIXELS * min(ordered[0].pixel_spacing or (1.0,)), _STEP_TOLERANCE_MM):
-        raise InputError(
-            f"The slices of {name} must lie on one straight line",
-            f"{ordered[worst].path.name} shifted sideways by {sideways[worst]:.2f} mm",
-            CONVERT,
-        )
+    if sideways[worst] > _sideways_mm(ordered[0]):
+        given = f"{ordered[worst].path.name} shifted sideways by {sideways[worst]:.2f} mm"
+        must = "The slices of {name} must lie on one straight line"
+        return [Irregularity("shift", must, given, ("split", "resample"))]
+    cosine = float(whole @ normal / np.linalg.norm(whole))
+    angle = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+    if np.sin(np.radians(angle)) <= SHEAR_TOLERANCE:
+        return []
+    able: tuple[Policy, ...] = ("resample", "keep") if angle <= _MOST_TILT_DEGREES else ()
+    must = "The slices of {name} must be stacked along their normal"
+    return [Irregularity("tilt", must, f"a tilt of {angle:.1f} degrees (gantry tilt)", able)]
 
 
-def _ras_affine(first: ImageHeader, step: Vector) -> Affine:
+def _sideways_mm(header: ImageHeader) -> float:
+    return max(_SIDEWAYS_PIXELS * min(header.pixel_spacing or (1.0,)), _STEP_TOLERANCE_MM)
+
+
+def ras_affine(first: ImageHeader, step: Vector) -> Affine:
     """Index (column, row, slice) → RAS mm from the first slice and the LPS vector from slice to slice."""
     orientation, (rows, columns) = np.array(first.orientation), first.pixel_spacing or (1.0, 1.0)
     lps = np.eye(4)

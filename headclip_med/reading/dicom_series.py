@@ -1,102 +1,46 @@
-"""Which DICOM images lie in a folder, and which of them belong to one series."""
+"""Which DICOM images lie in a folder, and which of them belong to one volume."""
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom import dcmread, uid
-from pydicom.filereader import read_file_meta_info
 
 from headclip_med.errors import InputError
 from headclip_med.reading.base import collected_warnings
 from headclip_med.reading.content import is_format
+from headclip_med.reading.dicom_grid import measure, regular_stretches
+from headclip_med.reading.dicom_header import LOCALIZER, PARAMETRIC_MAP, ImageHeader, read_headers
+from headclip_med.reading.dicom_header import check_deflated as check_deflated
+from headclip_med.reading.dicom_split import Group, split_volumes
 from headclip_med.types import PLANES, Plane
 
 # Direction cosines of one series differ by rounding only.
 _ORIENTATION_TOLERANCE = 1e-3
 
-# A deflated file may hold this much once inflated; more is a decompression bomb.
-_MAX_INFLATED_BYTES = 2**32
+# A message names this many series, and this many damaged files; a folder may hold hundreds.
+_LISTED, _NAMED = 10, 3
 
-# A message names this many series; a folder may hold hundreds.
-_LISTED = 10
-
-_TAGS = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "FrameOfReferenceUID",
-    "Modality",
-    "ImageType",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "ImageOrientationPatient",
-    "ImagePositionPatient",
-    "PixelSpacing",
-    "ImagerPixelSpacing",
-    "SliceThickness",
-]
-
-# Objects with pixels that describe another image rather than being one.
-_DERIVED = {
-    uid.SegmentationStorage,
-    uid.SurfaceSegmentationStorage,
-    uid.ParametricMapStorage,
-    uid.RTDoseStorage,
-    "1.2.840.10008.5.1.4.1.1.66.7",  # Label Map Segmentation
-}
-
-
-@dataclass(frozen=True)
-class ImageHeader:
-    """The part of one DICOM image that decides where it belongs; lengths in mm, positions in LPS."""
-
-    path: Path
-    sop_uid: str
-    sop_name: str
-    series_uid: str
-    series_number: int | None
-    frame_of_reference: str
-    modality: str | None
-    rows: int
-    columns: int
-    frames: int
-    photometric: str
-    orientation: tuple[float, ...] | None
-    position: tuple[float, ...] | None
-    pixel_spacing: tuple[float, ...] | None
-    imager_spacing: tuple[float, ...] | None
-    thickness: float | None
-    kind: str  # "image", or why it is not one to read
-
-    @property
-    def is_multiframe(self) -> bool:
-        """Several frames, or an enhanced object whose geometry lies per frame."""
-        return self.frames > 1 or "Enhanced" in self.sop_name or "Multi-frame" in self.sop_name
+DAMAGED = "damaged DICOM file"
+_COPY = "copy of another file (same SOPInstanceUID)"
+_NOT_DICOM = "file that is not DICOM"
 
 
 @dataclass(frozen=True)
 class SeriesInfo:
-    """One series to choose from.
+    """One group of images that can be read as a volume.
 
     Attributes:
-        number: place in the list, from 1; ``series="#1"`` chooses it.
-        uid: SeriesInstanceUID.
-        series_number: as shown on the scanner.
-        modality: DICOM code.
-        images: number of files.
-        rows, columns: size of each.
+        number: place in the list, from 1: ``series="#1"``.
+        uid: SeriesInstanceUID (identifies a patient's study: do not log it).
+        series_number, modality: as stored, None when absent.
+        images: how many slices or frames; rows, columns: of each.
         plane: anatomical name of the slices' orientation, None without one.
+        label: what sets it apart from other groups of its series, such as ``echo time 4.6``.
     """
 
     number: int
@@ -107,112 +51,131 @@ class SeriesInfo:
     rows: int
     columns: int
     plane: Plane | None
+    label: str = ""
 
     def __str__(self) -> str:
-        plane = f", {self.plane}" if self.plane else ""
+        more = "".join(f", {words}" for words in (self.plane, self.label) if words)
         shown = "without number" if self.series_number is None else str(self.series_number)
         size = f"{self.images} × {self.columns}×{self.rows}"
-        return f"#{self.number}: series {shown}, {self.modality or 'unknown modality'}, {size}{plane}"
+        return f"#{self.number}: series {shown}, {self.modality or 'unknown modality'}, {size}{more}"
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What was found: images by series, and what was left out and why."""
+    """What was found: images by volume, and what was left out and why."""
 
-    groups: tuple[tuple[ImageHeader, ...], ...]
+    groups: tuple[Group, ...]
     dropped: Counter[str]
     notes: tuple[str, ...]
+    damaged: tuple[str, ...] = ()
 
     def infos(self) -> list[SeriesInfo]:
         """The groups as a list to choose from."""
         return [_info(number, group) for number, group in enumerate(self.groups, start=1)]
 
     def dropped_in_words(self) -> list[str]:
-        """One note for every kind of file that was left out."""
-        return [f"left out: {count} × {kind}" for kind, count in sorted(self.dropped.items())]
+        """One note for every kind of file that was left out; damaged ones by name."""
+        names = ", ".join(self.damaged[:_NAMED]) + (", …" if len(self.damaged) > _NAMED else "")
+        return [
+            f"left out: {count} × {kind}" + (f" ({names})" if kind == DAMAGED else "")
+            for kind, count in sorted(self.dropped.items())
+        ]
+
+    def in_stretches(self) -> Scan:
+        """Every group cut into its regular stretches, each a group of its own."""
+        return replace(self, groups=tuple(part for group in self.groups for part in _stretches(group)))
 
 
-def scan(source: Path | Iterable[Path]) -> Scan:
+def scan(source: Path | Iterable[Path], kinds: Sequence[str] = ("image",)) -> Scan:
     """Read the headers of all files below a folder (or of the files given) and group the images.
 
-    Images belong together when series, frame of reference, size and pixel spacing are equal and the
-    orientation is equal to 1e-3.
+    Images belong together when study, series, frame of reference, size and pixel spacing are equal and the
+    orientation is equal to 1e-3; of those, slices in the same places are told apart by echo, phase, b-value and the
+    like (:mod:`dicom_split`).
+
+    Args:
+        kinds: which kinds of :attr:`ImageHeader.kind` to take.
     """
     paths = sorted(source.rglob("*")) if isinstance(source, Path) else list(source)
     dropped: Counter[str] = Counter()
     notes: list[str] = []
-    images: list[ImageHeader] = []
+    damaged: list[str] = []
+    images: dict[Any, ImageHeader] = {}
     with collected_warnings(notes, "pydicom", "pydicom"):
         for path in paths:
             if not path.is_file():
                 continue
-            header = read_header(path) if is_format(path, "dicom") else "file that is not DICOM"
-            if isinstance(header, ImageHeader) and header.kind == "image":
-                images.append(header)
-            else:
-                kind = header.kind if isinstance(header, ImageHeader) else header
-                dropped[kind or "damaged DICOM file"] += 1
-    return Scan(tuple(_grouped(images)), dropped, tuple(notes))
+            headers = read_headers(path) if is_format(path, "dicom") else []
+            if headers is None:
+                damaged.append(path.name)
+            for kind in _unusable(headers, kinds):
+                dropped[kind] += 1
+            for header in headers or ():
+                if header.kind in kinds:
+                    dropped[_COPY] += _is_known(images, header)
+    groups = [part for group in _grouped(list(images.values())) for part in split_volumes(group)]
+    return Scan(tuple(sorted(groups, key=_order)), +dropped, tuple(notes), tuple(damaged))
 
 
-def read_header(path: Path) -> ImageHeader | None:
-    """The header of one DICOM file; None when it cannot be parsed."""
-    try:
-        check_deflated(path)
-        dataset = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-        return _header(path, dataset)
-    except InputError:
-        raise
-    except Exception:  # pydicom raises whatever the damaged bytes provoke
-        return None
+def _unusable(headers: list[ImageHeader] | None, kinds: Sequence[str]) -> set[str]:
+    """Why a file, or some frames of it, are no images to read; each reason counts once a file."""
+    if headers is None:
+        return {DAMAGED}
+    if not headers:
+        return {_NOT_DICOM}
+    return {header.kind for header in headers if header.kind not in kinds}
 
 
-def check_deflated(path: Path) -> None:
-    """Refuse a deflated file that would inflate beyond 4 GiB; others cost one look at the file meta."""
-    meta = read_file_meta_info(path)
-    if meta.get("TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
-        return
-    inflater, total = zlib.decompressobj(wbits=-zlib.MAX_WBITS), 0
-    with path.open("rb") as file:
-        file.seek(144 + int(meta.FileMetaInformationGroupLength))  # preamble, DICM, group length element
-        pending = file.read(1 << 16)
-        while pending and not inflater.eof:
-            total += len(inflater.decompress(pending, 1 << 24))
-            if total > _MAX_INFLATED_BYTES:
-                raise InputError(f"{path.name} must inflate to at most 4 GiB", "a decompression bomb")
-            pending = inflater.unconsumed_tail or file.read(1 << 16)
+def _is_known(images: dict[Any, ImageHeader], header: ImageHeader) -> bool:
+    """Whether the same object was seen in the same place; remembers it otherwise."""
+    own = (header.sop_uid, header.series_uid, header.position) if header.sop_uid else (header.path,)
+    key = (*own, header.frame)
+    if key in images:
+        return True
+    images[key] = header
+    return False
 
 
-def choose(found: Scan, series: str | int | None, name: str) -> tuple[ImageHeader, ...]:
-    """The one group that ``series`` names: a SeriesInstanceUID, either end of it, a SeriesNumber, or ``#n``.
+def choose(found: Scan, series: str | int | None, name: str, *, is_split: bool = False) -> tuple[Group, list[str]]:
+    """The one group that ``series`` names, and what to say about the choice.
 
-    A bare number that is no SeriesNumber counts as a place in the list.
+    ``series`` is a SeriesInstanceUID, either end of it, a SeriesNumber, or ``#n``; a bare number that is no
+    SeriesNumber counts as a place in the list. With ``is_split`` and several stretches of one volume the one of most
+    slices is taken, the first of equal ones.
 
     Raises:
         InputError: no image at all, several groups and no choice, or a choice that fits none or several.
     """
+    whole, found = found, found.in_stretches() if is_split else found
     infos = found.infos()
     if not infos:
         raise _nothing(found, name)
     more = f"; and {len(infos) - _LISTED} more" if len(infos) > _LISTED else ""
     listing = "; ".join(str(info) for info in infos[:_LISTED]) + more
+    matches = infos if series is None else _matches(infos, str(series).strip())
+    if len(matches) == 1:
+        return found.groups[matches[0].number - 1], []
+    if is_split and matches and _is_one_volume(whole, [found.groups[info.number - 1] for info in matches]):
+        best = max(matches, key=lambda info: (info.images, -info.number))
+        note = f"split into {len(matches)} regular stretches, the largest was read: {best} (of {listing})"
+        return found.groups[best.number - 1], [note]
     if series is None:
-        if len(infos) > 1:
-            raise InputError(
-                f"{name} must hold one series of images, or one must be chosen",
-                f"{len(infos)} groups ({listing})",
-                "Choose one with series= (command line: --series), as a series number or as #1, #2, …",
-            )
-        return found.groups[0]
-    matches = _matches(infos, str(series).strip())
-    if len(matches) != 1:
-        problem = "fits none" if not matches else f"fits {len(matches)}"
         raise InputError(
-            f"The chosen series of {name} must be one of: {listing}",
-            f"{series!s}, which {problem}",
-            "Choose by place in the list: #1, #2, …",
+            f"{name} must hold one series of images, or one must be chosen",
+            f"{len(infos)} groups ({listing})",
+            "Choose one with series= (command line: --series), as a series number or as #1, #2, …",
         )
-    return found.groups[matches[0].number - 1]
+    problem = "fits none" if not matches else f"fits {len(matches)}"
+    raise InputError(
+        f"The chosen series of {name} must be one of: {listing}",
+        f"{series!s}, which {problem}",
+        "Choose by place in the list: #1, #2, …",
+    )
+
+
+def _is_one_volume(whole: Scan, parts: Sequence[Group]) -> bool:
+    images = {(image.path, image.frame) for part in parts for image in part.images}
+    return any(images <= {(image.path, image.frame) for image in group.images} for group in whole.groups)
 
 
 def _matches(infos: list[SeriesInfo], wanted: str) -> list[SeriesInfo]:
@@ -231,106 +194,83 @@ def _nothing(found: Scan, name: str) -> InputError:
     return InputError(f"{name} must contain DICOM images to read", given, do)
 
 
-def _info(number: int, group: tuple[ImageHeader, ...]) -> SeriesInfo:
-    first = group[0]
+def _info(number: int, group: Group) -> SeriesInfo:
+    first = group.images[0]
     plane = None
     if first.orientation is not None:
         normal = np.cross(first.orientation[:3], first.orientation[3:])
         by_axis: tuple[Plane, ...] = (PLANES[2], PLANES[1], PLANES[0])  # normal along x, y, z
         plane = by_axis[int(np.argmax(np.abs(normal)))]
     return SeriesInfo(
-        number,
-        first.series_uid,
-        first.series_number,
-        first.modality,
-        len(group),
-        first.rows,
-        first.columns,
-        plane,
+        number=number,
+        uid=first.series_uid,
+        series_number=first.series_number,
+        modality=first.modality,
+        images=first.frames if first.is_pictures else len(group.images),
+        rows=first.rows,
+        columns=first.columns,
+        plane=plane,
+        label=group.label,
     )
 
 
-def _grouped(images: list[ImageHeader]) -> list[tuple[ImageHeader, ...]]:
-    groups: list[list[ImageHeader]] = []
+def _stretches(group: Group) -> list[Group]:
+    """The regular stretches of one volume; a group without places, or with twins, stays as it is."""
+    located = tuple(i for i in group.images if i.orientation and i.position and i.pixel_spacing)
+    if len(located) < 2:
+        return [group]
+    try:
+        parts = regular_stretches(measure(located, ""))
+    except InputError:
+        return [group]
+    if len(parts) == 1:
+        return [group]
+    named = [f"stretch {number}" for number in range(1, len(parts) + 1)]
+    return [
+        Group(part, ", ".join(filter(None, (group.label, words)))) for part, words in zip(parts, named, strict=True)
+    ]
+
+
+def _order(group: Group) -> tuple[Any, ...]:
+    first = group.images[0]
+    return first.series_number or 0, first.series_uid
+
+
+def _grouped(images: list[ImageHeader]) -> list[list[ImageHeader]]:
+    """Images by what makes them one series of one orientation, in order of their files."""
+    groups: dict[Any, list[list[ImageHeader]]] = {}
     for image in images:
-        home = next((group for group in groups if _belongs(image, group[0])), None)
+        homes = groups.setdefault(_key(image), [])
+        home = next((group for group in homes if _is_parallel(image, group[0])), None)
         if home is None:
-            groups.append([image])
+            homes.append([image])
         else:
             home.append(image)
-    ordered = sorted(groups, key=lambda g: (g[0].series_number or 0, g[0].series_uid, str(g[0].path)))
-    return [tuple(group) for group in ordered]
+    return sorted((group for homes in groups.values() for group in homes), key=lambda g: str(g[0].path))
 
 
-def _belongs(image: ImageHeader, first: ImageHeader) -> bool:
-    def key(h: ImageHeader) -> tuple[Any, ...]:
-        return h.series_uid, h.frame_of_reference, h.rows, h.columns, h.pixel_spacing, h.is_multiframe
-
-    if key(image) != key(first) or (image.orientation is None) != (first.orientation is None):
-        return False
-    if image.orientation is None or first.orientation is None:
-        return True
-    return bool(np.allclose(image.orientation, first.orientation, rtol=0, atol=_ORIENTATION_TOLERANCE))
-
-
-def _header(path: Path, dataset: Any) -> ImageHeader:
-    spacing = _numbers(dataset, "PixelSpacing", 2)
-    thickness = _numbers(dataset, "SliceThickness", 1)
-    sop_class = uid.UID(str(dataset.get("SOPClassUID", "")))
-    return ImageHeader(
-        path=path,
-        sop_uid=str(dataset.get("SOPInstanceUID", "")),
-        sop_name=sop_class.name,
-        series_uid=str(dataset.get("SeriesInstanceUID", "")),
-        series_number=_integer(dataset, "SeriesNumber"),
-        frame_of_reference=str(dataset.get("FrameOfReferenceUID", "")),
-        modality=str(dataset.get("Modality") or "")[:16] or None,
-        rows=_integer(dataset, "Rows") or 0,
-        columns=_integer(dataset, "Columns") or 0,
-        frames=_integer(dataset, "NumberOfFrames") or 1,
-        photometric=str(dataset.get("PhotometricInterpretation", "")),
-        orientation=_orientation(dataset),
-        position=_numbers(dataset, "ImagePositionPatient", 3),
-        pixel_spacing=spacing if spacing and min(spacing) > 0 else None,
-        imager_spacing=_numbers(dataset, "ImagerPixelSpacing", 2),
-        thickness=thickness[0] if thickness else None,
-        kind=_kind(dataset, sop_class),
+def _key(image: ImageHeader) -> tuple[Any, ...]:
+    spacing = None if image.pixel_spacing is None else tuple(round(mm, 5) for mm in image.pixel_spacing)
+    own = image.path if image.is_pictures else None
+    return (
+        image.study_uid,
+        image.series_uid,
+        image.frame_of_reference,
+        image.rows,
+        image.columns,
+        spacing,
+        image.stack,
+        image.orientation is None,
+        own,
     )
 
 
-def _kind(dataset: Any, sop_class: str) -> str:
-    if not (_integer(dataset, "Rows") and _integer(dataset, "Columns")):
-        return "DICOM object without an image"
-    if sop_class in _DERIVED:
-        return "derived object (segmentation, parametric map or dose)"
-    image_type = dataset.get("ImageType") or []
-    values = [image_type] if isinstance(image_type, str) else list(image_type)
-    return "localizer" if "LOCALIZER" in values else "image"
+def _is_parallel(image: ImageHeader, first: ImageHeader) -> bool:
+    if image.orientation is None or first.orientation is None:
+        return True
+    return bool(np.abs(np.subtract(image.orientation, first.orientation)).max() <= _ORIENTATION_TOLERANCE)
 
 
-def _orientation(dataset: Any) -> tuple[float, ...] | None:
-    """Row and column direction as two orthogonal unit vectors, else None."""
-    values = _numbers(dataset, "ImageOrientationPatient", 6)
-    if values is None:
-        return None
-    row, column = np.array(values[:3]), np.array(values[3:])
-    lengths = np.linalg.norm([row, column], axis=1)
-    if np.abs(lengths - 1).max() > 1e-2 or abs(float(row @ column)) > 1e-2:
-        return None
-    return tuple(float(x) for x in (*(row / lengths[0]), *(column / lengths[1])))
-
-
-def _numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:
-    """``count`` finite numbers, or None when the element is absent, empty or not that."""
-    try:
-        values = tuple(float(x) for x in np.atleast_1d(dataset.get(keyword)))
-    except (TypeError, ValueError):
-        return None
-    return values if len(values) == count and np.isfinite(values).all() else None
-
-
-def _integer(dataset: Any, keyword: str) -> int | None:
-    try:
-        return int(dataset.get(keyword))
-    except (TypeError, ValueError):
-        return None
+def own_kinds() -> tuple[str, ...]:
+    """What may be read when its own path is given, though a folder would leave it out."""
+    return "image", LOCALIZER, PARAMETRIC_MAP

@@ -97,21 +97,23 @@ class DicomSeriesReader(_Reader):
     """A DICOM series: a folder, a list of its files, or one file.
 
     Args:
-        series: which series of a folder, as in :func:`headclip_med.reading.read_volume`.
+        series, on_irregular: which series of a folder, and what to do with irregular ones, as in
+            :func:`headclip_med.reading.read_volume`.
     """
 
-    formats = ("dicom",)
+    formats = ("dicom", "zip")
 
-    def __init__(self, series: str | int | None = None) -> None:
+    def __init__(self, series: str | int | None = None, on_irregular: str = "error") -> None:
         super().__init__()
-        self.series = series
+        self.series, self.on_irregular = series, on_irregular
 
     def _load(self, paths: list[Path]) -> LoadedVolume:
         from headclip_med.reading.dicom import read_dicom
 
         if len(paths) == 1:
-            return load(paths[0], series=self.series)
-        return read_dicom([existing_path(path) for path in paths], series=self.series)
+            return load(paths[0], series=self.series, on_irregular=self.on_irregular)
+        files = [existing_path(path) for path in paths]
+        return read_dicom(files, series=self.series, on_irregular=self.on_irregular)
 
     def _is_mine(self, path: Path) -> bool:
         return path.is_dir() or super()._is_mine(path)
@@ -121,17 +123,18 @@ class VolumeReader(_Reader):
     """Any format of the others, told by content: one reader for a folder of mixed cases.
 
     Args:
-        series: which series of a DICOM folder; time: which volume of a 4-D file, 0-based.
+        series: which series of a DICOM folder; time: which volume of a 4-D file, 0-based; on_irregular: what to do with
+            irregular DICOM series.
     """
 
-    formats = ("nifti", "nrrd", "mha", "dicom", "png", "jpeg", "tiff", "bmp")
+    formats = ("nifti", "nrrd", "mha", "dicom", "png", "jpeg", "tiff", "bmp", "zip")
 
-    def __init__(self, series: str | int | None = None, time: int | None = None) -> None:
+    def __init__(self, series: str | int | None = None, time: int | None = None, on_irregular: str = "error") -> None:
         super().__init__()
-        self.series, self.time = series, time
+        self.series, self.time, self.on_irregular = series, time, on_irregular
 
     def _load(self, paths: list[Path]) -> LoadedVolume:
-        return load_volume(paths, series=self.series, time=self.time)
+        return load_volume(paths, series=self.series, time=self.time, on_irregular=self.on_irregular)
 
     def _is_mine(self, path: Path) -> bool:
         return path.is_dir() or super()._is_mine(path)

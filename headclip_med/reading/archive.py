@@ -1,0 +1,123 @@
+"""Zip archives → a temporary folder: no links, no way out of it, caps on count, size and growth."""
+
+from __future__ import annotations
+
+import stat
+import tempfile
+import threading
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+from headclip_med.errors import InputError
+from headclip_med.reading.content import is_format, known_format
+from headclip_med.reading.inflate import check_growth
+
+_MOST_MEMBERS = 50_000
+_MOST_BYTES = 2**33
+_CHUNK = 1 << 20
+
+# Unpacked archives that are kept, so that what is written after reading can go back to the source images.
+_KEPT = 4
+
+_kept: OrderedDict[tuple[str, int, int], tempfile.TemporaryDirectory[str]] = OrderedDict()
+_lock = threading.Lock()
+
+
+def unpacked(path: Path) -> Path:
+    """Unpack the archive at ``path`` into a temporary folder, which lives until the fourth archive after it or the end
+    of the process.
+
+    Raises:
+        InputError: damaged, encrypted, a member that is a link or leads elsewhere, or too much of anything.
+    """
+    found = path.stat()
+    key = (str(path.resolve()), found.st_size, found.st_mtime_ns)
+    with _lock:
+        if key not in _kept:
+            folder = tempfile.TemporaryDirectory(prefix="headclip-med-", ignore_cleanup_errors=True)
+            try:
+                _unpack(path, Path(folder.name))
+            except BaseException:
+                folder.cleanup()
+                raise
+            _kept[key] = folder
+            while len(_kept) > _KEPT:
+                _kept.popitem(last=False)[1].cleanup()
+        _kept.move_to_end(key)
+        return Path(_kept[key].name)
+
+
+def content_of(path: Path) -> Path:
+    """What to read of an archive: its folder where it holds DICOM, else the one image in it."""
+    folder = unpacked(path)
+    images = []
+    for file in sorted(folder.rglob("*")):
+        if not file.is_file():
+            continue
+        if is_format(file, "dicom"):
+            return folder
+        if known_format(file) and not (file.suffix == ".img" and file.with_suffix(".hdr").exists()):
+            images.append(file)
+    if len(images) != 1:
+        raise InputError(
+            f"{path.name} must hold one DICOM series or one image",
+            f"{len(images)} images",
+            "Unpack it and give the image, or the folder",
+        )
+    return images[0]
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    again = "Copy or pack the archive again"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            _check_members(members, path)
+            for member in members:
+                _extract(archive, member, folder.joinpath(*_parts(member.filename)))
+    except InputError:
+        raise
+    except OSError as problem:
+        given = problem.strerror or type(problem).__name__
+        raise InputError(f"{path.name} must be unpacked to the temporary folder", given, "Free some space") from problem
+    except Exception as problem:  # zipfile and the decompressors raise whatever the damaged bytes provoke
+        given = f"a damaged or unsupported archive ({type(problem).__name__})"
+        raise InputError(f"{path.name} must be a readable zip archive", given, again) from problem
+
+
+def _check_members(members: list[zipfile.ZipInfo], path: Path) -> None:
+    """Refuse by the archive's own listing, before anything is unpacked."""
+    name, again = path.name, "Pack the archive again, with nothing but the images"
+    if not 0 < len(members) <= _MOST_MEMBERS:
+        raise InputError(f"{name} must hold 1 to {_MOST_MEMBERS} files", len(members), again)
+    total = sum(member.file_size for member in members)
+    if total > _MOST_BYTES:
+        given = f"{total / 2**30:.1f} GiB"
+        raise InputError(f"{name} must hold at most {_MOST_BYTES / 2**30:g} GiB", given, again)
+    check_growth(min(total, 2**32), path.stat().st_size, name)
+    for member in members:
+        if member.flag_bits & 1:
+            raise InputError(f"{name} must not be encrypted", "a password", "Unpack it first")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise InputError(f"{name} must hold no links", "a symbolic link", again)
+        if not _parts(member.filename):
+            raise InputError(f"{name} must hold files of its own folder only", "a name that leads elsewhere", again)
+
+
+def _parts(name: str) -> list[str]:
+    """A member's name as parts of a path below the folder; empty where it leads elsewhere."""
+    parts = [part for part in name.split("/") if part != "."]
+    leads_away = name.startswith("/") or "\\" in name or any(part in ("", "..") for part in parts)
+    odd = any(set(part) & set(":\0") or len(part.encode("utf-8", "replace")) > 255 for part in parts)
+    return [] if leads_away or odd else parts
+
+
+def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    """One member; never more than its listing says, whatever it inflates to."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    left = member.file_size
+    with archive.open(member) as source, target.open("xb") as out:
+        while left > 0 and (chunk := source.read(min(_CHUNK, left))):
+            out.write(chunk)
+            left -= len(chunk)

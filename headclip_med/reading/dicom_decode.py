@@ -1,0 +1,213 @@
+"""Frames in order → one array with NaN where there is nothing; what is damaged is named, what changed is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+
+from headclip_med.errors import InputError
+from headclip_med.reading.base import check_size, collected_warnings, in_words, sha256_of_digests
+from headclip_med.reading.dicom_header import ImageHeader, check_deflated, element, file_stamp
+from headclip_med.reading.dicom_pixels import Plane, overlays, planes, window
+from headclip_med.reading.dicom_split import SAME_PLACE_MM, along_normal
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pixels of a layout.
+
+    Attributes:
+        array: ``(C, I, J, K)`` float32; NaN: padding, or no slice; infinite: undefined by the file itself.
+        failed: slices that cannot be decoded, and why. sha256: of what was read.
+        window: ``[level, width]`` of the middle slice.
+    """
+
+    array: NDArray[np.float32]
+    failed: dict[int, InputError]
+    sha256: str
+    window: list[float] | None
+
+    def part(self, first: int, end: int) -> Decoded:
+        """Slices ``first … end − 1``."""
+        failed = {k - first: problem for k, problem in self.failed.items() if first <= k < end}
+        return replace(self, array=self.array[..., first:end].copy(), failed=failed)
+
+
+def decode(layout: Sequence[ImageHeader | None], name: str, notes: list[str], *, may_fail: bool) -> Decoded:
+    """Decode every slice of a layout, file by file; None stands for an empty slice.
+
+    Args:
+        may_fail: a damaged slice stays empty and is named in ``failed``, as long as one slice is whole.
+
+    Raises:
+        InputError: a damaged slice that may not fail, or a file that changed since its header was read.
+    """
+    work = _Work(layout, name)
+    with collected_warnings(notes, "pydicom", "pydicom"):
+        for path, places in _by_file(layout).items():
+            work.read(path, places, may_fail)
+    if work.array is None:
+        raise next(iter(work.failed.values()))
+    if work.overlays:
+        notes.append(f"overlays in {work.overlays} image(s) are ignored")
+    if work.padded:
+        notes.append(f"{work.padded} pixels hold the padding value and are read as background")
+    return Decoded(work.array, work.failed, work.sha256(), work.window)
+
+
+class _Work:
+    """What decoding has come to so far."""
+
+    def __init__(self, layout: Sequence[ImageHeader | None], name: str) -> None:
+        self.layout, self.name = layout, name
+        self.array: NDArray[np.float32] | None = None
+        self.failed: dict[int, InputError] = {}
+        self.window: list[float] | None = None
+        self.overlays = self.padded = 0
+        self._digests: list[str] = []
+        filled = [k for k, header in enumerate(layout) if header is not None]
+        self._middle = filled[len(filled) // 2]
+
+    def read(self, path: Path, places: list[int], may_fail: bool) -> None:
+        """All wanted frames of one file."""
+        headers = [header for k in places if (header := self.layout[k]) is not None]
+        try:
+            dataset, digest = open_dataset(headers[0])
+        except InputError as problem:
+            self._fail(problem, places, may_fail)
+            self._digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
+            return
+        frames = [header.frame for header in headers]
+        is_part = len(frames) < headers[0].frames
+        self._digests.append(sha256_of_digests([digest, *map(str, sorted(frames))]) if is_part else digest)
+        self.overlays += overlays(dataset)
+        if self._middle in places:
+            self.window = window(dataset, frames[places.index(self._middle)])
+        try:
+            for k, plane in zip(places, planes(dataset, headers), strict=True):
+                if isinstance(plane, InputError):
+                    self._fail(plane, [k], may_fail)
+                else:
+                    self.put(k, plane)
+        except InputError as problem:  # of the file as a whole: no decoder, a lying codestream
+            self._fail(problem, [k for k in places if k not in self.failed], may_fail)
+
+    def _fail(self, problem: InputError, places: Sequence[int], may_fail: bool) -> None:
+        """Raise ``problem``, or remember it for the slices at ``places``."""
+        if may_fail and not isinstance(problem, _ChangedError):
+            self.failed.update(dict.fromkeys(places, problem))
+            return
+        if len(self.layout) == 1 or may_fail or "pip install" in problem.do:
+            raise problem
+        do = f"{problem.do}, or read the others with --on-irregular keep"
+        raise type(problem)(problem.must, problem.given, do) from problem
+
+    def put(self, k: int, plane: Plane) -> None:
+        """A decoded slice at its place; the first one decides the number of channels."""
+        if self.array is None:
+            shape = (plane.shape[0], plane.shape[2], plane.shape[1], len(self.layout))
+            check_size(shape, self.name)
+            self.array = np.full(shape, np.nan, dtype=np.float32)
+        if plane.shape[0] != self.array.shape[0]:
+            raise InputError(f"The images of {self.name} must be of one kind", "grey and colour", "Separate them first")
+        self.padded += int(np.isnan(plane).sum())
+        self.array[..., k] = plane.transpose(0, 2, 1)
+
+    def sha256(self) -> str:
+        """Of one file's bytes; of several files' sorted digests."""
+        return self._digests[0] if len(self._digests) == 1 else sha256_of_digests(sorted(self._digests))
+
+
+def _by_file(layout: Sequence[ImageHeader | None]) -> dict[Path, list[int]]:
+    """Slices by the file that holds them, in order of their first slice."""
+    files: dict[Path, list[int]] = {}
+    for k, header in enumerate(layout):
+        if header is not None:
+            files.setdefault(header.path, []).append(k)
+    return files
+
+
+class _ChangedError(InputError):
+    """A file that is not what its header was read from: no policy helps."""
+
+
+def open_dataset(header: ImageHeader) -> tuple[Any, str]:
+    """The whole dataset and the sha256 of the file's bytes.
+
+    Raises:
+        InputError: a file that changed since its header was read, or that cannot be parsed.
+    """
+    path = header.path
+    try:
+        before = file_stamp(path)
+        content = path.read_bytes() if before == header.stamp else b""
+        unchanged = before == header.stamp == file_stamp(path) and len(content) == header.stamp[0]
+    except OSError:
+        unchanged = False
+    if not unchanged:
+        raise _ChangedError(
+            f"{path.name} must not change while it is read",
+            "a file that changed, or went away, after its header was read",
+            "Wait until the series is complete, then read it again",
+        )
+    with in_words(path.name, "DICOM"):
+        check_deflated(path)
+        return dcmread(BytesIO(content)), hashlib.sha256(content).hexdigest()
+
+
+def drop_copies(headers: Sequence[ImageHeader], notes: list[str]) -> tuple[ImageHeader, ...]:
+    """Leave out slices that lie in the place of another and hold the same pixels; only such files are opened."""
+    along = along_normal(headers)
+    order = np.argsort(along, kind="stable")
+    kept: list[ImageHeader] = []
+    place: dict[bytes, ImageHeader] = {}
+    last, dropped = -np.inf, 0
+    twins = np.diff(along[order]) < SAME_PLACE_MM
+    is_twin = np.concatenate([[False], twins]) | np.concatenate([twins, [False]])
+    for n, i in enumerate(order):
+        header = headers[int(i)]
+        if not is_twin[n]:
+            kept.append(header)
+            continue
+        if along[i] - last >= SAME_PLACE_MM:
+            place = {}
+        last = along[i]
+        pixels = _pixel_digest(header)
+        if pixels in place:
+            dropped += 1
+        else:
+            place[pixels] = header
+            kept.append(header)
+    if dropped:
+        notes.append(f"left out: {dropped} × copy of another slice (same place, same pixels)")
+    return tuple(kept)
+
+
+def _pixel_digest(header: ImageHeader) -> bytes:
+    """Of a frame's stored pixels and what they mean."""
+    dataset, _ = open_dataset(header)
+    meaning = [element(dataset, keyword) for keyword in ("RescaleSlope", "RescaleIntercept", "BitsStored")]
+    stored = element(dataset, "PixelData") or b""
+    return hashlib.sha256(repr((meaning, header.rescale, header.frame)).encode() + bytes(stored)).digest()
+
+
+def blank_slices(array: NDArray[np.float32]) -> list[int]:
+    """Slices along K that hold nothing at all."""
+    return [k for k in range(array.shape[3]) if np.isnan(array[..., k]).all()]
+
+
+def fill_blank(array: NDArray[np.float32], *, bright: bool) -> None:
+    """Give padding and empty slices the value of background, in place: the least, or the greatest for ``bright``."""
+    for channel in array:
+        blank = np.isnan(channel)
+        values = channel[~blank & np.isfinite(channel)]
+        if blank.any() and values.size:
+            channel[blank] = values.max() if bright else values.min()
