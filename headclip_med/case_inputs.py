@@ -15,7 +15,7 @@ Source = Path | tuple[Path, ...]
 # A file of these endings is meant as a case even when its content cannot be recognised: it fails with a
 # message of its own instead of being passed over in silence.
 _IMAGE_ENDINGS = (
-    *(".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm"),
+    *(".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".zip"),
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
 )
 

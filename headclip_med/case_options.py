@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from headclip_med.choices import CHANNELS
+from headclip_med.choices import CHANNELS, IRREGULAR
 from headclip_med.errors import InputError
 from headclip_med.types import PLANES
 from headclip_med.writing import ALL_FORMATS, FORMATS, DicomOptions, check_formats
@@ -20,7 +20,8 @@ class CaseOptions:
 
     Attributes:
         domain, plane, window, channels: by name; plane also comma-joined or ``all``, window also ``LEVEL/WIDTH`` in HU.
-        series, time: choice within the source; threshold: in (0, 1); smooth_mm: sigma along the normal.
+        series, time: choice within the source; on_irregular: what to do with irregular DICOM series.
+        threshold: in (0, 1); smooth_mm: sigma along the normal.
         formats: files to write; keep_identifiers: SOPInstanceUIDs in ``result.json``.
         keep_empty_frames, deidentify: of DICOM objects, see :class:`headclip_med.writing.DicomOptions`.
     """
@@ -31,6 +32,7 @@ class CaseOptions:
     channels: str | None = None
     series: str | None = None
     time: int | None = None
+    on_irregular: str = "error"
     threshold: float | None = None
     smooth_mm: float | None = None
     formats: tuple[str, ...] = FORMATS
@@ -75,6 +77,7 @@ def check_options(options: CaseOptions) -> None:
 
         get_domain(options.domain)
     check_name("channels", options.channels, CHANNELS)
+    check_name("policy for irregular series", options.on_irregular, IRREGULAR)
     if options.window is not None:
         from headclip_med.intensity import parse_window
 

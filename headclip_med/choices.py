@@ -24,6 +24,7 @@ DOMAINS = (
 WINDOWS = ("brain", "subdural", "stroke", "bone", "lung", "mediastinum", "abdomen", "liver")
 PLANES = ("axial", "coronal", "sagittal", "all")
 CHANNELS = ("repeat", "neighbours")
+IRREGULAR = ("error", "split", "resample", "keep")
 CONTROLS = ("intensity", "redness", "chance")
 LAYOUTS = ("meta", "jsonl", "msd", "csv", "bids", "bmad", "mvtec", "pairs", "brats", "folders")
 FORMATS = ("nifti", "png", "html", "json")  # written by default

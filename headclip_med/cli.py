@@ -75,6 +75,7 @@ def predict(
     window: options.WindowOption = None,
     channels: options.ChannelsOption = None,
     time: options.TimeOption = None,
+    on_irregular: options.OnIrregularOption = "error",
     threshold: options.ThresholdOption = None,
     smooth_mm: options.SmoothMmOption = None,
     formats: options.FormatsOption = ",".join(choices.FORMATS),
@@ -83,11 +84,11 @@ def predict(
     batch_size: options.BatchSizeOption = None,
     resume: options.ResumeOption = False,
     keep_identifiers: options.KeepIdentifiersOption = False,
+    keep_empty_frames: options.KeepEmptyFramesOption = False,
+    deidentify: options.DeidentifyOption = False,
     push: options.PushOption = None,
     spool: options.SpoolOption = None,
     keep_spool: options.KeepSpoolOption = False,
-    keep_empty_frames: options.KeepEmptyFramesOption = False,
-    deidentify: options.DeidentifyOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Score scans: anomaly map, mask, findings in mm, preview and report for every case."""
@@ -102,6 +103,7 @@ def predict(
             channels=channels,
             series=series,
             time=time,
+            on_irregular=on_irregular,
             threshold=threshold,
             smooth_mm=smooth_mm,
             formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
@@ -113,12 +115,12 @@ def predict(
         case_options.check_name("precision", precision, choices.PRECISIONS)
         case_options.check_name("method", method, choices.METHODS)
         case_options.check_options(chosen)
+        cohort.check_output(out)
         plan = plan_network(
             inputs, out, chosen, push=push, spool=spool, keep_spool=keep_spool, reserved=[cohort.RUN_NAME]
         )
         cohort.check_dicom_cases(plan.cases, plan.options)
         console.say_warnings(plan.warnings)
-        cohort.check_output(out)
         engine = _engine(
             model, device, weights=weights, method=method, precision=precision, batch_size=batch_size, domain=domain
         )

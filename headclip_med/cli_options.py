@@ -54,8 +54,8 @@ InputsArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="INPUT",
-        help="Files (NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF, BMP); folders: one DICOM series, or "
-        "one case per image in it; A,B,C: sequences of one case on one grid; "
+        help="Files (NIfTI, NRRD, MetaImage, DICOM, DICOMDIR, PNG, JPEG, TIFF, BMP, zip); folders: one DICOM series, "
+        "or one case per image in it; A,B,C: sequences of one case on one grid; "
         "dicomweb://HOST/PATH/studies/STUDY[/series/SERIES] or dimse://CALLED_AE@HOST:PORT/STUDY[/SERIES].",
     ),
 ]
@@ -118,7 +118,15 @@ WindowOption = Annotated[
 ]
 TimeOption = Annotated[
     int | None,
-    typer.Option(help="Which volume of a 4-D file, from 0.", show_default="there must be one"),
+    typer.Option(help="Which volume of a 4-D file, or frame of a cine, from 0.", show_default="there must be one"),
+]
+OnIrregularOption = Annotated[
+    str,
+    typer.Option(
+        help="DICOM series with gaps, uneven steps, gantry tilt or damaged slices: error; split into regular "
+        "stretches; resample to a regular grid; keep the slices as they are, empty ones where positions are missing.",
+        autocompletion=_one_of(choices.IRREGULAR),
+    ),
 ]
 ThresholdOption = Annotated[
     float | None,
@@ -153,18 +161,6 @@ ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Skip cases finished with the same content, model and options.")
 ]
 KeepIdentifiersOption = Annotated[bool, typer.Option("--keep-identifiers", help="Keep SOPInstanceUIDs in result.json.")]
-KeepEmptyFramesOption = Annotated[
-    bool,
-    typer.Option("--keep-empty-frames", help="A DICOM SEG has a frame for every slice, empty or not."),
-]
-DeidentifyOption = Annotated[
-    bool,
-    typer.Option(
-        "--deidentify",
-        help="Write DICOM objects without the patient (PS3.15 basic profile, pixels as they are). A secret in "
-        "HEADCLIP_DEIDENTIFY_SALT keeps new UIDs equal across runs and unguessable.",
-    ),
-]
 PushOption = Annotated[
     str | None,
     typer.Option(
@@ -180,3 +176,15 @@ SpoolOption = Annotated[
     ),
 ]
 KeepSpoolOption = Annotated[bool, typer.Option("--keep-spool", help="Keep those images once their case is done.")]
+KeepEmptyFramesOption = Annotated[
+    bool,
+    typer.Option("--keep-empty-frames", help="A DICOM SEG has a frame for every slice, empty or not."),
+]
+DeidentifyOption = Annotated[
+    bool,
+    typer.Option(
+        "--deidentify",
+        help="Write DICOM objects without the patient (PS3.15 basic profile, pixels as they are). A secret in "
+        "HEADCLIP_DEIDENTIFY_SALT keeps new UIDs equal across runs and unguessable.",
+    ),
+]

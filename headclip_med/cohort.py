@@ -132,6 +132,7 @@ def predict_case(
         window=options.window,
         series=options.series,
         time_index=options.time,
+        on_irregular=options.on_irregular,
         threshold=options.threshold,
         smooth_mm=options.smooth_mm,
         channels=options.channels,  # type: ignore[arg-type]
@@ -306,7 +307,7 @@ def finished_record(engine: AnyEngine, source: Source, folder: Path, options: Ca
         made_with = {**record.provenance, **_of_versions(record.provenance)}
         if any(made_with.get(key) != expected.get(key) for key in (*expected, "export_sha256")):
             return None
-        volume = load_volume(source, series=options.series, time=options.time)
+        volume = load_volume(source, series=options.series, time=options.time, on_irregular=options.on_irregular)
     except InputError:
         return None
     digest = volume.meta.get("content_sha256")
