@@ -23,7 +23,7 @@ from headclip_med.job import Clock, Job, chosen_smoothing, chosen_threshold, mak
 from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model, place_model
 from headclip_med.packs.domains import Domain, get_domain
 from headclip_med.result import AnomalyResult
-from headclip_med.run_slices import Batching, Cancel, Progress, run_planes
+from headclip_med.run_slices import Arrived, Batching, Cancel, Progress, run_planes
 from headclip_med.slice_scores import many_findings, slice_scores
 from headclip_med.sources import Source, to_volume, with_meta
 from headclip_med.types import Affine
@@ -75,6 +75,7 @@ class Engine:
         smooth_mm: float | None = None,
         progress: Progress | None = None,
         cancel: Cancel | None = None,
+        arrived: Arrived | None = None,
     ) -> AnomalyResult:
         """Score one case.
 
@@ -90,7 +91,8 @@ class Engine:
                 irregular DICOM series, see :func:`headclip_med.reading.read_volume`.
             threshold: cut on the map in [0, 1]; default the pack's. smooth_mm: Gaussian along the normal, from 0 to
                 the volume's extent; default the pack's.
-            progress: called with slices done and slices in all; cancel: asked before each batch.
+            progress: called with slices done and slices in all; cancel: asked before each batch;
+                arrived: given the maps and scores of each batch, see :mod:`headclip_med.run_slices`.
 
         Raises:
             InputError: an unusable source or option; CancelledError: ``cancel`` returned True.
@@ -123,7 +125,9 @@ class Engine:
         clock.lap("intensity")
         frames = [slice_frame(job.affine, plane) for plane in job.planes]
         score = scorer(detector, scan, self.device)
-        runs = run_planes(score, scan, frames, self._batching, progress=progress, cancel=cancel)
+        runs = run_planes(
+            score, scan, frames, self._batching, progress=progress, cancel=cancel, arrived=arrived
+        )
         clock.lap("detect")
         maps = [smooth_along(r.volume_map, r.frame.axis, job.affine, sigma) for r in runs]
         volume_map = fuse_planes(maps)

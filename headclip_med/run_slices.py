@@ -18,6 +18,8 @@ from headclip_med.types import Affine
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]  # slices done, slices in all
 Cancel = Callable[[], bool]
+# A plane's frame, the indices of a batch of its slices, their maps (n, H, W) in display orientation and scores (n,).
+Arrived = Callable[[SliceFrame, Sequence[int], Floats, Floats], None]
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,9 @@ def run_planes(
     *,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
+    arrived: Arrived | None = None,
 ) -> list[PlaneRun]:
-    """Run every plane; memory grows with nothing but the maps themselves.
+    """Run every plane; memory grows with nothing but the maps themselves. ``arrived`` is told of every batch.
 
     Raises:
         CancelledError: ``cancel`` returned True before a batch.
@@ -155,6 +158,8 @@ def run_planes(
             put_back_array(maps, run.volume_map, frame, batch)
             run.scores[batch], run.background[batch] = scores, False
             done += len(batch)
+            if arrived is not None:
+                arrived(frame, batch, maps, scores)
             if progress is not None:
                 progress(done, total)
         runs.append(run)

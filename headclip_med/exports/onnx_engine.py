@@ -22,7 +22,7 @@ from headclip_med.job import Clock, Job, chosen_smoothing, chosen_threshold, mak
 from headclip_med.packs.domains import get_domain
 from headclip_med.reading.base import LoadedVolume
 from headclip_med.result import AnomalyResult
-from headclip_med.run_slices import Batching, Cancel, Floats, Progress, Scan, ScoreBatch, run_planes
+from headclip_med.run_slices import Arrived, Batching, Cancel, Floats, Progress, Scan, ScoreBatch, run_planes
 from headclip_med.slice_scores import many_findings, slice_scores
 from headclip_med.sources import Source, load_source
 from headclip_med.types import Affine
@@ -73,6 +73,7 @@ class OnnxEngine:
         smooth_mm: float | None = None,
         progress: Progress | None = None,
         cancel: Cancel | None = None,
+        arrived: Arrived | None = None,
     ) -> AnomalyResult:
         """Score one case.
 
@@ -104,7 +105,10 @@ class OnnxEngine:
         scan = job.scan()
         clock.lap("intensity")
         frames = [slice_frame(job.affine, plane) for plane in job.planes]
-        runs = run_planes(_scorer(self._graph, scan), scan, frames, self._batching, progress=progress, cancel=cancel)
+        score = _scorer(self._graph, scan)
+        runs = run_planes(
+            score, scan, frames, self._batching, progress=progress, cancel=cancel, arrived=arrived
+        )
         clock.lap("detect")
         maps = [smooth_along(r.volume_map, r.frame.axis, job.affine, sigma) for r in runs]
         volume_map = fuse_planes(maps)
