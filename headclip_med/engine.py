@@ -125,9 +125,7 @@ class Engine:
         clock.lap("intensity")
         frames = [slice_frame(job.affine, plane) for plane in job.planes]
         score = scorer(detector, scan, self.device)
-        runs = run_planes(
-            score, scan, frames, self._batching, progress=progress, cancel=cancel, arrived=arrived
-        )
+        runs = run_planes(score, scan, frames, self._batching, progress=progress, cancel=cancel, arrived=arrived)
         clock.lap("detect")
         maps = [smooth_along(r.volume_map, r.frame.axis, job.affine, sigma) for r in runs]
         volume_map = fuse_planes(maps)
