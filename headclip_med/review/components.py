@@ -1,0 +1,144 @@
+"""A threshold → the mask of one slice at once, the findings of the volume in a thread, and a judged region again.
+
+Regions of different thresholds of one map are nested or apart, never half over each other: everything that has to do
+with decisions under a moving threshold rests on that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from headclip_med.geometry import spacing, voxel_to_world, voxel_volume, world_to_voxel
+from headclip_med.result import Finding
+from headclip_med.types import Affine
+from headclip_med.volume_map import Map, find_components
+
+Voxel = tuple[int, int, int]
+Mask = NDArray[np.bool_]
+
+_FULL_CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
+
+
+@dataclass(frozen=True, eq=False)
+class Components:
+    """All findings at one threshold.
+
+    Attributes:
+        findings: highest peak first, ``label`` from 1; peaks: their voxels.
+        labels: ``(I, J, K)`` int32, a finding's ``label`` inside it, 0 outside.
+    """
+
+    threshold: float
+    findings: tuple[Finding, ...]
+    peaks: tuple[Voxel, ...]
+    labels: NDArray[np.int32]
+
+    def mask(self, label: int) -> Mask:
+        """``(I, J, K)`` of one finding."""
+        return self.labels == label
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A part of the grid: a box of voxels and which of them are in it."""
+
+    box: tuple[slice, slice, slice]
+    inside: Mask
+
+    def holds(self, voxel: Voxel) -> bool:
+        """Whether a voxel lies in it."""
+        place = tuple(v - s.start for v, s in zip(voxel, self.box, strict=True))
+        within = all(0 <= p < n for p, n in zip(place, self.inside.shape, strict=True))
+        return within and bool(self.inside[place])
+
+    def mask(self, shape: Voxel) -> Mask:
+        """The whole grid, True inside."""
+        full = np.zeros(shape, dtype=bool)
+        full[self.box] = self.inside
+        return full
+
+
+def slice_mask(volume_map: Map, axis: int, index: int, threshold: float) -> Mask:
+    """Where one slice reaches the threshold, in array order; looks at nothing but that slice."""
+    return np.asarray(volume_map[(slice(None),) * axis + (index,)] >= threshold)
+
+
+def components_at(volume_map: Map, affine: Affine, threshold: float, axis: int) -> Components:
+    """Findings at a threshold; pure, for a thread. ``axis`` of the primary plane."""
+    findings = find_components(volume_map, affine, threshold, axis)
+    labels, count = ndimage.label(volume_map >= threshold, structure=_FULL_CONNECTIVITY)
+    peaks = tuple(_voxel(affine, finding.peak_mm) for finding in findings)
+    rank = np.zeros(count + 1, dtype=np.int32)
+    for finding, peak in zip(findings, peaks, strict=True):
+        rank[labels[peak]] = finding.label
+    return Components(threshold, findings, peaks, rank[labels])
+
+
+def region_at(volume_map: Map, threshold: float, voxel: Voxel) -> Region | None:
+    """The component of ``volume_map >= threshold`` around a voxel; None where the voxel is below."""
+    if not volume_map[voxel] >= threshold:
+        return None
+    labels, _ = ndimage.label(volume_map >= threshold, structure=_FULL_CONNECTIVITY)
+    return region_of(labels == labels[voxel])
+
+
+def region_of(mask: Mask) -> Region:
+    """A mask ``(I, J, K)`` with at least one voxel as a region."""
+    box = ndimage.find_objects(mask.astype(np.uint8), max_label=1)[0]
+    return Region(box, mask[box].copy())
+
+
+def measure(mask: Mask, volume_map: Map, affine: Affine, axis: int, label: int = 1) -> Finding:
+    """A drawn or cut region with at least one voxel as a :class:`Finding`; as one, whatever its parts.
+
+    The centroid is the mean of the voxel centres: what was drawn may lie where the map is 0.
+    """
+    region = region_of(mask)
+    index = np.argwhere(region.inside) + [s.start for s in region.box]
+    values = volume_map[tuple(index.T)].astype(np.float64)
+    low, high = index.min(axis=0), index.max(axis=0)
+    return Finding(
+        label=label,
+        peak=float(values.max()),
+        mean=float(values.mean()),
+        volume_mm3=len(index) * voxel_volume(affine),
+        voxels=len(index),
+        centroid_mm=_triple(voxel_to_world(affine, index.mean(axis=0))),
+        peak_mm=_triple(voxel_to_world(affine, index[values.argmax()])),
+        extent_mm=_triple((high - low + 1) * spacing(affine)),
+        voxel_min=_voxels(low),
+        voxel_max=_voxels(high),
+        slices=(int(low[axis]), int(high[axis])),
+    )
+
+
+def to_runs(mask: Mask) -> tuple[tuple[int, int], ...]:
+    """A mask as ``(first, length)`` of its runs in C order."""
+    flat = np.concatenate(([0], np.asarray(mask, dtype=np.int8).ravel(), [0]))
+    edges = np.flatnonzero(np.diff(flat))
+    return tuple((int(first), int(end - first)) for first, end in edges.reshape(-1, 2))
+
+
+def from_runs(runs: Sequence[tuple[int, int]], shape: Voxel) -> Mask:
+    """The mask ``shape`` of such runs; what lies beyond the grid is left out."""
+    flat = np.zeros(int(np.prod(shape)), dtype=bool)
+    for first, length in runs:
+        flat[first : first + length] = True
+    return flat.reshape(shape)
+
+
+def _voxel(affine: Affine, ras_mm: tuple[float, float, float]) -> Voxel:
+    return _voxels(np.rint(world_to_voxel(affine, np.asarray(ras_mm))))
+
+
+def _voxels(values: NDArray[np.generic]) -> Voxel:
+    return int(values[0]), int(values[1]), int(values[2])
+
+
+def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    return float(values[0]), float(values[1]), float(values[2])

@@ -1,0 +1,205 @@
+"""Which decision holds for which finding when the threshold moves.
+
+A decision is about a region: the component that was on the screen when it was judged. Judged regions never overlap.
+At another threshold a finding takes
+
+1. the decision on exactly its voxels;
+2. else that of the judged region it is a part of (the threshold rose);
+3. else that of the judged regions inside it (the threshold fell) where they agree; where they differ it is ``mixed``
+   and has no status of its own until somebody judges it as a whole.
+
+Judging a finding replaces the decisions inside it. Judging a part of a judged region leaves its other parts, at this
+threshold, with the decision that they had. A decision whose region is not on the screen is kept all the same.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from headclip_med.errors import InputError
+from headclip_med.result import Finding
+from headclip_med.review.cases import CaseData
+from headclip_med.review.components import Components, Mask, Region, Voxel, components_at, from_runs, region_at
+from headclip_med.review.model import DrawnFinding, FindingReview, Status
+from headclip_med.writing.record import FindingRecord
+
+_KEPT = 4  # thresholds; each holds labels of the whole grid
+
+
+@dataclass(frozen=True)
+class ReviewFinding:
+    """A finding at the current threshold and what was decided about it.
+
+    Attributes:
+        id: named after its peak voxel, so that it stays while the threshold moves.
+        carried: the decision was made on a region of another size. mixed: decisions inside it differ.
+    """
+
+    id: str
+    finding: Finding
+    peak_voxel: Voxel
+    status: Status | None = None
+    label: str = ""
+    note: str = ""
+    confidence: int | None = None
+    carried: bool = False
+    mixed: bool = False
+
+
+class Regions:
+    """Components and judged regions of one map, computed once and kept."""
+
+    def __init__(self, case: CaseData) -> None:
+        self.case = case
+        self._components: OrderedDict[float, Components] = OrderedDict()
+        self._judged: dict[tuple[Voxel, float], Region] = {}
+
+    def keep(self, components: Components) -> None:
+        """Take what somebody else computed with :func:`components_at`."""
+        self._components[components.threshold] = components
+        self._components.move_to_end(components.threshold)
+        while len(self._components) > _KEPT:
+            self._components.popitem(last=False)
+
+    def at(self, threshold: float) -> Components:
+        """Findings at a threshold."""
+        if threshold not in self._components:
+            self.keep(components_at(self.case.volume_map, self.case.affine, threshold, self.case.axis))
+        self._components.move_to_end(threshold)
+        return self._components[threshold]
+
+    def judged(self, decision: FindingReview) -> Region:
+        """The region that a decision is about.
+
+        Raises:
+            InputError: the map has no such region; the decision is of another map.
+        """
+        key = decision.peak_voxel, decision.threshold
+        if key not in self._judged:
+            voxel = decision.peak_voxel
+            inside = all(0 <= v < n for v, n in zip(voxel, self.case.shape, strict=True))
+            region = region_at(self.case.volume_map, decision.threshold, voxel) if inside else None
+            if region is None or int(region.inside.sum()) != decision.finding.voxels:
+                raise InputError("A decision must fit the map that it was made on", decision.id)
+            self._judged[key] = region
+        return self._judged[key]
+
+
+def finding_id(peak: Voxel) -> str:
+    """Name of a finding: its peak voxel."""
+    return "f" + "-".join(str(v) for v in peak)
+
+
+def standing(regions: Regions, components: Components, decisions: Mapping[str, FindingReview]) -> list[ReviewFinding]:
+    """The findings at one threshold with the decisions that hold for them, by the rule at the top."""
+    inside, covering = _related(regions, components, decisions)
+    rows = []
+    for finding, peak in zip(components.findings, components.peaks, strict=True):
+        related = covering.get(finding.label) or inside.get(finding.label) or []
+        rows.append(_row(finding, peak, related))
+    return rows
+
+
+def judged_patch(
+    regions: Regions,
+    components: Components,
+    decisions: Mapping[str, FindingReview],
+    row: ReviewFinding,
+    changes: Mapping[str, Any],
+    who: str,
+    when: str,
+) -> dict[str, FindingReview | None]:
+    """What a new decision on ``row`` changes among the decisions: new ones, and None for those it replaces.
+
+    Raises:
+        InputError: a region whose parts were judged differently, without a status for the whole.
+    """
+    if row.mixed and "status" not in changes:
+        raise InputError(
+            "A finding whose parts were judged differently must get a status of its own first",
+            "a label, note or confidence only",
+            "Accept or reject it as a whole, or raise the threshold",
+        )
+    inside, covering = _related(regions, components, decisions)
+    label = row.finding.label
+    patch: dict[str, FindingReview | None] = {old.id: None for old in inside.get(label, ())}
+    for old in covering.get(label, ()):
+        patch[old.id] = None
+        parts = [r for r in standing(regions, components, {old.id: old}) if r.finding.label != label]
+        patch |= {r.id: _decision(r, components, {}, old.who, old.when) for r in parts if r.carried}
+    new = _decision(row, components, changes, who, when)
+    patch[new.id] = new if (new.status or new.label or new.note or new.confidence is not None) else None
+    return {key: value for key, value in patch.items() if decisions.get(key) != value}
+
+
+def accepted_mask(
+    regions: Regions,
+    decisions: Iterable[FindingReview],
+    drawn: Iterable[DrawnFinding],
+    statuses: tuple[Status, ...] = ("accepted",),
+) -> Mask:
+    """``(I, J, K)``: the judged regions of these statuses, as they were judged, and what was drawn."""
+    mask = np.zeros(regions.case.shape, dtype=bool)
+    for decision in decisions:
+        if decision.status in statuses:
+            region = regions.judged(decision)
+            mask[region.box] |= region.inside
+    for one in drawn:
+        mask |= from_runs(one.runs, regions.case.shape)
+    return mask
+
+
+def finding_record(finding: Finding) -> FindingRecord:
+    """A finding's measures as they are stored."""
+    return FindingRecord(**asdict(finding))
+
+
+def _related(
+    regions: Regions, components: Components, decisions: Mapping[str, FindingReview]
+) -> tuple[dict[int, list[FindingReview]], dict[int, list[FindingReview]]]:
+    """By a finding's label: decisions on it or inside it, and the decision on a region that it is a part of."""
+    inside: dict[int, list[FindingReview]] = {}
+    covering: dict[int, list[FindingReview]] = {}
+    for decision in decisions.values():
+        if components.threshold <= decision.threshold:
+            inside.setdefault(int(components.labels[decision.peak_voxel]), []).append(decision)
+            continue
+        region = regions.judged(decision)
+        for finding, peak in zip(components.findings, components.peaks, strict=True):
+            if region.holds(peak):
+                same = finding.voxels == decision.finding.voxels
+                (inside if same else covering).setdefault(finding.label, []).append(decision)
+    return inside, covering
+
+
+def _row(finding: Finding, peak: Voxel, related: list[FindingReview]) -> ReviewFinding:
+    row = ReviewFinding(finding_id(peak), finding, peak)
+    if not related:
+        return row
+    first = max(related, key=lambda d: d.finding.peak)
+    whole = len(related) == 1 and first.finding.voxels == finding.voxels
+    if len({decision.status for decision in related}) > 1:
+        return ReviewFinding(row.id, finding, peak, carried=True, mixed=True)
+    return ReviewFinding(
+        row.id, finding, peak, first.status, first.label, first.note, first.confidence, carried=not whole
+    )
+
+
+def _decision(
+    row: ReviewFinding, components: Components, changes: Mapping[str, Any], who: str, when: str
+) -> FindingReview:
+    kept = {"status": row.status, "label": row.label, "note": row.note, "confidence": row.confidence}
+    return FindingReview(
+        id=row.id,
+        who=who,
+        when=when,
+        threshold=components.threshold,
+        peak_voxel=row.peak_voxel,
+        finding=finding_record(row.finding),
+        **{**kept, **changes},
+    )

@@ -1,0 +1,40 @@
+"""Regions that a reader draws: checked, measured as findings are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headclip_med.errors import InputError
+from headclip_med.review.cases import CaseData
+from headclip_med.review.components import Mask, Voxel, measure, to_runs
+from headclip_med.review.decisions import finding_record
+from headclip_med.review.model import DrawnFinding
+
+
+def checked_mask(mask: NDArray[Any], shape: Voxel) -> Mask:
+    """What is not 0.
+
+    Raises:
+        InputError: another grid, or nothing drawn.
+    """
+    found = np.asarray(mask) != 0
+    if found.shape != shape:
+        raise InputError(f"A drawn region must have the shape {shape}", found.shape)
+    if not found.any():
+        raise InputError("A drawn region must hold a voxel", "none", "Erase it instead")
+    return found
+
+
+def drawn_finding(data: CaseData, drawn_id: str, mask: Mask, facts: Mapping[str, Any]) -> DrawnFinding:
+    """A drawn region with its measures; ``facts`` are the other fields."""
+    finding = measure(mask, data.volume_map, data.affine, data.axis, drawn_number(drawn_id))
+    return DrawnFinding(id=drawn_id, runs=to_runs(mask), finding=finding_record(finding), **facts)
+
+
+def drawn_number(drawn_id: str) -> int:
+    """n of ``dn``; 0 for anything else."""
+    return int(drawn_id[1:]) if drawn_id[1:].isdecimal() else 0

@@ -1,0 +1,109 @@
+"""Actions on a review: patches that can be turned round, and the undo and redo stacks. Pure: no file, no clock."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from headclip_med.review.model import CaseReview, DrawnFinding, FindingReview, Opinion, _Record
+
+Kind = Literal[
+    "judge", "draw", "threshold", "opinion", "note", "done", "first_opinion", "show_overlay", "undo", "redo"
+]  # fmt: skip
+
+# What the reader has seen cannot be unseen: nothing before these can be undone, nor they themselves.
+_BARRIERS = ("first_opinion", "show_overlay")
+
+
+class Patch(_Record):
+    """New values of some fields of a review; of findings and drawn regions only those that change, None removes."""
+
+    unaided_first: bool | None = None
+    first_opinion: Opinion | None = None
+    overlay_shown: str | None = None
+    opinion: Opinion | None = None
+    threshold: float | None = None
+    findings: dict[str, FindingReview | None] = Field(default_factory=dict)
+    drawn: dict[str, DrawnFinding | None] = Field(default_factory=dict)
+    note: str | None = None
+    done: bool | None = None
+
+
+class Event(_Record):
+    """One line of the journal; ``n`` counts from 1."""
+
+    n: int
+    when: str
+    do: Kind
+    patch: Patch | None = None
+
+
+def apply_patch(review: CaseReview, patch: Patch) -> tuple[CaseReview, Patch]:
+    """The changed review, and the patch that leads back."""
+    changes: dict[str, object] = {}
+    back: dict[str, Any] = {}
+    for name in sorted(patch.model_fields_set):
+        new, old = getattr(patch, name), getattr(review, name)
+        if isinstance(new, dict):
+            merged = {**old, **new}
+            changes[name] = {key: merged[key] for key in sorted(merged) if merged[key] is not None}
+            back[name] = {key: old.get(key) for key in new}
+        else:
+            changes[name], back[name] = new, old
+    return review.model_copy(update=changes), Patch.model_construct(_fields_set=set(back), **back)
+
+
+class History:
+    """A review and what led to it; the same events always lead to the same state."""
+
+    def __init__(self, review: CaseReview) -> None:
+        self.review = review
+        self._undo: list[Patch] = []
+        self._redo: list[Patch] = []
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is an action to take back."""
+        return bool(self._undo)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether an action was taken back and nothing was done since."""
+        return bool(self._redo)
+
+    def apply(self, event: Event) -> None:
+        """Follow one event.
+
+        Raises:
+            ValueError: an event that does not follow the one before, or undo or redo without anything to take.
+        """
+        if event.n != self.review.actions + 1:
+            raise ValueError(f"event {event.n} after {self.review.actions}")
+        if event.do == "undo":
+            self._move(self._undo, self._redo)
+        elif event.do == "redo":
+            self._move(self._redo, self._undo)
+        else:
+            if event.patch is None:
+                raise ValueError("an action without a patch")
+            self.review, back = apply_patch(self.review, event.patch)
+            self._redo.clear()
+            if event.do in _BARRIERS:
+                self._undo.clear()
+            else:
+                self._undo.append(back)
+        self.review = self.review.model_copy(update={"actions": event.n, "updated": event.when})
+
+    def after(self, event: Event) -> History:
+        """A copy that has followed ``event``; this one stays as it is."""
+        copy = History(self.review)
+        copy._undo, copy._redo = list(self._undo), list(self._redo)
+        copy.apply(event)
+        return copy
+
+    def _move(self, taken: list[Patch], given: list[Patch]) -> None:
+        if not taken:
+            raise ValueError("nothing to undo or redo")
+        self.review, back = apply_patch(self.review, taken.pop())
+        given.append(back)

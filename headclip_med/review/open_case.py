@@ -1,0 +1,399 @@
+"""The case on the screen: its findings at the threshold, its slices, and every action of the reader, safe on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headclip_med.errors import InputError, OutputError
+from headclip_med.review.case_list import is_concealed
+from headclip_med.review.cases import CaseData
+from headclip_med.review.components import Components, Mask, from_runs, slice_mask, to_runs
+from headclip_med.review.decisions import Regions, ReviewFinding, accepted_mask, judged_patch, standing
+from headclip_med.review.drawing import checked_mask, drawn_finding, drawn_number
+from headclip_med.review.history import Event, History, Kind, Patch
+from headclip_med.review.model import (
+    CaseReview,
+    DrawnFinding,
+    FindingReview,
+    Mark,
+    Opinion,
+    Rating,
+    Status,
+    values_in_words,
+)
+from headclip_med.review.navigation import SliceRow, neighbour, slice_rows, suspicious_order
+from headclip_med.review.signals import Change, Signal, What
+from headclip_med.review.store import ReviewStore
+from headclip_med.writing.record import ResultRecord
+
+
+class _Keep:
+    """Stands for: leave it as it is."""
+
+
+KEEP: Any = _Keep()
+
+_WHAT: dict[Kind, What] = {
+    "judge": "findings", "draw": "drawn", "threshold": "threshold", "opinion": "opinion", "note": "note",
+    "done": "done", "first_opinion": "opinion", "show_overlay": "overlay", "undo": "case", "redo": "case",
+}  # fmt: skip
+
+
+def utc_now() -> str:
+    """The time as reviews record it."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+class OpenCase:
+    """One case under review. Actions raise :class:`InputError` where they make no sense and :class:`OutputError`
+    where they could not be kept; nothing has changed then.
+
+    Attributes:
+        data: map, affine, record. read_only: why nothing can be kept, in words; None where all is well.
+    """
+
+    def __init__(
+        self,
+        data: CaseData,
+        history: History,
+        store: ReviewStore | None,
+        changed: Signal,
+        *,
+        unaided_first: bool = False,
+        read_only: str | None = None,
+        clock: Callable[[], str] = utc_now,
+    ) -> None:
+        self.data, self.read_only = data, read_only
+        self.regions = Regions(data)
+        self._history, self._store, self._changed, self._clock = history, store, changed, clock
+        self._unaided_first = unaided_first or history.review.unaided_first
+
+    # -- what is known
+
+    @property
+    def key(self) -> str:
+        """Of the case in the list."""
+        return self.data.key
+
+    @property
+    def record(self) -> ResultRecord:
+        """What the prediction recorded, provenance among it."""
+        return self.data.record
+
+    @property
+    def review(self) -> CaseReview:
+        """Everything that the reader has said, frozen."""
+        return (self._store.history if self._store else self._history).review
+
+    @property
+    def concealed(self) -> bool:
+        """Whether the machine's opinion is still hidden: map, findings, scores and their order."""
+        return is_concealed(self.review, self._unaided_first)
+
+    @property
+    def overlay(self) -> Literal["hidden", "shown"]:
+        """Whether the overlay has been shown to this reader."""
+        return "hidden" if self.review.overlay_shown is None else "shown"
+
+    @property
+    def threshold(self) -> float:
+        """The threshold that counts: the last one set, else the result's own."""
+        return self.review.threshold
+
+    # -- findings
+
+    @property
+    def components(self) -> Components:
+        """Components at the threshold, with labels of the whole grid; computed when first asked for."""
+        return self.regions.at(self.threshold)
+
+    @property
+    def findings(self) -> tuple[ReviewFinding, ...]:
+        """Findings at the threshold with their decisions, highest peak first; none while concealed."""
+        if self.concealed:
+            return ()
+        return tuple(standing(self.regions, self.components, self.review.findings))
+
+    @property
+    def unseen(self) -> tuple[FindingReview, ...]:
+        """Decisions on regions that the present threshold leaves nothing of; they are kept and exported."""
+        peak = self.data.volume_map
+        return tuple(f for f in self.review.findings.values() if not peak[f.peak_voxel] >= self.threshold)
+
+    def finding(self, finding_id: str) -> ReviewFinding:
+        """One finding at the threshold.
+
+        Raises:
+            InputError: there is none of that name now.
+        """
+        for row in self.findings:
+            if row.id == finding_id:
+                return row
+        raise InputError("A finding must be one of those at the present threshold", finding_id, "Choose another")
+
+    def mask_of(self, finding_id: str) -> Mask:
+        """``(I, J, K)`` of a finding at the threshold, or of a drawn one (``d1``)."""
+        if finding_id in self.review.drawn:
+            return from_runs(self.review.drawn[finding_id].runs, self.data.shape)
+        return self.components.mask(self.finding(finding_id).finding.label)
+
+    def slice_mask(self, index: int, threshold: float | None = None, axis: int | None = None) -> Mask:
+        """Where one slice reaches a threshold, at once; in array order. Nothing while concealed."""
+        axis = self.data.axis if axis is None else axis
+        mask = slice_mask(self.data.volume_map, axis, index, self.threshold if threshold is None else threshold)
+        return np.zeros_like(mask) if self.concealed else mask
+
+    def accepted_mask(self) -> Mask:
+        """``(I, J, K)``: accepted regions as they were judged, and drawn ones."""
+        return accepted_mask(self.regions, self.review.findings.values(), self.review.drawn.values())
+
+    # -- slices
+
+    def slices(self, sort: Literal["position", "score"] = "position") -> tuple[SliceRow, ...]:
+        """Slices of the primary plane by index, or by falling score with background slices last."""
+        rows = slice_rows(self.record, self.concealed)
+        if sort == "position":
+            return rows
+        return tuple(sorted(rows, key=lambda r: (r.background, -(r.score or 0.0), r.index)))
+
+    def start_slice(self) -> int:
+        """Where to begin: the most suspicious slice, or the middle one while concealed."""
+        rows = self.slices()
+        order = suspicious_order(rows)
+        return order[0] if order else rows[len(rows) // 2].index if rows else self.data.shape[self.data.axis] // 2
+
+    def suspicious_slice(self, here: int | None, step: int = 1) -> int | None:
+        """The slice that comes ``step`` after this one by falling score; None beyond the ends or while concealed."""
+        return neighbour(suspicious_order(self.slices()), here, step)
+
+    def next_finding(self, here: str | None, step: int = 1) -> str | None:
+        """Id of the finding ``step`` after this one, drawn ones last; None beyond the ends."""
+        return neighbour([row.id for row in self.findings] + sorted(self.review.drawn, key=drawn_number), here, step)
+
+    def slice_of(self, finding_id: str) -> int:
+        """The slice of the primary plane that shows a finding best: through its peak, or a drawn one's middle."""
+        if finding_id in self.review.drawn:
+            first, last = self.review.drawn[finding_id].finding.slices
+            return (first + last) // 2
+        return self.finding(finding_id).peak_voxel[self.data.axis]
+
+    # -- actions
+
+    def set_threshold(self, threshold: float, components: Components | None = None) -> None:
+        """Keep a new threshold: the end of a drag, not every step of it.
+
+        Args:
+            components: what a thread computed for it with :func:`components_at`, so that nobody waits.
+        """
+        self._must_be_open("The threshold")
+        if not 0 <= threshold <= 1:
+            raise InputError("The threshold must lie between 0 and 1", threshold)
+        if components is not None and components.threshold == threshold:
+            self.regions.keep(components)
+        self._act("threshold", {"threshold": float(threshold)})
+
+    def judge(
+        self,
+        finding_id: str,
+        status: Status | None = KEEP,
+        *,
+        label: str = KEEP,
+        note: str = KEEP,
+        confidence: int | None = KEEP,
+    ) -> None:
+        """Accept, reject or doubt a finding at the threshold, or name it; None takes it back, the rest stays."""
+        self._must_be_open("A finding")
+        changes = _given(status=status, label=label, note=note, confidence=confidence)
+        row, found = self.finding(finding_id), self.review.findings
+        with values_in_words():
+            patch = judged_patch(
+                self.regions, self.components, found, row, changes, self.review.reader, self._clock()
+            )  # fmt: skip
+        self._act("judge", {"findings": patch})
+
+    def draw(
+        self,
+        mask: NDArray[Any],
+        drawn_id: str | None = None,
+        *,
+        label: str = KEEP,
+        note: str = KEEP,
+        confidence: int | None = KEEP,
+    ) -> str:
+        """Keep a region that the reader drew: a new one, or a new shape for ``drawn_id``. Allowed while concealed.
+
+        Args:
+            mask: ``(I, J, K)`` in the source's own grid; what is not 0 is drawn.
+
+        Returns:
+            Its id: ``d1``, ``d2``, …
+        """
+        found = checked_mask(mask, self.data.shape)
+        if drawn_id is None:
+            drawn_id = f"d{max((drawn_number(name) for name in self.review.drawn), default=0) + 1}"
+        changes = _given(label=label, note=note, confidence=confidence)
+        self._act("draw", {"drawn": {drawn_id: self._drawn(drawn_id, found, changes)}})
+        return drawn_id
+
+    def edit_drawn(self, drawn_id: str, *, label: str = KEEP, note: str = KEEP, confidence: int | None = KEEP) -> None:
+        """Name a drawn region; what is not given stays."""
+        old = self._drawn_before(drawn_id)
+        changes = _given(label=label, note=note, confidence=confidence)
+        with values_in_words():
+            new = DrawnFinding.model_validate({**dict(old), **changes, "when": self._clock()})
+        self._act("draw", {"drawn": {} if dict(new) | {"when": old.when} == dict(old) else {drawn_id: new}})
+
+    def erase(self, drawn_id: str) -> None:
+        """Remove a drawn region."""
+        self._drawn_before(drawn_id)
+        self._act("draw", {"drawn": {drawn_id: None}})
+
+    def drawn_labels(self) -> NDArray[np.uint16]:
+        """``(I, J, K)``: n inside the drawn region ``dn``, 0 elsewhere; a new array."""
+        labels = np.zeros(self.data.shape, dtype=np.uint16)
+        for name, one in self.review.drawn.items():
+            labels[from_runs(one.runs, self.data.shape)] = drawn_number(name)
+        return labels
+
+    def set_drawn_labels(self, labels: NDArray[Any]) -> None:
+        """Keep what was painted into :meth:`drawn_labels`: one action, whatever changed."""
+        if labels.shape != self.data.shape:
+            raise InputError(f"Drawn labels must have the shape {self.data.shape}", labels.shape)
+        present = {f"d{int(n)}": np.asarray(labels == n) for n in np.unique(labels) if n > 0}
+        patch: dict[str, DrawnFinding | None] = {name: None for name in self.review.drawn if name not in present}
+        for name, mask in present.items():
+            old = self.review.drawn.get(name)
+            if old is None or old.runs != to_runs(mask):
+                patch[name] = self._drawn(name, mask, {})
+        self._act("draw", {"drawn": patch})
+
+    def give_opinion(
+        self, rating: Rating, confidence: int, marks: Sequence[Mark | tuple[float, float, float]] = ()
+    ) -> None:
+        """The opinion on the whole case: the first one before the overlay is shown, for good; later the one with it.
+
+        In a case that is to be read unaided first, the overlay is shown from then on.
+
+        Args:
+            confidence: 0 to 100. marks: places in RAS mm, with or without a confidence of their own.
+        """
+        with values_in_words():
+            places = tuple(m if isinstance(m, Mark) else Mark(position_mm=m) for m in marks)
+            opinion = Opinion(rating=rating, confidence=confidence, marks=places, when=self._clock())
+        if self.overlay == "shown":
+            self._act("opinion", {"opinion": opinion})
+            return
+        if self.review.first_opinion is not None:
+            raise InputError("A first opinion must stay as it was given", "another one", "Show the overlay first")
+        self._act("first_opinion", {"first_opinion": opinion, "unaided_first": self._unaided_first})
+        if self._unaided_first:
+            self.show_overlay()
+
+    def show_overlay(self) -> None:
+        """Say that the overlay is shown to the reader; the first time is recorded. Call it whenever it is.
+
+        Raises:
+            InputError: a case to be read unaided first, before its first opinion.
+        """
+        if self.overlay == "shown":
+            return
+        if self._unaided_first and self.review.first_opinion is None:
+            raise InputError(
+                "The first opinion must be given before the overlay is shown", "none yet", "Give your opinion first"
+            )
+        self._act("show_overlay", {"overlay_shown": self._clock()})
+
+    def set_note(self, note: str) -> None:
+        """A free text on the whole case."""
+        self._act("note", {"note": note})
+
+    def set_done(self, done: bool = True) -> None:
+        """Say that the case is finished, or not."""
+        if done:
+            self._must_be_open("A case")
+        self._act("done", {"done": bool(done)})
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is an action of this case to take back."""
+        return self._store is not None and self._store.history.can_undo
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether one was taken back."""
+        return self._store is not None and self._store.history.can_redo
+
+    def undo(self) -> None:
+        """Take the last action back; no opinion given before the overlay, and nothing before it."""
+        if self.can_undo:
+            self._follow("undo", None)
+
+    def redo(self) -> None:
+        """Do again what was taken back."""
+        if self.can_redo:
+            self._follow("redo", None)
+
+    def save(self) -> None:
+        """Bring the compact review file up to date; the journal always is."""
+        if self._store is not None:
+            self._store.save()
+
+    def close(self) -> None:
+        """Save and unlock; Session does it."""
+        if self._store is not None:
+            self._store.close()
+            self._history, self._store = self._store.history, None
+            self.read_only = self.read_only or "the case is closed"
+
+    # -- inside
+
+    def _act(self, do: Kind, fields: dict[str, Any]) -> None:
+        with values_in_words():
+            patch = Patch(**fields)
+        if all(_same(self.review, name, getattr(patch, name)) for name in patch.model_fields_set):
+            return
+        self._follow(do, patch)
+
+    def _follow(self, do: Kind, patch: Patch | None) -> None:
+        if self._store is None:
+            raise OutputError(
+                "A review must be kept somewhere", self.read_only or "a closed case", "Choose --session DIR"
+            )  # fmt: skip
+        fields: dict[str, Any] = {"n": self.review.actions + 1, "when": self._clock(), "do": do}
+        self._store.append(Event(**fields, patch=patch) if patch is not None else Event(**fields))
+        self._changed.emit(Change(_WHAT[do]))
+
+    def _must_be_open(self, what: str) -> None:
+        if self.concealed:
+            raise InputError(
+                f"{what} must wait for the first opinion", "a case to be read unaided first", "Give your opinion first"
+            )
+
+    def _drawn_before(self, drawn_id: str) -> DrawnFinding:
+        if drawn_id not in self.review.drawn:
+            raise InputError("A drawn region must be one of those drawn", drawn_id)
+        return self.review.drawn[drawn_id]
+
+    def _drawn(self, drawn_id: str, mask: Mask, changes: dict[str, Any]) -> DrawnFinding:
+        old = self.review.drawn.get(drawn_id)
+        kept = {"label": old.label, "note": old.note, "confidence": old.confidence} if old else {}
+        unaided = (old is None or old.unaided) and self.overlay == "hidden"
+        facts = {"who": self.review.reader, "when": self._clock(), "unaided": unaided, **kept, **changes}
+        with values_in_words():
+            return drawn_finding(self.data, drawn_id, mask, facts)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not KEEP}
+
+
+def _same(review: CaseReview, name: str, new: Any) -> bool:
+    old = getattr(review, name)
+    if isinstance(new, dict):
+        return all(old.get(key) == value for key, value in new.items())
+    return bool(old == new)

@@ -1,0 +1,215 @@
+"""One reader and a list of results: which cases there are, how far the reader is, and the one that is open."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from headclip_med import __version__
+from headclip_med.errors import HeadclipError, InputError
+from headclip_med.review.case_list import CaseEntry, entry_of, in_order
+from headclip_med.review.cases import FoundResult, find_results, load_case
+from headclip_med.review.decisions import ReviewFinding
+from headclip_med.review.history import History
+from headclip_med.review.model import READER_PATTERN, CaseReview, ResultLink
+from headclip_med.review.navigation import SliceRow, neighbour
+from headclip_med.review.open_case import KEEP, OpenCase, utc_now
+from headclip_med.review.signals import Change, Signal
+from headclip_med.review.store import ReviewFiles, ReviewStore, read_files
+from headclip_med.writing.record import ResultRecord
+
+__all__ = ["KEEP", "CaseEntry", "Change", "OpenCase", "ReviewFinding", "Session", "Signal", "SliceRow"]
+
+
+class Session:
+    """See :mod:`headclip_med.review` for a tour. Not for several threads at once; the pure functions are.
+
+    Attributes:
+        changed: calls everyone who connected after every change, with a :class:`Change`.
+        case: the open case, None before the first one. messages: what was odd so far, in words.
+        reader, unaided_first, session_dir: as given. sources: files and folders where source images may be.
+    """
+
+    def __init__(
+        self,
+        results: Sequence[FoundResult],
+        reader: str = "reader",
+        *,
+        unaided_first: bool = False,
+        session_dir: Path | None = None,
+        sources: Sequence[Path] = (),
+        clock: Callable[[], str] = utc_now,
+    ) -> None:
+        if not re.match(READER_PATTERN, reader):
+            raise InputError(
+                "A reader's id must be up to 40 letters, digits, dots, dashes or underscores", repr(reader[:60])
+            )
+        self.reader, self.unaided_first, self.session_dir = reader, unaided_first, session_dir
+        self.sources = tuple(sources)
+        self.changed = Signal()
+        self.case: OpenCase | None = None
+        self.messages: list[str] = []
+        self._clock = clock
+        self._found = {found.key: found for found in results}
+        entries = in_order([entry_of(found, *self._peek(found)) for found in results])
+        self._entries = {entry.key: entry for entry in entries}
+
+    @classmethod
+    def open(
+        cls,
+        places: Sequence[str | Path],
+        reader: str = "reader",
+        *,
+        unaided_first: bool = False,
+        session_dir: str | Path | None = None,
+        sources: Sequence[str | Path] = (),
+    ) -> Session:
+        """Find and check the results in ``places``; nothing is written before a case is opened.
+
+        Args:
+            places: result folders, their ``result.json``, or folders of result folders.
+            reader: id of the reader, part of the review's file names.
+            unaided_first: conceal scores, findings and map of every case until its first opinion.
+            session_dir: where reviews are kept; by default beside each result.
+            sources: files and folders where source images may be.
+
+        Raises:
+            InputError: no result in a place, or a reader's id that cannot name a file.
+        """
+        return cls(
+            find_results(places),
+            reader,
+            unaided_first=unaided_first,
+            session_dir=None if session_dir is None else Path(session_dir).expanduser(),
+            sources=[Path(source).expanduser() for source in sources],
+        )
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def cases(self) -> tuple[CaseEntry, ...]:
+        """Highest score first (by name while any score is concealed), those that cannot be reviewed last.
+
+        The order is that of the beginning: it does not jump while a reader works.
+        """
+        self._refresh()
+        return tuple(self._entries.values())
+
+    def record_of(self, key: str) -> ResultRecord | None:
+        """The record of a case, None where it cannot be reviewed."""
+        return self._of(key).record
+
+    def open_case(self, key: str) -> OpenCase:
+        """Close the open case and open this one; the result is checked once more.
+
+        Where the review cannot be kept (read-only folder, open in another window, of another result, damaged) the
+        case opens for looking only and says why in ``read_only``.
+
+        Raises:
+            InputError: no such case, or a result that cannot be reviewed; the open case stays open.
+        """
+        found = self._of(key)
+        if found.record is None or found.link is None:
+            raise InputError(f"The case '{key}' must be a complete, unaltered result", found.problem or "")
+        if self.case is not None and self.case.key == key and self.case.read_only is None:
+            return self.case
+        data = load_case(found)
+        self.close_case()
+        fresh, files = self._fresh(found.record, found.link), self._files(found, found.link)
+        store, reason, history = None, None, History(fresh)
+        try:
+            store = ReviewStore.open(files, fresh)
+            messages = store.messages
+        except HeadclipError as error:
+            reason, messages = str(error), [f"looking only: {error}"]
+            history = self._seen(files, found.link) or history
+        self.case = OpenCase(
+            data, history, store, self.changed, unaided_first=self.unaided_first, read_only=reason, clock=self._clock
+        )
+        self.changed.emit(Change("case"))
+        for message in messages:
+            self.tell(f"{key}: {message}")
+        return self.case
+
+    def step_case(self, step: int = 1, *, open_only: bool = False) -> str | None:
+        """Key of the case ``step`` after the open one, None beyond the ends; ``open_only`` passes over those done."""
+        here = None if self.case is None else self.case.key
+        keys = [e.key for e in self.cases if e.problem is None and (not open_only or not e.done or e.key == here)]
+        return neighbour(keys, here, step)
+
+    def close_case(self) -> None:
+        """Save and unlock the open case."""
+        if self.case is not None:
+            self._refresh()
+            case, self.case = self.case, None
+            case.close()
+
+    def save(self) -> None:
+        """Bring the compact review file of the open case up to date."""
+        if self.case is not None:
+            self.case.save()
+
+    def close(self) -> None:
+        """Save and unlock everything."""
+        self.close_case()
+
+    def tell(self, message: str) -> None:
+        """Keep a message and pass it to everyone who listens."""
+        self.messages.append(message)
+        self.changed.emit(Change("message", message))
+
+    def review_files(self, key: str) -> ReviewFiles:
+        """Where the review of a case lies, whether it exists or not."""
+        found = self._of(key)
+        if found.link is None:
+            raise InputError(f"The case '{key}' must be a complete, unaltered result", found.problem or "")
+        return self._files(found, found.link)
+
+    def _refresh(self) -> None:
+        if self.case is not None:
+            found = self._found[self.case.key]
+            self._entries[found.key] = entry_of(found, self.case.review, self.unaided_first)
+
+    def _of(self, key: str) -> FoundResult:
+        if key not in self._found:
+            raise InputError("A case must be one of the list", key)
+        return self._found[key]
+
+    def _files(self, found: FoundResult, link: ResultLink) -> ReviewFiles:
+        if self.session_dir is None:
+            return ReviewFiles(found.folder, self.reader)
+        return ReviewFiles(self.session_dir / f"{link.name}-{link.result_sha256[:8]}", self.reader)
+
+    def _peek(self, found: FoundResult) -> tuple[CaseReview | None, bool]:
+        """The review as it lies on disk, without a lock."""
+        if found.link is None:
+            return None, self.unaided_first
+        history = self._seen(self._files(found, found.link), found.link)
+        return (None if history is None else history.review), self.unaided_first
+
+    def _seen(self, files: ReviewFiles, link: ResultLink) -> History | None:
+        try:
+            return read_files(files, link).history
+        except HeadclipError:
+            return None
+
+    def _fresh(self, record: ResultRecord, link: ResultLink) -> CaseReview:
+        now = self._clock()
+        return CaseReview(
+            reader=self.reader,
+            result=link,
+            software=f"headclip-med {__version__}",
+            started=now,
+            updated=now,
+            actions=0,
+            unaided_first=self.unaided_first,
+            threshold=record.threshold,
+        )

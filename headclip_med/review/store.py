@@ -1,0 +1,258 @@
+"""Where a review lies on disk: an append-only journal that is always ahead, and a compact ``review_READER.json``.
+
+Every action is one JSON line, forced to the disk before it counts. The journal's first line holds the state it began
+with, so that it stands alone; the compact file is what others read, and the state again should the journal be lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import BaseModel, ValidationError
+
+from headclip_med.errors import InputError, OutputError
+from headclip_med.review.history import Event, History
+from headclip_med.review.locking import lock_file
+from headclip_med.review.model import SCHEMA_VERSION, CaseReview, ResultLink, review_json
+from headclip_med.writing.atomic import atomic_path
+from headclip_med.writing.record import _first_problem
+
+JOURNAL_SCHEMA = "headclip_med.review_journal/1"
+
+_ELSEWHERE = "Choose another place for the review with --session DIR"
+
+
+@dataclass(frozen=True)
+class ReviewFiles:
+    """The two files of one reader's review of one case."""
+
+    folder: Path
+    reader: str
+
+    @property
+    def review(self) -> Path:
+        """The compact file."""
+        return self.folder / f"review_{self.reader.lower()}.json"
+
+    @property
+    def journal(self) -> Path:
+        """One JSON line an action."""
+        return self.folder / f"review_{self.reader.lower()}.journal"
+
+
+@dataclass
+class Loaded:
+    """What the files hold: the state, how it came about, what was odd, and how much of the journal is sound."""
+
+    history: History | None = None
+    messages: list[str] = field(default_factory=list)
+    sound_bytes: int = 0
+    journal_fits: bool = False
+    compact_actions: int = -1
+
+
+def load_review(path: Path) -> CaseReview:
+    """Read a compact review file.
+
+    Raises:
+        InputError: no readable review in it.
+    """
+    try:
+        return CaseReview.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise InputError(f"{path.name} must be a review of {SCHEMA_VERSION}", _first_problem(error)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} must be a readable review file", type(error).__name__) from error
+
+
+def save_review(review: CaseReview, path: Path) -> None:
+    """Write a compact review file, whole or not at all."""
+    with atomic_path(path) as draft:
+        draft.write_text(review_json(review), encoding="utf-8", newline="\n")
+
+
+def read_files(files: ReviewFiles, link: ResultLink) -> Loaded:
+    """The newest state that the two files give, without changing them; ``history`` is None where there is none.
+
+    Raises:
+        InputError: the review belongs to another result, or nothing in either file can be read.
+    """
+    loaded = _read_journal(files.journal)
+    compact = _read_compact(files.review, loaded)
+    for review in (compact, loaded.history.review if loaded.history else None):
+        if review is not None:
+            _check_link(review, link, files)
+    if compact is not None:
+        loaded.compact_actions = compact.actions
+        if loaded.history is None or compact.actions > loaded.history.review.actions:
+            if loaded.history is not None:
+                loaded.messages.append("the journal was shorter than the review: the review counts")
+            loaded.history, loaded.journal_fits = History(compact), False
+    if loaded.history is not None and loaded.journal_fits and compact is not None:
+        ahead = loaded.history.review.actions - compact.actions
+        if ahead:
+            loaded.messages.append(f"{_count(ahead, 'action')} recovered from the journal")
+    return loaded
+
+
+class ReviewStore:
+    """The files of the case that is being reviewed: locked, and written at every action."""
+
+    def __init__(self, files: ReviewFiles, stream: IO[bytes], history: History, messages: list[str]) -> None:
+        self.files, self.history, self.messages = files, history, messages
+        self._stream = stream
+        self._saved = -1
+
+    @classmethod
+    def open(cls, files: ReviewFiles, fresh: CaseReview) -> ReviewStore:
+        """Lock and read the review, or begin it with ``fresh``.
+
+        Raises:
+            InputError: open elsewhere, of another result, or damaged beyond reading.
+            OutputError: the folder cannot be written to.
+        """
+        try:
+            files.folder.mkdir(parents=True, exist_ok=True)
+            stream = files.journal.open("ab")
+        except OSError as error:
+            raise _not_writable(files.folder, error) from error
+        try:
+            lock_file(stream, f"the review of {fresh.result.name} by {fresh.reader}")
+            loaded = read_files(files, fresh.result)
+            store = cls(files, stream, loaded.history or History(fresh), loaded.messages)
+            store._begin(loaded)
+        except BaseException:
+            stream.close()
+            raise
+        store._saved = loaded.compact_actions if loaded.journal_fits else -1
+        return store
+
+    def append(self, event: Event) -> None:
+        """Force one event to the disk, then follow it.
+
+        Raises:
+            OutputError: it could not be written; nothing has changed then, in the file or here.
+        """
+        after = self.history.after(event)
+        self._write(_line(event))
+        self.history = after
+
+    def save(self) -> None:
+        """Write the compact file where it is behind."""
+        if self._saved != self.history.review.actions:
+            save_review(self.history.review, self.files.review)
+            self._saved = self.history.review.actions
+
+    def close(self) -> None:
+        """Save and unlock."""
+        try:
+            self.save()
+        finally:
+            self._stream.close()
+
+    def _begin(self, loaded: Loaded) -> None:
+        """A journal that can be appended to: cut behind its last sound line, or new where it does not fit."""
+        if loaded.journal_fits:
+            self._stream.truncate(loaded.sound_bytes)
+            return
+        size = self.files.journal.stat().st_size
+        if size and loaded.messages:  # somebody's damaged or older journal is kept for the curious
+            self._keep_aside()
+        self._stream.truncate(0)
+        header = {"schema_version": JOURNAL_SCHEMA, "start": self.history.review.model_dump(mode="json")}
+        self._write(json.dumps(header, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+
+    def _keep_aside(self) -> None:
+        number = 1
+        while (aside := self.files.journal.with_suffix(f".damaged{number}")).exists():
+            number += 1
+        with suppress(OSError):
+            aside.write_bytes(self.files.journal.read_bytes())
+            self.messages.append(f"the journal could not be used as it was; a copy is kept as {aside.name}")
+
+    def _write(self, line: bytes) -> None:
+        before = self._stream.seek(0, os.SEEK_END)
+        try:
+            self._stream.write(line)
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                self._stream.truncate(before)
+            raise _not_writable(self.files.folder, error) from error
+
+
+def _read_journal(path: Path) -> Loaded:
+    """State and history from the journal alone."""
+    loaded = Loaded()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return loaded
+    except OSError as error:
+        raise InputError(f"{path.name} must be readable", type(error).__name__) from error
+    *lines, rest = content.split(b"\n")
+    history, sound = None, 0
+    for number, line in enumerate(lines):
+        try:
+            if history is None:
+                history = History(_Header.model_validate_json(line).start)
+            else:
+                history.apply(Event.model_validate_json(line))
+        except ValueError:  # pydantic's errors among them
+            loaded.messages.append(f"line {number + 1} of {path.name} is damaged: what follows it is left out")
+            break
+        sound += len(line) + 1
+    if rest and sound + len(rest) == len(content):
+        loaded.messages.append(f"the last action in {path.name} was not finished: it is left out")
+    loaded.history, loaded.sound_bytes = history, sound
+    loaded.journal_fits = history is not None and sound + len(rest) == len(content)
+    return loaded
+
+
+class _Header(BaseModel):
+    schema_version: str
+    start: CaseReview
+
+
+def _read_compact(path: Path, loaded: Loaded) -> CaseReview | None:
+    if not path.exists():
+        return None
+    try:
+        return load_review(path)
+    except InputError as error:
+        if loaded.history is None:
+            raise
+        loaded.messages.append(f"{error} The journal counts.")
+        return None
+
+
+def _check_link(review: CaseReview, link: ResultLink, files: ReviewFiles) -> None:
+    same = (review.result.result_sha256, review.result.map_sha256) == (link.result_sha256, link.map_sha256)
+    if not same:
+        raise InputError(
+            f"{files.review.name} must belong to the result beside it",
+            "a review of another result of that name",
+            "Move the review away, or bring its own result back",
+        )
+
+
+def _line(event: Event) -> bytes:
+    content: dict[str, Any] = event.model_dump(mode="json", exclude_unset=True)
+    return json.dumps(content, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _not_writable(folder: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"The folder '{folder.name}' must be writable to keep a review", error.strerror or type(error).__name__,
+        _ELSEWHERE,
+    )  # fmt: skip
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
