@@ -318,24 +318,15 @@ class HeadCLIPTraining(_Workflow):
         return trainer
 
 
-class HeadCLIPEvaluation(_Workflow):
-    """``configs/evaluate.yaml``: metrics and maps of a network on a labelled set."""
+class _Scoring(_Workflow):
+    """What evaluation and inference share: a network over a set of cases."""
 
     kind = "infer"
     defaults = {"learn": (), "precision": "auto"}  # noqa: RUF012
 
     def run(self) -> None:
-        """Evaluate; the metrics are in ``evaluator.state.metrics`` and in ``metrics.csv``."""
+        """Score every case."""
         self.evaluator.run()
-
-    def get_preprocessing(self) -> Compose:
-        return _validation_transforms()
-
-    def get_dataset_data(self) -> list[dict[str, Any]]:
-        chosen = self.settings
-        if chosen.held_out_only:
-            return self.cases().validation
-        return self.cases().everything(read_ledger(chosen.ckpt_path), chosen.allow_overlap)
 
     def get_dataset(self) -> Dataset:
         return Dataset(self.dataset_data, self.preprocessing)
@@ -343,23 +334,8 @@ class HeadCLIPEvaluation(_Workflow):
     def get_inferer(self) -> HeadCLIPInferer:
         return HeadCLIPInferer()
 
-    def get_postprocessing(self) -> Compose:
-        steps: list[Any] = [TakeScoresd(["pred"])]
-        if self.settings.save_maps:
-            steps += [CopyItemsd(["pred"], names=["anomaly_map"])]
-            steps += _to_disk("anomaly_map", self.preprocessing, self.settings.output_dir)
-        return Compose(steps)
-
-    def get_key_metric(self) -> dict[str, AnomalyMetrics]:
-        return {self.settings.key_metric: self._metric()}
-
-    def get_handlers(self) -> list[Any]:
-        return [
-            self._loader(),
-            MetricsSaver(self.settings.output_dir, metrics="*", metric_details=None),
-            StatsHandler(iteration_log=False),
-            *self._board(iteration_log=False),
-        ]
+    def get_key_metric(self) -> dict[str, AnomalyMetrics] | None:
+        return None
 
     def get_evaluator(self) -> SupervisedEvaluator:
         return SupervisedEvaluator(
@@ -374,15 +350,40 @@ class HeadCLIPEvaluation(_Workflow):
         )
 
 
-class HeadCLIPInference(_Workflow):
+class HeadCLIPEvaluation(_Scoring):
+    """``configs/evaluate.yaml``: metrics and maps of a network on a labelled set; the metrics are in
+    ``evaluator.state.metrics`` and in ``metrics.csv``."""
+
+    def get_preprocessing(self) -> Compose:
+        return _validation_transforms()
+
+    def get_dataset_data(self) -> list[dict[str, Any]]:
+        chosen = self.settings
+        if chosen.held_out_only:
+            return self.cases().validation
+        return self.cases().everything(read_ledger(chosen.ckpt_path), chosen.allow_overlap)
+
+    def get_postprocessing(self) -> Compose:
+        steps: list[Any] = [TakeScoresd(["pred"])]
+        if self.settings.save_maps:
+            steps += [CopyItemsd(["pred"], names=["anomaly_map"])]
+            steps += _to_disk("anomaly_map", self.preprocessing, self.settings.output_dir)
+        return Compose(steps)
+
+    def get_key_metric(self) -> dict[str, AnomalyMetrics] | None:
+        return {self.settings.key_metric: self._metric()}
+
+    def get_handlers(self) -> list[Any]:
+        return [
+            self._loader(),
+            MetricsSaver(self.settings.output_dir, metrics="*", metric_details=None),
+            StatsHandler(iteration_log=False),
+            *self._board(iteration_log=False),
+        ]
+
+
+class HeadCLIPInference(_Scoring):
     """``configs/inference.yaml``: maps and scores of scans."""
-
-    kind = "infer"
-    defaults = {"learn": (), "precision": "auto"}  # noqa: RUF012
-
-    def run(self) -> None:
-        """Score every case."""
-        self.evaluator.run()
 
     def get_preprocessing(self) -> Compose:
         return Compose(
@@ -397,29 +398,12 @@ class HeadCLIPInference(_Workflow):
     def get_dataset_data(self) -> list[dict[str, Any]]:
         return find_images(self.settings.dataset_dir, self.settings.pattern)
 
-    def get_dataset(self) -> Dataset:
-        return Dataset(self.dataset_data, self.preprocessing)
-
-    def get_inferer(self) -> HeadCLIPInferer:
-        return HeadCLIPInferer()
-
     def get_postprocessing(self) -> Compose:
         return Compose([TakeScoresd("pred"), *_to_disk("pred", self.preprocessing, self.settings.output_dir)])
 
     def get_handlers(self) -> list[Any]:
         loader = [self._loader()] if self.settings.load_pretrain else []
         return [*loader, ScoreSaver(self.settings.output_dir), StatsHandler(iteration_log=False)]
-
-    def get_evaluator(self) -> SupervisedEvaluator:
-        return SupervisedEvaluator(
-            device=self.device,
-            val_data_loader=DataLoader(self.dataset, batch_size=1),
-            network=self.network_def,
-            inferer=self.inferer,
-            postprocessing=self.postprocessing,
-            val_handlers=self.handlers,
-            amp=self.settings.amp,
-        )
 
 
 def _validation_transforms() -> Compose:
