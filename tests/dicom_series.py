@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
 
 ORIENTATIONS = {  # row direction, column direction (LPS)
     "axial": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
@@ -40,6 +47,7 @@ class CtSeries:
     duplicate: int | None = None
     twin_differs: bool = True  # the duplicate's pixels, not only its UID
     tilt_mm: float = 0.0  # sideways shift per slice
+    places: tuple[float, ...] = ()  # of the slices in steps along the normal; default 0, 1, 2, …
     photometric: str = "MONOCHROME2"
     per_slice_rescale: bool = False
     series_number: int = 4
@@ -98,7 +106,7 @@ class CtSeries:
         ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
         row_direction, column_direction = ORIENTATIONS[self.orientation]
         ds.ImageOrientationPatient = [round(float(x), 8) for x in (*row_direction, *column_direction)]
-        position = self.lps_affine @ [0.0, 0.0, float(k), 1.0]
+        position = self.lps_affine @ [0.0, 0.0, self.places[k] if self.places else float(k), 1.0]
         ds.ImagePositionPatient = [round(float(x), 6) for x in position[:3]]
         ds.PixelSpacing, ds.SliceThickness = [self.row_spacing, self.column_spacing], self.step
         ds.WindowCenter, ds.WindowWidth = [40, 300], [80, 1500]
@@ -109,6 +117,62 @@ class CtSeries:
         stored = np.round((self.hu(k) - intercept) / slope).astype("<i2")
         ds.PixelData = (stored + 1 if twin and self.twin_differs else stored).tobytes()
         return ds
+
+
+def write_enhanced(series: CtSeries, path: Path, echoes: tuple[float, ...] = (), **tags: Any) -> CtSeries:
+    """The slices of ``series`` as one enhanced multi-frame object, its frames shuffled; one volume for every echo time,
+    whose values are 1000 higher than those of the one before."""
+    series.uid = generate_uid(entropy_srcs=[f"series {series.series_number} {series.seed}"])
+    frames = [(e, k) for e in range(max(1, len(echoes))) for k in range(series.slices) if k not in series.missing]
+    frames = [frames[i] for i in np.random.default_rng(series.seed).permutation(len(frames))]
+    slices = {k: series._dataset(k, k, "") for _, k in frames}
+    ds = slices[frames[0][1]]
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage if echoes else EnhancedCTImageStorage
+    ds.NumberOfFrames = len(frames)
+    shared, ds.PerFrameFunctionalGroupsSequence = Dataset(), []
+    shared.PlaneOrientationSequence = [_moved(ds, "ImageOrientationPatient")]
+    shared.PixelMeasuresSequence = [_moved(ds, "PixelSpacing", "SliceThickness")]
+    ds.SharedFunctionalGroupsSequence = [shared]
+    ds.DimensionIndexSequence = [_pointer("StackID"), _pointer("InStackPositionNumber")]
+    if echoes:
+        ds.DimensionIndexSequence.append(_pointer("EffectiveEchoTime"))
+    for e, k in frames:
+        item, echo = Dataset(), Dataset()
+        item.PlanePositionSequence = [_moved(slices[k], "ImagePositionPatient", copy=True)]
+        transformation = _moved(slices[k], "RescaleSlope", "RescaleIntercept", copy=True)
+        transformation.RescaleIntercept += 1000 * e
+        item.PixelValueTransformationSequence = [transformation]
+        content = Dataset()
+        content.StackID, content.InStackPositionNumber = "1", k + 1
+        content.DimensionIndexValues = [1, k + 1, e + 1] if echoes else [1, k + 1]
+        item.FrameContentSequence = [content]
+        if echoes:
+            echo.EffectiveEchoTime = echoes[e]
+            item.MREchoSequence = [echo]
+        ds.PerFrameFunctionalGroupsSequence.append(item)
+    ds.PixelData = b"".join(slices[k].PixelData for _, k in frames)
+    for keyword in ("ImagePositionPatient", "RescaleSlope", "RescaleIntercept"):
+        del ds[keyword]
+    for keyword, value in tags.items():
+        setattr(ds, keyword, value)
+    ds.save_as(path, enforce_file_format=True)
+    return series
+
+
+def _pointer(keyword: str) -> Dataset:
+    item = Dataset()
+    item.DimensionIndexPointer = tag_for_keyword(keyword)
+    return item
+
+
+def _moved(source: Dataset, *keywords: str, copy: bool = False) -> Dataset:
+    """A new item with elements of ``source``, which loses them unless ``copy``."""
+    item = Dataset()
+    for keyword in keywords:
+        setattr(item, keyword, getattr(source, keyword))
+        if not copy:
+            del source[keyword]
+    return item
 
 
 def edit(path: Path, **tags: Any) -> None:

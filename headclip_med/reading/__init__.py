@@ -105,12 +105,24 @@ def load(
     source: str | Path, *, series: str | int | None = None, time: int | None = None, on_irregular: str = "error"
 ) -> LoadedVolume:
     """One file or folder of :func:`load_volume`."""
-    from headclip_med.reading.content import existing_path, identify, name_warning
+    from headclip_med.reading.content import existing_path
 
     path = existing_path(source)
+    try:
+        return _load(path, series, time, on_irregular)
+    except MemoryError as problem:
+        raise InputError(
+            f"{path.name} must fit in memory", "too little of it", "Crop or resample it first"
+        ) from problem
+
+
+def _load(path: Path, series: str | int | None, time: int | None, on_irregular: str) -> LoadedVolume:
+    from headclip_med.reading.content import identify, name_warning
+
     dicom_options = {"series": series, "on_irregular": on_irregular}
     if path.is_dir():
-        return _reader("dicom")(path, time=time, **dicom_options)
+        found_series: LoadedVolume = _reader("dicom")(path, time=time, **dicom_options)
+        return found_series
     found = identify(path)
     if found == "zip":
         return _load_archive(path, time=time, **dicom_options)
@@ -127,7 +139,8 @@ def _load_archive(path: Path, **options: Any) -> LoadedVolume:
 
     content = content_of(path)
     if content.is_dir():
-        return _reader("dicom")(content, name=path.name, **options)
+        found_series: LoadedVolume = _reader("dicom")(content, name=path.name, **options)
+        return found_series
     volume = load(content, **options)
     return replace(volume, meta={**volume.meta, "source_name": path.name})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import zlib
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ Format = Literal["nifti", "nrrd", "mha", "dicom", "png", "jpeg", "tiff", "bmp", 
 
 GZIP = b"\x1f\x8b"
 _HEAD_BYTES = 600  # enough for a NIfTI-2 header (540) and for the keys that open a MetaImage
+_FIRST_VRS = (b"UL", b"UI", b"CS", b"DA", b"TM", b"SH", b"OB")
 _META_KEY = re.compile(rb"^(ObjectType|NDims)\s*=", re.MULTILINE)
 _RASTER: tuple[tuple[bytes, Format], ...] = (
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -133,7 +135,21 @@ def _identify_head(head: bytes) -> Format | None:
             return found
     if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0":
         return "bmp"
-    return "mha" if _META_KEY.search(head[:_HEAD_BYTES]) else None
+    if _META_KEY.search(head[:_HEAD_BYTES]):
+        return "mha"
+    return "dicom" if is_bare_dicom(head) else None
+
+
+def is_bare_dicom(head: bytes) -> bool:
+    """Whether a file begins with a DICOM data element, without the preamble and mark that DICOM files should have."""
+    if len(head) < 16 or head[128:132] == b"DICM":
+        return False
+    for order in ("<", ">"):
+        group, number, length = struct.unpack_from(f"{order}HHI", head)
+        if (group, order) == (2, "<") or (group == 8 and number <= 0x18):
+            has_vr = head[4:6] in _FIRST_VRS
+            return has_vr or (group == 8 and order == "<" and length <= 64 and length % 2 == 0)
+    return False
 
 
 def _what_else(head: bytes) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
+from pydicom import dcmread, uid
 
 from headclip_med.errors import InputError
 from headclip_med.reading.base import check_size, collected_warnings, in_words, sha256_of_digests
@@ -160,7 +160,16 @@ def open_dataset(header: ImageHeader) -> tuple[Any, str]:
         )
     with in_words(path.name, "DICOM"):
         check_deflated(path)
-        return dcmread(BytesIO(content)), hashlib.sha256(content).hexdigest()
+        return _with_syntax(dcmread(BytesIO(content), force=True)), hashlib.sha256(content).hexdigest()
+
+
+def _with_syntax(dataset: Any) -> Any:
+    """A file without a meta group is as its elements were read: never compressed."""
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        is_implicit, is_little = dataset.original_encoding
+        explicit = uid.ExplicitVRLittleEndian if is_little else uid.ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if is_implicit else explicit
+    return dataset
 
 
 def drop_copies(headers: Sequence[ImageHeader], notes: list[str]) -> tuple[ImageHeader, ...]:

@@ -182,9 +182,12 @@ def regular_stretches(stack: Stack) -> list[tuple[ImageHeader, ...]]:
 
     def are_even(first: int, end: int) -> NDArray[np.bool_]:
         own = steps[first : end - 1]
-        usual = int(np.argsort(own, kind="stable")[(own.size - 1) // 2])
-        aside = np.linalg.norm(sideways[first : end - 1] - sideways[first + usual], axis=1)
-        even: NDArray[np.bool_] = (np.abs(own - own[usual]) <= _tolerance(own[usual])) & (aside <= allowed)
+        usual = float(np.sort(own)[(own.size - 1) // 2])
+        is_usual = np.abs(own - usual) <= _tolerance(usual)
+        aside = sideways[first : end - 1]
+        off = np.linalg.norm(aside - np.median(aside[is_usual], axis=0), axis=1)
+        typical = aside[np.flatnonzero(is_usual)[np.argmin(off[is_usual])]]  # a step that exists: one is always even
+        even: NDArray[np.bool_] = is_usual & (np.linalg.norm(aside - typical, axis=1) <= allowed)
         return even
 
     return [stack.headers[first:end] for first, end in stretches(len(stack.headers), are_even)]

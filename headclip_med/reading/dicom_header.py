@@ -14,6 +14,7 @@ from pydicom import dcmread, uid
 from pydicom.filereader import read_file_meta_info
 
 from headclip_med.errors import InputError
+from headclip_med.reading.content import is_bare_dicom
 from headclip_med.reading.inflate import check_inflated_file
 
 DICOMDIR = "DICOMDIR"
@@ -63,6 +64,7 @@ _DERIVED = {
     uid.RTDoseStorage,
     "1.2.840.10008.5.1.4.1.1.66.7",  # Label Map Segmentation
 }
+_HEAD_BYTES = 2048
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _TOMOGRAPHY = {"RECON TOMO", "RECON GATED TOMO"}
 
@@ -127,7 +129,7 @@ def read_headers(path: Path) -> list[ImageHeader] | None:
         stamp = file_stamp(path)
         check_deflated(path)
         with path.open("rb") as file:
-            dataset = dcmread(_Bounded(file, stamp[0]), stop_before_pixels=True, specific_tags=list(_TAGS))
+            dataset = dcmread(_Bounded(file, stamp[0]), stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
         return frame_headers(_header(path, dataset, stamp), dataset)
     except InputError:
         raise
@@ -143,6 +145,14 @@ def file_stamp(path: Path) -> tuple[int, int]:
 
 def check_deflated(path: Path) -> None:
     """Refuse a deflated file that would inflate too far; others cost one look at the file meta."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if is_bare_dicom(head):
+        if uid.DeflatedExplicitVRLittleEndian.encode() in head:
+            raise InputError(
+                f"{path.name} must begin as a DICOM file", "deflated, without a preamble", "Export it again"
+            )
+        return
     meta = read_file_meta_info(path)
     if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
         # preamble, DICM and the group length element stand before what the length counts
@@ -175,7 +185,7 @@ class _Bounded(io.RawIOBase):
 
 def _header(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
     thickness = numbers(dataset, "SliceThickness", 1)
-    sop_class = text(dataset, "SOPClassUID", 64)
+    sop_class = text(dataset, "SOPClassUID", 64) or text(dataset.file_meta, "MediaStorageSOPClassUID", 64)
     return ImageHeader(
         path=path,
         sop_uid=text(dataset, "SOPInstanceUID", 64),
