@@ -39,13 +39,13 @@ def series_of(archive: Archive, address: Address, wanted: str | None, retry: Ret
 def choose_series(found: Sequence[SeriesFound], wanted: str | None) -> list[SeriesFound]:
     """The series that ``wanted`` means: its number, ``#1``, ``#2``, … as listed, or either end of its UID.
 
-    Without ``wanted`` all series whose modality holds images, reports, segmentations and the like left out.
+    Without ``wanted`` all series of images; reports, segmentations and the like are left out, and what we pushed.
 
     Raises:
         InputError: none, or several where one is named.
     """
     if wanted is None:
-        chosen = [series for series in found if series.modality not in _NO_IMAGES]
+        chosen = [series for series in found if series.modality not in _NO_IMAGES and not _is_ours(series)]
         if not chosen:
             raise InputError("The study must hold a series of images", f"{len(found)} series without images")
         return chosen
@@ -57,6 +57,11 @@ def choose_series(found: Sequence[SeriesFound], wanted: str | None) -> list[Seri
             _SEE,
         )
     return matching
+
+
+def _is_ours(series: SeriesFound) -> bool:
+    """Whether it is a map or an overlay of ours, by the UID's root and the description that we give them."""
+    return series.uid.startswith("2.25.") and series.description.startswith("Anomaly ")
 
 
 def _is_meant(series: SeriesFound, place: int, wanted: str) -> bool:

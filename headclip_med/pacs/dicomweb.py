@@ -23,7 +23,7 @@ from headclip_med.pacs.archive import (
     Told,
     by_number,
 )
-from headclip_med.pacs.http import open_session, problems_in_words, raise_status
+from headclip_med.pacs.http import check_whole, open_session, problems_in_words, raise_status
 from headclip_med.pacs.problems import PacsError, PacsUnavailableError
 from headclip_med.pacs.status import failure_reason
 
@@ -98,6 +98,7 @@ class DicomwebArchive:
             if response.headers["Content-Type"].startswith("application/dicom"):  # against the standard, yet common
                 return response.content
             parts = list(self._client._decode_multipart_message(response, stream=True))
+            check_whole(response, self.address.place)
         if len(parts) != 1:
             raise PacsError(f"{self.address.place} must send the one instance that was asked for", f"{len(parts)}")
         return bytes(parts[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.message
 import logging
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from headclip_med.pacs.problems import PacsError, PacsUnavailableError
 
 _PIECE_BYTES = 1 << 16
 _LONGEST_ANSWER_S = 900.0  # a server that sends a byte now and then would never be silent for long enough
+_TAIL_BYTES = 256
 _BUSY = (408, 429, 500, 502, 503, 504)
 _ADDRESS = "Check the address, and that the archive runs"
 
@@ -64,10 +66,10 @@ class _BoundedAdapter(HTTPAdapter):
 
 
 class _BoundedBody:
-    """The body of an answer, counted as it is read, after decompression."""
+    """The body of an answer, counted as it is read, after decompression; ``tail`` is its end so far."""
 
     def __init__(self, body: Any, max_bytes: int) -> None:
-        self._body, self._left = body, max_bytes
+        self._body, self._left, self.tail = body, max_bytes, b""
         self._end = time.monotonic() + _LONGEST_ANSWER_S
 
     def __getattr__(self, name: str) -> Any:
@@ -84,7 +86,20 @@ class _BoundedBody:
                 )
             if time.monotonic() > self._end:
                 raise PacsUnavailableError("An answer must be complete after 15 minutes", "a slower one", "Try again")
+            self.tail = (self.tail + piece)[-_TAIL_BYTES:]
             yield piece
+
+
+def check_whole(response: requests.Response, place: str) -> None:
+    """Refuse a multipart answer, read to its end, that ends before its closing boundary.
+
+    Archives send these without a length, and a connection that breaks then looks like an end.
+    """
+    content_type = email.message.Message()
+    content_type["Content-Type"] = response.headers["Content-Type"]
+    boundary = content_type.get_boundary()
+    if boundary is not None and f"--{boundary}--".encode() not in response.raw.tail:
+        raise PacsUnavailableError(f"{place} must send whole answers", "one that is cut off", "Try again")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from headclip_med.case_inputs import CaseInput, expand_inputs
 from headclip_med.case_options import CaseOptions
-from headclip_med.choices import FORMATS
+from headclip_med.choices import DICOM_FORMATS
 from headclip_med.cohort import CaseOutcome, Watcher
 from headclip_med.errors import HeadclipError, InputError
 from headclip_med.pacs.access import Access
@@ -26,7 +26,7 @@ from headclip_med.pacs.retry import Retry
 from headclip_med.pacs.spool import remove_spool
 
 SPOOL_NAME = ".pacs-spool"
-DICOM_FORMATS = ("seg", "pm", "sr", "sc")
+PUSHED_FORMATS = ("seg", "pm", "sr", "sc")  # written for a push where no DICOM format is asked for
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,7 @@ def plan_network(
     if addresses:
         options = replace(options, series=None)  # chosen; each folder holds one series
     if target is not None and not set(DICOM_FORMATS) & set(options.formats):
-        made = tuple(name for name in DICOM_FORMATS if name in FORMATS)
-        options = replace(options, formats=(*options.formats, *made))
+        options = replace(options, formats=(*options.formats, *PUSHED_FORMATS))
     named = expand_inputs(local, [*reserved, *(case.name for case in cases)])
     return NetworkRun(
         [*named, *cases], options, out, spool, target, keep_spool, warnings=tuple(sorted(map(str, warnings)))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 
 from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
 
 from headclip_med.errors import OutputError
 from headclip_med.pacs.archive import pseudonym
-from headclip_med.pacs.problems import PacsError
+from headclip_med.pacs.problems import PacsError, PacsUnavailableError
+from headclip_med.reading.dicom_header import check_deflated
 from headclip_med.writing.atomic import atomic_path, check_writable
 
 _ENDING = ".dcm"
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 class SeriesSpool:
@@ -43,12 +45,12 @@ class SeriesSpool:
         """Write an instance.
 
         Raises:
-            PacsError: it is another one than asked for, or no DICOM at all.
+            PacsError: it is another one than asked for, or no DICOM at all; PacsUnavailableError: it is cut off.
             OutputError: it cannot be written.
         """
-        _check_identity(content, (self.study, self.series, uid))
         with atomic_path(self._path(uid)) as draft:
             draft.write_bytes(content)
+            _check_file(draft, (self.study, self.series, uid))
 
     def drop_others(self, uids: Iterable[str]) -> None:
         """Remove what is not among ``uids``: an archive may have replaced or withdrawn instances since."""
@@ -81,12 +83,27 @@ def remove_spool(folder: Path) -> None:
         folder.parent.rmdir()
 
 
-def _check_identity(content: bytes, wanted: tuple[str, str, str]) -> None:
+def _check_file(path: Path, wanted: tuple[str, str, str]) -> None:
+    """Refuse what is no DICOM file, is another instance, or ends within an element."""
     keywords = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
     try:
-        header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=keywords)
+        check_deflated(path)
+        header = dcmread(path, stop_before_pixels=True, specific_tags=keywords)
         found = tuple(str(header.get(keyword, "")) for keyword in keywords)
+        is_whole = _is_whole(path)
     except Exception as problem:  # whatever foreign bytes provoke
-        raise PacsError("The archive must send DICOM files", f"{len(content)} bytes of something else") from problem
+        given = f"{path.stat().st_size} bytes of something else"
+        raise PacsError("The archive must send DICOM files", given, "Ask its administrator") from problem
     if found != wanted:
         raise PacsError("The archive must send the instance that was asked for", "another one", "Ask its administrator")
+    if not is_whole:
+        raise PacsUnavailableError("The archive must send whole files", "one that is cut off", "Try again")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the last element is as long as it says; pydicom reads a shorter one without a word."""
+    dataset = dcmread(path)
+    last = dataset.get_item(max(dataset.keys()))
+    if not isinstance(last, RawDataElement) or last.length == _UNDEFINED_LENGTH:
+        return True  # an undefined length ends in a delimiter, which pydicom misses loudly
+    return len(last.value or b"") == last.length
