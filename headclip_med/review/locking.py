@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
-from typing import IO
 
 from headclip_med.errors import InputError
 
-_BEYOND = 1 << 40  # Windows locks bytes: one that no journal will ever have
+_BEYOND = 1 << 30  # Windows locks bytes: one that no journal will ever have
 
 
-def lock_file(stream: IO[bytes], what: str) -> None:
+def lock_file(descriptor: int, what: str) -> None:
     """Lock an open file until it is closed; file systems without locks are let through.
 
     Raises:
         InputError: somebody else holds it.
     """
     try:
-        _lock(stream)
+        _lock(descriptor)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
             return
@@ -32,16 +32,12 @@ def lock_file(stream: IO[bytes], what: str) -> None:
 if sys.platform == "win32":
     import msvcrt
 
-    def _lock(stream: IO[bytes]) -> None:
-        place = stream.tell()
-        stream.seek(_BEYOND)
-        try:
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
-        finally:
-            stream.seek(place)
+    def _lock(descriptor: int) -> None:
+        os.lseek(descriptor, _BEYOND, os.SEEK_SET)  # appending does not care
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
 else:
     import fcntl
 
-    def _lock(stream: IO[bytes]) -> None:
-        fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -71,7 +71,7 @@ class OpenCase:
         self.data, self.read_only = data, read_only
         self.regions = Regions(data)
         self._history, self._store, self._changed, self._clock = history, store, changed, clock
-        self._unaided_first = unaided_first or history.review.unaided_first
+        self._unaided_first = unaided_first or self.review.unaided_first
 
     # -- what is known
 

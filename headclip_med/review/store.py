@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -103,10 +104,11 @@ def read_files(files: ReviewFiles, link: ResultLink) -> Loaded:
 class ReviewStore:
     """The files of the case that is being reviewed: locked, and written at every action."""
 
-    def __init__(self, files: ReviewFiles, stream: IO[bytes], history: History, messages: list[str]) -> None:
-        self.files, self.history, self.messages = files, history, messages
-        self._stream = stream
-        self._saved = -1
+    def __init__(self, files: ReviewFiles, journal: int, loaded: Loaded, fresh: CaseReview) -> None:
+        self.files, self.history, self.messages = files, loaded.history or History(fresh), loaded.messages
+        self._journal, self._loaded = journal, loaded
+        self._saved = loaded.compact_actions if loaded.journal_fits else -1
+        self._close = weakref.finalize(self, os.close, journal)  # a store that is let go of unlocks, as a kill does
 
     @classmethod
     def open(cls, files: ReviewFiles, fresh: CaseReview) -> ReviewStore:
@@ -118,18 +120,16 @@ class ReviewStore:
         """
         try:
             files.folder.mkdir(parents=True, exist_ok=True)
-            stream = files.journal.open("ab")
+            journal = os.open(files.journal, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
             raise _not_writable(files.folder, error) from error
         try:
-            lock_file(stream, f"the review of {fresh.result.name} by {fresh.reader}")
-            loaded = read_files(files, fresh.result)
-            store = cls(files, stream, loaded.history or History(fresh), loaded.messages)
-            store._begin(loaded)
+            lock_file(journal, f"the review of {fresh.result.name} by {fresh.reader}")
+            store = cls(files, journal, read_files(files, fresh.result), fresh)
         except BaseException:
-            stream.close()
+            os.close(journal)
             raise
-        store._saved = loaded.compact_actions if loaded.journal_fits else -1
+        store._begin()
         return store
 
     def append(self, event: Event) -> None:
@@ -153,17 +153,16 @@ class ReviewStore:
         try:
             self.save()
         finally:
-            self._stream.close()
+            self._close()
 
-    def _begin(self, loaded: Loaded) -> None:
+    def _begin(self) -> None:
         """A journal that can be appended to: cut behind its last sound line, or new where it does not fit."""
-        if loaded.journal_fits:
-            self._stream.truncate(loaded.sound_bytes)
+        if self._loaded.journal_fits:
+            os.ftruncate(self._journal, self._loaded.sound_bytes)
             return
-        size = self.files.journal.stat().st_size
-        if size and loaded.messages:  # somebody's damaged or older journal is kept for the curious
+        if self.messages and os.fstat(self._journal).st_size:  # somebody's damaged journal is kept for the curious
             self._keep_aside()
-        self._stream.truncate(0)
+        os.ftruncate(self._journal, 0)
         header = {"schema_version": JOURNAL_SCHEMA, "start": self.history.review.model_dump(mode="json")}
         self._write(json.dumps(header, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
@@ -176,14 +175,14 @@ class ReviewStore:
             self.messages.append(f"the journal could not be used as it was; a copy is kept as {aside.name}")
 
     def _write(self, line: bytes) -> None:
-        before = self._stream.seek(0, os.SEEK_END)
+        before = os.fstat(self._journal).st_size
         try:
-            self._stream.write(line)
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
+            while line:
+                line = line[os.write(self._journal, line) :]
+            os.fsync(self._journal)
         except OSError as error:
             with suppress(OSError):
-                self._stream.truncate(before)
+                os.ftruncate(self._journal, before)
             raise _not_writable(self.files.folder, error) from error
 
 
