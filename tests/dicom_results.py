@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicom_series import CtSeries, edit
+from pydicom import dcmread
 
 from headclip_med.geometry import slice_centres
 from headclip_med.reading import load_volume
@@ -55,7 +56,8 @@ PATIENT = {  # every value can be searched for in whatever is written
     "SeriesTime": "061514",
     "PositionReferenceIndicator": "",
 }
-MARKERS = ("zy", "19311213", "20190807", "061514", "061515", "061516", "093Y")
+_MARKED = [word for value in PATIENT.values() for word in value.split("^") if word.lower().startswith("zy")]
+MARKERS = (*_MARKED, "19311213", "20190807", "061514", "061515", "061516", "093Y")
 
 TILTED = [[-0.5, 0, 0.6, -20], [0, -0.7, 0, 15], [0, 0, 3, 40], [0, 0, 0, 1]]
 
@@ -123,6 +125,17 @@ def dcmqi_segments(path: Path, folder: Path) -> dict[int, tuple[np.ndarray, np.n
     assert done.returncode == 0, done.stderr
     images = {int(file.name.split("-")[1].split(".")[0]): nib.load(file) for file in folder.glob("s-*.nii.gz")}
     return {number: (np.asarray(image.dataobj), image.affine) for number, image in images.items()}
+
+
+def map_by_source(path: Path, result: AnomalyResult) -> np.ndarray:
+    """A parametric map ``(I, J, K)`` by the source instance that every frame says it was made from."""
+    dataset = dcmread(path)
+    out = np.full(result.map_array.shape, np.nan, dtype=np.float32)
+    frames = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
+    for frame, groups in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
+        uid = groups.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        out[:, :, result.meta["slice_uids"].index(uid)] = frame.T
+    return out
 
 
 def on_grid(array: np.ndarray, affine: np.ndarray, result: AnomalyResult) -> np.ndarray:

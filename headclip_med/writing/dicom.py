@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headclip_med.result import AnomalyResult
-from headclip_med.writing.dicom_options import NAMES, DicomOptions, check_dicom_extra, check_dicom_meta, wanted_kinds
+from headclip_med.writing.dicom_options import (
+    NAMES,
+    SHORTHAND,
+    DicomOptions,
+    check_dicom_extra,
+    check_dicom_meta,
+    wanted_kinds,
+)
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from headclip_med.writing.dicom_study import Study
 
 
 def write_dicom(
@@ -16,7 +29,9 @@ def write_dicom(
 
     Args:
         kinds: of ``seg`` (a binary segment per finding), ``segscore`` (the map as a fractional segment), ``pm``
-            (parametric map), ``sr`` (report, which brings ``seg``), ``sc`` (pictures), ``dicom`` (all but segscore).
+            (parametric map), ``sr`` (report, which brings ``seg``), ``sc`` (pictures), ``dicom`` (all but segscore,
+            as far as the images say where they lie: a single picture without a place cannot have ``pm``, several can
+            only have ``sc``).
 
     Returns:
         Paths by kind; secondary captures as ``sc_01``, ``sc_02``, ….
@@ -34,35 +49,39 @@ def write_dicom(
     from headclip_med.writing.dicom_study import open_study, save
 
     study = open_study(result, asked)
+    named = wanted_kinds([kind for kind in kinds if kind != SHORTHAND])
     files: dict[str, Path] = {}
-    segmentation = None
-    for kind in chosen:
-        if kind == "sc":
-            from headclip_med.writing.dicom_capture import secondary_captures
-
-            for number, capture in enumerate(secondary_captures(study), start=1):
-                files[f"sc_{number:02d}"] = folder / f"sc_{number:02d}.dcm"
-                save(study, capture, files[f"sc_{number:02d}"])
-            continue
-        files[kind] = folder / NAMES[kind]
-        if kind == "seg":
-            from headclip_med.writing.dicom_seg import findings_segmentation
-
-            segmentation = findings_segmentation(study)
-            save(study, segmentation, files[kind])
-        elif kind == "segscore":
-            from headclip_med.writing.dicom_seg import score_segmentation
-
-            save(study, score_segmentation(study), files[kind])
-        elif kind == "pm":
-            from headclip_med.writing.dicom_map import parametric_map
-
-            save(study, parametric_map(study), files[kind])
-        elif kind == "sr" and segmentation is not None:
-            from headclip_med.writing.dicom_report import measurement_report
-
-            save(study, measurement_report(study, segmentation), files[kind])
+    for name, dataset in _objects(study, [kind for kind in chosen if kind in named or _possible(study, kind)]):
+        files[name] = folder / NAMES.get(name, f"{name}.dcm")
+        save(study, dataset, files[name])
     return files
+
+
+def _possible(study: Study, kind: str) -> bool:
+    """Whether an object of a kind can be made of these sources; what is asked for by name is tried in any case."""
+    single = len(study.sources.frames) == 1
+    return kind == "sc" or study.sources.placed or (single and kind != "pm")
+
+
+def _objects(study: Study, kinds: Sequence[str]) -> Iterator[tuple[str, Dataset]]:
+    """The objects one by one, so that the pixels of one are gone before the next is made."""
+    from headclip_med.writing.dicom_capture import secondary_captures
+    from headclip_med.writing.dicom_map import parametric_map
+    from headclip_med.writing.dicom_report import measurement_report
+    from headclip_med.writing.dicom_seg import findings_segmentation, score_segmentation
+
+    segmentation = findings_segmentation(study) if "seg" in kinds else None
+    if segmentation is not None:
+        yield "seg", segmentation
+    if "segscore" in kinds:
+        yield "segscore", score_segmentation(study)
+    if "pm" in kinds:
+        yield "pm", parametric_map(study)
+    if "sr" in kinds and segmentation is not None:
+        yield "sr", measurement_report(study, segmentation)
+    if "sc" in kinds:
+        for number, capture in enumerate(secondary_captures(study), start=1):
+            yield f"sc_{number:02d}", capture
 
 
 __all__ = ["DicomOptions", "write_dicom"]

@@ -6,12 +6,19 @@ from highdicom import VOILUTTransformation
 from highdicom.pm import ParametricMap, RealWorldValueMapping
 from pydicom.sr.codedict import codes
 
+from headclip_med.errors import OutputError
 from headclip_med.writing.dicom_frames import frame_scores
 from headclip_med.writing.dicom_study import Study, quiet
 
 
 def parametric_map(study: Study) -> ParametricMap:
-    """The map's float32 values unchanged, 0 to 1, unit 1; every source frame is in it."""
+    """The map's float32 values unchanged, 0 to 1, unit 1; every source frame is in it.
+
+    Raises:
+        OutputError: an image without a place in the patient; highdicom makes no parametric map of it.
+    """
+    if not study.sources.placed:
+        raise OutputError("An image must say where it lies for a parametric map of it", "none", "Leave pm out")
     scores = frame_scores(study.result, study.sources)
     mapping = RealWorldValueMapping(
         lut_label="anomaly",
