@@ -40,7 +40,8 @@ def planes(dataset: Any, headers: Sequence[ImageHeader]) -> Iterator[Plane | Inp
     for header in headers:
         try:
             pixels, together = _next_frame(dataset, together, None if one else header.frame)
-        except Exception as problem:  # a decoder raises whatever the damaged bytes provoke
+        except BaseException as problem:  # a decoder raises whatever the damaged bytes provoke
+            _pass_on(problem)
             yield _undecodable(header.path.name, syntax, problem)
             continue
         yield _values_or_problem(pixels, dataset, header)
@@ -51,12 +52,19 @@ def _next_frame(dataset: Any, together: Any, frame: int | None) -> tuple[NDArray
     if frame is not None and together is not None:
         try:
             return np.asarray(next(together)), together
-        except Exception:  # an iterator ends with its first error
+        except BaseException as problem:  # an iterator ends with its first error
+            _pass_on(problem)
             together = None
     return np.asarray(pixel_array(dataset, index=frame)), None
 
 
-def _undecodable(name: str, syntax: Any, problem: Exception) -> InputError:
+def _pass_on(problem: BaseException) -> None:
+    """Raise again what is no decoder's error; a panic in a Rust decoder is one, though Python calls it none."""
+    if not isinstance(problem, Exception) and type(problem).__module__ != "pyo3_runtime":
+        raise problem
+
+
+def _undecodable(name: str, syntax: Any, problem: BaseException) -> InputError:
     return InputError(
         f"{name} must hold pixel data that can be decoded",
         f"{type(problem).__name__} from the decoder of {syntax.name}",
