@@ -1,0 +1,183 @@
+"""What was reviewed → files that other people open: JSON, CSV, NIfTI, pictures, one page, DICOM.
+
+Every file appears whole or not at all and says that it is for research use only. What is exported of a judged
+finding is the region that was judged, wherever the threshold stands now.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headclip_med.errors import InputError, OutputError
+from headclip_med.review.model import review_json
+from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
+from headclip_med.types import RESEARCH_ONLY
+from headclip_med.writing.atomic import atomic_path, check_writable
+
+if TYPE_CHECKING:
+    from headclip_med.writing.dicom_options import DicomOptions
+
+FORMATS = ("json", "csv", "nifti", "png", "html")
+DICOM_FORMATS = ("seg", "sr")
+
+JSON_NAME, CSV_NAME, MASK_NAME, PAGE_NAME = "review.json", "findings.csv", "accepted_mask.nii.gz", "review.html"
+
+_COLUMNS = (
+    *("reader", "case", "source", "finding", "kind", "status", "label", "note", "confidence"),
+    *("peak", "mean", "volume_mm3", "voxels", "x_mm", "y_mm", "z_mm", "peak_x_mm", "peak_y_mm", "peak_z_mm"),
+    *("first_slice", "last_slice", "threshold", "unaided", "who", "when", "research_use_only"),
+)
+
+
+def export(
+    reviewed: ReviewedCase, folder: Path, formats: Sequence[str] = FORMATS, options: DicomOptions | None = None
+) -> dict[str, Path]:
+    """Write a reviewed case into a folder, which is made where it is missing; earlier exports are replaced.
+
+    Args:
+        formats: any of ``json``, ``csv``, ``nifti``, ``png``, ``html``, and for a DICOM source ``seg``, ``sr``.
+
+    Returns:
+        Paths by kind; pictures as ``png_01``, ``png_02``, …
+
+    Raises:
+        OutputError: an unknown format, or a file that cannot be written.
+        InputError: DICOM without the source at hand.
+    """
+    unknown = [name for name in formats if name not in (*FORMATS, *DICOM_FORMATS)]
+    if unknown:
+        raise OutputError(f"A format must be one of {', '.join((*FORMATS, *DICOM_FORMATS))}", ", ".join(unknown))
+    check_writable(folder)
+    files: dict[str, Path] = {}
+    for kind, name, write in (
+        ("json", JSON_NAME, write_review),
+        ("csv", CSV_NAME, write_findings),
+        ("nifti", MASK_NAME, write_mask),
+        ("html", PAGE_NAME, write_page),
+    ):
+        if kind in formats:
+            files[kind] = folder / name
+            write(reviewed, files[kind])
+    if "png" in formats:
+        files |= {f"png_{n:02d}": path for n, path in enumerate(write_pictures(reviewed, folder), start=1)}
+    dicom = [kind for kind in DICOM_FORMATS if kind in formats]
+    return files | (write_dicom_review(reviewed, folder, dicom, options) if dicom else {})
+
+
+def write_review(reviewed: ReviewedCase, path: Path) -> None:
+    """The review as it is kept, by itself."""
+    write_text(path, review_json(reviewed.review))
+
+
+def write_findings(reviewed: ReviewedCase | Iterable[ReviewedCase], path: Path) -> None:
+    """A CSV of one or more cases: a line for every judged or drawn finding, positions in RAS mm."""
+    cases = [reviewed] if isinstance(reviewed, ReviewedCase) else list(reviewed)
+    write_csv(path, _COLUMNS, (_cells(case, row) for case in cases for row in case.rows()))
+
+
+def write_mask(reviewed: ReviewedCase, path: Path) -> None:
+    """uint8 NIfTI on exactly the source's grid: 1 in what was accepted or drawn."""
+    from headclip_med.writing.nifti import mask_image, save_image
+
+    data = reviewed.data
+    meta = {"source_format": "nifti", **data.codes}  # those that the map has, which are the source's
+    save_image(mask_image(reviewed.labels() > 0, data.affine, meta, "reviewed mask"), path)
+
+
+def write_pictures(reviewed: ReviewedCase, folder: Path) -> list[Path]:
+    """A PNG of every accepted or drawn finding: the slice that shows it best, its own outline."""
+    from headclip_med.review.pictures import finding_pictures
+    from headclip_med.writing.overlay import save_picture
+
+    paths = []
+    for number, (_, picture) in enumerate(finding_pictures(reviewed), start=1):
+        paths.append(folder / f"finding_{number:02d}.png")
+        save_picture(picture, paths[-1])
+    return paths
+
+
+def write_page(reviewed: ReviewedCase, path: Path) -> None:
+    """One self-contained HTML page: opinions, findings, pictures, provenance."""
+    from headclip_med.review.page import render_page
+
+    write_text(path, render_page(reviewed))
+
+
+def write_dicom_review(
+    reviewed: ReviewedCase, folder: Path, kinds: Sequence[str] = DICOM_FORMATS, options: DicomOptions | None = None
+) -> dict[str, Path]:
+    """What was accepted or drawn as DICOM SEG and SR about the source's own images; they are only read.
+
+    Raises:
+        InputError: the source is not at hand. OutputError: it is no DICOM. MissingExtraError: no highdicom.
+    """
+    from headclip_med.review.dicom import write_accepted
+
+    if reviewed.source is None:
+        raise InputError(
+            "DICOM must be written about the source images", "none at hand", "Give their folder with --source"
+        )
+    return write_accepted(reviewed, folder, kinds, options)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """A table with a head, whole or not at all; None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_text(path: Path, text: str) -> None:
+    """UTF-8 text, whole or not at all."""
+    with atomic_path(path) as draft:
+        draft.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _cells(case: ReviewedCase, row: ReviewedFinding) -> dict[str, Any]:
+    measures = row.measures
+    x, y, z = (round(value, 4) for value in measures.centroid_mm)
+    peak_x, peak_y, peak_z = (round(value, 4) for value in measures.peak_mm)
+    return {
+        "reader": case.review.reader,
+        "case": case.review.result.name,
+        "source": case.review.result.source_name,
+        "finding": row.id,
+        "kind": row.kind,
+        "status": row.status,
+        "label": row.label,
+        "note": row.note,
+        "confidence": row.confidence,
+        "peak": round(measures.peak, 6),
+        "mean": round(measures.mean, 6),
+        "volume_mm3": round(measures.volume_mm3, 4),
+        "voxels": measures.voxels,
+        **{"x_mm": x, "y_mm": y, "z_mm": z, "peak_x_mm": peak_x, "peak_y_mm": peak_y, "peak_z_mm": peak_z},
+        "first_slice": measures.slices[0],
+        "last_slice": measures.slices[1],
+        "threshold": row.threshold,
+        "unaided": row.unaided,
+        "who": row.who,
+        "when": row.when,
+        "research_use_only": RESEARCH_ONLY,
+    }
+
+
+__all__ = [
+    "DICOM_FORMATS",
+    "FORMATS",
+    "ReviewedCase",
+    "ReviewedFinding",
+    "export",
+    "write_dicom_review",
+    "write_findings",
+    "write_mask",
+    "write_page",
+    "write_pictures",
+    "write_review",
+]

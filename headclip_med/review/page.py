@@ -1,0 +1,86 @@
+"""One self-contained HTML page about a reviewed case: no script, no request, readable on screen and on paper."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from headclip_med.review.model import Opinion
+from headclip_med.review.pictures import finding_pictures
+from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
+from headclip_med.types import RESEARCH_ONLY
+from headclip_med.writing.panels import coordinate_text
+from headclip_med.writing.report import _data_uri, _flat
+
+# More pictures than anybody looks at on one page; the others are in the mask and the table.
+_MOST_PICTURES = 24
+
+
+def render_page(reviewed: ReviewedCase) -> str:
+    """The page as text. What readers typed and files are called is text in it, never markup."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(
+        files("headclip_med.review").joinpath("review.html.j2").read_text(encoding="utf-8")
+    )
+    review, record = reviewed.review, reviewed.data.record
+    pictures = []
+    for row, picture in finding_pictures(reviewed):
+        pictures.append({"uri": _data_uri(picture), "words": _words(row)})
+        if len(pictures) == _MOST_PICTURES:
+            break
+    rows = reviewed.rows()
+    return template.render(
+        research_only=RESEARCH_ONLY,
+        review=review,
+        source=review.result.source_name,
+        pred_score=record.pred_score,
+        opinions=[
+            ("Opinion before the overlay", _opinion(review.first_opinion)),
+            ("Opinion with the overlay", _opinion(review.opinion)),
+        ],
+        counts={
+            name: sum(row.status == name for row in rows) for name in ("accepted", "rejected", "uncertain", "drawn")
+        },
+        rows=[_cells(row, record.source.is_2d) for row in rows],
+        pictures=pictures,
+        pictures_left_out=sum(row.counts for row in rows) - len(pictures),
+        without_source=reviewed.source is None,
+        facts=_facts(reviewed),
+        provenance=list(_flat(record.provenance)),
+    )
+
+
+def _opinion(opinion: Opinion | None) -> str:
+    return "not given" if opinion is None else f"{opinion.rating}, {opinion.confidence} % sure"
+
+
+def _words(row: ReviewedFinding) -> str:
+    name = row.label or ("drawn finding" if row.kind == "drawn" else "accepted finding")
+    return f"{row.id} · {name} · {row.measures.volume_mm3:,.1f} mm³"
+
+
+def _cells(row: ReviewedFinding, plain: bool) -> list[str]:
+    measures = row.measures
+    place = "" if plain else " · ".join(coordinate_text(v, axis) for axis, v in enumerate(measures.centroid_mm))
+    size = f"{measures.voxels} pixels" if plain else f"{measures.volume_mm3:,.1f} mm³"
+    slices = "–".join(str(index) for index in dict.fromkeys(measures.slices))
+    sure = "" if row.confidence is None else f"{row.confidence} %"
+    return [row.id, row.status or "open", row.label, sure, f"{measures.peak:.3f}", size, place, slices, row.note]
+
+
+def _facts(reviewed: ReviewedCase) -> list[tuple[str, Any]]:
+    review = reviewed.review
+    return [
+        ("Reader", review.reader),
+        ("Begun", review.started),
+        ("Overlay first shown", review.overlay_shown or "never"),
+        ("Last action", review.updated),
+        ("To be read unaided first", "yes" if review.unaided_first else "no"),
+        ("Threshold", f"{review.threshold:.4g} (of the result: {reviewed.data.record.threshold:.4g})"),
+        ("SHA-256 of result.json", review.result.result_sha256),
+        ("SHA-256 of the map", review.result.map_sha256),
+        ("Content SHA-256 of the source", review.result.content_sha256 or "not known"),
+        ("Software", review.software),
+    ]

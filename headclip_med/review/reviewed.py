@@ -1,0 +1,162 @@
+"""A case and what a reader said about it, ready to be written out: rows, masks, and a result of what was accepted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from headclip_med.errors import InputError
+from headclip_med.reading.base import LoadedVolume
+from headclip_med.result import AnomalyResult, Finding, SliceScore
+from headclip_med.review.cases import CaseData, find_results, load_case
+from headclip_med.review.components import Mask, from_runs
+from headclip_med.review.decisions import Regions
+from headclip_med.review.drawing import drawn_number
+from headclip_med.review.model import CaseReview, DrawnFinding, FindingReview
+from headclip_med.review.open_case import OpenCase
+from headclip_med.review.store import load_review
+from headclip_med.writing.record import FindingRecord
+
+
+@dataclass(frozen=True)
+class ReviewedFinding:
+    """One line of an export: a decision on a region of the map, or a drawn region.
+
+    Attributes:
+        status: of a drawn region ``drawn``; a finding with a label or note but without a status has an empty one.
+        threshold: at which the region was judged; None for a drawn one.
+    """
+
+    id: str
+    kind: Literal["map", "drawn"]
+    status: str
+    label: str
+    note: str
+    confidence: int | None
+    threshold: float | None
+    unaided: bool
+    who: str
+    when: str
+    measures: FindingRecord
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is part of what the reader found: accepted or drawn."""
+        return self.status in ("accepted", "drawn")
+
+
+@dataclass(frozen=True, eq=False)
+class ReviewedCase:
+    """A case, its review, and the source where it is at hand (for pictures and DICOM)."""
+
+    data: CaseData
+    review: CaseReview
+    source: LoadedVolume | None = None
+
+    @classmethod
+    def of(cls, case: OpenCase, source: LoadedVolume | None = None) -> ReviewedCase:
+        """The open case as it stands; ``source`` of :func:`headclip_med.review.sources.match_source`."""
+        return cls(case.data, case.review, source)
+
+    @classmethod
+    def load(cls, folder: Path, review: Path, source: LoadedVolume | None = None) -> ReviewedCase:
+        """A result folder and a review file.
+
+        Raises:
+            InputError: unusable, or they do not belong together.
+        """
+        found, said = find_results([folder])[0], load_review(review)
+        if found.link is None:
+            raise InputError("A review must be of a complete, unaltered result", found.problem or "")
+        if said.result.result_sha256 != found.link.result_sha256:
+            raise InputError(f"{review.name} must belong to the result in '{folder.name}'", "another one's review")
+        return cls(load_case(found), said, source)
+
+    @cached_property
+    def regions(self) -> Regions:
+        """Judged regions of the map."""
+        return Regions(self.data)
+
+    def rows(self) -> list[ReviewedFinding]:
+        """Judged regions by falling peak, then drawn ones in order."""
+        judged = sorted(self.review.findings.values(), key=lambda f: (-f.finding.peak, f.id))
+        drawn = sorted(self.review.drawn.values(), key=lambda d: drawn_number(d.id))
+        return [_of_map(one) for one in judged] + [_of_drawn(one) for one in drawn]
+
+    def mask_of(self, row: ReviewedFinding) -> Mask:
+        """``(I, J, K)`` of one row."""
+        if row.kind == "drawn":
+            return from_runs(self.review.drawn[row.id].runs, self.data.shape)
+        return self.regions.judged(self.review.findings[row.id]).mask(self.data.shape)
+
+    def found(self) -> list[tuple[ReviewedFinding, Mask]]:
+        """What was accepted or drawn, and where."""
+        return [(row, self.mask_of(row)) for row in self.rows() if row.counts]
+
+    def labels(self) -> np.ndarray[Any, np.dtype[np.uint16]]:
+        """``(I, J, K)``: n inside the n-th of :meth:`found`, 0 elsewhere; where two overlap, the later one."""
+        labels = np.zeros(self.data.shape, dtype=np.uint16)
+        for number, (_, mask) in enumerate(self.found(), start=1):
+            labels[mask] = number
+        return labels
+
+    def result(self) -> AnomalyResult:
+        """A result whose findings are what was accepted or drawn, for the writers of results.
+
+        Without the source, its voxels are 0.
+        """
+        data, record = self.data, self.data.record
+        source = self.source or LoadedVolume(np.zeros((1, *data.shape), np.float32), data.affine, self._meta())
+        review = {"reader": self.review.reader, "actions": self.review.actions, "updated": self.review.updated}
+        return AnomalyResult(
+            volume=source,
+            volume_map=LoadedVolume(data.volume_map[None], data.affine, {}),
+            pred_score=record.pred_score,
+            threshold=self.review.threshold,
+            threshold_origin=f"reader {self.review.reader}",
+            planes=tuple(record.planes),
+            slices=self._slices(source),
+            findings=tuple(
+                replace(Finding(**dict(row.measures)), label=n) for n, (row, _) in enumerate(self.found(), start=1)
+            ),
+            display_window=record.display_window,
+            warnings=tuple(record.warnings),
+            provenance={**record.provenance, "review": review},
+        )
+
+    def _slices(self, source: LoadedVolume) -> tuple[SliceScore, ...]:
+        """Scores of the record, with the images' UIDs where the source knows them slice by slice."""
+        uids = source.meta.get("slice_uids") or []
+        known = len(uids) == self.data.shape[2] and self.data.axis == 2
+        return tuple(
+            SliceScore(s.index, s.position_mm, s.score, s.background, uids[s.index] if known else s.uid)
+            for s in self.data.record.slices
+        )
+
+    def _meta(self) -> Any:
+        source = self.data.record.source
+        return {
+            "source_name": source.name,
+            "source_format": source.format,
+            "modality": source.modality,
+            "is_2d": source.is_2d,
+            "is_rgb": False,
+        }
+
+
+def _of_map(one: FindingReview) -> ReviewedFinding:
+    return ReviewedFinding(
+        one.id, "map", one.status or "", one.label, one.note, one.confidence, one.threshold, False, one.who, one.when,
+        one.finding,
+    )  # fmt: skip
+
+
+def _of_drawn(one: DrawnFinding) -> ReviewedFinding:
+    return ReviewedFinding(
+        one.id, "drawn", "drawn", one.label, one.note, one.confidence, None, one.unaided, one.who, one.when,
+        one.finding,
+    )  # fmt: skip
