@@ -29,11 +29,13 @@ class CaseInput:
 
     Attributes:
         fetch: brings the source here first, told how many parts are done and of how many, and asked whether to stop.
+        known_content: the hash of the source's content where that can be told without fetching it.
     """
 
     name: str
     source: Source
     fetch: Callable[[Callable[[int, int], None], Callable[[], bool] | None], Source] | None = None
+    known_content: Callable[[], str | None] | None = None
 
 
 def expand_inputs(inputs: Sequence[str | Path], reserved: Iterable[str] = ()) -> list[CaseInput]:

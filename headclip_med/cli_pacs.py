@@ -98,11 +98,12 @@ def pacs_pull(
     """Fetch a series, or all image series of a study; what is there already is not fetched again."""
     with errors_in_words():
         from headclip_med import console
-        from headclip_med.pacs.choosing import series_of
+        from headclip_med.pacs.choosing import check_choice, series_of
         from headclip_med.pacs.pull import pull_series
         from headclip_med.pacs.retry import Retry
 
         place, archive, access = _open(address)
+        check_choice(place, series)
         retry, pulled = Retry(access.attempts), []
         with errors_in_words(refused=1):
             for found in series_of(archive, place, series, retry):
@@ -151,9 +152,10 @@ def pacs_move(
     """Have an archive send a study or series to another application (C-MOVE); nothing comes here."""
     with errors_in_words():
         from headclip_med import console
-        from headclip_med.pacs.dimse_move import move
+        from headclip_med.pacs.dimse_move import check_movable, move
 
         place, _, access = _open(address)
+        check_movable(place)
         with errors_in_words(refused=1), console.steps(f"objects to {to}", 0) as progress:
             count = move(place, access, to, progress)
         if as_json:

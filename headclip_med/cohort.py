@@ -219,6 +219,10 @@ class _Run:
         begin = time.perf_counter()
         try:
             source = case.source
+            if self.resume and case.known_content is not None and (content := case.known_content()) is not None:
+                record = finished_record(self.engine, content, self.out_dir / case.name, self.options)
+                if record is not None:
+                    return _skipped(record, self.out_dir / case.name, _since(begin))
             if case.fetch is not None:
                 source = case.fetch(self.watcher.slices_done, self.cancel)
             if self.resume:
@@ -292,11 +296,11 @@ def check_dicom_cases(cases: Sequence[CaseInput], options: CaseOptions) -> None:
         raise problems[0]
 
 
-def finished_record(engine: AnyEngine, source: Source, folder: Path, options: CaseOptions) -> ResultRecord | None:
+def finished_record(engine: AnyEngine, source: Source | str, folder: Path, options: CaseOptions) -> ResultRecord | None:
     """The record in ``folder`` if predicting again would only repeat it, else None.
 
     It must be complete and unaltered, made by this version with the same model, precision and options, from
-    the same content (the source is read for that; its name does not matter).
+    the same content (the source is read for that, its name does not matter; a string is the hash of its content).
     """
     from headclip_med.reading import load_volume
     from headclip_med.writing.record import load_result
@@ -307,10 +311,12 @@ def finished_record(engine: AnyEngine, source: Source, folder: Path, options: Ca
         made_with = {**record.provenance, **_of_versions(record.provenance)}
         if any(made_with.get(key) != expected.get(key) for key in (*expected, "export_sha256")):
             return None
-        volume = load_volume(source, series=options.series, time=options.time, on_irregular=options.on_irregular)
+        digest = source if isinstance(source, str) else None
+        if digest is None:
+            volume = load_volume(source, series=options.series, time=options.time, on_irregular=options.on_irregular)
+            digest = volume.meta.get("content_sha256")
     except InputError:
         return None
-    digest = volume.meta.get("content_sha256")
     return record if digest and record.source.content_sha256 == digest else None
 
 

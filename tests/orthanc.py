@@ -55,9 +55,9 @@ class Orthanc:
         config = self.folder / "orthanc.json"
         config.write_text(json.dumps(self._config(plugin)))
         with (self.folder / "orthanc.log").open("ab") as log:
-            self._process = subprocess.Popen([program, str(config)], stdout=log, stderr=log, cwd=self.folder)
-        end = time.monotonic() + _START_S
-        while time.monotonic() < end and self._process.poll() is None:
+            process = subprocess.Popen([program, str(config)], stdout=log, stderr=log, cwd=self.folder)
+        self._process, end = process, time.monotonic() + _START_S
+        while time.monotonic() < end and process.poll() is None:
             try:
                 self.get("/system")
                 return
@@ -68,10 +68,10 @@ class Orthanc:
 
     def kill(self) -> None:
         """SIGKILL; also the end of every test, as it takes three seconds less than a farewell."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait(timeout=20)
-            self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal.SIGKILL)
+            process.wait(timeout=20)
 
     def get(self, path: str) -> Any:
         """The answer of its own REST interface."""

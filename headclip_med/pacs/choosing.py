@@ -23,17 +23,22 @@ def series_of(archive: Archive, address: Address, wanted: str | None, retry: Ret
         InputError: an address without study, one that leaves nothing to choose, a study that is not there.
         PacsError: the archive cannot be asked.
     """
-    study = address.study
-    if study is None:
-        raise InputError("The address must name a study, or a study and a series", "neither", _SEE)
+    study = check_choice(address, wanted)
     if address.series is not None:
-        if wanted is not None:
-            raise InputError("--series must choose within a study", "an address that names the series already")
         return [SeriesFound(study, address.series, "", None, "", None)]
     found = retry.call(lambda: archive.find_series(study))
     if not found:
         raise InputError("The study must be in the archive", "none of this UID", _SEE)
     return choose_series(found, wanted)
+
+
+def check_choice(address: Address, wanted: str | None) -> str:
+    """The study of an address, or :class:`InputError` where there is none, or nothing left to choose."""
+    if address.study is None:
+        raise InputError("The address must name a study, or a study and a series", "neither", _SEE)
+    if address.series is not None and wanted is not None:
+        raise InputError("--series must choose within a study", "an address that names the series already")
+    return address.study
 
 
 def choose_series(found: Sequence[SeriesFound], wanted: str | None) -> list[SeriesFound]:

@@ -21,6 +21,7 @@ from headclip_med.pacs.dimse_items import (
     CONNECTION_LIMIT,
     instance_found,
     instance_keys,
+    part10,
     series_found,
     series_keys,
     storage_contexts,
@@ -119,7 +120,7 @@ class DimseArchive:
             try:
                 if uid not in expected:
                     raise PacsError("The archive must send what was asked for", "another instance")
-                keep(uid, event.encoded_dataset())
+                keep(uid, part10(event))
             except BaseException as problem:  # this runs in the association's loop; it is raised again below
                 problems.append(problem)
                 return 0xA700
@@ -192,7 +193,7 @@ class DimseArchive:
         return PacsUnavailableError(
             f"{self.address.place} must answer within {self.access.timeout_s:g} s",
             "silence or a connection that breaks",
-            "Try again, or allow more with HEADCLIP_PACS_TIMEOUT",
+            f"Check that it knows {self.access.ae_title} (HEADCLIP_PACS_AET); allow more with HEADCLIP_PACS_TIMEOUT",
         )
 
     @contextmanager

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
 
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import (
     UID,
     ExplicitVRLittleEndian,
@@ -21,6 +24,8 @@ from pynetdicom.presentation import PresentationContext, build_context
 from headclip_med.pacs.archive import InstanceFound, Query, SeriesFound, StoredFile, StudyFound
 
 CONNECTION_LIMIT = 128  # presentation contexts of an association, PS3.8 §9.3.2.2
+
+_IMPLEMENTATION = "2.25.187461250731460214392736174806249173012"  # of this writer, made once
 
 _SYNTAXES = (
     ExplicitVRLittleEndian,
@@ -142,6 +147,21 @@ def store_contexts(files: Iterable[StoredFile]) -> Iterator[StoreGroup]:
         group.files.append(file)
     if group.files:
         yield group
+
+
+def part10(event: Any) -> bytes:
+    """A received object as a file: the bytes as they came, behind a header that depends on nothing but them.
+
+    pynetdicom's own header names its version; content that changes with it would count as another case.
+    """
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = event.request.AffectedSOPClassUID
+    meta.MediaStorageSOPInstanceUID = event.request.AffectedSOPInstanceUID
+    meta.TransferSyntaxUID = event.context.transfer_syntax
+    meta.ImplementationClassUID = UID(_IMPLEMENTATION)
+    header = BytesIO()
+    write_file_meta_info(header, meta)
+    return bytes(128) + b"DICM" + header.getvalue() + event.encoded_dataset(include_meta=False)
 
 
 def _text(match: Dataset, keyword: str) -> str:

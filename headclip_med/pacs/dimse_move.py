@@ -9,14 +9,20 @@ from headclip_med.pacs.access import Access
 from headclip_med.pacs.address import Address
 
 
+def check_movable(address: Address) -> str:
+    """The study of a DIMSE address; :class:`InputError` for any other."""
+    if address.is_web or address.study is None:
+        raise InputError("A move must start from dimse://CALLED_AE@HOST:PORT/STUDY[/SERIES]", address.service)
+    return address.study
+
+
 def move(address: Address, access: Access, destination: str, progress: Callable[[int, int], None]) -> int:
     """Have the archive send what ``address`` names to the AE title ``destination``; how many objects it sent.
 
     Raises:
-        InputError: an address that is not DIMSE's or names no study; PacsError: see :meth:`DimseArchive.move`.
+        InputError: see :func:`check_movable`; PacsError: see :meth:`DimseArchive.move`.
     """
-    if address.is_web or address.study is None:
-        raise InputError("A move must start from dimse://CALLED_AE@HOST:PORT/STUDY[/SERIES]", address.service)
+    study = check_movable(address)
     from headclip_med.pacs.dimse import DimseArchive
 
-    return DimseArchive(address, access).move(address.study, address.series, destination, progress)
+    return DimseArchive(address, access).move(study, address.series, destination, progress)

@@ -23,11 +23,11 @@ _TAIL_BYTES = 256
 _BUSY = (408, 429, 500, 502, 503, 504)
 _ADDRESS = "Check the address, and that the archive runs"
 
-# Both write URLs, and with them UIDs, at lower levels.
-for _name in ("dicomweb_client", "urllib3"):
+# They write URLs, and with them UIDs.
+for _name in ("dicomweb_client", "retrying", "urllib3"):
     _logger = logging.getLogger(_name)
     _logger.addHandler(logging.NullHandler())
-    _logger.setLevel(max(_logger.level, logging.ERROR))
+    _logger.setLevel(logging.CRITICAL)
 
 
 def open_session(access: Access, max_bytes: int) -> requests.Session:

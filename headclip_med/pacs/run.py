@@ -11,14 +11,15 @@ from headclip_med.case_inputs import CaseInput, expand_inputs
 from headclip_med.case_options import CaseOptions
 from headclip_med.choices import DICOM_FORMATS
 from headclip_med.cohort import CaseOutcome, Watcher
-from headclip_med.errors import HeadclipError, InputError
+from headclip_med.errors import HeadclipError, InputError, OutputError
 from headclip_med.pacs.access import Access
 from headclip_med.pacs.address import Address, is_address, parse_address, parse_service
 from headclip_med.pacs.archive import open_archive, pseudonym
-from headclip_med.pacs.choosing import series_of
+from headclip_med.pacs.choosing import check_choice, series_of
 from headclip_med.pacs.objects import dicom_objects
 from headclip_med.pacs.problems import check_installed
 from headclip_med.pacs.pull import Cancel, Progress, pull_series
+from headclip_med.pacs.pulled import PULLED_NAME, PulledCases
 from headclip_med.pacs.push import PushOutcome
 from headclip_med.pacs.pushing import push_json, push_kept, push_problems
 from headclip_med.pacs.queue import QUEUE_NAME, PushQueue
@@ -44,6 +45,25 @@ class NetworkSource:
             raise InputError("A series must be named with its study", "a part of it")
         pull_series(archive, study, series, self.folder, Retry(access.attempts), progress, cancel)
         return self.folder
+
+
+@dataclass(frozen=True)
+class KnownContent:
+    """Asks the archive whether a series still has the instances that a finished case was made from."""
+
+    address: Address
+    out: Path
+
+    def __call__(self) -> str | None:
+        """The hash of their content, or None where that is not known."""
+        study, series = str(self.address.study), str(self.address.series)
+        try:
+            access = Access.from_environment()
+            archive = open_archive(self.address, access)
+            listed = Retry(access.attempts).call(lambda: archive.instances(study, series))
+        except HeadclipError:
+            return None  # the pull will say why
+        return PulledCases(self.out).content_of(pseudonym(series), (instance.uid for instance in listed))
 
 
 @dataclass(frozen=True)
@@ -110,7 +130,7 @@ def plan_network(
     local = [text for text in inputs if not is_address(text)]
     addresses = [parse_address(text) for text in remote]
     target = None if push is None else parse_service(push, "The archive to push to")
-    reserved = [*reserved, QUEUE_NAME]
+    reserved = [*reserved, QUEUE_NAME, PULLED_NAME]
     if not addresses and target is None:
         return NetworkRun(expand_inputs(inputs, reserved), options, out, out / SPOOL_NAME)
     check_installed()
@@ -121,7 +141,7 @@ def plan_network(
     spool = spool or out / SPOOL_NAME
     access = Access.from_environment()
     warnings = {access.warning_for(address) for address in (*addresses, *([target] if target else []))} - {None}
-    cases = [case for address in addresses for case in _cases(address, access, spool, options.series)]
+    cases = [case for address in addresses for case in _cases(address, access, out, spool, options.series)]
     cases = list({case.name: case for case in cases}.values())
     if addresses:
         options = replace(options, series=None)  # chosen; each folder holds one series
@@ -133,22 +153,20 @@ def plan_network(
     )
 
 
-def _cases(address: Address, access: Access, spool: Path, wanted: str | None) -> list[CaseInput]:
+def _cases(address: Address, access: Access, out: Path, spool: Path, wanted: str | None) -> list[CaseInput]:
     """One case per series; named so that nothing of the patient is in it."""
-    archive = open_archive(address, access)
+    archive, study = open_archive(address, access), check_choice(address, wanted)
     try:
         found = series_of(archive, address, wanted, Retry(access.attempts))
     except HeadclipError as error:
-        if address.study is None or address.series is not None:  # the address itself
-            raise
-        name = pseudonym(address.study, "study")
+        name = pseudonym(study, "study")
         return [CaseInput(name, spool / name, FailedSource(error))]
-    return [_case(replace(address, series=series.uid), spool) for series in found]
+    return [_case(replace(address, study=series.study, series=series.uid), out, spool) for series in found]
 
 
-def _case(address: Address, spool: Path) -> CaseInput:
+def _case(address: Address, out: Path, spool: Path) -> CaseInput:
     name = pseudonym(str(address.series))
-    return CaseInput(name, spool / name, NetworkSource(address, spool / name))
+    return CaseInput(name, spool / name, NetworkSource(address, spool / name), KnownContent(address, out))
 
 
 class _CaseEnds(Watcher):
@@ -171,11 +189,20 @@ class _CaseEnds(Watcher):
         if self.run.target is not None:
             self._push(outcome.name, outcome.folder, self.run.target)
         source = self._pulled.get(outcome.name)
-        if isinstance(source, Path) and not self.run.keep_spool:
+        if not isinstance(source, Path):
+            return
+        try:
+            PulledCases(self.run.out).remember(outcome.name, source, outcome.folder)
+        except OutputError as error:  # costs no more than another pull
+            self.say(f"{outcome.name}: {error}")
+        if not self.run.keep_spool:
             remove_spool(source)
 
     def _push(self, name: str, folder: Path, target: Address) -> None:
-        made = push_kept(dicom_objects(folder), PushQueue(self.run.out), target, self.inner.slices_done)
+        try:
+            made = push_kept(dicom_objects(folder), PushQueue(self.run.out), target, self.inner.slices_done)
+        except HeadclipError as error:  # of the queue; the cases that follow are worth trying
+            made = PushOutcome(0, 0, (), 1, str(error))
         self.run.pushed[name] = made
         for problem in push_problems(made, f"headclip-med pacs push {self.run.out}"):
             self.say(f"{name}: {problem}")
