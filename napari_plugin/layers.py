@@ -129,3 +129,16 @@ def display_grid(affine: Affine, shape: tuple[int, int, int]) -> DisplayGrid:
         display_to_voxel[axis, column] = -1 if flip else 1
         display_to_voxel[axis, 3] = shape[axis] - 1 if flip else 0
     return DisplayGrid(np.asarray(affine, dtype=np.float64), display_to_voxel)
+
+
+def map_colours() -> NDArray[np.float32]:
+    """Colours of the anomaly map over anatomy, ``(256, 4)`` RGBA in [0, 1].
+
+    Inferno without its near-black end, which would only darken the anatomy; opacity rises with the value, from 0.
+    """
+    from napari.utils.colormaps import ensure_colormap
+
+    share = np.linspace(0, 1, 256)
+    colours = np.array(ensure_colormap("inferno").map(0.3 + 0.7 * share), dtype=np.float32)
+    colours[:, 3] = np.sqrt(share)
+    return colours

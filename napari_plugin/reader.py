@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from headclip_med.errors import InputError
 from headclip_med.geometry import check_affine
 from headclip_med.reading import list_series, load_volume
-from headclip_med.reading.content import is_format
+from headclip_med.reading.content import Format, is_format
 from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing.atomic import RECORD_NAME
 from headclip_med.writing.record import SCHEMA_VERSION, ResultRecord, load_result
@@ -25,7 +25,7 @@ from .volume_layers import LayerTuple, volume_layers
 Read = Callable[["str | Sequence[str]"], list[LayerTuple]]
 
 _SCHEMA_NAME = SCHEMA_VERSION.rpartition("/")[0].encode()
-_VOLUME_FORMATS = ("nifti", "nrrd", "mha", "dicom")
+_VOLUME_FORMATS: tuple[Format, ...] = ("nifti", "nrrd", "mha", "dicom")
 _LOOKED_AT = 50  # files of a folder, until one of them is DICOM
 _MOST_SERIES = 12  # opened at once from one folder
 
@@ -75,7 +75,7 @@ def read_dicom_folder(path: str | Sequence[str]) -> list[LayerTuple]:
     layers, problem = [], None
     for series in found:
         try:
-            layers += volume_layers(load_volume(folder, series=series.series_uid))
+            layers += volume_layers(load_volume(folder, series=f"#{series.number}"))
         except InputError as error:
             problem = error
     if not layers:

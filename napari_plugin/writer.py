@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headclip_med.errors import OutputError
 from headclip_med.writing.nifti import grid_image, save_image
@@ -44,7 +45,7 @@ def _write(path: str, data: Any, attributes: dict[str, Any], dtype: type, what: 
             f"'{attributes.get('name', 'a layer')}', which was not made on a volume of this plugin",
             "Use the command 'headclip_med: new labels on this volume' and draw there",
         )
-    array = np.ascontiguousarray(grid.to_source(np.asarray(data)), dtype=dtype)
+    array: NDArray[Any] = np.ascontiguousarray(grid.to_source(np.asarray(data)), dtype=dtype)
     kept = attributes["metadata"]["headclip_med"]
     save_image(grid_image(array, grid.affine, kept, what), Path(path))
     return [path]

@@ -1,0 +1,135 @@
+"""A review as lines of the tables and words of the dock. Knows neither Qt nor napari."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headclip_med.types import Vector
+from headclip_med.writing.panels import coordinate_text, position_text
+
+if TYPE_CHECKING:
+    from headclip_med.review import OpenCase, Session
+    from headclip_med.writing.record import ResultRecord
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """One case: ``key`` in the session; ``score`` None while it must not be seen; ``problem``: why it is no case."""
+
+    key: str
+    score: float | None = None
+    is_done: bool = False
+    is_started: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class SliceRow:
+    """One slice: ``index`` is its key, along the source's own axis; ``score`` None while it must not be seen."""
+
+    index: int
+    position: str
+    score: float | None
+    background: bool = False
+
+
+@dataclass(frozen=True)
+class FindingRow:
+    """One finding: ``status`` accepted, rejected, uncertain, mixed or None; places are in words."""
+
+    key: str
+    status: str | None
+    peak: float
+    volume_mm3: float
+    place: str
+    slices: str
+    label: str = ""
+    note: str = ""
+    is_drawn: bool = False
+
+
+def case_rows(session: Session) -> list[CaseRow]:
+    """The cases in the session's own order."""
+    return [
+        CaseRow(entry.key, entry.score, entry.done, entry.judged + entry.drawn > 0, entry.problem or "")
+        for entry in session.cases
+    ]
+
+
+def slice_rows(case: OpenCase) -> list[SliceRow]:
+    """The slices of the primary plane, most suspicious first; by position while scores are concealed."""
+    plane, plain = case.record.planes[0], case.record.source.is_2d
+    rows = case.slices("position" if case.concealed else "score")
+    return [
+        SliceRow(row.index, "" if plain else position_text(row.position_mm, plane), row.score, row.background)
+        for row in rows
+    ]
+
+
+def finding_rows(case: OpenCase) -> list[FindingRow]:
+    """Findings at the threshold, highest peak first, then what was drawn."""
+    found = [
+        _finding_row(row.id, "mixed" if row.mixed else row.status, row.finding, row.label, row.note, False)
+        for row in case.findings
+    ]
+    drawn = [_finding_row(key, None, one.finding, one.label, one.note, True) for key, one in case.review.drawn.items()]
+    return found + drawn
+
+
+def _finding_row(key: str, status: str | None, finding: Any, label: str, note: str, is_drawn: bool) -> FindingRow:
+    first, last = finding.slices
+    place = " ".join(coordinate_text(value, axis).replace(" ", "") for axis, value in enumerate(finding.centroid_mm))
+    slices = f"{first}" if first == last else f"{first}–{last}"
+    return FindingRow(key, status, finding.peak, finding.volume_mm3, place, slices, label, note, is_drawn)
+
+
+def threshold_words(case: OpenCase) -> str:
+    """Where the threshold came from, and how much lies above it."""
+    own = case.record.threshold
+    origin = case.record.threshold_origin
+    if abs(case.threshold - own) < 1e-9:
+        return f"the result's own: {origin}"
+    return f"moved by the reader; the result's own is {own:.3f}"
+
+
+def opinion_words(case: OpenCase) -> str:
+    """The opinion that was given before the overlay, in words; empty without one."""
+    first = case.review.first_opinion
+    return "" if first is None else f"First opinion, without it: {first.rating}, {first.confidence} % sure."
+
+
+def provenance(record: ResultRecord) -> list[tuple[str, str]]:
+    """What a reader should know about the numbers, as pairs of name and value."""
+    facts, source = record.provenance, record.source
+    hashes = (facts.get("weights_sha256"), facts.get("export_sha256"), facts.get("pack_sha256"))
+    preprocessing = facts.get("preprocessing") or {}
+    window = preprocessing.get("window")
+    pairs = [
+        ("model", " · ".join(str(facts[key]) for key in ("model", "method", "tower") if facts.get(key))),
+        ("weights", " · ".join(f"{str(sha)[:12]}…" for sha in hashes if sha)),
+        ("domain", str(facts.get("domain") or "")),
+        ("window", "percentiles" if not window else f"{window[0]:g}/{window[1]:g}"),
+        ("planes", ", ".join(record.planes)),
+        ("threshold", f"{record.threshold:.3f}, {record.threshold_origin}"),
+        ("source", source.name),
+        ("content", f"{source.content_sha256[:12]}…" if source.content_sha256 else ""),
+        ("warnings", "; ".join(record.warnings)),
+    ]
+    return [(name, value) for name, value in pairs if value]
+
+
+def score_words(case: OpenCase) -> str:
+    """One line about the case for the status line."""
+    if case.concealed:
+        return f"{case.key}: look at the bare volume and give a first opinion."
+    count = len(case.findings)
+    found = f"{count} finding{'' if count == 1 else 's'}"
+    return f"{case.key}: score {case.record.pred_score:.3f}, {found} at {case.threshold:.3f}."
+
+
+def vector(values: tuple[float, float, float]) -> Vector:
+    """Millimetres as an array."""
+    return np.asarray(values, dtype=np.float64)

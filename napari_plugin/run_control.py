@@ -1,0 +1,228 @@
+"""Running a model on what is open: maps as they come, then a result folder, then its review."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headclip_med.case_inputs import case_name
+from headclip_med.errors import InputError
+from headclip_med.geometry import plane_axis
+from headclip_med.reading.base import LoadedVolume
+from headclip_med.result import AnomalyResult
+from headclip_med.types import VolumeMeta
+from headclip_med.writing import write_result
+from headclip_med.writing.atomic import case_folder, check_writable
+from headclip_med.writing.panels import position_text
+
+from .background import Background
+from .case_layers import CaseLayers
+from .rows import SliceRow
+from .views_notes import Footer
+from .views_run import RunBox
+from .views_slices import SliceList
+from .worker import Progress, Runner, RunOptions, SlicesDone, in_words
+from .writer import grid_of
+
+_FORMATS = ("nifti", "png")
+
+
+@dataclass(frozen=True)
+class RunSource:
+    """What a model is run on: ``source`` for the engine (a path where there is one), ``volume`` to look at."""
+
+    name: str
+    source: Any
+    volume: LoadedVolume
+
+
+@dataclass(frozen=True)
+class Written:
+    """The folder of a finished run."""
+
+    folder: Path
+
+
+class RunControl:
+    """At most one run at a time.
+
+    Args:
+        results_folder: where results go; finished: told the new result's folder.
+    """
+
+    def __init__(
+        self,
+        viewer: Any,
+        box: RunBox,
+        slices: SliceList,
+        footer: Footer,
+        layers: CaseLayers,
+        background: Background,
+        runner: Runner,
+        results_folder: Callable[[], Path],
+        finished: Callable[[Path], None],
+        prepare: Callable[[], None],
+    ) -> None:
+        self.runner = runner
+        self._viewer, self._box, self._slices, self._footer = viewer, box, slices, footer
+        self._layers, self._background = layers, background
+        self._results_folder, self._finished, self._prepare = results_folder, finished, prepare
+        self._worker: Any = None
+        self._scores: dict[int, SliceRow] = {}
+        self._source: RunSource | None = None
+        self._folder: Path | None = None
+        self._events = (viewer.layers.events.inserted, viewer.layers.events.removed, viewer.layers.selection.events)
+        for event in self._events:
+            event.connect(self._show_source) if event is not viewer.layers.selection.events else None
+        viewer.layers.selection.events.active.connect(self._show_source)
+        self._show_source()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run is going on."""
+        return self._worker is not None
+
+    def start(self) -> None:
+        """Run the chosen model on the chosen volume."""
+        if self.is_running:
+            return
+        try:
+            source = source_of(self._viewer)
+            if source is None:
+                raise InputError("A volume must be open to be scored", "none", "Open one with File ▸ Open")
+            out, name = self._results_folder(), source.name
+            check_writable(out)
+        except Exception as error:
+            self._footer.status.say(in_words(error), is_wrong=True)
+            return
+        options = RunOptions(self._box.model.currentText().strip(), self._box.chosen_domain, self._box.chosen_plane)
+        self._source, self._scores = source, {}
+        self._prepare()
+        self._box.show_running(True)
+        self._box.show_progress("starting", 0, 0)
+        runner = self.runner
+        self._worker = self._background.follow(
+            lambda: _events(runner, source, options, out, name), self._arrived, self._failed, self._ended
+        )
+
+    def cancel(self) -> None:
+        """Stop after the slices that are being scored."""
+        if self._worker is not None:
+            self._worker.quit()
+            self._footer.status.say("Cancelling: the slice that is being scored is finished first.")
+
+    def close(self) -> None:
+        """The dock goes."""
+        self._viewer.layers.events.inserted.disconnect(self._show_source)
+        self._viewer.layers.events.removed.disconnect(self._show_source)
+        self._viewer.layers.selection.events.active.disconnect(self._show_source)
+
+    def _arrived(self, event: Any) -> None:
+        if isinstance(event, Progress):
+            self._box.show_progress(event.words, event.done, event.total)
+        elif isinstance(event, SlicesDone):
+            self._show_slices(event)
+        elif isinstance(event, Written):
+            self._footer.status.say(f"Done; the result is in '{event.folder.name}'.")
+            self._folder = event.folder
+
+    def _show_slices(self, event: SlicesDone) -> None:
+        source = self._source
+        if source is None:
+            return
+        if not self._scores:
+            self._layers.open_run(source.volume, source.volume.affine, event.frame.axis)
+            self._layers.jump(event.indices[0])
+        self._layers.put_maps(event.frame, event.indices, event.maps)
+        for index, score in zip(event.indices, event.scores, strict=True):
+            self._scores[index] = SliceRow(index, _position(source.volume, event, index), float(score))
+        self._slices.show_slices(sorted(self._scores.values(), key=lambda row: -(row.score or 0.0)))
+        self._slices.mark(self._layers.current_index())
+
+    def _failed(self, error: BaseException) -> None:
+        self._footer.status.say(in_words(error), is_wrong=True)
+
+    def _ended(self) -> None:
+        was_cancelled = self._worker is not None and getattr(self._worker, "abort_requested", False)
+        self._worker, folder, self._folder = None, self._folder, None
+        self._box.show_running(False)
+        self._box.words.setText("")
+        if folder is not None:
+            self._finished(folder)
+        elif was_cancelled:
+            self._footer.status.say("The run was cancelled; nothing was written.")
+        self._show_source()
+
+    def _show_source(self, event: object = None) -> None:
+        if self.is_running:
+            return
+        source = source_of(self._viewer)
+        self._box.source.setText("Open a volume, or choose its layer." if source is None else source.name)
+        self._box.show_running(False, "Open a volume first" if source is None else None)
+
+
+def source_of(viewer: Any) -> RunSource | None:
+    """The volume that is chosen in the layer list, or the only one there is."""
+    images = [layer for layer in viewer.layers if _is_source(layer)]
+    active = viewer.layers.selection.active
+    layer = active if active in images else images[0] if images else None
+    if layer is None:
+        return None
+    attributes = {"metadata": layer.metadata}
+    grid, kept = grid_of(attributes), layer.metadata["headclip_med"]
+    if grid is None:
+        return None
+    colours = [np.asarray(layer.data)[..., c] for c in range(3)] if layer.rgb else [np.asarray(layer.data)]
+    array = np.stack([grid.to_source(channel) for channel in colours]).astype(np.float32)
+    meta: Any = {key: value for key, value in kept.items() if key in VolumeMeta.__annotations__}
+    meta |= {"source_name": str(kept.get("source") or layer.name), "is_rgb": bool(layer.rgb), "reader_warnings": []}
+    meta.setdefault("source_format", "array")
+    volume = LoadedVolume(array, grid.affine, meta)
+    path = kept.get("path") or (layer.source.path if layer.source is not None else None)
+    if path and Path(path).exists():
+        return RunSource(case_name(Path(path)), Path(path), volume)
+    return RunSource(case_name(Path(meta["source_name"])), volume, volume)
+
+
+def _is_source(layer: Any) -> bool:
+    kept = layer.metadata.get("headclip_med") or {}
+    return type(layer).__name__ == "Image" and "affine" in kept and "threshold" not in kept
+
+
+def _events(runner: Runner, source: RunSource, options: RunOptions, out: Path, name: str) -> Iterator[Any]:
+    """The runner's events; the result is written in the same thread, and its folder is the last event."""
+    events = runner.run(source.source, options)
+    try:
+        for event in events:
+            if isinstance(event, AnomalyResult):
+                yield Progress("writing the result")
+                free = _free_name(out, name)
+                with case_folder(out, free) as folder:
+                    write_result(event, folder, _FORMATS)
+                yield Written(out / free)
+                return
+            yield event
+    finally:
+        close = getattr(events, "close", None)
+        if close is not None:
+            close()
+
+
+def _free_name(out: Path, name: str) -> str:
+    """Nobody's earlier result or review is replaced."""
+    free, number = name, 2
+    while (out / free).exists():
+        free, number = f"{name}_{number}", number + 1
+    return free
+
+
+def _position(volume: LoadedVolume, event: SlicesDone, index: int) -> str:
+    from headclip_med.geometry import slice_centres
+
+    shape = (volume.array.shape[1], volume.array.shape[2], volume.array.shape[3])
+    x, y, z = slice_centres(volume.affine, shape, plane_axis(volume.affine, event.frame.plane))[index]
+    return position_text((float(x), float(y), float(z)), event.frame.plane)

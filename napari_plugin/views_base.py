@@ -1,0 +1,125 @@
+"""Small pieces that all views are made of. Views know no viewer and no session: rows in, signals out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QKeyEvent
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QHeaderView,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+DOCK_WIDTH = 300
+_KEY = Qt.ItemDataRole.UserRole
+
+
+class Table(QTableWidget):
+    """Rows that are chosen as a whole and each have a key; letters are left to shortcuts.
+
+    Args:
+        headings: of the columns. rows_shown: height without scrolling. wide: the column that takes what width is left.
+    """
+
+    def __init__(self, headings: Sequence[str], rows_shown: int, wide: int = 0) -> None:
+        super().__init__(0, len(headings))
+        self.setHorizontalHeaderLabels(list(headings))
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        self.setWordWrap(False)
+        self.setTabKeyNavigation(False)
+        self.verticalHeader().hide()
+        self.verticalHeader().setDefaultSectionSize(22)
+        header = self.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(wide, QHeaderView.ResizeMode.Stretch)
+        header.setMinimumSectionSize(20)
+        header.setHighlightSections(False)
+        self.setFixedHeight(22 * rows_shown + 30)
+
+    def fill(self, rows: Sequence[tuple[Any, Sequence[str], str]]) -> None:
+        """Replace all rows: key, cells and tooltip of each. What was chosen stays chosen; says nothing."""
+        chosen = self.chosen()
+        was_blocked = self.blockSignals(True)
+        self.setRowCount(len(rows))
+        for place, (key, cells, tip) in enumerate(rows):
+            for column, text in enumerate(cells):
+                item = QTableWidgetItem(text)
+                item.setData(_KEY, key)
+                item.setToolTip(tip or text)
+                self.setItem(place, column, item)
+        self.choose(chosen)
+        self.blockSignals(was_blocked)
+
+    def chosen(self) -> Any:
+        """The key of the chosen row, or None."""
+        rows = self.selectionModel().selectedRows() if self.selectionModel() is not None else []
+        return None if not rows else self.item(rows[0].row(), 0).data(_KEY)
+
+    def choose(self, key: Any) -> None:
+        """Choose the row of that key and bring it into view; says nothing."""
+        was_blocked = self.blockSignals(True)
+        self.clearSelection()
+        for row in range(self.rowCount()):
+            item = self.item(row, 0)
+            if key is not None and item is not None and item.data(_KEY) == key:
+                self.selectRow(row)
+                self.scrollToItem(item)
+        self.blockSignals(was_blocked)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802 - Qt's name
+        """Letters and digits go on to the dock: they are shortcuts, not a search."""
+        if event.text().strip() and not event.modifiers() & Qt.KeyboardModifier.ControlModifier:
+            event.ignore()
+        else:
+            super().keyPressEvent(event)
+
+
+class Words(QLabel):
+    """A line or more of text that wraps, can be copied and never widens the dock."""
+
+    def __init__(self, text: str = "", colour: str | None = None) -> None:
+        super().__init__(text)
+        self.setWordWrap(True)
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        if colour:
+            self.setStyleSheet(f"color: {colour};")
+
+
+class Button(QPushButton):
+    """A button that can say why it is disabled, in its tooltip."""
+
+    def __init__(self, text: str, tip: str = "") -> None:
+        super().__init__(text)
+        self._tip = tip
+        self.setToolTip(tip)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+
+    def allow(self, reason: str | None = None) -> None:
+        """Enable the button, or disable it for ``reason``."""
+        self.setEnabled(reason is None)
+        self.setToolTip(self._tip if reason is None else reason)
+
+
+def column(*widgets: QWidget, margin: int = 0, spacing: int = 4) -> QWidget:
+    """Widgets one below the other, as one widget."""
+    box = QWidget()
+    layout = QVBoxLayout(box)
+    layout.setContentsMargins(margin, margin, margin, margin)
+    layout.setSpacing(spacing)
+    for widget in widgets:
+        layout.addWidget(widget)
+    return box

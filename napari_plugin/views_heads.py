@@ -1,0 +1,46 @@
+"""Which attention heads raise the score of the slice on the screen: a picture, made on request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QImage, QPixmap
+from qtpy.QtWidgets import QGroupBox, QLabel, QVBoxLayout
+
+from .views_base import Button, Words
+
+
+class HeadsBox(QGroupBox):
+    """A button, words, and the picture; a click on the picture opens it in full size."""
+
+    asked = Signal()
+
+    def __init__(self) -> None:
+        super().__init__("Attention heads")
+        self.button = Button("Which heads raise the score here?", "Runs the model on the slice on the screen")
+        self.words = Words()
+        self.picture = QLabel()
+        self._window: QLabel | None = None
+        layout = QVBoxLayout(self)
+        for widget in (self.button, self.words, self.picture):
+            layout.addWidget(widget)
+        self.button.clicked.connect(lambda: self.asked.emit())
+
+    def show_working(self, is_working: bool) -> None:
+        """While the model runs."""
+        self.button.allow("The model is running" if is_working else None)
+        if is_working:
+            self.words.setText("The model looks at this slice…")
+
+    def show_words(self, words: str) -> None:
+        """Why there is no picture, or what it shows."""
+        self.words.setText(words)
+
+    def show_picture(self, picture: Any) -> None:
+        """A PIL picture, scaled to the dock."""
+        rgb = picture.convert("RGB")
+        image = QImage(rgb.tobytes(), rgb.width, rgb.height, 3 * rgb.width, QImage.Format.Format_RGB888)
+        full = QPixmap.fromImage(image)
+        width = max(200, self.width() - 24)
+        self.picture.setPixmap(full.scaledToWidth(width, Qt.TransformationMode.SmoothTransformation))

@@ -1,0 +1,87 @@
+"""What is always on the screen: what just happened, where the numbers came from, what they are not for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QFrame, QGroupBox, QHBoxLayout, QVBoxLayout, QWidget
+
+from headclip_med.types import RESEARCH_ONLY
+
+from .views_base import Button, Words
+
+_PLAIN, _WRONG, _WARNING = "#c8ccd4", "#ff8a7a", "#ffb454"
+_KEPT = 20
+
+
+class StatusLine(Words):
+    """The last thing that happened, in words; earlier ones in the tooltip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[str] = []
+        self.say("Open results to review, or run a model on a volume.")
+
+    def say(self, text: str, is_wrong: bool = False) -> None:
+        """Show a message; ``is_wrong``: something could not be done."""
+        self._lines = [*self._lines, text][-_KEPT:]
+        self.setText(text)
+        self.setStyleSheet(f"color: {_WRONG if is_wrong else _PLAIN};")
+        self.setToolTip("\n".join(reversed(self._lines)))
+
+
+class Footer(QWidget):
+    """Undo and redo, the status line, the provenance in short, and the warning that never goes away."""
+
+    undone = Signal()
+    redone = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.undo_button = Button("↶ Undo", "Take the last action back")
+        self.redo_button = Button("↷ Redo", "Do again what was taken back")
+        self.status = StatusLine()
+        self.provenance = Words()
+        self.warning = Words(RESEARCH_ONLY, _WARNING)
+        line = QFrame()
+        line.setFrameShape(QFrame.Shape.HLine)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.undo_button)
+        buttons.addWidget(self.redo_button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 0, 6, 4)
+        layout.setSpacing(3)
+        layout.addLayout(buttons)
+        for widget in (line, self.status, self.provenance, self.warning):
+            layout.addWidget(widget)
+        self.undo_button.clicked.connect(lambda: self.undone.emit())
+        self.redo_button.clicked.connect(lambda: self.redone.emit())
+        self.show_history(False, False)
+        self.show_provenance(())
+
+    def show_history(self, can_undo: bool, can_redo: bool) -> None:
+        """Whether there is something to undo or redo."""
+        self.undo_button.allow(None if can_undo else "Nothing to undo in this case")
+        self.redo_button.allow(None if can_redo else "Nothing to redo in this case")
+
+    def show_provenance(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """The model, the weights and the source in a line or two; everything in the tooltip."""
+        facts = dict(pairs)
+        short = [facts[key] for key in ("model", "weights", "content") if facts.get(key)]
+        self.provenance.setText(" | ".join(short))
+        self.provenance.setToolTip("\n".join(f"{name}: {value}" for name, value in pairs))
+
+
+class ProvenanceBox(QGroupBox):
+    """All that is recorded about how the numbers were made."""
+
+    def __init__(self) -> None:
+        super().__init__("Where the numbers come from")
+        self.words = Words()
+        QVBoxLayout(self).addWidget(self.words)
+        self.show_provenance(())
+
+    def show_provenance(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """One line a fact."""
+        self.words.setText("\n".join(f"{name}: {value}" for name, value in pairs) or "No case is open.")

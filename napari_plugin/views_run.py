@@ -1,0 +1,83 @@
+"""Running a model: what, on what, how far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QGridLayout, QGroupBox, QHBoxLayout, QLabel, QProgressBar, QVBoxLayout
+
+from headclip_med.choices import DOMAINS, PLANES
+
+from .views_base import Button, Words
+
+_OWN = "the model's own"
+
+
+class RunBox(QGroupBox):
+    """Choices for a run, its progress, and a way to stop it."""
+
+    started = Signal()
+    cancelled = Signal()
+
+    def __init__(self, models: Sequence[str]) -> None:
+        super().__init__("Run a model")
+        self.model, self.domain, self.plane = QComboBox(), QComboBox(), QComboBox()
+        self.model.setEditable(True)
+        self.model.addItems(list(models))
+        self.model.setToolTip("A name, a pack's folder, or a weight file or .onnx file")
+        self.domain.addItems([_OWN, *DOMAINS])
+        self.plane.addItems(["as acquired", *PLANES])
+        for box in (self.model, self.domain, self.plane):
+            box.setMinimumContentsLength(8)
+            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.source = Words("No volume is open.")
+        self.run_button = Button("Run", "Score every slice of the volume above")
+        self.cancel_button = Button("Cancel", "Stop after the slice that is being scored")
+        self.bar = QProgressBar()
+        self.bar.setRange(0, 1)
+        self.words = Words()
+        self._lay_out()
+        self.run_button.clicked.connect(lambda: self.started.emit())
+        self.cancel_button.clicked.connect(lambda: self.cancelled.emit())
+        self.show_running(False, "Open a volume first")
+
+    def _lay_out(self) -> None:
+        grid = QGridLayout()
+        grid.setColumnStretch(1, 1)
+        rows = (("volume", self.source), ("model", self.model), ("domain", self.domain), ("plane", self.plane))
+        for row, (text, widget) in enumerate(rows):
+            grid.addWidget(QLabel(text), row, 0)
+            grid.addWidget(widget, row, 1)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.run_button)
+        buttons.addWidget(self.cancel_button)
+        layout = QVBoxLayout(self)
+        layout.addLayout(grid)
+        layout.addLayout(buttons)
+        layout.addWidget(self.bar)
+        layout.addWidget(self.words)
+
+    @property
+    def chosen_domain(self) -> str | None:
+        """The domain, or None for the model's own."""
+        return None if self.domain.currentIndex() == 0 else self.domain.currentText()
+
+    @property
+    def chosen_plane(self) -> str | None:
+        """The plane, or None for the acquisition plane."""
+        return None if self.plane.currentIndex() == 0 else self.plane.currentText()
+
+    def show_running(self, is_running: bool, reason: str | None = None) -> None:
+        """Whether a run is going on; ``reason``: why none can be started."""
+        self.run_button.allow("A run is going on" if is_running else reason)
+        self.cancel_button.allow(None if is_running else "Nothing is running")
+        if not is_running:
+            self.bar.setRange(0, 1)
+            self.bar.setValue(0)
+
+    def show_progress(self, words: str, done: int, total: int) -> None:
+        """Progress in slices; a total of 0 is not known yet."""
+        self.bar.setRange(0, total)
+        self.bar.setValue(done)
+        self.words.setText(words)

@@ -1,0 +1,64 @@
+"""Who reads, how, and where results go; remembered between sessions."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QGridLayout, QGroupBox, QLabel, QLineEdit
+
+from .views_base import Button, Words
+
+_READER, _FOLDER, _UNAIDED = "settings/reader", "settings/results_folder", "settings/unaided_first"
+
+
+class SettingsBox(QGroupBox):
+    """Choices that hold for the next review that is opened."""
+
+    def __init__(self, store: MutableMapping[str, str]) -> None:
+        super().__init__("Settings")
+        self._store = store
+        self.reader_edit = QLineEdit(store.get(_READER, "reader"))
+        self.reader_edit.setToolTip("Part of the review's file names; letters, digits, dots and dashes")
+        self.folder_edit = QLineEdit(store.get(_FOLDER, str(Path.home() / "headclip_med_results")))
+        self.folder_button = Button("…", "Choose the folder")
+        self.folder_button.setFixedWidth(30)
+        self.unaided_box = QCheckBox("first opinion before the map (unaided first)")
+        self.unaided_box.setChecked(store.get(_UNAIDED, "") == "yes")
+        layout = QGridLayout(self)
+        layout.addWidget(QLabel("reader"), 0, 0)
+        layout.addWidget(self.reader_edit, 0, 1, 1, 2)
+        layout.addWidget(QLabel("results"), 1, 0)
+        layout.addWidget(self.folder_edit, 1, 1)
+        layout.addWidget(self.folder_button, 1, 2)
+        layout.addWidget(self.unaided_box, 2, 0, 1, 3)
+        layout.addWidget(Words("These hold for the next review that is opened."), 3, 0, 1, 3)
+        self.reader_edit.editingFinished.connect(self._keep)
+        self.folder_edit.editingFinished.connect(self._keep)
+        self.unaided_box.toggled.connect(lambda _: self._keep())
+        self.folder_button.clicked.connect(self._choose)
+
+    @property
+    def reader(self) -> str:
+        """Id of the reader."""
+        return self.reader_edit.text().strip() or "reader"
+
+    @property
+    def results_folder(self) -> Path:
+        """Where results of runs are written."""
+        return Path(self.folder_edit.text().strip()).expanduser()
+
+    @property
+    def is_unaided_first(self) -> bool:
+        """Whether a first opinion is asked for before the map."""
+        return bool(self.unaided_box.isChecked())
+
+    def _keep(self) -> None:
+        self._store[_READER], self._store[_FOLDER] = self.reader, str(self.results_folder)
+        self._store[_UNAIDED] = "yes" if self.is_unaided_first else "no"
+
+    def _choose(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Results go to", str(self.results_folder))
+        if folder:
+            self.folder_edit.setText(folder)
+            self._keep()

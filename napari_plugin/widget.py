@@ -1,0 +1,230 @@
+"""The dock: views, layers, session and runs connected; no logic of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QCloseEvent
+from qtpy.QtWidgets import QFileDialog, QScrollArea, QTabWidget, QVBoxLayout, QWidget
+
+from headclip_med.choices import model_names
+from headclip_med.errors import HeadclipError
+
+from .background import Background
+from .case_layers import CaseLayers
+from .compat import show_scale_bar
+from .keys import Keys, WindowDrag
+from .layers import map_colours
+from .orientation import Orientation
+from .review_control import ReviewControl, Views
+from .run_control import RunControl
+from .shortcuts import ACTIONS, SettingsStore, Shortcuts, napari_keys
+from .views_base import DOCK_WIDTH, column
+from .views_cases import CaseList
+from .views_display import DisplayBox
+from .views_findings import DrawBox, FindingList, ThresholdBox
+from .views_heads import HeadsBox
+from .views_help import ShortcutBox
+from .views_notes import Footer, ProvenanceBox
+from .views_reading import OpinionBox
+from .views_run import RunBox
+from .views_settings import SettingsBox
+from .views_slices import SliceList
+from .worker import LocalRunner, Runner
+
+if TYPE_CHECKING:
+    from headclip_med.review import Session
+
+_OPINION_FIRST, _OPINION_LAST = 1, 5  # its place among the boxes: below the cases, or below the findings
+
+
+class ReviewWidget(QWidget):
+    """Review anomaly maps slice by slice; run a model.
+
+    Args:
+        viewer: napari's; given by napari itself when the dock is opened from its menu.
+        runner: runs models; store: what the user chose, kept between sessions.
+    """
+
+    def __init__(
+        self, napari_viewer: Any, *, runner: Runner | None = None, store: MutableMapping[str, str] | None = None
+    ) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        store = SettingsStore() if store is None else store
+        self.background, self.layers = Background(), CaseLayers(napari_viewer)
+        self.orientation = Orientation(napari_viewer)
+        self.shortcuts = Shortcuts(store, napari_keys())
+        self._make_views(store)
+        self.review = ReviewControl(
+            napari_viewer, self.views, self.layers, self.orientation, self.background, self._place_opinion
+        )
+        self.run = RunControl(
+            napari_viewer,
+            self.run_box,
+            self.views.slices,
+            self.views.footer,
+            self.layers,
+            self.background,
+            runner or LocalRunner(),
+            lambda: self.settings_box.results_folder,
+            self._open_result,
+            self.review.close_session,
+        )
+        self.drag = WindowDrag(napari_viewer, lambda: self.layers.limits, self.layers.set_limits)
+        self._lay_out()
+        self._connect()
+        self.keys = Keys(napari_viewer, self, self.shortcuts, self._handlers())
+        self.help_box.show_keys(self.shortcuts.keys())
+        show_scale_bar(napari_viewer)
+
+    # -- what others call
+
+    def review_session(self, session: Session, key: str | None = None) -> None:
+        """Review this session in the dock."""
+        self.tabs.setCurrentIndex(0)
+        self.review.use(session, key)
+
+    def close_all(self) -> None:
+        """Save and let go of everything; the dock cannot be used after that."""
+        if self.background is not None:
+            self.keys.unbind()
+            self.drag.close()
+            self.background.close()
+            self.run.close()
+            self.review.close()
+            self.orientation.close()
+            self.background = None  # type: ignore[assignment]
+
+    def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802 - Qt's name
+        """Nothing is lost when the dock is closed: every action is on the disk already."""
+        self.close_all()
+        super().closeEvent(event)
+
+    # -- inside
+
+    def _make_views(self, store: MutableMapping[str, str]) -> None:
+        self.views = Views(
+            cases=CaseList(),
+            opinion=OpinionBox(),
+            slices=SliceList(),
+            threshold=ThresholdBox(),
+            findings=FindingList(),
+            draw=DrawBox(),
+            display=DisplayBox(),
+            footer=Footer(),
+            provenance=ProvenanceBox(),
+        )
+        self.views.display.legend.show_colours(map_colours())
+        self.run_box, self.settings_box = RunBox(model_names()), SettingsBox(store)
+        self.help_box, self.heads_box = ShortcutBox(ACTIONS), HeadsBox()
+
+    def _lay_out(self) -> None:
+        v = self.views
+        self._review_boxes = column(v.cases, v.slices, v.threshold, v.findings, v.draw, v.display, margin=4)
+        self._review_layout: Any = self._review_boxes.layout()
+        self._place_opinion(False)
+        self._review_layout.addStretch(1)
+        more = column(self.run_box, self.settings_box, self.heads_box, v.provenance, self.help_box, margin=4)
+        more_layout: Any = more.layout()
+        more_layout.addStretch(1)
+        self.tabs = QTabWidget()
+        self.tabs.addTab(_scrolling(self._review_boxes), "Review")
+        self.tabs.addTab(_scrolling(more), "Run and settings")
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.tabs, 1)
+        layout.addWidget(v.footer)
+        self.setMinimumWidth(DOCK_WIDTH)
+
+    def _place_opinion(self, is_first: bool) -> None:
+        place = _OPINION_FIRST if is_first else _OPINION_LAST
+        if self._review_layout.indexOf(self.views.opinion) != place:
+            self._review_layout.removeWidget(self.views.opinion)
+            self._review_layout.insertWidget(place, self.views.opinion)
+
+    def _connect(self) -> None:
+        v, review = self.views, self.review
+        v.cases.opened.connect(self._choose_folder)
+        v.cases.chosen.connect(review.open_case)
+        v.cases.stepped.connect(review.step_case)
+        v.cases.done.connect(review.set_done)
+        v.opinion.committed.connect(review.give_opinion)
+        v.slices.jumped.connect(review.jump)
+        v.threshold.moved.connect(review.preview)
+        v.threshold.settled.connect(review.settle)
+        v.findings.selected.connect(review.go_to_finding)
+        v.findings.decided.connect(review.decide)
+        v.findings.described.connect(review.describe)
+        v.findings.removed.connect(review.erase)
+        v.draw.begun.connect(review.begin_drawing)
+        v.draw.kept.connect(review.keep_drawing)
+        v.draw.dropped.connect(review.drop_drawing)
+        v.footer.undone.connect(review.undo)
+        v.footer.redone.connect(review.redo)
+        v.display.plane_chosen.connect(review.show_plane)
+        v.display.convention_chosen.connect(self.orientation.set_convention)
+        v.display.window_chosen.connect(review.choose_window)
+        v.display.opacity_changed.connect(self.layers.set_opacity)
+        v.display.peeked.connect(self.layers.peek)
+        v.display.sequence_toggled.connect(self.layers.show_sequence)
+        self.run_box.started.connect(self.run.start)
+        self.run_box.cancelled.connect(self.run.cancel)
+        self.help_box.changed.connect(self._change_key)
+        self.help_box.reset.connect(self._reset_keys)
+
+    def _handlers(self) -> Mapping[str, Any]:
+        review, v = self.review, self.views
+        return {
+            "next_suspicious": lambda _: review.step_suspicious(1),
+            "previous_suspicious": lambda _: review.step_suspicious(-1),
+            "next_finding": lambda _: v.findings.step(1),
+            "previous_finding": lambda _: v.findings.step(-1),
+            "accept": lambda _: v.findings.decide("accepted"),
+            "reject": lambda _: v.findings.decide("rejected"),
+            "uncertain": lambda _: v.findings.decide("uncertain"),
+            "peek": self.layers.peek,
+            "lower_threshold": lambda _: review.step_threshold(-1),
+            "raise_threshold": lambda _: review.step_threshold(1),
+            "draw": lambda _: review.begin_drawing(),
+            "keep_drawing": lambda _: review.keep_drawing(),
+            "undo": lambda _: review.undo(),
+            "redo": lambda _: review.redo(),
+            "next_case": lambda _: review.step_case(1),
+            "previous_case": lambda _: review.step_case(-1),
+            "done": lambda _: review.toggle_done(),
+        }
+
+    def _choose_folder(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Results to review", str(self.settings_box.results_folder))
+        if folder:
+            self.review.open_folder(folder, self.settings_box.reader, self.settings_box.is_unaided_first)
+
+    def _open_result(self, folder: Path) -> None:
+        self.tabs.setCurrentIndex(0)
+        self.review.open_folder(str(folder), self.settings_box.reader, self.settings_box.is_unaided_first)
+
+    def _change_key(self, name: str, key: str) -> None:
+        try:
+            self.shortcuts.change(name, key)
+        except HeadclipError as error:
+            self.views.footer.status.say(str(error), is_wrong=True)
+        self.keys.bind()
+        self.help_box.show_keys(self.shortcuts.keys())
+
+    def _reset_keys(self) -> None:
+        self.shortcuts.reset()
+        self.keys.bind()
+        self.help_box.show_keys(self.shortcuts.keys())
+
+
+def _scrolling(widget: QWidget) -> QScrollArea:
+    area = QScrollArea()
+    area.setWidget(widget)
+    area.setWidgetResizable(True)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setFrameShape(QScrollArea.Shape.NoFrame)
+    return area
