@@ -12,6 +12,8 @@ from pydicom import DataElement, Dataset
 from pydicom.charset import default_encoding
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
+from pydicom.uid import UID
+from pydicom.valuerep import DA, TM
 
 from headclip_med.writing.dicom_uids import derived_uid
 
@@ -28,6 +30,24 @@ _TYPE_2 = (
     "ReferringPhysicianName",
 )
 _SEXES = ("M", "F", "O")
+
+
+def _date(value: Any) -> str:
+    """``YYYYMMDD``, also from the older form with dots; ``ValueError`` for anything else."""
+    text = str(value or "").replace(".", "").strip()
+    DA(text)
+    return text
+
+
+def _time(value: Any) -> str:
+    """``HHMMSS.FFF``, also from the older form with colons; ``ValueError`` for anything else."""
+    text = str(value or "").replace(":", "").strip()
+    TM(text)
+    return text
+
+
+# Value representations with a form that highdicom insists on.
+_MOMENTS = {"DA": _date, "TM": _time}
 
 # Pixels in any form, waveforms, and what only the scanner's own software reads.
 _BULK_VRS = ("OB", "OW", "OF", "OD", "OL", "OV", "UN")
@@ -70,18 +90,27 @@ def clean_header(source: Dataset) -> Dataset:
     for tag in list(source.keys()):
         element = _sound(source, tag)
         if element is not None and element.keyword not in _LEFT_OUT:
-            header.add(copy(element))
+            header.add(element)
     for keyword in _TYPE_2:
         if keyword not in header or header[keyword].value is None:
             setattr(header, keyword, "")
     if header.PatientSex not in _SEXES:
         header.PatientSex = ""
+    methods = (header.get("DeidentificationMethod"), header.get("DeidentificationMethodCodeSequence"))
+    if header.get("PatientIdentityRemoved") == "YES" and not any(methods):
+        header.DeidentificationMethod = "not stated by the source"
     if not header.get("SeriesInstanceUID"):
         header.SeriesInstanceUID = derived_uid("series", str(header.get("SOPInstanceUID", "")))
     if not header.get("StudyInstanceUID"):
         header.StudyInstanceUID = derived_uid("study", str(header.SeriesInstanceUID))
     header.Modality = str(header.get("Modality") or "OT")
     return header
+
+
+def is_multiframe(source: Dataset) -> bool:
+    """Whether references to an image must name frames."""
+    name = UID(str(source.get("SOPClassUID", ""))).name
+    return int(source.get("NumberOfFrames") or 1) > 1 or "Enhanced" in name or "Multi-frame" in name
 
 
 def frame_geometry(source: Dataset, number: int) -> FrameGeometry | None:
@@ -130,7 +159,9 @@ def _numbers(
 def _sound(source: Dataset, tag: Any) -> DataElement | None:
     """The element where it can be decoded and written again, else None."""
     try:
-        element = source[tag]
+        element = copy(source[tag])
+        if element.VR in _MOMENTS:
+            element.value = _MOMENTS[element.VR](element.value)
         if element.tag.is_private or element.VR in _BULK_VRS or not element.keyword:
             return None
         buffer = DicomBytesIO()

@@ -58,6 +58,8 @@ def _segmentation(
             transfer_syntax_uid=ExplicitVRLittleEndian,
             **study.series(kind),
         )
+    if not study.sources.placed:
+        made.PatientOrientation = study.sources.header.get("PatientOrientation") or []
     study.finish(made)
     return made
 

@@ -22,7 +22,7 @@ from pydicom.valuerep import DSfloat
 from headclip_med.errors import InputError, OutputError
 from headclip_med.reading.base import collected_warnings, in_words
 from headclip_med.types import Affine
-from headclip_med.writing.dicom_header import clean_header, frame_geometry
+from headclip_med.writing.dicom_header import clean_header, frame_geometry, is_multiframe
 from headclip_med.writing.dicom_uids import derived_uid
 
 _AGAIN = "Put the images back where they were read from and run the prediction again"
@@ -172,7 +172,7 @@ def _frame(source: Dataset, k: int, number: int, uid: str, name: str, step: floa
     with collected_warnings(quiet, "pydicom", "pydicom"):
         header = clean_header(source)
         geometry = frame_geometry(source, number)
-    many = int(source.get("NumberOfFrames") or 0) > 0
+        many = is_multiframe(source)
     if geometry is None:
         header.SOPClassUID = SecondaryCaptureImageStorage
     else:

@@ -41,24 +41,23 @@ _SERIES = {
     "sc": "Anomaly overlay (research use only)",
 }
 
-# Body parts of which there are two: an object about one must say which side, or that it is not known.
-_PAIRED = (
+# Body parts of which there is one: an object about any other must say which side, or that it is not known.
+_UNPAIRED = (
+    *("ABDOMEN", "AORTA", "BLADDER", "BRAIN", "CHEST", "COLON", "CSPINE", "ESOPHAGUS", "HEAD", "HEADNECK", "HEART"),
     *(
-        "ANKLE",
-        "ARM",
-        "BREAST",
-        "BUTTOCK",
-        "CALCANEUS",
-        "CALF",
-        "CLAVICLE",
-        "EAR",
-        "ELBOW",
-        "EXTREMITY",
-        "EYE",
-        "FEMUR",
+        "LIVER",
+        "LSPINE",
+        "MAXILLA",
+        "MEDIASTINUM",
+        "NECK",
+        "PANCREAS",
+        "PELVIS",
+        "PROSTATE",
+        "RECTUM",
+        "SKULL",
+        "SPINE",
     ),
-    *("FINGER", "FOOT", "FOREARM", "HAND", "HIP", "HUMERUS", "KIDNEY", "KNEE", "LEG", "LUNG", "ORBIT", "PATELLA"),
-    *("RADIUS", "RIB", "SCAPULA", "SHOULDER", "THIGH", "THUMB", "TIBIA", "TOE", "ULNA", "WRIST", "ZYGOMA"),
+    *("SPLEEN", "SSPINE", "STOMACH", "THYROID", "TSPINE", "UTERUS", "WHOLEBODY"),
 )
 
 _DATES = ("InstanceCreationDate", "ContentDate", "DateOfSecondaryCapture", "SeriesDate")
@@ -145,13 +144,13 @@ class Study:
         return self.result.findings[MOST_SEGMENTS:]
 
     def state_body_part(self, dataset: Dataset) -> None:
-        """Body part and side of the source, in place; an unknown side of a paired or unknown part is left empty."""
+        """Body part and side of the source, in place; the side is left empty where it is not known."""
         part, side = (str(self.sources.header.get(keyword) or "") for keyword in ("BodyPartExamined", "Laterality"))
         if part:
             dataset.BodyPartExamined = part
         if side in ("L", "R"):
             dataset.Laterality = side
-        elif not part or part in _PAIRED:
+        elif part not in _UNPAIRED:
             dataset.Laterality = ""
 
     def finish(self, dataset: Dataset) -> Dataset:
