@@ -21,6 +21,7 @@ from headclip_med.cli_errors import DEBUG, errors_in_words
 from headclip_med.cli_evaluate import evaluate
 from headclip_med.cli_models import models_app
 from headclip_med.cli_pacs import pacs_app
+from headclip_med.cli_review import review, review_tables
 from headclip_med.cli_train import train
 from headclip_med.types import RESEARCH_ONLY
 
@@ -138,6 +139,8 @@ def predict(
 
 app.command(epilog=RESEARCH_ONLY)(evaluate)
 app.command(epilog=RESEARCH_ONLY)(train)
+app.command(epilog=RESEARCH_ONLY)(review)
+app.command(epilog=RESEARCH_ONLY)(review_tables)
 
 
 @app.command(epilog=RESEARCH_ONLY)

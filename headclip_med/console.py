@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from headclip_med.catalogue import ModelInfo, PackSummary
     from headclip_med.demo import DemoOutcome
     from headclip_med.doctor import Check
+    from headclip_med.review import CaseEntry
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -154,6 +155,17 @@ def show_checks(checks: Sequence[Check]) -> None:
         mark = f"[{_COLOURS[check.status]}]{check.status}[/]"
         fix = f"\n→ {check.fix}" if check.fix else ""
         table.add_row(mark, _escaped(check.name), _escaped(check.detail + fix))
+    out.print(table)
+
+
+def show_review_cases(cases: Sequence[CaseEntry]) -> None:
+    """The case list of a review: score, how far the reader is, or why a case cannot be reviewed."""
+    table = Table("case", "score", "findings", "judged", "drawn", "state")
+    for entry in cases:
+        state = entry.problem or ("done" if entry.done else "begun" if entry.begun else "open")
+        known = ("–" if value is None else value for value in (entry.findings, entry.judged, entry.drawn))
+        score = "–" if entry.score is None else f"{entry.score:.3f}"
+        table.add_row(_escaped(entry.key), score, *map(str, known), _escaped(state))
     out.print(table)
 
 

@@ -16,7 +16,7 @@ class CaseEntry:
 
     Attributes:
         score, findings: of the result, at its own threshold; None while they are concealed or unknown.
-        judged: decisions so far; drawn: regions drawn. done: said by the reader.
+        judged: decisions so far; drawn: regions drawn. begun: anything was done. done: said by the reader.
         concealed: unaided first, and the reader has not given an opinion yet.
         problem: why the case cannot be reviewed; None for a good one.
     """
@@ -27,6 +27,7 @@ class CaseEntry:
     findings: int | None = None
     judged: int = 0
     drawn: int = 0
+    begun: bool = False
     done: bool = False
     concealed: bool = False
     problem: str | None = None
@@ -44,6 +45,7 @@ def entry_of(found: FoundResult, review: CaseReview | None, unaided_first: bool)
         findings=None if concealed else len(found.record.findings),
         judged=0 if review is None else sum(f.status is not None for f in review.findings.values()),
         drawn=0 if review is None else len(review.drawn),
+        begun=review is not None and review.actions > 0,
         done=review is not None and review.done,
         concealed=concealed,
     )

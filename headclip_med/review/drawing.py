@@ -12,7 +12,7 @@ from headclip_med.errors import InputError
 from headclip_med.review.cases import CaseData
 from headclip_med.review.components import Mask, Voxel, measure, to_runs
 from headclip_med.review.decisions import finding_record
-from headclip_med.review.model import DrawnFinding
+from headclip_med.review.model import DrawnFinding, Mark
 
 
 def checked_mask(mask: NDArray[Any], shape: Voxel) -> Mask:
@@ -38,3 +38,8 @@ def drawn_finding(data: CaseData, drawn_id: str, mask: Mask, facts: Mapping[str,
 def drawn_number(drawn_id: str) -> int:
     """n of ``dn``; 0 for anything else."""
     return int(drawn_id[1:]) if drawn_id[1:].isdecimal() else 0
+
+
+def centre_mark(drawn: DrawnFinding) -> Mark:
+    """The place of a drawn region as a mark."""
+    return Mark(position_mm=drawn.finding.centroid_mm, confidence=drawn.confidence, drawn=drawn.id)

@@ -81,11 +81,15 @@ def write_findings(reviewed: ReviewedCase | Iterable[ReviewedCase], path: Path) 
 
 def write_mask(reviewed: ReviewedCase, path: Path) -> None:
     """uint8 NIfTI on exactly the source's grid: 1 in what was accepted or drawn."""
-    from headclip_med.writing.nifti import mask_image, save_image
+    import numpy as np
+
+    from headclip_med.writing.nifti import grid_image, save_image
 
     data = reviewed.data
     meta = {"source_format": "nifti", **data.codes}  # those that the map has, which are the source's
-    save_image(mask_image(reviewed.labels() > 0, data.affine, meta, "reviewed mask"), path)
+    image = grid_image((reviewed.labels() > 0).astype(np.uint8), data.affine, meta, "reviewed mask")
+    image.header.set_intent("label", (), name="reviewed mask")
+    save_image(image, path)
 
 
 def write_pictures(reviewed: ReviewedCase, folder: Path) -> list[Path]:

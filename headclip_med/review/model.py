@@ -45,6 +45,7 @@ class Mark(_Record):
 
     position_mm: Millimetres
     confidence: Confidence | None = None
+    drawn: str | None = Field(default=None, description="id of the region whose centroid it was when it was given")
 
 
 class Opinion(_Record):

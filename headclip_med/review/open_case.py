@@ -14,7 +14,7 @@ from headclip_med.review.case_list import is_concealed
 from headclip_med.review.cases import CaseData
 from headclip_med.review.components import Components, Mask, from_runs, slice_mask, to_runs
 from headclip_med.review.decisions import Regions, ReviewFinding, accepted_mask, judged_patch, standing
-from headclip_med.review.drawing import checked_mask, drawn_finding, drawn_number
+from headclip_med.review.drawing import centre_mark, checked_mask, drawn_finding, drawn_number
 from headclip_med.review.history import Event, History, Kind, Patch
 from headclip_med.review.model import (
     CaseReview,
@@ -280,11 +280,14 @@ class OpenCase:
         In a case that is to be read unaided first, the overlay is shown from then on.
 
         Args:
-            confidence: 0 to 100. marks: places in RAS mm, with or without a confidence of their own.
+            confidence: 0 to 100. marks: places in RAS mm, with or without a confidence of their own; what was drawn
+                before the overlay is added, so that it stays whatever becomes of the drawing.
         """
         with values_in_words():
-            places = tuple(m if isinstance(m, Mark) else Mark(position_mm=m) for m in marks)
-            opinion = Opinion(rating=rating, confidence=confidence, marks=places, when=self._clock())
+            places = [m if isinstance(m, Mark) else Mark(position_mm=m) for m in marks]
+            if self.overlay == "hidden":
+                places += [centre_mark(one) for one in self.review.drawn.values()]
+            opinion = Opinion(rating=rating, confidence=confidence, marks=tuple(places), when=self._clock())
         if self.overlay == "shown":
             self._act("opinion", {"opinion": opinion})
             return

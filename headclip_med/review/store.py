@@ -77,7 +77,7 @@ def save_review(review: CaseReview, path: Path) -> None:
         draft.write_text(review_json(review), encoding="utf-8", newline="\n")
 
 
-def read_files(files: ReviewFiles, link: ResultLink) -> Loaded:
+def read_files(files: ReviewFiles, link: ResultLink | None = None) -> Loaded:
     """The newest state that the two files give, without changing them; ``history`` is None where there is none.
 
     Raises:
@@ -86,7 +86,7 @@ def read_files(files: ReviewFiles, link: ResultLink) -> Loaded:
     loaded = _read_journal(files.journal)
     compact = _read_compact(files.review, loaded)
     for review in (compact, loaded.history.review if loaded.history else None):
-        if review is not None:
+        if review is not None and link is not None:
             _check_link(review, link, files)
     if compact is not None:
         loaded.compact_actions = compact.actions

@@ -1,0 +1,249 @@
+"""Several readers' reviews → tables for statistics: findings, cases before and after the overlay, marks.
+
+* ``findings.csv``: reader × case × finding, long.
+* ``cases.csv``: reader × case with both opinions; ``roc_*`` from 0 (surely normal) to 100 (surely abnormal).
+* ``marks.csv``: reader × case × condition × mark with rating, place in RAS mm and the lesion it hits: for JAFROC.
+* ``lesions.csv``: every lesion of the truth, where there is one: JAFROC counts those without a mark too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from headclip_med.errors import InputError, OutputError
+from headclip_med.geometry import voxel_to_world, voxel_volume, world_to_voxel
+from headclip_med.review.components import Mask, from_runs
+from headclip_med.review.exports import write_csv, write_findings
+from headclip_med.review.model import CaseReview, Mark, Opinion
+from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
+from headclip_med.types import RESEARCH_ONLY
+from headclip_med.writing.atomic import check_writable
+from headclip_med.writing.record import Millimetres
+
+_CASES = (
+    *("reader", "case", "content_sha256", "result_sha256", "unaided_first", "done"),
+    *("first_rating", "first_confidence", "roc_first", "first_when", "overlay_shown"),
+    *("rating", "confidence", "roc", "when", "seconds_unaided", "threshold"),
+    *("accepted", "rejected", "uncertain", "drawn", "model_score", "lesions", "research_use_only"),
+)
+_MARKS = (
+    *("reader", "case", "condition", "mark", "status", "rating", "rating_from"),
+    *("x_mm", "y_mm", "z_mm", "lesion", "research_use_only"),
+)
+_LESIONS = ("case", "lesion", "x_mm", "y_mm", "z_mm", "volume_mm3", "voxels", "research_use_only")
+
+_FULL_CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
+
+
+@dataclass(frozen=True, eq=False)
+class Lesions:
+    """The truth of one case: ``labels (I, J, K)`` from 1, on the result's grid; ``names`` by label."""
+
+    labels: NDArray[np.int32]
+    names: Mapping[int, str]
+
+    def hit(self, mask: Mask) -> str:
+        """The lesion that a region shares most voxels with; empty where it shares none."""
+        counts = np.bincount(self.labels[mask], minlength=1)
+        counts[0] = 0
+        return self.names[int(counts.argmax())] if counts.any() else ""
+
+    def at(self, position_mm: Millimetres, affine: NDArray[np.float64]) -> str:
+        """The lesion around a point; empty where there is none."""
+        voxel = np.rint(world_to_voxel(affine, np.asarray(position_mm))).astype(int)
+        if (voxel < 0).any() or (voxel >= self.labels.shape).any():
+            return ""
+        return self.names.get(int(self.labels[tuple(voxel)]), "")
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One reader's review of one case; ``lesions`` is None where no truth was given."""
+
+    reviewed: ReviewedCase
+    case: str
+    lesions: Lesions | None = field(default=None)
+
+    @property
+    def review(self) -> CaseReview:
+        """What was said."""
+        return self.reviewed.review
+
+
+def write_tables(readings: Sequence[Reading], folder: Path) -> dict[str, Path]:
+    """Write all tables into a folder; earlier ones are replaced.
+
+    Raises:
+        OutputError: nothing to write, or a file that cannot be written.
+    """
+    if not readings:
+        raise OutputError("Tables must be made of at least one review", "none")
+    check_writable(folder)
+    ordered = sorted(readings, key=lambda r: (r.case, r.review.reader))
+    files = {name: folder / f"{name}.csv" for name in ("findings", "cases", "marks")}
+    write_findings((reading.reviewed for reading in ordered), files["findings"])
+    write_csv(files["cases"], _CASES, (_case_row(reading) for reading in ordered))
+    write_csv(files["marks"], _MARKS, (row for reading in ordered for row in _mark_rows(reading)))
+    if any(reading.lesions is not None for reading in ordered):
+        files["lesions"] = folder / "lesions.csv"
+        first = {reading.case: reading for reading in reversed(ordered)}
+        write_csv(files["lesions"], _LESIONS, (row for case in sorted(first) for row in _lesion_rows(first[case])))
+    return files
+
+
+def roc_score(opinion: Opinion | None) -> float | None:
+    """0 (surely normal) over 50 (uncertain) to 100 (surely abnormal)."""
+    if opinion is None:
+        return None
+    return 50 + {"normal": -1, "uncertain": 0, "abnormal": 1}[opinion.rating] * opinion.confidence / 2
+
+
+def lesions_of_mask(mask: NDArray[Any], name: str) -> Lesions:
+    """Every 26-connected component of a truth mask is a lesion, ``name-1`` on."""
+    labels, count = ndimage.label(np.asarray(mask) != 0, structure=_FULL_CONNECTIVITY)
+    return Lesions(labels.astype(np.int32), {n: f"{name}-{n}" for n in range(1, count + 1)})
+
+
+def lesions_of_reader(reviewed: ReviewedCase) -> Lesions:
+    """What another reader accepted or drew, as the truth."""
+    names = {n: f"{reviewed.review.reader}:{row.id}" for n, (row, _) in enumerate(reviewed.found(), start=1)}
+    return Lesions(reviewed.labels().astype(np.int32), names)
+
+
+def read_truth(path: Path, reviewed: ReviewedCase, name: str) -> Lesions:
+    """A truth mask from a file; 0 is normal.
+
+    Raises:
+        InputError: unreadable, or not on the result's grid.
+    """
+    import nibabel as nib
+
+    from headclip_med.reading.base import GRID_TOLERANCE, in_words
+
+    with in_words(path.name, "NIfTI"):
+        image: Any = nib.load(path)
+        values = np.asarray(image.dataobj).squeeze()
+    values = values[..., None] if values.ndim == 2 else values
+    if values.shape != reviewed.data.shape or np.abs(image.affine - reviewed.data.affine).max() > GRID_TOLERANCE:
+        raise InputError(f"The truth {path.name} must lie on the grid of its case", name, "Resample it first")
+    return lesions_of_mask(values, name)
+
+
+def _case_row(reading: Reading) -> dict[str, Any]:
+    review, rows = reading.review, reading.reviewed.rows()
+    first, last = review.first_opinion, review.opinion
+    return {
+        "reader": review.reader,
+        "case": reading.case,
+        "content_sha256": review.result.content_sha256,
+        "result_sha256": review.result.result_sha256,
+        "unaided_first": review.unaided_first,
+        "done": review.done,
+        "first_rating": first and first.rating,
+        "first_confidence": first and first.confidence,
+        "roc_first": roc_score(first),
+        "first_when": first and first.when,
+        "overlay_shown": review.overlay_shown,
+        "rating": last and last.rating,
+        "confidence": last and last.confidence,
+        "roc": roc_score(last),
+        "when": last and last.when,
+        "seconds_unaided": first and _seconds(review.started, first.when),
+        "threshold": review.threshold,
+        **{name: sum(row.status == name for row in rows) for name in ("accepted", "rejected", "uncertain", "drawn")},
+        "model_score": reading.reviewed.data.record.pred_score,
+        "lesions": None if reading.lesions is None else len(reading.lesions.names),
+        "research_use_only": RESEARCH_ONLY,
+    }
+
+
+def _mark_rows(reading: Reading) -> Iterator[dict[str, Any]]:
+    """Marks before the overlay, and marks with it: accepted, uncertain and drawn regions, and points."""
+    review, last = reading.review, reading.review.opinion
+    if review.first_opinion is not None:
+        yield from _points(reading, "unaided", review.first_opinion)
+    if review.overlay_shown is not None:
+        for row in reading.reviewed.rows():
+            if row.counts or row.status == "uncertain":
+                yield _region(reading, row, last)
+        if last is not None:
+            yield from _points(reading, "aided", last)
+
+
+def _region(reading: Reading, row: ReviewedFinding, opinion: Opinion | None) -> dict[str, Any]:
+    peak = round(100 * row.measures.peak, 2) if row.kind == "map" else None
+    hit = None if reading.lesions is None else reading.lesions.hit(reading.reviewed.mask_of(row))
+    rated, place = _rated(row.confidence, opinion, peak), _place(row.measures.centroid_mm, hit)
+    return {**_named(reading, "aided", row.id, row.status), **rated, **place}
+
+
+def _points(reading: Reading, condition: str, opinion: Opinion) -> Iterator[dict[str, Any]]:
+    """Marks of an opinion; one that was a region hits with the region while that is as it was."""
+    number = 0
+    for mark in opinion.marks:
+        number += mark.drawn is None
+        named = _named(reading, condition, mark.drawn or f"p{number}", "drawn" if mark.drawn else "point")
+        rated = _rated(mark.confidence, opinion, None)
+        yield {**named, **rated, **_place(mark.position_mm, _lesion_of(reading, mark))}
+
+
+def _lesion_of(reading: Reading, mark: Mark) -> str | None:
+    if reading.lesions is None:
+        return None
+    drawn = reading.review.drawn.get(mark.drawn or "")
+    if drawn is not None and drawn.unaided:
+        return reading.lesions.hit(from_runs(drawn.runs, reading.reviewed.data.shape))
+    return reading.lesions.at(mark.position_mm, reading.reviewed.data.affine)
+
+
+def _named(reading: Reading, condition: str, mark: str, status: str) -> dict[str, Any]:
+    return {
+        "reader": reading.review.reader,
+        "case": reading.case,
+        "condition": condition,
+        "mark": mark,
+        "status": status,
+    }
+
+
+def _rated(own: int | None, opinion: Opinion | None, peak: float | None) -> dict[str, Any]:
+    """A mark's rating, 0 to 100: its own confidence, else that its case is abnormal, else the map's peak."""
+    if own is not None:
+        return {"rating": own, "rating_from": "mark"}
+    if opinion is not None:
+        return {"rating": roc_score(opinion), "rating_from": "case"}
+    return {"rating": peak, "rating_from": "none" if peak is None else "map"}
+
+
+def _place(position_mm: Millimetres, lesion: str | None) -> dict[str, Any]:
+    x, y, z = (round(value, 4) for value in position_mm)
+    return {"x_mm": x, "y_mm": y, "z_mm": z, "lesion": lesion, "research_use_only": RESEARCH_ONLY}
+
+
+def _lesion_rows(reading: Reading) -> Iterator[dict[str, Any]]:
+    lesions, affine = reading.lesions, reading.reviewed.data.affine
+    for label, name in (lesions.names if lesions else {}).items():
+        index = np.argwhere(lesions.labels == label) if lesions else np.empty((0, 3))
+        if not len(index):  # hidden below another one
+            continue
+        x, y, z = (round(float(v), 4) for v in voxel_to_world(affine, index.mean(axis=0)))
+        yield {
+            "case": reading.case,
+            "lesion": name,
+            **{"x_mm": x, "y_mm": y, "z_mm": z},
+            "volume_mm3": round(len(index) * voxel_volume(affine), 4),
+            "voxels": len(index),
+            "research_use_only": RESEARCH_ONLY,
+        }
+
+
+def _seconds(start: str, end: str) -> float:
+    return round((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds(), 1)
