@@ -76,6 +76,8 @@ class AnomalyResult:
         display_window: ``(low, high)`` in the source's intensity units that the network saw as black and white.
         timings: seconds by step.
         provenance: model, hashes, configuration, versions; no patient data.
+        finding_labels: ``(I, J, K)``, n inside ``findings[n - 1]``, where a reader chose or drew the findings; None
+            where they are the components of the map at the threshold.
     """
 
     volume: AnyVolume
@@ -90,6 +92,7 @@ class AnomalyResult:
     timings: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+    finding_labels: NDArray[np.uint16] | None = None
 
     @property
     def affine(self) -> Affine:
@@ -113,5 +116,7 @@ class AnomalyResult:
 
     @property
     def pred_mask(self) -> NDArray[np.uint8]:
-        """``(I, J, K)`` uint8: 1 where the map reaches the threshold."""
+        """``(I, J, K)`` uint8: 1 where the map reaches the threshold, or in the findings that a reader chose."""
+        if self.finding_labels is not None:
+            return (self.finding_labels > 0).astype(np.uint8)
         return (self.map_array >= self.threshold).astype(np.uint8)

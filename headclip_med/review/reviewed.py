@@ -107,25 +107,28 @@ class ReviewedCase:
     def result(self) -> AnomalyResult:
         """A result whose findings are what was accepted or drawn, for the writers of results.
 
-        Without the source, its voxels are 0.
+        Its threshold is the lowest that an accepted region was judged at. Without the source, its voxels are 0.
         """
-        data, record = self.data, self.data.record
+        data, record, found = self.data, self.data.record, self.found()
         source = self.source or LoadedVolume(np.zeros((1, *data.shape), np.float32), data.affine, self._meta())
         review = {"reader": self.review.reader, "actions": self.review.actions, "updated": self.review.updated}
         return AnomalyResult(
             volume=source,
             volume_map=LoadedVolume(data.volume_map[None], data.affine, {}),
             pred_score=record.pred_score,
-            threshold=self.review.threshold,
+            threshold=min(
+                (row.threshold for row, _ in found if row.threshold is not None), default=self.review.threshold
+            ),
             threshold_origin=f"reader {self.review.reader}",
             planes=tuple(record.planes),
             slices=self._slices(source),
             findings=tuple(
-                replace(Finding(**dict(row.measures)), label=n) for n, (row, _) in enumerate(self.found(), start=1)
+                replace(Finding(**dict(row.measures)), label=n) for n, (row, _) in enumerate(found, start=1)
             ),
             display_window=record.display_window,
             warnings=tuple(record.warnings),
             provenance={**record.provenance, "review": review},
+            finding_labels=self.labels(),
         )
 
     def _slices(self, source: LoadedVolume) -> tuple[SliceScore, ...]:

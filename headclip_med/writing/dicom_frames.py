@@ -34,6 +34,8 @@ def frame_segments(result: AnomalyResult, sources: SourceImages) -> NDArray[np.u
 
 def segment_volume(result: AnomalyResult) -> NDArray[np.uint8]:
     """``(I, J, K)``: 1 to :data:`MOST_SEGMENTS` for the findings in order, one more for all the others together."""
+    if result.finding_labels is not None:
+        return np.minimum(result.finding_labels, MOST_SEGMENTS + 1).astype(np.uint8)
     labels, count = connected_components(result.map_array, result.threshold)
     segments = np.full(count + 1, MOST_SEGMENTS + 1, dtype=np.uint8)
     segments[0] = 0
