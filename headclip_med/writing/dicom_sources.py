@@ -20,7 +20,7 @@ from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage
 from pydicom.valuerep import DSfloat
 
 from headclip_med.errors import InputError, OutputError
-from headclip_med.reading.base import collected_warnings, in_words
+from headclip_med.reading.base import check_size, collected_warnings, in_words
 from headclip_med.types import Affine
 from headclip_med.writing.dicom_header import clean_header, frame_geometry, is_multiframe
 from headclip_med.writing.dicom_uids import derived_uid
@@ -150,10 +150,14 @@ def read_sources(meta: Mapping[str, Any], affine: Affine) -> SourceImages:
         if file and (file, number) not in frames:
             if file not in opened:
                 opened[file] = _read(Path(file))
-            frames[file, number] = _frame(opened[file], k, int(number), str(uid), Path(file).name, step)
+            name = Path(file).name
+            with in_words(name, "DICOM"):
+                frames[file, number] = _frame(opened[file], k, int(number), str(uid), name, step)
     if not frames:
         raise OutputError("A DICOM object must be made from at least one source image", "none")
-    return SourceImages(_aligned(tuple(frames.values())), bool(meta.get("resampled", False)))
+    sources = SourceImages(_aligned(tuple(frames.values())), bool(meta.get("resampled", False)))
+    check_size(sources.shape, "The source images")
+    return sources
 
 
 def _read(path: Path) -> Dataset:
@@ -173,6 +177,7 @@ def _frame(source: Dataset, k: int, number: int, uid: str, name: str, step: floa
         header = clean_header(source)
         geometry = frame_geometry(source, number)
         many = is_multiframe(source)
+    header.Rows, header.Columns = int(source.Rows), int(source.Columns)
     if geometry is None:
         header.SOPClassUID = SecondaryCaptureImageStorage
     else:
