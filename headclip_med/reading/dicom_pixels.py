@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, iter_pixels, pixel_array
+from pydicom.pixels.utils import get_expected_length
 
 from headclip_med.errors import InputError
 from headclip_med.reading.base import check_size, in_words
@@ -42,7 +44,7 @@ def planes(dataset: Any, headers: Sequence[ImageHeader]) -> Iterator[Plane | Inp
             pixels, together = _next_frame(dataset, together, None if one else header.frame)
         except BaseException as problem:  # a decoder raises whatever the damaged bytes provoke
             _pass_on(problem)
-            yield _undecodable(header.path.name, syntax, problem)
+            yield _undecodable(dataset, header.path.name, syntax, problem)
             continue
         yield _values_or_problem(pixels, dataset, header)
 
@@ -64,10 +66,16 @@ def _pass_on(problem: BaseException) -> None:
         raise problem
 
 
-def _undecodable(name: str, syntax: Any, problem: BaseException) -> InputError:
+def _undecodable(dataset: Any, name: str, syntax: Any, problem: BaseException) -> InputError:
+    given = f"{type(problem).__name__} from the decoder of {syntax.name}"
+    if not syntax.is_encapsulated:
+        with suppress(Exception):  # of a header that does not say how many
+            held, expected = len(dataset.PixelData), get_expected_length(dataset)
+            if held < expected:
+                given = f"{held} bytes of pixels where the header says {expected} ({syntax.name})"
     return InputError(
         f"{name} must hold pixel data that can be decoded",
-        f"{type(problem).__name__} from the decoder of {syntax.name}",
+        given,
         "Export the image again, uncompressed if possible",
     )
 
