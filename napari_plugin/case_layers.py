@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.geometry import SliceFrame
-from headclip_med.reading.base import AnyVolume
+from headclip_med.reading.base import AnyVolume, LoadedVolume
 from headclip_med.slices import put_back_array
-from headclip_med.types import RESEARCH_ONLY, Affine, Vector
+from headclip_med.types import RESEARCH_ONLY, Affine, Vector, VolumeMeta
 
 from .layers import DisplayGrid, display_grid, map_colours
 from .volume_layers import volume_layers
@@ -229,6 +229,21 @@ class CaseLayers:
         """Show or hide one of several sequences."""
         if number < len(self.sources) and self._is_there(self.sources[number]):
             self.sources[number].visible = is_shown
+
+    def add_sequence(self, name: str, array: NDArray[np.float32]) -> None:
+        """Another image of the patient on the same grid, ``(I, J, K)`` or in colour ``(I, J, K, 3)``; just above."""
+        if self.grid is None:
+            return
+        volume = LoadedVolume(
+            np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None],
+            self.grid.affine,
+            VolumeMeta(source_name=name, is_rgb=array.ndim == 4),
+        )
+        place = max(
+            (self._viewer.layers.index(layer) + 1 for layer in self.sources if self._is_there(layer)), default=0
+        )
+        self.sources.append(self._add(*volume_layers(volume)[0]))
+        self._viewer.layers.move(len(self._viewer.layers) - 1, place)
 
     # -- inside
 

@@ -37,3 +37,20 @@ def main_window(viewer: Any) -> Any:
     """The viewer's Qt window, or None for a viewer without one."""
     window = getattr(viewer, "window", None)
     return getattr(window, "_qt_window", None)
+
+
+def plugin_settings() -> Any:
+    """Our page in napari's Preferences, or None where this napari has none, or has not found our manifest."""
+    try:
+        from napari.settings import get_plugin_settings
+
+        return get_plugin_settings("headclip-med").review
+    except (ImportError, KeyError, AttributeError):
+        return None
+
+
+def front_viewer() -> Any:
+    """The viewer in front; a new one where there is none."""
+    import napari
+
+    return napari.current_viewer() or napari.Viewer()

@@ -3,61 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-from headclip_med.errors import HeadclipError
-from headclip_med.reading.base import AnyVolume, volume_array
+from headclip_med.reading.base import volume_array
 from headclip_med.review import Change, Components, OpenCase, Session, components_at
+from headclip_med.review.sources import SourceMatch, match_source
 
 from . import rows
 from .background import Background
 from .case_layers import CaseLayers
+from .dock_parts import Views, told
+from .drawing import Drawing
 from .orientation import Orientation
-from .source_of_case import find_source
-from .views_cases import CaseList
-from .views_display import DisplayBox
-from .views_findings import DrawBox, FindingList, ThresholdBox
-from .views_notes import Footer, ProvenanceBox
-from .views_reading import OpinionBox
-from .views_slices import SliceList
 from .windows import preset_limits, presets
 from .worker import in_words
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 _STEP = 0.01  # of the threshold, by key
-
-
-def told(action: F) -> F:
-    """An action whose errors go into the status line; nothing has changed then."""
-
-    @wraps(action)
-    def tried(self: Any, *given: Any) -> Any:
-        try:
-            return action(self, *given)
-        except HeadclipError as error:
-            self.views.footer.status.say(str(error), is_wrong=True)
-            return None
-
-    return cast(F, tried)
-
-
-@dataclass
-class Views:
-    """The parts of the dock that show a review."""
-
-    cases: CaseList
-    opinion: OpinionBox
-    slices: SliceList
-    threshold: ThresholdBox
-    findings: FindingList
-    draw: DrawBox
-    display: DisplayBox
-    footer: Footer
-    provenance: ProvenanceBox
 
 
 class ReviewControl:
@@ -79,11 +41,10 @@ class ReviewControl:
         self.views, self.layers, self.session = views, layers, cast("Session | None", None)
         self._viewer, self._orientation, self._background = viewer, orientation, background
         self._place_opinion = place_opinion
-        self._volume: AnyVolume | None = None
-        self._drawing: int | None = None
+        self.source: SourceMatch | None = None
+        self.drawing = Drawing(views, layers, lambda: self.case)
         self._preview: float | None = None
         self._was_concealed = False
-        self._paint: Any = None
         viewer.dims.events.current_step.connect(self._moved)
         viewer.dims.events.order.connect(self._moved)
 
@@ -117,14 +78,14 @@ class ReviewControl:
         """Open a case: its source, its map, its findings, at the most suspicious slice."""
         if self.session is None or (self.case is not None and self.case.key == key):
             return
-        self._end_drawing()
+        self.drawing.end()
         case = self.session.open_case(key)
-        self._volume, problem = find_source(case, self.session.sources)
+        self.source = match_source(case.record, self.session.sources)
         if not case.concealed and case.read_only is None:
             case.show_overlay()
         self._show_layers(case)
-        if problem:
-            self.session.tell(problem)
+        if self.source.message:
+            self.session.tell(self.source.message)
         elif case.read_only is None:
             self.views.footer.status.say(rows.score_words(case))
 
@@ -136,13 +97,14 @@ class ReviewControl:
 
     def close_session(self) -> None:
         """Save, unlock and forget the session; the layers go with it."""
-        self._end_drawing()
+        self.drawing.end()
         if self.session is not None:
             self.session.changed.disconnect(self._changed)
             self.session.close()
             self.session = None
         self.layers.close()
-        self._volume = None
+        self.views.export.show_case(False, False)
+        self.source = None
 
     def close(self) -> None:
         """The dock goes: let go of session and viewer."""
@@ -257,42 +219,6 @@ class ReviewControl:
         if self.case is not None:
             self.case.redo()
 
-    # -- drawing
-
-    def begin_drawing(self) -> None:
-        """Paint a new region; each stroke is kept at once."""
-        case = self.case
-        if case is None or self._drawing is not None or case.read_only is not None:
-            return
-        labels = self.layers.drawn_labels()
-        self._drawing = 1 + max([int(name[1:]) for name in case.review.drawn] or [0])
-        if labels is not None:
-            self.layers.begin_drawing(self._drawing)
-            self._paint = self.layers.drawn.events.paint
-            self._paint.connect(self._painted)
-            self.views.footer.status.say("Paint the region, in one slice or several; every stroke is kept at once.")
-        self._show_drawing()
-
-    def keep_drawing(self) -> None:
-        """The drawing is finished."""
-        if self._drawing is not None:
-            self._painted()
-            self._end_drawing()
-
-    @told
-    def drop_drawing(self) -> None:
-        """Throw the drawing away; undo brings it back."""
-        key = f"d{self._drawing}"
-        self._end_drawing()
-        if self.case is not None and key in self.case.review.drawn:
-            self.case.erase(key)
-
-    @told
-    def erase(self, key: str) -> None:
-        """Remove a drawn finding."""
-        if self.case is not None:
-            self.case.erase(key)
-
     # -- display
 
     def show_plane(self, plane: Any) -> None:
@@ -301,9 +227,10 @@ class ReviewControl:
 
     def choose_window(self, name: str) -> None:
         """A window by name, for the sequence on top."""
-        if self._volume is not None:
-            channel = volume_array(self._volume)[self.layers.shown_sequence()]
-            self.layers.set_limits(preset_limits(name, channel, self._volume.meta))
+        volume = self.source.volume if self.source else None
+        number = self.layers.shown_sequence()
+        if volume is not None and number < len(volume.array):
+            self.layers.set_limits(preset_limits(name, volume_array(volume)[number], volume.meta))
 
     # -- inside
 
@@ -321,7 +248,8 @@ class ReviewControl:
     def _show_layers(self, case: OpenCase) -> None:
         """Everything of a case that has just been opened, or whose overlay has just been shown."""
         self._preview = None
-        self.layers.open_case(case, self._volume)
+        volume = self.source.volume if self.source else None
+        self.layers.open_case(case, volume)
         if self.layers.grid is not None:
             self._orientation.follow(self.layers.grid.world_to_ras)
         self._orientation.show_plane(case.record.planes[0])
@@ -330,6 +258,7 @@ class ReviewControl:
         names = [layer.name for layer in self.layers.sources]
         self.views.display.show_sequences(names, [layer.visible for layer in self.layers.sources])
         self.views.display.show_windows(presets(case.record.source.modality))
+        self.views.export.show_case(True, volume is not None and volume.meta.get("source_format") == "dicom")
         self.views.provenance.show_provenance(rows.provenance(case.record))
         self.views.footer.show_provenance(rows.provenance(case.record))
         self.views.slices.show_slices(rows.slice_rows(case))
@@ -352,9 +281,9 @@ class ReviewControl:
         self.views.opinion.show_opinion(case.concealed, rating, confidence, rows.opinion_words(case))
         self._place_opinion(case.concealed)
         self.views.footer.show_history(case.can_undo, case.can_redo)
-        if is_new_drawing and self._drawing is None:
+        if is_new_drawing and not self.drawing.is_going_on:
             self.layers.show_drawn(case.drawn_labels())
-        self._show_drawing()
+        self.drawing.show()
         self._show_contours(case)
 
     def _show_cases(self) -> None:
@@ -366,35 +295,11 @@ class ReviewControl:
             self._preview = None
             self.layers.show_findings(case.components.labels, case.findings, self.views.findings.current)
 
-    def _show_drawing(self) -> None:
-        reason = "Open a case first" if self.case is None else self.case.read_only
-        self.views.draw.show_drawing(self._drawing is not None, reason)
-
     @told
     def _settled(self, case: OpenCase, found: Components) -> None:
         if self.case is case and abs(found.threshold - self.views.threshold.value) < 1e-6:
             case.set_threshold(found.threshold, found)
             self.views.footer.status.say(rows.score_words(case))
-
-    @told
-    def _painted(self, event: object = None) -> None:
-        """Keep what was painted for the number in the brush; an eraser may have changed others."""
-        labels, case = self.layers.drawn_labels(), self.case
-        if labels is None or case is None or self._drawing is None:
-            return
-        if getattr(self.layers.drawn, "mode", "") == "erase":
-            case.set_drawn_labels(labels)
-        elif (mask := labels == self._drawing).any():
-            case.draw(mask, f"d{self._drawing}")
-
-    def _end_drawing(self) -> None:
-        if self._paint is not None:
-            self._paint.disconnect(self._painted)
-            self._paint = None
-        if self._drawing is not None:
-            self._drawing = None
-            self.layers.end_drawing()
-            self._show_drawing()
 
     def _moved(self, event: object = None) -> None:
         self.views.slices.mark(self.layers.current_index())

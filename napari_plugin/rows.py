@@ -81,7 +81,8 @@ def finding_rows(case: OpenCase) -> list[FindingRow]:
 
 def _finding_row(key: str, status: str | None, finding: Any, label: str, note: str, is_drawn: bool) -> FindingRow:
     first, last = finding.slices
-    place = " ".join(coordinate_text(value, axis).replace(" ", "") for axis, value in enumerate(finding.centroid_mm))
+    letters = [coordinate_text(value, axis).split() for axis, value in enumerate(finding.centroid_mm)]
+    place = " ".join(f"{letter}{float(millimetres):.0f}" for letter, millimetres in letters)
     slices = f"{first}" if first == last else f"{first}–{last}"
     return FindingRow(key, status, finding.peak, finding.volume_mm3, place, slices, label, note, is_drawn)
 
@@ -108,7 +109,8 @@ def provenance(record: ResultRecord) -> list[tuple[str, str]]:
     preprocessing = facts.get("preprocessing") or {}
     window = preprocessing.get("window")
     pairs = [
-        ("model", " · ".join(str(facts[key]) for key in ("model", "method", "tower") if facts.get(key))),
+        ("model", " · ".join(str(facts[key]) for key in ("model", "method") if facts.get(key))),
+        ("tower", str(facts.get("tower") or "")),
         ("weights", " · ".join(f"{str(sha)[:12]}…" for sha in hashes if sha)),
         ("domain", str(facts.get("domain") or "")),
         ("window", "percentiles" if not window else f"{window[0]:g}/{window[1]:g}"),

@@ -150,7 +150,6 @@ class RunControl:
         was_cancelled = self._worker is not None and getattr(self._worker, "abort_requested", False)
         self._worker, folder, self._folder = None, self._folder, None
         self._box.show_running(False)
-        self._box.words.setText("")
         if folder is not None:
             self._finished(folder)
         elif was_cancelled:

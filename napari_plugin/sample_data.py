@@ -1,9 +1,13 @@
-"""A synthetic head with a lesion of known place: no patient, no download."""
+"""A synthetic head with a lesion of known place, alone or with its anomaly map: no patient, no download."""
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
+from headclip_med import __version__
+from headclip_med.errors import HeadclipError
 from headclip_med.phantom import Lesion, make_phantom
 
 from .layers import display_grid
@@ -26,3 +30,24 @@ def synthetic_head() -> list[tuple[Any, dict[str, Any], str]]:
         (grid.view(head.array), {**image, **place}, "image"),
         (grid.view(head.truth), {**truth, **place}, "labels"),
     ]
+
+
+def synthetic_result() -> list[tuple[Any, dict[str, Any], str]]:
+    """The demonstration volume with the map of the embedded model, which is run once and kept until the next boot.
+
+    Raises:
+        ModuleNotFoundError: torch is not installed; reviewing needs none, running a model does.
+    """
+    from headclip_med.demo import CASE_NAME, VOLUME_NAME, run_demo
+    from headclip_med.reading import load_volume
+
+    from .reader import read_result_folder
+    from .volume_layers import volume_layers
+
+    folder = Path(tempfile.gettempdir()) / f"headclip_med_sample_{__version__}"
+    try:
+        result = read_result_folder(str(folder / CASE_NAME))
+    except HeadclipError:
+        run_demo(folder)
+        result = read_result_folder(str(folder / CASE_NAME))
+    return [*volume_layers(load_volume(folder / VOLUME_NAME)), *result]

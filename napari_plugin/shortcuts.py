@@ -1,8 +1,8 @@
-"""Keys: what they do, what the user changed, and which belong to napari. Knows no Qt but in :func:`settings`."""
+"""Keys: what they do, what the user changed, and which belong to napari. Knows no Qt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,36 +108,3 @@ def napari_keys() -> dict[str, str]:
 
 def _class_keys(kind: Any) -> Iterable[Any]:
     return tuple(getattr(kind, "class_keymap", ()))
-
-
-class SettingsStore(MutableMapping[str, str]):
-    """Qt's own settings as a mapping of strings; an ini file in the user's folder, on every system."""
-
-    def __init__(self) -> None:
-        from qtpy.QtCore import QSettings
-
-        self._settings = QSettings(
-            QSettings.Format.IniFormat, QSettings.Scope.UserScope, "headclip_med", "napari-review"
-        )
-
-    def __getitem__(self, key: str) -> str:
-        if not self._settings.contains(key):
-            raise KeyError(key)
-        return str(self._settings.value(key))
-
-    def __setitem__(self, key: str, value: str) -> None:
-        self._settings.setValue(key, value)
-
-    def __delitem__(self, key: str) -> None:
-        if not self._settings.contains(key):
-            raise KeyError(key)
-        self._settings.remove(key)
-
-    def __iter__(self) -> Any:
-        return iter(self._settings.allKeys())
-
-    def __len__(self) -> int:
-        return len(self._settings.allKeys())
-
-
-Handlers = Mapping[str, Callable[[], None]]

@@ -23,7 +23,7 @@ class CaseList(QGroupBox):
 
     def __init__(self) -> None:
         super().__init__("Cases")
-        self.table = Table(["case", "score", ""], rows_shown=4)
+        self.table = Table(["case", "score", ""], rows_shown=3)
         self.open_button = Button("Open…", "Open a folder of results, or a review that was begun")
         self.previous_button = Button("◀", "The case before")
         self.next_button = Button("▶", "The next case")
@@ -41,7 +41,7 @@ class CaseList(QGroupBox):
         self.open_button.clicked.connect(lambda: self.opened.emit())
         self.previous_button.clicked.connect(lambda: self.stepped.emit(-1))
         self.next_button.clicked.connect(lambda: self.stepped.emit(1))
-        self.done_box.clicked.connect(self.done.emit)
+        self.done_box.clicked.connect(lambda: self.done.emit(self.done_box.isChecked()))
         self.show_cases((), None)
 
     def show_cases(self, rows: Sequence[CaseRow], current: str | None) -> None:

@@ -78,6 +78,7 @@ class DisplayBox(QGroupBox):
     opacity_changed = Signal(float)
     peeked = Signal(bool)
     sequence_toggled = Signal(int, bool)
+    sequence_wanted = Signal()
 
     def __init__(self) -> None:
         super().__init__("Display")
@@ -93,6 +94,7 @@ class DisplayBox(QGroupBox):
         self.opacity.setValue(60)
         self.peek_button = Button("Hold to see the bare slice", "Hides everything above the source while it is held")
         self.legend = Legend()
+        self.add_button = Button("Add a sequence…", "Lay another image of this patient beside the source")
         self._sequences = QVBoxLayout()
         self._sequences.setSpacing(0)
         self._boxes: list[QCheckBox] = []
@@ -120,6 +122,8 @@ class DisplayBox(QGroupBox):
         layout.addWidget(self.peek_button, len(rows), 0, 1, 2)
         layout.addWidget(self.legend, len(rows) + 1, 0, 1, 2)
         layout.addLayout(self._sequences, len(rows) + 2, 0, 1, 2)
+        layout.addWidget(self.add_button, len(rows) + 3, 0, 1, 2)
+        self.add_button.clicked.connect(lambda: self.sequence_wanted.emit())
 
     def show_plane(self, plane: str) -> None:
         """Show which plane is on the screen; says nothing."""

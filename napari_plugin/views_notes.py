@@ -68,8 +68,8 @@ class Footer(QWidget):
     def show_provenance(self, pairs: Sequence[tuple[str, str]]) -> None:
         """The model, the weights and the source in a line or two; everything in the tooltip."""
         facts = dict(pairs)
-        short = [facts[key] for key in ("model", "weights", "content") if facts.get(key)]
-        self.provenance.setText(" | ".join(short))
+        short = (("", "model"), ("weights ", "weights"), ("source ", "content"))
+        self.provenance.setText("\n".join(word + facts[key] for word, key in short if facts.get(key)))
         self.provenance.setToolTip("\n".join(f"{name}: {value}" for name, value in pairs))
 
 

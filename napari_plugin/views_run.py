@@ -12,6 +12,7 @@ from headclip_med.choices import DOMAINS, PLANES
 from .views_base import Button, Words
 
 _OWN = "the model's own"
+DEFAULT_MODEL = "headclip-tiny"
 
 
 class RunBox(QGroupBox):
@@ -25,6 +26,7 @@ class RunBox(QGroupBox):
         self.model, self.domain, self.plane = QComboBox(), QComboBox(), QComboBox()
         self.model.setEditable(True)
         self.model.addItems(list(models))
+        self.model.setCurrentText(DEFAULT_MODEL if DEFAULT_MODEL in models else models[0])
         self.model.setToolTip("A name, a pack's folder, or a weight file or .onnx file")
         self.domain.addItems([_OWN, *DOMAINS])
         self.plane.addItems(["as acquired", *PLANES])
@@ -57,6 +59,7 @@ class RunBox(QGroupBox):
         layout.addLayout(buttons)
         layout.addWidget(self.bar)
         layout.addWidget(self.words)
+        self.words.hide()
 
     @property
     def chosen_domain(self) -> str | None:
@@ -75,9 +78,11 @@ class RunBox(QGroupBox):
         if not is_running:
             self.bar.setRange(0, 1)
             self.bar.setValue(0)
+            self.words.hide()
 
     def show_progress(self, words: str, done: int, total: int) -> None:
         """Progress in slices; a total of 0 is not known yet."""
         self.bar.setRange(0, total)
         self.bar.setValue(done)
         self.words.setText(words)
+        self.words.show()

@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QCheckBox, QFileDialog, QGridLayout, QGroupBox, QLabe
 from .views_base import Button, Words
 
 _READER, _FOLDER, _UNAIDED = "settings/reader", "settings/results_folder", "settings/unaided_first"
+_HOME = "~/headclip_med_results"
 
 
 class SettingsBox(QGroupBox):
@@ -18,12 +19,13 @@ class SettingsBox(QGroupBox):
     def __init__(self, store: MutableMapping[str, str]) -> None:
         super().__init__("Settings")
         self._store = store
-        self.reader_edit = QLineEdit(store.get(_READER, "reader"))
+        self.reader_edit = QLineEdit(store.get(_READER) or "reader")
         self.reader_edit.setToolTip("Part of the review's file names; letters, digits, dots and dashes")
-        self.folder_edit = QLineEdit(store.get(_FOLDER, str(Path.home() / "headclip_med_results")))
+        self.folder_edit = QLineEdit(store.get(_FOLDER) or _HOME)
         self.folder_button = Button("…", "Choose the folder")
         self.folder_button.setFixedWidth(30)
-        self.unaided_box = QCheckBox("first opinion before the map (unaided first)")
+        self.unaided_box = QCheckBox("unaided first")
+        self.unaided_box.setToolTip("The map is shown when a first opinion has been given")
         self.unaided_box.setChecked(store.get(_UNAIDED, "") == "yes")
         layout = QGridLayout(self)
         layout.addWidget(QLabel("reader"), 0, 0)
@@ -46,7 +48,7 @@ class SettingsBox(QGroupBox):
     @property
     def results_folder(self) -> Path:
         """Where results of runs are written."""
-        return Path(self.folder_edit.text().strip()).expanduser()
+        return Path(self.folder_edit.text().strip() or _HOME).expanduser()
 
     @property
     def is_unaided_first(self) -> bool:
@@ -54,7 +56,7 @@ class SettingsBox(QGroupBox):
         return bool(self.unaided_box.isChecked())
 
     def _keep(self) -> None:
-        self._store[_READER], self._store[_FOLDER] = self.reader, str(self.results_folder)
+        self._store[_READER], self._store[_FOLDER] = self.reader, self.folder_edit.text().strip()
         self._store[_UNAIDED] = "yes" if self.is_unaided_first else "no"
 
     def _choose(self) -> None:

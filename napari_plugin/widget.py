@@ -15,16 +15,20 @@ from headclip_med.errors import HeadclipError
 
 from .background import Background
 from .case_layers import CaseLayers
+from .case_tools import CaseTools
 from .compat import show_scale_bar
+from .dock_parts import Views
 from .keys import Keys, WindowDrag
 from .layers import map_colours
 from .orientation import Orientation
-from .review_control import ReviewControl, Views
+from .review_control import ReviewControl
 from .run_control import RunControl
-from .shortcuts import ACTIONS, SettingsStore, Shortcuts, napari_keys
+from .settings_store import SettingsStore
+from .shortcuts import ACTIONS, Shortcuts, napari_keys
 from .views_base import DOCK_WIDTH, column
 from .views_cases import CaseList
 from .views_display import DisplayBox
+from .views_export import ExportBox
 from .views_findings import DrawBox, FindingList, ThresholdBox
 from .views_heads import HeadsBox
 from .views_help import ShortcutBox
@@ -74,6 +78,7 @@ class ReviewWidget(QWidget):
             self._open_result,
             self.review.close_session,
         )
+        self.tools = CaseTools(self.review, self.layers, self.background, self.heads_box)
         self.drag = WindowDrag(napari_viewer, lambda: self.layers.limits, self.layers.set_limits)
         self._lay_out()
         self._connect()
@@ -117,6 +122,7 @@ class ReviewWidget(QWidget):
             display=DisplayBox(),
             footer=Footer(),
             provenance=ProvenanceBox(),
+            export=ExportBox(),
         )
         self.views.display.legend.show_colours(map_colours())
         self.run_box, self.settings_box = RunBox(model_names()), SettingsBox(store)
@@ -128,7 +134,7 @@ class ReviewWidget(QWidget):
         self._review_layout: Any = self._review_boxes.layout()
         self._place_opinion(False)
         self._review_layout.addStretch(1)
-        more = column(self.run_box, self.settings_box, self.heads_box, v.provenance, self.help_box, margin=4)
+        more = column(self.run_box, self.settings_box, v.export, self.heads_box, v.provenance, self.help_box, margin=4)
         more_layout: Any = more.layout()
         more_layout.addStretch(1)
         self.tabs = QTabWidget()
@@ -148,7 +154,7 @@ class ReviewWidget(QWidget):
 
     def _connect(self) -> None:
         v, review = self.views, self.review
-        v.cases.opened.connect(self._choose_folder)
+        v.cases.opened.connect(self.choose_folder)
         v.cases.chosen.connect(review.open_case)
         v.cases.stepped.connect(review.step_case)
         v.cases.done.connect(review.set_done)
@@ -159,10 +165,10 @@ class ReviewWidget(QWidget):
         v.findings.selected.connect(review.go_to_finding)
         v.findings.decided.connect(review.decide)
         v.findings.described.connect(review.describe)
-        v.findings.removed.connect(review.erase)
-        v.draw.begun.connect(review.begin_drawing)
-        v.draw.kept.connect(review.keep_drawing)
-        v.draw.dropped.connect(review.drop_drawing)
+        v.findings.removed.connect(review.drawing.erase)
+        v.draw.begun.connect(review.drawing.begin)
+        v.draw.kept.connect(review.drawing.keep)
+        v.draw.dropped.connect(review.drawing.drop)
         v.footer.undone.connect(review.undo)
         v.footer.redone.connect(review.redo)
         v.display.plane_chosen.connect(review.show_plane)
@@ -173,6 +179,9 @@ class ReviewWidget(QWidget):
         v.display.sequence_toggled.connect(self.layers.show_sequence)
         self.run_box.started.connect(self.run.start)
         self.run_box.cancelled.connect(self.run.cancel)
+        self.heads_box.asked.connect(self.tools.show_heads)
+        v.export.exported.connect(self._choose_export)
+        v.display.sequence_wanted.connect(self._choose_sequence)
         self.help_box.changed.connect(self._change_key)
         self.help_box.reset.connect(self._reset_keys)
 
@@ -189,8 +198,8 @@ class ReviewWidget(QWidget):
             "peek": self.layers.peek,
             "lower_threshold": lambda _: review.step_threshold(-1),
             "raise_threshold": lambda _: review.step_threshold(1),
-            "draw": lambda _: review.begin_drawing(),
-            "keep_drawing": lambda _: review.keep_drawing(),
+            "draw": lambda _: review.drawing.begin(),
+            "keep_drawing": lambda _: review.drawing.keep(),
             "undo": lambda _: review.undo(),
             "redo": lambda _: review.redo(),
             "next_case": lambda _: review.step_case(1),
@@ -198,10 +207,27 @@ class ReviewWidget(QWidget):
             "done": lambda _: review.toggle_done(),
         }
 
-    def _choose_folder(self) -> None:
+    def switch_sides(self) -> None:
+        """Radiological to neurological, or back."""
+        box = self.views.display.convention
+        box.setCurrentIndex(1 - box.currentIndex())
+        self.orientation.set_convention(box.currentText())
+
+    def choose_folder(self) -> None:
+        """Ask for a folder of results and review them."""
         folder = QFileDialog.getExistingDirectory(self, "Results to review", str(self.settings_box.results_folder))
         if folder:
             self.review.open_folder(folder, self.settings_box.reader, self.settings_box.is_unaided_first)
+
+    def _choose_export(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Export into", str(self.settings_box.results_folder))
+        if folder:
+            self.tools.export(Path(folder), self.views.export.formats)
+
+    def _choose_sequence(self) -> None:
+        file, _ = QFileDialog.getOpenFileName(self, "Another image of this patient")
+        if file:
+            self.tools.add_sequence(Path(file))
 
     def _open_result(self, folder: Path) -> None:
         self.tabs.setCurrentIndex(0)

@@ -1,0 +1,50 @@
+"""The parts of the dock that show a review, and how an action that fails is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+from headclip_med.errors import HeadclipError
+
+from .views_cases import CaseList
+from .views_display import DisplayBox
+from .views_export import ExportBox
+from .views_findings import DrawBox, FindingList, ThresholdBox
+from .views_notes import Footer, ProvenanceBox
+from .views_reading import OpinionBox
+from .views_slices import SliceList
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def told(action: F) -> F:
+    """An action whose errors go into the status line; nothing has changed then."""
+
+    @wraps(action)
+    def tried(self: Any, *given: Any) -> Any:
+        try:
+            return action(self, *given)
+        except HeadclipError as error:
+            self.views.footer.status.say(str(error), is_wrong=True)
+            return None
+
+    return cast(F, tried)
+
+
+@dataclass
+class Views:
+    """The parts of the dock that show a review."""
+
+    cases: CaseList
+    opinion: OpinionBox
+    slices: SliceList
+    threshold: ThresholdBox
+    findings: FindingList
+    draw: DrawBox
+    display: DisplayBox
+    footer: Footer
+    provenance: ProvenanceBox
+    export: ExportBox

@@ -1,0 +1,50 @@
+"""Which files an export writes."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QCheckBox, QGridLayout, QGroupBox
+
+from .views_base import Button
+
+_FORMATS = {
+    "json": "review as JSON",
+    "csv": "findings as CSV",
+    "nifti": "mask as NIfTI",
+    "png": "pictures as PNG",
+    "html": "page as HTML",
+    "seg": "DICOM SEG",
+    "sr": "DICOM SR",
+}
+_DICOM = ("seg", "sr")
+
+
+class ExportBox(QGroupBox):
+    """Boxes and a button."""
+
+    exported = Signal()
+
+    def __init__(self) -> None:
+        super().__init__("Export")
+        self.boxes = {name: QCheckBox(text) for name, text in _FORMATS.items()}
+        self.button = Button("Export…", "Write what was reviewed into a folder")
+        layout = QGridLayout(self)
+        layout.setVerticalSpacing(2)
+        for place, (name, box) in enumerate(self.boxes.items()):
+            box.setChecked(name not in _DICOM)
+            layout.addWidget(box, place // 2, place % 2)
+        layout.addWidget(self.button, len(self.boxes) // 2 + 1, 0, 1, 2)
+        self.button.clicked.connect(lambda: self.exported.emit())
+        self.show_case(False, False)
+
+    @property
+    def formats(self) -> list[str]:
+        """Names of what is ticked."""
+        return [name for name, box in self.boxes.items() if box.isChecked() and box.isEnabled()]
+
+    def show_case(self, is_open: bool, is_dicom: bool) -> None:
+        """What can be exported now."""
+        self.button.allow(None if is_open else "Open a case first")
+        for name in _DICOM:
+            self.boxes[name].setEnabled(is_dicom)
+            self.boxes[name].setToolTip("" if is_dicom else "Only for a DICOM source that is at hand")
