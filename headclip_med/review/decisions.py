@@ -134,7 +134,7 @@ def judged_patch(
         patch |= {r.id: _decision(r, components, {}, old.who, old.when) for r in parts if r.carried}
     new = _decision(row, components, changes, who, when)
     patch[new.id] = new if (new.status or new.label or new.note or new.confidence is not None) else None
-    return {key: value for key, value in patch.items() if decisions.get(key) != value}
+    return {key: value for key, value in patch.items() if not _says_the_same(decisions.get(key), value)}
 
 
 def accepted_mask(
@@ -157,6 +157,13 @@ def accepted_mask(
 def finding_record(finding: Finding) -> FindingRecord:
     """A finding's measures as they are stored."""
     return FindingRecord(**asdict(finding))
+
+
+def _says_the_same(old: FindingReview | None, new: FindingReview | None) -> bool:
+    """Whether nothing but the clock has moved."""
+    if old is None or new is None:
+        return old is new
+    return old.model_copy(update={"when": new.when}) == new
 
 
 def _related(

@@ -19,6 +19,7 @@ from headclip_med.review.drawing import drawn_number
 from headclip_med.review.model import CaseReview, DrawnFinding, FindingReview
 from headclip_med.review.open_case import OpenCase
 from headclip_med.review.store import load_review
+from headclip_med.slice_places import source_slices
 from headclip_med.writing.record import FindingRecord
 
 
@@ -134,9 +135,10 @@ class ReviewedCase:
     def _slices(self, source: LoadedVolume) -> tuple[SliceScore, ...]:
         """Scores of the record, with the images' UIDs where the source knows them slice by slice."""
         uids = source.meta.get("slice_uids") or []
-        known = len(uids) == self.data.shape[2] and self.data.axis == 2
+        axis = self.data.axis
+        places = source_slices(source, self.data.affine, axis) if uids else [None] * self.data.shape[axis]
         return tuple(
-            SliceScore(s.index, s.position_mm, s.score, s.background, uids[s.index] if known else s.uid)
+            SliceScore(s.index, s.position_mm, s.score, s.background, _uid(uids, places[s.index]) or s.uid)
             for s in self.data.record.slices
         )
 
@@ -149,6 +151,10 @@ class ReviewedCase:
             "is_2d": source.is_2d,
             "is_rgb": False,
         }
+
+
+def _uid(uids: list[str], place: int | None) -> str | None:
+    return None if place is None else str(uids[place]) or None
 
 
 def _of_map(one: FindingReview) -> ReviewedFinding:
