@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +138,32 @@ def mixed_series(bench: Bench) -> Path:
     return bench.folder / "bad"
 
 
+def series_with_a_gap(bench: Bench) -> Path:
+    CtSeries(missing=(3,)).write(bench.folder / "bad")
+    return bench.folder / "bad"
+
+
+def series_with_a_damaged_slice(bench: Bench) -> Path:
+    CtSeries().write(bench.folder / "bad")
+    victim = sorted((bench.folder / "bad").iterdir())[2]
+    victim.write_bytes(victim.read_bytes()[:-50])
+    return bench.folder / "bad"
+
+
+def zip_bomb(bench: Bench) -> Path:
+    return _zip(bench, "scan.dcm", bytes(70_000_000))
+
+
+def zip_that_leads_elsewhere(bench: Bench) -> Path:
+    return _zip(bench, "../../scan.dcm", b"DICM")
+
+
+def _zip(bench: Bench, name: str, content: bytes) -> Path:
+    with zipfile.ZipFile(bench.folder / "bad.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return bench.folder / "bad.zip"
+
+
 def no_image_in_folder(bench: Bench) -> Path:
     folder = bench.folder / "bad"
     folder.mkdir()
@@ -250,6 +277,10 @@ TABLE = [
     Row(singular_affine, 1, ("must be invertible", "singular", "Repair the header")),
     Row(sheared_affine, 1, ("must be orthogonal", "shear", "Resample the volume")),
     Row(mixed_series, 1, ("must hold one series", "2 groups", "--series")),
+    Row(series_with_a_gap, 1, ("must be evenly spaced", "1 missing slice(s)", "--on-irregular", "keep (empty slices")),
+    Row(series_with_a_damaged_slice, 1, ("must hold pixel data", "94 bytes of pixels where", "--on-irregular keep")),
+    Row(zip_bomb, 1, ("bad.zip must inflate to at most 4 GiB", "a decompression bomb", "Export the image again")),
+    Row(zip_that_leads_elsewhere, 1, ("files of its own folder only", "a name that leads elsewhere", "again")),
     Row(no_image_in_folder, 1, ("must", "file that is not DICOM", "Give the folder of one series")),
     Row(grids_differ, 1, ("must have the same shape", "(20, 24, 5)", "Resample them")),
     Row(full_disk, 1, ("must be writable", "the disk is full", "Free some space")),
@@ -284,6 +315,7 @@ TABLE = [
     Row(_option("--threshold", "1.5"), 2, ("must lie between 0 and 1", "1.5", "probabilities")),
     Row(_option("--threshold", "nan"), 2, ("must lie between 0 and 1", "nan", "probabilities")),
     Row(_option("--threshold", "high"), 2, ("Invalid value", "--threshold")),
+    Row(_option("--on-irregular", "kep"), 2, ("must be one of error, split", "kep", "Did you mean keep")),
     Row(_option("--smooth-mm", "-1"), 2, ("must be 0 mm or more", "-1", "0 switches it off")),
     Row(_option("--time", "-1"), 2, ("must be 0 or more", "-1", "counted from 0")),
     Row(_option("--batch-size", "0"), 2, ("must be at least 1", "given: 0", "Leave it out")),
