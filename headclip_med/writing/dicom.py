@@ -46,14 +46,15 @@ def write_dicom(
         return {}
     check_dicom_extra(kinds)
     check_dicom_meta(result.meta.get("source_format"), kinds)
-    from headclip_med.writing.dicom_study import open_study, save
+    from headclip_med.writing.dicom_study import open_study, quiet, save
 
     study = open_study(result, asked)
     named = wanted_kinds([kind for kind in kinds if kind != SHORTHAND])
     files: dict[str, Path] = {}
-    for name, dataset in _objects(study, [kind for kind in chosen if kind in named or _possible(study, kind)]):
-        files[name] = folder / NAMES.get(name, f"{name}.dcm")
-        save(study, dataset, files[name])
+    with quiet("about it"):
+        for name, dataset in _objects(study, [kind for kind in chosen if kind in named or _possible(study, kind)]):
+            files[name] = folder / NAMES.get(name, f"{name}.dcm")
+            save(dataset, files[name], study.options.deidentify)
     return files
 
 

@@ -10,7 +10,7 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from headclip_med.types import RESEARCH_ONLY
-from headclip_med.writing.dicom_study import Study, quiet
+from headclip_med.writing.dicom_study import Study
 from headclip_med.writing.overlay import slice_picture
 from headclip_med.writing.panels import Panel, cropped, is_plain_image, overlay_slices
 
@@ -30,17 +30,16 @@ def secondary_captures(study: Study) -> Iterator[SCImage]:
 def _capture(study: Study, panel: Panel, number: int) -> SCImage:
     pixels = np.asarray(slice_picture(study.result, panel))
     right, down = (panel.letters[edge].translate(_TO_DICOM)[:1] for edge in (1, 3))
-    with quiet("such as a secondary capture"):
-        made = SCImage.from_ref_dataset(
-            ref_dataset=study.sources.header,
-            pixel_array=pixels,
-            photometric_interpretation="RGB",
-            bits_allocated=8,
-            coordinate_system="PATIENT",
-            patient_orientation=(right, down) if right and down else _NO_DIRECTION,
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            **study.series("sc", number),
-        )
+    made = SCImage.from_ref_dataset(
+        ref_dataset=study.sources.header,
+        pixel_array=pixels,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=(right, down) if right and down else _NO_DIRECTION,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        **study.series("sc", number),
+    )
     if not (right and down):
         made.PatientOrientation = []
     made.copy_patient_and_study_information(study.sources.header)

@@ -8,7 +8,7 @@ from pydicom.sr.codedict import codes
 
 from headclip_med.errors import OutputError
 from headclip_med.writing.dicom_frames import frame_scores
-from headclip_med.writing.dicom_study import Study, quiet
+from headclip_med.writing.dicom_study import Study
 
 
 def parametric_map(study: Study) -> ParametricMap:
@@ -29,17 +29,16 @@ def parametric_map(study: Study) -> ParametricMap:
         intercept=0.0,
         quantity_definition=codes.DCM.Probability,
     )
-    with quiet("such as a parametric map"):
-        made = ParametricMap(
-            source_images=study.sources.headers,
-            pixel_array=scores,
-            contains_recognizable_visual_features=False,
-            real_world_value_mappings=[mapping],
-            voi_lut_transformations=[VOILUTTransformation(window_center=0.5, window_width=1.0)],
-            content_label="ANOMALY",
-            content_description="Anomaly map, research use only",
-            **study.series("pm"),
-        )
+    made = ParametricMap(
+        source_images=study.sources.headers,
+        pixel_array=scores,
+        contains_recognizable_visual_features=False,
+        real_world_value_mappings=[mapping],
+        voi_lut_transformations=[VOILUTTransformation(window_center=0.5, window_width=1.0)],
+        content_label="ANOMALY",
+        content_description="Anomaly map, research use only",
+        **study.series("pm"),
+    )
     study.state_body_part(made)
     study.finish(made)
     return made

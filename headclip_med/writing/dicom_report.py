@@ -18,7 +18,7 @@ from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing.dicom_frames import MOST_SEGMENTS
 from headclip_med.writing.dicom_seg import frames_by_segment
 from headclip_med.writing.dicom_sources import SourceFrame
-from headclip_med.writing.dicom_study import ABNORMAL, ALGORITHM, MANUFACTURER, Study, quiet
+from headclip_med.writing.dicom_study import ABNORMAL, ALGORITHM, MANUFACTURER, Study
 
 # DICOM has no codes for these; a designator that begins with 99 is for local schemes.
 _SCHEME = "99HEADCLIP"
@@ -43,20 +43,19 @@ def measurement_report(study: Study, segmentation: Segmentation) -> sr.Comprehen
     if study.others:
         number, together = MOST_SEGMENTS + 1, list(_of_others(study))
         groups.append(_group(study, segmentation, number, "further findings", frames, together))
-    with quiet("such as a report"):
-        content = sr.MeasurementReport(
-            observation_context=sr.ObservationContext(observer_device_context=_observer(study)),
-            procedure_reported=codes.SCT.ImagingProcedure,
-            imaging_measurements=groups,
-            title=codes.DCM.ImagingMeasurementReport,
-        )
-        made = sr.Comprehensive3DSR(
-            evidence=[*study.sources.evidence(), _evidence(segmentation)],
-            content=content[0],
-            is_complete=True,
-            coding_schemes=[_scheme()],
-            **study.series("sr"),
-        )
+    content = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=_observer(study)),
+        procedure_reported=codes.SCT.ImagingProcedure,
+        imaging_measurements=groups,
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    made = sr.Comprehensive3DSR(
+        evidence=[*study.sources.evidence(), _evidence(segmentation)],
+        content=content[0],
+        is_complete=True,
+        coding_schemes=[_scheme()],
+        **study.series("sr"),
+    )
     study.finish(made)
     return made
 

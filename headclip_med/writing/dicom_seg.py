@@ -9,7 +9,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from headclip_med.result import Finding
 from headclip_med.writing.dicom_frames import MOST_SEGMENTS, frame_scores, frame_segments
-from headclip_med.writing.dicom_study import ABNORMAL, Study, quiet, research_text
+from headclip_med.writing.dicom_study import ABNORMAL, Study, research_text
 
 
 def findings_segmentation(study: Study) -> Segmentation:
@@ -46,18 +46,17 @@ def frames_by_segment(segmentation: Segmentation) -> dict[int, list[int]]:
 def _segmentation(
     study: Study, kind: str, of_type: str, pixels: NDArray[np.generic], described: list[SegmentDescription]
 ) -> Segmentation:
-    with quiet("such as a segmentation"):
-        made = Segmentation(
-            source_images=study.sources.headers,
-            pixel_array=pixels,
-            segmentation_type=of_type,
-            segment_descriptions=described,
-            omit_empty_frames=not study.options.keep_empty_frames,
-            content_label="ANOMALY",
-            content_description="Anomalies, research use only",
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            **study.series(kind),
-        )
+    made = Segmentation(
+        source_images=study.sources.headers,
+        pixel_array=pixels,
+        segmentation_type=of_type,
+        segment_descriptions=described,
+        omit_empty_frames=not study.options.keep_empty_frames,
+        content_label="ANOMALY",
+        content_description="Anomalies, research use only",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        **study.series(kind),
+    )
     if not study.sources.placed:
         made.PatientOrientation = study.sources.header.get("PatientOrientation") or []
     study.finish(made)

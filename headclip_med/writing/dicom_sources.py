@@ -151,7 +151,7 @@ def read_sources(meta: Mapping[str, Any], affine: Affine) -> SourceImages:
             if file not in opened:
                 opened[file] = _read(Path(file))
             name = Path(file).name
-            with in_words(name, "DICOM"):
+            with in_words(name, "DICOM"), collected_warnings([], "pydicom", "pydicom"):
                 frames[file, number] = _frame(opened[file], k, int(number), str(uid), name, step)
     if not frames:
         raise OutputError("A DICOM object must be made from at least one source image", "none")
@@ -163,8 +163,7 @@ def read_sources(meta: Mapping[str, Any], affine: Affine) -> SourceImages:
 def _read(path: Path) -> Dataset:
     if not path.is_file():
         raise InputError("The source images must still be where they were read", f"no {path.name}", _AGAIN)
-    quiet: list[str] = []
-    with in_words(path.name, "DICOM"), collected_warnings(quiet, "pydicom", "pydicom"):
+    with in_words(path.name, "DICOM"), collected_warnings([], "pydicom", "pydicom"):
         return dcmread(path, stop_before_pixels=True)
 
 
@@ -172,11 +171,7 @@ def _frame(source: Dataset, k: int, number: int, uid: str, name: str, step: floa
     found = str(source.get("SOPInstanceUID", ""))
     if found != uid:
         raise InputError("The source images must be those that were read", f"another image in {name} now", _AGAIN)
-    quiet: list[str] = []
-    with collected_warnings(quiet, "pydicom", "pydicom"):
-        header = clean_header(source)
-        geometry = frame_geometry(source, number)
-        many = is_multiframe(source)
+    header, geometry, many = clean_header(source), frame_geometry(source, number), is_multiframe(source)
     header.Rows, header.Columns = int(source.Rows), int(source.Columns)
     if geometry is None:
         header.SOPClassUID = SecondaryCaptureImageStorage

@@ -178,10 +178,10 @@ def open_study(result: AnomalyResult, options: DicomOptions) -> Study:
     return Study(result, sources, options, _now())
 
 
-def save(study: Study, dataset: Dataset, path: Path) -> None:
+def save(dataset: Dataset, path: Path, without_patient: bool = False) -> None:
     """Write an object, de-identified where that was asked for, whole or not at all."""
-    with quiet("to be written"), atomic_path(path) as draft:
-        written = deidentified(dataset) if study.options.deidentify else dataset
+    with atomic_path(path) as draft:
+        written = deidentified(dataset) if without_patient else dataset
         written.save_as(draft, enforce_file_format=True)
 
 
