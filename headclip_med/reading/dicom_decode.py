@@ -210,13 +210,17 @@ def _pixel_digest(header: ImageHeader) -> bytes:
 
 def blank_slices(array: NDArray[np.float32]) -> list[int]:
     """Slices along K that hold nothing at all."""
-    return [k for k in range(array.shape[3]) if np.isnan(array[..., k]).all()]
+    if not np.isnan(array.min()):  # the minimum is NaN where anything is
+        return []
+    return [int(k) for k in np.flatnonzero(np.isnan(array).all(axis=(0, 1, 2)))]
 
 
 def fill_blank(array: NDArray[np.float32], *, bright: bool) -> None:
     """Give padding and empty slices the value of background, in place: the least, or the greatest for ``bright``."""
+    if not np.isnan(array.min()):
+        return
     for channel in array:
         blank = np.isnan(channel)
-        values = channel[~blank & np.isfinite(channel)]
-        if blank.any() and values.size:
+        values = channel[np.isfinite(channel)]
+        if values.size:
             channel[blank] = values.max() if bright else values.min()
