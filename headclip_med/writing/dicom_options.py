@@ -86,5 +86,5 @@ def _not_dicom(source: object) -> str | None:
     try:
         found = identify(Path(source))
     except InputError:
-        return None  # an archive, a DICOMDIR; reading says what is wrong, if anything is
-    return None if found == "dicom" else found
+        return None  # reading says what is wrong
+    return None if found in ("dicom", "zip") else found  # an archive may hold a series
