@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import socket
 import ssl
 import threading
+import warnings
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -31,10 +33,13 @@ from headclip_med.pacs.queue import QUEUE_NAME
 from headclip_med.pacs.retry import Retry
 from headclip_med.pacs.spool import SeriesSpool
 
-# pynetdicom forgets a socket that could not connect without closing it.
-forgets_sockets = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
 SECRETS = (PASSWORD, "wrong-secret-99", "Secret^Person", "SECRET-ID")
+
+
+def forgets_sockets(test: Any) -> Any:
+    """pynetdicom drops a socket that could not connect without closing it; it is collected within the test, quietly."""
+    quiet = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+    return pytest.mark.usefixtures("_collected")(quiet(test))
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +62,14 @@ def fresh(tmp_path: Path) -> Iterator[Orthanc]:
         yield archive
     finally:
         archive.kill()
+
+
+@pytest.fixture
+def _collected() -> Iterator[None]:
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)
