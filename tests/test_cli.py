@@ -239,7 +239,7 @@ def test_wrong_usage_is_refused_before_torch_is_imported(tmp_path: Path) -> None
     arguments = ["predict", "scan.nii", "--out", str(tmp_path / "out"), "--format", "pdf"]
     ran = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert ran.returncode == 2, ran.stderr
-    assert "A format must be one of nifti, png, html, json; given: pdf." in ran.stderr
+    assert "A format must be one of nifti, png, html, json, seg, segscore, pm, sr, sc, dicom; given: pdf." in ran.stderr
     assert ran.stdout == ""
     assert _run("predict", "scan.nii").exit_code == 2  # --out is missing
 
@@ -251,7 +251,7 @@ def test_completion_offers_what_exists() -> None:
     from headclip_med.packs import builtin_packs
     from headclip_med.packs.domains import DOMAINS
     from headclip_med.types import PLANES
-    from headclip_med.writing import FORMATS
+    from headclip_med.writing import DICOM_FORMATS, FORMATS
 
     assert set(choices.METHODS) == set(DETECTORS)
     assert set(choices.DOMAINS) == set(DOMAINS)
@@ -259,6 +259,7 @@ def test_completion_offers_what_exists() -> None:
     assert choices.CHANNELS == CHANNELS
     assert set(choices.PLANES) == {*PLANES, "all"}
     assert choices.FORMATS == FORMATS
+    assert choices.DICOM_FORMATS == DICOM_FORMATS
     assert set(choices.pack_names()) == set(builtin_packs())
     for name in choices.RECOMMENDED_TOWERS:
         if not name.startswith("timm:"):
@@ -271,7 +272,8 @@ def test_completion_offers_what_exists() -> None:
         ("predict --domain brain", ["brain-mri"]),
         ("predict --window l", ["lung", "liver"]),
         ("predict --plane axial,s", ["axial,sagittal"]),
-        ("predict --format nifti,", ["nifti,png", "nifti,html", "nifti,json"]),
+        ("predict --format nifti,s", ["nifti,seg", "nifti,segscore", "nifti,sr", "nifti,sc"]),
+        ("predict --formats nifti,h", ["nifti,html"]),
         ("predict --model timm:", ["timm:vit_small_patch14_dinov2.lvd142m"]),
         ("models info ViT-B", ["ViT-B-16-quickgelu/openai"]),
     ],
