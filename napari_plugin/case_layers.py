@@ -54,6 +54,8 @@ class CaseLayers:
         self._map_array: NDArray[np.float32] | None = None
         self._labels: NDArray[np.int32] | None = None
         self._codes: dict[int, int] = {}
+        self._hidden: list[Any] = []
+        self._is_run = False
         self._opacity, self._is_shown, self._is_peeking = 0.6, True, False
 
     # -- opening and closing
@@ -77,6 +79,7 @@ class CaseLayers:
         shape = tuple(volume.shape[1:])
         self.map_range = (0.0, 1.0)
         self._open(volume, np.zeros(shape, dtype=np.float32), affine, axis, {})
+        self._is_run = True
         self.show_overlay(True)
 
     def close(self) -> None:
@@ -85,7 +88,10 @@ class CaseLayers:
             if self._is_there(layer):
                 self._viewer.layers.remove(layer)
         self.sources, self.map, self.contours, self.drawn = [], None, None, None
-        self.grid, self._map_array, self._labels = None, None, None
+        self.grid, self._map_array, self._labels, self._is_run = None, None, None, False
+        for layer in self._hidden:
+            layer.visible = True
+        self._hidden = []
 
     # -- going somewhere
 
@@ -170,8 +176,8 @@ class CaseLayers:
         _redraw(self.contours)
 
     def put_maps(self, frame: SliceFrame, indices: Sequence[int], maps: NDArray[np.float32]) -> None:
-        """Maps ``(n, H, W)`` of a run, as they come."""
-        if self._map_array is not None:
+        """Maps ``(n, H, W)`` of a run, as they come; nothing where a case has been opened meanwhile."""
+        if self._map_array is not None and self._is_run:
             put_back_array(maps, self._map_array, frame, indices)
             if self._is_there(self.map):
                 _redraw(self.map)
@@ -251,7 +257,8 @@ class CaseLayers:
         self, volume: AnyVolume | None, map_array: NDArray[np.float32], affine: Affine, axis: int, facts: dict[str, Any]
     ) -> None:
         self.close()
-        for layer in self._viewer.layers:
+        self._hidden = [layer for layer in self._viewer.layers if layer.visible]
+        for layer in self._hidden:
             layer.visible = False  # whatever else is open would lie over the case
         i, j, k = map_array.shape
         self.grid, self._map_array, self._axis = display_grid(affine, (i, j, k)), map_array, axis

@@ -43,6 +43,7 @@ class ReviewControl:
         self._place_opinion = place_opinion
         self.source: SourceMatch | None = None
         self.drawing = Drawing(views, layers, lambda: self.case)
+        self._known: SourceMatch | None = None
         self._preview: float | None = None
         self._was_concealed = False
         viewer.dims.events.current_step.connect(self._moved)
@@ -69,9 +70,15 @@ class ReviewControl:
             self.open_case(wanted)
 
     @told
-    def open_folder(self, folder: str, reader: str, unaided_first: bool) -> None:
-        """Find the results in a folder and review them."""
-        self.use(Session.open([folder], reader, unaided_first=unaided_first, sources=[Path(folder)]))
+    def open_folder(self, folder: Path, reader: str, unaided_first: bool, source: SourceMatch | None = None) -> None:
+        """Find the results in a folder and review them; ``source``: of a result that was just made."""
+        paths = [folder] if source is None else [*source.paths]
+        session = Session.open([folder], reader, unaided_first=unaided_first, sources=paths)
+        self._known = source
+        try:
+            self.use(session)
+        finally:
+            self._known = None
 
     @told
     def open_case(self, key: str) -> None:
@@ -80,7 +87,7 @@ class ReviewControl:
             return
         self.drawing.end()
         case = self.session.open_case(key)
-        self.source = match_source(case.record, self.session.sources)
+        self.source = self._known or match_source(case.record, self.session.sources)
         if not case.concealed and case.read_only is None:
             case.show_overlay()
         self._show_layers(case)
@@ -94,6 +101,19 @@ class ReviewControl:
         key = None if self.session is None else self.session.step_case(by)
         if key is not None:
             self.open_case(key)
+
+    def make_room(self) -> None:
+        """A run is about to show its own layers; the case stays open."""
+        self.drawing.end()
+        self._preview = None
+
+    def come_back(self) -> None:
+        """A run has ended without a result: show the case again, or nothing."""
+        if self.case is not None:
+            self._show_layers(self.case)
+        else:
+            self.layers.close()
+            self.views.slices.show_slices(())
 
     def close_session(self) -> None:
         """Save, unlock and forget the session; the layers go with it."""

@@ -14,6 +14,7 @@ from headclip_med.errors import InputError
 from headclip_med.geometry import plane_axis
 from headclip_med.reading.base import LoadedVolume
 from headclip_med.result import AnomalyResult
+from headclip_med.review.sources import SourceMatch
 from headclip_med.types import VolumeMeta
 from headclip_med.writing import write_result
 from headclip_med.writing.atomic import case_folder, check_writable
@@ -21,12 +22,12 @@ from headclip_med.writing.panels import position_text
 
 from .background import Background
 from .case_layers import CaseLayers
+from .layers import DisplayGrid
 from .rows import SliceRow
 from .views_notes import Footer
 from .views_run import RunBox
 from .views_slices import SliceList
 from .worker import Progress, Runner, RunOptions, SlicesDone, in_words
-from .writer import grid_of
 
 _FORMATS = ("nifti", "png")
 
@@ -51,7 +52,8 @@ class RunControl:
     """At most one run at a time.
 
     Args:
-        results_folder: where results go; finished: told the new result's folder.
+        results_folder: where results go; finished: told the new result's folder and its source.
+        make_room: called before a run shows its layers; come_back: after one that left no result.
     """
 
     def __init__(
@@ -64,20 +66,21 @@ class RunControl:
         background: Background,
         runner: Runner,
         results_folder: Callable[[], Path],
-        finished: Callable[[Path], None],
-        prepare: Callable[[], None],
+        finished: Callable[[Path, SourceMatch], None],
+        make_room: Callable[[], None],
+        come_back: Callable[[], None],
     ) -> None:
         self.runner = runner
         self._viewer, self._box, self._slices, self._footer = viewer, box, slices, footer
         self._layers, self._background = layers, background
-        self._results_folder, self._finished, self._prepare = results_folder, finished, prepare
+        self._results_folder, self._finished = results_folder, finished
+        self._make_room, self._come_back = make_room, come_back
         self._worker: Any = None
         self._scores: dict[int, SliceRow] = {}
         self._source: RunSource | None = None
         self._folder: Path | None = None
-        self._events = (viewer.layers.events.inserted, viewer.layers.events.removed, viewer.layers.selection.events)
-        for event in self._events:
-            event.connect(self._show_source) if event is not viewer.layers.selection.events else None
+        viewer.layers.events.inserted.connect(self._show_source)
+        viewer.layers.events.removed.connect(self._show_source)
         viewer.layers.selection.events.active.connect(self._show_source)
         self._show_source()
 
@@ -91,22 +94,21 @@ class RunControl:
         if self.is_running:
             return
         try:
-            source = source_of(self._viewer)
-            if source is None:
+            layer = chosen_layer(self._viewer)
+            if layer is None:
                 raise InputError("A volume must be open to be scored", "none", "Open one with File ▸ Open")
-            out, name = self._results_folder(), source.name
+            source, out = source_of(layer), self._results_folder()
             check_writable(out)
         except Exception as error:
             self._footer.status.say(in_words(error), is_wrong=True)
             return
         options = RunOptions(self._box.model.currentText().strip(), self._box.chosen_domain, self._box.chosen_plane)
         self._source, self._scores = source, {}
-        self._prepare()
         self._box.show_running(True)
         self._box.show_progress("starting", 0, 0)
         runner = self.runner
         self._worker = self._background.follow(
-            lambda: _events(runner, source, options, out, name), self._arrived, self._failed, self._ended
+            lambda: _events(runner, source, options, out, source.name), self._arrived, self._failed, self._ended
         )
 
     def cancel(self) -> None:
@@ -135,6 +137,7 @@ class RunControl:
         if source is None:
             return
         if not self._scores:
+            self._make_room()
             self._layers.open_run(source.volume, source.volume.affine, event.frame.axis)
             self._layers.jump(event.indices[0])
         self._layers.put_maps(event.frame, event.indices, event.maps)
@@ -150,41 +153,53 @@ class RunControl:
         was_cancelled = self._worker is not None and getattr(self._worker, "abort_requested", False)
         self._worker, folder, self._folder = None, self._folder, None
         self._box.show_running(False)
-        if folder is not None:
-            self._finished(folder)
-        elif was_cancelled:
-            self._footer.status.say("The run was cancelled; nothing was written.")
+        if folder is not None and self._source is not None:
+            paths = (self._source.source,) if isinstance(self._source.source, Path) else ()
+            self._finished(folder, SourceMatch(self._source.volume, paths))
+        else:
+            if self._scores:
+                self._come_back()
+            if was_cancelled:
+                self._footer.status.say("The run was cancelled; nothing was written.")
         self._show_source()
 
     def _show_source(self, event: object = None) -> None:
         if self.is_running:
             return
-        source = source_of(self._viewer)
-        self._box.source.setText("Open a volume, or choose its layer." if source is None else source.name)
-        self._box.show_running(False, "Open a volume first" if source is None else None)
+        layer = chosen_layer(self._viewer)
+        self._box.source.setText("Open a volume, or choose its layer." if layer is None else _name_of(layer))
+        self._box.show_running(False, "Open a volume first" if layer is None else None)
 
 
-def source_of(viewer: Any) -> RunSource | None:
-    """The volume that is chosen in the layer list, or the only one there is."""
+def chosen_layer(viewer: Any) -> Any:
+    """The layer of the volume that is chosen in the layer list, or of the only one there is; else None."""
     images = [layer for layer in viewer.layers if _is_source(layer)]
     active = viewer.layers.selection.active
-    layer = active if active in images else images[0] if images else None
-    if layer is None:
-        return None
-    attributes = {"metadata": layer.metadata}
-    grid, kept = grid_of(attributes), layer.metadata["headclip_med"]
-    if grid is None:
-        return None
+    return active if active in images else images[0] if images else None
+
+
+def source_of(layer: Any) -> RunSource:
+    """The volume of a layer of ours, in the source's own grid."""
+    kept = layer.metadata["headclip_med"]
+    grid = DisplayGrid(np.asarray(kept["affine"]), np.asarray(kept["display_to_voxel"]))
     colours = [np.asarray(layer.data)[..., c] for c in range(3)] if layer.rgb else [np.asarray(layer.data)]
     array = np.stack([grid.to_source(channel) for channel in colours]).astype(np.float32)
     meta: Any = {key: value for key, value in kept.items() if key in VolumeMeta.__annotations__}
     meta |= {"source_name": str(kept.get("source") or layer.name), "is_rgb": bool(layer.rgb), "reader_warnings": []}
     meta.setdefault("source_format", "array")
     volume = LoadedVolume(array, grid.affine, meta)
-    path = kept.get("path") or (layer.source.path if layer.source is not None else None)
-    if path and Path(path).exists():
-        return RunSource(case_name(Path(path)), Path(path), volume)
-    return RunSource(case_name(Path(meta["source_name"])), volume, volume)
+    path = _path_of(layer)
+    return RunSource(_name_of(layer), volume if path is None else path, volume)
+
+
+def _path_of(layer: Any) -> Path | None:
+    path = None if layer.source is None else layer.source.path
+    return Path(path) if path and Path(path).exists() else None
+
+
+def _name_of(layer: Any) -> str:
+    path = _path_of(layer)
+    return case_name(path or Path(str(layer.metadata["headclip_med"].get("source") or layer.name)))
 
 
 def _is_source(layer: Any) -> bool:

@@ -41,6 +41,7 @@ from .worker import LocalRunner, Runner
 
 if TYPE_CHECKING:
     from headclip_med.review import Session
+    from headclip_med.review.sources import SourceMatch
 
 _OPINION_FIRST, _OPINION_LAST = 1, 5  # its place among the boxes: below the cases, or below the findings
 
@@ -76,7 +77,8 @@ class ReviewWidget(QWidget):
             runner or LocalRunner(),
             lambda: self.settings_box.results_folder,
             self._open_result,
-            self.review.close_session,
+            self.review.make_room,
+            self.review.come_back,
         )
         self.tools = CaseTools(self.review, self.layers, self.background, self.heads_box)
         self.drag = WindowDrag(napari_viewer, lambda: self.layers.limits, self.layers.set_limits)
@@ -217,7 +219,7 @@ class ReviewWidget(QWidget):
         """Ask for a folder of results and review them."""
         folder = QFileDialog.getExistingDirectory(self, "Results to review", str(self.settings_box.results_folder))
         if folder:
-            self.review.open_folder(folder, self.settings_box.reader, self.settings_box.is_unaided_first)
+            self.review.open_folder(Path(folder), self.settings_box.reader, self.settings_box.is_unaided_first)
 
     def _choose_export(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Export into", str(self.settings_box.results_folder))
@@ -229,9 +231,9 @@ class ReviewWidget(QWidget):
         if file:
             self.tools.add_sequence(Path(file))
 
-    def _open_result(self, folder: Path) -> None:
+    def _open_result(self, folder: Path, source: SourceMatch) -> None:
         self.tabs.setCurrentIndex(0)
-        self.review.open_folder(str(folder), self.settings_box.reader, self.settings_box.is_unaided_first)
+        self.review.open_folder(folder, self.settings_box.reader, self.settings_box.is_unaided_first, source)
 
     def _change_key(self, name: str, key: str) -> None:
         try:

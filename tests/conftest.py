@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_cases import write_tiny_pack, write_volume
@@ -28,3 +31,30 @@ def tiny_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def volume(tmp_path: Path) -> Path:
     """One good volume, ``good.nii.gz``."""
     return write_volume(tmp_path / "in" / "good.nii.gz")
+
+
+_OPENS_GL = """
+from qtpy.QtGui import QOffscreenSurface, QOpenGLContext
+from qtpy.QtWidgets import QApplication
+app = QApplication([])
+surface, context = QOffscreenSurface(), QOpenGLContext()
+surface.create()
+raise SystemExit(0 if context.create() and context.makeCurrent(surface) else "no OpenGL context")
+"""
+
+
+@pytest.fixture(scope="session")
+def display() -> None:
+    """Skips where no window opens; tried in another process, because Qt ends a process that has no display."""
+    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+        pytest.skip("no display: neither Xvfb nor DISPLAY is there")
+    tried = subprocess.run([sys.executable, "-c", _OPENS_GL], capture_output=True, text=True, timeout=60)
+    if tried.returncode != 0:
+        reason = (tried.stderr.strip() or f"exit code {tried.returncode}").splitlines()[0]
+        pytest.skip(f"no window with OpenGL can be opened: {reason}")
+
+
+@pytest.fixture
+def viewer(display: None, request: pytest.FixtureRequest) -> Any:
+    """An open napari viewer."""
+    return request.getfixturevalue("make_napari_viewer")()

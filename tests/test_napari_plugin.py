@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,7 @@ import pytest
 from napari_headclip_med.layers import display_grid
 from napari_headclip_med.reader import get_reader, read_result_folder
 from napari_headclip_med.sample_data import LESION, synthetic_head
+from orientations import every_orientation
 from writing_phantom import SHAPE, make_result, oblique_affine
 
 from headclip_med.errors import InputError
@@ -25,14 +22,6 @@ npe2 = pytest.importorskip("npe2")
 napari_layers = pytest.importorskip("napari.layers")
 
 MANIFEST = "headclip-med"
-OPENS_GL = """
-from qtpy.QtGui import QOffscreenSurface, QOpenGLContext
-from qtpy.QtWidgets import QApplication
-app = QApplication([])
-surface, context = QOffscreenSurface(), QOpenGLContext()
-surface.create()
-raise SystemExit(0 if context.create() and context.makeCurrent(surface) else "no OpenGL context")
-"""
 
 
 def layer_of(data: Any, kwargs: dict[str, Any], kind: str) -> Any:
@@ -45,17 +34,6 @@ def lesion_world(ras_mm: tuple[float, float, float]) -> np.ndarray:
     return np.array([-superior, -anterior, -right])
 
 
-def every_orientation() -> list[np.ndarray]:
-    """All 48 ways in which array axes can run along patient axes, with three different voxel sizes."""
-    affines = []
-    for order, signs in itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)):
-        affine = np.eye(4)
-        affine[:3, :3] = np.eye(3)[:, order] @ np.diag(np.array(signs) * (1.0, 1.5, 4.0))
-        affine[:3, 3] = (-7.0, 11.5, 20.25)
-        affines.append(affine)
-    return affines
-
-
 # -- manifest
 
 
@@ -64,10 +42,9 @@ def test_the_manifest_is_valid_and_installed_under_the_distributions_name() -> N
     assert manifest.name == MANIFEST
     assert manifest.package_metadata is not None
     manifest.validate_imports()
-    assert [reader.accepts_directories for reader in manifest.contributions.readers] == [True]
-    assert [sample.display_name for sample in manifest.contributions.sample_data] == [
-        "Synthetic head with a lesion (headclip_med)"
-    ]
+    assert [reader.accepts_directories for reader in manifest.contributions.readers] == [True, True, False]
+    assert [sample.key for sample in manifest.contributions.sample_data] == ["synthetic_head", "synthetic_result"]
+    assert [widget.display_name for widget in manifest.contributions.widgets] == ["Review anomaly maps"]
 
 
 # -- geometry
@@ -173,18 +150,6 @@ def test_a_result_that_cannot_be_shown_is_refused_in_words(tmp_path: Path) -> No
 
 
 # -- a real viewer
-
-
-@pytest.fixture
-def viewer(request: pytest.FixtureRequest) -> Any:
-    """An open viewer; tried in another process first, because Qt ends a process that has no display."""
-    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
-        pytest.skip("no display: neither Xvfb nor DISPLAY is there")
-    tried = subprocess.run([sys.executable, "-c", OPENS_GL], capture_output=True, text=True, timeout=60)
-    if tried.returncode != 0:
-        reason = (tried.stderr.strip() or f"exit code {tried.returncode}").splitlines()[0]
-        pytest.skip(f"no window with OpenGL can be opened: {reason}")
-    return request.getfixturevalue("make_napari_viewer")()
 
 
 def test_sample_and_result_open_in_a_viewer_in_millimetres(viewer: Any, tmp_path: Path, npe2pm: Any) -> None:
