@@ -53,11 +53,29 @@ def find_components(volume_map: Map, affine: Affine, threshold: float, axis: int
     Args:
         volume_map: ``(I, J, K)`` in [0, 1]; affine: voxel → RAS mm; axis: of the primary plane.
     """
+    return _ranked(volume_map, affine, threshold, axis)[0]
+
+
+def labelled_components(
+    volume_map: Map, affine: Affine, threshold: float, axis: int
+) -> tuple[tuple[Finding, ...], NDArray[np.int32]]:
+    """As :func:`find_components`, and ``(I, J, K)`` with a finding's ``label`` inside it, 0 outside."""
+    findings, order, labels = _ranked(volume_map, affine, threshold, axis)
+    rank = np.zeros(len(findings) + 1, dtype=np.int32)
+    rank[order] = np.arange(1, len(findings) + 1)
+    return findings, rank[labels]
+
+
+def _ranked(
+    volume_map: Map, affine: Affine, threshold: float, axis: int
+) -> tuple[tuple[Finding, ...], list[int], NDArray[np.int32]]:
+    """Findings, highest peak first; which of the labels each is; labels in no order."""
     labels, count = connected_components(volume_map, threshold)
     boxes = ndimage.find_objects(labels)
-    found = [_measure(volume_map, labels, i + 1, boxes[i], affine, axis) for i in range(count)]
-    found.sort(key=lambda f: (-f["peak"], -f["voxels"], f["voxel_min"]))
-    return tuple(Finding(label=rank + 1, **facts) for rank, facts in enumerate(found))
+    found = [(i + 1, _measure(volume_map, labels, i + 1, boxes[i], affine, axis)) for i in range(count)]
+    found.sort(key=lambda f: (-f[1]["peak"], -f[1]["voxels"], f[1]["voxel_min"]))
+    findings = tuple(Finding(label=rank + 1, **facts) for rank, (_, facts) in enumerate(found))
+    return findings, [label for label, _ in found], labels
 
 
 def connected_components(volume_map: Map, threshold: float) -> tuple[NDArray[np.int32], int]:

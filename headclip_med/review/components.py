@@ -16,12 +16,10 @@ from scipy import ndimage
 from headclip_med.geometry import spacing, voxel_to_world, voxel_volume, world_to_voxel
 from headclip_med.result import Finding
 from headclip_med.types import Affine
-from headclip_med.volume_map import Map, find_components
+from headclip_med.volume_map import Map, labelled_components
 
 Voxel = tuple[int, int, int]
 Mask = NDArray[np.bool_]
-
-_FULL_CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,21 +68,8 @@ def slice_mask(volume_map: Map, axis: int, index: int, threshold: float) -> Mask
 
 def components_at(volume_map: Map, affine: Affine, threshold: float, axis: int) -> Components:
     """Findings at a threshold; pure, for a thread. ``axis`` of the primary plane."""
-    findings = find_components(volume_map, affine, threshold, axis)
-    labels, count = ndimage.label(volume_map >= threshold, structure=_FULL_CONNECTIVITY)
-    peaks = tuple(_voxel(affine, finding.peak_mm) for finding in findings)
-    rank = np.zeros(count + 1, dtype=np.int32)
-    for finding, peak in zip(findings, peaks, strict=True):
-        rank[labels[peak]] = finding.label
-    return Components(threshold, findings, peaks, rank[labels])
-
-
-def region_at(volume_map: Map, threshold: float, voxel: Voxel) -> Region | None:
-    """The component of ``volume_map >= threshold`` around a voxel; None where the voxel is below."""
-    if not volume_map[voxel] >= threshold:
-        return None
-    labels, _ = ndimage.label(volume_map >= threshold, structure=_FULL_CONNECTIVITY)
-    return region_of(labels == labels[voxel])
+    findings, labels = labelled_components(volume_map, affine, threshold, axis)
+    return Components(threshold, findings, tuple(_voxel(affine, finding.peak_mm) for finding in findings), labels)
 
 
 def region_of(mask: Mask) -> Region:

@@ -20,12 +20,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headclip_med.errors import InputError
 from headclip_med.result import Finding
 from headclip_med.review.cases import CaseData
-from headclip_med.review.components import Components, Mask, Region, Voxel, components_at, from_runs, region_at
+from headclip_med.review.components import Components, Mask, Region, Voxel, components_at, from_runs
 from headclip_med.review.model import DrawnFinding, FindingReview, Status
+from headclip_med.volume_map import connected_components
 from headclip_med.writing.record import FindingRecord
 
 _KEPT = 4  # thresholds; each holds labels of the whole grid
@@ -58,6 +60,7 @@ class Regions:
         self.case = case
         self._components: OrderedDict[float, Components] = OrderedDict()
         self._judged: dict[tuple[Voxel, float], Region] = {}
+        self._other: tuple[float, NDArray[np.int32]] | None = None
 
     def keep(self, components: Components) -> None:
         """Take what somebody else computed with :func:`components_at`."""
@@ -81,13 +84,27 @@ class Regions:
         """
         key = decision.peak_voxel, decision.threshold
         if key not in self._judged:
-            voxel = decision.peak_voxel
-            inside = all(0 <= v < n for v, n in zip(voxel, self.case.shape, strict=True))
-            region = region_at(self.case.volume_map, decision.threshold, voxel) if inside else None
-            if region is None or int(region.inside.sum()) != decision.finding.voxels:
-                raise InputError("A decision must fit the map that it was made on", decision.id)
-            self._judged[key] = region
+            self._judged[key] = self._cut(decision)
         return self._judged[key]
+
+    def _cut(self, decision: FindingReview) -> Region:
+        voxel, measures, shape = decision.peak_voxel, decision.finding, self.case.shape
+        corners = zip(measures.voxel_min, voxel, measures.voxel_max, shape, strict=True)
+        if all(0 <= low <= v <= high < n for low, v, high, n in corners):
+            labels = self._labels_at(decision.threshold)
+            box = tuple(slice(a, b + 1) for a, b in zip(measures.voxel_min, measures.voxel_max, strict=True))
+            inside = labels[box] == labels[voxel]
+            if labels[voxel] > 0 and int(inside.sum()) == measures.voxels:
+                return Region((box[0], box[1], box[2]), inside)
+        raise InputError("A decision must fit the map that it was made on", decision.id)
+
+    def _labels_at(self, threshold: float) -> NDArray[np.int32]:
+        """Labels of the whole grid in any order; those of the last other threshold are kept."""
+        if threshold in self._components:
+            return self._components[threshold].labels
+        if self._other is None or self._other[0] != threshold:
+            self._other = threshold, connected_components(self.case.volume_map, threshold)[0]
+        return self._other[1]
 
 
 def finding_id(peak: Voxel) -> str:
@@ -145,7 +162,7 @@ def accepted_mask(
 ) -> Mask:
     """``(I, J, K)``: the judged regions of these statuses, as they were judged, and what was drawn."""
     mask = np.zeros(regions.case.shape, dtype=bool)
-    for decision in decisions:
+    for decision in sorted(decisions, key=lambda d: d.threshold):
         if decision.status in statuses:
             region = regions.judged(decision)
             mask[region.box] |= region.inside
@@ -172,15 +189,15 @@ def _related(
     """By a finding's label: decisions on it or inside it, and the decision on a region that it is a part of."""
     inside: dict[int, list[FindingReview]] = {}
     covering: dict[int, list[FindingReview]] = {}
-    for decision in decisions.values():
+    for decision in sorted(decisions.values(), key=lambda d: d.threshold):  # labels are made once a threshold
         if components.threshold <= decision.threshold:
             inside.setdefault(int(components.labels[decision.peak_voxel]), []).append(decision)
             continue
         region = regions.judged(decision)
-        for finding, peak in zip(components.findings, components.peaks, strict=True):
-            if region.holds(peak):
-                same = finding.voxels == decision.finding.voxels
-                (inside if same else covering).setdefault(finding.label, []).append(decision)
+        for label in np.unique(components.labels[region.box][region.inside]):
+            if label > 0:
+                same = components.findings[label - 1].voxels == decision.finding.voxels
+                (inside if same else covering).setdefault(int(label), []).append(decision)
     return inside, covering
 
 

@@ -70,6 +70,7 @@ class OpenCase:
     ) -> None:
         self.data, self.read_only = data, read_only
         self.regions = Regions(data)
+        self._shown: tuple[dict[str, FindingReview], float, tuple[ReviewFinding, ...]] | None = None
         self._history, self._store, self._changed, self._clock = history, store, changed, clock
         self._unaided_first = unaided_first or self.review.unaided_first
 
@@ -117,7 +118,10 @@ class OpenCase:
         """Findings at the threshold with their decisions, highest peak first; none while concealed."""
         if self.concealed:
             return ()
-        return tuple(standing(self.regions, self.components, self.review.findings))
+        said, threshold = self.review.findings, self.threshold
+        if self._shown is None or self._shown[0] is not said or self._shown[1] != threshold:
+            self._shown = said, threshold, tuple(standing(self.regions, self.components, said))
+        return self._shown[2]
 
     @property
     def unseen(self) -> tuple[FindingReview, ...]:
