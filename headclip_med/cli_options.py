@@ -56,7 +56,8 @@ InputsArgument = Annotated[
         metavar="INPUT",
         help="Files (NIfTI, NRRD, MetaImage, DICOM, DICOMDIR, PNG, JPEG, TIFF, BMP, zip); folders: one DICOM series, "
         "or one case per image in it; A,B,C: sequences of one case on one grid; "
-        "dicomweb://HOST/PATH/studies/STUDY[/series/SERIES] or dimse://CALLED_AE@HOST:PORT/STUDY[/SERIES].",
+        "dicomweb://HOST/PATH/studies/STUDY, or that with /series/SERIES; dimse://CALLED_AE@HOST:PORT/STUDY, or that "
+        "with /SERIES.",
     ),
 ]
 OutOption = Annotated[
