@@ -27,6 +27,9 @@ def heavy_modules_after(statement: str) -> list[str]:
     [
         "headclip_med",
         "headclip_med.cli",
+        "headclip_med.review",
+        "headclip_med.review.exports",
+        "headclip_med.review.tables",
         "headclip_med_workflows",
         "napari_headclip_med",
         "napari_headclip_med.reader",
@@ -57,6 +60,8 @@ def test_the_public_names_load_on_first_use() -> None:
     [
         ("headclip_med", "py.typed"),
         ("headclip_med", "result.schema.json"),
+        ("headclip_med", "review.schema.json"),
+        ("headclip_med", "review/review.html.j2"),
         ("headclip_med", "writing/report.html.j2"),
         ("headclip_med", "bundle/meta_schema_20240725.json"),
         ("headclip_med", "packs/headclip-tiny/pack.json"),

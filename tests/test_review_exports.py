@@ -199,8 +199,13 @@ def test_accepted_and_drawn_findings_as_dicom_lie_at_their_millimetres(tmp_path:
         there = {tuple(np.rint(v).astype(int)) for v in world_to_voxel(volume.affine, lps * [-1, -1, 1])}
         assert there == {tuple(v) for v in np.argwhere(expected)}
     assert segmentation.ContentQualification == "RESEARCH"
+    assert {item.SegmentAlgorithmType for item in segmentation.SegmentSequence} == {"SEMIAUTOMATIC"}
     again = export(ReviewedCase.of(case, found.volume), tmp_path / "again", ("seg",))
     assert highdicom.seg.segread(again["seg"]).SOPInstanceUID == segmentation.SOPInstanceUID
+    case.judge(single.id, "uncertain")
+    case.erase("d1")
+    none = highdicom.seg.segread(export(ReviewedCase.of(case, found.volume), tmp_path / "none", ("seg",))["seg"])
+    assert "accepted and drew nothing" in none.SegmentSequence[0].SegmentDescription
     case.judge(block.id, "accepted")
     more = export(ReviewedCase.of(case, found.volume), tmp_path / "more", ("seg",))
     assert highdicom.seg.segread(more["seg"]).SOPInstanceUID != segmentation.SOPInstanceUID

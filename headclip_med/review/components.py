@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from headclip_med.geometry import spacing, voxel_to_world, voxel_volume, world_to_voxel
 from headclip_med.result import Finding
@@ -74,8 +73,9 @@ def components_at(volume_map: Map, affine: Affine, threshold: float, axis: int) 
 
 def region_of(mask: Mask) -> Region:
     """A mask ``(I, J, K)`` with at least one voxel as a region."""
-    box = ndimage.find_objects(mask.astype(np.uint8), max_label=1)[0]
-    return Region(box, mask[box].copy())
+    spans = [np.flatnonzero(mask.any(axis=tuple(b for b in range(3) if b != axis))) for axis in range(3)]
+    i, j, k = (slice(int(span[0]), int(span[-1]) + 1) for span in spans)
+    return Region((i, j, k), mask[i, j, k].copy())
 
 
 def measure(mask: Mask, volume_map: Map, affine: Affine, axis: int, label: int = 1) -> Finding:
@@ -104,9 +104,13 @@ def measure(mask: Mask, volume_map: Map, affine: Affine, axis: int, label: int =
 
 def to_runs(mask: Mask) -> tuple[tuple[int, int], ...]:
     """A mask as ``(first, length)`` of its runs in C order."""
-    flat = np.concatenate(([0], np.asarray(mask, dtype=np.int8).ravel(), [0]))
-    edges = np.flatnonzero(np.diff(flat))
-    return tuple((int(first), int(end - first)) for first, end in edges.reshape(-1, 2))
+    inside = np.flatnonzero(mask)
+    if not len(inside):
+        return ()
+    ends = np.flatnonzero(np.diff(inside) != 1)
+    first = inside[np.concatenate(([0], ends + 1))]
+    last = inside[np.concatenate((ends, [len(inside) - 1]))]
+    return tuple((int(a), int(b - a + 1)) for a, b in zip(first, last, strict=True))
 
 
 def from_runs(runs: Sequence[tuple[int, int]], shape: Voxel) -> Mask:

@@ -266,9 +266,11 @@ class OpenCase:
 
     def set_drawn_labels(self, labels: NDArray[Any]) -> None:
         """Keep what was painted into :meth:`drawn_labels`: one action, whatever changed."""
-        if labels.shape != self.data.shape:
-            raise InputError(f"Drawn labels must have the shape {self.data.shape}", labels.shape)
-        present = {f"d{int(n)}": np.asarray(labels == n) for n in np.unique(labels) if n > 0}
+        if labels.shape != self.data.shape or labels.dtype.kind not in "bui" or labels.min() < 0:
+            given = f"{labels.dtype} {labels.shape}"
+            raise InputError(f"Drawn labels must be whole numbers from 0 in the shape {self.data.shape}", given)
+        numbers = np.flatnonzero(np.bincount(labels.ravel()))
+        present = {f"d{n}": np.asarray(labels == n) for n in numbers if n > 0}
         patch: dict[str, DrawnFinding | None] = {name: None for name in self.review.drawn if name not in present}
         for name, mask in present.items():
             old = self.review.drawn.get(name)

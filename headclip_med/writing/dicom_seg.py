@@ -85,7 +85,9 @@ def _others_segment(study: Study) -> SegmentDescription:
 
 
 def _nothing_segment(study: Study) -> SegmentDescription:
-    text = research_text(f"Nothing reaches the threshold {study.result.threshold:.3g}; no pixel is set")
+    reached = f"Nothing reaches the threshold {study.result.threshold:.3g}"
+    why = reached if study.result.finding_labels is None else "The reader accepted and drew nothing"
+    text = research_text(f"{why}; no pixel is set")
     return _segment(study, 1, "No finding", "no finding", text)
 
 
@@ -95,7 +97,7 @@ def _segment(study: Study, number: int, label: str, tracking: str, text: str) ->
         segment_label=label,
         segmented_property_category=ABNORMAL,
         segmented_property_type=ABNORMAL,
-        algorithm_type="AUTOMATIC",
+        algorithm_type="AUTOMATIC" if study.result.finding_labels is None else "SEMIAUTOMATIC",
         algorithm_identification=study.algorithm(),
         tracking_id=tracking,
         tracking_uid=study.tracking_uid(number),
