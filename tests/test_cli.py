@@ -117,12 +117,15 @@ def test_options_reach_the_engine(
 
     monkeypatch.setattr(Engine, "predict", spy)
     text = "--domain brain-mri --plane axial,coronal --window 40/80 --threshold 0.3 --smooth-mm 2.5 --time 0"
-    more = "--precision float32 --batch-size 3 --method anomalyclip --series #1 --channels neighbours"
+    more = (
+        "--precision float32 --batch-size 3 --method anomalyclip --series #1 --channels neighbours --on-irregular keep"
+    )
     ran = _predict(tiny_pack, volume, "--out", tmp_path / "out", *text.split(), *more.split())
     assert ran.exit_code == 0, ran.output
     del seen["progress"], seen["cancel"]
     assert seen == {
         "domain": "brain-mri",
+        "on_irregular": "keep",
         "plane": "axial,coronal",
         "window": "40/80",
         "series": "#1",

@@ -12,8 +12,10 @@ import pytest
 from dicom_series import MARK, MARK_HU, CtSeries, edit, write_enhanced
 from pydicom import dcmread
 
+from headclip_med import choices
 from headclip_med.errors import InputError
 from headclip_med.reading import LoadedVolume, list_series, load, read_volume
+from headclip_med.reading.dicom_grid import POLICIES
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -324,6 +326,10 @@ def test_an_unknown_policy_is_refused(tmp_path: Path) -> None:
     CtSeries().write(tmp_path)
     with pytest.raises(InputError, match=r"must be one of error, split, resample, keep; given: squeeze"):
         load(tmp_path, on_irregular="squeeze")
+
+
+def test_the_command_line_offers_the_policies() -> None:
+    assert choices.IRREGULAR == POLICIES
 
 
 CONVERTED = {
