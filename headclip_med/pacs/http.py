@@ -91,14 +91,16 @@ class _BoundedBody:
 
 
 def check_whole(response: requests.Response, place: str) -> None:
-    """Refuse a multipart answer, read to its end, that ends before its closing boundary.
+    """Refuse an answer, read to its end, that is empty or that ends before its closing boundary.
 
-    Archives send these without a length, and a connection that breaks then looks like an end.
+    Archives send multipart answers without a length, and a connection that breaks then looks like an end; where it
+    breaks within the header, what came of that counts as the whole header.
     """
-    content_type = email.message.Message()
-    content_type["Content-Type"] = response.headers["Content-Type"]
-    boundary = content_type.get_boundary()
-    if boundary is not None and f"--{boundary}--".encode() not in response.raw.tail:
+    header = email.message.Message()
+    header["Content-Type"] = response.headers.get("Content-Type", "")
+    boundary = header.get_boundary()
+    tail = response.raw.tail
+    if not tail or (boundary is not None and f"--{boundary}--".encode() not in tail):
         raise PacsUnavailableError(f"{place} must send whole answers", "one that is cut off", "Try again")
 
 
@@ -122,6 +124,11 @@ def problems_in_words(address: Address, access: Access) -> Iterator[None]:
         ) from problem
     except requests.exceptions.HTTPError as problem:
         raise_status(place, problem.response.status_code if problem.response is not None else 0, problem)
+    except requests.exceptions.JSONDecodeError as problem:
+        given = "something else, or an answer that is cut off"
+        raise PacsUnavailableError(
+            f"{place} must answer as DICOMweb", given, "Check the path of the address"
+        ) from problem
     except requests.exceptions.RequestException as problem:
         given = "a connection that breaks" if "reset" in str(problem) or "aborted" in str(problem) else "no connection"
         raise PacsUnavailableError(f"An archive must answer at {place}", given, _ADDRESS) from problem
