@@ -252,7 +252,7 @@ def test_a_source_that_changed_moved_or_was_not_given_is_told_in_words(tmp_path:
     assert "'scan.nii.gz' was found, but its content is another" in found.message
     source.unlink()
     (tmp_path / "images" / "note.txt").write_text("no image", encoding="utf-8")
-    assert "it was moved or changed: the map alone is shown" in match_source(record, [tmp_path / "images"]).message
+    assert "it was moved or changed; the map alone is shown" in match_source(record, [tmp_path / "images"]).message
     assert "--source" in match_source(record, []).message
     assert "moved or changed" in match_source(record, [tmp_path / "nowhere"]).message
     unnamed = find_results([write_case(tmp_path / "plain")])[0].record

@@ -6,7 +6,9 @@ A result knows its source's base name and content hash, never a path. Files of t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.errors import HeadclipError, InputError
+from headclip_med.hashing import sha256_file
 from headclip_med.reading.base import GRID_TOLERANCE, LoadedVolume
 from headclip_med.review.cases import CaseData
 from headclip_med.types import Affine
@@ -22,8 +25,8 @@ from headclip_med.writing.record import ResultRecord
 
 _JOIN = " + "  # of the names of stacked sequences
 
-# Files of another name are tried as well, but not a whole archive of them.
-_MOST_TRIED = 200
+# Folders of another name are tried as well, but not a whole archive of them.
+_MOST_FOLDERS = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,21 +73,18 @@ def match_source(record: ResultRecord, places: Sequence[str | Path]) -> SourceMa
         return SourceMatch(None, message="no source image was given: the map alone is shown; give one with --source")
     options = record.provenance.get("options")
     options = options if isinstance(options, dict) else {}
-    changed, tried = "", 0
-    for paths in _candidates(record.source.name, [Path(place).expanduser() for place in places]):
-        named = _name_of(paths) == record.source.name
-        tried += 1
-        if not named and tried > _MOST_TRIED:
-            break
+    changed = False
+    for paths in _candidates(record, wanted, [Path(place).expanduser() for place in places]):
         for volume in _volumes(paths, options):
             if volume.meta.get("content_sha256") == wanted:
                 return _checked(record, volume, paths)
-        if named:
-            changed = f"'{record.source.name}' was found, but its content is another than the result was made from"
+        changed = changed or _JOIN.join(path.resolve().name for path in paths) == record.source.name
+    name = record.source.name
     if changed:
-        return SourceMatch(None, message=f"{changed}: the map alone is shown")
-    words = f"none of {tried} images has the content of '{record.source.name}'; it was moved or changed"
-    return SourceMatch(None, message=f"{words}: the map alone is shown")
+        words = f"'{name}' was found, but its content is another than the result was made from"
+    else:
+        words = f"no image with the content of '{name}' was found: it was moved or changed"
+    return SourceMatch(None, message=f"{words}; the map alone is shown")
 
 
 def linked_image(path: str | Path, data: CaseData) -> LinkedImage:
@@ -123,16 +123,20 @@ def _checked(record: ResultRecord, volume: LoadedVolume, paths: tuple[Path, ...]
     return SourceMatch(volume, paths, "; ".join(notes))
 
 
-def _candidates(name: str, places: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
-    """What could be the source: the places themselves, then files and folders below of its name, then the others."""
-    parts = name.split(_JOIN)
+def _candidates(record: ResultRecord, wanted: str, places: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
+    """What could be the source: whatever has its name, then what was given, then what has its content by another name.
+
+    Files of another name are not read as images, only their bytes are compared: that finds all single-file formats.
+    """
+    parts = record.source.name.split(_JOIN)
     if len(parts) > 1:
         stacked = [next(_named(part, places), None) for part in parts]
         if all(stacked):
             yield tuple(path for path in stacked if path is not None)
         return
     seen: set[Path] = set()
-    for path in (*_named(name, places), *_others(places)):
+    others = _folders(places) if record.source.format == "dicom" else _same_bytes(places, wanted)
+    for path in (*_named(record.source.name, places), *(p for p in places if p.is_file()), *others):
         if path not in seen:
             seen.add(path)
             yield (path,)
@@ -146,23 +150,24 @@ def _named(name: str, places: Sequence[Path]) -> Iterator[Path]:
             yield from (path for path in sorted(place.rglob("*")) if path.name == name and not _is_result(path))
 
 
-def _others(places: Sequence[Path]) -> Iterator[Path]:
-    for place in places:
-        yield place
-        if place.is_dir():
-            yield from (
-                path
-                for path in sorted(place.rglob("*"))
-                if path.is_file() and not path.name.startswith(".") and not _is_result(path)
-            )
+def _folders(places: Sequence[Path]) -> Iterator[Path]:
+    """Folders of files, which may be series, the given ones first; a limited number."""
+    below = (sub for place in places if place.is_dir() for sub in (place, *sorted(place.rglob("*"))))
+    holding = (path for path in below if path.is_dir() and any(child.is_file() for child in path.iterdir()))
+    yield from islice((path for path in holding if not (path / RECORD_NAME).exists()), _MOST_FOLDERS)
+
+
+def _same_bytes(places: Sequence[Path], wanted: str) -> Iterator[Path]:
+    files = (path for place in places if place.is_dir() for path in sorted(place.rglob("*")))
+    for path in files:
+        if path.is_file() and not path.name.startswith(".") and not _is_result(path):
+            with suppress(OSError):
+                if sha256_file(path) == wanted:
+                    yield path
 
 
 def _is_result(path: Path) -> bool:
     return (path.parent / RECORD_NAME).exists()
-
-
-def _name_of(paths: tuple[Path, ...]) -> str:
-    return _JOIN.join(path.resolve().name for path in paths)
 
 
 def _volumes(paths: tuple[Path, ...], options: dict[str, Any]) -> Iterator[LoadedVolume]:
