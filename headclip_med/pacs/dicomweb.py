@@ -95,10 +95,14 @@ class DicomwebArchive:
         ) as response:
             if response.status_code != requests.codes.ok:
                 raise_status(self.address.place, response.status_code)
-            if response.headers.get("Content-Type", "").startswith("multipart/"):
-                parts = list(self._client._decode_multipart_message(response, stream=True))
-            else:  # one file as it is: against the standard, yet common
-                parts = [response.content]
+            try:
+                if response.headers.get("Content-Type", "").startswith("multipart/"):
+                    parts = list(self._client._decode_multipart_message(response, stream=True))
+                else:  # one file as it is: against the standard, yet common
+                    parts = [response.content]
+            except ValueError:
+                check_whole(response, self.address.place)
+                raise
             check_whole(response, self.address.place)
         if len(parts) != 1:
             raise PacsError(f"{self.address.place} must send the one instance that was asked for", f"{len(parts)}")
