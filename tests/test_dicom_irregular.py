@@ -14,7 +14,7 @@ from pydicom import dcmread
 
 from headclip_med import choices
 from headclip_med.errors import InputError
-from headclip_med.reading import LoadedVolume, list_series, load, read_volume
+from headclip_med.reading import LoadedVolume, dicom_decode, list_series, load, read_volume
 from headclip_med.reading.dicom_grid import POLICIES
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -296,8 +296,9 @@ def _damage(folder: Path, place: int) -> Path:
 def test_a_damaged_slice_is_named_and_left_to_the_policy(tmp_path: Path) -> None:
     series = CtSeries(slices=7).write(tmp_path)
     victim = _damage(tmp_path, 4)
-    with pytest.raises(InputError, match=rf"{victim.name} must hold pixel data.*--on-irregular keep"):
+    with pytest.raises(InputError, match=rf"{victim.name} must hold pixel data.*--on-irregular keep") as caught:
         load(tmp_path)
+    assert str(caught.value).count("--on-irregular") == 1
     kept = load(tmp_path, on_irregular="keep")
     _check_truth(kept, series, {k: k for k in range(7) if k != 4})
     assert kept.meta["slice_uids"][4] == kept.meta["slice_files"][4] == ""
@@ -310,6 +311,15 @@ def test_a_damaged_slice_is_named_and_left_to_the_policy(tmp_path: Path) -> None
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:-60])
     with pytest.raises(InputError, match="must hold pixel data"):
+        load(tmp_path, on_irregular="keep")
+
+
+def test_damage_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    CtSeries(slices=7).write(tmp_path)
+    _damage(tmp_path, 2)
+    _damage(tmp_path, 4)
+    monkeypatch.setattr(dicom_decode, "_MOST_WASTED_SECONDS", 0.0)
+    with pytest.raises(InputError, match=r"in reasonable time; given: 1 damaged slices"):
         load(tmp_path, on_irregular="keep")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -18,6 +19,9 @@ from headclip_med.reading.base import check_size, collected_warnings, in_words, 
 from headclip_med.reading.dicom_header import ImageHeader, check_deflated, element, file_stamp
 from headclip_med.reading.dicom_pixels import Plane, overlays, planes, window
 from headclip_med.reading.dicom_split import SAME_PLACE_MM, along_normal
+
+# A decoder may take seconds over a damaged frame before it gives up; a series of such frames is given up sooner.
+_MOST_WASTED_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class _Work:
         self.window: list[float] | None = None
         self.overlays = self.padded = 0
         self._digests: list[str] = []
+        self._wasted = 0.0
         filled = [k for k, header in enumerate(layout) if header is not None]
         self._middle = filled[len(filled) // 2]
 
@@ -91,24 +96,39 @@ class _Work:
         self.overlays += overlays(dataset)
         if self._middle in places:
             self.window = window(dataset, frames[places.index(self._middle)])
-        try:
-            for k, plane in zip(places, planes(dataset, headers), strict=True):
-                if isinstance(plane, InputError):
-                    self._fail(plane, [k], may_fail)
-                else:
-                    self.put(k, plane)
-        except InputError as problem:  # of the file as a whole: no decoder, a lying codestream
-            self._fail(problem, [k for k in places if k not in self.failed], may_fail)
+        decoded = planes(dataset, headers)
+        for number, k in enumerate(places):
+            began = time.monotonic()
+            try:
+                plane = next(decoded)
+            except InputError as problem:  # of the file as a whole: no decoder, a lying codestream
+                self._fail(problem, places[number:], may_fail)
+                return
+            if isinstance(plane, InputError):
+                self._fail(plane, [k], may_fail)
+                self._waste(time.monotonic() - began)
+            else:
+                self.put(k, plane)
 
     def _fail(self, problem: InputError, places: Sequence[int], may_fail: bool) -> None:
         """Raise ``problem``, or remember it for the slices at ``places``."""
-        if may_fail and not isinstance(problem, _ChangedError):
+        if may_fail and not isinstance(problem, _HopelessError):
             self.failed.update(dict.fromkeys(places, problem))
             return
         if len(self.layout) == 1 or may_fail or "pip install" in problem.do:
             raise problem
         do = f"{problem.do}, or read the others with --on-irregular keep"
         raise type(problem)(problem.must, problem.given, do) from problem
+
+    def _waste(self, seconds: float) -> None:
+        """Give up on a series whose damaged slices keep the decoders busy."""
+        self._wasted += seconds
+        if self._wasted > _MOST_WASTED_SECONDS:
+            raise _HopelessError(
+                f"{self.name} must hold pixel data that can be decoded in reasonable time",
+                f"{len(self.failed)} damaged slices that took {self._wasted:.0f} s to fail",
+                "Export the series again, uncompressed if possible",
+            )
 
     def put(self, k: int, plane: Plane) -> None:
         """A decoded slice at its place; the first one decides the number of channels."""
@@ -135,8 +155,8 @@ def _by_file(layout: Sequence[ImageHeader | None]) -> dict[Path, list[int]]:
     return files
 
 
-class _ChangedError(InputError):
-    """A file that is not what its header was read from: no policy helps."""
+class _HopelessError(InputError):
+    """A file that is not what its header was read from, or damage without end: no policy helps."""
 
 
 def open_dataset(header: ImageHeader) -> tuple[Any, str]:
@@ -153,7 +173,7 @@ def open_dataset(header: ImageHeader) -> tuple[Any, str]:
     except OSError:
         unchanged = False
     if not unchanged:
-        raise _ChangedError(
+        raise _HopelessError(
             f"{path.name} must not change while it is read",
             "a file that changed, or went away, after its header was read",
             "Wait until the series is complete, then read it again",
