@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from review_cases import LOW, TWIN, at, hand_map, opened, write_case
 
 import headclip_med
@@ -165,6 +168,67 @@ def test_two_unreadable_files_are_left_alone(folder: Path) -> None:
     case = session.open_case("case")
     assert "must be a review of headclip_med.review/1" in (case.read_only or "")
     assert (folder / "review_reader.json").read_text(encoding="utf-8") == "{}"
+
+
+@pytest.mark.parametrize("what", ["peak", "runs", "size"])
+def test_a_review_edited_by_hand_to_lie_outside_its_image_is_refused_in_words(folder: Path, what: str) -> None:
+    session, case = opened(folder)
+    case.judge(at(TWIN), "accepted")
+    case.draw(np.ones(case.data.shape))
+    session.close()
+    path = folder / "review_reader.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if what == "peak":
+        content["findings"][at(TWIN)]["peak_voxel"] = [12, 0, 0]
+    elif what == "runs":
+        content["drawn"]["d1"]["runs"] = [[719, 2]]
+    else:
+        content["findings"][at(TWIN)]["finding"]["voxels"] = 4
+    path.write_text(json.dumps(content), encoding="utf-8")
+    (folder / "review_reader.journal").unlink()
+    case = Session.open([folder]).open_case("case")
+    if what == "size":  # found when the region is looked for
+        with pytest.raises(InputError, match="must fit the map"):
+            case.accepted_mask()
+    else:
+        assert "must lie within its image" in (case.read_only or "")
+        assert [row.status for row in case.findings] == [None, None]
+
+
+@settings(max_examples=60, deadline=None)
+@given(place=st.floats(0, 1), junk=st.binary(max_size=12), cut=st.booleans())
+def test_whatever_happens_to_a_journal_is_told_in_words_and_the_saved_state_survives(
+    kept_review: dict[str, bytes], place: float, junk: bytes, cut: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "case"
+        folder.mkdir()
+        for file, content in kept_review.items():
+            (folder / file).write_bytes(content)
+        journal = folder / "review_reader.journal"
+        content = journal.read_bytes()
+        here = round(place * len(content))
+        journal.write_bytes(content[:here] + junk + (b"" if cut else content[here + len(junk) :]))
+        session = Session.open([folder])
+        case = session.open_case("case")
+        if case.read_only is None:
+            said = case.review
+            assert (said.findings[at(TWIN)].status, said.note) in (("rejected", "saved"), ("rejected", "later"))
+            case.set_note("goes on")
+        session.close()
+
+
+@pytest.fixture(scope="module")
+def kept_review(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Files of a result and its review: two actions saved, one more in the journal."""
+    folder = write_case(tmp_path_factory.mktemp("kept") / "case")
+    session, case = opened(folder)
+    case.judge(at(TWIN), "accepted")
+    case.judge(at(TWIN), "rejected")
+    case.set_note("saved")
+    session.save()
+    case.set_note("later")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_review_of_another_result_is_never_mixed_in(folder: Path) -> None:

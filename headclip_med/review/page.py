@@ -17,6 +17,12 @@ from headclip_med.writing.report import _data_uri, _flat
 # More pictures than anybody looks at on one page; the others are in the mask and the table.
 _MOST_PICTURES = 24
 
+# What names the model; all the rest is in result.json, whose hash is on the page.
+_OF_MODEL = (
+    *("model", "method", "tower", "weights_sha256", "pack", "pack_sha256", "export_sha256", "domain", "precision"),
+    "versions.headclip-med",
+)
+
 
 def render_page(reviewed: ReviewedCase) -> str:
     """The page as text. What readers typed and files are called is text in it, never markup."""
@@ -48,7 +54,7 @@ def render_page(reviewed: ReviewedCase) -> str:
         pictures_left_out=sum(row.counts for row in rows) - len(pictures),
         without_source=reviewed.source is None,
         facts=_facts(reviewed),
-        provenance=list(_flat(record.provenance)),
+        provenance=[(name, value) for name, value in _flat(record.provenance) if name in _OF_MODEL],
     )
 
 

@@ -88,6 +88,7 @@ def read_files(files: ReviewFiles, link: ResultLink | None = None) -> Loaded:
     for review in (compact, loaded.history.review if loaded.history else None):
         if review is not None and link is not None:
             _check_link(review, link, files)
+            _check_places(review, files)
     if compact is not None:
         loaded.compact_actions = compact.actions
         if loaded.history is None or compact.actions > loaded.history.review.actions:
@@ -232,12 +233,26 @@ def _read_compact(path: Path, loaded: Loaded) -> CaseReview | None:
 
 
 def _check_link(review: CaseReview, link: ResultLink, files: ReviewFiles) -> None:
-    same = (review.result.result_sha256, review.result.map_sha256) == (link.result_sha256, link.map_sha256)
+    said = review.result
+    same = (said.result_sha256, said.map_sha256, said.shape) == (link.result_sha256, link.map_sha256, link.shape)
     if not same:
         raise InputError(
             f"{files.review.name} must belong to the result beside it",
             "a review of another result of that name",
             "Move the review away, or bring its own result back",
+        )
+
+
+def _check_places(review: CaseReview, files: ReviewFiles) -> None:
+    """Nothing that was judged or drawn lies outside the grid: files can be edited by hand."""
+    shape = review.result.shape
+    size = shape[0] * shape[1] * shape[2]
+    peaks = (one.peak_voxel for one in review.findings.values())
+    inside = all(0 <= v < n for peak in peaks for v, n in zip(peak, shape, strict=True))
+    drawn = all(first + length <= size for one in review.drawn.values() for first, length in one.runs)
+    if not (inside and drawn):
+        raise InputError(
+            f"{files.review.name} must lie within its image", "a finding outside of it", "Use an older copy"
         )
 
 

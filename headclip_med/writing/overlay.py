@@ -89,7 +89,8 @@ def slice_picture(result: AnomalyResult, panel: Panel, height: float = 6.0) -> I
     plain = is_plain_image(result)
     place = "2-D image" if plain else f"{result.planes[0]} slice {panel.index} · {panel.position}"
     title = " · ".join(filter(None, [result.meta.get("modality"), place, f"score {panel.score:.3f}"]))
-    cut = f"threshold {result.threshold:.3g}, outlined"
+    chosen = result.finding_labels is not None
+    cut = "chosen by a reader, outlined" if chosen else f"threshold {result.threshold:.3g}, outlined"
     found = len(result.findings)
     facts = f"whole case: score {result.pred_score:.3f}, {found} finding{'' if found == 1 else 's'} · {cut}"
     _head_and_foot(page, title, _shorten(facts, int(_TEXT_DENSITY * width)))
