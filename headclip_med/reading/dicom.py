@@ -149,7 +149,8 @@ def _normal(header: ImageHeader) -> list[float] | None:
 
 def _stack(images: Headers, policy: Policy, name: str, notes: list[str]) -> LoadedVolume:
     stack = measure(images, name)
-    if any(policy not in problem.policies for problem in stack.problems):
+    unsolved = stack.problems and policy in ("error", "split")  # what is chosen of a split is regular, or cannot be
+    if unsolved or any(policy not in problem.policies for problem in stack.problems):
         raise stack.refusal(name, policy)
     if policy == "resample" and stack.problems:
         return _resampled(stack, name, notes)
@@ -174,7 +175,7 @@ def _in_slots(stack: Stack, policy: Policy, name: str, notes: list[str]) -> Load
         notes.append(_damaged(decoded, f"slices {first} to {end - 1} between them were read"))
         decoded, layout = decoded.part(first, end), layout[first:end]
         affine[:3, 3] += affine[:3, 2] * first
-        slots, stack = slots[first:end], replace(stack, positions=stack.positions[first:end])
+        stack = replace(stack, headers=stack.headers[first:end])
     elif decoded.failed:
         notes.append(_damaged(decoded, "empty slices in their place"))
     _note_kept(stack, layout, meta, notes)
@@ -230,6 +231,8 @@ def _resampled(stack: Stack, name: str, notes: list[str]) -> LoadedVolume:
     array, affine = resample(decoded.array, stack, name)
     said = "; ".join(problem.given for problem in stack.problems) or "damaged slices left out"
     notes.append(f"resampled onto a regular grid of {np.linalg.norm(affine[:3, 2]):.3f} mm: {said}")
+    if empty := len(blank_slices(array)):
+        notes.append(f"{empty} slice(s) in gaps are empty: never scored")
     meta = VolumeMeta(is_2d=False, resampled=True)
     centres = _source_centres(stack)
     meta["slice_positions"] = centres

@@ -86,9 +86,10 @@ class Stack:
     def refusal(self, name: str, policy: Policy = "error") -> InputError:
         """The worst irregularity that ``policy`` cannot deal with, and the policies that can."""
         worst = next((p for p in self.problems if policy not in p.policies), self.problems[0])
-        able = [p for p in POLICIES if all(p in problem.policies for problem in self.problems)]
+        others = [p for p in POLICIES if p != policy]
+        able = [p for p in others if all(p in problem.policies for problem in self.problems)]
         if not able:  # what is left after a split may be dealt with
-            able = [p for p in POLICIES if p in worst.policies]
+            able = [p for p in others if p in worst.policies]
         meant = [self._meaning(p, worst.kind) for p in able]
         do = f"Choose on_irregular= (command line: --on-irregular): {', '.join(meant)}" if meant else CONVERT
         return InputError(f"{worst.must.format(name=name)}", worst.given, do)
