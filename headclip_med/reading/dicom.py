@@ -60,7 +60,9 @@ def read_dicom(
     check_size((max(i.samples for i in images), images[0].columns, images[0].rows, _frame_count(images)), name)
     kinds = sorted({header.photometric for header in images})
     if len(kinds) > 1:
-        raise InputError(f"The images of {name} must be of one kind", f"{', '.join(kinds)}", "Separate them first")
+        odd = next(header for header in images if header.photometric != images[0].photometric)
+        given = f"{', '.join(kinds)}: {images[0].path.name} and {odd.path.name} differ"
+        raise InputError(f"The images of {name} must be of one kind", given, "Separate them first")
     if len(images) == 1:
         return _single(images[0], time, policy, name, notes)
     pick_time(1, time, name)
