@@ -18,7 +18,7 @@ from headclip_med.slices import put_back_array
 from headclip_med.types import RESEARCH_ONLY, Affine, Vector, VolumeMeta
 
 from .layers import DisplayGrid, display_grid, map_colours
-from .volume_layers import volume_layers
+from .volume_layers import LayerTuple, volume_layers
 from .windows import Limits
 
 if TYPE_CHECKING:
@@ -83,10 +83,9 @@ class CaseLayers:
         self.show_overlay(True)
 
     def close(self) -> None:
-        """Remove every layer of ours."""
+        """Remove every layer of ours, and show again what was hidden for them."""
         for layer in (*self.sources, self.map, self.contours, self.drawn):
-            if self._is_there(layer):
-                self._viewer.layers.remove(layer)
+            self._remove(layer)
         self.sources, self.map, self.contours, self.drawn = [], None, None, None
         self.grid, self._map_array, self._labels, self._is_run = None, None, None, False
         for layer in self._hidden:
@@ -256,29 +255,49 @@ class CaseLayers:
     def _open(
         self, volume: AnyVolume | None, map_array: NDArray[np.float32], affine: Affine, axis: int, facts: dict[str, Any]
     ) -> None:
-        self.close()
-        self._hidden = [layer for layer in self._viewer.layers if layer.visible]
-        for layer in self._hidden:
-            layer.visible = False  # whatever else is open would lie over the case
+        ours = (*self.sources, self.map, self.contours, self.drawn)
+        for layer in self._viewer.layers:
+            if layer.visible and layer not in ours:
+                layer.visible = False  # whatever else is open would lie over the case
+                self._hidden.append(layer)
+        self._remove(self.drawn)
         i, j, k = map_array.shape
         self.grid, self._map_array, self._axis = display_grid(affine, (i, j, k)), map_array, axis
-        if volume is not None:
-            self.sources = [self._add(*layer) for layer in volume_layers(volume)]
+        self.drawn, self._labels, self._is_run = None, None, False
+        self._put_sources([] if volume is None else volume_layers(volume))
         place = self.grid.layer_kwargs(research_use_only=RESEARCH_ONLY, **facts)
-        look: dict[str, Any] = {
-            "name": "anomaly map",
-            "blending": "translucent_no_depth",
-            "contrast_limits": self.map_range,
-        }
-        self.map = self._add(self.grid.view(map_array), {**look, "colormap": _map_colormap(), **place}, "image")
-        self.map.opacity = self._opacity
-        codes = np.zeros(self.grid.view(map_array).shape, dtype=np.uint8)
-        look = {"name": "threshold contours", "colormap": _contour_colours(), "opacity": 1.0}
-        self.contours = self._add(codes, {**look, **place}, "labels")
+        shown = self.grid.view(map_array)
+        look: dict[str, Any] = {"name": "anomaly map", "contrast_limits": self.map_range}
+        self.map = self._put(self.map, shown, {**look, **_map_look(), "opacity": self._opacity, **place}, "image")
+        codes = np.zeros(shown.shape, dtype=np.uint8)
+        self.contours = self._put(self.contours, codes, {**_contour_look(), **place}, "labels")
         self.contours.contour = 1
         self.contours.editable = False
         if self.sources:
             self._viewer.layers.selection.active = self.sources[0]
+
+    def _put_sources(self, wanted: Sequence[LayerTuple]) -> None:
+        """Layers of these sequences; those that are there are used again, since napari takes long to remove one."""
+        olds, self.sources = self.sources, []
+        fitting = len(olds) == len(wanted) and all(self._is_there(old) for old in olds)
+        if not fitting:
+            for layer in (*olds, *((self.map, self.contours) if wanted else ())):
+                self._remove(layer)  # the map lies above the sequences
+        for place, (data, kwargs, kind) in enumerate(wanted):
+            self.sources.append(self._put(olds[place] if fitting else None, data, kwargs, kind))
+
+    def _put(self, old: Any, data: Any, kwargs: dict[str, Any], kind: str) -> Any:
+        """A layer with this content: ``old`` where it can be used again, else a new one."""
+        if not self._is_there(old) or getattr(old, "rgb", False) != kwargs.get("rgb", False):
+            self._remove(old)
+            return self._add(data, kwargs, kind)
+        old.data = data
+        for name in ("scale", "translate", "metadata", "name"):
+            setattr(old, name, kwargs[name])
+        if "contrast_limits" in kwargs:
+            old.contrast_limits_range = old.contrast_limits = kwargs["contrast_limits"]
+        old.visible = kwargs.get("visible", True)
+        return old
 
     def _add_drawn(self, labels: NDArray[Any], facts: dict[str, Any]) -> None:
         if self.grid is None:
@@ -293,6 +312,10 @@ class CaseLayers:
         from napari.layers import Layer
 
         return self._viewer.add_layer(Layer.create(data, kwargs, kind))
+
+    def _remove(self, layer: Any) -> None:
+        if self._is_there(layer):
+            self._viewer.layers.remove(layer)
 
     def _is_there(self, layer: Any) -> bool:
         """A user may have deleted it."""
@@ -336,20 +359,21 @@ def _redraw(layer: Any) -> None:
     layer.refresh(extent=False, thumbnail=False, highlight=False)
 
 
-def _map_colormap() -> Any:
+def _map_look() -> dict[str, Any]:
     from napari.utils import Colormap
 
-    return Colormap(map_colours(), name="headclip_med map")
+    colours = Colormap(map_colours(), name="headclip_med map")
+    return {"colormap": colours, "blending": "translucent_no_depth"}
 
 
-def _contour_colours() -> Any:
+def _contour_look() -> dict[str, Any]:
     from napari.utils import DirectLabelColormap
 
     colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
     for status, colour in _COLOURS.items():
         colours[_CODES[status]] = colour
         colours[_CODES[status] + _CHOSEN] = _CHOSEN_COLOUR
-    return DirectLabelColormap(color_dict=colours)
+    return {"name": "threshold contours", "colormap": DirectLabelColormap(color_dict=colours), "opacity": 1.0}
 
 
 def _drawn_colours() -> Any:

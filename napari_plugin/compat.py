@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 _LETTER_SIZE = 14
@@ -54,3 +55,14 @@ def front_viewer() -> Any:
     import napari
 
     return napari.current_viewer() or napari.Viewer()
+
+
+def binding_problem() -> str:
+    """Why the Qt binding that is in use will end Python sooner or later; empty for a sound one.
+
+    PySide6 6.12.0 gives away a reference to True with every signal; before Python 3.12 these are counted.
+    """
+    pyside = sys.modules.get("PySide6")
+    if sys.version_info >= (3, 12) or getattr(pyside, "__version__", "") != "6.12.0":
+        return ""
+    return "PySide6 6.12.0 crashes sooner or later under this Python. Run: pip install 'PySide6!=6.12.0'"

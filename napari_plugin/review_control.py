@@ -284,6 +284,8 @@ class ReviewControl:
         self.views.slices.show_slices(rows.slice_rows(case))
         self._show_case(case, is_new_drawing=False)
         self._viewer.reset_view()
+        if case.findings:
+            self.layers.go_to(rows.vector(case.findings[0].finding.peak_mm))  # for the other planes
         self.jump(case.start_slice())
         self.views.slices.mark(self.layers.current_index())
 

@@ -16,7 +16,7 @@ from headclip_med.errors import HeadclipError
 from .background import Background
 from .case_layers import CaseLayers
 from .case_tools import CaseTools
-from .compat import show_scale_bar
+from .compat import binding_problem, show_scale_bar
 from .dock_parts import Views
 from .keys import Keys, WindowDrag
 from .layers import map_colours
@@ -87,6 +87,8 @@ class ReviewWidget(QWidget):
         self.keys = Keys(napari_viewer, self, self.shortcuts, self._handlers())
         self.help_box.show_keys(self.shortcuts.keys())
         show_scale_bar(napari_viewer)
+        if problem := binding_problem():
+            self.views.footer.status.say(problem, is_wrong=True)
 
     # -- what others call
 
