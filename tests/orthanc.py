@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -31,11 +32,15 @@ def free_port() -> int:
 
 
 class Orthanc:
-    """One archive with its storage in ``folder``; it survives :meth:`kill` as a disk survives a power cut."""
+    """One archive with its storage in ``folder``; it survives :meth:`kill` as a disk survives a power cut.
 
-    def __init__(self, folder: Path, sink_port: int = 0) -> None:
-        self.folder = folder
-        self.http_port, self.dicom_port, self.sink_port = free_port(), free_port(), sink_port or free_port()
+    With ``tls``, PEM files of a key and a certificate, it speaks DICOM over TLS only. Its HTTPS is no use: Debian's
+    1.10.1 ends in a segmentation fault at the first request.
+    """
+
+    def __init__(self, folder: Path, tls: tuple[Path, Path] | None = None) -> None:
+        self.folder, self.tls = folder, tls
+        self.http_port, self.dicom_port, self.sink_port = free_port(), free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -44,7 +49,7 @@ class Orthanc:
 
     @property
     def dimse(self) -> str:
-        return f"dimse://{AE_TITLE}@127.0.0.1:{self.dicom_port}"
+        return f"dimse{'s' if self.tls else ''}://{AE_TITLE}@127.0.0.1:{self.dicom_port}"
 
     def start(self) -> None:
         """Start it and wait for its first answer; skip the test where that cannot be."""
@@ -102,14 +107,33 @@ class Orthanc:
             "RegisteredUsers": {USER: PASSWORD},
             "Plugins": [plugin],
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+            **self._tls_config(),
+        }
+
+    def _tls_config(self) -> dict[str, Any]:
+        if self.tls is None:
+            return {}
+        key, certificate = self.tls
+        return {
+            "DicomTlsEnabled": True,
+            "DicomTlsPrivateKey": str(key),
+            "DicomTlsCertificate": str(certificate),
+            "DicomTlsTrustedCertificates": str(certificate),
+            "DicomTlsRemoteCertificateRequired": False,
         }
 
 
 class Wire:
-    """A TCP connection in the middle: counts bytes each way, and can call ``cut`` once there are enough of them."""
+    """A TCP connection in the middle: counts bytes each way, and can call ``cut`` once there are enough of them.
 
-    def __init__(self, port: int) -> None:
-        self._target = port
+    With ``tls``, PEM files of a key and a certificate, it ends TLS, as a proxy before an archive does.
+    """
+
+    def __init__(self, port: int, tls: tuple[Path, Path] | None = None) -> None:
+        self._target, self._tls = port, None
+        if tls is not None:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._tls.load_cert_chain(tls[1], tls[0])
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         self.down = self.up = 0
@@ -130,6 +154,7 @@ class Wire:
         while True:
             try:
                 client, _ = self._server.accept()
+                client = client if self._tls is None else self._tls.wrap_socket(client, server_side=True)
                 server = socket.create_connection(("127.0.0.1", self._target))
             except OSError:
                 if self._server.fileno() < 0:

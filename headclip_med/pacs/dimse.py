@@ -210,17 +210,18 @@ class DimseArchive:
         entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = self.access.timeout_s
         entity.network_timeout = self.access.timeout_s
         host, port = self.address.host, self.address.port
+        opened: list[Any] = []
         association = entity.associate(
             host,
             port,
             contexts,
             self.address.root,
             ext_neg=list(roles),
-            evt_handlers=handlers,
+            evt_handlers=[*(handlers or ()), (evt.EVT_CONN_OPEN, opened.append)],
             tls_args=self._tls,
         )
         if not association.is_established:
-            raise self._refused(association)
+            raise self._refused(association, bool(opened))
         try:
             yield association
         except BaseException:
@@ -229,18 +230,20 @@ class DimseArchive:
         if association.is_established:
             association.release()
 
-    def _refused(self, association: Association) -> PacsError:
+    def _refused(self, association: Association, is_connected: bool) -> PacsError:
         place = self.address.place
+        wish = f"{place} must accept an association from {self.access.ae_title} to {self.address.root}"
+        titles = "Check the AE titles; the archive must know ours (HEADCLIP_PACS_AET)"
         if association.is_rejected:
             answer = association.acceptor.primitive
             reason = getattr(answer, "reason_str", "") or "no reason"
-            return PacsError(
-                f"{place} must accept an association from {self.access.ae_title} to {self.address.root}",
-                f"it rejected it: {reason.lower()}",
-                "Check the AE titles; the archive must know ours (HEADCLIP_PACS_AET)",
-            )
+            return PacsError(wish, f"it rejected it: {reason.lower()}", titles)
         if association.is_aborted and association.acceptor.primitive is not None:
             return PacsError(f"{place} must offer what is asked for", "it accepted none of it", "Ask its administrator")
+        if (
+            is_connected
+        ):  # a rejection may look like that too: pynetdicom can miss it when the connection closes at once
+            return PacsUnavailableError(wish, "silence, or a closed connection", titles)
         tls = ", and that its certificate is trusted (HEADCLIP_PACS_CA)" if self.address.tls else ""
         return PacsUnavailableError(
             f"A DICOM server must answer at {place}", "no connection", f"Check address and port{tls}"
