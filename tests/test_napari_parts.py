@@ -1,0 +1,157 @@
+"""Parts of the plugin that know neither Qt nor napari: windows, rows, shortcuts, runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari_case import open_session, write_case
+from napari_headclip_med import rows
+from napari_headclip_med.shortcuts import ACTIONS, Shortcuts, napari_keys, normal
+from napari_headclip_med.windows import dragged, first_window, percentile_limits, preset_limits, presets
+from napari_headclip_med.worker import LocalRunner, Progress, RunOptions, SlicesDone, in_words
+from small_cases import write_volume
+
+from headclip_med.errors import CancelledError, InputError
+from headclip_med.result import AnomalyResult
+
+
+def test_modules_that_know_no_qt_load_none() -> None:
+    names = ["rows", "windows", "shortcuts", "worker", "layers", "volume_layers", "writer", "orientation"]
+    code = f"import sys; [__import__('napari_headclip_med.' + n) for n in {names}]; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {"qtpy", "napari", "torch"}.isdisjoint(done.stdout.split())
+
+
+# -- windows
+
+
+def test_a_volume_opens_in_its_own_window_or_one_that_shows_it() -> None:
+    channel = np.linspace(0, 1000, 1001, dtype=np.float32)
+    assert first_window(channel, {"default_window": [40, 80]}) == (0, 80)
+    assert first_window(channel, {"modality": "CT"}) == (0, 80)
+    low, high = first_window(channel, {"modality": "MR"})
+    assert 0 < low < 10
+    assert 990 < high < 1000
+    assert preset_limits("bone", channel, {}) == (-800, 2000)
+    assert preset_limits("as opened", channel, {"modality": "CT"}) == (0, 80)
+    assert "lung" in presets("CT")
+    assert "lung" not in presets("MR")
+
+
+def test_a_constant_channel_still_has_two_ends() -> None:
+    low, high = percentile_limits(np.full((3, 3), 5, dtype=np.float32), 0, 100)
+    assert low == 5 < high
+
+
+def test_a_drag_widens_to_the_right_and_shifts_downwards() -> None:
+    assert dragged((0, 100), 0.5, 0, 100) == (-25, 125)
+    assert dragged((0, 100), 0, 0.1, 100) == (10, 110)
+    low, high = dragged((0, 100), -5, 0, 100)
+    assert low < high
+
+
+# -- rows
+
+
+def test_a_case_in_words(tmp_path: Path) -> None:
+    write_case(tmp_path)
+    with open_session(tmp_path) as session:
+        case = session.open_case("case")
+        case.show_overlay()
+        found = rows.finding_rows(case)
+        assert [row.status for row in found] == [None, None]
+        assert found[0].place == "R11 A8 I5"
+        assert found[0].slices == "2–6"
+        assert rows.slice_rows(case)[0].index == 4
+        assert rows.slice_rows(case)[0].position == "I 5.0 mm"
+        assert rows.score_words(case) == "case: score 0.950, 2 findings at 0.500."
+        facts = dict(rows.provenance(case.record))
+        assert facts["model"] == "tiny-random"
+        assert facts["weights"].startswith("abababababab")
+        case.set_threshold(0.3)
+        assert rows.threshold_words(case) == "moved by the reader; the result's own is 0.500"
+
+
+def test_a_concealed_case_says_nothing(tmp_path: Path) -> None:
+    write_case(tmp_path)
+    with open_session(tmp_path, unaided_first=True) as session:
+        case = session.open_case("case")
+        assert rows.finding_rows(case) == []
+        assert {row.score for row in rows.slice_rows(case)} == {None}
+        assert [row.score for row in rows.case_rows(session)] == [None]
+        assert "0.9" not in rows.score_words(case)
+
+
+# -- shortcuts
+
+
+def test_no_key_of_ours_is_naparis() -> None:
+    pytest.importorskip("napari")
+    taken = {normal(key): what for key, what in napari_keys().items()}
+    assert {action.name: taken[normal(action.key)] for action in ACTIONS if normal(action.key) in taken} == {}
+    assert len({normal(action.key) for action in ACTIONS}) == len(ACTIONS)
+
+
+def test_a_changed_key_is_kept_and_a_taken_one_refused() -> None:
+    store: dict[str, str] = {}
+    keys = Shortcuts(store, {"Ctrl+Shift+C": "console"})
+    keys.change("accept", "G")
+    assert Shortcuts(store).key("accept") == "G"
+    with pytest.raises(InputError, match=r"j is taken.*Next finding"):
+        keys.change("accept", "j")
+    with pytest.raises(InputError, match="napari: console"):
+        keys.change("accept", "Shift+Ctrl+C")
+    with pytest.raises(InputError, match="must be a key"):
+        keys.change("accept", "")
+    keys.reset()
+    assert keys.key("accept") == "8"
+
+
+# -- runs
+
+
+def test_a_run_yields_every_slice_and_then_the_result(tiny_pack: Path, tmp_path: Path) -> None:
+    scan = write_volume(tmp_path / "scan.nii.gz")
+    events = list(LocalRunner().run(scan, RunOptions(str(tiny_pack))))
+    slices = [event for event in events if isinstance(event, SlicesDone)]
+    assert [event.indices for event in slices] == [(i,) for i in range(6)]
+    assert slices[0].maps.shape == (1, 24, 20)
+    assert isinstance(events[-1], AnomalyResult)
+    assert [e.done for e in events if isinstance(e, Progress) and e.total] == list(range(1, 7))
+
+
+def test_closing_the_iterator_stops_the_engine() -> None:
+    class Endless:
+        stopped = False
+
+        def predict(self, source: Any, *, cancel: Any, progress: Any, **rest: Any) -> None:
+            done = 0
+            while not cancel():
+                done += 1
+                progress(done, 10**9)
+            self.stopped = True
+            raise CancelledError("stopped")
+
+    engine = Endless()
+    events = LocalRunner(lambda name: engine).run("x", RunOptions("endless"))
+    while not (isinstance(event := next(events), Progress) and event.done > 3):
+        pass
+    events.close()
+    assert engine.stopped
+
+
+def test_errors_of_a_run_are_words() -> None:
+    def load(name: str) -> Any:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    with pytest.raises(ModuleNotFoundError) as caught:
+        list(LocalRunner(load).run("x", RunOptions("any")))
+    assert "needs the package torch" in in_words(caught.value)
+    assert "Reviewing results does not" in in_words(caught.value)
+    assert "internal error (ZeroDivisionError)" in in_words(ZeroDivisionError())
