@@ -10,9 +10,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from chromium import Browser, find_chromium
-from dicom_results import complete_series, result_of
+from dicom_results import complete_series, result_of, validation_errors
 from PIL import Image
 from review_cases import AFFINE, LOW, SHAPE, SHORT, TALL, TWIN, at, hand_map, mm, opened, write_case
 from writing_phantom import make_result, oblique_affine
@@ -178,7 +179,7 @@ def test_accepted_and_drawn_findings_as_dicom_lie_at_their_millimetres(tmp_path:
     folder = tmp_path / "case"
     folder.mkdir()
     write_result(result, folder, formats=("nifti",))
-    _, case = opened(folder)
+    _, case = opened(folder, reader="anna")
     block, single = case.findings
     case.judge(block.id, "rejected")
     case.judge(single.id, "accepted", label="nodule")
@@ -190,6 +191,8 @@ def test_accepted_and_drawn_findings_as_dicom_lie_at_their_millimetres(tmp_path:
     assert found.message == ""
     files = export(ReviewedCase.of(case, found.volume), tmp_path / "out", ("seg", "sr"))
     assert set(files) == {"seg", "sr"}
+    assert "'anna'" in str(pydicom.dcmread(files["sr"]))
+    assert [validation_errors(path) for path in files.values()] == [[], []]
     segmentation = highdicom.seg.segread(files["seg"])
     assert segmentation.number_of_segments == 2
     volumes = [segmentation.get_volume(segment_numbers=[n], combine_segments=False) for n in (1, 2)]

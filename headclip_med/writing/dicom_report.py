@@ -44,7 +44,9 @@ def measurement_report(study: Study, segmentation: Segmentation) -> sr.Comprehen
         number, together = MOST_SEGMENTS + 1, list(_of_others(study))
         groups.append(_group(study, segmentation, number, "further findings", frames, together))
     content = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(observer_device_context=_observer(study)),
+        observation_context=sr.ObservationContext(
+            observer_person_context=_reader(study), observer_device_context=_observer(study)
+        ),
         procedure_reported=codes.SCT.ImagingProcedure,
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
@@ -83,6 +85,15 @@ def _observer(study: Study) -> sr.ObserverContext:
         serial_number=__version__,
     )
     return sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+
+
+def _reader(study: Study) -> sr.ObserverContext | None:
+    """The reader who chose the findings; None where the program alone found them, or for a de-identified object."""
+    review = study.result.provenance.get("review")
+    if not isinstance(review, dict) or study.options.deidentify:
+        return None
+    person = sr.PersonObserverIdentifyingAttributes(name=str(review["reader"]))
+    return sr.ObserverContext(observer_type=codes.DCM.Person, observer_identifying_attributes=person)
 
 
 def _algorithm(study: Study) -> sr.AlgorithmIdentification:
