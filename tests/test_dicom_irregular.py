@@ -323,10 +323,20 @@ def test_damage_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.Monk
         load(tmp_path, on_irregular="keep")
 
 
-def test_an_image_without_a_place_is_left_out_where_a_policy_allows_it(tmp_path: Path) -> None:
+PLACELESS = {
+    "position": {"ImagePositionPatient": None},
+    "orientation": {"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]},
+    "pixel spacing": {"PixelSpacing": [0, 0]},
+}
+
+
+@pytest.mark.parametrize("what", PLACELESS)
+def test_an_image_without_a_place_is_left_out_where_a_policy_allows_it(tmp_path: Path, what: str) -> None:
     series = CtSeries(slices=7).write(tmp_path)
     by_place = sorted(tmp_path.iterdir(), key=lambda path: float(dcmread(path).ImagePositionPatient[2]))
-    edit(by_place[2], ImagePositionPatient=None)
+    edit(by_place[2], **PLACELESS[what])
+    with pytest.raises(InputError, match=f"{by_place[2].name} without valid {what}.*--on-irregular keep"):
+        load(tmp_path)
     volume = load(tmp_path, on_irregular="keep")
     _check_truth(volume, series, {k: k for k in range(7) if k != 2})
     assert f"left out: 1 × image without a place, first {by_place[2].name}" in _said(volume)

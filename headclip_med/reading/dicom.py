@@ -270,6 +270,9 @@ def _finished(
     if blank and len(blank) < shape[2]:
         meta["empty_positions"] = nominal[blank].tolist()
     fill_blank(decoded.array, bright=inverted and first.modality != "CT")
+    nameless = sum(header is not None and not header.sop_uid for header in slices)
+    if nameless:
+        notes.append(f"{nameless} image(s) without SOPInstanceUID: DICOM results cannot refer to them")
     if meta.get("uneven"):
         meta["slice_nominal_positions"] = nominal.tolist()
     complete = VolumeMeta(

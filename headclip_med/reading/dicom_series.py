@@ -215,8 +215,12 @@ def _info(number: int, group: Group) -> SeriesInfo:
 
 
 def _stretches(group: Group) -> list[Group]:
-    """The regular stretches of one volume; a group without places, or with twins, stays as it is."""
+    """The regular stretches of one volume; a group without places, or with twins, stays as it is.
+
+    Images without a place go with the largest stretch, where they are named.
+    """
     located = tuple(i for i in group.images if i.orientation and i.position and i.pixel_spacing)
+    lost = tuple(i for i in group.images if not (i.orientation and i.position and i.pixel_spacing))
     if len(located) < 2:
         return [group]
     try:
@@ -225,6 +229,8 @@ def _stretches(group: Group) -> list[Group]:
         return [group]
     if len(parts) == 1:
         return [group]
+    largest = max(range(len(parts)), key=lambda n: (len(parts[n]), -n))
+    parts[largest] = (*parts[largest], *lost)
     named = [f"stretch {number}" for number in range(1, len(parts) + 1)]
     return [
         Group(part, ", ".join(filter(None, (group.label, words)))) for part, words in zip(parts, named, strict=True)
@@ -246,7 +252,25 @@ def _grouped(images: list[ImageHeader]) -> list[list[ImageHeader]]:
             homes.append([image])
         else:
             home.append(image)
-    return sorted((group for homes in groups.values() for group in homes), key=lambda g: str(g[0].path))
+    return sorted(_with_strays([g for homes in groups.values() for g in homes]), key=lambda g: str(g[0].path))
+
+
+def _with_strays(groups: list[list[ImageHeader]]) -> list[list[ImageHeader]]:
+    """Put images without a usable place to the one larger group of their series and size, where they are named."""
+    located = [group for group in groups if group[0].orientation and group[0].pixel_spacing]
+    for stray in [group for group in groups if group not in located and not group[0].is_pictures]:
+        homes = [group for group in located if _same_series(group[0], stray[0])]
+        if len(homes) == 1 and len(stray) < len(homes[0]):
+            homes[0] += stray
+            groups.remove(stray)
+    return groups
+
+
+def _same_series(one: ImageHeader, other: ImageHeader) -> bool:
+    def key(image: ImageHeader) -> tuple[Any, ...]:
+        return image.study_uid, image.series_uid, image.rows, image.columns
+
+    return key(one) == key(other)
 
 
 def _key(image: ImageHeader) -> tuple[Any, ...]:

@@ -40,11 +40,17 @@ def along_normal(images: Images) -> NDArray[np.float64]:
 def split_volumes(images: Images) -> list[Group]:
     """Separate echoes, phases, b-values, acquisitions, image types that lie in the same places.
 
-    Groups whose twins nothing tells apart stay as they are.
+    Groups whose twins nothing tells apart stay as they are. Images without a place stay with the volume of the others,
+    where there is one, so that they can be named.
     """
-    if any(image.orientation is None or image.position is None for image in images):
-        return [Group(tuple(images))]
-    return _split(list(images), FACTS, "")
+    lost = tuple(image for image in images if image.orientation is None or image.position is None)
+    located = [image for image in images if image.orientation is not None and image.position is not None]
+    if not located:
+        return [Group(lost)]
+    found = _split(located, FACTS, "")
+    if lost and len(found) == 1:
+        return [Group((*found[0].images, *lost), found[0].label)]
+    return [*found, Group(lost)] if lost else found
 
 
 def _split(images: list[ImageHeader], facts: Sequence[str], label: str) -> list[Group]:
