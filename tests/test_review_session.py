@@ -246,7 +246,12 @@ def test_drawing_nothing_or_on_another_grid_is_refused(tmp_path: Path) -> None:
             case.draw(mask)
     with pytest.raises(InputError, match="fit its schema"):
         case.draw(np.ones(SHAPE), label="x" * 5000)
+    for labels in (np.ones(SHAPE), -np.ones(SHAPE, int), np.full(SHAPE, 70000), np.ones((2, 2, 2), int)):
+        with pytest.raises(InputError, match="whole numbers"):
+            case.set_drawn_labels(labels)
     assert not case.can_undo
+    case.set_drawn_labels(np.ones(SHAPE, dtype=bool))
+    assert list(case.review.drawn) == ["d1"]
 
 
 # -- unaided first

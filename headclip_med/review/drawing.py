@@ -14,6 +14,8 @@ from headclip_med.review.components import Mask, Voxel, measure, to_runs
 from headclip_med.review.decisions import finding_record
 from headclip_med.review.model import DrawnFinding, Mark
 
+_MOST = 65535  # drawn regions of one case: uint16
+
 
 def checked_mask(mask: NDArray[Any], shape: Voxel) -> Mask:
     """What is not 0.
@@ -27,6 +29,19 @@ def checked_mask(mask: NDArray[Any], shape: Voxel) -> Mask:
     if not found.any():
         raise InputError("A drawn region must hold a voxel", "none", "Erase it instead")
     return found
+
+
+def masks_of_labels(labels: NDArray[Any], shape: Voxel) -> dict[str, Mask]:
+    """What is painted with n, by ``dn``.
+
+    Raises:
+        InputError: another grid, or other than whole numbers from 0 to 65535.
+    """
+    if labels.shape != shape or labels.dtype.kind not in "bui" or not 0 <= labels.min() <= labels.max() <= _MOST:
+        given = f"{labels.dtype} {labels.shape}"
+        raise InputError(f"Drawn labels must be whole numbers from 0 to {_MOST} in the shape {shape}", given)
+    numbers = np.flatnonzero(np.bincount(labels.ravel().astype(np.uint16)))
+    return {f"d{n}": np.asarray(labels == n) for n in numbers if n > 0}
 
 
 def drawn_finding(data: CaseData, drawn_id: str, mask: Mask, facts: Mapping[str, Any]) -> DrawnFinding:

@@ -14,7 +14,7 @@ from headclip_med.review.case_list import is_concealed
 from headclip_med.review.cases import CaseData
 from headclip_med.review.components import Components, Mask, from_runs, slice_mask, to_runs
 from headclip_med.review.decisions import Regions, ReviewFinding, accepted_mask, judged_patch, standing
-from headclip_med.review.drawing import centre_mark, checked_mask, drawn_finding, drawn_number
+from headclip_med.review.drawing import centre_mark, checked_mask, drawn_finding, drawn_number, masks_of_labels
 from headclip_med.review.history import Event, History, Kind, Patch
 from headclip_med.review.model import (
     CaseReview,
@@ -266,11 +266,7 @@ class OpenCase:
 
     def set_drawn_labels(self, labels: NDArray[Any]) -> None:
         """Keep what was painted into :meth:`drawn_labels`: one action, whatever changed."""
-        if labels.shape != self.data.shape or labels.dtype.kind not in "bui" or labels.min() < 0:
-            given = f"{labels.dtype} {labels.shape}"
-            raise InputError(f"Drawn labels must be whole numbers from 0 in the shape {self.data.shape}", given)
-        numbers = np.flatnonzero(np.bincount(labels.ravel()))
-        present = {f"d{n}": np.asarray(labels == n) for n in numbers if n > 0}
+        present = masks_of_labels(labels, self.data.shape)
         patch: dict[str, DrawnFinding | None] = {name: None for name in self.review.drawn if name not in present}
         for name, mask in present.items():
             old = self.review.drawn.get(name)
