@@ -55,7 +55,7 @@ class CaseLayers:
         self._labels: NDArray[np.int32] | None = None
         self._codes: dict[int, int] = {}
         self._hidden: list[Any] = []
-        self._is_run = False
+        self._is_run = self._has_drawing = False
         self._opacity, self._is_shown, self._is_peeking = 0.6, True, False
 
     # -- opening and closing
@@ -71,7 +71,9 @@ class CaseLayers:
         }
         self.map_range = map_range(data.volume_map, case.record.threshold)
         self._open(volume, data.volume_map, data.affine, data.axis, facts)
-        self._add_drawn(case.drawn_labels(), facts)
+        labels = case.drawn_labels()
+        self._add_drawn(labels, facts)
+        self._has_drawing = bool(labels.any())
         self.show_overlay(not case.concealed)
 
     def open_run(self, volume: AnyVolume, affine: Affine, axis: int) -> None:
@@ -187,7 +189,8 @@ class CaseLayers:
         """Hand the reader a brush that paints ``number``."""
         if self._is_there(self.drawn):
             self._viewer.layers.selection.active = self.drawn
-            self.drawn.visible = True
+            self._has_drawing = True
+            self._set_visible()
             self.drawn.selected_label = number
             self.drawn.brush_size = _BRUSH
             self.drawn.mode = "paint"
@@ -196,6 +199,8 @@ class CaseLayers:
         """Back to looking."""
         if self._is_there(self.drawn):
             self.drawn.mode = "pan_zoom"
+            self._has_drawing = bool(np.asarray(self.drawn.data).any())
+            self._set_visible()
             if self.sources and self._is_there(self.sources[0]):
                 self._viewer.layers.selection.active = self.sources[0]
 
@@ -207,6 +212,8 @@ class CaseLayers:
         """Show these labels ``(I, J, K)`` instead of what is painted."""
         if self.grid is not None and self._is_there(self.drawn):
             self.drawn.data[...] = self.grid.view(labels)
+            self._has_drawing = bool(labels.any())  # an empty layer costs time with every slice
+            self._set_visible()
             _redraw(self.drawn)
 
     # -- the source's window
@@ -326,7 +333,7 @@ class CaseLayers:
             if self._is_there(layer):
                 layer.visible = self._is_shown and not self._is_peeking
         if self._is_there(self.drawn):
-            self.drawn.visible = not self._is_peeking
+            self.drawn.visible = self._has_drawing and not self._is_peeking
 
     def _step(self, axis: int, size: int) -> int:
         """Index along a displayed array's axis of what is on the screen."""

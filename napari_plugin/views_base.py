@@ -42,23 +42,28 @@ class Table(QTableWidget):
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(22)
         header = self.horizontalHeader()
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         header.setSectionResizeMode(wide, QHeaderView.ResizeMode.Stretch)
         header.setMinimumSectionSize(20)
         header.setHighlightSections(False)
         self.setFixedHeight(22 * rows_shown + 30)
+        self._wide, self._place = wide, dict[Any, int]()
 
     def fill(self, rows: Sequence[tuple[Any, Sequence[str], str]]) -> None:
         """Replace all rows: key, cells and tooltip of each. What was chosen stays chosen; says nothing."""
         chosen = self.chosen()
         was_blocked = self.blockSignals(True)
         self.setRowCount(len(rows))
+        self._place = {key: place for place, (key, _, _) in enumerate(rows)}
         for place, (key, cells, tip) in enumerate(rows):
             for column, text in enumerate(cells):
                 item = QTableWidgetItem(text)
                 item.setData(_KEY, key)
                 item.setToolTip(tip or text)
                 self.setItem(place, column, item)
+        for column in range(self.columnCount()):  # once: a header that follows its contents costs 1 ms a cell
+            if column != self._wide:
+                self.resizeColumnToContents(column)
         self.choose(chosen)
         self.blockSignals(was_blocked)
 
@@ -70,12 +75,12 @@ class Table(QTableWidget):
     def choose(self, key: Any) -> None:
         """Choose the row of that key and bring it into view; says nothing."""
         was_blocked = self.blockSignals(True)
-        self.clearSelection()
-        for row in range(self.rowCount()):
-            item = self.item(row, 0)
-            if key is not None and item is not None and item.data(_KEY) == key:
-                self.selectRow(row)
-                self.scrollToItem(item)
+        row = self._place.get(key)
+        if row is None:
+            self.clearSelection()
+        else:
+            self.selectRow(row)
+            self.scrollToItem(self.item(row, 0))
         self.blockSignals(was_blocked)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802 - Qt's name

@@ -365,7 +365,7 @@ def test_opacity_window_and_peek_change_layers(dock: Any, viewer: Any, tmp_path:
     dock.views.display.peek_button.pressed.emit()
     assert [layer.visible for layer in viewer.layers] == [True, False, False, False]
     dock.views.display.peek_button.released.emit()
-    assert [layer.visible for layer in viewer.layers] == [True, True, True, True]
+    assert [layer.visible for layer in viewer.layers] == [True, True, True, False]  # nothing is drawn
 
 
 def test_another_sequence_lies_beside_the_source(dock: Any, tmp_path: Path) -> None:
