@@ -62,15 +62,17 @@ class CaseLayers:
 
     def open_case(self, case: OpenCase, volume: AnyVolume | None) -> None:
         """Show a case; ``volume`` is its source on the same grid, None where there is none."""
-        data = case.data
+        data, seen = case.data, case.data.volume_map
+        if case.concealed:  # not even a thumbnail or a value below the cursor may tell
+            seen = np.zeros_like(seen)
         facts = {
             "source": case.record.source.name,
             "pred_score": case.record.pred_score if not case.concealed else None,
             "threshold": case.record.threshold,
             **data.codes,
         }
-        self.map_range = map_range(data.volume_map, case.record.threshold)
-        self._open(volume, data.volume_map, data.affine, data.axis, facts)
+        self.map_range = (0.0, 1.0) if case.concealed else map_range(seen, case.record.threshold)
+        self._open(volume, seen, data.affine, data.axis, facts)
         labels = case.drawn_labels()
         self._add_drawn(labels, facts)
         self._has_drawing = bool(labels.any())

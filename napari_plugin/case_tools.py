@@ -7,13 +7,14 @@ from typing import Any
 
 from headclip_med.errors import InputError
 from headclip_med.review.sources import LinkedImage, linked_image
+from headclip_med.writing.record import ResultRecord
 
 from .background import Background
 from .case_layers import CaseLayers
 from .dock_parts import told
 from .review_control import ReviewControl
 from .views_heads import HeadsBox
-from .worker import in_words
+from .worker import in_words, keep_triton_out
 
 
 class CaseTools:
@@ -58,8 +59,6 @@ class CaseTools:
 
     def show_heads(self) -> None:
         """Run the result's model on the slice on the screen."""
-        from headclip_med.review.heads import explain_heads
-
         case, source, index = self.review.case, self.review.source, self._layers.current_index()
         if case is None or source is None or not source.paths or index is None:
             self._heads.show_words("A case with its source must be open, in the plane in which it was scored.")
@@ -68,7 +67,7 @@ class CaseTools:
             self._heads.show_words("Give your first opinion, then the heads can be shown.")
             return
         self._heads.show_working(True)
-        self._background.run(explain_heads, (case.record, source.paths[0], index), self._show_heads, self._fail_heads)
+        self._background.run(_explain, (case.record, source.paths[0], index), self._show_heads, self._fail_heads)
 
     def _show_sequence(self, found: LinkedImage) -> None:
         self._layers.add_sequence(found.name, found.array)
@@ -88,3 +87,10 @@ class CaseTools:
 
     def _fail(self, error: BaseException) -> None:
         self.views.footer.status.say(in_words(error), is_wrong=True)
+
+
+def _explain(record: ResultRecord, source: Path, index: int) -> Any:
+    keep_triton_out()
+    from headclip_med.review.heads import explain_heads
+
+    return explain_heads(record, source, index)

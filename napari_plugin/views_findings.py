@@ -115,6 +115,8 @@ class FindingList(QGroupBox):
         layout.addLayout(words)
         layout.addWidget(self.remove_button)
         self._rows: dict[str, FindingRow] = {}
+        self._described: str | None = None
+        self._none_reason = ""
         self._connect()
         self.show_findings(())
 
@@ -149,7 +151,8 @@ class FindingList(QGroupBox):
         self._show_current()
 
     def choose(self, key: str | None) -> None:
-        """Choose a finding; says nothing."""
+        """Choose a finding; says nothing but what was typed for the one before."""
+        self._describe()
         self.table.choose(key)
         self._show_current()
 
@@ -168,6 +171,7 @@ class FindingList(QGroupBox):
             self.decided.emit(row.key, None if row.status == status else status)
 
     def _choose(self) -> None:
+        self._describe()
         self._show_current()
         if self.current is not None:
             self.selected.emit(self.current)
@@ -186,7 +190,7 @@ class FindingList(QGroupBox):
 
     def _describe(self) -> None:
         """Say what was typed, once, for the finding that it was typed for."""
-        key = getattr(self, "_described", None)
+        key = self._described
         if key is not None and (self.label.isModified() or self.note.isModified()):
             self.label.setModified(False)
             self.note.setModified(False)

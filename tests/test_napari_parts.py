@@ -155,3 +155,13 @@ def test_errors_of_a_run_are_words() -> None:
     assert "needs the package torch" in in_words(caught.value)
     assert "Reviewing results does not" in in_words(caught.value)
     assert "internal error (ZeroDivisionError)" in in_words(ZeroDivisionError())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Mesa is Linux's")
+def test_torch_does_without_triton_beside_a_window() -> None:
+    code = (
+        "from napari_headclip_med.worker import keep_triton_out; keep_triton_out(); import sys, torch; "
+        "from torch.utils._triton import has_triton; assert not has_triton(); assert sys.modules['triton'] is None"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

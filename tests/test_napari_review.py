@@ -214,6 +214,7 @@ def test_unaided_first_hides_the_overlay_until_the_opinion_is_committed(dock: An
     assert v.findings.table.rowCount() == 0
     assert "0." not in v.cases.table.item(0, 1).text()
     assert dock.layers.map.metadata["headclip_med"]["pred_score"] is None
+    assert not np.asarray(dock.layers.map.data).any()  # nor can a thumbnail or the value below the cursor tell
     dock.review.preview(0.1)
     assert not dock.layers.contours.data.any()
     dock.layers.peek(True)
@@ -224,6 +225,7 @@ def test_unaided_first_hides_the_overlay_until_the_opinion_is_committed(dock: An
     v.opinion.commit_button.click()
     assert not case.concealed
     assert dock.layers.map.visible
+    assert np.asarray(dock.layers.map.data).max() > 0.9
     assert dock.layers.contours.visible
     assert v.findings.table.rowCount() == 2
     assert (case.review.first_opinion.rating, case.review.first_opinion.confidence) == ("abnormal", 80)
@@ -327,6 +329,17 @@ def test_a_drawn_region_is_kept_stroke_by_stroke_in_the_sources_grid(dock: Any, 
     dock.views.footer.undo_button.click()
     assert "d1" in case.review.drawn
     assert dock.layers.drawn.data.sum() == 1
+
+
+def test_words_typed_for_a_finding_are_kept_when_another_one_is_chosen(dock: Any, tmp_path: Path) -> None:
+    write_case(tmp_path)
+    dock.review_session(open_session(tmp_path))
+    v = dock.views
+    v.findings.label.setText("oedema")
+    v.findings.label.setModified(True)
+    v.findings.step(1)
+    assert [row.label for row in dock.review.case.findings] == ["oedema", ""]
+    assert v.findings.label.text() == ""
 
 
 # -- keys and display
