@@ -38,26 +38,17 @@ def planes(dataset: Any, headers: Sequence[ImageHeader]) -> Iterator[Plane | Inp
     _check_decoder(syntax, first.path.name)
     _check_claims(dataset, first, syntax)
     one = first.frames == 1
-    together = iter(()) if one else iter_pixels(dataset, indices=[header.frame for header in headers])
+    together = None if one else iter_pixels(dataset, indices=[header.frame for header in headers])
     for header in headers:
         try:
-            pixels, together = _next_frame(dataset, together, None if one else header.frame)
+            frame = None if one else header.frame
+            pixels = pixel_array(dataset, index=frame) if together is None else next(together)
         except BaseException as problem:  # a decoder raises whatever the damaged bytes provoke
             _pass_on(problem)
+            together = None  # an iterator ends with its first error: further frames are decoded one by one
             yield _undecodable(dataset, header.path.name, syntax, problem)
             continue
-        yield _values_or_problem(pixels, dataset, header)
-
-
-def _next_frame(dataset: Any, together: Any, frame: int | None) -> tuple[NDArray[np.generic], Any]:
-    """The next of the frames that are decoded together; one by one from the first damaged one on."""
-    if frame is not None and together is not None:
-        try:
-            return np.asarray(next(together)), together
-        except BaseException as problem:  # an iterator ends with its first error
-            _pass_on(problem)
-            together = None
-    return np.asarray(pixel_array(dataset, index=frame)), None
+        yield _values_or_problem(np.asarray(pixels), dataset, header)
 
 
 def _pass_on(problem: BaseException) -> None:
