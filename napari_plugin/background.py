@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+
+_PATIENCE_MS = 30_000  # a large model needs some time for a slice
+
+
+class Task:
+    """Something that goes on in a thread and can be asked to stop."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Ask it to stop after the event that it is working on."""
+        self._stop.set()
 
 
 class Background:
@@ -11,6 +30,7 @@ class Background:
 
     def __init__(self) -> None:
         self._workers: set[Any] = set()
+        self._tasks: list[Task] = []
 
     @property
     def is_busy(self) -> bool:
@@ -37,29 +57,31 @@ class Background:
         arrived: Callable[[Any], None],
         failed: Callable[[BaseException], None],
         ended: Callable[[], None],
-    ) -> Any:
+    ) -> Task:
         """Go through an iterator in a thread; ``arrived`` gets everything it yields, ``ended`` comes last.
 
         Returns:
-            The worker; its ``quit()`` closes the iterator.
+            The task; to stop it closes the iterator.
         """
         from napari.qt.threading import create_worker
 
-        worker: Any = create_worker(_caught_events, events, _start_thread=False)
+        task = Task()
+        self._tasks.append(task)
+        worker: Any = create_worker(_caught_events, events, task, _start_thread=False)
         worker.yielded.connect(lambda event: (failed if isinstance(event, BaseException) else arrived)(event))
         worker.finished.connect(ended)
         self._start(worker)
-        return worker
+        return task
 
     def close(self) -> None:
         """Ask everything to stop and wait for it."""
         from qtpy.QtCore import QThreadPool
 
+        for task in self._tasks:
+            task.stop()
         for worker in tuple(self._workers):
             _disconnect(worker)
-            if hasattr(worker, "quit"):
-                worker.quit()
-        QThreadPool.globalInstance().waitForDone(10_000)
+        QThreadPool.globalInstance().waitForDone(_PATIENCE_MS)
         self._workers.clear()
 
     def _start(self, worker: Any) -> None:
@@ -76,10 +98,14 @@ def _caught(work: Callable[..., Any], given: tuple[Any, ...]) -> Any:
         return error
 
 
-def _caught_events(events: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+def _caught_events(events: Callable[[], Iterator[Any]], task: Task) -> Iterator[Any]:
+    """napari's own way to quit leaves a generator where it stands, and whatever it runs going on; ours closes it."""
     iterator = events()
     try:
-        yield from iterator
+        for event in iterator:
+            if task.is_stopped:
+                return
+            yield event
     except Exception as error:
         yield error
     finally:

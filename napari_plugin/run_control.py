@@ -20,7 +20,7 @@ from headclip_med.writing import write_result
 from headclip_med.writing.atomic import case_folder, check_writable
 from headclip_med.writing.panels import position_text
 
-from .background import Background
+from .background import Background, Task
 from .case_layers import CaseLayers
 from .layers import DisplayGrid
 from .rows import SliceRow
@@ -75,7 +75,7 @@ class RunControl:
         self._layers, self._background = layers, background
         self._results_folder, self._finished = results_folder, finished
         self._make_room, self._come_back = make_room, come_back
-        self._worker: Any = None
+        self._task: Task | None = None
         self._scores: dict[int, SliceRow] = {}
         self._source: RunSource | None = None
         self._folder: Path | None = None
@@ -87,7 +87,7 @@ class RunControl:
     @property
     def is_running(self) -> bool:
         """Whether a run is going on."""
-        return self._worker is not None
+        return self._task is not None
 
     def start(self) -> None:
         """Run the chosen model on the chosen volume."""
@@ -107,14 +107,14 @@ class RunControl:
         self._box.show_running(True)
         self._box.show_progress("starting", 0, 0)
         runner = self.runner
-        self._worker = self._background.follow(
+        self._task = self._background.follow(
             lambda: _events(runner, source, options, out, source.name), self._arrived, self._failed, self._ended
         )
 
     def cancel(self) -> None:
         """Stop after the slices that are being scored."""
-        if self._worker is not None:
-            self._worker.quit()
+        if self._task is not None:
+            self._task.stop()
             self._footer.status.say("Cancelling: the slice that is being scored is finished first.")
 
     def close(self) -> None:
@@ -150,8 +150,8 @@ class RunControl:
         self._footer.status.say(in_words(error), is_wrong=True)
 
     def _ended(self) -> None:
-        was_cancelled = self._worker is not None and getattr(self._worker, "abort_requested", False)
-        self._worker, folder, self._folder = None, self._folder, None
+        was_cancelled = self._task is not None and self._task.is_stopped
+        self._task, folder, self._folder = None, self._folder, None
         self._box.show_running(False)
         if folder is not None and self._source is not None:
             paths = (self._source.source,) if isinstance(self._source.source, Path) else ()

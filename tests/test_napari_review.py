@@ -13,6 +13,7 @@ import pytest
 from napari_case import MISSED, PEAKS, SHAPE, killed, open_session, ras_of, write_case
 from small_cases import write_volume
 
+from headclip_med.errors import CancelledError
 from headclip_med.review import Session
 
 pytest.importorskip("napari")
@@ -295,6 +296,39 @@ def test_a_run_that_cannot_be_done_or_is_cancelled_is_told(
     wait_for(lambda: not dock.run.is_running)
     assert status(dock) == "The run was cancelled; nothing was written."
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_closing_the_dock_stops_the_engine(make_dock: MakeDock, viewer: Any, tmp_path: Path) -> None:
+    from napari_headclip_med.reader import read_volume_files
+    from napari_headclip_med.worker import LocalRunner
+
+    class Endless:
+        stopped = False
+
+        def predict(self, source: Any, *, cancel: Any, progress: Any, **rest: Any) -> None:
+            done = 0
+            while not cancel():
+                done += 1
+                progress(done, 10**6)
+                time.sleep(0.001)
+            self.stopped = True
+            raise CancelledError("stopped")
+
+    engine, dock = Endless(), make_dock()
+    dock.run.runner = LocalRunner(lambda name: engine)
+    for data, kwargs, _ in read_volume_files(str(write_volume(tmp_path / "scan.nii.gz"))):
+        viewer.add_image(data, **kwargs)
+    dock.settings_box.folder_edit.setText(str(tmp_path / "out"))
+    dock.run.start()
+    wait_for(lambda: dock.run_box.bar.value() > 2)
+    dock.run.cancel()
+    wait_for(lambda: not dock.run.is_running)
+    assert engine.stopped
+    engine.stopped = False
+    dock.run.start()
+    wait_for(lambda: dock.run_box.bar.value() > 2)
+    dock.close_all()
+    assert engine.stopped
 
 
 def test_drawing_in_a_case_that_somebody_deleted_the_layer_of_does_not_end_the_dock(dock: Any, tmp_path: Path) -> None:
