@@ -37,6 +37,7 @@ _CHOSEN = 10  # added to the code of the finding that is chosen
 _CHOSEN_COLOUR = "#ff4fd8"
 _DRAWN_COLOUR = "#7dff5a"
 _BRUSH = 6
+_RUN_RANGE = (0.3, 1.0)  # of the map's colours while the threshold is not known yet
 
 
 class CaseLayers:
@@ -81,7 +82,7 @@ class CaseLayers:
     def open_run(self, volume: AnyVolume, affine: Affine, axis: int) -> None:
         """Show a source and a map that is still to come; see :meth:`put_maps`."""
         shape = tuple(volume.shape[1:])
-        self.map_range = (0.0, 1.0)
+        self.map_range = _RUN_RANGE
         self._open(volume, np.zeros(shape, dtype=np.float32), affine, axis, {})
         self._is_run = True
         self.show_overlay(True)

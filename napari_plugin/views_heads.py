@@ -12,7 +12,7 @@ from .views_base import Button, Words
 
 
 class HeadsBox(QGroupBox):
-    """A button, words, and the picture; a click on the picture opens it in full size."""
+    """A button, words, and the picture."""
 
     asked = Signal()
 
@@ -21,7 +21,7 @@ class HeadsBox(QGroupBox):
         self.button = Button("Which heads raise the score here?", "Runs the model on the slice on the screen")
         self.words = Words()
         self.picture = QLabel()
-        self._window: QLabel | None = None
+        self.picture.hide()
         layout = QVBoxLayout(self)
         for widget in (self.button, self.words, self.picture):
             layout.addWidget(widget)
@@ -43,4 +43,5 @@ class HeadsBox(QGroupBox):
         image = QImage(rgb.tobytes(), rgb.width, rgb.height, 3 * rgb.width, QImage.Format.Format_RGB888)
         full = QPixmap.fromImage(image)
         width = max(200, self.width() - 24)
+        self.picture.show()
         self.picture.setPixmap(full.scaledToWidth(width, Qt.TransformationMode.SmoothTransformation))
