@@ -56,6 +56,10 @@ class Keys:
             self._viewer.bind_key(_napari_key(key), None)
         self._pressed, self._held = [], []
 
+    def close(self) -> None:
+        """As :meth:`unbind`."""
+        self.unbind()
+
 
 def _held(handler: Callable[[bool], None]) -> Callable[[Any], Iterator[None]]:
     def press_and_release(viewer: Any) -> Iterator[None]:

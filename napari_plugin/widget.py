@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt
-from qtpy.QtGui import QCloseEvent
+from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QFileDialog, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from headclip_med.choices import model_names
@@ -16,7 +16,7 @@ from headclip_med.errors import HeadclipError
 from .background import Background
 from .case_layers import CaseLayers
 from .case_tools import CaseTools
-from .compat import binding_problem, show_scale_bar
+from .compat import binding_problem, main_window, show_scale_bar
 from .dock_parts import Views
 from .keys import Keys, WindowDrag
 from .layers import map_colours
@@ -59,6 +59,7 @@ class ReviewWidget(QWidget):
     ) -> None:
         super().__init__()
         self.viewer = napari_viewer
+        self._is_closed = self._was_docked = False
         store = SettingsStore() if store is None else store
         self.background, self.layers = Background(), CaseLayers(napari_viewer)
         self.orientation = Orientation(napari_viewer)
@@ -87,6 +88,8 @@ class ReviewWidget(QWidget):
         self.keys = Keys(napari_viewer, self, self.shortcuts, self._handlers())
         self.help_box.show_keys(self.shortcuts.keys())
         show_scale_bar(napari_viewer)
+        if window := main_window(napari_viewer):
+            window.installEventFilter(self)
         if problem := binding_problem():
             self.views.footer.status.say(problem, is_wrong=True)
 
@@ -99,19 +102,27 @@ class ReviewWidget(QWidget):
 
     def close_all(self) -> None:
         """Save and let go of everything; the dock cannot be used after that."""
-        if self.background is not None:
-            self.keys.unbind()
-            self.drag.close()
-            self.background.close()
-            self.run.close()
-            self.review.close()
-            self.orientation.close()
-            self.background = None  # type: ignore[assignment]
+        if self._is_closed:
+            return
+        self._is_closed = True
+        parts = (self.background, self.review, self.run, self.drag, self.keys, self.orientation)
+        for part in parts:
+            with suppress(RuntimeError):  # Qt has deleted its half already when the window went first
+                part.close()
 
-    def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802 - Qt's name
-        """Nothing is lost when the dock is closed: every action is on the disk already."""
-        self.close_all()
-        super().closeEvent(event)
+    def event(self, event: QEvent) -> bool:
+        """napari takes the dock out of its frame when the frame is closed: that is the end of the review."""
+        if event.type() == QEvent.Type.ParentChange:
+            if self.parent() is None and self._was_docked:
+                self.close_all()
+            self._was_docked = self.parent() is not None
+        return bool(super().event(event))
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 - Qt's name
+        """The window may go with everything in it: bring the review's file up to date before."""
+        if event.type() == QEvent.Type.Close and self.review.session is not None:
+            self.review.session.save()
+        return False
 
     # -- inside
 

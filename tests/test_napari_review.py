@@ -13,7 +13,7 @@ import pytest
 from napari_case import MISSED, PEAKS, SHAPE, killed, open_session, ras_of, write_case
 from small_cases import write_volume
 
-from headclip_med.errors import CancelledError
+from headclip_med.errors import CancelledError, InputError
 from headclip_med.review import Session
 
 pytest.importorskip("napari")
@@ -458,6 +458,67 @@ def test_closing_the_dock_saves_and_unlocks(make_dock: MakeDock, tmp_path: Path)
         case = session.open_case("case")
         assert case.read_only is None
         assert case.findings[0].status == "uncertain"
+
+
+def test_a_dock_that_is_taken_out_of_its_frame_gives_the_review_back(
+    make_dock: MakeDock, viewer: Any, tmp_path: Path
+) -> None:
+    write_case(tmp_path)
+    dock = make_dock()
+    dock.review_session(open_session(tmp_path))
+    dock.views.findings.decide("accepted")
+    viewer.window.remove_dock_widget(dock)
+    again = make_dock()
+    again.review_session(open_session(tmp_path))
+    assert again.review.case.read_only is None
+    assert again.review.case.findings[0].status == "accepted"
+
+
+def test_the_review_is_saved_when_the_window_is_asked_to_close(
+    make_dock: MakeDock, viewer: Any, tmp_path: Path
+) -> None:
+    from qtpy.QtCore import QEvent
+
+    write_case(tmp_path)
+    dock = make_dock()
+    dock.review_session(open_session(tmp_path))
+    dock.views.findings.decide("accepted")
+    dock.eventFilter(viewer.window._qt_window, QEvent(QEvent.Type.Close))
+    assert "accepted" in dock.review.session.review_files("case").review.read_text()
+
+
+def test_a_drag_with_the_right_button_sets_the_window(dock: Any, viewer: Any, tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    write_case(tmp_path)
+    dock.review_session(open_session(tmp_path))
+    low, high = dock.layers.limits
+    event = SimpleNamespace(type="mouse_press", button=2, pos=(100, 100), handled=False)
+    drag = dock.drag._drag(viewer, event)
+    next(drag)
+    assert event.handled  # or the camera would zoom
+    event.type, event.pos = "mouse_move", (200, 100)
+    next(drag)
+    wide_low, wide_high = dock.layers.limits
+    assert wide_low < low < high < wide_high
+    assert wide_low + wide_high == pytest.approx(low + high, rel=1e-4)
+
+
+def test_labels_on_a_volume_keep_its_place(viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from napari_headclip_med import commands
+    from napari_headclip_med.reader import read_volume_files
+
+    monkeypatch.setattr(commands, "front_viewer", lambda: viewer)
+    with pytest.raises(InputError, match="A volume must be chosen"):
+        commands.new_labels()
+    source, _ = write_case(tmp_path)
+    ((data, kwargs, _),) = read_volume_files(str(source))
+    viewer.add_image(data, **kwargs)
+    layer = commands.new_labels()
+    np.testing.assert_allclose(layer.scale, viewer.layers[0].scale)
+    np.testing.assert_allclose(
+        layer.metadata["headclip_med"]["affine"], viewer.layers[0].metadata["headclip_med"]["affine"]
+    )
 
 
 def test_the_dock_opens_from_python_and_from_the_plugin_menu(viewer: Any, tmp_path: Path) -> None:
