@@ -85,7 +85,7 @@ def test_the_record_is_written_whatever_the_formats(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="nifti, png, html, json, seg, .*; given: tiff"):
+    with pytest.raises(OutputError, match=r"nifti, png, html, json, seg, .*; given: tiff"):
         write_result(make_result(), tmp_path, formats=["png", "tiff"])
     with pytest.raises(OutputError, match="existing folder"):
         write_result(make_result(), tmp_path / "missing")
