@@ -48,7 +48,7 @@ def open_review(
         dock.review_session(session)
     if show:
         napari.run()
-        dock.close_all()
+        dock.close_all(is_window_gone=True)
     return viewer
 
 

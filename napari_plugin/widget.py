@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,15 +99,19 @@ class ReviewWidget(QWidget):
         self.tabs.setCurrentIndex(0)
         self.review.use(session, key)
 
-    def close_all(self) -> None:
-        """Save and let go of everything; the dock cannot be used after that."""
+    def close_all(self, is_window_gone: bool = False) -> None:
+        """Save and let go of everything; the dock cannot be used after that.
+
+        Args:
+            is_window_gone: Qt has deleted the window with all its parts already.
+        """
         if self._is_closed:
             return
         self._is_closed = True
-        parts = (self.background, self.review, self.run, self.drag, self.keys, self.orientation)
-        for part in parts:
-            with suppress(RuntimeError):  # Qt has deleted its half already when the window went first
-                part.close()
+        self.background.close()
+        self.review.close()
+        for part in () if is_window_gone else (self.run, self.drag, self.keys, self.orientation):
+            part.close()
 
     def event(self, event: QEvent) -> bool:
         """napari takes the dock out of its frame when the frame is closed: that is the end of the review."""
