@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,27 @@ def display() -> None:
 def viewer(display: None, request: pytest.FixtureRequest) -> Any:
     """An open napari viewer."""
     return request.getfixturevalue("make_napari_viewer")()
+
+
+@pytest.fixture
+def make_dock(viewer: Any) -> Iterator[Callable[[], Any]]:
+    """Makes review docks in one viewer; all of them are closed in the end."""
+    from napari_headclip_med.widget import ReviewWidget
+
+    docks: list[Any] = []
+
+    def make() -> Any:
+        dock = ReviewWidget(viewer, store={})
+        viewer.window.add_dock_widget(dock, name=f"review {len(docks)}")
+        docks.append(dock)
+        return dock
+
+    yield make
+    for dock in docks:
+        dock.close_all()
+
+
+@pytest.fixture
+def dock(make_dock: Callable[[], Any]) -> Any:
+    """A review dock in a viewer."""
+    return make_dock()

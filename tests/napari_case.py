@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,3 +72,32 @@ def killed(session: Session) -> None:
 def ras_of(voxel: tuple[int, int, int]) -> np.ndarray:
     """RAS mm of a voxel's centre."""
     return voxel_to_world(affine_2mm(), np.array(voxel))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    from qtpy.QtWidgets import QApplication
+
+    end = time.perf_counter() + seconds
+    while not condition():
+        assert time.perf_counter() < end, "it did not happen in time"
+        QApplication.processEvents()
+        time.sleep(0.005)
+
+
+def status(dock: Any) -> str:
+    return str(dock.views.footer.status.text())
+
+
+def contour_at(dock: Any, voxel: tuple[int, int, int]) -> int:
+    """Code of the contour layer at a voxel of the source."""
+    return int(dock.layers.grid.to_source(dock.layers.contours.data)[voxel])
+
+
+def paint(dock: Any, voxel: tuple[int, int, int]) -> None:
+    """A stroke of the brush at a voxel of the source."""
+    layer = dock.layers.drawn
+    place = layer.world_to_data(dock.layers.grid.world_of(ras_of(voxel)))
+    dock.viewer.dims.set_point(range(3), tuple(dock.layers.grid.world_of(ras_of(voxel))))
+    with layer.block_history():
+        layer.paint(tuple(place), layer.selected_label)
+    layer.events.paint(value=[])
