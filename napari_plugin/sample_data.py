@@ -43,11 +43,12 @@ def synthetic_result() -> list[tuple[Any, dict[str, Any], str]]:
 
     from .reader import read_result_folder
     from .volume_layers import volume_layers
+    from .worker import load_any_engine
 
     folder = Path(tempfile.gettempdir()) / f"headclip_med_sample_{__version__}"
     try:
         result = read_result_folder(str(folder / CASE_NAME))
     except HeadclipError:
-        run_demo(folder)
+        run_demo(folder, load_any_engine("headclip-tiny"))
         result = read_result_folder(str(folder / CASE_NAME))
     return [*volume_layers(load_volume(folder / VOLUME_NAME)), *result]

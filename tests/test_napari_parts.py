@@ -165,3 +165,24 @@ def test_torch_does_without_triton_beside_a_window() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_sample_result_is_computed_without_triton(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside Mesa's OpenGL triton ended napari when the sample was opened before any model had been run."""
+    from napari_headclip_med import sample_data
+
+    import headclip_med.demo
+
+    class StoppedError(Exception):
+        pass
+
+    def run_demo(folder: Path, engine: object = None) -> None:
+        raise StoppedError
+
+    kept_out = []
+    monkeypatch.setattr(sample_data.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(headclip_med.demo, "run_demo", run_demo)
+    monkeypatch.setattr("napari_headclip_med.worker.keep_triton_out", lambda: kept_out.append(True))
+    with pytest.raises(StoppedError):
+        sample_data.synthetic_result()
+    assert kept_out == [True]
