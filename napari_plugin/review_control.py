@@ -91,10 +91,11 @@ class ReviewControl:
         if not case.concealed and case.read_only is None:
             case.show_overlay()
         self._show_layers(case)
-        if self.source.message:
+        if self.source.message and self.source.volume is None:
             self.session.tell(self.source.message)
         elif case.read_only is None:
-            self.views.footer.status.say(rows.score_words(case))
+            notes = f" Source: {self.source.message}." if self.source.message else ""
+            self.views.footer.status.say(rows.score_words(case) + notes)
 
     def step_case(self, by: int) -> None:
         """Open the case ``by`` further down the list."""
