@@ -6,12 +6,13 @@ Those that read files are in :mod:`verify_files`; those that import, build or ru
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from headclip_med.bundle import verify_configs, verify_files
 from headclip_med.bundle.folder import BundleFolder, check_installed
+from headclip_med.bundle.looks import Look, Skipped
 from headclip_med.errors import HeadclipError, InputError
 
 Status = Literal["ok", "fail", "skipped"]
@@ -26,14 +27,6 @@ class Check:
     words: str
 
 
-class Skipped(Exception):  # noqa: N818 - an outcome, not an error
-    """Why a check was not made."""
-
-
-Look = Callable[[BundleFolder], str]
-"""Looks at one thing: what was found; raises :class:`Skipped`, or any other exception when it is not as it must be."""
-
-
 def verify(bundle: BundleFolder, dataset_dir: Path | None = None, trust: bool = False) -> list[Check]:
     """Make every check; a failing one stops no other.
 
@@ -44,8 +37,6 @@ def verify(bundle: BundleFolder, dataset_dir: Path | None = None, trust: bool = 
     Raises:
         InputError: ``dataset_dir`` does not exist; MissingExtraError.
     """
-    from headclip_med.bundle import verify_configs, verify_files
-
     check_installed("jsonschema", "ignite")
     if dataset_dir is not None and not dataset_dir.exists():
         raise InputError("dataset_dir must be a folder that exists", dataset_dir, "Check the path")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from headclip_med.bundle.failures import in_words
 from headclip_med.bundle.folder import BundleFolder
 from headclip_med.bundle.front import bundle_on_path, read_config
+from headclip_med.bundle.looks import Skipped
 from headclip_med.bundle.overrides import all_ids, shown
 from headclip_med.bundle.quiet import quiet_monai
-from headclip_med.bundle.verify import Skipped
 from headclip_med.errors import InputError
 
 if TYPE_CHECKING:

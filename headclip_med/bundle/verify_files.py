@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from headclip_med.bundle.folder import OVERRIDES, BundleFolder
-from headclip_med.bundle.verify import Look, Skipped
+from headclip_med.bundle.looks import Look, Skipped
 from headclip_med.errors import InputError
 
 SCHEMA = Path(__file__).parent / "meta_schema_20240725.json"
