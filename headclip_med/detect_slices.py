@@ -45,7 +45,7 @@ def slice_limits(scan: Scan, frame: SliceFrame, inside: NDArray[np.bool_], devic
     return to_square(mask, scan.placement(frame))[:, 0] > 0.5
 
 
-def scorer(detector: Detector, scan: Scan, device: torch.device) -> ScoreBatch:
+def scorer(detector: Detector, device: torch.device, scan: Scan) -> ScoreBatch:
     """What :func:`headclip_med.run_slices.run_planes` calls for every batch."""
 
     def score(frame: SliceFrame, batch: list[int]) -> tuple[Floats, Floats] | None:

@@ -7,28 +7,27 @@ result = engine.predict("flair.nii.gz")
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from headclip_med.detect_slices import own_preprocessing, scorer
 from headclip_med.detectors import Detector, SliceBatch
 from headclip_med.device import Precision, choose_device, choose_dtype
 from headclip_med.errors import InputError
-from headclip_med.geometry import slice_frame
 from headclip_med.intensity import Channels
 from headclip_med.job import Clock, Job, chosen_smoothing, chosen_threshold, make_job
 from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model, place_model
 from headclip_med.packs.domains import Domain, get_domain
 from headclip_med.result import AnomalyResult
-from headclip_med.run_slices import Arrived, Batching, Cancel, Progress, run_planes
-from headclip_med.slice_scores import many_findings, slice_scores
+from headclip_med.run_job import run_job
+from headclip_med.run_slices import Arrived, Batching, Cancel, Progress
 from headclip_med.sources import Source, to_volume, with_meta
 from headclip_med.types import Affine
 from headclip_med.versions import package_versions
-from headclip_med.volume_map import find_components, fuse_planes, smooth_along, volume_score
 
 
 class Engine:
@@ -119,32 +118,21 @@ class Engine:
             warnings=self.model.warnings,
         )
         sigma = chosen_smoothing(smooth_mm, self._own_smoothing, job)
-        cut, origin = chosen_threshold(threshold, (self.model.threshold.value, self.model.threshold.origin))
+        cut = chosen_threshold(threshold, (self.model.threshold.value, self.model.threshold.origin))
         clock.lap("read")
-        scan = job.scan()
-        clock.lap("intensity")
-        frames = [slice_frame(job.affine, plane) for plane in job.planes]
-        score = scorer(detector, scan, self.device)
-        runs = run_planes(score, scan, frames, self._batching, progress=progress, cancel=cancel, arrived=arrived)
-        clock.lap("detect")
-        maps = [smooth_along(r.volume_map, r.frame.axis, job.affine, sigma) for r in runs]
-        volume_map = fuse_planes(maps)
-        findings = find_components(volume_map, job.affine, cut, frames[0].axis)
-        clock.lap("map")
-        return AnomalyResult(
-            volume=volume,
-            volume_map=with_meta(torch.from_numpy(volume_map[None]), job.affine, volume.meta),
-            pred_score=float(np.mean([volume_score(run.scores[~run.background].tolist()) for run in runs])),
+        result = run_job(
+            job,
+            partial(scorer, detector, self.device),
+            self._batching,
+            sigma_mm=sigma,
             threshold=cut,
-            threshold_origin=origin,
-            planes=job.planes,
-            slices=slice_scores(runs[0], job),
-            findings=findings,
-            display_window=scan.ranges[0],
-            timings=clock.laps,
-            warnings=(*job.warnings, *self._batching.take_warnings(), *many_findings(len(findings))),
-            provenance=self._provenance(job, detector, sigma),
+            clock=clock,
+            progress=progress,
+            cancel=cancel,
+            arrived=arrived,
         )
+        volume_map = with_meta(torch.from_numpy(result.map_array[None]), job.affine, volume.meta)
+        return replace(result, volume_map=volume_map, provenance=self._provenance(job, detector, sigma))
 
     def identity(self) -> dict[str, Any]:
         """What decides this engine's numbers, under the names of a result's provenance: names, hashes, precision."""

@@ -129,7 +129,7 @@ def _source(volume: MetaTensor, detector: HeadCLIP, domain: Domain) -> tuple[Sca
 
 def _highest(detector: HeadCLIP, scan: Scan, frame: SliceFrame) -> int:
     best, chosen = -1.0, scan.mask.shape[frame.axis] // 2
-    for indices, _, scores in score_slices(scorer(detector, scan, detector.tower.device), scan, frame, Batching(1)):
+    for indices, _, scores in score_slices(scorer(detector, detector.tower.device, scan), scan, frame, Batching(1)):
         if float(scores.max()) > best:
             best, chosen = float(scores.max()), indices[int(scores.argmax())]
     return chosen

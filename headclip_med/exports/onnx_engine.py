@@ -7,27 +7,25 @@ result = engine.predict("flair.nii.gz")
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from headclip_med.errors import InputError, ModelError
 from headclip_med.exports.card import ScoreCard
 from headclip_med.exports.onnx_graph import OnnxGraph, open_graph
 from headclip_med.exports.pixels_numpy import from_square, slice_limits, slice_pixels
-from headclip_med.geometry import SliceFrame, slice_frame
+from headclip_med.geometry import SliceFrame
 from headclip_med.intensity import Channels, Preprocessing
 from headclip_med.job import Clock, Job, chosen_smoothing, chosen_threshold, make_job
 from headclip_med.packs.domains import get_domain
-from headclip_med.reading.base import LoadedVolume
 from headclip_med.result import AnomalyResult
-from headclip_med.run_slices import Arrived, Batching, Cancel, Floats, Progress, Scan, ScoreBatch, run_planes
-from headclip_med.slice_scores import many_findings, slice_scores
+from headclip_med.run_job import run_job
+from headclip_med.run_slices import Arrived, Batching, Cancel, Floats, Progress, Scan, ScoreBatch
 from headclip_med.sources import Source, load_source
 from headclip_med.types import Affine
 from headclip_med.versions import package_versions
-from headclip_med.volume_map import find_components, fuse_planes, smooth_along, volume_score
 
 ONNX_ENDING = ".onnx"
 
@@ -100,32 +98,20 @@ class OnnxEngine:
         )
         job = make_job(volume, self.card.domain, self._own, plane=plane, window=window, channels=channels)
         sigma = chosen_smoothing(smooth_mm, self.card.slice_smoothing_mm, job)
-        cut, origin = chosen_threshold(threshold, (self.card.threshold.value, self.card.threshold.origin))
+        cut = chosen_threshold(threshold, (self.card.threshold.value, self.card.threshold.origin))
         clock.lap("read")
-        scan = job.scan()
-        clock.lap("intensity")
-        frames = [slice_frame(job.affine, plane) for plane in job.planes]
-        score = _scorer(self._graph, scan)
-        runs = run_planes(score, scan, frames, self._batching, progress=progress, cancel=cancel, arrived=arrived)
-        clock.lap("detect")
-        maps = [smooth_along(r.volume_map, r.frame.axis, job.affine, sigma) for r in runs]
-        volume_map = fuse_planes(maps)
-        findings = find_components(volume_map, job.affine, cut, frames[0].axis)
-        clock.lap("map")
-        return AnomalyResult(
-            volume=volume,
-            volume_map=LoadedVolume(volume_map[None], job.affine, volume.meta),
-            pred_score=float(np.mean([volume_score(run.scores[~run.background].tolist()) for run in runs])),
+        result = run_job(
+            job,
+            partial(_scorer, self._graph),
+            self._batching,
+            sigma_mm=sigma,
             threshold=cut,
-            threshold_origin=origin,
-            planes=job.planes,
-            slices=slice_scores(runs[0], job),
-            findings=findings,
-            display_window=scan.ranges[0],
-            timings=clock.laps,
-            warnings=(*job.warnings, *self._batching.take_warnings(), *many_findings(len(findings))),
-            provenance=self._provenance(job, sigma),
+            clock=clock,
+            progress=progress,
+            cancel=cancel,
+            arrived=arrived,
         )
+        return replace(result, provenance=self._provenance(job, sigma))
 
     def check_domain(self, domain: str | None) -> None:
         """Refuse any domain but the model's own, whose class features are in the graph."""
