@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from dicom_series import MARK, MARK_HU, CtSeries, edit, write_enhanced
 from pydicom import dcmread
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from headclip_med import choices
 from headclip_med.errors import InputError
-from headclip_med.reading import LoadedVolume, dicom_decode, list_series, load, read_volume
+from headclip_med.reading import LoadedVolume, dicom_decode, dicom_pixels, list_series, load, read_volume
 from headclip_med.reading.dicom_grid import POLICIES
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -394,3 +396,31 @@ def _dcm2niix(source: Path, out: Path) -> nib.Nifti1Image:
     files = sorted(out.glob("*.nii"))
     assert len(files) == 1, ran.stdout
     return nib.Nifti1Image.from_filename(files[0])
+
+
+@pytest.mark.parametrize(
+    ("syntax", "frames", "words"),
+    [
+        (ExplicitVRLittleEndian, 200_000, r"200000 frames in \d+ bytes"),
+        (ExplicitVRLittleEndian, 200, r"2048 bytes of pixels where the header says 409600"),
+        (JPEGBaseline8Bit, 200_000, r"200000 frames in \d+ bytes"),
+        (JPEGBaseline8Bit, 300, r"\d+ bytes of compressed pixels where the header says 300 frames"),
+    ],
+)
+def test_a_header_that_claims_frames_without_end_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: str, frames: int, words: str
+) -> None:
+    """Each claimed frame was tried and its failure kept: seven seconds and 90 MB for five kilobytes."""
+    CtSeries(slices=1, rows=32, columns=32).write(tmp_path)
+    path = next(tmp_path.iterdir())
+    dataset = dcmread(path)
+    del dataset.ImageOrientationPatient
+    dataset.NumberOfFrames = frames
+    if syntax == JPEGBaseline8Bit:
+        dataset.PixelData = encapsulate([bytes(2000)])
+        dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.save_as(path)
+    monkeypatch.setattr(dicom_pixels, "pixel_array", lambda *_, **__: pytest.fail("a frame was tried"))
+    with pytest.raises(InputError, match=words):
+        load(path, on_irregular="keep")

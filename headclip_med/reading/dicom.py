@@ -22,7 +22,7 @@ from headclip_med.reading.dicom_grid import (
     placed,
     single_grid,
 )
-from headclip_med.reading.dicom_header import DICOMDIR, ImageHeader
+from headclip_med.reading.dicom_header import DICOMDIR, ImageHeader, check_frame_count
 from headclip_med.reading.dicom_resample import resample
 from headclip_med.reading.dicom_series import DAMAGED, Scan, SeriesInfo, choose, own_kinds, scan
 from headclip_med.reading.dicomdir import referenced_files
@@ -129,6 +129,7 @@ def _single(header: ImageHeader, time: int | None, policy: Policy, name: str, no
     pick_time(header.frames if header.is_pictures else 1, time or 0, name)
     frames = [header]
     if header.is_pictures:
+        check_frame_count(header)
         chosen = range(header.frames) if time is None else [time]
         frames = [replace(header, frame=frame) for frame in chosen]
     header, affine = single_grid(header, notes)

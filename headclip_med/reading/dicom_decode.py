@@ -103,6 +103,7 @@ class _Work:
                 plane = next(decoded)
             except InputError as problem:  # of the file as a whole: no decoder, a lying codestream
                 self._fail(problem, places[number:], may_fail)
+                self._waste(time.monotonic() - began)
                 return
             if isinstance(plane, InputError):
                 self._fail(plane, [k], may_fail)

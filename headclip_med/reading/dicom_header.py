@@ -159,6 +159,26 @@ def check_deflated(path: Path) -> None:
         check_inflated_file(path, 144 + int(meta.FileMetaInformationGroupLength))
 
 
+def check_frame_count(header: ImageHeader) -> None:
+    """Refuse more frames than the file can hold, before anything is made for each of them.
+
+    A frame takes a bit a sample, or the eight bytes of an item where pixels are compressed; what a deflated file holds
+    is known once it is inflated.
+
+    Raises:
+        InputError: the header claims too many.
+    """
+    with header.path.open("rb") as file:
+        is_deflated = uid.DeflatedExplicitVRLittleEndian.encode() in file.read(_HEAD_BYTES)
+    least = min(8, max(1, header.rows * header.columns * header.samples // 8))
+    if not is_deflated and header.frames * least > header.stamp[0]:
+        raise InputError(
+            f"{header.path.name} must hold the frames that its header names",
+            f"{header.frames} frames in {header.stamp[0]} bytes",
+            "Copy or export the file again",
+        )
+
+
 class _Bounded(io.RawIOBase):
     """A file that never reads, or reserves memory, beyond its end, whatever length an element claims."""
 

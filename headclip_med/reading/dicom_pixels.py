@@ -20,6 +20,8 @@ from headclip_med.reading.dicom_header import ImageHeader, element, first_item, 
 
 # Data of the first overlay plane.
 _OVERLAY_DATA = (0x6000, 0x3000)
+# What the header of one item of compressed pixel data takes; a frame has at least one item.
+_ITEM_BYTES = 8
 _PALETTES = tuple(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue"))
 
 Plane = NDArray[np.float32]
@@ -31,7 +33,8 @@ def planes(dataset: Any, headers: Sequence[ImageHeader]) -> Iterator[Plane | Inp
     Grey after rescale (modality LUT), NaN where the file says padding; colour in [0, 255].
 
     Raises:
-        InputError: no decoder, or frames that claim to be larger than the header says.
+        InputError: no decoder, pixel data too short for the frames that the header claims, or frames that claim to be
+            larger than the header says.
     """
     first = headers[0]
     syntax = _syntax(dataset, first.path.name)
@@ -46,7 +49,7 @@ def planes(dataset: Any, headers: Sequence[ImageHeader]) -> Iterator[Plane | Inp
         except BaseException as problem:  # a decoder raises whatever the damaged bytes provoke
             _pass_on(problem)
             together = None  # an iterator ends with its first error: further frames are decoded one by one
-            yield _undecodable(dataset, header.path.name, syntax, problem)
+            yield _undecodable(header.path.name, syntax, problem)
             continue
         yield _values_or_problem(np.asarray(pixels), dataset, header)
 
@@ -57,13 +60,20 @@ def _pass_on(problem: BaseException) -> None:
         raise problem
 
 
-def _undecodable(dataset: Any, name: str, syntax: Any, problem: BaseException) -> InputError:
-    given = f"{type(problem).__name__} from the decoder of {syntax.name}"
-    if not syntax.is_encapsulated:
-        with suppress(Exception):  # of a header that does not say how many
-            held, expected = len(dataset.PixelData), get_expected_length(dataset)
-            if held < expected:
-                given = f"{held} bytes of pixels where the header says {expected} ({syntax.name})"
+def _undecodable(name: str, syntax: Any, problem: BaseException) -> InputError:
+    return _not_decoded(name, f"{type(problem).__name__} from the decoder of {syntax.name}")
+
+
+def _missing_bytes(dataset: Any, syntax: Any) -> str:
+    """In words, that there are fewer uncompressed pixels than the header says; empty where there are enough."""
+    with suppress(Exception):  # of a header that does not say how many
+        held, expected = len(dataset.PixelData), get_expected_length(dataset)
+        if held < expected:
+            return f"{held} bytes of pixels where the header says {expected} ({syntax.name})"
+    return ""
+
+
+def _not_decoded(name: str, given: str) -> InputError:
     return InputError(
         f"{name} must hold pixel data that can be decoded",
         given,
@@ -163,10 +173,20 @@ def has_decoder(syntax: Any) -> bool:
 
 
 def _check_claims(dataset: Any, header: ImageHeader, syntax: Any) -> None:
-    """Refuse frames that a decoder would make larger than the header says."""
-    check_size((header.samples, header.columns, header.rows), header.path.name)
+    """Refuse a file that cannot hold its frames, and frames that a decoder would make larger than the header says.
+
+    One refusal for the file, whatever number of frames it claims: to try each of them takes minutes, and memory.
+    """
+    name = header.path.name
+    check_size((header.samples, header.columns, header.rows), name)
     if not syntax.is_encapsulated:
+        missing = _missing_bytes(dataset, syntax)
+        if missing:
+            raise _not_decoded(name, missing)
         return
+    held = len(dataset.get("PixelData") or b"")
+    if held < header.frames * _ITEM_BYTES:
+        raise _not_decoded(name, f"{held} bytes of compressed pixels where the header says {header.frames} frames")
     try:
         found = [claimed_size(frame) for frame in generate_frames(dataset.PixelData, number_of_frames=header.frames)]
     except Exception:  # no frames to be found: the decoder says so in its own way
