@@ -384,5 +384,14 @@ def test_kinds_and_their_files() -> None:
     assert [kind.name for kind in parse_kinds(None, Path("x.onnx"))] == ["onnx"]
     assert [kind.name for kind in parse_kinds(None, Path("x"))] == ["pt2"]
     assert targets(ALL, Path("x"))[KINDS["torchscript"]] == Path("x/model.ts")
+    assert targets(ALL, Path("v1.2"))[KINDS["onnx"]] == Path("v1.2/model.onnx")
     with pytest.raises(InputError, match="each once"):
         parse_kinds(",", Path("x"))
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.pt2x", "model.onx"])
+def test_a_file_name_with_another_ending_makes_no_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=rf"must end in .onnx, .pt2, .ts; given: {name}"):
+        targets(parse_kinds(None, tmp_path / name), tmp_path / name)
+    (tmp_path / name).mkdir()
+    assert list(targets((KINDS["pt2"],), tmp_path / name).values()) == [tmp_path / name / "model.pt2"]

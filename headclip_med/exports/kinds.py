@@ -87,9 +87,16 @@ def targets(kinds: tuple[Kind, ...], out: Path) -> dict[Kind, Path]:
     """The file of each kind: its usual name in the folder ``out``, or ``out`` itself for a single kind.
 
     Raises:
-        InputError: a file name for several kinds, or with the suffix of another kind.
+        InputError: a file name for several kinds, or with a suffix of another kind or of none.
     """
-    if out.is_dir() or not any(out.suffix == kind.suffix for kind in KINDS.values()):
+    known = {kind.suffix for kind in KINDS.values()}
+    if not out.is_dir() and any(map(str.isalpha, out.suffix)) and out.suffix not in known:
+        raise InputError(
+            f"An exported file must end in {', '.join(sorted(known))}",
+            out.name,
+            f"A folder of that name must exist before: mkdir '{out.name}'",
+        )
+    if out.is_dir() or out.suffix not in known:
         return {kind: out / kind.file for kind in kinds}
     if len(kinds) > 1:
         raise InputError("Several kinds must go to a folder", out.name, "Name a folder, or one kind")
