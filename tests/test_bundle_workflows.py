@@ -57,7 +57,8 @@ def run(configs: list[str], kind: str, **overrides: Any) -> ConfigWorkflow:
 
 def test_training_leaves_checkpoints_a_pack_and_its_ledger(trained: Path, patients: Path) -> None:
     models = trained / "models"
-    assert {path.name for path in models.iterdir()} == {"last.pt", "model_trained.pt", "model_trained.json", "pack"}
+    checkpoints = {"last.pt", "last.json", "model_trained.pt", "model_trained.json"}
+    assert {path.name for path in models.iterdir()} == {*checkpoints, "pack"}
     state = torch.load(models / "model_trained.pt", weights_only=True)
     pack = load_file(models / "pack" / "pack.safetensors")
     assert torch.equal(state["head_weights"], pack["head_weights"])
@@ -79,13 +80,26 @@ def test_the_trained_pack_predicts_as_the_checkpoint_does(trained: Path, patient
     assert from_pack.pred_score == from_checkpoint.pred_score
 
 
-def test_training_data_is_refused_in_an_evaluation(trained: Path, patients: Path, tiny_pack: Path) -> None:
-    checkpoint = trained / "models" / "model_trained.pt"
+@pytest.mark.parametrize("name", ["model_trained.pt", "last.pt"])
+def test_training_data_is_refused_in_an_evaluation(trained: Path, patients: Path, tiny_pack: Path, name: str) -> None:
+    checkpoint = trained / "models" / name
     assert len(read_ledger(checkpoint)[-1]["image_sha256"]) == 2
     overrides = training(patients, trained / "eval", tiny_pack, ckpt_path=str(checkpoint))
     with pytest.raises(RuntimeError) as caught:
         run(EVALUATE, "eval", **overrides)
     assert "2 of 4 images are in patients" in str(innermost(caught.value))
+
+
+def test_training_further_forgets_nothing_that_was_seen_before(trained: Path, tiny_pack: Path, tmp_path: Path) -> None:
+    """The ledger of the checkpoint that a run began with was lost: its images could be evaluated on."""
+    others = write_patients(tmp_path / "others", 6)
+    start = str(trained / "models" / "model_trained.pt")
+    overrides = {**training(others, tmp_path / "out", tiny_pack), "load_pretrain": True, "ckpt_path": start}
+    run(TRAIN, "train", **{**overrides, "max_epochs": 1})
+    seen = [entry["name"] for entry in read_ledger(tmp_path / "out" / "models" / "model_trained.pt")]
+    assert seen == ["patients", "others"]
+    record = json.loads((tmp_path / "out" / "models" / "pack" / "pack.json").read_text())
+    assert [entry["name"] for entry in record["ledger"]] == seen
 
 
 def test_held_out_patients_can_be_evaluated(trained: Path, patients: Path, tiny_pack: Path, tmp_path: Path) -> None:

@@ -50,13 +50,14 @@ from monai.transforms import (
 from monai.utils import set_determinism
 
 from headclip_med.bundle.data import Cases, LoadCase, NameByCased, TrainingSlices, find_cases, find_images
-from headclip_med.bundle.handlers import PackSaver, ScoreSaver, read_ledger
+from headclip_med.bundle.handlers import LedgerSaver, PackSaver, ScoreSaver, read_ledger, whole_ledger
 from headclip_med.bundle.inferer import HeadCLIPInferer, PatchGridInferer, TakeScoresd
 from headclip_med.bundle.losses import MapLoss
 from headclip_med.bundle.metrics import AnomalyMetrics
 from headclip_med.bundle.network import HeadCLIPNetwork, build_network
 from headclip_med.device import Precision
 from headclip_med.errors import InputError
+from headclip_med.packs.record import LedgerEntry
 from headclip_med.writing.monai_writer import NiftiMapWriter
 
 from . import bundle_root as installed_bundle
@@ -128,14 +129,6 @@ class _Workflow(PythonicWorkflow):
         }
         self.root, self.settings = root, Settings(**{**places, **self.defaults, **settings})
         self._cases: Cases | None = None
-
-    def run(self) -> None:
-        """Run the workflow.
-
-        Raises:
-            HeadclipError: data, a network or a folder that cannot be used.
-        """
-        raise NotImplementedError
 
     def finalize(self) -> None:
         """Nothing is left open."""
@@ -253,10 +246,14 @@ class HeadCLIPTraining(_Workflow):
     def get_val_key_metric(self) -> dict[str, AnomalyMetrics]:
         return {self.settings.key_metric: self._metric()}
 
+    def _ledger(self) -> tuple[LedgerEntry, ...]:
+        start = self.settings.ckpt_path if self.settings.load_pretrain else None
+        return whole_ledger(self.network_def, [self.train_dataset.entry], start)
+
     def get_val_handlers(self) -> list[Any]:
         chosen = self.settings
         return [
-            PackSaver(Path(chosen.ckpt_dir) / chosen.best_name, self.network_def, [self.train_dataset.entry]),
+            PackSaver(Path(chosen.ckpt_dir) / chosen.best_name, self.network_def, self._ledger()),
             CheckpointSaver(
                 chosen.ckpt_dir,
                 {"model": self.network_def},
@@ -294,6 +291,7 @@ class HeadCLIPTraining(_Workflow):
             [p for p in network.parameters() if p.requires_grad], lr=chosen.learning_rate, betas=(0.5, 0.999)
         )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, chosen.max_epochs)
+        seen = LedgerSaver(Path(chosen.ckpt_dir) / "last.pt", self._ledger())
         last = CheckpointSaver(
             chosen.ckpt_dir,
             {"model": network, "optimizer": optimizer},
@@ -309,7 +307,7 @@ class HeadCLIPTraining(_Workflow):
             loss_function=MapLoss(lesion_share=self.train_dataset.lesion_share),
             inferer=self.train_inferer,
             amp=chosen.amp,
-            train_handlers=[LrScheduleHandler(schedule), *self.train_handlers, last],
+            train_handlers=[LrScheduleHandler(schedule), *self.train_handlers, seen, last],
         )
         stop = EarlyStopHandler(
             chosen.patience, lambda engine: engine.state.metrics[chosen.key_metric], trainer=trainer

@@ -9,6 +9,7 @@ _PUBLIC = {
     "AnomalyMetrics": "metrics",
     "HeadCLIPInferer": "inferer",
     "HeadCLIPNetwork": "network",
+    "LedgerSaver": "handlers",
     "LoadCase": "data",
     "MapLoss": "losses",
     "NameByCased": "data",
@@ -22,6 +23,7 @@ _PUBLIC = {
     "find_cases": "data",
     "find_images": "data",
     "read_ledger": "handlers",
+    "whole_ledger": "handlers",
 }
 
 

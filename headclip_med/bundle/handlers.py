@@ -22,6 +22,46 @@ from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing.atomic import atomic_path, check_writable
 
 
+def whole_ledger(
+    network: HeadCLIPNetwork,
+    ledger: Sequence[LedgerEntry],
+    checkpoint: str | Path | None = None,
+) -> tuple[LedgerEntry, ...]:
+    """Everything that a network has seen, each entry once.
+
+    Args:
+        network: with what its pack was made on. ledger: what it is trained on now.
+        checkpoint: that training began with, None for the weights of the model itself.
+    """
+    pack = network.model.pack
+    earlier = [] if checkpoint is None else [LedgerEntry.model_validate(entry) for entry in read_ledger(checkpoint)]
+    return tuple(dict.fromkeys((*(pack.record.ledger if pack else ()), *earlier, *ledger)))
+
+
+class LedgerSaver:
+    """Writes what a network was trained on beside its last checkpoint, at the end of a run or when it breaks off.
+
+    Attach it to the trainer before the ``CheckpointSaver``, so that no checkpoint is without its ledger.
+
+    Args:
+        checkpoint: file that the last state is saved to. ledger: of :func:`whole_ledger`.
+    """
+
+    def __init__(self, checkpoint: str | Path, ledger: Sequence[LedgerEntry]) -> None:
+        self.checkpoint, self.ledger = Path(checkpoint), tuple(ledger)
+
+    def attach(self, engine: IgniteEngine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self)
+
+    def __call__(self, engine: IgniteEngine, error: BaseException | None = None) -> None:
+        """Write the ledger; ``error``, if any, is left to the handlers that come after."""
+        if idist.get_rank() == 0:
+            check_writable(self.checkpoint.parent)
+            write_ledger(self.checkpoint, self.ledger)
+
+
 class PackSaver:
     """Writes the network as a pack whenever a validation was the best so far, and what it was trained on.
 
@@ -31,8 +71,7 @@ class PackSaver:
 
     Args:
         checkpoint: file that the best network is saved to. network: as it is trained.
-        ledger: one entry per set trained on, besides those of the model that training began with.
-        prefix: of the metrics' names. name: of the pack.
+        ledger: of :func:`whole_ledger`. prefix: of the metrics' names. name: of the pack.
     """
 
     def __init__(
@@ -44,8 +83,7 @@ class PackSaver:
         name: str = "trained",
     ) -> None:
         self.checkpoint, self.network, self.prefix, self.name = Path(checkpoint), network, prefix, name
-        record = network.model.pack.record if network.model.pack else None
-        self.ledger = (*(record.ledger if record else ()), *ledger)
+        self.ledger = tuple(ledger)
 
     def attach(self, engine: IgniteEngine) -> None:
         """Attach to an evaluator."""
