@@ -70,7 +70,7 @@ class Cases:
         """Every item, to evaluate a model that saw none of them.
 
         Args:
-            ledger: of the model, as in its pack or beside its checkpoint (:func:`headclip_med.bundle.handlers.read_ledger`).
+            ledger: of the model, as it stands beside its checkpoint (:func:`headclip_med.bundle.handlers.read_ledger`).
 
         Raises:
             InputError: the model was trained on some of them, and ``allow_overlap`` is not set.
