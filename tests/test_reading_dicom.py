@@ -328,3 +328,17 @@ def test_every_odd_file_is_read_or_refused_in_words(folder: str) -> None:
     assert all(name in message for name, message in messages)
     assert read >= {"pydicom_data": 35, "mr_enhanced": 4}[folder]
     assert len(messages) >= {"pydicom_data": 5, "mr_enhanced": 1}[folder]
+
+
+@pytest.mark.parametrize("syntax", ["JPEGBaseline8Bit", "JPEG2000", "JPEG2000Lossless", "JPEGLSLossless"])
+def test_gdcm_decodes_only_what_nothing_else_does(syntax: str) -> None:
+    """A damaged JPEG 2000 frame ended the process inside GDCM, and the whole cohort with it."""
+    from pydicom import uid
+
+    from headclip_med.reading.dicom_pixels import _plugins
+
+    chosen = _plugins(getattr(uid, syntax))
+    assert chosen
+    assert "gdcm" not in chosen
+    assert set(_plugins(uid.JPEGLosslessSV1)) <= {"gdcm"}
+    assert _plugins(uid.ExplicitVRLittleEndian) == ("",)

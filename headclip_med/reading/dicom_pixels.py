@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,17 +42,47 @@ def planes(dataset: Any, headers: Sequence[ImageHeader]) -> Iterator[Plane | Inp
     _check_decoder(syntax, first.path.name)
     _check_claims(dataset, first, syntax)
     one = first.frames == 1
-    together = None if one else iter_pixels(dataset, indices=[header.frame for header in headers])
+    plugins = _plugins(syntax)
+    together = None
+    if not one:
+        together = iter_pixels(dataset, indices=[header.frame for header in headers], decoding_plugin=plugins[0])
     for header in headers:
-        try:
+        untried, problem = plugins, None
+        if together is not None:
+            pixels, problem = _attempt(partial(next, together))
+            if problem is not None:  # an iterator ends with its first error: from here on frame by frame
+                together, untried = None, plugins[1:]
+        if together is None:
             frame = None if one else header.frame
-            pixels = pixel_array(dataset, index=frame) if together is None else next(together)
-        except BaseException as problem:  # a decoder raises whatever the damaged bytes provoke
-            _pass_on(problem)
-            together = None  # an iterator ends with its first error: further frames are decoded one by one
+            for plugin in untried:
+                pixels, problem = _attempt(partial(pixel_array, dataset, index=frame, decoding_plugin=plugin))
+                if problem is None:
+                    break
+        if problem is not None:
             yield _undecodable(header.path.name, syntax, problem)
-            continue
-        yield _values_or_problem(np.asarray(pixels), dataset, header)
+        else:
+            yield _values_or_problem(np.asarray(pixels), dataset, header)
+
+
+def _plugins(syntax: Any) -> tuple[str, ...]:
+    """pydicom's names of the decoders to try, in turn; an empty name leaves it to pydicom.
+
+    GDCM ends the process on some damaged JPEG 2000 frames (an exception of its C++ that nobody catches), and what ends
+    the process cannot be told in words: it decodes only what nothing else here does.
+    """
+    if not syntax.is_encapsulated:
+        return ("",)
+    available = get_decoder(syntax).available_plugins
+    return tuple(name for name in available if name != "gdcm") or tuple(available)
+
+
+def _attempt(decode: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """What a decoder gives, or what it raises: whatever the damaged bytes provoke."""
+    try:
+        return decode(), None
+    except BaseException as problem:
+        _pass_on(problem)
+        return None, problem
 
 
 def _pass_on(problem: BaseException) -> None:
