@@ -147,7 +147,10 @@ def test_scores_must_be_there_to_be_taken() -> None:
 # --- data -----------------------------------------------------------------------------------------------------------
 
 
-def test_copies_count_once_and_no_patient_is_on_both_sides(patients: Path) -> None:
+def test_copies_count_once_and_no_patient_is_on_both_sides(patients: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (patients / "patient8").mkdir()
+    for name in ("flair", "seg"):
+        (patients / "patient8" / f"{name}.nii.gz").write_bytes(b"cut off")
     (patients / "patient9").mkdir()
     for name in ("flair", "seg"):
         (patients / "patient9" / f"{name}.nii.gz").write_bytes((patients / "patient0" / f"{name}.nii.gz").read_bytes())
@@ -155,6 +158,9 @@ def test_copies_count_once_and_no_patient_is_on_both_sides(patients: Path) -> No
     names = [[item["name"] for item in part] for part in (cases.training, cases.validation)]
     assert len(names[0]) == len(names[1]) == 2
     assert sorted([*names[0], *names[1]]) == ["patient0", "patient1", "patient2", "patient3"]
+    told = " ".join(record.getMessage() for record in caplog.records)
+    assert "patient8 is left out: flair.nii.gz must be" in told
+    assert "patient9 is left out: it repeats patient0" in told
     assert find_cases(patients, val_fraction=0.5, seed=0).train == cases.train
 
 

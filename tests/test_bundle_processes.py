@@ -57,8 +57,7 @@ def metrics_of(folder: Path) -> dict[str, float]:
 
 
 def test_the_three_commands_from_another_folder(patients: Path, tiny_pack: Path, tmp_path: Path) -> None:
-    common = training(patients, tmp_path / "out", tiny_pack, tensorboard_=0)
-    del common["tensorboard_"]
+    common = training(patients, tmp_path / "out", tiny_pack)
     printed = bundle_run(TRAIN, tmp_path / "elsewhere", **{**common, "max_epochs": 1})
     assert "train_loss" in printed
     trained = tmp_path / "out" / "models" / "model_trained.pt"

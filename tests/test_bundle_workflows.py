@@ -153,6 +153,20 @@ def test_bundle_and_predict_give_the_same_map_and_scores(patients: Path, tiny_pa
     assert [float(row["score"]) for row in slices] == pytest.approx([part.score for part in expected.slices], abs=1e-6)
 
 
+def test_a_case_that_cannot_be_read_leaves_the_scores_of_those_before_it(
+    patients: Path, tiny_pack: Path, tmp_path: Path
+) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    (scans / "a.nii.gz").write_bytes((patients / "patient0" / "flair.nii.gz").read_bytes())
+    (scans / "b.nii.gz").write_bytes((patients / "patient1" / "flair.nii.gz").read_bytes()[:500])
+    with pytest.raises(RuntimeError) as caught:
+        run(INFERENCE, "infer", **settings(scans, tmp_path / "out", tiny_pack, load_pretrain=False))
+    assert "b.nii.gz must be a readable NIfTI file" in "".join(map(str, causes(caught.value)))
+    assert [row["case"] for row in rows_of(tmp_path / "out" / "scores.csv")] == ["a"]
+    assert len(rows_of(tmp_path / "out" / "scores_slices.csv")) == 6
+
+
 def test_the_shipped_model_predicts_as_headclip_tiny(patients: Path, tmp_path: Path) -> None:
     overrides = settings(patients / "patient1", tmp_path, Path("headclip-tiny"), pattern="*flair.nii.gz")
     run(INFERENCE, "infer", **overrides)
@@ -205,19 +219,40 @@ def test_models_are_built_again_by_one_command(tmp_path: Path) -> None:
 # --- in plain Python ------------------------------------------------------------------------------------------------
 
 
-def test_settings_are_the_configs_top_level_values() -> None:
-    from headclip_med_workflows.pythonic import HeadCLIPEvaluation, HeadCLIPInference, Settings
+def plain_values(*configs: str) -> dict[str, Any]:
+    """Top-level values of configs laid over each other, without expressions, components and what MONAI alone uses."""
+    found: dict[str, Any] = {}
+    for config in configs:
+        found |= yaml.safe_load(Path(config).read_text())
+    mine = {name: value for name, value in found.items() if not str(value).startswith("$") and "#" not in name}
+    for name in ("imports", "bundle_root", "overrides", "handlers", "initialize", "run", "finalize"):
+        mine.pop(name, None)
+    return {
+        name: value for name, value in mine.items() if not isinstance(value, dict) and not str(value).startswith("@")
+    }
 
-    train, evaluate, inference = (yaml.safe_load(Path(files[-1]).read_text()) for files in (TRAIN, EVALUATE, INFERENCE))
-    known = {field.name: field.default for field in dataclasses.fields(Settings)}
-    for values, own in ((train, {}), ({**train, **evaluate}, HeadCLIPEvaluation.defaults)):
-        for name, value in known.items() & values.keys() and {n: values[n] for n in known if n in values}.items():
-            if not str(value).startswith(("$", "@")):
-                expected = own.get(name, known[name])
-                assert (list(expected) if isinstance(expected, tuple) else expected) == value or name == "learn", name
-    assert inference["precision"] == HeadCLIPInference.defaults["precision"]
-    plain = {name for name, value in train.items() if not isinstance(value, dict | list) and name != "bundle_root"}
-    assert plain - {"network", "mlflow"} <= set(known)
+
+@pytest.mark.parametrize(
+    ("workflow", "configs", "config_only"),
+    [
+        ("HeadCLIPTraining", TRAIN, {"mlflow"}),
+        ("HeadCLIPEvaluation", EVALUATE, {"mlflow", "learn"}),  # a config's trainer must have something to learn
+        (
+            "HeadCLIPInference",
+            INFERENCE,
+            {"image_key", "output_ext", "output_postfix", "separate_folder", "spatial_size"},
+        ),
+    ],
+)
+def test_settings_are_the_configs_top_level_values(workflow: str, configs: list[str], config_only: set[str]) -> None:
+    from headclip_med_workflows import pythonic
+
+    defaults = {field.name: field.default for field in dataclasses.fields(pythonic.Settings)}
+    defaults |= getattr(pythonic, workflow).defaults
+    values = plain_values(*configs)
+    assert config_only <= set(values)
+    expected = {name: value for name, value in values.items() if name not in config_only}
+    assert {name: list(v) if isinstance(v := defaults[name], tuple) else v for name in expected} == expected
 
 
 def test_pythonic_evaluation_equals_the_configs(patients: Path, tiny_pack: Path, tmp_path: Path) -> None:
@@ -292,6 +327,8 @@ def assert_on_grid(path: Path, source: Path) -> None:
 
 
 def innermost(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+    return causes(error)[-1]
+
+
+def causes(error: BaseException | None) -> list[BaseException]:
+    return [] if error is None else [error, *causes(error.__cause__)]

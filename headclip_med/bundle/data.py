@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from headclip_med.bundle.network import HeadCLIPNetwork
 from headclip_med.case_inputs import expand_inputs
 from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.datasets.case import Case
-from headclip_med.datasets.fingerprints import fingerprint_case, take_inventory
+from headclip_med.datasets.fingerprints import Inventory, fingerprint_case, take_inventory
 from headclip_med.datasets.loading import load_case
 from headclip_med.datasets.split import split_patients
 from headclip_med.errors import InputError
@@ -24,6 +25,8 @@ from headclip_med.intensity import Preprocessing
 from headclip_med.packs.record import SHORT_HASH, LedgerEntry
 from headclip_med.training.config import SliceConfig
 from headclip_med.training.slices import TrainingSlice, cut_case
+
+log = logging.getLogger(__name__)
 
 Item = dict[str, Any]
 
@@ -100,6 +103,8 @@ def find_cases(
         sequences: which become channels, where a case has several.
         val_fraction: share of the patients held back, above 0 and below 1; with one patient nobody is.
 
+    Cases that are left out (copies, unreadable ones, those without a mask) are named in the log.
+
     Raises:
         InputError: no such folder or layout, no masks, or no case that can be read.
     """
@@ -108,7 +113,7 @@ def find_cases(
     dataset = open_dataset(f"{layout}:{dataset_dir}" if layout else dataset_dir, sequences=list(sequences) or None)
     if not dataset.has_masks:
         raise InputError("A labelled set must say where lesions are", f"{dataset.name} has no masks")
-    found = [fingerprint_case(dataset, case) for case in progress_bar_over(dataset.cases, "reading the data")]
+    found = [fingerprint_case(dataset, case) for case in _with_bar(dataset.cases, "reading the data")]
     inventory = take_inventory(found)
     by_name = {fingerprint.case: fingerprint for fingerprint in found}
     counted = set(inventory.counted)
@@ -117,6 +122,8 @@ def find_cases(
         reasons = list(inventory.failed.values())
         given = reasons[0] if reasons else "none"
         raise InputError(f"{dataset.name} must have a case with a mask that can be read", given, "Check the data")
+    for words in _left_out(inventory, {case.name for case in usable}):
+        log.warning("%s: %s", dataset.name, words)
     images = {case.name: by_name[case.name].image_sha256 for case in usable}
     chosen = CaseDataset(dataset.name, dataset.layout, dataset.root, usable, dataset.notes)
     splits = _split(chosen, {c.name: by_name[c.name].label for c in usable}, images, val_fraction, seed)
@@ -246,7 +253,7 @@ class TrainingSlices(Dataset):
     ) -> None:
         super().__init__(data, transform)
         config = SliceConfig(lesion=lesion, free=free)
-        cut = [part for item in progress_bar_over(data, "cutting slices") for part in _cut(item, network, config)]
+        cut = [part for item in _with_bar(data, "cutting slices") for part in _cut(item, network, config)]
         self.slices = [{"image": part.pixels, "label": _training_label(part)} for part in cut]
         if not any(part.label for part in cut):
             raise InputError("The training slices must show lesions", f"none in {len(data)} case(s)")
@@ -282,6 +289,17 @@ def _training_label(part: TrainingSlice) -> torch.Tensor:
     return part.mask.where(part.valid, torch.tensor(IGNORE).to(part.mask))[None]
 
 
+def _left_out(inventory: Inventory, usable: Collection[str]) -> Iterator[str]:
+    """Which cases do not count, and why, a line each."""
+    for name, error in inventory.failed.items():
+        yield f"{name} is left out: {error}"
+    for name, original in inventory.duplicates.items():
+        yield f"{name} is left out: it repeats {original}"
+    for name in inventory.counted:
+        if name not in usable:
+            yield f"{name} is left out: it does not say where its lesions are"
+
+
 def _split(
     dataset: CaseDataset, labels: dict[str, bool | None], images: dict[str, str], val_fraction: float, seed: int
 ) -> dict[str, str]:
@@ -290,7 +308,7 @@ def _split(
     return split_patients(dataset, labels, images, {"train": 1 - val_fraction, "val": val_fraction}, seed)
 
 
-def progress_bar_over(items: Sequence[Any], words: str) -> Any:
+def _with_bar(items: Sequence[Any], words: str) -> Any:
     """The items with a progress bar on a terminal."""
     from rich.console import Console
     from rich.progress import track

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from headclip_med.packs.pack import TENSORS_NAME
 from headclip_med.packs.record import LedgerEntry, PackRecord, Threshold, write_record
 from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing.atomic import atomic_path, check_writable
+
+_SECONDS_BETWEEN = 30.0  # writes of the scores, whose cost grows with the run
 
 
 def whole_ledger(
@@ -117,7 +120,10 @@ class SetTrainer:
 
 
 class ScoreSaver:
-    """Writes ``scores.csv``, a line per case, and ``scores_slices.csv``, a line per slice; whole or not at all.
+    """Writes ``scores.csv``, a line per case, and ``scores_slices.csv``, a line per slice; each whole or not at all.
+
+    They are written at the end of the run, on an error, and every half minute in between, so that a run that is stopped
+    by hand lacks the scores of its last half minute at most (or of a case that takes longer).
 
     Args:
         folder: where; earlier files of these names are replaced. key: of the map that
@@ -128,14 +134,17 @@ class ScoreSaver:
         self.folder, self.key = Path(folder), key
         self._cases: list[tuple[str, float]] = []
         self._slices: list[tuple[str, int, float, bool]] = []
+        self._written = 0.0  # when, on the monotonic clock
 
     def attach(self, engine: IgniteEngine) -> None:
         """Attach to an evaluator."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._break_off)
 
     def __call__(self, engine: IgniteEngine) -> None:
-        """Add the cases of this iteration and write the files again, so that an interrupted run keeps its scores."""
+        """Add the cases of this iteration."""
         state: Any = engine.state
         for batch, data in zip(state.batch, state.output, strict=True):
             name = str(batch.get("name") or Path(str(data[self.key].meta.get("filename_or_obj", "case"))).name)
@@ -143,21 +152,32 @@ class ScoreSaver:
             scores, background = (data[f"{self.key}_slice_{part}"].flatten() for part in ("scores", "background"))
             for index, (score, is_background) in enumerate(zip(scores.tolist(), background.tolist(), strict=True)):
                 self._slices.append((name, index, round(score, 6), bool(is_background)))
-        self._write("scores.csv", ("case", "score"), self._cases)
-        self._write("scores_slices.csv", ("case", "slice", "score", "background"), self._slices)
+        if time.monotonic() - self._written > _SECONDS_BETWEEN:
+            self._write()
 
     def _start(self, engine: IgniteEngine) -> None:
         self._cases, self._slices = [], []
+        self._written = time.monotonic()
         check_writable(self.folder)
 
-    def _write(self, name: str, header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
-        out = io.StringIO()
-        out.write(f"# {RESEARCH_ONLY}\n")
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-        with atomic_path(self.folder / name) as draft:
-            draft.write_text(out.getvalue(), encoding="utf-8", newline="\n")
+    def _break_off(self, engine: IgniteEngine, error: BaseException) -> None:
+        self._write()
+        raise error
+
+    def _write(self) -> None:
+        _write_csv(self.folder / "scores.csv", ("case", "score"), self._cases)
+        _write_csv(self.folder / "scores_slices.csv", ("case", "slice", "score", "background"), self._slices)
+        self._written = time.monotonic()
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
+    out = io.StringIO()
+    out.write(f"# {RESEARCH_ONLY}\n")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    with atomic_path(path) as draft:
+        draft.write_text(out.getvalue(), encoding="utf-8", newline="\n")
 
 
 def save_trained_pack(

@@ -7,9 +7,7 @@ from torch.nn import functional as F
 
 from headclip_med.bundle.data import IGNORE
 from headclip_med.errors import InputError
-from headclip_med.training.losses import map_loss
-
-_VALID_SHARE = 0.25  # a patch counts from this share of patient in it
+from headclip_med.training.losses import VALID_SHARE, map_loss
 
 
 class MapLoss(nn.Module):
@@ -37,5 +35,5 @@ class MapLoss(nn.Module):
             raise InputError("Prediction and label must be (N, 1, rows, columns)", shapes)
         size = pred.shape[-2:]
         lesion = F.adaptive_avg_pool2d((label == 1).float(), size)[:, 0]
-        valid = (F.adaptive_avg_pool2d((label != IGNORE).float(), size)[:, 0] >= _VALID_SHARE).float()
+        valid = (F.adaptive_avg_pool2d((label != IGNORE).float(), size)[:, 0] >= VALID_SHARE).float()
         return map_loss(pred[:, 0], lesion, valid, gamma=self.gamma, lesion_share=self.lesion_share)

@@ -15,12 +15,11 @@ from headclip_med.encoders.image import Contributions, EncodeOptions, encode_ima
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.linear import in_half, stack_contributions, tapped_features
+from headclip_med.training.losses import VALID_SHARE
 from headclip_med.training.slices import TrainingSlice
 
 # linear: from contributions; autograd: through the tower; fixed: features that nothing learned can change.
 Mode = Literal["linear", "autograd", "fixed"]
-
-_VALID_SHARE = 0.25  # a patch counts from this share of patient in it
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class FeatureBank:
         masks = torch.stack([part.mask for part in chosen]).float()
         valid = torch.stack([part.valid for part in chosen]).float()
         lesion = F.adaptive_avg_pool2d(masks[:, None], (side, side))[:, 0]
-        inside = F.adaptive_avg_pool2d(valid[:, None], (side, side))[:, 0] >= _VALID_SHARE
+        inside = F.adaptive_avg_pool2d(valid[:, None], (side, side))[:, 0] >= VALID_SHARE
         inside = inside if self.foreground_only else torch.ones_like(inside)
         labels = torch.tensor([part.label for part in chosen], dtype=torch.float32)
         return Truth(lesion, inside.float(), labels)

@@ -11,6 +11,9 @@ from torch.nn import functional as F
 # Keeps logarithms finite, as the released recipe does.
 _SMALL = 1e-5
 
+# A patch counts from this share of patient in it.
+VALID_SHARE = 0.25
+
 
 def focal_loss(
     probabilities: Tensor, truth: Tensor, valid: Tensor, *, gamma: float = 2.0, lesion_share: float | None = None
