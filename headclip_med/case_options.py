@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headclip_med.choices import CHANNELS, IRREGULAR
 from headclip_med.errors import InputError
 from headclip_med.types import PLANES
 from headclip_med.writing import ALL_FORMATS, FORMATS, DicomOptions, check_formats
 from headclip_med.writing.dicom_options import check_dicom_extra
+
+if TYPE_CHECKING:
+    from headclip_med.scan_engine import Ask
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,13 @@ class CaseOptions:
     def dicom(self) -> DicomOptions:
         """How DICOM objects are written."""
         return DicomOptions(keep_empty_frames=self.keep_empty_frames, deidentify=self.deidentify)
+
+    def ask(self) -> Ask:
+        """What they say to the engine."""
+        from headclip_med.scan_engine import Ask
+
+        channels: Any = self.channels
+        return Ask(self.domain, self.plane, self.window, channels, self.threshold, self.smooth_mm)
 
     def recorded(self) -> dict[str, Any]:
         """The options as plain JSON values without ``series``: it may be an identifier of a study.

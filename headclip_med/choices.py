@@ -29,6 +29,7 @@ CONTROLS = ("intensity", "redness", "chance")
 LAYOUTS = ("meta", "jsonl", "msd", "csv", "bids", "bmad", "mvtec", "pairs", "brats", "folders")
 FORMATS = ("nifti", "png", "html", "json")  # written by default
 DICOM_FORMATS = ("seg", "segscore", "pm", "sr", "sc", "dicom")
+SPEEDS = ("exact", "balanced", "fast")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 

@@ -26,7 +26,7 @@ from headclip_med.cli_train import train
 from headclip_med.types import RESEARCH_ONLY
 
 if TYPE_CHECKING:
-    from headclip_med.cohort import AnyEngine
+    from headclip_med.scan_engine import ScanEngine
 
 app = typer.Typer(
     name="headclip-med",
@@ -83,6 +83,7 @@ def predict(
     device: options.DeviceOption = "auto",
     precision: options.PrecisionOption = "auto",
     batch_size: options.BatchSizeOption = None,
+    speed: options.SpeedOption = "exact",
     resume: options.ResumeOption = False,
     keep_identifiers: options.KeepIdentifiersOption = False,
     keep_empty_frames: options.KeepEmptyFramesOption = False,
@@ -115,6 +116,7 @@ def predict(
         case_options.check_batch_size(batch_size)
         case_options.check_name("precision", precision, choices.PRECISIONS)
         case_options.check_name("method", method, choices.METHODS)
+        case_options.check_name("speed", speed, choices.SPEEDS)
         case_options.check_options(chosen)
         cohort.check_output(out)
         plan = plan_network(
@@ -123,7 +125,14 @@ def predict(
         cohort.check_dicom_cases(plan.cases, plan.options)
         console.say_warnings(plan.warnings)
         engine = _engine(
-            model, device, weights=weights, method=method, precision=precision, batch_size=batch_size, domain=domain
+            model,
+            device,
+            weights=weights,
+            method=method,
+            precision=precision,
+            batch_size=batch_size,
+            domain=domain,
+            speed=speed,
         )
         watcher = console.TerminalWatcher(quiet=as_json)
         try:
@@ -197,13 +206,14 @@ def _engine(
     precision: str = "auto",
     batch_size: int | None = None,
     domain: str | None = None,
-) -> AnyEngine:
+    speed: str = "exact",
+) -> ScanEngine:
     from headclip_med import console
     from headclip_med.exports.onnx_engine import ONNX_ENDING, check_onnx_options, load_onnx_engine
 
     with console.waiting(f"loading {model}"):
         if model.lower().endswith(ONNX_ENDING):
-            check_onnx_options(weights=weights, method=method, precision=precision)
+            check_onnx_options(weights=weights, method=method, precision=precision, speed=speed)
             exported = load_onnx_engine(model, device=device, batch_size=batch_size)
             exported.check_domain(domain)  # told once, not once a case
             return exported
@@ -216,6 +226,7 @@ def _engine(
             method=method,
             precision=precision,  # type: ignore[arg-type]
             batch_size=batch_size,
+            speed=speed,
         )
 
 

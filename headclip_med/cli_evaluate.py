@@ -96,6 +96,7 @@ def evaluate(
     device: options.DeviceOption = "auto",
     precision: options.PrecisionOption = "auto",
     batch_size: options.BatchSizeOption = None,
+    speed: options.SpeedOption = "exact",
     workers: Annotated[int, typer.Option(help="Processes; each loads the model.")] = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep cases measured with the same content, model and settings.")
@@ -115,6 +116,7 @@ def evaluate(
         case_options.check_batch_size(batch_size)
         case_options.check_name("precision", precision, choices.PRECISIONS)
         case_options.check_name("method", method, choices.METHODS)
+        case_options.check_name("speed", speed, choices.SPEEDS)
         case_options.check_name("protocol", protocol, _PROTOCOLS)
         case_options.check_options(chosen)
         settings = Settings(exact=exact, replicates=bootstrap, seed=seed, min_overlap=min_overlap)
@@ -128,6 +130,7 @@ def evaluate(
                 None if given.startswith("control:") else method,
                 None if weights is None or given.startswith("control:") else str(weights),
                 chosen,
+                speed,
             )
             for given in model or ["headclip-tiny"]
         ]

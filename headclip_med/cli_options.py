@@ -156,7 +156,15 @@ PrecisionOption = Annotated[
 ]
 BatchSizeOption = Annotated[
     int | None,
-    typer.Option(help="Slices at once; halved when memory runs out.", show_default="1 on a CPU, 16 on a GPU"),
+    typer.Option(help="Slices at once; halved when memory runs out.", show_default="1 on a CPU, what fits on a GPU"),
+]
+SpeedOption = Annotated[
+    str,
+    typer.Option(
+        help="exact; balanced: a slice every 3 mm, then all around suspicious ones, the others interpolated; fast: "
+        "every 5 mm, at three quarters of the input size, without the last tap. Costs: docs/performance.md.",
+        autocompletion=_one_of(choices.SPEEDS),
+    ),
 ]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Skip cases finished with the same content, model and options.")

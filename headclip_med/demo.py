@@ -18,8 +18,9 @@ from headclip_med.writing.atomic import atomic_path, check_writable
 from headclip_med.writing.record import load_result
 
 if TYPE_CHECKING:
-    from headclip_med.cohort import AnyEngine
-    from headclip_med.run_slices import Cancel, Progress
+    from headclip_med.run_slices import Cancel
+    from headclip_med.scan_engine import ScanEngine
+    from headclip_med.scan_run import Progress
 
 VOLUME_NAME = "demo_volume.nii.gz"
 TRUTH_NAME = "demo_truth.nii.gz"
@@ -59,7 +60,7 @@ class DemoOutcome:
 
 def run_demo(
     out_dir: Path,
-    engine: AnyEngine | None = None,
+    engine: ScanEngine | None = None,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> DemoOutcome:

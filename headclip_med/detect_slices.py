@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from headclip_med.geometry import SliceFrame
 from headclip_med.intensity import Preprocessing
 from headclip_med.packs.domains import Domain, window_of
 from headclip_med.pixels import from_square, normalise, rescale, three_channels, to_square
-from headclip_med.run_slices import Floats, Scan, ScoreBatch
+from headclip_med.run_slices import Collect, Piece
+from headclip_med.scan import Floats, Scan
 
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 
@@ -35,42 +37,80 @@ def own_preprocessing(detector: Detector, domain: Domain) -> Preprocessing:
 def slice_pixels(scan: Scan, frame: SliceFrame, indices: Sequence[int], device: torch.device) -> Tensor:
     """Normalised model input ``(n, 3, S, S)`` of the slices at ``indices``."""
     slices, ranges = scan.cut(frame, indices)
-    levels = rescale(torch.from_numpy(slices).to(device), ranges, inverted=scan.inverted)
+    levels = rescale(_on_device(torch.from_numpy(slices), device), ranges, inverted=scan.inverted)
     return normalise(three_channels(to_square(levels, scan.placement(frame))), scan.preprocessing)
 
 
 def slice_limits(scan: Scan, frame: SliceFrame, inside: NDArray[np.bool_], device: torch.device) -> Tensor:
     """Foreground ``(n, H, W)`` of slices → the patient in the model's square input, ``(n, S, S)`` bool."""
-    mask = torch.from_numpy(inside)[:, None].to(device, torch.float32)
+    mask = _on_device(torch.from_numpy(inside)[:, None], device).float()
     return to_square(mask, scan.placement(frame))[:, 0] > 0.5
 
 
-def scorer(detector: Detector, device: torch.device, scan: Scan) -> ScoreBatch:
-    """What :func:`headclip_med.run_slices.run_planes` calls for every batch."""
+@dataclass(frozen=True)
+class SliceScorer:
+    """What :func:`headclip_med.run_slices.score_scans` calls for every batch."""
 
-    def score(frame: SliceFrame, batch: list[int]) -> tuple[Floats, Floats] | None:
-        scored = _score_batch(detector, scan, frame, batch, device)
-        if scored is None and device.type == "cuda":
+    detector: Detector
+    device: torch.device
+
+    def __call__(self, pieces: Sequence[Piece]) -> Collect | None:
+        begun = _begin_batch(self.detector, pieces, self.device)
+        if begun is None and self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return scored
-
-    return score
+        return begun
 
 
-def _score_batch(
-    detector: Detector, scan: Scan, frame: SliceFrame, batch: list[int], device: torch.device
-) -> tuple[Floats, Floats] | None:
-    """Maps and scores of one batch, or None when the device's memory ran out.
+def _begin_batch(detector: Detector, pieces: Sequence[Piece], device: torch.device) -> Collect | None:
+    """Start one batch, or None when the device's memory ran out.
 
     The caller goes on after this has returned: within the handler the traceback would still hold the tensors.
     """
-    inside = scan.inside(frame, batch)
+    insides = [piece.scan.inside(piece.plane.frame, piece.indices) for piece in pieces]
     try:
-        limits = slice_limits(scan, frame, inside, device)
-        out = detector.score(slice_pixels(scan, frame, batch, device), limits)
-        maps = from_square(out.maps, scan.placement(frame), (inside.shape[1], inside.shape[2])).cpu().numpy()
-        return maps * inside, out.scores.float().cpu().numpy()
+        pixels = [slice_pixels(piece.scan, piece.plane.frame, piece.indices, device) for piece in pieces]
+        limits = [
+            slice_limits(piece.scan, piece.plane.frame, inside, device)
+            for piece, inside in zip(pieces, insides, strict=True)
+        ]
+        out = detector.score(torch.cat(pixels), torch.cat(limits))
+        sizes = [len(piece.indices) for piece in pieces]
+        maps = [
+            from_square(part, piece.scan.placement(piece.plane.frame), (inside.shape[1], inside.shape[2]))
+            for part, piece, inside in zip(out.maps.split(sizes), pieces, insides, strict=True)
+        ]
+        arrive = _to_host([*maps, *out.scores.float().split(sizes)])
     except RuntimeError as error:  # only CUDA has a type of its own for it
         if isinstance(error, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(str(error)):
             return None
         raise
+
+    def collect() -> list[tuple[Floats, Floats]]:
+        arrays = arrive()
+        masked = [part * inside for part, inside in zip(arrays[: len(pieces)], insides, strict=True)]
+        return list(zip(masked, arrays[len(pieces) :], strict=True))
+
+    return collect
+
+
+def _on_device(array: Tensor, device: torch.device) -> Tensor:
+    """A copy that the CPU does not wait for, where the device can do that."""
+    if device.type != "cuda":
+        return array.to(device)
+    return array.pin_memory().to(device, non_blocking=True)
+
+
+def _to_host(tensors: Sequence[Tensor]) -> Callable[[], list[Floats]]:
+    """Begin to copy ``tensors`` to the CPU; the result waits for them."""
+    on_cuda = tensors[0].device.type == "cuda"
+    copies = [tensor.to("cpu", non_blocking=on_cuda) for tensor in tensors]  # then into pinned memory
+    arrived = torch.cuda.Event() if on_cuda else None
+    if arrived is not None:
+        arrived.record()
+
+    def wait() -> list[Floats]:
+        if arrived is not None:
+            arrived.synchronize()
+        return [copy.numpy() for copy in copies]
+
+    return wait

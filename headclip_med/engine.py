@@ -6,31 +6,25 @@ result = engine.predict("flair.nii.gz")
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from headclip_med.detect_slices import own_preprocessing, scorer
+from headclip_med.detect_slices import SliceScorer, own_preprocessing
 from headclip_med.detectors import Detector, SliceBatch
 from headclip_med.device import Precision, choose_device, choose_dtype
-from headclip_med.errors import InputError
-from headclip_med.intensity import Channels
-from headclip_med.job import Clock, Job, chosen_smoothing, chosen_threshold, make_job
+from headclip_med.memory import fitting_batch
 from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model, place_model
 from headclip_med.packs.domains import Domain, get_domain
 from headclip_med.result import AnomalyResult
-from headclip_med.run_job import run_job
-from headclip_med.run_slices import Arrived, Batching, Cancel, Progress
-from headclip_med.sources import Source, to_volume, with_meta
-from headclip_med.types import Affine
-from headclip_med.versions import package_versions
+from headclip_med.run_slices import Batching
+from headclip_med.scan_engine import ScanEngine, Setup
+from headclip_med.sources import to_metatensors
+from headclip_med.speed import get_speed
 
 
-class Engine:
+class Engine(ScanEngine):
     """A model on a device, ready to score any number of cases. Made by :func:`load_engine`."""
 
     def __init__(
@@ -40,103 +34,36 @@ class Engine:
         device: str = "auto",
         precision: Precision = "auto",
         batch_size: int | None = None,
+        speed: str = "exact",
     ) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise InputError("The batch size must be at least 1", batch_size)
-        self.device = choose_device(device)
+        self.device, self.speed = choose_device(device), get_speed(speed)
         self.dtype = choose_dtype(self.device, precision)
         self.model = place_model(model, self.device, self.dtype)
-        self._batching = Batching(batch_size or (1 if self.device.type == "cpu" else 16), self.device.type)
         self._detectors: dict[str, Detector] = {}
+        self._batch_size = batch_size
+        in_flight = 2 if self.device.type == "cuda" else 1
+        super().__init__(Batching(1 if batch_size is None else batch_size, self.device.type, in_flight))
         if model.pack is not None and model.pack.class_features(model.built.tower) is not None:
             self._detector(model.domain)  # a pack that does not fit is refused now, not at the first case
 
-    @property
-    def batch_size(self) -> int:
-        """Slices that go to the device at once; lowered for good when its memory ran out."""
-        return self._batching.size
-
-    def predict(
-        self,
-        source: Source,
-        *,
-        affine: Affine | None = None,
-        modality: str | None = None,
-        is_rgb: bool = False,
-        domain: str | None = None,
-        plane: str | Sequence[str] | None = None,
-        window: str | tuple[float, float] | None = None,
-        channels: Channels | None = None,
-        series: str | None = None,
-        time_index: int | None = None,
-        on_irregular: str = "error",
-        threshold: float | None = None,
-        smooth_mm: float | None = None,
-        progress: Progress | None = None,
-        cancel: Cancel | None = None,
-        arrived: Arrived | None = None,
-    ) -> AnomalyResult:
-        """Score one case.
-
-        Args:
-            source: a file or folder, several files of one grid (sequences), a loaded volume
-                ``(C, I, J, K)``, or an array ``(I, J, K)`` / ``(C, I, J, K)`` with ``affine``.
-            affine, modality, is_rgb: of an array: voxel → RAS mm, DICOM code such as CT, colours in [0, 255].
-            domain: see ``headclip_med.packs.domains``; default the pack's own.
-            plane: axial, coronal, sagittal, several of them (their maps are averaged), or ``all``; default the
-                acquisition plane.
-            window: CT window by name or ``(level, width)``. channels: ``repeat`` the slice, or ``neighbours`` (2.5-D);
-                default the domain's. series, time_index: choice within the source. on_irregular: what to do with an
-                irregular DICOM series, see :func:`headclip_med.reading.read_volume`.
-            threshold: cut on the map in [0, 1]; default the pack's. smooth_mm: Gaussian along the normal, from 0 to
-                the volume's extent; default the pack's.
-            progress: called with slices done and slices in all; cancel: asked before each batch;
-                arrived: given the maps and scores of each batch, see :mod:`headclip_med.run_slices`.
-
-        Raises:
-            InputError: an unusable source or option; CancelledError: ``cancel`` returned True.
-        """
-        clock = Clock()
-        volume = to_volume(
-            source,
-            affine=affine,
-            modality=modality,
-            is_rgb=is_rgb,
-            series=series,
-            time_index=time_index,
-            on_irregular=on_irregular,
-        )
+    def setup(self, domain: str | None) -> Setup:
+        """What this engine brings for a domain, by default the model's."""
         chosen = get_domain(domain) if domain else self.model.domain
         detector = self._detector(chosen)
-        job = make_job(
-            volume,
-            chosen.name,
-            own_preprocessing(detector, chosen),
-            plane=plane,
-            window=window,
-            channels=channels,
+        return Setup(
+            domain=chosen.name,
+            preprocessing=own_preprocessing(detector, chosen),
+            score=SliceScorer(detector, self.device),
+            smoothing_mm=self.model.pack.record.slice_smoothing_mm if self.model.pack else 0.0,
+            threshold=(self.model.threshold.value, self.model.threshold.origin),
+            detector=detector.describe(),
             warnings=self.model.warnings,
         )
-        sigma = chosen_smoothing(smooth_mm, self._own_smoothing, job)
-        cut = chosen_threshold(threshold, (self.model.threshold.value, self.model.threshold.origin))
-        clock.lap("read")
-        result = run_job(
-            job,
-            partial(scorer, detector, self.device),
-            self._batching,
-            sigma_mm=sigma,
-            threshold=cut,
-            clock=clock,
-            progress=progress,
-            cancel=cancel,
-            arrived=arrived,
-        )
-        volume_map = with_meta(torch.from_numpy(result.map_array[None]), job.affine, volume.meta)
-        return replace(result, volume_map=volume_map, provenance=self._provenance(job, detector, sigma))
 
     def identity(self) -> dict[str, Any]:
         """What decides this engine's numbers, under the names of a result's provenance: names, hashes, precision."""
-        return {**self.model.provenance(), "precision": str(self.dtype).removeprefix("torch.")}
+        precision = str(self.dtype).removeprefix("torch.")
+        return {**self.model.provenance(), "precision": precision, "speed": self.speed.name}
 
     def setting(self) -> dict[str, Any]:
         """Where and how it runs; changes no number but by rounding."""
@@ -150,22 +77,17 @@ class Engine:
 
     def _detector(self, domain: Domain) -> Detector:
         if domain.name not in self._detectors:
-            self._detectors[domain.name] = detector_for(self.model, domain)
+            detector = detector_for(self.model, domain, self.speed)
+            if self._batch_size is None and not self._detectors:
+                self._batching.size = fitting_batch(detector, self.device)
+            self._detectors[domain.name] = detector
         return self._detectors[domain.name]
 
-    @property
-    def _own_smoothing(self) -> float:
-        return self.model.pack.record.slice_smoothing_mm if self.model.pack else 0.0
+    def _where(self) -> dict[str, Any]:
+        return {**self.setting(), "device": _device_name(self.device)}
 
-    def _provenance(self, job: Job, detector: Detector, sigma_mm: float) -> dict[str, Any]:
-        return {
-            **self.identity(),
-            "detector": detector.describe(),
-            **job.provenance(sigma_mm),
-            "device": _device_name(self.device),
-            "batch_size": self.batch_size,
-            "versions": package_versions(),
-        }
+    def _handed_out(self, result: AnomalyResult) -> AnomalyResult:
+        return to_metatensors(result)
 
 
 def load_engine(
@@ -176,6 +98,7 @@ def load_engine(
     precision: Precision = "auto",
     batch_size: int | None = None,
     weights: str | Path | None = None,
+    speed: str = "exact",
 ) -> Engine:
     """Load a model and put it on a device.
 
@@ -184,14 +107,15 @@ def load_engine(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         method: detector by name, default the pack's or ``headclip``.
         precision: of the matrix products; ``auto`` takes 16 bits where the hardware has them.
-        batch_size: slices at once; default 1 on a CPU, 16 on a GPU, halved when memory runs out.
+        batch_size: slices at once; default 1 on a CPU, what its free memory holds on a GPU; halved when it runs out.
         weights: weight file or name of the tower of a pack that carries none.
+        speed: ``exact``, ``balanced``, ``fast``, see :mod:`headclip_med.speed`.
 
     Raises:
-        ModelError: the model or the device cannot be had; the message says what to do.
+        ModelError: the model or the device cannot be had; InputError: an unknown speed, a batch below 1.
     """
     model = load_model(name_or_path, method=method, weights=weights)
-    return Engine(model, device=device, precision=precision, batch_size=batch_size)
+    return Engine(model, device=device, precision=precision, batch_size=batch_size, speed=speed)
 
 
 def _device_name(device: torch.device) -> str:

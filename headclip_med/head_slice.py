@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from headclip_med.attribution import HeadEffect, HeadShares, detector_shares, strongest_heads
-from headclip_med.detect_slices import own_preprocessing, scorer, slice_limits, slice_pixels
+from headclip_med.detect_slices import SliceScorer, own_preprocessing, slice_limits, slice_pixels
 from headclip_med.detectors.headclip import HeadCLIP
 from headclip_med.errors import InputError
 from headclip_med.geometry import SliceFrame, slice_frame
@@ -21,8 +20,11 @@ from headclip_med.intensity import Placement
 from headclip_med.job import make_job
 from headclip_med.packs.domains import Domain
 from headclip_med.prepare import source_name
-from headclip_med.run_slices import Batching, Scan, score_slices
-from headclip_med.sources import to_volume
+from headclip_med.reading import load_volume
+from headclip_med.reading.base import LoadedVolume
+from headclip_med.run_slices import Batching, score_scans
+from headclip_med.scan import Scan
+from headclip_med.scan_run import ScanRun
 
 # Where the map stays below the threshold, this share of the patient's patches with the highest map is looked at.
 _HIGHEST = 0.01
@@ -83,7 +85,7 @@ def view_slice(detector: HeadCLIP, domain: Domain, path: Path, index: int | None
     Raises:
         InputError: an unreadable scan, or no such slice.
     """
-    volume = to_volume(path)
+    volume = load_volume(path)
     scan, frame = _source(volume, detector, domain)
     count = scan.mask.shape[frame.axis]
     if index is not None and not 0 <= index < count:
@@ -121,25 +123,26 @@ def explain_slice(detector: HeadCLIP, view: SliceView, threshold: float, count: 
     )
 
 
-def _source(volume: MetaTensor, detector: HeadCLIP, domain: Domain) -> tuple[Scan, SliceFrame]:
+def _source(volume: LoadedVolume, detector: HeadCLIP, domain: Domain) -> tuple[Scan, SliceFrame]:
     """The scan ready to be cut, preprocessed as a prediction with the domain's defaults does it."""
     job = make_job(volume, domain.name, own_preprocessing(detector, domain))
     return job.scan(), slice_frame(job.affine, job.planes[0])
 
 
 def _highest(detector: HeadCLIP, scan: Scan, frame: SliceFrame) -> int:
-    best, chosen = -1.0, scan.mask.shape[frame.axis] // 2
-    for indices, _, scores in score_slices(scorer(detector, detector.tower.device, scan), scan, frame, Batching(1)):
-        if float(scores.max()) > best:
-            best, chosen = float(scores.max()), indices[int(scores.argmax())]
-    return chosen
+    run = ScanRun(scan, [frame], SliceScorer(detector, detector.tower.device))
+    next(score_scans([run], Batching(1)))
+    if run.error is not None:
+        raise run.error
+    scores, background = run.planes[0].scores, run.planes[0].background
+    return len(scores) // 2 if background.all() else int(np.where(background, -1, scores).argmax())
 
 
-def _on_screen(pixels: Tensor, scan: Scan, volume: MetaTensor) -> NDArray[np.float32]:
+def _on_screen(pixels: Tensor, scan: Scan, volume: LoadedVolume) -> NDArray[np.float32]:
     """The slice itself: colours as they are, of several sequences the first, of neighbours the middle one."""
     spec = scan.preprocessing
     mean, std = (pixels.new_tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
     levels = np.asarray((pixels[0] * std + mean).clamp(0, 1).cpu())
     if bool(volume.meta.get("is_rgb", False)):
         return levels.transpose(1, 2, 0)
-    return levels[1 if spec.channels == "neighbours" and len(volume) == 1 else 0]
+    return levels[1 if spec.channels == "neighbours" and len(volume.array) == 1 else 0]

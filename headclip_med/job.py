@@ -15,7 +15,7 @@ from headclip_med.geometry import check_affine, spacing
 from headclip_med.intensity import Channels, Preprocessing, foreground, intensity_ranges
 from headclip_med.prepare import Window, choose_channels, choose_planes, source_name, window_or_own
 from headclip_med.reading.base import AnyVolume, volume_array
-from headclip_med.run_slices import Scan
+from headclip_med.scan import Scan
 from headclip_med.slice_places import empty_slices
 from headclip_med.types import Affine, Plane
 
@@ -131,6 +131,15 @@ class Clock:
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self._last = time.perf_counter()
+
+    def restart(self) -> None:
+        """Begin the step anew: what passed since the last lap was waiting."""
+        self._last = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Spent in all steps."""
+        return sum(self.laps.values())
 
     def lap(self, name: str) -> None:
         """End the step ``name``; the next one begins."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from headclip_med.detectors import ClassFeatures, Detector, HeadCLIPConfig, make_detector
+from headclip_med.detectors.headclip import input_size
 from headclip_med.encoders.adapters import tower_from_timm
 from headclip_med.encoders.build import BuiltTower, build_tower, load_strictly, read_state
 from headclip_med.encoders.image import resolve_layers
 from headclip_med.encoders.text import class_features
 from headclip_med.encoders.timm_vit import build_timm_vit
+from headclip_med.encoders.tower import ImageTower
 from headclip_med.errors import ModelError
 from headclip_med.hashing import sha256_file
 from headclip_med.packs import Pack, builtin_packs, load_pack
@@ -23,6 +25,7 @@ from headclip_med.packs.pack import is_pack
 from headclip_med.packs.record import UNCALIBRATED, Threshold
 from headclip_med.packs.share import pack_place
 from headclip_med.prompts import ensemble
+from headclip_med.speed import SPEEDS, Speed
 
 DEFAULT_MODEL = "headclip-tiny"
 
@@ -110,15 +113,25 @@ def _tower_or_near_pack(name: str) -> BuiltTower:
         raise ModelError(error.must, error.given, hint) from error
 
 
-def detector_for(model: Model, domain: Domain) -> Detector:
+def detector_for(model: Model, domain: Domain, speed: Speed = SPEEDS["exact"]) -> Detector:
     """The model's detector, with the pack's class features or those of the domain's prompts."""
     tower = model.built.tower
-    config = model.pack.config() if model.pack else HeadCLIPConfig()
+    config = at_speed(model.pack.config() if model.pack else HeadCLIPConfig(), tower, speed)
     classes = model.pack.class_features(tower) if model.pack else None
     if classes is None:
         classes = _prompted_classes(model.built, domain, resolve_layers(config.feature_layers, tower.depth))
     weights = model.pack.head_weights(tower) if model.pack else None
     return make_detector(model.method, tower, classes, config, weights)
+
+
+def at_speed(config: HeadCLIPConfig, tower: ImageTower, speed: Speed) -> HeadCLIPConfig:
+    """The configuration with the input size and the taps of a preset."""
+    if speed.scale != 1:
+        config = replace(config, image_size=tower.nearest_size(round(speed.scale * input_size(config, tower))))
+    layers = sorted(resolve_layers(config.feature_layers, tower.depth))
+    if speed.early_exit and len(layers) > 1:
+        config = replace(config, feature_layers=tuple(layers[:-1]))
+    return config
 
 
 def _prompted_classes(built: BuiltTower, domain: Domain, layers: tuple[int, ...]) -> ClassFeatures:

@@ -1,8 +1,9 @@
-"""A job → its result: slices, maps, one map, scores and findings, whatever engine scores the slices. Needs no torch."""
+"""A job → slices to score → its result: maps, one map, scores and findings, whatever engine scores them. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -10,54 +11,90 @@ from headclip_med.geometry import slice_frame
 from headclip_med.job import Clock, Job
 from headclip_med.reading.base import LoadedVolume
 from headclip_med.result import AnomalyResult
-from headclip_med.run_slices import Arrived, Batching, Cancel, Progress, Scan, ScoreBatch, run_planes
-from headclip_med.slice_scores import many_findings, slice_scores
+from headclip_med.run_slices import ScorePieces
+from headclip_med.scan_run import Arrived, Progress, ScanRun, Stride
+from headclip_med.slice_scores import few_scored, many_findings, slice_scores
 from headclip_med.volume_map import find_components, fuse_planes, smooth_along, volume_score
 
 
-def run_job(
+@dataclass
+class CaseRun:
+    """A case on its way: what was decided, and its slices.
+
+    Attributes:
+        sigma_mm: Gaussian along each plane's normal; threshold: cut on the map in (0, 1), and where it came from.
+        provenance: of the result; warnings: what happened while it was scored.
+    """
+
+    job: Job
+    slices: ScanRun
+    sigma_mm: float
+    threshold: tuple[float, str]
+    clock: Clock
+    provenance: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        """What it holds: the volume, its mask and a map for every plane."""
+        maps = sum(plane.volume_map.nbytes for plane in self.slices.planes)
+        return int(self.job.array.nbytes + self.slices.scan.mask.nbytes + maps)
+
+
+def begin_case(
     job: Job,
-    scorer: Callable[[Scan], ScoreBatch],
-    batching: Batching,
+    score: ScorePieces,
     *,
     sigma_mm: float,
     threshold: tuple[float, str],
+    stride_mm: float,
     clock: Clock,
+    provenance: dict[str, Any],
     progress: Progress | None = None,
-    cancel: Cancel | None = None,
     arrived: Arrived | None = None,
-) -> AnomalyResult:
-    """Score every slice of every plane and put the maps together.
+) -> CaseRun:
+    """Everything that comes before the first slice: foreground, black and white, an empty map.
 
     Args:
-        scorer: makes, for the job's scan, what scores a batch of its slices. batching: slices at once.
-        sigma_mm: Gaussian along each plane's normal. threshold: cut on the map in (0, 1), and where it came from.
+        score: scores slices; stride_mm: 0 for every slice, see :class:`headclip_med.scan_run.Stride`.
         clock: goes on from where the engine left it.
-
-    Returns:
-        A result with a :class:`LoadedVolume` ``(1, I, J, K)`` as its map; its provenance is the engine's to add.
-
-    Raises:
-        CancelledError: ``cancel`` returned True. ModelError: not even one slice fits the device's memory.
     """
     scan = job.scan()
-    clock.lap("intensity")
     frames = [slice_frame(job.affine, plane) for plane in job.planes]
-    runs = run_planes(scorer(scan), scan, frames, batching, progress=progress, cancel=cancel, arrived=arrived)
-    clock.lap("detect")
-    volume_map = fuse_planes([smooth_along(r.volume_map, r.frame.axis, job.affine, sigma_mm) for r in runs])
-    findings = find_components(volume_map, job.affine, threshold[0], frames[0].axis)
-    clock.lap("map")
+    stride = Stride(stride_mm, threshold[0]) if stride_mm > 0 else None
+    slices = ScanRun(scan, frames, score, stride=stride, progress=progress, arrived=arrived)
+    clock.lap("intensity")
+    return CaseRun(job, slices, sigma_mm, threshold, clock, provenance)
+
+
+def finish_case(case: CaseRun) -> AnomalyResult:
+    """Put the maps of a case together, once its slices are scored.
+
+    Returns:
+        A result with a :class:`LoadedVolume` ``(1, I, J, K)`` as its map.
+
+    Raises:
+        HeadclipError, or whatever else kept its slices from being scored.
+    """
+    if case.slices.error is not None:
+        raise case.slices.error
+    job, planes = case.job, case.slices.planes
+    maps = [smooth_along(plane.volume_map, plane.frame.axis, job.affine, case.sigma_mm) for plane in planes]
+    volume_map = fuse_planes(maps)
+    findings = find_components(volume_map, job.affine, case.threshold[0], planes[0].frame.axis)
+    case.clock.lap("map")
+    notes = (*case.warnings, *few_scored(planes), *many_findings(len(findings)))
     return AnomalyResult(
         volume=job.volume,
         volume_map=LoadedVolume(volume_map[None], job.affine, job.volume.meta),
-        pred_score=float(np.mean([volume_score(run.scores[~run.background].tolist()) for run in runs])),
-        threshold=threshold[0],
-        threshold_origin=threshold[1],
+        pred_score=float(np.mean([volume_score(plane.scores[~plane.background].tolist()) for plane in planes])),
+        threshold=case.threshold[0],
+        threshold_origin=case.threshold[1],
         planes=job.planes,
-        slices=slice_scores(runs[0], job),
+        slices=slice_scores(planes[0], job),
         findings=findings,
-        display_window=scan.ranges[0],
-        timings=clock.laps,
-        warnings=(*job.warnings, *batching.take_warnings(), *many_findings(len(findings))),
+        display_window=case.slices.scan.ranges[0],
+        timings=case.clock.laps,
+        warnings=(*job.warnings, *notes),
+        provenance=case.provenance,
     )

@@ -1,82 +1,50 @@
-"""Slices of a volume → maps in its grid and a score per slice, batch by batch in bounded memory. Needs no torch."""
+"""Slices of scans → maps in their grids and a score per slice, batch by batch in bounded memory. Needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
-
 from headclip_med.errors import CancelledError, ModelError
-from headclip_med.geometry import SliceFrame, spacing
-from headclip_med.intensity import Placement, Preprocessing, Range, neighbour_indices, place
-from headclip_med.slices import cut_array, put_back_array
-from headclip_med.types import Affine
+from headclip_med.scan import Floats, Scan
+from headclip_med.scan_run import PlaneRun, ScanRun
 
-Floats = NDArray[np.float32]
-Progress = Callable[[int, int], None]  # slices done, slices in all
 Cancel = Callable[[], bool]
-# A plane's frame, the indices of a batch of its slices, their maps (n, H, W) in display orientation and scores (n,).
-Arrived = Callable[[SliceFrame, Sequence[int], Floats, Floats], None]
 
 
 @dataclass(frozen=True)
-class Scan:
-    """A volume and how its slices become pixels.
+class Piece:
+    """Slices of one plane of one scan, in one batch."""
 
-    Attributes:
-        volume: ``(C, I, J, K)`` float32; mask: its foreground ``(I, J, K)``.
-        ranges: black and white per channel; inverted: MONOCHROME1.
-    """
+    run: ScanRun
+    plane: PlaneRun
+    indices: list[int]
 
-    volume: Floats
-    mask: NDArray[np.bool_]
-    affine: Affine
-    ranges: Sequence[Range]
-    preprocessing: Preprocessing
-    inverted: bool = False
-
-    def foreground_slices(self, frame: SliceFrame) -> list[int]:
-        """Indices of the slices that show more than background."""
-        share = self.mask.mean(axis=tuple(a for a in range(3) if a != frame.axis))
-        return [int(i) for i in np.flatnonzero(share >= self.preprocessing.min_foreground)]
-
-    def placement(self, frame: SliceFrame) -> Placement:
-        """Where slices of ``frame`` lie in the model's square input."""
-        rows, cols = frame.row_axis, frame.col_axis
-        shape, steps = (self.mask.shape[rows], self.mask.shape[cols]), spacing(self.affine)
-        return place(shape, (steps[rows], steps[cols]), self.preprocessing.image_size, self.preprocessing.fit)
-
-    def cut(self, frame: SliceFrame, indices: Sequence[int]) -> tuple[Floats, Sequence[Range]]:
-        """The slices at ``indices``, stored values ``(n, C, H, W)``, and black and white of each of their channels.
-
-        With 2.5-D, ``C`` is 3 for a volume of one channel: the slice between its neighbours.
-        """
-        if self.preprocessing.channels == "repeat" or len(self.volume) != 1:
-            return cut_array(self.volume, frame, indices), self.ranges
-        step = max(1, round(self.preprocessing.neighbour_mm / float(spacing(self.affine)[frame.axis])))
-        count = self.mask.shape[frame.axis]
-        around = cut_array(self.volume, frame, [n for i in indices for n in neighbour_indices(i, count, step)])
-        return around.reshape(len(indices), 3, *around.shape[2:]), list(self.ranges) * 3
-
-    def inside(self, frame: SliceFrame, indices: Sequence[int]) -> NDArray[np.bool_]:
-        """Foreground ``(n, H, W)`` with its holes filled, so that a dark lesion counts as patient."""
-        masks = cut_array(self.mask[None], frame, indices)[:, 0]
-        return np.stack([ndimage.binary_fill_holes(mask) for mask in masks])
+    @property
+    def scan(self) -> Scan:
+        """The scan they are cut from."""
+        return self.run.scan
 
 
-# Slices of a frame at some indices → maps (n, H, W) and scores (n,), or None when the device's memory ran out.
-ScoreBatch = Callable[[SliceFrame, list[int]], "tuple[Floats, Floats] | None"]
+# Maps (n, H, W) in display orientation and scores (n,) of each piece, once they are there.
+Collect = Callable[[], list[tuple[Floats, Floats]]]
+# Begins to score the pieces of a batch; None when the device's memory ran out.
+ScorePieces = Callable[[Sequence[Piece]], "Collect | None"]
 
 
 @dataclass
 class Batching:
-    """How many slices go to the device at once; halved when its memory runs out, and kept so for later cases."""
+    """How many slices go to the device at once; halved when its memory runs out, and kept so for later cases.
+
+    Attributes:
+        size: slices at once; device: for messages.
+        in_flight: batches that the device is given before the first one's maps are waited for.
+    """
 
     size: int
     device: str = "cpu"
+    in_flight: int = 1
     warnings: list[str] = field(default_factory=list)
 
     def halve(self, failed: int) -> None:
@@ -96,71 +64,121 @@ class Batching:
         return taken
 
 
-@dataclass(frozen=True)
-class PlaneRun:
-    """One plane's outcome: ``volume_map (I, J, K)`` float32 in [0, 1]; ``scores``, ``background`` per slice."""
-
-    frame: SliceFrame
-    volume_map: Floats
-    scores: Floats
-    background: NDArray[np.bool_]
-
-
-def score_slices(
-    score: ScoreBatch, scan: Scan, frame: SliceFrame, batching: Batching
-) -> Iterator[tuple[list[int], Floats, Floats]]:
-    """Batches of ``(indices, maps (n, H, W), scores (n,))`` of every foreground slice, as they come."""
-    indices = scan.foreground_slices(frame)
-    done = 0
-    while done < len(indices):
-        batch = indices[done : done + batching.size]
-        scored = score(frame, batch)
-        if scored is None:
-            batching.halve(len(batch))
-            continue
-        done += len(batch)
-        yield batch, *scored
-
-
-def run_planes(
-    score: ScoreBatch,
-    scan: Scan,
-    frames: Sequence[SliceFrame],
+def score_scans(
+    runs: Iterable[ScanRun],
     batching: Batching,
     *,
-    progress: Progress | None = None,
     cancel: Cancel | None = None,
-    arrived: Arrived | None = None,
-) -> list[PlaneRun]:
-    """Run every plane; memory grows with nothing but the maps themselves. ``arrived`` is told of every batch.
+    ready: Callable[[], bool] = lambda: True,
+) -> Iterator[ScanRun]:
+    """Score scans one after the other, in order; a batch that one does not fill is filled from the next.
+
+    A scan that cannot be scored is given back with its ``error``, and the others go on.
+
+    Args:
+        runs: taken as late as possible; ready: whether the next one is there, so that nothing waits for it.
 
     Raises:
         CancelledError: ``cancel`` returned True before a batch.
-        ModelError: not even one slice fits the device's memory.
     """
-    total = sum(len(scan.foreground_slices(frame)) for frame in frames)
-    done, runs = 0, []
-    for frame in frames:
-        count = scan.mask.shape[frame.axis]
-        run = PlaneRun(
-            frame,
-            volume_map=np.zeros(scan.mask.shape, dtype=np.float32),
-            scores=np.zeros(count, dtype=np.float32),
-            background=np.ones(count, dtype=bool),
-        )
-        batches = score_slices(score, scan, frame, batching)
+    return _Scheduler(iter(runs), batching, cancel, ready).work()
+
+
+class _Scheduler:
+    """Open scans, slices that wait for a batch, and batches on the device; all three first in, first out."""
+
+    def __init__(
+        self, runs: Iterator[ScanRun], batching: Batching, cancel: Cancel | None, ready: Callable[[], bool]
+    ) -> None:
+        self.runs, self.batching, self.cancel, self.ready = runs, batching, cancel, ready
+        self.open: deque[ScanRun] = deque()
+        self.waiting: deque[tuple[ScanRun, PlaneRun, int]] = deque()
+        self.on_device: deque[tuple[list[Piece], Collect]] = deque()
+        self.all_taken = False
+
+    def work(self) -> Iterator[ScanRun]:
         while True:
-            if cancel is not None and cancel():
-                raise CancelledError("The run was stopped by the caller", f"{done} of {total} slices done")
-            if (scored := next(batches, None)) is None:
+            self._fill()
+            if self.waiting and len(self.on_device) < self.batching.in_flight:
+                self._launch(self._take())
+            elif self.on_device:
+                self._collect()
+            while self.open and self.open[0].finished:
+                yield self.open.popleft()
+            if self.all_taken and not self.open:
+                return
+
+    def _fill(self) -> None:
+        """Have a batch of slices wait: of the open scans first, then of the next ones."""
+        while len(self.waiting) < self.batching.size:
+            asked = next((run for run in self.open if run.idle and not run.finished), None)
+            if asked is not None:
+                self.waiting.extend((asked, plane, index) for plane, index in asked.next_round())
+            elif not self._open_next():
+                return
+
+    def _open_next(self) -> bool:
+        busy = bool(self.open)
+        if self.all_taken or (busy and (self.batching.size == 1 or not self.ready())):
+            return False
+        run = next(self.runs, None)
+        self.all_taken = run is None
+        if run is not None:
+            self.open.append(run)
+        return run is not None
+
+    def _take(self) -> list[Piece]:
+        """The next batch: slices of one scorer, those of a plane together."""
+        scorer = self.waiting[0][0].score
+        pieces: list[Piece] = []
+        for _ in range(self.batching.size):
+            if not self.waiting or self.waiting[0][0].score != scorer:
                 break
-            batch, maps, scores = scored
-            put_back_array(maps, run.volume_map, frame, batch)
-            run.scores[batch], run.background[batch] = scores, False
-            done += len(batch)
-            if arrived is not None:
-                arrived(frame, batch, maps, scores)
-            if progress is not None:
-                progress(done, total)
-        runs.append(run)
-    return runs
+            run, plane, index = self.waiting.popleft()
+            if not pieces or pieces[-1].plane is not plane:
+                pieces.append(Piece(run, plane, []))
+            pieces[-1].indices.append(index)
+        return pieces
+
+    def _launch(self, pieces: list[Piece]) -> None:
+        if self.cancel is not None and self.cancel():
+            run = self.open[0]
+            raise CancelledError("The run was stopped by the caller", f"{run.done} of {run.total} slices done")
+        try:
+            collect = pieces[0].run.score(pieces)
+            if collect is None:
+                self.batching.halve(sum(len(piece.indices) for piece in pieces))
+        except Exception as error:
+            self._blame(pieces, error)
+            return
+        if collect is None:
+            self._put_back(pieces)
+        else:
+            self.on_device.append((pieces, collect))
+
+    def _collect(self) -> None:
+        pieces, collect = self.on_device.popleft()
+        try:
+            found = collect()
+        except Exception as error:
+            self._blame(pieces, error)
+            return
+        for piece, (maps, scores) in zip(pieces, found, strict=True):
+            piece.run.deliver(piece.plane, piece.indices, maps, scores)
+
+    def _put_back(self, pieces: list[Piece]) -> None:
+        for piece in reversed(pieces):
+            self.waiting.extendleft((piece.run, piece.plane, index) for index in reversed(piece.indices))
+
+    def _blame(self, pieces: list[Piece], error: Exception) -> None:
+        """Give up the scan of the batch; where it is of several, score each alone to know which one it is."""
+        runs = list(dict.fromkeys(piece.run for piece in pieces))
+        if len(runs) == 1:
+            runs[0].error = error
+            self.waiting = deque(item for item in self.waiting if item[0] is not runs[0])
+            return
+        for run in runs:
+            own = [piece for piece in pieces if piece.run is run]
+            self._launch(own)
+            while self.on_device:
+                self._collect()

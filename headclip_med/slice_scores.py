@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from headclip_med.geometry import slice_centres
 from headclip_med.job import Job
 from headclip_med.result import SliceScore
-from headclip_med.run_slices import PlaneRun
+from headclip_med.scan_run import PlaneRun
 from headclip_med.slice_places import source_slices
 
 _MANY_FINDINGS = 1000
@@ -27,9 +29,17 @@ def slice_scores(run: PlaneRun, job: Job) -> tuple[SliceScore, ...]:
                 score=float(run.scores[i]),
                 background=bool(run.background[i]),
                 uid=(str(uids[source]) or None) if uids and source is not None else None,
+                interpolated=bool(run.interpolated[i]),
             )
         )
     return tuple(found)
+
+
+def few_scored(planes: Sequence[PlaneRun]) -> list[str]:
+    """What to know of slices that were not scored."""
+    left_out = sum(int(plane.interpolated.sum()) for plane in planes)
+    seen = sum(int((~plane.background).sum()) for plane in planes)
+    return [f"{left_out} of {seen} slices were not scored but interpolated, as the speed preset says"] * bool(left_out)
 
 
 def many_findings(count: int) -> list[str]:

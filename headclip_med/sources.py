@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from headclip_med.errors import InputError
 from headclip_med.geometry import check_affine
 from headclip_med.reading import load_volume
-from headclip_med.reading.base import LoadedVolume, to_metatensor
+from headclip_med.reading.base import AnyVolume, LoadedVolume, to_metatensor, volume_array
+from headclip_med.result import AnomalyResult
 from headclip_med.types import Affine, VolumeMeta
 
 if TYPE_CHECKING:
@@ -20,33 +22,6 @@ if TYPE_CHECKING:
     from monai.data import MetaTensor
 
 Source: TypeAlias = "str | Path | MetaTensor | LoadedVolume | NDArray[np.float32] | Sequence[str | Path]"
-
-
-def to_volume(
-    source: Source,
-    *,
-    affine: Affine | None = None,
-    modality: str | None = None,
-    is_rgb: bool = False,
-    series: str | None = None,
-    time_index: int | None = None,
-    on_irregular: str = "error",
-) -> MetaTensor:
-    """As :func:`load_source`, but a MetaTensor on the CPU."""
-    import torch
-
-    volume = load_source(
-        source,
-        affine=affine,
-        modality=modality,
-        is_rgb=is_rgb,
-        series=series,
-        time_index=time_index,
-        on_irregular=on_irregular,
-    )
-    if _are_paths(source):
-        return to_metatensor(volume)
-    return with_meta(torch.from_numpy(volume.array), volume.affine, volume.meta)
 
 
 def load_source(
@@ -85,6 +60,25 @@ def load_source(
             type(source).__name__,
         )
     return load_volume(source, series=series, time=time_index, on_irregular=on_irregular)
+
+
+def to_metatensors(result: AnomalyResult) -> AnomalyResult:
+    """The same result with its volume and its map as MetaTensors, which share their memory with the arrays."""
+    import torch
+
+    volume = with_monai_meta(result.volume)
+    volume_map = with_meta(torch.from_numpy(volume_array(result.volume_map)), result.affine, volume.meta)
+    return replace(result, volume=volume, volume_map=volume_map)
+
+
+def with_monai_meta(volume: AnyVolume) -> MetaTensor:
+    """A volume as a MetaTensor; one that was read from a file also says what MONAI's transforms look for."""
+    import torch
+
+    from_file = volume.meta.get("source_format") not in (None, "array") and "original_affine" not in volume.meta
+    if isinstance(volume, LoadedVolume) and from_file:
+        return to_metatensor(volume)
+    return with_meta(torch.from_numpy(volume_array(volume)), np.asarray(volume.affine), volume.meta)
 
 
 def with_meta(data: torch.Tensor, affine: Affine, meta: Mapping[str, Any]) -> MetaTensor:

@@ -193,14 +193,14 @@ def full_disk(bench: Bench) -> Path:
 def internal_error(bench: Bench) -> Path:
     from headclip_med.engine import Engine
 
-    genuine = Engine.predict
+    genuine = Engine.begin
 
-    def stumble(self: Engine, source: Any, **options: Any) -> Any:
-        if Path(source).name == "bad.nii.gz":
+    def stumble(self: Engine, volume: Any, ask: Any, **more: Any) -> Any:
+        if volume.meta["source_name"] == "bad.nii.gz":
             raise ZeroDivisionError("Secret^Person")
-        return genuine(self, source, **options)
+        return genuine(self, volume, ask, **more)
 
-    bench.monkeypatch.setattr(Engine, "predict", stumble)
+    bench.monkeypatch.setattr(Engine, "begin", stumble)
     return _nifti(bench, _values())
 
 

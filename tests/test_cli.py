@@ -8,14 +8,17 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from headclip_med import __version__, choices
+from headclip_med import __version__, choices, reading
 from headclip_med.cli import app
+from headclip_med.console import TerminalWatcher
 
 
 @pytest.fixture(autouse=True)
@@ -109,33 +112,40 @@ def test_options_reach_the_engine(
     from headclip_med.engine import Engine
 
     seen: dict[str, Any] = {}
-    genuine = Engine.predict
+    begin, read = Engine.begin, reading.load_volume
 
-    def spy(self: Engine, source: Any, **options: Any) -> Any:
-        seen.update(options, batch_size=self.batch_size, dtype=str(self.dtype), method=self.model.method)
-        return genuine(self, source, **options)
+    def spy(self: Engine, volume: Any, ask: Any, **more: Any) -> Any:
+        seen.update(asdict(ask), batch_size=self.batch_size, dtype=str(self.dtype), method=self.model.method)
+        seen.update(speed=self.speed.name)
+        return begin(self, volume, ask, **more)
 
-    monkeypatch.setattr(Engine, "predict", spy)
+    def spy_on_reading(source: Any, **options: Any) -> Any:
+        seen.update(options)
+        return read(source, **options)
+
+    monkeypatch.setattr(Engine, "begin", spy)
+    monkeypatch.setattr(reading, "load_volume", spy_on_reading)
     text = "--domain brain-mri --plane axial,coronal --window 40/80 --threshold 0.3 --smooth-mm 2.5 --time 0"
     more = (
         "--precision float32 --batch-size 3 --method anomalyclip --series #1 --channels neighbours --on-irregular keep"
+        " --speed balanced"
     )
     ran = _predict(tiny_pack, volume, "--out", tmp_path / "out", *text.split(), *more.split())
     assert ran.exit_code == 0, ran.output
-    del seen["progress"], seen["cancel"]
     assert seen == {
         "domain": "brain-mri",
         "on_irregular": "keep",
         "plane": "axial,coronal",
         "window": "40/80",
         "series": "#1",
-        "time_index": 0,
+        "time": 0,
         "threshold": 0.3,
         "smooth_mm": 2.5,
         "channels": "neighbours",
         "batch_size": 3,
         "dtype": "torch.float32",
         "method": "anomalyclip",
+        "speed": "balanced",
     }
 
 
@@ -157,15 +167,18 @@ def test_ctrl_c_exits_130_keeps_what_is_done_and_leaves_nothing_half_written(
 ) -> None:
     from headclip_med.engine import Engine
 
-    calls, genuine = [], Engine.predict
+    finish = Engine.finish
 
-    def impatient(self: Engine, source: Any, **options: Any) -> Any:
-        calls.append(source)
-        if len(calls) == 2:
+    def interrupt_at_the_second(self: TerminalWatcher, number: int, cases: int, name: str) -> None:
+        if number == 2:
             signal.raise_signal(signal.SIGINT)
-        return genuine(self, source, **options)
 
-    monkeypatch.setattr(Engine, "predict", impatient)
+    def slow(self: Engine, case: Any) -> Any:
+        time.sleep(0.5)  # the second case is at its slices while the first is being written
+        return finish(self, case)
+
+    monkeypatch.setattr(Engine, "finish", slow)
+    monkeypatch.setattr(TerminalWatcher, "case_started", interrupt_at_the_second)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     out = tmp_path / "out"
@@ -184,9 +197,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # as a shell starts a 
 class Engine:
     identity = setting = dict
 
-    def predict(self, source, **options):
-        print("ready", file=sys.stderr, flush=True)
-        time.sleep(60)
+    def begin(self, volume, ask, **more):
+        return types.SimpleNamespace(bytes=0)
+
+    def score_each(self, cases, **more):
+        for case in cases:
+            print("ready", file=sys.stderr, flush=True)
+            time.sleep(60)
+            yield case
 
 sys.modules["headclip_med.engine"] = types.ModuleType("engine")
 sys.modules["headclip_med.engine"].load_engine = lambda *_, **__: Engine()
@@ -219,10 +237,10 @@ def test_debug_shows_the_traceback_of_an_internal_error(
 ) -> None:
     from headclip_med.engine import Engine
 
-    def stumble(self: Engine, source: Any, **options: Any) -> Any:
+    def stumble(self: Engine, volume: Any, ask: Any, **more: Any) -> Any:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(Engine, "predict", stumble)
+    monkeypatch.setattr(Engine, "begin", stumble)
     monkeypatch.setenv("HEADCLIP_DEBUG", "1")
     with caplog.at_level("DEBUG", logger="headclip_med"):
         ran = _predict(tiny_pack, volume, "--out", tmp_path / "out")

@@ -13,7 +13,7 @@ from dicom_series import CtSeries
 from PIL import Image
 from small_cases import write_tiny_pack, write_volume
 
-from headclip_med import cohort
+from headclip_med import cohort, cohort_run, finished
 from headclip_med.case_inputs import CaseInput, expand_inputs
 from headclip_med.case_options import CaseOptions
 from headclip_med.cohort import CaseOutcome, Watcher, check_output, predict_case, run_cohort
@@ -196,7 +196,7 @@ def test_resume_redoes_a_case_when_anything_that_matters_changed(
     elif change == "precision":
         engine = load_engine(tiny_pack, device="cpu", precision="bfloat16")
     else:
-        monkeypatch.setattr(cohort, "package_versions", lambda: {"headclip-med": "9.9"})
+        monkeypatch.setattr(finished, "package_versions", lambda: {"headclip-med": "9.9"})
     assert _statuses(run_cohort(engine, expand_inputs([volume]), out, options, resume=True)) == ["done"]
 
 
@@ -259,7 +259,7 @@ def test_a_run_that_cannot_be_recorded_says_so(
     def full(_: Path) -> None:
         raise OutputError("The output must be writable", "the disk is full")
 
-    monkeypatch.setattr(cohort, "atomic_path", full)
+    monkeypatch.setattr(cohort_run, "atomic_path", full)
     summary = run_cohort(engine, expand_inputs([volume]), tmp_path / "out", JSON_ONLY)
     assert _statuses(summary) == ["done"]
     assert "the disk is full" in (summary.unrecorded or "")

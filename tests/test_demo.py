@@ -10,7 +10,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from headclip_med import demo
 from headclip_med.demo import LESION, dice, run_demo
@@ -81,17 +80,17 @@ def test_the_demo_runs_the_normal_path_and_measures_what_it_wrote(tmp_path: Path
 def test_a_perfect_detector_gets_a_perfect_demo(
     tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = engine.predict
+    genuine = engine.finish
 
-    def perfect(source: Any, **options: Any) -> Any:
-        result = genuine(source, **{**options, "threshold": 0.001})
-        truth = torch.from_numpy(demo.demo_phantom().truth.astype(np.float32))[None]
+    def perfect(case: Any) -> Any:
+        case.threshold = (0.001, "for a finding")
+        result = genuine(case)
+        truth = demo.demo_phantom().truth.astype(np.float32)[None]
         finding = replace(result.findings[0], centroid_mm=LESION.centre_mm)
-        volume_map = result.volume_map.clone()
-        volume_map.copy_(truth)
+        volume_map = replace(result.volume_map, array=truth)
         return replace(result, volume_map=volume_map, threshold=0.5, findings=(finding,))
 
-    monkeypatch.setattr(engine, "predict", perfect)
+    monkeypatch.setattr(engine, "finish", perfect)
     outcome = run_demo(tmp_path, engine)
     assert outcome.dice == 1.0
     assert outcome.found_mm == LESION.centre_mm

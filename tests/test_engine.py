@@ -19,7 +19,7 @@ from headclip_med.detectors import SliceBatch
 from headclip_med.errors import CancelledError, InputError, ModelError
 from headclip_med.geometry import slice_centres, slice_frame, spacing, voxel_to_world
 from headclip_med.intensity import Preprocessing
-from headclip_med.run_slices import Scan
+from headclip_med.scan import Scan
 from headclip_med.writing import write_result
 from headclip_med.writing.record import load_result
 

@@ -172,9 +172,7 @@ class HeadCLIP:
     @property
     def image_size(self) -> int:
         """Side of the square input in pixels, a multiple of the patch size."""
-        if self.config.image_size is not None:
-            return self.config.image_size
-        return 518 if (self.tower.native_size, self.tower.patch_size) == (336, 14) else self.tower.native_size
+        return input_size(self.config, self.tower)
 
     def encode(self, pixels: Tensor) -> ImageFeatures:
         """Features of ``pixels (N, 3, S, S)`` as this method taps them."""
@@ -268,6 +266,13 @@ class HeadCLIP:
             last = features.patch_features[max(self.layers)]
             feature = scoring.score_pooled_feature(feature, last, patches.flatten(1))
         return scoring.class_probabilities(feature, self.classes.image, 1 / self.config.temperature)[:, 1]
+
+
+def input_size(config: HeadCLIPConfig, tower: ImageTower) -> int:
+    """Side of the square input in pixels that ``config`` means for ``tower``."""
+    if config.image_size is not None:
+        return config.image_size
+    return 518 if (tower.native_size, tower.patch_size) == (336, 14) else tower.native_size
 
 
 def _check_image_size(size: int, tower: ImageTower) -> None:

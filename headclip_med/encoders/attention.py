@@ -9,6 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Kernel = Literal["auto", "fused", "matmul"]
+# Logits of as many heads at once as this many bytes hold: a share of a CPU's last cache, by measurement. Fewer calls
+# gain up to 40 % on short sequences; logits that leave the cache lose more than that.
+_LOGIT_BYTES = 6 * 2**20
 LocalAttention = Literal["vv", "qk", "qq+kk+vv", "none"]
 
 
@@ -23,27 +26,42 @@ def attend(
     """softmax(q kᵀ / √d) v for every head.
 
     Args:
-        query: ``(N, heads, Tq, d)``; key, value: ``(N, heads, T, d)``.
+        query: ``(N, heads, Tq, d)``, maybe no row; key, value: ``(N, heads, T, d)``.
         temperature: factors of the logits, broadcastable to ``(N, heads, 1, 1)``; 1 leaves them as they are.
         kernel: ``fused`` is PyTorch's scaled_dot_product_attention, ``matmul`` plain products per head.
 
     Returns:
         ``(N, heads, Tq, d)``.
     """
+    if query.shape[-2] == 0:
+        return query
     if temperature is not None:
         query = query * temperature.to(query.dtype)
     if kernel == "auto":
         kernel = choose_kernel(query.device, query.dtype)
     if kernel == "fused":
         return F.scaled_dot_product_attention(query, key, value)
-    return _matmul_attention(query, key, value)
+    return _matmul_attention(query, key, value).view_as(query)
+
+
+def logit_bytes(tokens: int, heads: int, item: int) -> int:
+    """Bytes of the logits that exist at once, of numbers of ``item`` bytes, where heads are multiplied in groups."""
+    return min(heads, _heads_at_once(tokens, tokens, item)) * tokens * tokens * item
+
+
+def _heads_at_once(rows: int, columns: int, item: int) -> int:
+    return max(1, _LOGIT_BYTES // (rows * columns * item))
 
 
 def _matmul_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """One head of one image at a time, so that its logits stay in the cache."""
-    flat = (t.flatten(0, 1) for t in (query * query.shape[-1] ** -0.5, key, value))
-    heads = [(q @ k.T).softmax(dim=-1) @ v for q, k, v in zip(*flat, strict=True)]
-    return torch.stack(heads).view_as(query)
+    """A few heads at a time, so that their logits stay in the cache."""
+    query, key, value = ((t.flatten(0, 1)) for t in (query * query.shape[-1] ** -0.5, key, value))
+    heads = _heads_at_once(query.shape[-2], key.shape[-2], query.element_size())
+    if heads == 1:  # plain products of two matrices are faster than batches of one
+        done = [(q @ k.T).softmax(dim=-1) @ v for q, k, v in zip(query, key, value, strict=True)]
+        return torch.stack(done)
+    groups = zip(query.split(heads), key.split(heads), value.split(heads), strict=True)
+    return torch.cat([(q @ k.transpose(1, 2)).softmax(dim=-1) @ v for q, k, v in groups])
 
 
 def attend_locally(

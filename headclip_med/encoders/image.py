@@ -23,6 +23,10 @@ from headclip_med.errors import ModelError
 # AnomalyCLIP runs its local path through the last 19 of 24 blocks; of 12 blocks 11 were better than 6.
 _LOCAL_BLOCKS = 19
 
+# Tokens of the original path that a block computes: those of its last one are mostly never looked at.
+Rows = Literal["all", "first", "none"]
+_ROWS: dict[Rows, int | None] = {"all": None, "first": 1, "none": 0}
+
 
 @dataclass(frozen=True)
 class ImageFeatures:
@@ -101,18 +105,18 @@ def encode_images(
     Differentiable in the head weights; the frozen tower gets no gradient.
     """
     start = None if options.local_attention == "none" else first_local_block(tower.depth, options.local_start)
-    last = tower.depth - 1 if options.want_global else max(options.layers)
     tokens = tower.embed(pixels.to(tower.device), position_mode=options.position_mode)
     weights = HeadWeights() if head_weights is None or callable(head_weights) else head_weights
     local: Tensor | None = None
     taps: dict[int, Tensor] = {}
-    for layer, block in enumerate(tower.blocks[: last + 1]):
+    for layer, block in enumerate(tower.blocks[: _last_block(tower, options) + 1]):
         if layer == start:
             local = tokens[:, tower.prefix :]
             weights = head_weights(tokens[:, 0]) if callable(head_weights) else weights
         with_local = local is not None and layer <= max(options.layers)
+        rows = _rows_wanted(tower, options, layer, local is None)
         tokens, update = _run_block(
-            block, layer, tokens, with_local, tower.prefix, options, weights, (folded or {}).get(layer)
+            block, layer, tokens, with_local, tower.prefix, options, weights, (folded or {}).get(layer), rows
         )
         if local is not None and update is not None:
             local = local + update
@@ -124,6 +128,20 @@ def encode_images(
     return ImageFeatures(taps, tower.grid(pixels), global_feature)
 
 
+def _last_block(tower: ImageTower, options: EncodeOptions) -> int:
+    """The last block that anything depends on."""
+    return tower.depth - 1 if options.want_global else max(options.layers)
+
+
+def _rows_wanted(tower: ImageTower, options: EncodeOptions, layer: int, taps_original: bool) -> Rows:
+    """Which tokens of the original path anything depends on after ``layer``."""
+    if layer < _last_block(tower, options) or (taps_original and layer in options.layers):
+        return "all"
+    if not options.want_global:
+        return "none"
+    return "first" if tower.pool == "token" else "all"
+
+
 def _run_block(
     block: Block,
     layer: int,
@@ -133,12 +151,19 @@ def _run_block(
     options: EncodeOptions,
     weights: HeadWeights,
     folded: Tensor | None,
+    rows: Rows,
 ) -> tuple[Tensor, Tensor | None]:
-    """One block of both paths; q, k and v are shared. Returns the new tokens and the local path's update."""
+    """One block of both paths; q, k and v are shared.
+
+    Returns:
+        The new tokens, of ``rows`` alone, and the local path's update.
+    """
     qkv = _project_qkv(block, block.norm1(tokens))
     by_temperature = weights.site == "attention_temperature"
     global_factors, local_factors = weights.at("global", layer), weights.at("local", layer)
-    ordinary = attend(*qkv, temperature=global_factors if by_temperature else None, kernel=options.kernel)
+    shared = with_local and options.local_attention == "qk"  # the local path takes the ordinary attention as it is
+    query = qkv[0] if shared else qkv[0][:, :, : _ROWS[rows]]
+    ordinary = attend(query, *qkv[1:], temperature=global_factors if by_temperature else None, kernel=options.kernel)
     update: Tensor | None = None
     if with_local:
         heads = attend_locally(
@@ -151,16 +176,18 @@ def _run_block(
         )
         factors = None if by_temperature or folded is not None else local_factors
         update = _merge_heads(block, heads, factors, folded)
-    return _advance(
-        block, tokens, _merge_heads(block, ordinary, None if by_temperature else global_factors, None)
-    ), update
+    if rows != "none":
+        tokens, ordinary = tokens[:, : _ROWS[rows]], ordinary[:, :, : _ROWS[rows]]
+        factors = None if by_temperature else global_factors
+        tokens = _advance(block, tokens, _merge_heads(block, ordinary, factors, None))
+    return tokens, update
 
 
 def _advance(block: Block, tokens: Tensor, update: Tensor) -> Tensor:
     """The rest of a block on the original path: residual, then the MLP."""
     tokens = tokens + update
     hidden = block.norm2(tokens).to(block.qkv_weight.dtype)
-    advanced: Tensor = tokens + block.scale2(block.mlp(hidden).float())
+    advanced: Tensor = tokens + block.scale2(block.mlp(hidden))
     return advanced
 
 
@@ -202,9 +229,7 @@ def local_contributions(tower: ImageTower, pixels: Tensor, options: EncodeOption
         )
     tokens = tower.embed(pixels.to(tower.device), position_mode=options.position_mode)
     base, cls_token, kept = tokens, tokens[:, 0], []
-    for layer, block in enumerate(
-        tower.blocks[: (tower.depth - 1 if options.want_global else max(options.layers)) + 1]
-    ):
+    for layer, block in enumerate(tower.blocks[: _last_block(tower, options) + 1]):
         if layer == start:
             base, cls_token = tokens[:, tower.prefix :], tokens[:, 0]
         qkv = _project_qkv(block, block.norm1(tokens))
@@ -227,12 +252,12 @@ def _project_qkv(block: Block, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _merge_heads(block: Block, heads: Tensor, factors: Tensor | None, out_weight: Tensor | None) -> Tensor:
-    """Δ = concat_h(w_h · O_h) W_O + b_O, in float32: ``(N, heads, T, d)`` → ``(N, T, width)``."""
+    """Δ = concat_h(w_h · O_h) W_O + b_O: ``(N, heads, T, d)`` → ``(N, T, width)``, to be added in float32."""
     if factors is not None:
         heads = heads * factors.to(heads.dtype)
     merged = heads.transpose(1, 2).flatten(2)
     weight = block.out_weight if out_weight is None else out_weight
-    update: Tensor = block.scale1(F.linear(merged, weight, block.out_bias).float())
+    update: Tensor = block.scale1(F.linear(merged, weight, block.out_bias))
     return update
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from headclip_med.engine import Engine
     from headclip_med.result import AnomalyResult
-    from headclip_med.run_slices import Cancel, Progress
+    from headclip_med.run_slices import Cancel
+    from headclip_med.scan_run import Progress
 
 CONTROL_PREFIX = "control:"
 _DECIDES_NUMBERS = ("domain", "plane", "window", "channels", "threshold", "smooth_mm")
@@ -96,6 +97,7 @@ class ModelSpec:
     method: str | None = None
     weights: str | None = None
     options: CaseOptions = field(default_factory=CaseOptions)
+    speed: str = "exact"
 
     def build(self) -> Scorer:
         """Load the model, or make the control.
@@ -117,6 +119,7 @@ class ModelSpec:
             precision=self.precision,  # type: ignore[arg-type]
             batch_size=self.batch_size,
             weights=self.weights,
+            speed=self.speed,
         )
         return EngineScorer(engine, self.options)
 

@@ -7,111 +7,52 @@ result = engine.predict("flair.nii.gz")
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from headclip_med.errors import InputError, ModelError
 from headclip_med.exports.card import ScoreCard
 from headclip_med.exports.onnx_graph import OnnxGraph, open_graph
 from headclip_med.exports.pixels_numpy import from_square, slice_limits, slice_pixels
-from headclip_med.geometry import SliceFrame
-from headclip_med.intensity import Channels, Preprocessing
-from headclip_med.job import Clock, Job, chosen_smoothing, chosen_threshold, make_job
+from headclip_med.intensity import Preprocessing
 from headclip_med.packs.domains import get_domain
-from headclip_med.result import AnomalyResult
-from headclip_med.run_job import run_job
-from headclip_med.run_slices import Arrived, Batching, Cancel, Floats, Progress, Scan, ScoreBatch
-from headclip_med.sources import Source, load_source
-from headclip_med.types import Affine
-from headclip_med.versions import package_versions
+from headclip_med.run_slices import Batching, Collect, Piece
+from headclip_med.scan_engine import ScanEngine, Setup
 
 ONNX_ENDING = ".onnx"
 
 
-class OnnxEngine:
+class OnnxEngine(ScanEngine):
     """An exported model on a device, ready to score any number of cases. Made by :func:`load_onnx_engine`.
 
     What the graph leaves open (window, channels, smoothing, threshold) comes from its score card.
     """
 
     def __init__(self, graph: OnnxGraph, *, batch_size: int | None = None) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise InputError("The batch size must be at least 1", batch_size)
+        super().__init__(Batching(batch_size or (1 if graph.device == "cpu" else 16), graph.device))
         self._graph = graph
-        self._own = Preprocessing(**graph.card.pixels.model_dump())
-        self._batching = Batching(batch_size or (1 if graph.device == "cpu" else 16), graph.device)
+        card = graph.card
+        self._setup = Setup(
+            domain=card.domain,
+            preprocessing=Preprocessing(**card.pixels.model_dump()),
+            score=partial(_score, graph),
+            smoothing_mm=card.slice_smoothing_mm,
+            threshold=(card.threshold.value, card.threshold.origin),
+            detector=card.detector,
+        )
 
     @property
     def card(self) -> ScoreCard:
         """What the model says about itself."""
         return self._graph.card
 
-    @property
-    def batch_size(self) -> int:
-        """Slices that go to the device at once; lowered for good when its memory ran out."""
-        return self._batching.size
-
-    def predict(
-        self,
-        source: Source,
-        *,
-        affine: Affine | None = None,
-        modality: str | None = None,
-        is_rgb: bool = False,
-        domain: str | None = None,
-        plane: str | Sequence[str] | None = None,
-        window: str | tuple[float, float] | None = None,
-        channels: Channels | None = None,
-        series: str | None = None,
-        time_index: int | None = None,
-        on_irregular: str = "error",
-        threshold: float | None = None,
-        smooth_mm: float | None = None,
-        progress: Progress | None = None,
-        cancel: Cancel | None = None,
-        arrived: Arrived | None = None,
-    ) -> AnomalyResult:
-        """Score one case.
-
-        Args:
-            domain: the one that the model was exported for, or None.
-            others: as of :meth:`headclip_med.engine.Engine.predict`; a default of the pack is the score card's.
-
-        Returns:
-            A result whose volumes are :class:`headclip_med.reading.base.LoadedVolume`.
-
-        Raises:
-            InputError: an unusable source or option; CancelledError: ``cancel`` returned True.
-        """
-        clock = Clock()
+    def setup(self, domain: str | None) -> Setup:
+        """What the model was exported with."""
         self.check_domain(domain)
-        volume = load_source(
-            source,
-            affine=affine,
-            modality=modality,
-            is_rgb=is_rgb,
-            series=series,
-            time_index=time_index,
-            on_irregular=on_irregular,
-        )
-        job = make_job(volume, self.card.domain, self._own, plane=plane, window=window, channels=channels)
-        sigma = chosen_smoothing(smooth_mm, self.card.slice_smoothing_mm, job)
-        cut = chosen_threshold(threshold, (self.card.threshold.value, self.card.threshold.origin))
-        clock.lap("read")
-        result = run_job(
-            job,
-            partial(_scorer, self._graph),
-            self._batching,
-            sigma_mm=sigma,
-            threshold=cut,
-            clock=clock,
-            progress=progress,
-            cancel=cancel,
-            arrived=arrived,
-        )
-        return replace(result, provenance=self._provenance(job, sigma))
+        return self._setup
 
     def check_domain(self, domain: str | None) -> None:
         """Refuse any domain but the model's own, whose class features are in the graph."""
@@ -124,20 +65,12 @@ class OnnxEngine:
 
     def identity(self) -> dict[str, Any]:
         """What decides this engine's numbers, under the names of a result's provenance: names, hashes, precision."""
-        return {**self.card.provenance(), "export_sha256": self._graph.sha256, "precision": "float32"}
+        facts = {"precision": "float32", "speed": self.speed.name}
+        return {**self.card.provenance(), "export_sha256": self._graph.sha256, **facts}
 
     def setting(self) -> dict[str, Any]:
         """Where and how it runs; changes no number but by rounding."""
         return {"device": self._graph.device, "batch_size": self.batch_size}
-
-    def _provenance(self, job: Job, sigma_mm: float) -> dict[str, Any]:
-        return {
-            **self.identity(),
-            "detector": self.card.detector,
-            **job.provenance(sigma_mm),
-            **self.setting(),
-            "versions": package_versions(),
-        }
 
 
 def load_onnx_engine(path: str | Path, *, device: str = "auto", batch_size: int | None = None) -> OnnxEngine:
@@ -154,11 +87,13 @@ def load_onnx_engine(path: str | Path, *, device: str = "auto", batch_size: int 
     return OnnxEngine(open_graph(path, device), batch_size=batch_size)
 
 
-def check_onnx_options(*, weights: object = None, method: str | None = None, precision: str = "auto") -> None:
+def check_onnx_options(
+    *, weights: object = None, method: str | None = None, precision: str = "auto", speed: str = "exact"
+) -> None:
     """Refuse what only the engine on torch can be asked for.
 
     Raises:
-        ModelError: weights, a method, or another precision than float32.
+        ModelError: weights, a method, another precision than float32, or another speed than exact.
     """
     kind = "An exported .onnx model must be used as it is"
     if weights is not None:
@@ -167,20 +102,26 @@ def check_onnx_options(*, weights: object = None, method: str | None = None, pre
         raise ModelError(kind, f"--method {method}", "Leave it out: the method is in the file")
     if precision not in ("auto", "float32"):
         raise ModelError(kind, f"--precision {precision}", "Leave it out: the graph computes in float32")
+    if speed != "exact":
+        raise ModelError(kind, f"--speed {speed}", "Leave it out: the graph has one input size")
 
 
-def _scorer(graph: OnnxGraph, scan: Scan) -> ScoreBatch:
-    """What :func:`headclip_med.run_slices.run_planes` calls for every batch."""
-
-    def score(frame: SliceFrame, batch: list[int]) -> tuple[Floats, Floats] | None:
-        inside = scan.inside(frame, batch)
-        found = graph.run(slice_pixels(scan, frame, batch), slice_limits(scan, frame, inside))
-        if found is None:
-            return None
-        maps, scores = found
-        return from_square(maps, scan.placement(frame), (inside.shape[1], inside.shape[2])) * inside, scores
-
-    return score
+def _score(graph: OnnxGraph, pieces: Sequence[Piece]) -> Collect | None:
+    """What :func:`headclip_med.run_slices.score_scans` calls for every batch."""
+    frames = [piece.plane.frame for piece in pieces]
+    insides = [piece.scan.inside(frame, piece.indices) for piece, frame in zip(pieces, frames, strict=True)]
+    pixels = [slice_pixels(p.scan, frame, p.indices) for p, frame in zip(pieces, frames, strict=True)]
+    limits = [slice_limits(p.scan, frame, i) for p, frame, i in zip(pieces, frames, insides, strict=True)]
+    found = graph.run(np.concatenate(pixels), np.concatenate(limits))
+    if found is None:
+        return None
+    ends = np.cumsum([len(piece.indices) for piece in pieces])[:-1]
+    maps, scores = (np.split(part, ends) for part in found)
+    own = [
+        from_square(part, piece.scan.placement(frame), (inside.shape[1], inside.shape[2])) * inside
+        for part, piece, frame, inside in zip(maps, pieces, frames, insides, strict=True)
+    ]
+    return lambda: list(zip(own, scores, strict=True))
 
 
 __all__ = ["ONNX_ENDING", "OnnxEngine", "check_onnx_options", "load_onnx_engine"]

@@ -12,7 +12,7 @@ import numpy as np
 from headclip_med.errors import MissingExtraError, ModelError
 from headclip_med.exports.card import CARD_KEY, ScoreCard, parse_card
 from headclip_med.hashing import sha256_file
-from headclip_med.run_slices import Floats
+from headclip_med.scan import Floats
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg

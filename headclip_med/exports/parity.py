@@ -17,7 +17,7 @@ from headclip_med.geometry import slice_frame
 from headclip_med.intensity import Preprocessing, foreground, intensity_ranges
 from headclip_med.phantom import Lesion, centred_affine, make_phantom
 from headclip_med.pixels import normalise, rescale, three_channels, to_square
-from headclip_med.run_slices import Scan
+from headclip_med.scan import Scan
 
 BATCHES = (1, 3)
 TOLERANCE = 1e-4

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from headclip_med.geometry import SliceFrame
 from headclip_med.intensity import Placement, Preprocessing, Range, check_channels
-from headclip_med.run_slices import Floats, Scan
+from headclip_med.scan import Floats, Scan
 
 # Keys' cubic kernel with a = −0.5 (Catmull-Rom), as torch and Pillow use it with antialiasing.
 _CUBIC_A = -0.5

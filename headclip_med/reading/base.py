@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from headclip_med.ahead import WARNINGS
 from headclip_med.errors import HeadclipError, InputError
 from headclip_med.geometry import check_affine
 from headclip_med.hashing import sha256_file
@@ -191,14 +193,28 @@ def collected_warnings(notes: list[str], library: str, logger: str | None = None
 
     They may quote values of the file (names, dates), so only the words before a quotation are kept.
     """
-    lines = _Lines()
-    with warnings.catch_warnings(record=True) as caught, _diverted(logger, lines):
+    lines, caught = _Lines(), list[str]()
+    with WARNINGS, warnings.catch_warnings(), _diverted(logger, lines):
         warnings.simplefilter("always")
+        warnings.showwarning = _noting(caught, warnings.showwarning)
         yield
-    said = Counter(_short(str(warning.message)) for warning in caught)
+    said = Counter(map(_short, caught))
     logged = Counter(_short(line) for line in lines.seen)
     for text, count in (said | logged).items():  # pydicom says everything both ways
         notes.append(f"{library}: {text}" + (f" ({count} times)" if count > 1 else ""))
+
+
+def _noting(notes: list[str], otherwise: Callable[..., None]) -> Callable[..., None]:
+    """What Python calls to show a warning: those of this thread become notes."""
+    own = threading.get_ident()
+
+    def show(message: Warning | str, *place: Any, **more: Any) -> None:
+        if threading.get_ident() == own:
+            notes.append(str(message))
+        else:
+            otherwise(message, *place, **more)
+
+    return show
 
 
 def _short(text: str) -> str:
@@ -221,14 +237,16 @@ def _diverted(name: str | None, handler: logging.Handler) -> Iterator[None]:
 
 
 class _Lines(logging.Handler):
-    """A log handler that remembers messages."""
+    """A log handler that remembers messages of the thread that made it."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.seen: list[str] = []
+        self._own = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.seen.append(record.getMessage())
+        if record.thread == self._own:
+            self.seen.append(record.getMessage())
 
 
 def stack(volumes: Sequence[LoadedVolume]) -> LoadedVolume:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from headclip_med.ahead import WARNINGS
 from headclip_med.errors import InputError
 from headclip_med.geometry import RAS_TO_LPS
 from headclip_med.reading.base import (
@@ -61,7 +62,7 @@ def read_raster(path: Path, *, time: int | None = None) -> LoadedVolume:
 
 def _open(path: Path) -> Any:
     """The image with its header read; one that claims to be huge is refused before decoding."""
-    with warnings.catch_warnings():
+    with WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             image = Image.open(path, formats=_FORMATS)

@@ -21,7 +21,7 @@ from headclip_med.intensity import Preprocessing, foreground, intensity_ranges
 from headclip_med.packs.domains import Domain
 from headclip_med.pixels import to_square
 from headclip_med.prepare import choose_planes, choose_window
-from headclip_med.run_slices import Scan
+from headclip_med.scan import Scan
 from headclip_med.slices import cut_slices
 from headclip_med.training.config import SliceConfig
 

@@ -19,6 +19,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from PIL import Image
 
+from headclip_med.ahead import WARNINGS
 from headclip_med.result import AnomalyResult
 from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing.atomic import atomic_path
@@ -236,7 +237,7 @@ def _shorten(text: str, longest: int) -> str:
 
 def _render(page: Figure) -> Image.Image:
     canvas = FigureCanvasAgg(page)
-    with warnings.catch_warnings():
+    with WARNINGS, warnings.catch_warnings():
         # A file name in a script that the font lacks is drawn as boxes; nobody needs to be told on stderr.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
         canvas.draw()

@@ -57,6 +57,7 @@ class SliceRecord(_Record):
     score: float
     background: bool
     uid: str | None = Field(default=None, description="SOPInstanceUID, only where identifiers were kept")
+    interpolated: bool = Field(default=False, description="not scored, but filled in between scored slices")
 
 
 class FindingRecord(_Record):

@@ -1,0 +1,79 @@
+"""Work on a list of things in threads, in order and a little ahead of (or behind) who takes the results."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Generic, TypeVar
+
+# Python has one set of warning filters for all threads: whoever changes them holds this meanwhile.
+WARNINGS = threading.RLock()
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Ahead(Iterator[Result], Generic[Item, Result]):
+    """``function`` of every item, in the order of the items; a context manager that ends with its threads.
+
+    An item is taken from ``items`` in the caller's thread, ``function`` runs in another. Items that are made on the way
+    (scored cases, to be written) are so made while ``function`` works on the ones before.
+
+    Args:
+        threads: how many work; most: results at most that are made or being made before they are asked for.
+        weight: of a result, such as its bytes; budget: no more is begun while the waiting ones weigh that much.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        threads: int = 1,
+        most: int = 1,
+        weight: Callable[[Result], int] | None = None,
+        budget: int = 0,
+    ) -> None:
+        self._function, self._items, self._most = function, iter(items), most
+        self._weight, self._budget = weight, budget
+        self._pool = ThreadPoolExecutor(threads)
+        self._begun: deque[Future[Result]] = deque()
+        self._exhausted = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next result is there, or there is none."""
+        return self._begun[0].done() if self._begun else self._exhausted
+
+    def __next__(self) -> Result:
+        self._begin()
+        if not self._begun:
+            raise StopIteration
+        return self._begun.popleft().result()
+
+    def _begin(self) -> None:
+        while not self._exhausted and len(self._begun) <= self._most and not (self._begun and self._is_heavy()):
+            try:
+                item = next(self._items)
+            except StopIteration:
+                self._exhausted = True
+                return
+            self._begun.append(self._pool.submit(self._function, item))
+
+    def _is_heavy(self) -> bool:
+        if self._weight is None:
+            return False
+        done = (future for future in self._begun if future.done() and future.exception() is None)
+        return sum(self._weight(future.result()) for future in done) >= self._budget
+
+    def __enter__(self) -> Ahead[Item, Result]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """What is being worked on is finished, what has not been begun is not."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,90 @@
+"""What becomes of cases, and what a caller is told while they run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from headclip_med.result import Finding
+    from headclip_med.writing.record import FindingRecord
+
+Status = Literal["done", "skipped", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class TopFinding:
+    """The finding with the highest peak; position in RAS mm, None in a plain 2-D image."""
+
+    peak: float
+    volume_mm3: float
+    centroid_mm: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class CaseOutcome:
+    """What became of one case.
+
+    Attributes:
+        name: of the case and of its result folder; folder: that folder, None where nothing was written.
+        status: ``skipped`` is finished by an earlier run, ``stopped`` was cancelled.
+        seconds: spent on it now; findings: how many; error: the whole message in words.
+    """
+
+    name: str
+    status: Status
+    seconds: float
+    folder: Path | None = None
+    pred_score: float | None = None
+    findings: int | None = None
+    top_finding: TopFinding | None = None
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values; the folder as the caller wrote it."""
+        return {**asdict(self), "folder": None if self.folder is None else str(self.folder)}
+
+
+@dataclass(frozen=True)
+class CohortSummary:
+    """A whole run; ``unrecorded`` says why ``run.json`` could not be written, if it could not."""
+
+    outcomes: tuple[CaseOutcome, ...]
+    cases: int
+    seconds: float
+    unrecorded: str | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Cases by status."""
+        return dict(Counter(outcome.status for outcome in self.outcomes))
+
+    @property
+    def ok(self) -> bool:
+        """Whether every case has its result and the run is recorded."""
+        finished = self.counts.get("done", 0) + self.counts.get("skipped", 0)
+        return finished == self.cases and self.unrecorded is None
+
+
+class Watcher:
+    """What a caller can see of a run while it lasts; override what is needed."""
+
+    def case_started(self, number: int, cases: int, name: str) -> None:
+        """Case ``number`` (from 1) begins."""
+
+    def slices_done(self, done: int, total: int) -> None:
+        """Progress within the case."""
+
+    def case_ended(self, outcome: CaseOutcome) -> None:
+        """The case is over, whatever became of it. Called from another thread, maybe after the next one has begun."""
+
+
+def top_finding(findings: Sequence[Finding | FindingRecord], is_2d: bool) -> TopFinding | None:
+    """The first finding: both the engine and the record list them by falling peak."""
+    if not findings:
+        return None
+    return TopFinding(findings[0].peak, findings[0].volume_mm3, None if is_2d else findings[0].centroid_mm)

@@ -1,0 +1,72 @@
+"""A case on its way from disk to disk, step by step; whoever calls decides in which thread."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from headclip_med.case_inputs import Source
+from headclip_med.case_options import CaseOptions
+from headclip_med.case_outcome import CaseOutcome, top_finding
+from headclip_med.errors import CancelledError, HeadclipError, internal_error
+from headclip_med.writing import write_result
+from headclip_med.writing.atomic import case_folder, check_writable
+from headclip_med.writing.dicom_options import check_dicom_source
+
+if TYPE_CHECKING:
+    from headclip_med.reading.base import LoadedVolume
+    from headclip_med.result import AnomalyResult
+
+log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
+
+
+def check_case(out_dir: Path, name: str, source: Source, options: CaseOptions) -> None:
+    check_writable(out_dir, name)
+    check_dicom_source(source, options.formats)
+
+
+def read_case(source: Source, options: CaseOptions) -> LoadedVolume:
+    from headclip_med.reading import load_volume
+
+    return load_volume(source, series=options.series, time=options.time, on_irregular=options.on_irregular)
+
+
+def write_case(result: AnomalyResult, out_dir: Path, name: str, options: CaseOptions) -> CaseOutcome:
+    begin = time.perf_counter()
+    result = replace(result, provenance={**result.provenance, "options": options.recorded()})
+    with case_folder(out_dir, name) as folder:
+        write_result(result, folder, options.formats, options.keep_identifiers, options.dicom)
+    is_2d = bool(result.meta.get("is_2d", False))
+    return CaseOutcome(
+        name=name,
+        status="done",
+        seconds=seconds_since(begin),
+        folder=out_dir / name,
+        pred_score=result.pred_score,
+        findings=len(result.findings),
+        top_finding=top_finding(result.findings, is_2d),
+        warnings=result.warnings,
+    )
+
+
+def outcome_or(name: str, work: Callable[[], Made]) -> Made | CaseOutcome:
+    """What ``work`` makes, or the outcome that says in words why it could not."""
+    try:
+        return work()
+    except CancelledError as error:
+        return CaseOutcome(name, "stopped", 0.0, error=str(error))
+    except HeadclipError as error:
+        return CaseOutcome(name, "failed", 0.0, error=str(error))
+    except Exception as error:  # the next case may well succeed; the text may hold paths or patient data
+        log.debug("case %s", name, exc_info=True)
+        return CaseOutcome(name, "failed", 0.0, error=internal_error(error))
+
+
+def seconds_since(begin: float) -> float:
+    return round(time.perf_counter() - begin, 3)

@@ -1,0 +1,198 @@
+"""One run of a cohort: while a case is scored, the next one is read and the one before is written."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headclip_med.ahead import Ahead
+from headclip_med.case_inputs import CaseInput
+from headclip_med.case_options import CaseOptions
+from headclip_med.case_outcome import CaseOutcome, Watcher
+from headclip_med.case_steps import check_case, outcome_or, read_case, seconds_since, write_case
+from headclip_med.errors import CancelledError
+from headclip_med.finished import engine_identity, finished_record, skipped
+from headclip_med.types import RESEARCH_ONLY
+from headclip_med.versions import package_versions
+from headclip_med.writing.atomic import atomic_path, check_writable
+
+if TYPE_CHECKING:
+    from headclip_med.run_job import CaseRun
+    from headclip_med.run_slices import Cancel
+    from headclip_med.scan_engine import ScanEngine
+
+RUN_NAME = "run.json"
+RUN_SCHEMA = "headclip_med.run/1"
+
+# So many cases, of so many bytes together, are read ahead of the one that is scored; small pictures fill a GPU's batch.
+_MOST_AHEAD, _BYTES_AHEAD = 64, 256 * 2**20
+
+
+@dataclass
+class _Begun:
+    """A case that was read, or what became of it instead; ``seconds`` spent so far."""
+
+    number: int
+    case: CaseInput
+    seconds: float
+    run: CaseRun | None = None
+    outcome: CaseOutcome | None = None
+
+
+class CohortRun:
+    """A run and what has come of its cases so far."""
+
+    def __init__(
+        self,
+        engine: ScanEngine,
+        cases: Sequence[CaseInput],
+        out_dir: Path,
+        options: CaseOptions,
+        resume: bool,
+        watcher: Watcher,
+        cancel: Cancel | None,
+    ) -> None:
+        self.engine, self.cases, self.out_dir, self.options = engine, cases, out_dir, options
+        self.resume, self.watcher, self.cancel = resume, watcher, cancel
+        self.begin, self.started = time.perf_counter(), datetime.now(timezone.utc)
+        self._ended: dict[int, CaseOutcome] = {}
+        self._telling = threading.Lock()
+        self._current, self._told, self._stopping = 0, 0, False
+
+    @property
+    def outcomes(self) -> tuple[CaseOutcome, ...]:
+        """What has come of the cases so far, in their order."""
+        return tuple(self._ended[number] for number in sorted(self._ended))
+
+    def work(self) -> None:
+        """Run every case, or up to where the caller stops it; what was being written is finished."""
+        numbered = enumerate(self.cases, start=1)
+        with (
+            Ahead(self._begin, numbered, most=_MOST_AHEAD, weight=_bytes_of, budget=_BYTES_AHEAD) as begun,
+            Ahead(self._end, self._scored(begun)) as ended,
+        ):
+            try:
+                for _ in ended:
+                    pass
+            except BaseException:
+                self._stopping = True
+                raise
+
+    def _begin(self, numbered: tuple[int, CaseInput]) -> _Begun:
+        """In the reading thread: a case → its slices, or why there is nothing to score."""
+        number, case = numbered
+        begun = _Begun(number, case, 0.0)
+        begin = time.perf_counter()
+        found = outcome_or(case.name, lambda: self._skipped_or_run(case, number))
+        begun.seconds = seconds_since(begin)
+        if isinstance(found, CaseOutcome):
+            begun.outcome = replace(found, seconds=begun.seconds)
+        else:
+            begun.run = found
+        return begun
+
+    def _skipped_or_run(self, case: CaseInput, number: int) -> CaseOutcome | CaseRun:
+        folder, source = self.out_dir / case.name, case.source
+        if self.resume and case.known_content is not None and (content := case.known_content()) is not None:
+            record = finished_record(self.engine, content, folder, self.options)
+            if record is not None:
+                return skipped(record, folder)
+        if case.fetch is not None:
+            source = case.fetch(partial(self._progress, number), self._is_stopped)
+        if not self.resume:
+            check_case(self.out_dir, case.name, source, self.options)
+        volume = read_case(source, self.options)
+        if self.resume:
+            record = finished_record(self.engine, volume.meta.get("content_sha256", ""), folder, self.options)
+            if record is not None:
+                return skipped(record, folder)
+            check_case(self.out_dir, case.name, source, self.options)
+        return self.engine.begin(volume, self.options.ask(), progress=partial(self._progress, number))
+
+    def _scored(self, begun: Ahead[tuple[int, CaseInput], _Begun]) -> Iterator[_Begun]:
+        """Cases whose slices are scored."""
+        waiting: deque[_Begun] = deque()
+
+        def runs() -> Iterator[CaseRun]:
+            for number, case in enumerate(self.cases, start=1):
+                self._current = number
+                self.watcher.case_started(number, len(self.cases), case.name)
+                item = next(begun)
+                if item.run is not None:
+                    waiting.append(item)
+                    yield item.run
+                else:
+                    self._end(item)
+                if item.outcome is not None and item.outcome.status == "stopped":
+                    return
+
+        try:
+            for _ in self.engine.score_each(runs(), cancel=self.cancel, ready=lambda: begun.ready):
+                yield waiting.popleft()
+        except CancelledError as error:
+            self._stopping = True
+            stopped = waiting[0]
+            yield replace(stopped, outcome=CaseOutcome(stopped.case.name, "stopped", 0.0, error=str(error)))
+
+    def _end(self, item: _Begun) -> None:
+        """In the writing thread: a scored case → its folder; whatever goes wrong becomes its outcome."""
+        run, outcome = item.run, item.outcome
+        if outcome is None and run is not None:
+            name = item.case.name
+            begin, before = time.perf_counter(), item.seconds + run.clock.laps.get("detect", 0.0)
+            outcome = outcome_or(name, lambda: write_case(self.engine.finish(run), self.out_dir, name, self.options))
+            outcome = replace(outcome, seconds=round(before + seconds_since(begin), 3))
+        assert outcome is not None
+        with self._telling:
+            self._ended[item.number] = outcome
+            while (number := self._told + 1) in self._ended:  # in order, though a bad case may end before a good one
+                self._told = number
+                self.watcher.case_ended(self._ended[number])
+
+    def _progress(self, number: int, done: int, total: int) -> None:
+        """Of the case that is waited for; what is read ahead is not shown."""
+        if number == self._current:
+            self.watcher.slices_done(done, total)
+
+    def _is_stopped(self) -> bool:
+        return self._stopping or (self.cancel is not None and self.cancel())
+
+    def write_record(self) -> None:
+        """Write ``run.json``, whole or not at all."""
+        check_writable(self.out_dir)
+        text = json.dumps(self._record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        with atomic_path(self.out_dir / RUN_NAME) as draft:
+            draft.write_text(text, encoding="utf-8", newline="\n")
+
+    def _record(self) -> dict[str, Any]:
+        setting = {**self.engine.setting(), "resume": self.resume}
+        return {
+            "schema_version": RUN_SCHEMA,
+            "research_use_only": RESEARCH_ONLY,
+            "started": self.started.isoformat(timespec="seconds"),
+            "seconds": seconds_since(self.begin),
+            "arguments": {**self.options.recorded(), **setting},
+            "model": engine_identity(self.engine),
+            "versions": package_versions(),
+            "cases_given": len(self.cases),
+            "cases": [self._case_record(outcome) for outcome in self.outcomes],
+        }
+
+    def _case_record(self, outcome: CaseOutcome) -> dict[str, Any]:
+        error = outcome.error
+        if error and self.options.series and "." in self.options.series:  # a UID that the user typed
+            error = error.replace(self.options.series, "a series UID")
+        folder = None if outcome.folder is None else outcome.folder.name  # folders above may name patients
+        return {**outcome.as_json(), "folder": folder, "error": error}
+
+
+def _bytes_of(item: _Begun) -> int:
+    return 0 if item.run is None else item.run.bytes

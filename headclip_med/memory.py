@@ -1,0 +1,71 @@
+"""How much memory scoring takes, predicted before it runs, and how many slices at once fit into what is free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import torch
+
+from headclip_med.detectors import Detector
+from headclip_med.encoders.attention import logit_bytes
+
+# A GPU gets at most so many slices at once: more hardly gains, and the first results come later.
+_MOST = 64
+_MOST_UNMEASURED = 16  # on devices that do not say what is free
+# Share of the free memory that is planned with: the allocator's rounding and other programs need the rest.
+_SHARE = 0.8
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def slice_bytes(detector: Detector) -> int:
+    """Bytes that scoring one slice takes beyond the weights, at its peak.
+
+    Counted are the tensors that live at the same time in the largest moment of a block: both paths' tokens in float32,
+    the normalised ones, q, k, v and the heads' outputs, or the MLP's hidden layer before and after its activation;
+    on a CPU also a group of heads' logits and their softmax; then the taps, the pixels and the maps.
+    """
+    tower, size = detector.tower, detector.image_size
+    patches = (size // tower.patch_size) ** 2
+    tokens, item = tower.prefix + patches, tower.dtype.itemsize
+    stream, narrow = tokens * tower.width * 4, tokens * tower.width * item
+    hidden = tokens * max(p.shape[0] for p in tower.blocks[0].mlp.parameters()) * item
+    logits = 2 * logit_bytes(tokens, tower.heads, item) if tower.device.type == "cpu" else 0
+    attention = stream + narrow + 6 * narrow + logits
+    mlp = 2 * stream + narrow + 2 * hidden
+    taps = len(getattr(detector, "layers", (0,))) * 2 * patches * tower.output_dim * 4
+    pictures = 10 * size * size * 4  # three channels twice, limits, maps and their copies
+    return 2 * stream + max(attention, mlp) + taps + pictures
+
+
+def model_bytes(detector: Detector) -> int:
+    """Bytes of the tower's weights."""
+    return sum(p.numel() * p.element_size() for p in detector.tower.model.parameters())
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that is free on the device now, within the limit of a container; None where it does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu":
+        return None
+    return min(int(psutil.virtual_memory().available), _cgroup_free())
+
+
+def fitting_batch(detector: Detector, device: torch.device) -> int:
+    """Slices at once: 1 on a CPU, where more gains nothing, and on a GPU what its free memory holds."""
+    if device.type == "cpu":
+        return 1
+    free = free_bytes(device)
+    if free is None:
+        return _MOST_UNMEASURED
+    return max(1, min(_MOST, int(_SHARE * free / slice_bytes(detector))))
+
+
+def _cgroup_free() -> int:
+    """What a container may still take; a very large number where there is no limit."""
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        return max(0, limit - int((_CGROUP / "memory.current").read_text()))
+    except (OSError, ValueError):  # no cgroup, or "max"
+        return 2**62

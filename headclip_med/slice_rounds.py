@@ -1,0 +1,44 @@
+"""Which slices are scored first, which around suspicious ones next, and what lies between: plain arithmetic."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+
+# Of the slices of the first round the highest 10 % are looked at closely whatever the threshold, so that the volume's
+# score, the mean of its highest slices, rests on slices that were scored.
+_ALWAYS = 0.1
+
+
+def first_round(indices: Sequence[int], step: int) -> list[int]:
+    """Every ``step``-th of the rising ``indices``, and the last one."""
+    chosen = list(indices[::step])
+    return chosen if not indices or chosen[-1] == indices[-1] else [*chosen, indices[-1]]
+
+
+def second_round(
+    indices: Sequence[int], scores: Mapping[int, float], peaks: Mapping[int, float], threshold: float
+) -> list[int]:
+    """The slices between a suspicious slice and the next scored ones before and after it.
+
+    Args:
+        indices: all slices, rising; scores, peaks: score and highest value of the map of those that were scored.
+        threshold: a slice whose map reaches it is suspicious; so are the highest scores.
+    """
+    scored = sorted(scores)
+    highest = sorted(scored, key=lambda i: (-scores[i], i))[: max(1, round(_ALWAYS * len(scored)))]
+    suspicious = {i for i in scored if peaks[i] >= threshold} | set(highest)
+    wanted = []
+    for index in indices:
+        if index not in scores:
+            place = bisect_left(scored, index)
+            if {scored[place - 1], scored[place]} & suspicious:
+                wanted.append(index)
+    return wanted
+
+
+def between(index: int, scored: Sequence[int]) -> tuple[int, int, float]:
+    """The scored slices before and after ``index``, rising, and the share that the later one has in it."""
+    place = bisect_left(scored, index)
+    below, above = scored[place - 1], scored[place]
+    return below, above, (index - below) / (above - below)
