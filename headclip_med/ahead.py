@@ -24,7 +24,8 @@ class Ahead(Iterator[Result], Generic[Item, Result]):
 
     Args:
         threads: how many work; most: results at most that are made or being made before they are asked for.
-        weight: of a result, such as its bytes; budget: no more is begun while the waiting ones weigh that much.
+        weight: of a result, such as its bytes; budget: no more is begun ahead than weighs so much, each counted as the
+            heaviest so far.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Ahead(Iterator[Result], Generic[Item, Result]):
         self._weight, self._budget = weight, budget
         self._pool = ThreadPoolExecutor(threads)
         self._begun: deque[Future[Result]] = deque()
-        self._exhausted = False
+        self._exhausted, self._heaviest = False, 0
 
     @property
     def ready(self) -> bool:
@@ -55,7 +56,7 @@ class Ahead(Iterator[Result], Generic[Item, Result]):
         return self._begun.popleft().result()
 
     def _begin(self) -> None:
-        while not self._exhausted and len(self._begun) <= self._most and not (self._begun and self._is_heavy()):
+        while not self._exhausted and self._may_begin():
             try:
                 item = next(self._items)
             except StopIteration:
@@ -63,11 +64,14 @@ class Ahead(Iterator[Result], Generic[Item, Result]):
                 return
             self._begun.append(self._pool.submit(self._function, item))
 
-    def _is_heavy(self) -> bool:
-        if self._weight is None:
-            return False
-        done = (future for future in self._begun if future.done() and future.exception() is None)
-        return sum(self._weight(future.result()) for future in done) >= self._budget
+    def _may_begin(self) -> bool:
+        if not self._begun or self._weight is None:
+            return len(self._begun) <= self._most
+        done = [future for future in self._begun if future.done() and future.exception() is None]
+        self._heaviest = max([self._heaviest, *(self._weight(future.result()) for future in done)])
+        if self._heaviest == 0:  # nothing is known yet
+            return len(self._begun) < 2
+        return len(self._begun) <= self._most and (len(self._begun) + 1) * self._heaviest <= self._budget
 
     def __enter__(self) -> Ahead[Item, Result]:
         return self

@@ -9,6 +9,7 @@ import torch
 
 from headclip_med.detectors import Detector
 from headclip_med.encoders.attention import logit_bytes
+from headclip_med.run_job import CaseRun
 
 # A GPU gets at most so many slices at once: more hardly gains, and the first results come later.
 _MOST = 64
@@ -38,9 +39,19 @@ def slice_bytes(detector: Detector) -> int:
     return 2 * stream + max(attention, mlp) + taps + pictures
 
 
-def model_bytes(detector: Detector) -> int:
-    """Bytes of the tower's weights."""
-    return sum(p.numel() * p.element_size() for p in detector.tower.model.parameters())
+def shortage(case: CaseRun, detector: Detector, batch: int, device: torch.device) -> str | None:
+    """What to say when scoring a case is predicted to take more memory than is free, or None.
+
+    Beside a batch of slices a CPU will hold two more copies of the map: smoothed, and on its way to the disk.
+    """
+    needed = batch * slice_bytes(detector) + (2 * case.map_bytes if device.type == "cpu" else 0)
+    free = free_bytes(device)
+    if free is None or needed <= free:
+        return None
+    return (
+        f"scoring is predicted to take {needed / 2**30:.1f} GiB more on {device.type}, where {free / 2**30:.1f} GiB "
+        "are free: the system may stop it"
+    )
 
 
 def free_bytes(device: torch.device) -> int | None:

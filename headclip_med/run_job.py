@@ -35,9 +35,14 @@ class CaseRun:
     warnings: list[str] = field(default_factory=list)
 
     @property
+    def map_bytes(self) -> int:
+        """Of the map of one plane."""
+        return int(self.slices.planes[0].volume_map.nbytes)
+
+    @property
     def bytes(self) -> int:
         """What it holds: the volume, its mask and a map for every plane."""
-        maps = sum(plane.volume_map.nbytes for plane in self.slices.planes)
+        maps = len(self.slices.planes) * self.map_bytes
         return int(self.job.array.nbytes + self.slices.scan.mask.nbytes + maps)
 
 

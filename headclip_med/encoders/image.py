@@ -158,7 +158,9 @@ def _run_block(
     Returns:
         The new tokens, of ``rows`` alone, and the local path's update.
     """
-    qkv = _project_qkv(block, block.norm1(tokens))
+    normed = block.norm1(tokens)
+    only_values = rows == "none" and options.local_attention == "vv"
+    qkv = (_project_values(block, normed),) * 3 if only_values else _project_qkv(block, normed)
     by_temperature = weights.site == "attention_temperature"
     global_factors, local_factors = weights.at("global", layer), weights.at("local", layer)
     shared = with_local and options.local_attention == "qk"  # the local path takes the ordinary attention as it is
@@ -249,6 +251,14 @@ def _project_qkv(block: Block, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     split = flat.view(n, t, 3, block.heads, width // block.heads)
     query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
     return block.query_norm(query), block.key_norm(key), value
+
+
+def _project_values(block: Block, normed: Tensor) -> Tensor:
+    """``(N, T, width)`` → value ``(N, heads, T, head_dim)`` alone."""
+    width = normed.shape[-1]
+    bias = None if block.qkv_bias is None else block.qkv_bias[2 * width :]
+    flat = F.linear(normed.to(block.qkv_weight.dtype), block.qkv_weight[2 * width :], bias)
+    return flat.unflatten(-1, (block.heads, -1)).transpose(1, 2)
 
 
 def _merge_heads(block: Block, heads: Tensor, factors: Tensor | None, out_weight: Tensor | None) -> Tensor:
