@@ -29,7 +29,7 @@ from headclip_med.volume_map import find_components, volume_score
 
 if TYPE_CHECKING:
     from headclip_med.run_slices import Cancel
-from headclip_med.scan_run import Progress
+    from headclip_med.scan_run import Progress
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
