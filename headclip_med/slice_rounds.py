@@ -5,9 +5,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
-# Of the slices of the first round the highest 10 % are looked at closely whatever the threshold, so that the volume's
-# score, the mean of its highest slices, rests on slices that were scored.
-_ALWAYS = 0.1
+# Shares of the slices of the first round that are looked at closely: the highest tenth whatever the threshold, so that
+# the volume's score, the mean of its highest slices, rests on slices that were scored; and not more than a quarter, so
+# that a threshold that is too low for a scan does not cost the time that the preset should save.
+_AT_LEAST, _AT_MOST = 0.1, 0.25
 
 
 def first_round(indices: Sequence[int], step: int) -> list[int]:
@@ -23,11 +24,12 @@ def second_round(
 
     Args:
         indices: all slices, rising; scores, peaks: score and highest value of the map of those that were scored.
-        threshold: a slice whose map reaches it is suspicious; so are the highest scores.
+        threshold: slices whose map reaches it are suspicious, in the order of their scores.
     """
     scored = sorted(scores)
-    highest = sorted(scored, key=lambda i: (-scores[i], i))[: max(1, round(_ALWAYS * len(scored)))]
-    suspicious = {i for i in scored if peaks[i] >= threshold} | set(highest)
+    reaching = sum(peaks[i] >= threshold for i in scored)
+    least, most = (max(1, round(share * len(scored))) for share in (_AT_LEAST, _AT_MOST))
+    suspicious = set(sorted(scored, key=lambda i: (-scores[i], i))[: min(max(reaching, least), most)])
     wanted = []
     for index in indices:
         if index not in scores:
