@@ -31,7 +31,7 @@ FORMATS = ("nifti", "png", "html", "json")  # written by default
 DICOM_FORMATS = ("seg", "segscore", "pm", "sr", "sc", "dicom")
 SPEEDS = ("exact", "balanced", "fast")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICES = ("auto", "cpu", "cuda", "mps", "openvino")
 
 # Towers of open_clip and timm that are worth a first try, and why.
 RECOMMENDED_TOWERS = {

@@ -214,7 +214,7 @@ def _engine(
     with console.waiting(f"loading {model}"):
         if model.lower().endswith(ONNX_ENDING):
             check_onnx_options(weights=weights, method=method, precision=precision, speed=speed)
-            exported = load_onnx_engine(model, device=device, batch_size=batch_size)
+            exported = load_onnx_engine(model, device=device, batch_size=batch_size, precision=precision)
             exported.check_domain(domain)  # told once, not once a case
             return exported
         from headclip_med.engine import load_engine

@@ -45,7 +45,7 @@ ModelArgument = Annotated[
 DeviceOption = Annotated[
     str,
     typer.Option(
-        help="auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps.",
+        help="auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps; of an .onnx model also openvino, openvino:GPU.",
         autocompletion=_one_of(choices.DEVICES),
     ),
 ]
@@ -156,7 +156,10 @@ PrecisionOption = Annotated[
 ]
 BatchSizeOption = Annotated[
     int | None,
-    typer.Option(help="Slices at once; halved when memory runs out.", show_default="1 on a CPU, what fits on a GPU"),
+    typer.Option(
+        help="Slices at once; halved when memory runs out.",
+        show_default="1 to 8 on a CPU by the size of a slice, what fits on a GPU",
+    ),
 ]
 SpeedOption = Annotated[
     str,

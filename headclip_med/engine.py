@@ -45,8 +45,8 @@ class Engine(ScanEngine):
         self.model = place_model(model, self.device, self.dtype)
         self._detectors: dict[str, Detector] = {}
         self._batch_size = batch_size
-        in_flight = 2 if self.device.type == "cuda" else 1
-        super().__init__(Batching(1 if batch_size is None else batch_size, self.device.type, in_flight))
+        in_flight, across = 2 if self.device.type == "cuda" else 1, self.device.type != "cpu"
+        super().__init__(Batching(1 if batch_size is None else batch_size, self.device.type, in_flight, across))
         if model.pack is not None and model.pack.class_features(model.built.tower) is not None:
             self._detector(model.domain)  # a pack that does not fit is refused now, not at the first case
 
@@ -128,7 +128,7 @@ def load_engine(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         method: detector by name, default the pack's or ``headclip``.
         precision: of the matrix products; ``auto`` takes 16 bits where the hardware has them.
-        batch_size: slices at once; default 1 on a CPU, what its free memory holds on a GPU; halved when it runs out.
+        batch_size: slices at once; default 1 to 8 on a CPU, what fits its memory on a GPU; halved when that runs out.
         weights: weight file or name of the tower of a pack that carries none.
         speed: ``exact``, ``balanced``, ``fast``, see :mod:`headclip_med.speed`.
 

@@ -40,11 +40,13 @@ class Batching:
     Attributes:
         size: slices at once; device: for messages.
         in_flight: batches that the device is given before the first one's maps are waited for.
+        across: a batch that one case does not fill is filled from the next. Nothing is won by that on a CPU.
     """
 
     size: int
     device: str = "cpu"
     in_flight: int = 1
+    across: bool = True
     warnings: list[str] = field(default_factory=list)
 
     def halve(self, failed: int) -> None:
@@ -119,7 +121,7 @@ class _Scheduler:
 
     def _open_next(self) -> bool:
         busy = bool(self.open)
-        if self.all_taken or (busy and (self.batching.size == 1 or not self.ready())):
+        if self.all_taken or (busy and (not self.batching.across or not self.ready())):
             return False
         run = next(self.runs, None)
         self.all_taken = run is None

@@ -21,6 +21,7 @@ PACKAGES = (
     "SimpleITK",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
 )
 
 

@@ -176,7 +176,7 @@ def test_provenance_is_the_packs_and_the_files(
     engine: Engine, onnx_engine: OnnxEngine, volume: Path, exported: Path
 ) -> None:
     with_torch, without = (e.predict(volume).provenance for e in (engine, onnx_engine))
-    assert {"export_sha256", "batch_size"} | set(with_torch) == set(without)
+    assert {"export_sha256", "runtime"} | set(with_torch) == set(without)
     assert {key for key in with_torch if with_torch[key] != without[key]} <= {"batch_size", "detector"}
     assert without["detector"] == onnx_engine.card.detector
     assert without["export_sha256"] == open_graph(exported).sha256
@@ -460,3 +460,37 @@ def test_resizing_by_hand() -> None:
 def test_public_names_and_errors() -> None:
     assert headclip_med.load_onnx_engine is load_onnx_engine
     assert issubclass(MissingExtraError, HeadclipError)
+
+
+def test_openvino_in_float32_gives_the_same_maps_and_says_what_ran(
+    onnx_engine: OnnxEngine, exported: Path, volume: Path
+) -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    engine = load_onnx_engine(exported, device="openvino", precision="float32")
+    found, expected = engine.predict(volume), onnx_engine.predict(volume)
+    np.testing.assert_allclose(found.map_array, expected.map_array, atol=TOLERANCE)
+    assert found.pred_score == pytest.approx(expected.pred_score, abs=TOLERANCE)
+    told = {key: found.provenance[key] for key in ("device", "runtime", "precision")}
+    assert told == {"device": "cpu", "runtime": "openvino", "precision": "float32"}
+    assert "openvino" in found.provenance["versions"]
+
+
+def test_openvino_by_default_stays_within_the_tolerance_of_16_bits(
+    onnx_engine: OnnxEngine, exported: Path, volume: Path
+) -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    engine = load_onnx_engine(exported, device="openvino", batch_size=3)
+    assert engine.identity()["precision"] in ("float32", "bfloat16", "float16")
+    np.testing.assert_allclose(engine.predict(volume).map_array, onnx_engine.predict(volume).map_array, atol=2e-2)
+
+
+def test_an_openvino_device_that_is_not_there_is_said_in_words(exported: Path) -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    with pytest.raises(ModelError, match=r"one that OpenVINO finds here; given: openvino:NPU9.*It finds CPU"):
+        load_onnx_engine(exported, device="openvino:NPU9")
+
+
+def test_without_openvino_its_device_names_the_extra(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match=r"headclip-med\[openvino\]"):
+        load_onnx_engine(exported, device="openvino")

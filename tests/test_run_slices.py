@@ -71,6 +71,13 @@ def test_a_batch_that_one_case_does_not_fill_is_filled_from_the_next() -> None:
     np.testing.assert_allclose(runs[2].planes[0].scores, [0.5, 0.6])
 
 
+def test_a_cpus_batches_end_with_their_case() -> None:
+    score = Levels()
+    runs = [_run([0.1, 0.2, 0.3], score), _run([0.4], score)]
+    assert list(score_scans(runs, Batching(4, across=False))) == runs
+    assert [len(batch) for batch in score.batches] == [3, 1]
+
+
 def test_a_batch_does_not_wait_for_a_case_that_is_not_there_yet() -> None:
     score = Levels()
     runs = iter([_run([0.1], score), _run([0.2], score)])
@@ -159,6 +166,7 @@ def test_holes_are_filled_slice_by_slice() -> None:
 
 def test_cases_of_an_engine_share_batches_and_equal_single_predictions() -> None:
     engine = oracle_engine(detector := BrightnessDetector(), batch_size=8)
+    engine._batching.across = True  # as on a GPU
     rng = np.random.default_rng(0)
     arrays = [rng.random((12, 10, n)).astype(np.float32) for n in (3, 1, 4)]
     volumes = [load_source(array, affine=np.eye(4)) for array in arrays]

@@ -151,3 +151,12 @@ def test_predicting_a_file_imports_neither_monai_nor_napari(tiny_pack: Path, tmp
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_cpus_batch_is_a_few_of_few_tokens() -> None:
+    detector = BrightnessDetector()  # 64 px in patches of 8 pixels: 65 tokens
+    assert memory.fitting_batch(detector, torch.device("cpu")) == 8
+    detector.image_size = 192  # 577 tokens
+    assert memory.fitting_batch(detector, torch.device("cpu")) == 4
+    detector.image_size = 512
+    assert memory.fitting_batch(detector, torch.device("cpu")) == 1

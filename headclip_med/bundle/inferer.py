@@ -33,7 +33,7 @@ class HeadCLIPInferer(Inferer):
 
     Args:
         plane, window, channels, smooth_mm: as of :meth:`headclip_med.engine.Engine.predict`.
-        batch_size: slices at once; default 1 on a CPU, 16 on a GPU.
+        batch_size: slices at once; default the engine's own.
         progress: called with slices done and slices in all.
     """
 

@@ -1,4 +1,4 @@
-"""The main job with an exported model: onnxruntime and numpy, no torch; the same numbers as the engine in float32.
+"""The main job with an exported model: onnxruntime or OpenVINO and numpy, no torch; the engine's numbers in float32.
 
 engine = headclip_med.load_onnx_engine("model.onnx")
 result = engine.predict("flair.nii.gz")
@@ -32,7 +32,8 @@ class OnnxEngine(ScanEngine):
     """
 
     def __init__(self, graph: OnnxGraph, *, batch_size: int | None = None) -> None:
-        super().__init__(Batching(batch_size or (1 if graph.device == "cpu" else 16), graph.device))
+        on_cpu = graph.device == "cpu"
+        super().__init__(Batching(batch_size or (1 if on_cpu else 16), graph.device, across=not on_cpu))
         self._graph = graph
         card = graph.card
         self._setup = Setup(
@@ -65,26 +66,30 @@ class OnnxEngine(ScanEngine):
 
     def identity(self) -> dict[str, Any]:
         """What decides this engine's numbers, under the names of a result's provenance: names, hashes, precision."""
-        facts = {"precision": "float32", "speed": self.speed.name}
+        facts = {"precision": self._graph.precision, "speed": self.speed.name}
         return {**self.card.provenance(), "export_sha256": self._graph.sha256, **facts}
 
     def setting(self) -> dict[str, Any]:
         """Where and how it runs; changes no number but by rounding."""
-        return {"device": self._graph.device, "batch_size": self.batch_size}
+        return {"device": self._graph.device, "runtime": self._graph.runtime, "batch_size": self.batch_size}
 
 
-def load_onnx_engine(path: str | Path, *, device: str = "auto", batch_size: int | None = None) -> OnnxEngine:
+def load_onnx_engine(
+    path: str | Path, *, device: str = "auto", batch_size: int | None = None, precision: str = "auto"
+) -> OnnxEngine:
     """Open an exported model and put it on a device; needs onnxruntime and no torch.
 
     Args:
         path: an ``.onnx`` file with a score card in it.
-        device: ``auto`` (CUDA where this onnxruntime has it), ``cpu``, ``cuda``, ``cuda:1``.
+        device: ``auto`` (CUDA where this onnxruntime has it), ``cpu``, ``cuda``, ``cuda:1``; ``openvino`` (its CPU, in
+            16 bits where the hardware multiplies them), ``openvino:GPU``.
         batch_size: slices at once; default 1 on a CPU, 16 on a GPU, halved when memory runs out.
+        precision: of OpenVINO: ``auto`` or ``float32``.
 
     Raises:
-        MissingExtraError: no onnxruntime; ModelError: a file or device that cannot be used.
+        MissingExtraError: no onnxruntime or OpenVINO; ModelError: a file or device that cannot be used.
     """
-    return OnnxEngine(open_graph(path, device), batch_size=batch_size)
+    return OnnxEngine(open_graph(path, device, precision), batch_size=batch_size)
 
 
 def check_onnx_options(

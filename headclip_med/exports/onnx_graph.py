@@ -1,4 +1,4 @@
-"""An exported ONNX file as a function on arrays, through onnxruntime; whatever is wrong with it is said in words."""
+"""An exported ONNX file as a function on arrays, through onnxruntime or OpenVINO; what is wrong is said in words."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from headclip_med.errors import MissingExtraError, ModelError
 from headclip_med.exports.card import CARD_KEY, ScoreCard, parse_card
+from headclip_med.exports.openvino_session import OPENVINO, OpenVinoSession, open_session
 from headclip_med.hashing import sha256_file
 from headclip_med.scan import Floats
 
@@ -31,14 +32,17 @@ class OnnxGraph:
     """A session on a device, with the card that says what its numbers mean.
 
     Attributes:
-        name: of the file; sha256: of its bytes; device: ``cpu`` or ``cuda``.
+        name: of the file; sha256: of its bytes; device: ``cpu``, ``cuda``, ``gpu``.
+        runtime: ``onnxruntime`` or ``openvino``; precision: in which matrices are multiplied.
     """
 
     name: str
     sha256: str
     card: ScoreCard
     device: str
-    session: InferenceSession
+    session: InferenceSession | OpenVinoSession
+    runtime: str = "onnxruntime"
+    precision: str = "float32"
 
     def run(self, pixels: Floats, valid: Floats) -> tuple[Floats, Floats] | None:
         """Maps ``(n, S, S)`` and scores ``(n,)`` in [0, 1], or None when the device's memory ran out.
@@ -67,25 +71,33 @@ class OnnxGraph:
         return ModelError(f"The graph in {self.name} must give maps and scores of its pixels", given, _EXPORT_AGAIN)
 
 
-def open_graph(path: str | Path, device: str = "auto") -> OnnxGraph:
-    """Open an exported file on ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+def open_graph(path: str | Path, device: str = "auto", precision: str = "auto") -> OnnxGraph:
+    """Open an exported file on ``auto``, ``cpu``, ``cuda`` or ``cuda:1``, or with OpenVINO on ``openvino[:DEVICE]``.
+
+    ``precision`` is OpenVINO's choice: ``auto`` or ``float32``; onnxruntime computes in float32.
 
     Raises:
-        MissingExtraError: no onnxruntime here.
+        MissingExtraError: no onnxruntime here, or no OpenVINO where that is asked for.
         ModelError: no such file or device, a damaged file, one without a score card, or another graph.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise ModelError("The model must be a file that exists", file.name or str(path), "Check the path")
     runtime = _onnxruntime()
-    provider, options = _provider(runtime, device)
+    by_openvino = device.partition(":")[0] == OPENVINO
+    provider, options = _provider(runtime, "cpu" if by_openvino else device)
     session = _session(runtime, file, provider, options)
     placed = "cuda" if session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
     if device.startswith("cuda") and placed == "cpu":
         raise _no_cuda(device, "CUDA's libraries could not be loaded")
     card = _card(session, file.name)
     _check_ports(session, card, file.name)
-    return OnnxGraph(file.name, sha256_file(file), card, placed, session)
+    digest = sha256_file(file)
+    if by_openvino:
+        del session  # it only told what the file holds
+        compiled = open_session(file, device, precision)
+        return OnnxGraph(file.name, digest, card, compiled.device, compiled, OPENVINO, compiled.precision)
+    return OnnxGraph(file.name, digest, card, placed, session)
 
 
 def _onnxruntime() -> Any:
@@ -102,7 +114,9 @@ def _provider(runtime: Any, device: str) -> tuple[str, dict[str, str]]:
     """Name of onnxruntime's provider for a device, and its options."""
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
-        raise ModelError("The device of an .onnx model must be auto, cpu, cuda or cuda:N", device, "Use --device cpu")
+        raise ModelError(
+            "The device of an .onnx model must be auto, cpu, cuda, cuda:N or openvino", device, "Use --device cpu"
+        )
     has_cuda = "CUDAExecutionProvider" in runtime.get_available_providers()
     if kind == "cuda" and not has_cuda:
         raise _no_cuda(device, "this onnxruntime is made for the CPU")
