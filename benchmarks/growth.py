@@ -29,7 +29,7 @@ from headclip_med.case_inputs import expand_inputs
 from headclip_med.case_options import CaseOptions
 from headclip_med.cohort import run_cohort
 from headclip_med.demo import demo_phantom
-from headclip_med.memory import slice_bytes
+from headclip_med.memory import batch_bytes
 
 CPU = torch.device("cpu")
 
@@ -39,7 +39,7 @@ class Point:
     """What one process does."""
 
     line: str
-    x: int
+    x: float
     slices: int = 32
     side: int = 128  # of a slice, voxels
     planes: str | None = None
@@ -53,7 +53,7 @@ class Point:
 def points(weights: str | None) -> list[Point]:
     """All of them, line by line."""
     lines = [Point("slices", n, slices=n) for n in (20, 155, 300, 600)]
-    lines += [Point("voxels of a slice", n * n, side=n) for n in (64, 128, 256, 512)]
+    lines += [Point("thousand voxels a slice", n * n / 1000, side=n) for n in (64, 128, 256, 512)]
     lines += [Point("planes", n, slices=128, planes=p) for n, p in enumerate(("axial", "axial,coronal", "all"), 1)]
     lines += [Point("cases", n, cases=n) for n in (1, 4, 8, 16)]
     if weights:
@@ -101,7 +101,7 @@ def measure(point: Point) -> dict[str, Any]:
         "weights": None,
         "seconds": statistics.median(took[1:] or took),
         "peak_mib": None if peak is None else peak / 2**20,
-        "predicted_batch_mib": engine.batch_size * slice_bytes(detector) / 2**20,
+        "predicted_batch_mib": batch_bytes(detector, engine.batch_size) / 2**20,
         "volume_mib": point.side**2 * point.slices * 4 / 2**20,
     }
 
@@ -135,8 +135,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
             fit = straight(own, key)
             axis.plot(x, y, "o", color="#1f6feb")
             axis.plot([0, max(x)], [fit["at_zero"], fit["at_zero"] + fit["slope"] * max(x)], "-", color="#9aa4b2", lw=1)
-            axis.set(xlabel=name, ylabel=label if column == 0 else "", xlim=(0, None), ylim=(0, None))
-            axis.set_title(f"R² {fit['r2']:.4f}" if key == "seconds" else "", fontsize=9)
+            axis.set(xlabel=name, ylabel=label if column == 0 else "", xlim=(0, None), ylim=(0, 1.08 * max(y)))
+            axis.set_title(f"R² {fit['r2']:.3f}", fontsize=9)
             axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 
@@ -152,11 +152,9 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for row in pool.imap(measure, points(options.weights), chunksize=1):
             rows.append(row)
-            print(
-                f"{row['line']:>18} {row['x']:>7}: {row['seconds']:7.2f} s, peak {row['peak_mib']:6.0f} MiB beyond the "
-                f"model (volume {row['volume_mib']:.0f}, batch predicted {row['predicted_batch_mib']:.0f})",
-                flush=True,
-            )
+            memory = f"volume {row['volume_mib']:.0f}, batch predicted {row['predicted_batch_mib']:.0f}"
+            took = f"{row['seconds']:7.2f} s, peak {row['peak_mib']:6.0f} MiB beyond the model"
+            print(f"{row['line']:>23} {row['x']:>6.0f}: {took} ({memory})", flush=True)
     lines = {}
     for name in dict.fromkeys(row["line"] for row in rows):
         own = [row for row in rows if row["line"] == name]

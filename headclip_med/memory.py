@@ -18,6 +18,9 @@ _TOKENS_CPU, _MOST_CPU = 2400, 8
 _MOST_UNMEASURED = 16  # on devices that do not say what is free
 # Share of the free memory that is planned with: the allocator's rounding and other programs need the rest.
 _SHARE = 0.8
+# Libraries keep buffers and packed weights of their own: with these two, what was counted bounds all that was measured
+# (docs/performance.md), of which it is 1.0 to 3.5 times.
+_BUFFERS, _MARGIN = 32 * 2**20, 1.75
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -41,12 +44,17 @@ def slice_bytes(detector: Detector) -> int:
     return 2 * stream + max(attention, mlp) + taps + pictures
 
 
+def batch_bytes(detector: Detector, batch: int) -> int:
+    """Bytes that scoring a batch takes beyond the weights: an upper bound for :func:`slice_bytes`, by measurement."""
+    return int(_BUFFERS + _MARGIN * batch * slice_bytes(detector))
+
+
 def shortage(case: CaseRun, detector: Detector, batch: int, device: torch.device) -> str | None:
     """What to say when scoring a case is predicted to take more memory than is free, or None.
 
     Beside a batch of slices a CPU will hold two more copies of the map: smoothed, and on its way to the disk.
     """
-    needed = batch * slice_bytes(detector) + (2 * case.map_bytes if device.type == "cpu" else 0)
+    needed = batch_bytes(detector, batch) + (2 * case.map_bytes if device.type == "cpu" else 0)
     free = free_bytes(device)
     if free is None or needed <= free:
         return None
@@ -73,7 +81,7 @@ def fitting_batch(detector: Detector, device: torch.device) -> int:
     free = free_bytes(device)
     if free is None:
         return _MOST_UNMEASURED
-    return max(1, min(_MOST, int(_SHARE * free / slice_bytes(detector))))
+    return max(1, min(_MOST, int((_SHARE * free - _BUFFERS) / (_MARGIN * slice_bytes(detector)))))
 
 
 def _cgroup_free() -> int:

@@ -132,9 +132,9 @@ def test_a_containers_limit_counts_as_memory(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_a_gpus_batch_is_what_its_free_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = BrightnessDetector()
-    one = memory.slice_bytes(detector)
     cuda = torch.device("cuda")
-    for free, batch in ((one, 1), (10 * one, 8), (10**6 * one, 64), (None, 16)):
+    of_eight = memory.batch_bytes(detector, 8) / 0.8
+    for free, batch in ((1000, 1), (int(of_eight) + 1000, 8), (int(of_eight) - 1000, 7), (10**12, 64), (None, 16)):
         monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: free)
         assert memory.fitting_batch(detector, cuda) == batch
 
