@@ -23,7 +23,7 @@ class Ahead(Iterator[Result], Generic[Item, Result]):
     (scored cases, to be written) are so made while ``function`` works on the ones before.
 
     Args:
-        threads: how many work; most: results at most that are made or being made before they are asked for.
+        threads: how many work; most: how many more are begun at most, beside the next one.
         weight: of a result, such as its bytes; budget: no more is begun ahead than weighs so much, each counted as the
             heaviest so far.
     """
@@ -34,7 +34,7 @@ class Ahead(Iterator[Result], Generic[Item, Result]):
         items: Iterable[Item],
         *,
         threads: int = 1,
-        most: int = 1,
+        most: int = 0,
         weight: Callable[[Result], int] | None = None,
         budget: int = 0,
     ) -> None:
@@ -53,7 +53,9 @@ class Ahead(Iterator[Result], Generic[Item, Result]):
         self._begin()
         if not self._begun:
             raise StopIteration
-        return self._begun.popleft().result()
+        given = self._begun.popleft()
+        self._begin()  # something is worked on while the caller uses this one, however heavy it is
+        return given.result()
 
     def _begin(self) -> None:
         while not self._exhausted and self._may_begin():
