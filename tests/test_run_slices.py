@@ -178,7 +178,7 @@ def test_cases_of_an_engine_share_batches_and_equal_single_predictions() -> None
         assert result.slices == alone.slices
 
 
-@pytest.mark.parametrize(("budget", "most_at_once"), [(5, 2), (30, 4), (10**6, 7)])
+@pytest.mark.parametrize(("budget", "most_at_once"), [(5, 3), (30, 4), (10**6, 7)])
 def test_ahead_keeps_the_order_and_stays_within_its_budget(budget: int, most_at_once: int) -> None:
     taken, given = 0, []
 
