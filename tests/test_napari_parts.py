@@ -120,10 +120,10 @@ def test_a_run_yields_every_slice_and_then_the_result(tiny_pack: Path, tmp_path:
     scan = write_volume(tmp_path / "scan.nii.gz")
     events = list(LocalRunner().run(scan, RunOptions(str(tiny_pack))))
     slices = [event for event in events if isinstance(event, SlicesDone)]
-    assert [event.indices for event in slices] == [(i,) for i in range(6)]
-    assert slices[0].maps.shape == (1, 24, 20)
+    assert [index for event in slices for index in event.indices] == list(range(6))
+    assert slices[0].maps.shape == (6, 24, 20)  # at once, of so small a model
     assert isinstance(events[-1], AnomalyResult)
-    assert [e.done for e in events if isinstance(e, Progress) and e.total] == list(range(1, 7))
+    assert [(e.done, e.total) for e in events if isinstance(e, Progress) and e.total] == [(6, 6)]
 
 
 def test_closing_the_iterator_stops_the_engine() -> None:

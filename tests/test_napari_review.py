@@ -40,7 +40,7 @@ def test_open_run_jump_threshold_decide_draw_kill_and_reopen(
     dock.run_box.model.setCurrentText(str(tiny_pack))
     dock.run_box.run_button.click()
     wait_for(lambda: not dock.run.is_running)
-    assert came == list(range(1, 13))
+    assert came == [8, 12], "as many slices at once as a CPU takes of so small a model"
     case = dock.review.case
     assert case is not None, status(dock)
     assert (tmp_path / "out" / "scan" / "result.json").is_file()

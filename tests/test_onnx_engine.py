@@ -306,7 +306,7 @@ def test_devices_that_are_not_there_are_refused_in_words(exported: Path) -> None
     import onnxruntime
 
     for device in ("mps", "cpu:1", "cuda:x", "gpu"):
-        with pytest.raises(ModelError, match="must be auto, cpu, cuda or cuda:N"):
+        with pytest.raises(ModelError, match="must be auto, cpu, cuda, cuda:N or openvino"):
             load_onnx_engine(exported, device=device)
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(ModelError, match="one that onnxruntime finds here; given: cuda: this onnxruntime is made"):
@@ -335,7 +335,7 @@ def test_what_only_torch_can_do_is_refused(options: Any) -> None:
         (["--method", "headclip"], "must be used as it is; given: --method headclip"),
         (["--precision", "float16"], "given: --precision float16"),
         (["--domain", "brain-mri"], "The domain must be generic"),
-        (["--device", "mps"], "must be auto, cpu, cuda or cuda:N"),
+        (["--device", "mps"], "must be auto, cpu, cuda, cuda:N or openvino"),
         (["--batch-size", "0"], "at least 1"),
     ],
 )

@@ -99,4 +99,16 @@ def test_every_package_on_disk_is_in_the_distribution() -> None:
 
 def test_extras_are_those_that_the_documentation_names() -> None:
     extras = set(metadata.metadata("headclip-med").get_all("Provides-Extra") or ())
-    assert extras == {"dicom", "napari", "review", "pacs", "onnx", "bundle", "cluster", "track", "test", "dev"}
+    assert extras == {
+        "dicom",
+        "napari",
+        "review",
+        "pacs",
+        "onnx",
+        "openvino",
+        "bundle",
+        "cluster",
+        "track",
+        "test",
+        "dev",
+    }

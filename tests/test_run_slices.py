@@ -123,11 +123,15 @@ def test_first_round_takes_every_nth_slice_and_the_last() -> None:
 
 
 def test_second_round_takes_what_lies_beside_suspicious_slices() -> None:
-    scores = {0: 0.1, 3: 0.2, 6: 0.9, 9: 0.1, 12: 0.1}
-    assert second_round(range(13), scores, scores, threshold=0.8) == [4, 5, 7, 8]
-    assert second_round(range(13), scores, scores, threshold=0.15) == [1, 2, 4, 5, 7, 8]
-    # below the threshold the highest tenth, here one slice, is still looked at
-    assert second_round(range(13), scores, scores, threshold=1.0) == [4, 5, 7, 8]
+    scores = dict.fromkeys(range(0, 36, 3), 0.1) | {6: 0.9, 9: 0.8, 12: 0.7, 15: 0.6}
+
+    def wanted(threshold: float) -> list[int]:
+        return second_round(range(34), scores, scores, threshold)
+
+    assert wanted(0.85) == [4, 5, 7, 8]
+    assert wanted(0.75) == [4, 5, 7, 8, 10, 11]
+    assert wanted(0.05) == [4, 5, 7, 8, 10, 11, 13, 14], "a quarter of the twelve at most, the highest"
+    assert wanted(1.0) == [4, 5, 7, 8], "a tenth at least, the highest"
 
 
 def test_between_two_scored_slices_is_linear() -> None:
