@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
@@ -83,3 +84,25 @@ def make_dock(viewer: Any) -> Iterator[Callable[[], Any]]:
 def dock(make_dock: Callable[[], Any]) -> Any:
     """A review dock in a viewer."""
     return make_dock()
+
+
+_status = [0]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Keep what the process must say when it ends."""
+    _status[0] = int(exitstatus)
+
+
+def _leave() -> None:
+    """End before Python takes Qt's objects apart in an order of its own, which now and then ends in Qt's own code.
+
+    All results are told and all other exit handlers of later modules have run by then.
+    """
+    if "PySide6.QtGui" in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_status[0])
+
+
+atexit.register(_leave)
