@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from small_cases import write_tiny_pack, write_volume
 
@@ -97,9 +98,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def _leave() -> None:
     """End before Python takes Qt's objects apart in an order of its own, which now and then ends in Qt's own code.
 
-    All results are told and all other exit handlers of later modules have run by then.
+    All results are told by then. The virtual display is a child that an earlier module would have ended.
     """
     if "PySide6.QtGui" in sys.modules:
+        for child in psutil.Process().children(recursive=True):
+            child.terminate()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(_status[0])
