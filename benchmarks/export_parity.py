@@ -2,9 +2,9 @@
 
 For each model: largest absolute difference of map and score from the eager float32 detector (reloaded files, batches
 of 1 and 3), seconds to export, size of the file; then the median time of one slice (batch 1) of eager float32, eager
-bfloat16 and each file, and its ratio to eager float32. The models are headclip-tiny, a ViT-B/16 CLIP at 224 px with
-random weights and random class features, and, with --weights, the pack dinov2-vits14-brain-mri. Ratios are what
-counts; absolute times belong to the machine.
+bfloat16, each file, and OpenVINO where it is installed, with its ratio to eager float32. The models are headclip-tiny,
+a ViT-B/16 CLIP at 224 px with random weights and random class features, and, with --weights, the pack
+dinov2-vits14-brain-mri. Ratios are what counts; absolute times belong to the machine.
 """
 
 from __future__ import annotations
@@ -14,59 +14,32 @@ import json
 import platform
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
-import open_clip
 import torch
-from torch.nn import functional as F
+from machine import interleaved
+from subjects import random_model
 
-from headclip_med.encoders.adapters import tower_from_open_clip
-from headclip_med.encoders.build import BuiltTower
 from headclip_med.exports.kinds import KINDS
+from headclip_med.exports.openvino_session import OPENVINO, OpenVinoSession, open_session
 from headclip_med.exports.run import export_model
 from headclip_med.models import Model, detector_for, load_model
-from headclip_med.packs.pack import Pack, PackRecord, Threshold, TowerRecord
 
 KIND_NAMES = ("pt2", "onnx", "torchscript")
 TOWER = "ViT-B-16"
 
 
 def random_clip() -> Model:
-    """ViT-B/16 with random weights, head weights that are not 1, and random class features."""
-    torch.manual_seed(0)
-    visual = open_clip.create_model(TOWER, pretrained=None).visual.eval()
-    tower = tower_from_open_clip(visual)
-    classes = F.normalize(torch.randn(2, tower.output_dim), dim=-1)
-    record = PackRecord(
-        format="headclip_med/1",
-        name=f"random {TOWER}",
-        title="Random weights",
-        method="headclip",
-        tower=TowerRecord(kind="open_clip", name=TOWER),
-        threshold=Threshold(value=0.5, origin="none"),
-    )
-    tensors = {"patch_classes": classes, "image_classes": classes, "head_weights": 1 + 0.3 * torch.randn(11, 12)}
-    return Model(
-        record.name,
-        "headclip",
-        BuiltTower(tower, "open_clip", TOWER, "random", ""),
-        Pack(Path(), record, tensors, ""),
-    )
-
-
-def interleaved(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each way, taken in turns so that a busy machine slows all of them."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for round_ in range(repeats + 3):
-        for name, work in ways.items():
-            begin = time.perf_counter()
-            work()
-            if round_ >= 3:
-                times[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
+    """ViT-B/16 with random weights and class features, and head weights that are not 1."""
+    model = random_model(TOWER)
+    tensors = {**model.pack.tensors, "head_weights": 1 + 0.3 * torch.randn(11, 12)}
+    return replace(model, pack=replace(model.pack, tensors=tensors))
 
 
 def measure(make: Callable[[], Model], repeats: int, threads: int) -> dict[str, object]:
@@ -76,6 +49,7 @@ def measure(make: Callable[[], Model], repeats: int, threads: int) -> dict[str, 
         files = export_model(model, Path(folder), [KINDS[name] for name in KIND_NAMES])
         runners = {file.kind: KINDS[file.kind].form().reopen(file.file)[0] for file in files}
         session = session_with(threads, Path(folder) / "model.onnx")
+        compiled = openvino_with(Path(folder) / "model.onnx")
     exact, rough_model = detector_for(model, model.domain), make()
     rough_model.built.tower.cast(torch.bfloat16)
     rough = detector_for(rough_model, rough_model.domain)
@@ -88,14 +62,22 @@ def measure(make: Callable[[], Model], repeats: int, threads: int) -> dict[str, 
         "pt2": lambda: runners["pt2"](pixels, valid),
         "torchscript": lambda: runners["torchscript"](pixels, valid),
         "onnx": lambda: session.run(None, arrays),
+        **{name: partial(opened.run, ["anomaly_map"], arrays) for name, opened in compiled.items()},
     }
     with torch.inference_mode():
-        seconds = interleaved(ways, repeats)
+        times = interleaved(ways, repeats, torch.device("cpu"), warm_up=3)
+        expected = exact.score(pixels, valid).maps.numpy()
+    seconds = {name: statistics.median(found) for name, found in times.items()}
+    errors = {
+        name: float(np.abs(opened.run(["anomaly_map"], arrays)[0][:, 0] - expected).max())
+        for name, opened in compiled.items()
+    }
     return {
         "model": model.name,
         "pixels": size,
         "files": [{**file.as_json(), "file": file.file.name, "card_file": file.card_file.name} for file in files],
         "seconds_per_slice": seconds,
+        "openvino_map_errors": errors,
         "ratio_to_eager_float32": {name: value / seconds["eager float32"] for name, value in seconds.items()},
     }
 
@@ -108,6 +90,14 @@ def session_with(threads: int, path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
+def openvino_with(path: Path) -> Mapping[str, OpenVinoSession]:
+    """OpenVINO in the hardware's own precision and in float32, on every core; nothing where it is not installed."""
+    if find_spec(OPENVINO) is None:
+        return {}
+    own = open_session(path, OPENVINO, "auto")
+    return {f"openvino {own.precision}": own, "openvino float32": open_session(path, OPENVINO, "float32")}
+
+
 def show(row: dict) -> None:
     """A few lines per model."""
     print(f"{row['model']} at {row['pixels']} px")
@@ -118,8 +108,10 @@ def show(row: dict) -> None:
             f"  {file['kind']:>12}: map {parity['map_error']:.1e}, score {score}, {file['seconds']:.1f} s to export, "
             f"{file['bytes'] / 2**20:.1f} MiB"
         )
+    for name, error in row["openvino_map_errors"].items():
+        print(f"  {name:>18}: map {error:.1e}")
     for name, seconds in row["seconds_per_slice"].items():
-        print(f"  {name:>14}: {1000 * seconds:7.1f} ms a slice, {row['ratio_to_eager_float32'][name]:.2f} of float32")
+        print(f"  {name:>18}: {1000 * seconds:7.1f} ms a slice, {row['ratio_to_eager_float32'][name]:.2f} of float32")
 
 
 def main() -> None:

@@ -25,9 +25,9 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(
-            "The device must be auto, cpu, or one that PyTorch finds here", name, "Run `headclip-med doctor`"
-        ) from error
+        of_exports = "Export the model first with `headclip-med bundle export --kind onnx`"
+        hint = of_exports if name.startswith("openvino") else "Run `headclip-med doctor`"
+        raise ModelError("The device must be auto, cpu, or one that PyTorch finds here", name, hint) from error
     return device
 
 

@@ -14,16 +14,13 @@ import torch
 from headclip_med.detect_slices import SliceScorer, own_preprocessing
 from headclip_med.detectors import Detector, SliceBatch
 from headclip_med.device import Precision, choose_device, choose_dtype
-from headclip_med.job import Clock
 from headclip_med.memory import fitting_batch, shortage
 from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model, place_model
 from headclip_med.packs.domains import Domain, get_domain
-from headclip_med.reading.base import AnyVolume
 from headclip_med.result import AnomalyResult
 from headclip_med.run_job import CaseRun
 from headclip_med.run_slices import Batching
-from headclip_med.scan_engine import Ask, ScanEngine, Setup
-from headclip_med.scan_run import Arrived, Progress
+from headclip_med.scan_engine import ScanEngine, Setup
 from headclip_med.sources import to_metatensors
 from headclip_med.speed import get_speed
 
@@ -64,23 +61,6 @@ class Engine(ScanEngine):
             warnings=self.model.warnings,
         )
 
-    def begin(
-        self,
-        volume: AnyVolume,
-        ask: Ask,
-        *,
-        clock: Clock | None = None,
-        progress: Progress | None = None,
-        arrived: Arrived | None = None,
-    ) -> CaseRun:
-        """Everything before a case's first slice, and a warning when memory is predicted to run short."""
-        case = super().begin(volume, ask, clock=clock, progress=progress, arrived=arrived)
-        detector = self._detector(get_domain(ask.domain) if ask.domain else self.model.domain)
-        note = shortage(case, detector, self.batch_size, self.device)
-        if note is not None:
-            case.warnings.append(note)
-        return case
-
     def identity(self) -> dict[str, Any]:
         """What decides this engine's numbers, under the names of a result's provenance: names, hashes, precision."""
         precision = str(self.dtype).removeprefix("torch.")
@@ -103,6 +83,10 @@ class Engine(ScanEngine):
                 self._batching.size = fitting_batch(detector, self.device)
             self._detectors[domain.name] = detector
         return self._detectors[domain.name]
+
+    def _foreseen(self, case: CaseRun, setup: Setup) -> list[str]:
+        note = shortage(case, self._detector(get_domain(setup.domain)), self.batch_size, self.device)
+        return [] if note is None else [note]
 
     def _where(self) -> dict[str, Any]:
         return {**self.setting(), "device": _device_name(self.device)}

@@ -149,7 +149,7 @@ class ScanEngine(ABC):
         )
         sigma = chosen_smoothing(ask.smooth_mm, setup.smoothing_mm, job)
         clock.lap("read")
-        return begin_case(
+        case = begin_case(
             job,
             setup.score,
             sigma_mm=sigma,
@@ -160,6 +160,8 @@ class ScanEngine(ABC):
             progress=progress,
             arrived=arrived,
         )
+        case.warnings += self._foreseen(case, setup)
+        return case
 
     def score_each(
         self,
@@ -194,6 +196,10 @@ class ScanEngine(ABC):
         case.clock.restart()
         result = finish_case(case)
         return replace(result, provenance={**result.provenance, **self._where()})
+
+    def _foreseen(self, case: CaseRun, setup: Setup) -> list[str]:
+        """Warnings before the first slice, such as of too little memory."""
+        return []
 
     def _where(self) -> dict[str, Any]:
         """Where and how a case ran, for its provenance: a batch may have shrunk meanwhile."""

@@ -20,7 +20,7 @@ from headclip_med.detectors import HeadCLIPConfig
 from headclip_med.encoders.attention import attend
 from headclip_med.encoders.image import EncodeOptions, encode_images
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.errors import InputError
+from headclip_med.errors import InputError, ModelError
 from headclip_med.models import at_speed
 from headclip_med.scan_engine import Ask
 from headclip_med.sources import load_source
@@ -160,3 +160,8 @@ def test_a_cpus_batch_is_a_few_of_few_tokens() -> None:
     assert memory.fitting_batch(detector, torch.device("cpu")) == 4
     detector.image_size = 512
     assert memory.fitting_batch(detector, torch.device("cpu")) == 1
+
+
+def test_openvino_without_an_exported_model_says_what_to_do(tiny_pack: Path) -> None:
+    with pytest.raises(ModelError, match=r"given: openvino:GPU\. Export the model first"):
+        load_engine(tiny_pack, device="openvino:GPU")
