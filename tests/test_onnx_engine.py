@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -463,56 +462,32 @@ def test_public_names_and_errors() -> None:
     assert issubclass(MissingExtraError, HeadclipError)
 
 
-_ON_OPENVINO = """
-import json, sys
-import numpy as np
-from headclip_med.errors import ModelError
-from headclip_med.exports.onnx_engine import load_onnx_engine
-
-exported, volume, out, precision, device = sys.argv[1:]
-try:
-    result = load_onnx_engine(exported, device=device, batch_size=3, precision=precision).predict(volume)
-except ModelError as error:
-    print(json.dumps(str(error)))
-else:
-    np.save(out, result.map_array)
-    told = {key: result.provenance[key] for key in ("device", "runtime", "precision")}
-    print(json.dumps([told, result.pred_score, "openvino" in result.provenance["versions"]]))
-"""
-
-
-def _on_openvino(exported: Path, volume: Path, out: Path, *, precision: str = "auto", device: str = "openvino") -> Any:
-    """In a process of its own: OpenVINO ends one that has loaded everything else as well, when it exits."""
-    if importlib.util.find_spec("openvino") is None:
-        pytest.skip("needs the extra openvino")
-    command = [sys.executable, "-c", _ON_OPENVINO, str(exported), str(volume), str(out), precision, device]
-    ran = subprocess.run(command, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout)
-
-
 def test_openvino_in_float32_gives_the_same_maps_and_says_what_ran(
-    onnx_engine: OnnxEngine, exported: Path, volume: Path, tmp_path: Path
+    onnx_engine: OnnxEngine, exported: Path, volume: Path
 ) -> None:
-    told, score, version = _on_openvino(exported, volume, tmp_path / "map.npy", precision="float32")
-    expected = onnx_engine.predict(volume)
-    np.testing.assert_allclose(np.load(tmp_path / "map.npy"), expected.map_array, atol=TOLERANCE)
-    assert score == pytest.approx(expected.pred_score, abs=TOLERANCE)
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    engine = load_onnx_engine(exported, device="openvino", precision="float32")
+    found, expected = engine.predict(volume), onnx_engine.predict(volume)
+    np.testing.assert_allclose(found.map_array, expected.map_array, atol=TOLERANCE)
+    assert found.pred_score == pytest.approx(expected.pred_score, abs=TOLERANCE)
+    told = {key: found.provenance[key] for key in ("device", "runtime", "precision")}
     assert told == {"device": "cpu", "runtime": "openvino", "precision": "float32"}
-    assert version
+    assert "openvino" in found.provenance["versions"]
 
 
 def test_openvino_by_default_stays_within_the_tolerance_of_16_bits(
-    onnx_engine: OnnxEngine, exported: Path, volume: Path, tmp_path: Path
+    onnx_engine: OnnxEngine, exported: Path, volume: Path
 ) -> None:
-    told, *_ = _on_openvino(exported, volume, tmp_path / "map.npy")
-    assert told["precision"] in ("float32", "bfloat16", "float16")
-    np.testing.assert_allclose(np.load(tmp_path / "map.npy"), onnx_engine.predict(volume).map_array, atol=2e-2)
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    engine = load_onnx_engine(exported, device="openvino", batch_size=3)
+    assert engine.identity()["precision"] in ("float32", "bfloat16", "float16")
+    np.testing.assert_allclose(engine.predict(volume).map_array, onnx_engine.predict(volume).map_array, atol=2e-2)
 
 
-def test_an_openvino_device_that_is_not_there_is_said_in_words(exported: Path, volume: Path, tmp_path: Path) -> None:
-    said = _on_openvino(exported, volume, tmp_path / "map.npy", device="openvino:NPU9")
-    assert "one that OpenVINO finds here; given: openvino:NPU9. It finds CPU" in said
+def test_an_openvino_device_that_is_not_there_is_said_in_words(exported: Path) -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    with pytest.raises(ModelError, match=r"one that OpenVINO finds here; given: openvino:NPU9.*It finds CPU"):
+        load_onnx_engine(exported, device="openvino:NPU9")
 
 
 def test_without_openvino_its_device_names_the_extra(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
