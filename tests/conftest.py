@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
+import gc
 import os
 import subprocess
 import sys
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from small_cases import write_tiny_pack, write_volume
 
@@ -87,25 +86,13 @@ def dock(make_dock: Callable[[], Any]) -> Any:
     return make_dock()
 
 
-_status = [0]
+@pytest.fixture(scope="module", autouse=True)
+def _windows_end_in_their_own_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Collect what the viewer's tests leave, here and now.
 
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Keep what the process must say when it ends."""
-    _status[0] = int(exitstatus)
-
-
-def _leave() -> None:
-    """End before Python takes Qt's objects apart in an order of its own, which now and then ends in Qt's own code.
-
-    All results are told by then. The virtual display is a child that an earlier module would have ended.
+    Left to Python, it is collected in whichever thread allocates next, such as the one that reads cases ahead. A window
+    with OpenGL that ends there leaves this thread's current context dangling, and Qt follows it when the process exits.
     """
-    if "PySide6.QtGui" in sys.modules:
-        for child in psutil.Process().children(recursive=True):
-            child.terminate()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(_status[0])
-
-
-atexit.register(_leave)
+    yield
+    if "napari" in request.module.__name__:
+        gc.collect()
