@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,43 +23,44 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from slice_measures import (
+    METRICS,
+    SHARED,
+    SIGMA,
+    TOWER,
+    Fold,
+    Scorer,
+    Tally,
+    control_scorer,
+    cut_slices_of,
+    fit_vectors,
+    flair_folds,
+    map_scorer,
+    measure,
+    numbers,
+    pixel_metrics,
+    pooled,
+)
 from torch.nn import functional as F
 
 from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, encode_images, resolve_layers
-from headclip_med.evaluation import curves
 from headclip_med.evaluation.bootstrap import no_interval, patient_draws
-from headclip_med.evaluation.counts import CountSum, ScoreCounts, count_map, count_scores
 from headclip_med.evaluation.resample import choose_bins, count_patients
 from headclip_med.evaluation.settings import Settings
-from headclip_med.intensity import Preprocessing
-from headclip_med.packs.domains import get_domain
-from headclip_med.training.adapter import Adapter, ClassVectors
+from headclip_med.training.adapter import Adapter
 from headclip_med.training.batches import batch_indices
 from headclip_med.training.class_vectors import fit_class_vectors
 from headclip_med.training.config import SliceConfig, TrainConfig
 from headclip_med.training.features import FeatureBank
-from headclip_med.training.fusion import Fusion, fit_fusion, fused, pixel_features
+from headclip_med.training.fusion import fit_fusion
 from headclip_med.training.objective import batch_loss, lesion_share
 from headclip_med.training.run import start_vectors
-from headclip_med.training.slices import SlicesOfCase, TrainingSlice, training_slices
+from headclip_med.training.slices import TrainingSlice
 
-SHARED = Path(os.environ.get("HEADCLIP_SHARED", "../shared"))
-TOWER = SHARED / "weights" / "dinov2_vits14_timm_fp16.safetensors"
-METRICS = ("auroc", "average_precision", "f1_max", "aupro", "image_auroc", "image_average_precision")
-SIGMA = 4.0
 _POLYPS = 120  # of the 200 images, so that a run ends within the hour on two cores
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Slices to adapt on and slices to test on; no patient is in both."""
-
-    name: str
-    train: list[TrainingSlice]
-    test: list[TrainingSlice]
 
 
 @dataclass(frozen=True)
@@ -83,24 +83,8 @@ def brain_folds(built: BuiltTower, image_size: int) -> list[Fold]:
         "nrrd": _nrrd(data / "nrrd"),
     }
     config = SliceConfig(lesion=24, free=12, copies=0)
-    cut = {name: _cut(dataset, "brain-mri", built, image_size, config) for name, dataset in sets.items()}
+    cut = {name: cut_slices_of(dataset, "brain-mri", built, image_size, config) for name, dataset in sets.items()}
     return [Fold(name, [part for other in cut if other != name for part in cut[other]], cut[name]) for name in cut]
-
-
-def flair_folds(built: BuiltTower, image_size: int) -> list[Fold]:
-    """One fold per FLAIR patient, tested on that patient and adapted on the others."""
-    data = SHARED / "data"
-    config = SliceConfig(lesion=24, free=12, copies=0)
-    slices = [
-        part
-        for path in (data / "ms_flair", data / "brats" / "TCGA-DU-7294")
-        for part in _cut(open_dataset(f"brats:{path}", sequences=["t2f"]), "brain-mri", built, image_size, config)
-    ]
-    patients = dict.fromkeys(part.patient for part in slices)
-    return [
-        Fold(name, [s for s in slices if s.patient != name], [s for s in slices if s.patient == name])
-        for name in patients
-    ]
 
 
 def colon_folds(built: BuiltTower, image_size: int) -> list[Fold]:
@@ -108,7 +92,7 @@ def colon_folds(built: BuiltTower, image_size: int) -> list[Fold]:
     dataset = open_dataset(f"pairs:{SHARED / 'data' / 'polyps_2d'}")
     order = np.random.default_rng(0).permutation(len(dataset))[:_POLYPS]
     chosen = replace(dataset, cases=tuple(dataset.cases[i] for i in order))
-    slices = _cut(chosen, "colonoscopy", built, image_size, SliceConfig(copies=0))
+    slices = cut_slices_of(chosen, "colonoscopy", built, image_size, SliceConfig(copies=0))
     return [Fold(f"fold {k + 1}", [s for i, s in enumerate(slices) if i % 3 != k], slices[k::3]) for k in range(3)]
 
 
@@ -117,13 +101,6 @@ def _nrrd(folder: Path) -> CaseDataset:
 
     case = Case("brain2", (folder / "brain2_image.nrrd",), (folder / "brain2_label.nrrd",), patient="brain2")
     return CaseDataset("nrrd", "csv", folder, (case,))
-
-
-def _cut(
-    dataset: CaseDataset, domain: str, built: BuiltTower, image_size: int, config: SliceConfig
-) -> list[TrainingSlice]:
-    spec = Preprocessing(image_size, built.tower.mean, built.tower.std)
-    return training_slices(SlicesOfCase(dataset, get_domain(domain), spec, config), dataset.cases)
 
 
 # Folds, tapped blocks and the trivial control of each task.
@@ -135,8 +112,6 @@ _TASKS: dict[str, tuple[Callable[[BuiltTower, int], list[Fold]], tuple[int, ...]
 
 
 # --- variants: training slices → a function that maps a test slice to (map, image score) -----------------------------
-
-Scorer = Callable[[FeatureBank, int], tuple[NDArray[np.float32], float]]
 
 
 def _options(task: Task, built: BuiltTower, local: str) -> EncodeOptions:
@@ -156,17 +131,6 @@ def _config(task: Task, seed: int, steps: int, heads: bool) -> TrainConfig:
             "seed": seed,
         }
     )
-
-
-def map_scorer(adapter: Adapter, fusion: Fusion | None = None) -> Scorer:
-    """Smoothed map of one slice, and its maximum inside the patient."""
-
-    def score(bank: FeatureBank, index: int) -> tuple[NDArray[np.float32], float]:
-        smooth, levels, inside, _ = pixel_features(adapter, bank, index, SIGMA)
-        found = fused(smooth, levels, fusion) * inside
-        return found.numpy(), float(found.max())
-
-    return score
 
 
 def joint_scorer(adapter: Adapter, train: Pictures, test: Pictures) -> Scorer:
@@ -198,12 +162,6 @@ def pictures(built: BuiltTower, slices: Sequence[TrainingSlice]) -> Pictures:
     return Pictures(
         torch.cat([f for f in features if f is not None]), torch.tensor([float(part.label) for part in slices])
     )
-
-
-def fit_vectors(adapter: Adapter, bank: FeatureBank, seed: int) -> None:
-    """Class vectors to convergence on the features under the present head weights."""
-    assert isinstance(adapter.classes, ClassVectors)
-    start_vectors(adapter, adapter.classes, bank, seed)
 
 
 def train_heads(adapter: Adapter, bank: FeatureBank, config: TrainConfig) -> None:
@@ -243,65 +201,6 @@ def distance_scorer(bank: FeatureBank, index: int) -> tuple[NDArray[np.float32],
     return found.numpy(), float(found.max())
 
 
-def control_scorer(kind: str, mean: Sequence[float], std: Sequence[float]) -> Scorer:
-    """Brightness or redness alone."""
-    centre, spread = (torch.tensor(tuple(v)).view(3, 1, 1) for v in (mean, std))
-
-    def score(bank: FeatureBank, index: int) -> tuple[NDArray[np.float32], float]:
-        part = bank.slices[index]
-        levels = (part.pixels.float() * spread + centre).clamp(0, 1)
-        grey = levels[0] / (levels.sum(dim=0) + 1e-3) if kind == "redness" else levels.mean(dim=0)
-        found = grey.clamp(0, 1) * part.valid
-        if not part.valid.any():
-            return found.numpy(), 0.0
-        top = found[part.valid].sort().values[-max(1, int(0.01 * part.valid.sum())) :]
-        return found.numpy(), float(top.mean())
-
-    return score
-
-
-# --- measuring ---------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Tally:
-    """Counts of one variant under one seed, by case, over all folds or within one."""
-
-    pixels: list[tuple[str, ScoreCounts]]
-    images: list[tuple[str, ScoreCounts]]
-
-
-def measure(scorer: Scorer, bank: FeatureBank) -> Tally:
-    """Score every slice of a test bank."""
-    tally = Tally([], [])
-    for index, part in enumerate(bank.slices):
-        found, image = scorer(bank, index)
-        counts = count_map(found, part.mask.numpy() > 0, inside=part.valid.numpy())
-        label = np.array([part.label])
-        tally.pixels.append((part.case, counts))
-        tally.images.append((part.case, count_scores(np.array([min(max(image, 0), 1)]), label)))
-    return tally
-
-
-def numbers(tally: Tally) -> dict[str, float]:
-    """The metrics of one seed on all slices of a tally."""
-    pixels, images = (_pooled(part) for part in (tally.pixels, tally.images))
-    return {
-        **_pixel_metrics(pixels.negatives, pixels.positives, pixels.regions, pixels.n_regions),
-        "image_auroc": float(curves.auroc(images.negatives, images.positives)),
-        "image_average_precision": float(curves.average_precision(images.negatives, images.positives)),
-    }
-
-
-def _pixel_metrics(negatives: Any, positives: Any, regions: Any, n_regions: Any) -> dict[str, Any]:
-    return {
-        "auroc": curves.auroc(negatives, positives),
-        "average_precision": curves.average_precision(negatives, positives),
-        "f1_max": curves.f1_max(negatives, positives),
-        "aupro": curves.aupro(negatives, regions, n_regions),
-    }
-
-
 def intervals(tallies: Sequence[Tally]) -> dict[str, list[float]]:
     """95 % intervals over cases, the seeds of a draw averaged; empty with fewer than ten cases."""
     cases = sorted({case for case, _ in tallies[0].pixels})
@@ -311,21 +210,14 @@ def intervals(tallies: Sequence[Tally]) -> dict[str, list[float]]:
     place = {case: i for i, case in enumerate(cases)}
     draws: dict[str, list[NDArray[np.float64]]] = {}
     for tally in tallies:
-        bins = choose_bins(_pooled(tally.pixels), settings.bins)
+        bins = choose_bins(pooled(tally.pixels), settings.bins)
         table = count_patients(bins, len(cases), [(place[case], counts) for case, counts in tally.pixels])
-        chunks = [_pixel_metrics(*table.drawn(weights)) for weights in patient_draws(len(cases), settings)]
+        chunks = [pixel_metrics(*table.drawn(weights)) for weights in patient_draws(len(cases), settings)]
         for name in chunks[0]:
             draws.setdefault(name, []).append(np.concatenate([chunk[name] for chunk in chunks]))
     return {
         name: [float(v) for v in np.percentile(np.mean(parts, axis=0), [2.5, 97.5])] for name, parts in draws.items()
     }
-
-
-def _pooled(parts: Sequence[tuple[str, ScoreCounts]]) -> ScoreCounts:
-    total = CountSum()
-    for _, counts in parts:
-        total.add(counts)
-    return total.counts()
 
 
 # --- the study ---------------------------------------------------------------------------------------------------

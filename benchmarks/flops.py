@@ -5,7 +5,7 @@ a projected feature, S = side of the input, p = side of a patch. A FLOP is a mul
 product of (a, b) and (b, c) has 2abc. Only matrix products are counted; softmax, norms, activations, biases, the
 comparison with the class features and the map's interpolation are not.
 
-- patch embedding 2 · P · 3p² · w
+- patch embedding 2 · P · 3p² · w; a stem of convolutions 2 · (S/s)² · k² · c · c' for each, s being its stride so far
 - a block's original path: qkv 2 · T · w · 3w, output projection 2 · T · w², MLP 2 · T · m, attention 4 · T² · w
 - a block's local path: its own output projection 2 · P · w² (head weights are folded into it, so that they cost
   nothing), V-V attention 4 · P · T · w: queries are the patches, keys and values all tokens
@@ -30,8 +30,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 if TYPE_CHECKING:
     from headclip_med.detectors import HeadCLIP
+    from headclip_med.encoders.tower import ImageTower
 
 Flops = Counter[str]  # by part: embedding, qkv, output, mlp, attention, local_output, local_attention, projection
 
@@ -48,6 +51,7 @@ class Work:
         projected: whether features are multiplied with a matrix ``(width, output_dim)``.
         local_start: first block with a local path; taps: blocks whose patches are projected, both 0-based.
         wants_global: also the class token's feature. folded: local output projections are copies of their own.
+        stem: of every convolution of a patch embedding with several: side, stride so far, channels in and out.
     """
 
     width: int
@@ -62,6 +66,7 @@ class Work:
     taps: tuple[int, ...]
     wants_global: bool
     folded: bool
+    stem: tuple[tuple[int, int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.local_start <= max(self.taps) < self.depth:
@@ -76,6 +81,11 @@ class Work:
     def tokens(self) -> int:
         """T."""
         return self.prefix + self.patches
+
+    @property
+    def convolutions(self) -> tuple[tuple[int, int, int, int], ...]:
+        """Side, stride so far, channels in and out of every convolution of the patch embedding."""
+        return self.stem or ((self.patch_size, self.patch_size, 3, self.width),)
 
     @property
     def last(self) -> int:
@@ -107,7 +117,17 @@ def work_of(detector: HeadCLIP) -> Work:
         taps=detector.layers,
         wants_global=detector.wants_image_score,
         folded=detector.folded is not None,
+        stem=_stem(tower),
     )
+
+
+def _stem(tower: ImageTower) -> tuple[tuple[int, int, int, int], ...]:
+    found, stride = [], 1
+    for layer in tower.patch_projection.children():
+        if isinstance(layer, nn.Conv2d):
+            stride *= layer.stride[0]
+            found.append((layer.kernel_size[0], stride, layer.in_channels, layer.out_channels))
+    return tuple(found)
 
 
 def total(parts: Iterable[Flops]) -> Flops:
@@ -190,7 +210,11 @@ def fewest_bytes(work: Work, batch: int, weight_bytes: int) -> int:
         matrices += local_blocks * output
     elif not work.wants_global:
         matrices += output
-    ends = 3 * work.patch_size**2 * w + t * w + (w * work.output_dim if work.projected else 0)
+    ends = (
+        sum(side**2 * a * b for side, _, a, b in work.convolutions)
+        + t * w
+        + (w * work.output_dim if work.projected else 0)
+    )
     streams = (2 * work.last + 1) * t * w + (w if work.wants_global else 0) + 2 * local_blocks * work.patches * w
     images = (3 + 1) * work.image_size**2
     return weight_bytes * matrices + _FLOAT32 * (ends + batch * (streams + images))
@@ -209,7 +233,8 @@ def counts(work: Work) -> dict[str, object]:
 
 
 def _embedding(work: Work) -> Flops:
-    return Flops(embedding=2 * work.patches * 3 * work.patch_size**2 * work.width)
+    size = work.image_size
+    return Flops(embedding=sum(2 * (size // s) ** 2 * side**2 * a * b for side, s, a, b in work.convolutions))
 
 
 def _ends(work: Work) -> list[Flops]:

@@ -101,8 +101,11 @@ def run_demo(
 
 
 def demo_phantom() -> Phantom:
-    """A FLAIR-like head, 1.5 mm, stored in LPS order on a slightly oblique grid, with one lesion."""
-    return make_phantom(SEED, shape=SHAPE, affine=demo_affine(), contrast="flair", lesions=(LESION,))
+    """A FLAIR-like brain, 1.5 mm, stored in LPS order on a slightly oblique grid, with one lesion.
+
+    Without its skull, as the volumes are that the embedded model learned from.
+    """
+    return make_phantom(SEED, shape=SHAPE, affine=demo_affine(), contrast="flair", lesions=(LESION,), skull=False)
 
 
 def demo_affine() -> Affine:

@@ -60,11 +60,11 @@ def test_monais_own_export_gives_a_torchscript_file(tmp_path: Path) -> None:
         meta_file=META,
         config_file=INFERENCE[0],
         use_trace=True,
-        input_shape=[1, 3, 192, 192],
+        input_shape=[1, 3, 256, 256],
         precision="float32",
         bundle_root=str(ROOT),
     )
-    pixels = torch.rand(2, 3, 192, 192, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = build_network("headclip-tiny", precision="float32").eval()(pixels)
         assert torch.allclose(torch.jit.load(target)(pixels), expected, atol=1e-4)

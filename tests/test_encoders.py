@@ -15,7 +15,8 @@ from headclip_med.encoders.attention import attend, attend_locally
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, encode_images, first_local_block, resolve_layers
 from headclip_med.encoders.positions import interpolate_positions
-from headclip_med.errors import HeadclipError, ModelError
+from headclip_med.encoders.timm_vit import TimmVitSpec, build_timm_vit
+from headclip_med.errors import HeadclipError, InputError, ModelError
 from headclip_med.head_weights import DynamicHeadWeights, check_head_weights, fold, place_head_weights
 
 
@@ -311,3 +312,14 @@ def test_bfloat16_matrices_keep_the_features() -> None:
     cosine = (exact.patch_features[3] * rough.patch_features[3]).sum(-1)
     assert rough.patch_features[3].dtype == torch.float32
     assert 0.999 < cosine.min() < 0.9999999
+
+
+def test_a_window_of_a_tower_keeps_the_positions_of_its_place() -> None:
+    model = build_timm_vit(TimmVitSpec(img_size=32, patch_size=8, embed_dim=16, depth=1, num_heads=2))
+    tower = tower_from_timm(model)
+    pixels = torch.rand(2, 3, 32, 32)
+    whole = tower.embed(pixels)[:, 1:].unflatten(1, (4, 4))
+    window = tower.for_window(1, 2, 16).embed(pixels[..., 8:24, 16:32])[:, 1:].unflatten(1, (2, 2))
+    torch.testing.assert_close(window, whole[:, 1:3, 2:4])
+    with pytest.raises(InputError, match="within the 4×4 patches"):
+        tower.for_window(3, 3, 16)

@@ -256,7 +256,7 @@ def test_a_checkpoint_of_the_network_is_what_is_exported(tmp_path: Path) -> None
     loaded = load_network(checkpoint=tmp_path / "model.pt")
     (file,) = export_model(loaded, tmp_path / "m.ts", parse_kinds(None, tmp_path / "m.ts"), images=3)
     maps, card = torchscript.load_torchscript(file.file)
-    pixels = torch.randn(1, 3, 192, 192, generator=seeded(1))
+    pixels = torch.randn(1, 3, 256, 256, generator=seeded(1))
     with torch.no_grad():
         torch.testing.assert_close(maps(pixels), network(pixels), atol=1e-5, rtol=0)
         assert (maps(pixels) - build_network(precision="float32")(pixels)).abs().max() > 1e-3

@@ -158,3 +158,10 @@ def test_counts_and_plain_way_of_real_towers(
     ours = detector.score(pixels)
     torch.testing.assert_close(ours.maps, maps, atol=1e-5, rtol=0)
     torch.testing.assert_close(ours.scores, score, atol=1e-5, rtol=0)
+
+
+def test_a_stem_of_convolutions_counts_each() -> None:
+    # 3×3 of stride 1 with 3 → 4 channels on 4×4, then 2×2 of stride 2 with 4 → 8 channels on 2×2.
+    stem = replace(TINY, stem=((3, 1, 3, 4), (2, 2, 4, 8)))
+    assert flops.useful(stem)["embedding"] == 2 * 16 * 9 * 12 + 2 * 4 * 4 * 32
+    assert flops.useful(TINY)["embedding"] == EMBEDDING

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,61 +9,23 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from headclip_med import load_engine
 from headclip_med.encoders.image import EncodeOptions
-from headclip_med.encoders.timm_vit import TimmVitSpec
+from headclip_med.intensity import Preprocessing
 from headclip_med.packs.pack import TowerRecord, load_pack
 from headclip_med.phantom import Phantom, centred_affine
-from headclip_med.training import calibration, synthetic, tiny
+from headclip_med.training import calibration, synthetic
 from headclip_med.training.class_vectors import ClassVectors, fit_class_vectors, ranking_quality, write_pack
 
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> synthetic.SliceBank:
-    """A small architecture and small heads, so that training takes seconds."""
-    spec = TimmVitSpec(img_size=64, patch_size=8, embed_dim=64, depth=2, num_heads=4)
-    monkeypatch.setattr(tiny, "ARCHITECTURE", spec)
-    monkeypatch.setattr(tiny, "ENCODE", replace(tiny.ENCODE, layers=(1,), local_start=1))
-    monkeypatch.setattr(tiny, "PIXELS", replace(tiny.PIXELS, image_size=64))
-    return synthetic.build_bank(3, range(2), 12, tiny.PIXELS)
+PIXELS = Preprocessing(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def test_a_bank_holds_lesions_and_healthy_slices_in_the_models_window(small: synthetic.SliceBank) -> None:
-    assert small.images.shape == small.masks.shape == (24, 64, 64)
-    assert small.images.max() > 200
-    assert set(np.unique(small.masks)) <= {0, 1}
-    again = synthetic.build_bank(3, range(2), 12, tiny.PIXELS)
-    np.testing.assert_array_equal(small.images, again.images)
-
-
-def test_training_writes_a_pack_that_the_engine_loads(small: synthetic.SliceBank, tmp_path: Path) -> None:
-    recipe = tiny.TinyTraining(minutes=0.05, batch=16, crop=32)
-    model = tiny.train_tiny(recipe, small, lambda _: None)
-    tiny.save_tiny(model, tmp_path / "headclip-tiny")
-    array = small.images[:6].astype(np.float32).transpose(1, 2, 0)
-    result = load_engine(tmp_path / "headclip-tiny", "cpu").predict(array, affine=np.eye(4))
-    assert result.map_array.shape == (64, 64, 6)
-    assert "not calibrated" in result.threshold_origin
-
-
-def test_the_loss_falls_when_lesions_score_high(small: synthetic.SliceBank) -> None:
-    masks = torch.zeros(1, 16, 16)
-    masks[0, :8, :8] = 1
-    good, bad = torch.tensor([[[0.9, 0.1], [0.1, 0.1]]]), torch.full((1, 2, 2), 0.5)
-    logits = torch.zeros(1, 2)
-    better, parts = tiny.detection_loss(good, logits, masks, tiny.TinyTraining())
-    worse, _ = tiny.detection_loss(bad, logits, masks, tiny.TinyTraining())
-    assert better < worse
-    assert parts["patches"] == pytest.approx(-np.log(0.9), rel=1e-5)
-    assert parts["image"] == pytest.approx(np.log(2), rel=1e-5)
-
-
-def test_tokens_start_as_the_spectrum_of_their_patch(small: synthetic.SliceBank) -> None:
-    patchify = torch.nn.Conv2d(3, 64, 8, stride=8, bias=False)
-    tiny.start_from_local_spectra(patchify)
-    flat = patchify(torch.full((1, 3, 8, 8), 0.5)).detach().flatten()
-    assert flat[0] == pytest.approx(0.5, rel=1e-5)  # mean brightness
-    assert flat[1:].abs().max() < 1e-5
+def test_a_bank_holds_lesions_and_healthy_slices_in_the_models_window() -> None:
+    bank = synthetic.build_bank(3, range(2), 12, PIXELS)
+    assert bank.images.shape == bank.masks.shape == (24, 64, 64)
+    assert bank.images.max() > 200
+    assert set(np.unique(bank.masks)) <= {0, 1}
+    again = synthetic.build_bank(3, range(2), 12, PIXELS)
+    np.testing.assert_array_equal(bank.images, again.images)
 
 
 def test_class_vectors_separate_what_is_separable() -> None:
@@ -84,7 +45,7 @@ def test_class_vectors_are_written_in_the_order_of_the_layers(tmp_path: Path) ->
     """They used to be sorted, apart from the list of layers beside them."""
     fits = {n: ClassVectors(torch.full((4,), float(n)), torch.eye(4)[n], 5.0) for n in (1, 2)}
     tower = TowerRecord(kind="timm", name="any")
-    write_pack(tmp_path / "own", "own", tower, tiny.PIXELS, EncodeOptions((2, 1)), fits)
+    write_pack(tmp_path / "own", "own", tower, PIXELS, EncodeOptions((2, 1)), fits)
     pack = load_pack(tmp_path / "own")
     assert pack.config().feature_layers == (2, 1)
     assert pack.tensors["centre"][:, 0].tolist() == [2, 1]

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TimmVitSpec:
-    """Arguments of timm's ``VisionTransformer``; sizes in pixels, ``embed_dim`` divisible by ``num_heads``."""
+    """Arguments of timm's ``VisionTransformer``; sizes in pixels, ``embed_dim`` divisible by ``num_heads``.
+
+    ``stem``: patches become tokens by a few convolutions instead of one.
+    """
 
     img_size: int
     patch_size: int
@@ -20,10 +23,18 @@ class TimmVitSpec:
     num_heads: int
     mlp_ratio: float = 4.0
     reg_tokens: int = 0
+    stem: bool = False
 
 
 def build_timm_vit(spec: TimmVitSpec) -> VisionTransformer:
     """A randomly initialised ViT without a classifier."""
     from timm.models.vision_transformer import VisionTransformer
 
-    return VisionTransformer(**asdict(spec), num_classes=0, global_pool="token")
+    arguments = asdict(spec)
+    stem = arguments.pop("stem")
+    model = VisionTransformer(**arguments, num_classes=0, global_pool="token")
+    if stem:
+        from headclip_med.encoders.stem import convolutional_stem
+
+        model.patch_embed.proj = convolutional_stem(spec.patch_size, spec.embed_dim)
+    return model

@@ -160,12 +160,31 @@ class ImageTower(nn.Module):
         prefix = self.prefix if self.positions_cover_prefix else 0
         stored = self.positions.detach().reshape(1, -1, self.width)
         positions = interpolate_positions(stored, grid, prefix=prefix, mode=mode)
-        tower = ImageTower(
+        tower = self._at(nn.Parameter(positions, requires_grad=False), size)
+        tower._parts = tower._parts[: last + 1]
+        return tower
+
+    def for_window(self, row: int, col: int, size: int) -> ImageTower:
+        """What sees a window of ``size`` pixels of the native square from patch ``(row, col)`` on.
+
+        Positions are cut, not resampled, so that neighbours are as far apart as in the whole square. Differentiable.
+        """
+        side, across = size // self.patch_size, self.native_size // self.patch_size
+        if not (0 <= row <= across - side and 0 <= col <= across - side):
+            raise InputError(f"A window must lie within the {across}×{across} patches", f"({row}, {col}) + {side}")
+        prefix = self.prefix if self.positions_cover_prefix else 0
+        stored = self.positions.reshape(1, -1, self.width)
+        places = stored[:, prefix:].unflatten(1, (across, across))[:, row : row + side, col : col + side]
+        return self._at(torch.cat([stored[:, :prefix], places.flatten(1, 2)], dim=1), size)
+
+    def _at(self, positions: Tensor, size: int) -> ImageTower:
+        """The same blocks with other positions, for inputs of ``size`` pixels."""
+        return ImageTower(
             nn.Identity(),
             blocks=self.blocks,
             patch_projection=self.patch_projection,
             prefix_tokens=tuple(self.prefix_tokens),
-            positions=nn.Parameter(positions, requires_grad=False),
+            positions=positions,
             positions_cover_prefix=self.positions_cover_prefix,
             norm_pre=self.norm_pre,
             norm_post=self.norm_post,
@@ -178,8 +197,6 @@ class ImageTower(nn.Module):
             mean=self.mean,
             std=self.std,
         )
-        tower._parts = tower._parts[: last + 1]
-        return tower
 
     def nearest_size(self, size: int) -> int:
         """The multiple of the patch size nearest to ``size`` pixels, at least one patch."""

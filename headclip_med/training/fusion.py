@@ -34,7 +34,7 @@ def fit_fusion(adapter: Adapter, bank: FeatureBank, slices: int, sigma: float, s
             features = torch.stack([torch.logit(maps.flatten(), eps=1e-6), levels.flatten()], dim=1)[places]
             rows.append(features)
             labels.append(torch.full((len(places),), label))
-    return _logistic(torch.cat(rows), torch.cat(labels))
+    return logistic_fusion(torch.cat(rows), torch.cat(labels))
 
 
 @torch.no_grad()
@@ -57,8 +57,15 @@ def fused(maps: Tensor, levels: Tensor, fusion: Fusion | None) -> Tensor:
     return maps if fusion is None else fuse_intensity(maps, levels, fusion)
 
 
-def _logistic(features: Tensor, labels: Tensor) -> Fusion:
-    weight = torch.where(labels > 0, 0.5 / (labels > 0).sum(), 0.5 / (labels == 0).sum())
+def logistic_fusion(features: Tensor, labels: Tensor, shares: Tensor | None = None) -> Fusion:
+    """Class-balanced logistic regression of ``labels (M,)`` on log-odds of the map and brightness, ``(M, 2)``.
+
+    Args:
+        shares: ``(M,)`` what each row weighs among those of its class; None: all the same.
+    """
+    shares = torch.ones_like(labels) if shares is None else shares
+    lesion = labels > 0
+    weight = 0.5 * torch.where(lesion, shares / shares[lesion].sum(), shares / shares[~lesion].sum())
     with torch.enable_grad():
         theta = torch.tensor([1.0, 0.0, 0.0], requires_grad=True)
         optimiser = torch.optim.LBFGS([theta], max_iter=200, line_search_fn="strong_wolfe")

@@ -1,0 +1,340 @@
+"""Pretrain ``headclip-tiny``: a small tower that finds lesions painted into, and known in, real brains.
+
+    python -m headclip_med.training.pretraining CONFIG.yaml [--out PACK_FOLDER] [--resume]
+
+The bundle ``headclip_tiny_pretraining`` runs the same. Batches depend on the seed and the step alone, so that the same
+configuration gives the same file on a CPU, interrupted or not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from monai.inferers import Inferer, SimpleInferer
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from scipy import ndimage
+from torch import Tensor, nn
+
+from headclip_med.errors import CancelledError, InputError, ModelError, OutputError
+from headclip_med.hashing import sha256_file
+from headclip_med.intensity import Preprocessing
+from headclip_med.packs.pack import (
+    PACK_FORMAT,
+    TENSORS_NAME,
+    LedgerEntry,
+    PackRecord,
+    Threshold,
+    TowerRecord,
+    write_record,
+)
+from headclip_med.training.anatomy import Anatomy, read_anatomy
+from headclip_med.training.calibration import calibrate_pack
+from headclip_med.training.checkpoint import NAME, RunState, load_checkpoint, save_checkpoint
+from headclip_med.training.fit import TrainWatcher
+from headclip_med.training.fusion import Fusion, logistic_fusion
+from headclip_med.training.lesions import SEQUENCES
+from headclip_med.training.pretrain_batches import PaintedSlices
+from headclip_med.training.pretrain_config import PretrainConfig
+from headclip_med.training.pretrain_network import PIXEL_MEAN, PIXEL_STD, DetectionLoss, PretrainNetwork
+from headclip_med.writing.atomic import atomic_path, check_writable
+
+log = logging.getLogger(__name__)
+
+TOWER_NAME = "tower.safetensors"
+_WARM_UP = 100  # steps to the full learning rate
+_FUSION_SLICES, _FUSION_PIXELS = 96, 300  # labelled slices, and pixels of each and of each class
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """The pack's folder, the loss of the last entry of the history, and how many slices were learned from."""
+
+    pack: Path
+    last_loss: float
+    slices: int
+
+
+class Pretrainer:
+    """One run: what a bundle's ``run`` calls.
+
+    Args:
+        network, slices, loss: made from ``config``. ledger: of the bank in ``slices``. inferer: runs the network.
+        max_epochs: ends after so many times ``save_every`` steps, to be resumed; None: at the end of the schedule.
+        resume: go on with the checkpoint in ``config.out``; without one, begin.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        network: PretrainNetwork,
+        slices: PaintedSlices,
+        ledger: tuple[LedgerEntry, ...],
+        *,
+        inferer: Inferer | None = None,
+        loss: DetectionLoss | None = None,
+        max_epochs: int | None = None,
+        resume: bool = False,
+        watcher: TrainWatcher | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> None:
+        self.config, self.network, self.slices, self.ledger = config, network, slices, ledger
+        self.inferer, self.loss = inferer or SimpleInferer(), loss or DetectionLoss(config.small_lesions)
+        self.last_step = config.steps if max_epochs is None else min(config.steps, max_epochs * config.save_every)
+        self.resume, self.watcher, self.cancel = resume, watcher or TrainWatcher(), cancel
+
+    def run(self) -> Pretrained:
+        """Train, weigh brightness, write the pack.
+
+        Raises:
+            OutputError: the folder cannot be written to, or holds the checkpoint of a run that is not resumed.
+            ModelError: a loss that is not finite; CancelledError. The last checkpoint is kept.
+        """
+        config = self.config
+        check_writable(config.out)
+        if (config.out / NAME).exists() and not self.resume:
+            raise OutputError(
+                "A new run must have a folder without a checkpoint",
+                config.out.name,
+                "Resume it, or choose another folder",
+            )
+        torch.set_num_threads(config.threads)
+        self.watcher.stage("pretraining")
+        history = self._train()
+        self.watcher.stage("weighing brightness")
+        self.network.eval()
+        fusion = fit_fusion(self.network, self.slices.anatomy, config)
+        save_pretrained(self.network, fusion, config, self.ledger, history)
+        if config.threshold is None:
+            self.watcher.stage("choosing the threshold")
+            calibrate_pack(config.out)
+        return Pretrained(config.out, history[-1]["loss"] if history else math.nan, len(self.slices.anatomy))
+
+    def _train(self) -> list[dict[str, float]]:
+        config, network = self.config, self.network
+        optimiser = torch.optim.AdamW(network.groups(), betas=(0.9, 0.98))
+        path, identity, state = config.out / NAME, self._identity(), RunState()
+        if self.resume and path.is_file():
+            state = load_checkpoint(path, network, optimiser, identity)
+        recent: list[float] = []
+        while state.step < self.last_step:
+            if self.cancel is not None and self.cancel():
+                raise CancelledError("The run was stopped by the caller", f"after step {state.step} of {config.steps}")
+            recent.append(self._step(optimiser, state.step))
+            state.step += 1
+            self.watcher.step(state.step, config.steps, recent[-1])
+            if state.step % config.save_every == 0 or state.step == self.last_step:
+                state.history.append({"step": state.step, "loss": sum(recent) / len(recent)})
+                log.info("step %d of %d: loss %.4f", state.step, config.steps, state.history[-1]["loss"])
+                recent = []
+                save_checkpoint(path, state, network, optimiser, identity)
+        return state.history
+
+    def _step(self, optimiser: torch.optim.Optimizer, step: int) -> float:
+        config, network = self.config, self.network
+        done = step / config.steps
+        pace = min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * done))
+        for group in optimiser.param_groups:
+            group["lr"] = group["rate"] * pace
+        batch = self.slices[step]
+        pull = config.head_decay * (network.head_weights - 1).square().sum()
+        loss = self.loss(self.inferer(batch.levels, network, batch.corner), batch) + pull
+        if not math.isfinite(float(loss.detach())):
+            raise ModelError("The loss must stay a finite number", float(loss.detach()), "Lower learning_rate")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        return float(loss.detach())
+
+    def _identity(self) -> dict[str, Any]:
+        fields = self.config.model_dump(
+            mode="json", exclude={"out", "name", "sources", "threshold", "threshold_origin", "save_every"}
+        )
+        return {"configuration": fields, "data": [entry.model_dump(mode="json") for entry in self.ledger]}
+
+
+@torch.no_grad()
+def fit_fusion(network: PretrainNetwork, bank: Anatomy, config: PretrainConfig) -> Fusion | None:
+    """(a, b, c) of :func:`headclip_med.scoring.fuse_intensity` from labelled slices as they are; None without any.
+
+    Classes are balanced for a and b; c then gets the log-odds of lesion among the slices' pixels, so that healthy
+    tissue lies near 0 and not near a half.
+    """
+    wanted = torch.tensor([SEQUENCES.index(name) for name in config.fuse_on])
+    labelled = bank.lesions.flatten(1).any(dim=1) & torch.isin(bank.sequence, wanted)
+    places = torch.nonzero(labelled)[:, 0]
+    if len(places) == 0:
+        return None
+    if len(places) > _FUSION_SLICES:
+        places = places[torch.linspace(0, len(places) - 1, _FUSION_SLICES).round().long()]
+    draw = torch.Generator().manual_seed(config.seed)
+    rows, labels, shares = [], [], []
+    a, b, c = network.fusion
+    for place in places:
+        levels = bank.images[place][None].float() / 255
+        odds = ((network(levels).logits - b * levels - c) / a)[0]
+        share = _share_of_lesion(bank.lesions[place])
+        for label, of_class in ((1.0, share > 0), (0.0, bank.inside[place] & (share == 0))):
+            found = torch.nonzero(of_class.flatten())[:, 0]
+            found = found[torch.randperm(len(found), generator=draw)[:_FUSION_PIXELS]]
+            rows.append(torch.stack([odds.flatten()[found], levels.flatten()[found]], dim=1))
+            labels.append(torch.full((len(found),), label))
+            shares.append(share.flatten()[found] if label else torch.ones(len(found)))
+    fitted = logistic_fusion(torch.cat(rows), torch.cat(labels), torch.cat(shares))
+    return fitted[0], fitted[1], fitted[2] + _prior_odds(bank, places)
+
+
+def _prior_odds(bank: Anatomy, places: Tensor) -> float:
+    """log(π / (1 − π)), π being the share of lesion among the pixels of the patient."""
+    lesion, inside = (int(part[places].sum()) for part in (bank.lesions, bank.inside))
+    return math.log(lesion / max(1, inside - lesion))
+
+
+def _share_of_lesion(lesions: Tensor) -> Tensor:
+    """``(S, S)`` bool → 1 / area of the lesion that a pixel is of, 0 elsewhere: so every lesion weighs the same."""
+    regions, count = ndimage.label(lesions.numpy(), structure=np.ones((3, 3)))
+    areas = np.bincount(regions.ravel(), minlength=count + 1).astype(np.float32)
+    return torch.from_numpy(np.where(regions > 0, 1 / areas[regions], 0).astype(np.float32))
+
+
+def save_pretrained(
+    network: PretrainNetwork,
+    fusion: Fusion | None,
+    config: PretrainConfig,
+    ledger: tuple[LedgerEntry, ...],
+    history: list[dict[str, float]],
+) -> Path:
+    """Write the pack: ``tower.safetensors`` (float16), ``pack.safetensors``, ``training.json`` and ``pack.json``.
+
+    Raises:
+        OutputError: one cannot be written.
+    """
+    folder = config.out
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().half().contiguous() for name, tensor in network.vit.state_dict().items()}
+    learned = {
+        "patch_classes": nn.functional.normalize(network.classes.detach(), dim=-1).contiguous(),
+        "head_weights": network.head_weights.detach().clone(),
+    }
+    _write_tensors(folder / TOWER_NAME, state)
+    _write_tensors(folder / TENSORS_NAME, learned)
+    recipe = config.model_dump(mode="json", exclude={"out", "sources"})
+    with atomic_path(folder / "training.json") as draft:
+        draft.write_text(json.dumps({"recipe": recipe, "history": history}, indent=1) + "\n")
+    return write_record(folder, _record(network, fusion, config, ledger))
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    with atomic_path(path) as draft:
+        save_file(tensors, draft)
+        draft.chmod(0o644)  # safetensors writes it for its owner alone
+
+
+def _record(
+    network: PretrainNetwork, fusion: Fusion | None, config: PretrainConfig, ledger: tuple[LedgerEntry, ...]
+) -> PackRecord:
+    threshold = Threshold(value=0.5, origin="not calibrated yet")
+    if config.threshold is not None:
+        threshold = Threshold(value=config.threshold, origin=config.threshold_origin or "set by the configuration")
+    return PackRecord(
+        format=PACK_FORMAT,
+        name=config.name,
+        title="Small tower trained on lesions painted into brains and on those known in them",
+        method="headclip",
+        tower=TowerRecord(
+            kind="embedded",
+            name="headclip-tiny-vit",
+            sha256=sha256_file(config.out / TOWER_NAME),
+            file=TOWER_NAME,
+            spec=config.tower,
+            mean=PIXEL_MEAN,
+            std=PIXEL_STD,
+        ),
+        config={
+            "image_size": config.image_size,
+            "feature_layers": list(config.taps),
+            "local_attention": config.local_attention,
+            "local_start": config.local_start,
+            "temperature": math.exp(-float(network.log_scale.detach())),
+            "intensity_fusion": None if fusion is None else list(fusion),
+        },
+        domain="brain-mri",
+        threshold=threshold,
+        ledger=ledger,
+    )
+
+
+def preprocessing(config: PretrainConfig) -> Preprocessing:
+    """How volumes become the tower's squares."""
+    return Preprocessing(config.image_size, PIXEL_MEAN, PIXEL_STD)
+
+
+def read_bank(config: PretrainConfig, watcher: TrainWatcher | None = None) -> tuple[Anatomy, tuple[LedgerEntry, ...]]:
+    """Slices of every source, and their lines in the data ledger."""
+    watcher = watcher or TrainWatcher()
+    return read_anatomy(config, preprocessing(config), lambda name: watcher.stage(f"cutting slices: {name}"))
+
+
+def pretrain(
+    config: PretrainConfig,
+    *,
+    resume: bool = False,
+    watcher: TrainWatcher | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Pretrained:
+    """Read, train, write: see :class:`Pretrainer`."""
+    anatomy, ledger = read_bank(config, watcher)
+    slices, network = PaintedSlices(anatomy, config), PretrainNetwork(config)
+    return Pretrainer(config, network, slices, ledger, resume=resume, watcher=watcher, cancel=cancel).run()
+
+
+def load_pretrain_config(path: Path, **changes: Any) -> PretrainConfig:
+    """A configuration from a YAML file with ``changes`` on top.
+
+    Raises:
+        InputError: an unreadable file, an unknown field, or a value that a field may not have.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError("The configuration must be a readable YAML file", f"{path.name}: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError("The configuration must be a YAML mapping of fields", path.name)
+    try:
+        return PretrainConfig.model_validate({**values, **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            "A pretraining configuration must hold known fields and allowed values", f"{where}: {first['msg']}"
+        ) from error
+
+
+def main() -> None:
+    """Command-line entry."""
+    from headclip_med.console_train import TrainBar
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--resume", action="store_true")
+    options = parser.parse_args()
+    changes = {name: getattr(options, name) for name in ("out", "seed") if getattr(options, name) is not None}
+    with TrainBar() as watcher:
+        pretrain(load_pretrain_config(options.config, **changes), resume=options.resume, watcher=watcher)
+
+
+if __name__ == "__main__":
+    main()
