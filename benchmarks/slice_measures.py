@@ -40,15 +40,20 @@ class Fold:
     test: list[TrainingSlice]
 
 
+# Labelled sets with FLAIR, and their sequences.
+_FLAIR_SETS = {"ms_flair": ("t2f", "t2w", "t1n"), "brats/TCGA-DU-7294": ("t2f", "t2w", "t1n", "t1c")}
+
+
 def flair_folds(built: BuiltTower, image_size: int, sequence: str = "t2f") -> list[Fold]:
     """One fold per patient with FLAIR, tested on that patient and adapted on the others."""
     data = SHARED / "data"
     config = SliceConfig(lesion=24, free=12, copies=0)
     slices = [
         part
-        for path in (data / "ms_flair", data / "brats" / "TCGA-DU-7294")
+        for path, sequences in _FLAIR_SETS.items()
+        if sequence in sequences
         for part in cut_slices_of(
-            open_dataset(f"brats:{path}", sequences=[sequence]), "brain-mri", built, image_size, config
+            open_dataset(f"brats:{data / path}", sequences=[sequence]), "brain-mri", built, image_size, config
         )
     ]
     patients = dict.fromkeys(part.patient for part in slices)
