@@ -199,24 +199,34 @@ def other_sequences(packs: Path, seeds: Sequence[int]) -> dict[str, dict[str, li
     return found
 
 
-def best_threshold(packs: Path, seeds: Sequence[int], pictures: Path | None) -> tuple[float, float]:
-    """The threshold with the highest mean Dice over the patients' FLAIR volumes, each by models that never saw the
-    patient, and that Dice. Into ``pictures``: the slice of each where map and truth differ most."""
-    total: NDArray[np.float64] = np.zeros(len(level_scores()))
-    data = SHARED / "data"
-    cases = [(open_dataset(f"brats:{data / part}", sequences=["t2f"])) for part in ("ms_flair", "brats/TCGA-DU-7294")]
-    for dataset in cases:
+def dice_curves(packs: Path, seeds: Sequence[int], pictures: Path | None) -> dict[str, NDArray[np.float64]]:
+    """By patient, Dice of the whole FLAIR volume at every level of ``level_scores``, the mean over models that never
+    saw the patient. Into ``pictures``: the slice of each patient where map and truth differ most."""
+    curves: dict[str, list[NDArray[np.float64]]] = {}
+    for part in ("ms_flair", "brats/TCGA-DU-7294"):
+        dataset = open_dataset(f"brats:{SHARED / 'data' / part}", sequences=["t2f"])
         for case in dataset:
             labelled = dataset.load(case)
             assert labelled.gt_mask is not None
             for seed in seeds:
                 result = load_engine(pack_of(packs, case.name, seed), "cpu").predict(labelled.volume)
-                total += dice_curve(count_scores(result.map_array.ravel(), labelled.gt_mask.ravel()))
+                counts = count_scores(result.map_array.ravel(), labelled.gt_mask.ravel())
+                curves.setdefault(case.name, []).append(dice_curve(counts))
                 if pictures is not None and seed == seeds[0]:
                     pictures.mkdir(parents=True, exist_ok=True)
                     key_slice_picture(result, labelled.gt_mask).save(pictures / f"{case.name}.png")
-    best = int(total.argmax())
-    return float(level_scores()[best]), float(total[best]) / (3 * len(seeds))
+    return {name: np.asarray(np.mean(parts, axis=0)) for name, parts in curves.items()}
+
+
+def cautious_threshold(curves: NDArray[np.float64]) -> int:
+    """Index of the highest level whose mean Dice is not worse than the best one's by more than a standard error.
+
+    The error is that of the difference, over patients ``(patients, levels)``: where the data cannot tell levels apart,
+    the one with the fewest false findings (the one-standard-error rule of Breiman et al., 1984).
+    """
+    worse = curves - curves[:, [int(curves.mean(axis=0).argmax())]]
+    error = worse.std(axis=0, ddof=1) / np.sqrt(len(curves))
+    return int(np.flatnonzero(worse.mean(axis=0) >= -error).max())
 
 
 def show(found: dict[str, dict[str, list[Numbers]]]) -> str:
@@ -264,8 +274,10 @@ def main() -> None:
         print(f"\n### {title}\n\n{show(report[title])}", flush=True)
         if options.json:
             options.json.write_text(json.dumps(report, indent=1) + "\n")
-    value, dice = best_threshold(options.packs, range(options.seeds), options.pictures)
-    print(f"threshold {value:.3f}: mean Dice {dice:.3f} on whole volumes of patients left out")
+    curves = dice_curves(options.packs, range(options.seeds), options.pictures)
+    chosen = cautious_threshold(np.stack([*curves.values()]))
+    found = ", ".join(f"{name} {curve[chosen]:.3f}" for name, curve in curves.items())
+    print(f"threshold {level_scores()[chosen]:.3f}: Dice of whole volumes of patients left out: {found}")
 
 
 if __name__ == "__main__":

@@ -12,4 +12,4 @@ def test_the_shipped_model_finds_the_demonstrations_lesion(tmp_path: Path) -> No
     outcome = run_demo(tmp_path)
     assert outcome.distance_mm is not None
     assert outcome.distance_mm < 5
-    assert outcome.dice > 0.2  # the threshold is one for patients' FLAIR: it also marks bright cortex here
+    assert outcome.dice > 0.4

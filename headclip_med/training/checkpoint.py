@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from headclip_med.errors import InputError
-from headclip_med.writing.atomic import atomic_path
+from headclip_med.errors import InputError, OutputError
+from headclip_med.writing.atomic import atomic_path, check_writable
 
 NAME = "checkpoint.safetensors"
 
@@ -31,6 +31,17 @@ class RunState:
     best_step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+
+
+def check_new_run(folder: Path, resume: bool) -> None:
+    """Refuse, as :class:`OutputError`, to begin where a run can be taken up, and a folder not to be written to."""
+    check_writable(folder)
+    if not resume and (folder / NAME).exists():
+        raise OutputError(
+            "A new run must have a folder without a checkpoint",
+            folder.name,
+            "Add --resume to go on with it, or choose another folder",
+        )
 
 
 def save_checkpoint(

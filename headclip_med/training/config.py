@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -13,6 +13,7 @@ from headclip_med.encoders.attention import LocalAttention
 from headclip_med.errors import InputError
 from headclip_med.head_weights import Branch, LayerChoice, Parametrisation
 
+Config = TypeVar("Config", bound=BaseModel)
 Schedule = Literal["joint", "alternate", "text_then_heads"]
 
 
@@ -155,23 +156,30 @@ def load_config(path: Path | None, **changes: Any) -> TrainConfig:
     Raises:
         InputError: an unreadable file, an unknown field, or a value that a field may not have.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError("The configuration must be a readable YAML file", f"{path.name}: {error}") from error
-        if not isinstance(values, dict):
-            raise InputError("The configuration must be a YAML mapping of fields", path.name)
+    values: dict[str, Any] = {} if path is None else read_fields(path)
     for key, value in changes.items():
         section, _, field = key.rpartition(".")
         target = values.setdefault(section, {}) if section else values
         target[field] = value
+    return checked_fields(TrainConfig, values, "A training configuration")
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """Fields of a configuration in a YAML file, or :class:`InputError`."""
     try:
-        return TrainConfig.model_validate(values)
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError("The configuration must be a readable YAML file", f"{path.name}: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError("The configuration must be a YAML mapping of fields", path.name)
+    return values
+
+
+def checked_fields(model: type[Config], values: dict[str, Any], what: str) -> Config:
+    """``values`` as a ``model``, or :class:`InputError` that names the first field in which ``what`` is wrong."""
+    try:
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            "A training configuration must hold known fields and allowed values", f"{where}: {first['msg']}"
-        ) from error
+        raise InputError(f"{what} must hold known fields and allowed values", f"{where}: {first['msg']}") from error

@@ -19,14 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from monai.inferers import Inferer, SimpleInferer
-from pydantic import ValidationError
 from safetensors.torch import save_file
 from scipy import ndimage
 from torch import Tensor, nn
 
-from headclip_med.errors import CancelledError, InputError, ModelError, OutputError
+from headclip_med.errors import CancelledError, ModelError
 from headclip_med.hashing import sha256_file
 from headclip_med.intensity import Preprocessing
 from headclip_med.packs.pack import (
@@ -40,14 +38,15 @@ from headclip_med.packs.pack import (
 )
 from headclip_med.training.anatomy import Anatomy, read_anatomy
 from headclip_med.training.calibration import calibrate_pack
-from headclip_med.training.checkpoint import NAME, RunState, load_checkpoint, save_checkpoint
+from headclip_med.training.checkpoint import NAME, RunState, check_new_run, load_checkpoint, save_checkpoint
+from headclip_med.training.config import checked_fields, read_fields
 from headclip_med.training.fit import TrainWatcher
 from headclip_med.training.fusion import Fusion, logistic_fusion
 from headclip_med.training.lesions import SEQUENCES
 from headclip_med.training.pretrain_batches import PaintedSlices
 from headclip_med.training.pretrain_config import PretrainConfig
 from headclip_med.training.pretrain_network import PIXEL_MEAN, PIXEL_STD, DetectionLoss, PretrainNetwork
-from headclip_med.writing.atomic import atomic_path, check_writable
+from headclip_med.writing.atomic import atomic_path
 
 log = logging.getLogger(__name__)
 
@@ -101,13 +100,7 @@ class Pretrainer:
             ModelError: a loss that is not finite; CancelledError. The last checkpoint is kept.
         """
         config = self.config
-        check_writable(config.out)
-        if (config.out / NAME).exists() and not self.resume:
-            raise OutputError(
-                "A new run must have a folder without a checkpoint",
-                config.out.name,
-                "Resume it, or choose another folder",
-            )
+        check_new_run(config.out, self.resume)
         torch.set_num_threads(config.threads)
         self.watcher.stage("pretraining")
         history = self._train()
@@ -305,20 +298,7 @@ def load_pretrain_config(path: Path, **changes: Any) -> PretrainConfig:
     Raises:
         InputError: an unreadable file, an unknown field, or a value that a field may not have.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError("The configuration must be a readable YAML file", f"{path.name}: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError("The configuration must be a YAML mapping of fields", path.name)
-    try:
-        return PretrainConfig.model_validate({**values, **changes})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            "A pretraining configuration must hold known fields and allowed values", f"{where}: {first['msg']}"
-        ) from error
+    return checked_fields(PretrainConfig, {**read_fields(path), **changes}, "A pretraining configuration")
 
 
 def main() -> None:

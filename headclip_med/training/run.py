@@ -16,7 +16,7 @@ from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, first_local_block, resolve_layers
 from headclip_med.engine import load_engine
-from headclip_med.errors import InputError, OutputError
+from headclip_med.errors import InputError
 from headclip_med.evaluation.counts import ScoreCounts, count_scores, level_scores
 from headclip_med.evaluation.curves import dice_curve
 from headclip_med.intensity import Preprocessing
@@ -26,7 +26,7 @@ from headclip_med.packs.pack import Threshold, is_pack
 from headclip_med.training.adapter import Adapter, ClassVectors
 from headclip_med.training.augment import augmented
 from headclip_med.training.auxiliary import Part, auxiliary_parts
-from headclip_med.training.checkpoint import NAME
+from headclip_med.training.checkpoint import NAME, check_new_run
 from headclip_med.training.class_vectors import fit_class_vectors
 from headclip_med.training.config import TrainConfig
 from headclip_med.training.features import FeatureBank, Mode
@@ -37,7 +37,6 @@ from headclip_med.training.ranks import Ranks, joined_ranks
 from headclip_med.training.save import pack_config, save_pack
 from headclip_med.training.slices import SlicesOfCase, TrainingSlice, training_slices
 from headclip_med.training.track import tracked
-from headclip_med.writing.atomic import check_writable
 
 # Patches per slice and class that start the class vectors, and cases that choose the threshold, at most.
 _PATCHES = 60
@@ -71,13 +70,7 @@ def train(
         HeadclipError: unusable data, model, configuration or folder; the last good checkpoint is kept.
     """
     watcher = watcher or TrainWatcher()
-    check_writable(config.out)
-    if not resume and (config.out / NAME).exists():
-        raise OutputError(
-            "A new run must have a folder without a checkpoint",
-            config.out.name,
-            "Add --resume to go on with it, or choose another folder",
-        )
+    check_new_run(config.out, resume)
     if config.model in builtin_packs() or is_pack(Path(config.model).expanduser()):
         raise InputError(
             "Training must begin with a tower",
