@@ -371,6 +371,12 @@ def test_a_stopped_run_says_where_it_stopped(recipe: PretrainConfig, tmp_path: P
     [
         ("width: zero", "width: Input should be a valid integer"),
         ("stages: [{steps: 1, count: 1, size: 12}]", "multiples of the patch size 8, not 256, 12"),
+        ("heads: 7", "width must be a multiple of heads, not 128 with 7"),
+        (
+            "patch_size: 16\nstages: [{steps: 1, count: 1, size: 48}]\nimage_size: 96\ntaps: [1]",
+            "taps must lie from local",
+        ),
+        ("patch_size: 6\nimage_size: 96\nstages: [{steps: 1, count: 1, size: 48}]", "power of two, not 6"),
         ("colour: red", "colour: Extra inputs"),
         ("sources: [{path: a, name: b, licence: c}]", "either sequences with masks or healthy volumes"),
         ("{", "readable YAML"),

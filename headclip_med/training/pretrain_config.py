@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from headclip_med.encoders.attention import LocalAttention
 from headclip_med.encoders.timm_vit import TimmVitSpec
+from headclip_med.training.config import checked_fields
 
 Sequence_ = Literal["t2f", "t2w", "t1n", "t1c"]
 
@@ -110,6 +111,18 @@ class PretrainConfig(_Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _tower_can_be_built(self) -> PretrainConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, not {self.width} with {self.heads} heads")
+        if self.patch_size < 2 or self.patch_size & (self.patch_size - 1):
+            raise ValueError(f"patch_size must be a power of two, not {self.patch_size}")
+        if not self.local_start <= min(self.taps, default=-1) <= max(self.taps, default=-1) < self.depth:
+            raise ValueError(
+                f"taps must lie from local_start {self.local_start} on and below depth {self.depth}, not {self.taps}"
+            )
+        return self
+
     @property
     def steps(self) -> int:
         """Of optimisation, in all."""
@@ -119,3 +132,8 @@ class PretrainConfig(_Strict):
     def tower(self) -> TimmVitSpec:
         """The architecture."""
         return TimmVitSpec(self.image_size, self.patch_size, self.width, self.depth, self.heads, stem=True)
+
+
+def pretraining_recipe(**fields: Any) -> PretrainConfig:
+    """The configuration with these fields, or :class:`InputError` that names the first wrong one."""
+    return checked_fields(PretrainConfig, fields, "A pretraining configuration")

@@ -39,12 +39,12 @@ from headclip_med.packs.pack import (
 from headclip_med.training.anatomy import Anatomy, read_anatomy
 from headclip_med.training.calibration import calibrate_pack
 from headclip_med.training.checkpoint import NAME, RunState, check_new_run, load_checkpoint, save_checkpoint
-from headclip_med.training.config import checked_fields, read_fields
+from headclip_med.training.config import read_fields
 from headclip_med.training.fit import TrainWatcher
 from headclip_med.training.fusion import Fusion, logistic_fusion
 from headclip_med.training.lesions import SEQUENCES
 from headclip_med.training.pretrain_batches import PaintedSlices
-from headclip_med.training.pretrain_config import PretrainConfig
+from headclip_med.training.pretrain_config import PretrainConfig, pretraining_recipe
 from headclip_med.training.pretrain_network import PIXEL_MEAN, PIXEL_STD, DetectionLoss, PretrainNetwork
 from headclip_med.writing.atomic import atomic_path
 
@@ -298,7 +298,7 @@ def load_pretrain_config(path: Path, **changes: Any) -> PretrainConfig:
     Raises:
         InputError: an unreadable file, an unknown field, or a value that a field may not have.
     """
-    return checked_fields(PretrainConfig, {**read_fields(path), **changes}, "A pretraining configuration")
+    return pretraining_recipe(**{**read_fields(path), **changes})
 
 
 def main() -> None:
