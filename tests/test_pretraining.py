@@ -355,7 +355,7 @@ def test_nothing_to_learn_from_is_refused(recipe: PretrainConfig) -> None:
 def test_a_folder_with_a_checkpoint_is_not_begun_anew(recipe: PretrainConfig, tmp_path: Path) -> None:
     config = recipe.model_copy(update={"out": tmp_path})
     pretrain(config)
-    with pytest.raises(OutputError, match="without a checkpoint; given: .*Add --resume to go on"):
+    with pytest.raises(OutputError, match=r"without a checkpoint; given: .*Add --resume to go on"):
         pretrain(config)
     with pytest.raises(InputError, match="configuration differ"):
         pretrain(config.model_copy(update={"painted": 0.1}), resume=True)

@@ -181,5 +181,6 @@ def checked_fields(model: type[Config], values: dict[str, Any], what: str) -> Co
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{what} must hold known fields and allowed values", f"{where}: {first['msg']}") from error
+        where, words = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+        given = f"{where}: {words}" if where else words
+        raise InputError(f"{what} must hold known fields and allowed values", given) from error
