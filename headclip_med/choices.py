@@ -5,6 +5,7 @@ The registries themselves (detectors, domains, windows) need torch; a test holds
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 METHODS = ("headclip", "anomalyclip")
@@ -40,6 +41,22 @@ RECOMMENDED_TOWERS = {
     "ViT-B-16-quickgelu/openai": "open_clip; a quarter of the size, for a CPU",
     "timm:vit_small_patch14_dinov2.lvd142m": "timm; vision only, needs a pack made for it",
 }
+
+
+def entry_point_methods() -> dict[str, EntryPoint]:
+    """Methods that other installed packages bring under ``headclip_med.detectors``, not loaded yet."""
+    return {point.name: point for point in entry_points(group="headclip_med.detectors") if point.name not in METHODS}
+
+
+def method_names() -> list[str]:
+    """Our methods, then those of other packages."""
+    return [*METHODS, *entry_point_methods()]
+
+
+def split_method(name: str) -> tuple[str | None, str]:
+    """``METHOD:NAME`` → the method and the model's name; without a known method in front, None and the whole."""
+    head, colon, rest = name.partition(":")
+    return (head, rest) if colon and rest and head in method_names() else (None, name)
 
 
 def pack_names() -> list[str]:

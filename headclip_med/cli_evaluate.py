@@ -115,7 +115,7 @@ def evaluate(
         )
         case_options.check_batch_size(batch_size)
         case_options.check_name("precision", precision, choices.PRECISIONS)
-        case_options.check_name("method", method, choices.METHODS)
+        case_options.check_name("method", method, choices.method_names())
         case_options.check_name("speed", speed, choices.SPEEDS)
         case_options.check_name("protocol", protocol, _PROTOCOLS)
         case_options.check_options(chosen)

@@ -23,6 +23,10 @@ def _models(incomplete: str) -> list[str]:
     return _one_of(choices.model_names())(incomplete)
 
 
+def _methods(incomplete: str) -> list[str]:
+    return _one_of(choices.method_names())(incomplete)
+
+
 _PLACES = "Built-in pack, pack folder or file, hf-pack:ORG/NAME, weight file [ARCH@]FILE, open_clip's ARCH/TAG"
 ModelOption = Annotated[
     str,
@@ -86,7 +90,7 @@ MethodOption = Annotated[
     typer.Option(
         help="Detector.",
         show_default="the pack's, or headclip",
-        autocompletion=_one_of(choices.METHODS),
+        autocompletion=_methods,
     ),
 ]
 DomainOption = Annotated[

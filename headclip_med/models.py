@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
-from headclip_med.detectors import ClassFeatures, Detector, HeadCLIPConfig, make_detector
-from headclip_med.detectors.headclip import input_size
+from headclip_med.choices import split_method
+from headclip_med.detectors import Detector, HeadCLIP, Parts, get_method
 from headclip_med.encoders.adapters import tower_from_timm
 from headclip_med.encoders.build import BuiltTower, build_tower, load_strictly, read_state
-from headclip_med.encoders.image import resolve_layers
-from headclip_med.encoders.text import class_features
 from headclip_med.encoders.timm_vit import build_timm_vit
-from headclip_med.encoders.tower import ImageTower
 from headclip_med.errors import ModelError
 from headclip_med.hashing import sha256_file
 from headclip_med.packs import Pack, builtin_packs, load_pack
@@ -24,7 +22,6 @@ from headclip_med.packs.domains import Domain, get_domain
 from headclip_med.packs.pack import is_pack
 from headclip_med.packs.record import UNCALIBRATED, Threshold
 from headclip_med.packs.share import pack_place
-from headclip_med.prompts import ensemble
 from headclip_med.speed import SPEEDS, Speed
 
 DEFAULT_MODEL = "headclip-tiny"
@@ -39,8 +36,9 @@ class Model:
 
     Attributes:
         name: as the user gave it, without folders.
-        method: name of the detector; built: the tower; pack: None for a bare tower with a text side.
+        method: name of the detector; built: the tower; pack: what the method learned, None for a tower alone.
         warnings: what a user should know about this combination.
+        tower_domain: of a tower taken from a pack of another method.
     """
 
     name: str
@@ -48,6 +46,7 @@ class Model:
     built: BuiltTower
     pack: Pack | None = None
     warnings: tuple[str, ...] = ()
+    tower_domain: str = "generic"
 
     @property
     def threshold(self) -> Threshold:
@@ -57,7 +56,7 @@ class Model:
     @property
     def domain(self) -> Domain:
         """The domain the pack was made for; ``generic`` without a pack."""
-        return get_domain(self.pack.record.domain if self.pack else "generic")
+        return get_domain(self.pack.record.domain if self.pack else self.tower_domain)
 
     def provenance(self) -> dict[str, Any]:
         """Names and hashes of weights and pack, as plain JSON values."""
@@ -78,27 +77,90 @@ def load_model(name: str | Path, *, method: str | None = None, weights: str | Pa
 
     Args:
         name: a built-in pack (``headclip-tiny``), a pack folder or single-file pack, ``hf-pack:ORG/NAME``, or a
-            tower's name or weight file (:func:`headclip_med.encoders.build.build_tower`).
-        method: detector, default the pack's or ``headclip``.
+            tower's name or weight file (:func:`headclip_med.encoders.build.build_tower`); ``METHOD:`` in front of any
+            of them chooses the method.
+        method: detector, default the pack's or ``headclip``. A pack of another method lends its tower and its domain.
         weights: for a pack that carries no tower of its own, a tower's name or weight file instead of its hub.
 
     Raises:
-        ModelError: unknown name, unreadable or unfitting weights, or a vision-only tower without class features.
+        ModelError: unknown name, unreadable or unfitting weights, a vision-only tower without class features, or a
+            method that cannot do with these parts, which is said before any weight is read.
     """
-    text = str(name)
+    asked, text = split_method(str(name))
+    if asked and method not in (None, asked):
+        raise ModelError("A model must be given one method", f"{asked} in its name and {method} beside it")
+    method = asked or method
     place = pack_place(text, builtin_packs())
     if is_pack(place):
-        pack = load_pack(place)
-        built = _embedded_tower(pack) if pack.record.tower.kind == "embedded" else _outer_tower(pack, weights)
-        return Model(pack.record.name, method or pack.record.method, built, pack, _hash_warnings(pack, built))
+        return _of_pack(load_pack(place), method, weights)
     if place.is_dir():
         raise ModelError("A model folder must be a pack with a pack.json", place.name, "See `headclip-med models list`")
     if weights is not None:
         raise ModelError("Weights must be given for a pack that carries none", f"{_short(text)}, which is no pack")
+    chosen = get_method(method or HeadCLIP.name)
+    check_method(chosen, _short(text), has_text=_may_have_text(text), has_state=False)
     built = _tower_or_near_pack(text)
-    if built.clip is not None:
-        return Model(_short(text), method or "headclip", built)
+    check_method(chosen, _short(text), has_text=built.clip is not None, has_state=False)
+    if built.clip is not None or not issubclass(chosen, HeadCLIP):
+        return Model(_short(text), chosen.name, built)
     return _vision_only(_short(text), built, method)
+
+
+def check_method(method: type[Detector], name: str, *, has_text: bool, has_state: bool) -> None:
+    """Refuse a method that a model of this kind cannot be run with.
+
+    Raises:
+        ModelError: no text side, or nothing learned, where the method needs it.
+    """
+    needs = method.capabilities
+    if needs.uses_text and not has_text:
+        raise ModelError(
+            f"The method {method.name} must have a tower with a text side",
+            f"{name}, which is vision-only",
+            "Choose a CLIP tower, or a method without text such as vectors",
+        )
+    if needs.needs_state and not has_state:
+        raise ModelError(
+            f"The method {method.name} must be given a pack that was trained or converted for it",
+            name,
+            f"Train one: `headclip-med train --method {method.name}`",
+        )
+
+
+def _of_pack(pack: Pack, method: str | None, weights: str | Path | None) -> Model:
+    record = pack.record
+    chosen, own = get_method(method or record.method), get_method(record.method)
+    same = chosen is own or (issubclass(chosen, HeadCLIP) and issubclass(own, HeadCLIP))
+    has_text = record.tower.kind == "open_clip"
+    check_method(chosen, f"the pack {record.name} of method {own.name}", has_text=has_text, has_state=same)
+    built = _embedded_tower(pack) if record.tower.kind == "embedded" else _outer_tower(pack, weights)
+    if same:
+        return Model(record.name, chosen.name, built, pack, _hash_warnings(pack, built))
+    note = f"of the pack {record.name} only the tower is used: it was made for the method {own.name}"
+    return Model(record.name, chosen.name, built, None, (note,), record.domain)
+
+
+def _may_have_text(name: str) -> bool:
+    """Whether the tower of that name can have a text side, as far as that is known without reading weights."""
+    architecture, _, file = name.rpartition("@")
+    if name.startswith("timm:") or (architecture and architecture.split(".")[0] in timm_names()):
+        return False
+    path = Path(file).expanduser()
+    if path.suffix != ".safetensors" or not path.is_file():
+        return True
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return "visual.conv1.weight" in opened.keys()  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return True  # what is wrong with it is said by whoever reads it
+
+
+def timm_names() -> list[str]:
+    """Vision-only architectures."""
+    import timm
+
+    names: list[str] = timm.list_models("vit_*")
+    return names
 
 
 def _tower_or_near_pack(name: str) -> BuiltTower:
@@ -114,35 +176,17 @@ def _tower_or_near_pack(name: str) -> BuiltTower:
 
 
 def detector_for(model: Model, domain: Domain, speed: Speed = SPEEDS["exact"]) -> Detector:
-    """The model's detector, with the pack's class features or those of the domain's prompts."""
-    tower = model.built.tower
-    config = at_speed(model.pack.config() if model.pack else HeadCLIPConfig(), tower, speed)
-    classes = model.pack.class_features(tower) if model.pack else None
-    if classes is None:
-        classes = _prompted_classes(model.built, domain, resolve_layers(config.feature_layers, tower.depth))
-    weights = model.pack.head_weights(tower) if model.pack else None
-    return make_detector(model.method, tower, classes, config, weights)
-
-
-def at_speed(config: HeadCLIPConfig, tower: ImageTower, speed: Speed) -> HeadCLIPConfig:
-    """The configuration with the input size and the taps of a preset."""
-    if speed.scale != 1:
-        config = replace(config, image_size=tower.nearest_size(round(speed.scale * input_size(config, tower))))
-    layers = sorted(resolve_layers(config.feature_layers, tower.depth))
-    if speed.early_exit and len(layers) > 1:
-        config = replace(config, feature_layers=tuple(layers[:-1]))
-    return config
-
-
-def _prompted_classes(built: BuiltTower, domain: Domain, layers: tuple[int, ...]) -> ClassFeatures:
-    if built.clip is None or built.tokenizer is None:
-        raise ModelError(
-            "A tower without a text side must have a pack with class features",
-            built.architecture,
-            "Choose a CLIP tower, or a pack made for this tower",
-        )
-    both = class_features(built.clip, built.tokenizer, *ensemble(domain.anatomy, domain.abnormal))
-    return ClassFeatures(patch=dict.fromkeys(layers, both), image=both, centre={})
+    """The model's detector: of its pack, or of its tower and the domain's prompts."""
+    pack = model.pack
+    parts = Parts(
+        built=model.built,
+        config=pack.record.config if pack else {},
+        tensors=pack.tensors if pack else {},
+        anatomy=domain.anatomy,
+        abnormal=domain.abnormal,
+        name=f"pack {pack.record.name}" if pack else model.name,
+    )
+    return get_method(model.method).from_parts(parts).at_speed(speed.scale, speed.early_exit)
 
 
 def _embedded_tower(pack: Pack) -> BuiltTower:

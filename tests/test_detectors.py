@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from towers import clip_tower, timm_tower
 
 from headclip_med import scoring
-from headclip_med.detectors import DETECTORS, ClassFeatures, Detector, HeadCLIP, HeadCLIPConfig, make_detector
+from headclip_med.detectors import ClassFeatures, Detector, HeadCLIP, HeadCLIPConfig, get_method
+from headclip_med.detectors.anomalyclip import AnomalyCLIP
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, encode_images
 from headclip_med.errors import ModelError
@@ -26,9 +27,9 @@ def images(count: int = 2, size: int = 32) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("method", DETECTORS)
-def test_every_registered_method_follows_the_protocol(method: str) -> None:
-    detector = make_detector(method, clip_tower(), classes(24))
+@pytest.mark.parametrize("method", ["headclip", "anomalyclip"])
+def test_the_family_of_headclip_follows_the_protocol(method: str) -> None:
+    detector = get_method(method)(clip_tower(), classes(24))  # type: ignore[arg-type, call-arg]
     assert isinstance(detector, Detector)
     out = detector.score(images())
     assert out.maps.shape == (2, 32, 32)
@@ -55,7 +56,7 @@ def test_anomalyclip_is_headclip_with_weights_of_one_and_no_joint_score() -> Non
     ones = HeadWeights(local=torch.ones(4, 4))
     config = HeadCLIPConfig(jas=False, global_norm=False, position_mode="bilinear")
     same = HeadCLIP(tower, both, config, ones).score(images(size=64))
-    anomalyclip = make_detector("anomalyclip", tower, both, None, HeadWeights(local=torch.full((4, 4), 9.0)))
+    anomalyclip = AnomalyCLIP(tower, both, None, HeadWeights(local=torch.full((4, 4), 9.0)))
     out = anomalyclip.score(images(size=64))
     torch.testing.assert_close(out.maps, same.maps, atol=1e-5, rtol=0)
     torch.testing.assert_close(out.scores, same.scores, atol=1e-5, rtol=0)
@@ -198,7 +199,7 @@ def test_a_local_start_outside_the_tower_is_refused(attention: str) -> None:
 
 def test_an_unknown_method_names_the_nearest() -> None:
     with pytest.raises(ModelError, match="Did you mean headclip"):
-        make_detector("hedclip")
+        get_method("hedclip")
 
 
 def test_the_same_image_scores_the_same_alone_in_a_batch_and_again() -> None:

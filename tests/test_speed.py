@@ -17,11 +17,11 @@ from towers import clip_tower, timm_tower
 
 from headclip_med import load_engine, memory
 from headclip_med.detectors import HeadCLIPConfig
+from headclip_med.detectors.headclip_config import at_speed
 from headclip_med.encoders.attention import attend
 from headclip_med.encoders.image import EncodeOptions, encode_images
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.errors import InputError, ModelError
-from headclip_med.models import at_speed
 from headclip_med.scan_engine import Ask
 from headclip_med.sources import load_source
 from headclip_med.speed import SPEEDS
@@ -74,11 +74,11 @@ def test_products_by_groups_of_heads_equal_the_fused_kernel(heads: int, tokens: 
 def test_fast_takes_three_quarters_of_the_input_and_leaves_the_last_tap_out() -> None:
     tower = timm_tower()  # patches of 8
     config = HeadCLIPConfig(image_size=96, feature_layers=(-1, 1, 2))
-    assert at_speed(config, tower, SPEEDS["exact"]) is config
-    assert at_speed(config, tower, SPEEDS["balanced"]) is config
-    fast = at_speed(config, tower, SPEEDS["fast"])
+    assert at_speed(config, tower, SPEEDS["exact"].scale, SPEEDS["exact"].early_exit) is config
+    assert at_speed(config, tower, SPEEDS["balanced"].scale, SPEEDS["balanced"].early_exit) is config
+    fast = at_speed(config, tower, SPEEDS["fast"].scale, SPEEDS["fast"].early_exit)
     assert (fast.image_size, fast.feature_layers) == (72, (1, 2))
-    assert at_speed(HeadCLIPConfig(feature_layers=(-1,)), tower, SPEEDS["fast"]).feature_layers == (-1,)
+    assert at_speed(HeadCLIPConfig(feature_layers=(-1,)), tower, 0.75, True).feature_layers == (-1,)
 
 
 def test_balanced_scores_fewer_slices_says_so_and_finds_the_lesion_exactly(tiny_pack: Path, tmp_path: Path) -> None:

@@ -1,38 +1,67 @@
-"""Published methods behind one protocol, by name."""
+"""Published methods behind one protocol, by name: ours, and those of other packages through their entry points."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any
 
-from headclip_med.detectors.anomalyclip import anomalyclip
-from headclip_med.detectors.base import Capabilities, ClassFeatures, Detector, SliceBatch
+from headclip_med.choices import entry_point_methods
+from headclip_med.detectors.anomalyclip import AnomalyCLIP
+from headclip_med.detectors.base import (
+    Auxiliary,
+    Capabilities,
+    ClassFeatures,
+    Detector,
+    LabelledPixels,
+    NormalPixels,
+    Parts,
+    SliceBatch,
+)
 from headclip_med.detectors.headclip import HeadCLIP, HeadCLIPConfig
 from headclip_med.errors import ModelError
 
-DETECTORS: dict[str, Callable[..., Detector]] = {"headclip": HeadCLIP, "anomalyclip": anomalyclip}
+DETECTORS: dict[str, type[Detector]] = {method.name: method for method in (HeadCLIP, AnomalyCLIP)}
 
 
-def make_detector(method: str, *args: Any, **kwargs: Any) -> Detector:
-    """Build a detector by its registered name; arguments as for :class:`HeadCLIP`."""
-    if method not in DETECTORS:
-        near = get_close_matches(method, DETECTORS, 1)
+def get_method(name: str) -> type[Detector]:
+    """The class of a method by its name: one of ours, or of an entry point ``headclip_med.detectors``.
+
+    Raises:
+        ModelError: no such method, with the nearest name; or another package's that cannot be loaded.
+    """
+    if name in DETECTORS:
+        return DETECTORS[name]
+    outside = entry_point_methods()
+    if name not in outside:
+        known = [*DETECTORS, *outside]
+        near = get_close_matches(name, known, 1)
         raise ModelError(
-            f"The method must be one of {', '.join(DETECTORS)}",
-            method,
-            f"Did you mean {near[0]}" if near else "",
+            f"The method must be one of {', '.join(known)}", name, f"Did you mean {near[0]}" if near else ""
         )
-    return DETECTORS[method](*args, **kwargs)
+    try:
+        found = outside[name].load()
+    except Exception as error:
+        raise ModelError(
+            f"The method {name} must load from its package", f"{type(error).__name__}: {error}", "Install it again"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Detector)) or found.name != name:
+        raise ModelError(
+            f"The entry point {name} must name a subclass of headclip_med.detectors.Detector with that name",
+            getattr(found, "__name__", type(found).__name__),
+        )
+    return found
 
 
 __all__ = [
     "DETECTORS",
+    "Auxiliary",
     "Capabilities",
     "ClassFeatures",
     "Detector",
     "HeadCLIP",
     "HeadCLIPConfig",
+    "LabelledPixels",
+    "NormalPixels",
+    "Parts",
     "SliceBatch",
-    "make_detector",
+    "get_method",
 ]

@@ -13,22 +13,27 @@ from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.tower import ImageTower
 
 
-def anomalyclip(
-    tower: ImageTower,
-    classes: ClassFeatures,
-    config: HeadCLIPConfig | None = None,
-    head_weights: HeadWeights | Callable[[Tensor], HeadWeights] | None = None,
-) -> HeadCLIP:
+class AnomalyCLIP(HeadCLIP):
     """The detector as the released code computes it; ``head_weights`` are ignored on purpose.
 
     The class token goes without the final norm and position embeddings are interpolated bilinearly, which the
     released prompts were trained with.
     """
-    released = replace(
-        config or HeadCLIPConfig(),
-        jas=False,
-        jas_score_pool=False,
-        global_norm=False,
-        position_mode="bilinear",
-    )
-    return HeadCLIP(tower, classes, released, None, name="anomalyclip")
+
+    name = "anomalyclip"
+
+    def __init__(
+        self,
+        tower: ImageTower,
+        classes: ClassFeatures,
+        config: HeadCLIPConfig | None = None,
+        head_weights: HeadWeights | Callable[[Tensor], HeadWeights] | None = None,
+    ) -> None:
+        released = replace(
+            config or HeadCLIPConfig(),
+            jas=False,
+            jas_score_pool=False,
+            global_norm=False,
+            position_mode="bilinear",
+        )
+        super().__init__(tower, classes, released, None)

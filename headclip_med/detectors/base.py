@@ -1,25 +1,51 @@
-"""The small protocol that every detector follows."""
+"""What every method is: a class that is made of parts, scores pixels, and says what else it can do.
+
+A new method is one file with one subclass of :class:`Detector`; ``docs/adding_a_method.md`` shows one of forty lines.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from torch import Tensor
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
 
 from headclip_med.encoders.tower import ImageTower
+from headclip_med.errors import ModelError
+
+if TYPE_CHECKING:
+    from headclip_med.encoders.build import BuiltTower
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a method can do and what it needs, so that a caller can refuse before anything is loaded."""
+    """What a method can do and what it needs, so that a caller can refuse before anything is loaded.
+
+    Attributes:
+        zero_shot: scores images of a task that it saw nothing of.
+        uses_text: needs a tower with a text side.
+        localises: its map says where; otherwise the map is the slice's score everywhere.
+        trains: :meth:`Detector.fit` learns from labelled images of other tasks.
+        needs_state: cannot score before it was trained, converted or fitted.
+        needs_normals: cannot score before it saw normal images of the task.
+        needs_masks: its training must be told where lesions are.
+        adaptable: normal images of the task make it better, see :meth:`Detector.adapt`.
+    """
 
     zero_shot: bool
     uses_text: bool
     localises: bool
+    trains: bool = False
+    needs_state: bool = False
     needs_normals: bool = False
     needs_masks: bool = False
-    adaptable: bool = False
+    adaptable: bool = True
 
 
 @dataclass(frozen=True)
@@ -50,20 +76,194 @@ class SliceBatch:
     scores: Tensor
 
 
-@runtime_checkable
-class Detector(Protocol):
-    """A method with everything it needs to score pixels; stateless between calls."""
+@dataclass(frozen=True)
+class LabelledPixels:
+    """A batch to learn from.
+
+    Attributes:
+        pixels: ``(N, 3, S, S)`` float32, normalised as the tower expects.
+        mask: ``(N, S, S)`` float32, 1 in a lesion; valid: ``(N, S, S)`` bool, the patient.
+        labels: ``(N,)`` float32, 1 where there is a lesion.
+    """
+
+    pixels: Tensor
+    mask: Tensor
+    valid: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class NormalPixels:
+    """Normal slices of the task at hand: ``pixels (N, 3, S, S)`` and the patient in them, ``valid (N, S, S)``."""
+
+    pixels: Tensor
+    valid: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+class Auxiliary(Protocol):
+    """Labelled images of other tasks, and the run around a fit: batches, validation, checkpoints."""
+
+    steps: int
+    seed: int
+
+    def begin(self, learned: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+        """Take up an interrupted run, if there is one; the step to go on with, 0 for a new run."""
+
+    def batch(self, step: int) -> LabelledPixels:
+        """The batch of a step, the same for the same seed."""
+
+    def done(self, step: int, loss: float) -> None:
+        """So many steps are done: report, validate, keep."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a detector is made of.
+
+    Attributes:
+        built: the tower, with its text side if it has one.
+        config: fields of the method's own configuration that differ from its defaults.
+        tensors: what was learned, by name; empty for a method that learned nothing.
+        anatomy, abnormal: words of the domain for prompts, see :class:`headclip_med.packs.domains.Domain`.
+        name: what to call the model in a message.
+    """
+
+    built: BuiltTower
+    config: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    anatomy: tuple[str, ...] = ("medical scan", "organ", "tissue")
+    abnormal: tuple[str, ...] = ()
+    name: str = "the model"
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """The configuration of a method that has no other choices; ``image_size`` None: that of the tower."""
+
+    image_size: int | None = None
+
+
+class Detector(ABC):
+    """A method with everything it needs to score pixels; stateless between calls.
+
+    A subclass sets ``name``, ``capabilities`` and, where it has choices, ``Config`` (a dataclass whose defaults are the
+    method's), and implements :meth:`score`. One that learns also implements :meth:`learned` and :meth:`loss`.
+
+    Attributes:
+        tower: the frozen image tower. image_size: side of the square input in pixels, a multiple of the patch size.
+    """
 
     name: str
-    capabilities: Capabilities
+    capabilities: ClassVar[Capabilities]
+    Config: ClassVar[type] = TowerConfig
     tower: ImageTower
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.tower = parts, parts.built.tower
+        self.config: Any = read_config(self.Config, parts.config, parts.name)
+        if self.capabilities.uses_text:
+            text_of(parts.built, self.name)
+        size = self.image_size
+        if size % self.tower.patch_size:
+            raise ModelError(
+                f"The image size must be a multiple of the patch size {self.tower.patch_size}",
+                f"{size} pixels",
+                f"Use {self.tower.nearest_size(size)}",
+            )
+
+    @classmethod
+    def from_parts(cls, parts: Parts) -> Detector:
+        """The detector of these parts.
+
+        Raises:
+            ModelError: parts that do not fit the method or each other.
+        """
+        return cls(parts)
 
     @property
     def image_size(self) -> int:
         """Side of the square input in pixels."""
+        chosen: int | None = getattr(self.config, "image_size", None)
+        return self.tower.native_size if chosen is None else chosen
 
+    @abstractmethod
     def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
         """Score normalised pixels ``(N, 3, S, S)``; ``valid (N, S, S)`` limits the scores to the patient."""
 
+    def at_speed(self, scale: float, early_exit: bool) -> Detector:
+        """The same detector at another input size, and without its last tap: what a speed preset asks for."""
+        if scale == 1:
+            return self
+        size = self.tower.nearest_size(round(scale * self.image_size))
+        return type(self).from_parts(replace(self.parts, config={**self.parts.config, "image_size": size}))
+
     def describe(self) -> dict[str, Any]:
-        """The method's configuration as plain JSON values."""
+        """Method and configuration as plain JSON values."""
+        config = asdict(self.config) if is_dataclass(self.config) and not isinstance(self.config, type) else {}
+        return {"method": self.name, "image_size": self.image_size, "config": config}
+
+    def state(self) -> dict[str, Tensor]:
+        """What was learned, as tensors by name: what :class:`Parts` of the same method are made of again."""
+        if not self.capabilities.trains:
+            return {}
+        return {name: value.detach().cpu().contiguous() for name, value in self.learned().state_dict().items()}
+
+    def learned(self) -> nn.Module:
+        """The module whose parameters training changes."""
+        raise self._cannot("train", "it learns nothing")
+
+    def loss(self, batch: LabelledPixels) -> Tensor:
+        """The loss of a batch, differentiable in :meth:`learned`."""
+        raise self._cannot("train", "it learns nothing")
+
+    def fit(self, auxiliary: Auxiliary) -> None:
+        """Learn from labelled images of other tasks: by default Adam on :meth:`loss`.
+
+        Raises:
+            ModelError: the method learns nothing, or its loss is not finite.
+        """
+        from headclip_med.detectors.descent import descend
+
+        descend(self.learned(), self.loss, auxiliary)
+
+    def adapt(self, normals: NormalPixels) -> Detector:
+        """The detector that has also seen normal images: by default one with a memory of their patches."""
+        from headclip_med.detectors.memory import WithMemory
+
+        return WithMemory(self, normals)
+
+    def _cannot(self, what: str, why: str) -> ModelError:
+        return ModelError(f"The method must be one that can {what}", f"{self.name}: {why}", "Choose another --method")
+
+
+def read_config(kind: type[Config], values: Mapping[str, Any], whose: str) -> Config:
+    """``values`` as the dataclass ``kind``, or :class:`ModelError` that names the first fault."""
+    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ModelError(
+            f"The configuration of {whose} must use known keys",
+            ", ".join(unknown),
+            f"Known are {', '.join(sorted(known))}",
+        )
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError(
+            f"The configuration of {whose} must hold allowed values", f"{first['loc'][0]}: {first['msg']}"
+        ) from error
+
+
+def text_of(built: BuiltTower, method: str) -> tuple[nn.Module, Callable[[list[str]], Tensor]]:
+    """The text side of a tower, or :class:`ModelError` where it has none."""
+    if built.clip is None or built.tokenizer is None:
+        raise ModelError(
+            f"The method {method} must have a tower with a text side",
+            f"{built.architecture}, which is vision-only",
+            "Choose a CLIP tower, or a method without text such as vectors",
+        )
+    return built.clip, built.tokenizer

@@ -1,24 +1,26 @@
 """HeadCLIP: a frozen tower, weighted attention heads, class features and a joint anomaly score.
 
 An independent implementation of the ideas in HeadCLIP's abstract (arXiv 2505.22259) on the AnomalyCLIP recipe
-(arXiv 2310.18961). What the abstract does not say is inferred; each inferred item is a field of
-:class:`HeadCLIPConfig`, so that the paper, once read, changes a value and no code.
+(arXiv 2310.18961); what was inferred is told by :class:`HeadCLIPConfig`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from math import inf, isfinite
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from headclip_med import scoring
-from headclip_med.detectors.base import Capabilities, ClassFeatures, SliceBatch
-from headclip_med.encoders.attention import Kernel, LocalAttention
-from headclip_med.encoders.heads import HeadWeights, Site
+from headclip_med.detectors.base import Capabilities, ClassFeatures, Detector, Parts, SliceBatch, read_config
+from headclip_med.detectors.headclip_config import SIGMA_REFERENCE as SIGMA_REFERENCE
+from headclip_med.detectors.headclip_config import HeadCLIPConfig as HeadCLIPConfig
+from headclip_med.detectors.headclip_config import at_speed
+from headclip_med.detectors.headclip_config import input_size as input_size
+from headclip_med.detectors.headclip_parts import packed_classes, packed_head_weights
+from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import (
     EncodeOptions,
     ImageFeatures,
@@ -26,111 +28,14 @@ from headclip_med.encoders.image import (
     first_local_block,
     resolve_layers,
 )
+from headclip_med.encoders.text import class_features
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.errors import ModelError
-from headclip_med.head_weights import Branch, LayerChoice, Parametrisation, check_head_weights, fold
-
-# Input side in pixels at which the AnomalyCLIP family smooths its maps with σ = 4.
-SIGMA_REFERENCE = 518
+from headclip_med.head_weights import check_head_weights, fold
+from headclip_med.prompts import ensemble
 
 
-@dataclass(frozen=True)
-class HeadCLIPConfig:
-    """Every choice of the method. [C] stands for confirmed in a primary source, [I] for inferred.
-
-    Attributes:
-        image_size: side of the square input in pixels; None: 518 for CLIP at 336 [C for the family], else the
-            size the tower was trained at.
-        feature_layers: tapped blocks, 0-based, negative from the end, each once [I: the last one]. The maps of several
-            are averaged; the sum that AnomalyCLIP's code takes is that many times the mean, hence the same ranking.
-        local_attention, local_start: of the local branch [I: AnomalyCLIP's V-V in the last 19 blocks].
-        lhw_branch, lhw_layers, lhw_site: where head weights act [I: output of the heads, local branch, ``dual``: its
-            blocks]; ``lhw_layers`` may also be ``all``, ``tapped`` or a number k for the last k blocks. Whether layers
-            share a row and whether a head has one weight or one a channel is the shape of the weights themselves.
-        lhw_param: how trained parameters become weights [I].
-        lhw_dynamic: the weights are predicted from the class token instead [I].
-        lhw_task_decoupled: the global path has weights of its own, for the image score [I].
-        temperature: of every softmax [C: 0.07].
-        global_norm: final norm on the class token [C: False in AnomalyCLIP's code; CLIP itself uses it].
-        position_mode: interpolation of position embeddings [C: bilinear in AnomalyCLIP's code].
-        map_upsampling, map_sigma: map at input size; σ in pixels at 518 px, scaled with the input [C: bilinear, 4].
-        intensity_fusion: (a, b, c) of :func:`headclip_med.scoring.fuse_intensity`, ours and not the paper's; None: the
-            map is the tower's alone.
-        jas: joint anomaly score; off: the image score alone, as AnomalyCLIP.
-        jas_weight: share of the pooled map [I: 0.5]; jas_pool, jas_top_fraction: how it is pooled [I: max].
-        jas_order: pool after or before smoothing [I]; jas_score_pool: Crane's pooled feature for the image score.
-    """
-
-    image_size: int | None = None
-    feature_layers: tuple[int, ...] = (-1,)
-    local_attention: LocalAttention = "vv"
-    local_start: int | None = None
-    lhw_branch: Branch = "local"
-    lhw_layers: LayerChoice = "dual"
-    lhw_site: Site = "head_output"
-    lhw_param: Parametrisation = "free"
-    lhw_dynamic: bool = False
-    lhw_task_decoupled: bool = False
-    temperature: float = 0.07
-    global_norm: bool = True
-    position_mode: Literal["bicubic", "bilinear"] = "bicubic"
-    map_upsampling: scoring.Upsampling = "bilinear"
-    map_sigma: float = 4.0
-    intensity_fusion: tuple[float, float, float] | None = None
-    jas: bool = True
-    jas_weight: float = 0.5
-    jas_pool: scoring.Pool = "max"
-    jas_top_fraction: float = 0.01
-    jas_order: Literal["after_smooth", "before_smooth"] = "after_smooth"
-    jas_score_pool: bool = False
-    kernel: Kernel = "auto"
-
-    def __post_init__(self) -> None:
-        """Refuse what no tower could be run with; :class:`HeadCLIP` checks the rest against its tower."""
-        _check_choices(self)
-        _require(self.image_size is None or self.image_size >= 1, "image_size must be positive", self.image_size)
-        _require(len(self.feature_layers) > 0, "feature_layers must name a layer", "none")
-        _require(0 < self.temperature < inf, "temperature must be positive", self.temperature)
-        _require(0 <= self.map_sigma < inf, "map_sigma must be 0 or more", self.map_sigma)
-        fusion = self.intensity_fusion
-        _require(
-            fusion is None or all(map(isfinite, fusion)), "intensity_fusion must hold three finite numbers", fusion
-        )
-        _require(0 <= self.jas_weight <= 1, "jas_weight must lie between 0 and 1", self.jas_weight)
-        _require(
-            0 < self.jas_top_fraction <= 1, "jas_top_fraction must lie above 0 and at most at 1", self.jas_top_fraction
-        )
-        _require(
-            not self.lhw_task_decoupled or self.lhw_branch == "local",
-            "lhw_task_decoupled gives the global branch weights of its own, so lhw_branch must be 'local'",
-            self.lhw_branch,
-        )
-        static = (self.lhw_layers, self.lhw_param, self.lhw_task_decoupled)
-        _require(
-            not self.lhw_dynamic or static == ("dual", "free", False),
-            "lhw_dynamic must go with lhw_layers 'dual', lhw_param 'free' and no lhw_task_decoupled",
-            static,
-        )
-
-
-def _check_choices(config: HeadCLIPConfig) -> None:
-    for name, hint in get_type_hints(HeadCLIPConfig).items():
-        value = getattr(config, name)
-        if get_origin(hint) is Literal and value not in get_args(hint):
-            raise ModelError(f"{name} must be one of {', '.join(map(str, get_args(hint)))}", value)
-    _require(
-        isinstance(config.lhw_layers, int) or config.lhw_layers in ("dual", "all", "tapped"),
-        "lhw_layers must be dual, all, tapped or a number of last layers",
-        config.lhw_layers,
-    )
-
-
-def _require(holds: bool, must: str, given: object) -> None:
-    if not holds:
-        raise ModelError(must, given)
-
-
-class HeadCLIP:
+class HeadCLIP(Detector):
     """The detector.
 
     Args:
@@ -147,7 +52,9 @@ class HeadCLIP:
             tap, head weights that cannot act, layers outside the tower, or an image size that its patches do not fill.
     """
 
-    capabilities = Capabilities(zero_shot=True, uses_text=True, localises=True, adaptable=True)
+    name = "headclip"
+    capabilities = Capabilities(zero_shot=True, uses_text=False, localises=True, trains=True, needs_masks=True)
+    Config = HeadCLIPConfig
 
     def __init__(
         self,
@@ -156,9 +63,10 @@ class HeadCLIP:
         config: HeadCLIPConfig | None = None,
         head_weights: HeadWeights | Callable[[Tensor], HeadWeights] | None = None,
         *,
-        name: str = "headclip",
+        name: str | None = None,
     ) -> None:
-        self.name, self.tower, self.config = name, tower, config or HeadCLIPConfig()
+        self.name, self.tower = name or self.name, tower
+        self.config: HeadCLIPConfig = config or HeadCLIPConfig()
         self.layers = resolve_layers(self.config.feature_layers, tower.depth)
         self.classes = _checked_classes(classes, self.layers, tower)
         _check_image_size(self.image_size, tower)
@@ -168,6 +76,25 @@ class HeadCLIP:
         if isinstance(head_weights, HeadWeights):
             self.head_weights = check_head_weights(head_weights, tower).to(tower.device)
             self.folded = fold(self.head_weights, tower) if self.head_weights.foldable else None
+
+    @classmethod
+    def from_parts(cls, parts: Parts) -> HeadCLIP:
+        """The detector of a pack, or of a tower alone: then its class features are those of the domain's prompts."""
+        tower, config = parts.built.tower, read_config(HeadCLIPConfig, parts.config, parts.name)
+        name = parts.name.removeprefix("pack ")
+        classes = packed_classes(parts.tensors, config, tower, name)
+        if classes is None:
+            both = prompted(parts)
+            layers = resolve_layers(config.feature_layers, tower.depth)
+            classes = ClassFeatures(patch=dict.fromkeys(layers, both), image=both, centre={})
+        return cls(tower, classes, config, packed_head_weights(parts.tensors, config, tower, name))
+
+    def at_speed(self, scale: float, early_exit: bool) -> HeadCLIP:
+        """As of any detector; the class features of the taps that stay are kept."""
+        config = at_speed(self.config, self.tower, scale, early_exit)
+        if config is self.config:
+            return self
+        return HeadCLIP(self.tower, self.classes, config, self.head_weights, name=self.name)
 
     @property
     def image_size(self) -> int:
@@ -268,11 +195,19 @@ class HeadCLIP:
         return scoring.class_probabilities(feature, self.classes.image, 1 / self.config.temperature)[:, 1]
 
 
-def input_size(config: HeadCLIPConfig, tower: ImageTower) -> int:
-    """Side of the square input in pixels that ``config`` means for ``tower``."""
-    if config.image_size is not None:
-        return config.image_size
-    return 518 if (tower.native_size, tower.patch_size) == (336, 14) else tower.native_size
+def prompted(parts: Parts) -> Tensor:
+    """``(2, D)`` class features of the domain's prompt ensemble, through the tower's text side.
+
+    Raises:
+        ModelError: the tower has none.
+    """
+    if parts.built.clip is None or parts.built.tokenizer is None:
+        raise ModelError(
+            "A tower without a text side must have a pack with class features",
+            parts.built.architecture,
+            "Choose a CLIP tower, or a pack made for this tower",
+        )
+    return class_features(parts.built.clip, parts.built.tokenizer, *ensemble(parts.anatomy, parts.abnormal))
 
 
 def _check_image_size(size: int, tower: ImageTower) -> None:

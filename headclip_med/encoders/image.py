@@ -8,7 +8,7 @@ path's values (or queries, keys) with themselves, and has no MLP. Patch features
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -36,11 +36,13 @@ class ImageFeatures:
         patch_features: by 0-based layer, ``(N, P, D)``, L2-normalised.
         grid: ``(Hp, Wp)`` with P = Hp·Wp, row by row.
         global_feature: ``(N, D)``, L2-normalised; None when it was not asked for.
+        inputs: by tapped layer, the original path's tokens ``(N, prefix + P, width)`` that enter it, where asked for.
     """
 
     patch_features: dict[int, Tensor]
     grid: tuple[int, int]
     global_feature: Tensor | None
+    inputs: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class EncodeOptions:
         global_norm: apply the final norm to the class token (AnomalyCLIP's released weights expect False).
         position_mode: interpolation of position embeddings.
         kernel: attention kernel.
+        keep_inputs: also give the tokens that enter each tapped block.
     """
 
     layers: tuple[int, ...]
@@ -64,6 +67,7 @@ class EncodeOptions:
     global_norm: bool = True
     position_mode: Literal["bicubic", "bilinear"] = "bicubic"
     kernel: Kernel = "auto"
+    keep_inputs: bool = False
 
 
 def first_local_block(depth: int, start: int | None = None) -> int:
@@ -109,7 +113,10 @@ def encode_images(
     weights = HeadWeights() if head_weights is None or callable(head_weights) else head_weights
     local: Tensor | None = None
     taps: dict[int, Tensor] = {}
+    inputs: dict[int, Tensor] = {}
     for layer, block in enumerate(tower.blocks[: _last_block(tower, options) + 1]):
+        if options.keep_inputs and layer in options.layers:
+            inputs[layer] = tokens
         if layer == start:
             local = tokens[:, tower.prefix :]
             weights = head_weights(tokens[:, 0]) if callable(head_weights) else weights
@@ -125,7 +132,7 @@ def encode_images(
             features = tower.project(patch_tokens)
             taps[layer] = _finish(features, (centre or {}).get(layer)) if normalise else features
     global_feature = _global_feature(tower, tokens, options) if options.want_global else None
-    return ImageFeatures(taps, tower.grid(pixels), global_feature)
+    return ImageFeatures(taps, tower.grid(pixels), global_feature, inputs)
 
 
 def _last_block(tower: ImageTower, options: EncodeOptions) -> int:
@@ -183,6 +190,26 @@ def _run_block(
         factors = None if by_temperature else global_factors
         tokens = _advance(block, tokens, _merge_heads(block, ordinary, factors, None))
     return tokens, update
+
+
+def run_block(block: Block, tokens: Tensor, kernel: Kernel = "auto") -> Tensor:
+    """The tower's own forward through one block, ``(N, T, width)`` → the same; for methods that act between blocks."""
+    ordinary = attend(*_project_qkv(block, block.norm1(tokens)), kernel=kernel)
+    return _advance(block, tokens, _merge_heads(block, ordinary, None, None))
+
+
+def attend_by(block: Block, tokens: Tensor, attention: Tensor) -> Tensor:
+    """A block's values under an attention from elsewhere, through its output projection.
+
+    Args:
+        tokens: ``(N, T, width)`` that enter the block; attention: ``(N, P, P)`` over the last P of them, one for all
+            heads.
+
+    Returns:
+        ``(N, P, width)``: the update of the block's attention, without its residual.
+    """
+    values = _project_values(block, block.norm1(tokens))[:, :, -attention.shape[-1] :]
+    return _merge_heads(block, attention[:, None].to(values.dtype) @ values, None, None)
 
 
 def _advance(block: Block, tokens: Tensor, update: Tensor) -> Tensor:

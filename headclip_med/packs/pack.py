@@ -14,24 +14,22 @@ of them; with ``lhw_task_decoupled`` also ``head_weights_global``, of the same s
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from headclip_med.detectors import HeadCLIPConfig
-from headclip_med.detectors.base import ClassFeatures
+from headclip_med.detectors.base import ClassFeatures, read_config
+from headclip_med.detectors.headclip_parts import packed_classes, packed_head_weights
 from headclip_med.encoders.heads import HeadWeights
-from headclip_med.encoders.image import resolve_layers
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.errors import ModelError
 from headclip_med.hashing import sha256_file
-from headclip_med.head_weights import Branch, DynamicHeadWeights, LayerChoice, parametrise, place_head_weights
+from headclip_med.head_weights import DynamicHeadWeights
 from headclip_med.packs.record import PACK_FORMAT as PACK_FORMAT
 from headclip_med.packs.record import RECORD_NAME as RECORD_NAME
 from headclip_med.packs.record import SHORT_HASH as SHORT_HASH
@@ -44,7 +42,6 @@ from headclip_med.packs.record import write_record as write_record
 
 TENSORS_NAME = "pack.safetensors"
 HEADER_KEY = "headclip_med.pack"  # where the header of a single-file pack holds its record
-_DYNAMIC = "dynamic."
 
 
 @dataclass(frozen=True)
@@ -60,39 +57,12 @@ class Pack:
     sha256: str
 
     def config(self) -> HeadCLIPConfig:
-        """The method's configuration; unknown keys are refused."""
-        known = {field.name for field in fields(HeadCLIPConfig)}
-        unknown = sorted(set(self.record.config) - known)
-        if unknown:
-            raise ModelError(f"The configuration of pack {self.record.name} must use known keys", ", ".join(unknown))
-        try:
-            return TypeAdapter(HeadCLIPConfig).validate_python(self.record.config)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ModelError(
-                f"The configuration of pack {self.record.name} must hold allowed values",
-                f"{first['loc'][0]}: {first['msg']}",
-            ) from error
+        """The configuration of a pack of HeadCLIP's family; unknown keys are refused."""
+        return read_config(HeadCLIPConfig, self.record.config, f"pack {self.record.name}")
 
     def class_features(self, tower: ImageTower) -> ClassFeatures | None:
         """The pack's own class features, or None when they come from prompts."""
-        if "patch_classes" not in self.tensors:
-            return None
-        layers = resolve_layers(self.config().feature_layers, tower.depth)
-        patch = F.normalize(self.tensors["patch_classes"].float(), dim=-1)
-        patch = patch.expand(len(layers), *patch.shape[-2:]) if patch.ndim == 2 else patch
-        image = self.tensors.get("image_classes")
-        centre = self.tensors.get("centre")
-        if len(patch) != len(layers) or (centre is not None and len(centre) != len(layers)):
-            raise ModelError(
-                f"Pack {self.record.name} must have class features for each of its {len(layers)} tapped layers",
-                f"{len(patch)} class features, {'no' if centre is None else len(centre)} centres",
-            )
-        return ClassFeatures(
-            patch=dict(zip(layers, patch, strict=True)),
-            image=None if image is None else F.normalize(image.float(), dim=-1),
-            centre={} if centre is None else dict(zip(layers, centre.float(), strict=True)),
-        )
+        return packed_classes(self.tensors, self.config(), tower, self.record.name)
 
     def head_weights(self, tower: ImageTower) -> HeadWeights | DynamicHeadWeights | None:
         """The pack's head weights on every layer of the tower, or what predicts them, or None.
@@ -100,69 +70,7 @@ class Pack:
         Raises:
             ModelError: the configuration and the tensors disagree, or the tensors do not fit the tower.
         """
-        config = self.config()
-        self._check_head_tensors(config)
-        if config.lhw_dynamic:
-            return self._predictor(tower, config)
-        if "head_weights" not in self.tensors:
-            return None
-        weights = self._placed("head_weights", tower, config.lhw_branch, config.lhw_layers)
-        if not config.lhw_task_decoupled:
-            return weights
-        decoupled = self._placed("head_weights_global", tower, "global", "all")
-        return HeadWeights(weights.local, decoupled.global_, config.lhw_site)
-
-    def _check_head_tensors(self, config: HeadCLIPConfig) -> None:
-        """Refuse tensors that the configuration leaves unused, and fields whose tensors are missing."""
-        dynamic = any(name.startswith(_DYNAMIC) for name in self.tensors)
-        static = "head_weights" in self.tensors
-        decoupled = "head_weights_global" in self.tensors
-        for field, asked, words, given in (
-            ("lhw_dynamic", config.lhw_dynamic, f"tensors {_DYNAMIC}*", dynamic),
-            ("lhw_task_decoupled", config.lhw_task_decoupled, "the tensor head_weights_global", decoupled),
-        ):
-            if asked != given:
-                raise ModelError(
-                    f"Pack {self.record.name} must have {words} exactly where its configuration sets {field}",
-                    f"{field} {asked}, {words} {'present' if given else 'missing'}",
-                    "Correct the pack's configuration or its tensors",
-                )
-        if (config.lhw_dynamic and static) or (config.lhw_task_decoupled and not static):
-            with_or_without = "no" if config.lhw_dynamic else "the"
-            raise ModelError(
-                f"Pack {self.record.name} must have {with_or_without} tensor head_weights with its configuration",
-                f"head_weights {'present' if static else 'missing'}",
-                "Correct the pack's configuration or its tensors",
-            )
-
-    def _placed(self, name: str, tower: ImageTower, branch: Branch, layers: LayerChoice) -> HeadWeights:
-        config = self.config()
-        return place_head_weights(
-            parametrise(self.tensors[name].float(), config.lhw_param),
-            tower.depth,
-            branch=branch,
-            layers=layers,
-            local_start=config.local_start,
-            tapped=resolve_layers(config.feature_layers, tower.depth),
-            site=config.lhw_site,
-        )
-
-    def _predictor(self, tower: ImageTower, config: HeadCLIPConfig) -> DynamicHeadWeights:
-        state = {k.removeprefix(_DYNAMIC): v.float() for k, v in self.tensors.items() if k.startswith(_DYNAMIC)}
-        if not all(tensor.isfinite().all() for tensor in state.values()):
-            raise ModelError("Head weights must be finite numbers", "NaN or infinity", "Use another pack")
-        hidden = len(state.get("hidden.bias", ()))
-        predictor = DynamicHeadWeights(
-            tower.width, tower.depth, tower.heads, max(1, hidden), branch=config.lhw_branch, site=config.lhw_site
-        )
-        want = {name: tuple(tensor.shape) for name, tensor in predictor.state_dict().items()}
-        got = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        if got != want:
-            raise ModelError(
-                f"The predicted head weights of pack {self.record.name} must fit the tower", got, f"They must be {want}"
-            )
-        predictor.load_state_dict(state)
-        return predictor.eval().requires_grad_(False)
+        return packed_head_weights(self.tensors, self.config(), tower, self.record.name)
 
 
 def load_pack(path: Path) -> Pack:
