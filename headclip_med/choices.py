@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-METHODS = ("headclip", "anomalyclip")
+METHODS = ("headclip", "anomalyclip", "memory")
 DOMAINS = (
     "generic",
     "brain-mri",

@@ -70,6 +70,7 @@ def predict(
     model: options.ModelOrExportOption = "headclip-tiny",
     weights: options.WeightsOption = None,
     method: options.MethodOption = None,
+    normals: options.NormalsOption = None,
     domain: options.DomainOption = None,
     plane: options.PlaneOption = None,
     series: options.SeriesOption = None,
@@ -133,6 +134,7 @@ def predict(
             batch_size=batch_size,
             domain=domain,
             speed=speed,
+            normals=normals,
         )
         watcher = console.TerminalWatcher(quiet=as_json)
         try:
@@ -207,13 +209,14 @@ def _engine(
     batch_size: int | None = None,
     domain: str | None = None,
     speed: str = "exact",
+    normals: Path | None = None,
 ) -> ScanEngine:
     from headclip_med import console
     from headclip_med.exports.onnx_engine import ONNX_ENDING, check_onnx_options, load_onnx_engine
 
     with console.waiting(f"loading {model}"):
         if model.lower().endswith(ONNX_ENDING):
-            check_onnx_options(weights=weights, method=method, precision=precision, speed=speed)
+            check_onnx_options(weights=weights, method=method, precision=precision, speed=speed, normals=normals)
             exported = load_onnx_engine(model, device=device, batch_size=batch_size, precision=precision)
             exported.check_domain(domain)  # told once, not once a case
             return exported
@@ -227,6 +230,7 @@ def _engine(
             precision=precision,  # type: ignore[arg-type]
             batch_size=batch_size,
             speed=speed,
+            normals=normals,
         )
 
 

@@ -49,6 +49,9 @@ def evaluate(
             autocompletion=_complete_model,
         ),
     ] = None,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Also measure the trivial controls that fit the images.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the set in tables.", show_default="its folder's")] = None,
     sequences: Annotated[
         str | None,
@@ -87,6 +90,7 @@ def evaluate(
     ] = 0.1,
     weights: options.WeightsOption = None,
     method: options.MethodOption = None,
+    normals: options.NormalsOption = None,
     domain: options.DomainOption = None,
     plane: options.PlaneOption = None,
     window: options.WindowOption = None,
@@ -131,8 +135,9 @@ def evaluate(
                 None if weights is None or given.startswith("control:") else str(weights),
                 chosen,
                 speed,
+                None if normals is None or given.startswith("control:") else str(normals),
             )
-            for given in model or ["headclip-tiny"]
+            for given in _with_controls(model or ["headclip-tiny"], controls, dataset)
         ]
         with EvaluationBar() as watcher:
             result = run(
@@ -149,6 +154,13 @@ def evaluate(
             )
         _show(result, out, as_json)
         raise typer.Exit(0 if result.ok else 1)
+
+
+def _with_controls(models: list[str], controls: bool, dataset: CaseDataset) -> list[str]:
+    from headclip_med.evaluation.scorers import controls_for
+
+    more = controls_for(dataset) if controls else []
+    return [*models, *(name for name in more if name not in models)]
 
 
 def _dataset(

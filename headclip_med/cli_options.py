@@ -93,6 +93,14 @@ MethodOption = Annotated[
         autocompletion=_methods,
     ),
 ]
+NormalsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Normal images or volumes of the same kind: the method also compares with their patches (at most 64 "
+        "slices are taken).",
+    ),
+]
 DomainOption = Annotated[
     str | None,
     typer.Option(

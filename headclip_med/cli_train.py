@@ -23,6 +23,7 @@ def train(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="The pack and its checkpoint go here.")
     ] = None,
+    method: options.MethodOption = None,
     name: Annotated[str | None, typer.Option(help="Of the pack.")] = None,
     domain: options.DomainOption = None,
     steps: Annotated[int | None, typer.Option(help="Steps of optimisation.")] = None,
@@ -34,7 +35,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the checkpoint in the folder.")] = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Train head weights and classes on auxiliary data: a pack for `predict --model`."""
+    """Train head weights and classes, or another method, on auxiliary data: a pack for `predict --model`."""
     with errors_in_words():
         from headclip_med.console import say_json
         from headclip_med.console_train import TrainBar, show_trained
@@ -43,6 +44,7 @@ def train(
 
         changes: dict[str, Any] = {
             "model": model,
+            "method": method,
             "out": out,
             "name": name,
             "domain": domain,

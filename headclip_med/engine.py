@@ -16,7 +16,9 @@ from headclip_med.detectors import Detector, SliceBatch
 from headclip_med.device import Precision, choose_device, choose_dtype
 from headclip_med.memory import fitting_batch, shortage
 from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model, place_model
+from headclip_med.normals import Normals, normal_pixels, read_normals
 from headclip_med.packs.domains import Domain, get_domain
+from headclip_med.packs.record import UNCALIBRATED
 from headclip_med.result import AnomalyResult
 from headclip_med.run_job import CaseRun
 from headclip_med.run_slices import Batching
@@ -36,16 +38,17 @@ class Engine(ScanEngine):
         precision: Precision = "auto",
         batch_size: int | None = None,
         speed: str = "exact",
+        normals: Normals | None = None,
     ) -> None:
-        self.device, self.speed = choose_device(device), get_speed(speed)
+        self.device, self.speed, self.normals = choose_device(device), get_speed(speed), normals
         self.dtype = choose_dtype(self.device, precision)
         self.model = place_model(model, self.device, self.dtype)
         self._detectors: dict[str, Detector] = {}
         self._batch_size = batch_size
         in_flight, across = 2 if self.device.type == "cuda" else 1, self.device.type != "cpu"
         super().__init__(Batching(1 if batch_size is None else batch_size, self.device.type, in_flight, across))
-        if model.pack is not None and model.pack.class_features(model.built.tower) is not None:
-            self._detector(model.domain)  # a pack that does not fit is refused now, not at the first case
+        if normals is not None or (model.pack is not None and model.pack.tensors):
+            self._detector(model.domain)  # what does not fit is refused now, not at the first case
 
     def setup(self, domain: str | None) -> Setup:
         """What this engine brings for a domain, by default the model's."""
@@ -56,15 +59,23 @@ class Engine(ScanEngine):
             preprocessing=own_preprocessing(detector, chosen),
             score=SliceScorer(detector, self.device),
             smoothing_mm=self.model.pack.record.slice_smoothing_mm if self.model.pack else 0.0,
-            threshold=(self.model.threshold.value, self.model.threshold.origin),
+            threshold=self.threshold,
             detector=detector.describe(),
-            warnings=self.model.warnings,
+            warnings=(*self.model.warnings, *_limits(detector)),
         )
+
+    @property
+    def threshold(self) -> tuple[float, str]:
+        """Cut on the map and where it came from; what was chosen without normal images says nothing with them."""
+        own = UNCALIBRATED if self.normals is not None else self.model.threshold
+        return own.value, own.origin
 
     def identity(self) -> dict[str, Any]:
         """What decides this engine's numbers, under the names of a result's provenance: names, hashes, precision."""
         precision = str(self.dtype).removeprefix("torch.")
-        return {**self.model.provenance(), "precision": precision, "speed": self.speed.name}
+        seen = self.normals
+        facts = {} if seen is None else {"normals": len(seen.sources), "normals_sha256": seen.sha256}
+        return {**self.model.provenance(), **facts, "precision": precision, "speed": self.speed.name}
 
     def setting(self) -> dict[str, Any]:
         """Where and how it runs; changes no number but by rounding."""
@@ -79,6 +90,8 @@ class Engine(ScanEngine):
     def _detector(self, domain: Domain) -> Detector:
         if domain.name not in self._detectors:
             detector = detector_for(self.model, domain, self.speed)
+            if self.normals is not None:
+                detector = detector.adapt(normal_pixels(self.normals, detector, domain))
             if self._batch_size is None and not self._detectors:
                 self._batching.size = fitting_batch(detector, self.device)
             self._detectors[domain.name] = detector
@@ -104,6 +117,7 @@ def load_engine(
     batch_size: int | None = None,
     weights: str | Path | None = None,
     speed: str = "exact",
+    normals: str | Path | None = None,
 ) -> Engine:
     """Load a model and put it on a device.
 
@@ -115,12 +129,21 @@ def load_engine(
         batch_size: slices at once; default 1 to 8 on a CPU, what fits its memory on a GPU; halved when that runs out.
         weights: weight file or name of the tower of a pack that carries none.
         speed: ``exact``, ``balanced``, ``fast``, see :mod:`headclip_med.speed`.
+        normals: folder of normal images of the task, which the method then also compares with.
 
     Raises:
         ModelError: the model or the device cannot be had; InputError: an unknown speed, a batch below 1.
     """
-    model = load_model(name_or_path, method=method, weights=weights)
-    return Engine(model, device=device, precision=precision, batch_size=batch_size, speed=speed)
+    seen = None if normals is None else read_normals(normals)
+    model = load_model(name_or_path, method=method, weights=weights, has_normals=seen is not None)
+    return Engine(model, device=device, precision=precision, batch_size=batch_size, speed=speed, normals=seen)
+
+
+def _limits(detector: Detector) -> tuple[str, ...]:
+    """What a reader of the map must know of the method."""
+    if detector.capabilities.localises:
+        return ()
+    return (f"{detector.name} does not localise: its map is the slice's score everywhere",)
 
 
 def _device_name(device: torch.device) -> str:

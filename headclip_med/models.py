@@ -72,7 +72,13 @@ class Model:
         return facts
 
 
-def load_model(name: str | Path, *, method: str | None = None, weights: str | Path | None = None) -> Model:
+def load_model(
+    name: str | Path,
+    *,
+    method: str | None = None,
+    weights: str | Path | None = None,
+    has_normals: bool = False,
+) -> Model:
     """Load a model by name.
 
     Args:
@@ -81,6 +87,7 @@ def load_model(name: str | Path, *, method: str | None = None, weights: str | Pa
             of them chooses the method.
         method: detector, default the pack's or ``headclip``. A pack of another method lends its tower and its domain.
         weights: for a pack that carries no tower of its own, a tower's name or weight file instead of its hub.
+        has_normals: normal images of the task will be given, which some methods cannot do without.
 
     Raises:
         ModelError: unknown name, unreadable or unfitting weights, a vision-only tower without class features, or a
@@ -92,25 +99,27 @@ def load_model(name: str | Path, *, method: str | None = None, weights: str | Pa
     method = asked or method
     place = pack_place(text, builtin_packs())
     if is_pack(place):
-        return _of_pack(load_pack(place), method, weights)
+        return _of_pack(load_pack(place), method, weights, has_normals)
     if place.is_dir():
         raise ModelError("A model folder must be a pack with a pack.json", place.name, "See `headclip-med models list`")
     if weights is not None:
         raise ModelError("Weights must be given for a pack that carries none", f"{_short(text)}, which is no pack")
     chosen = get_method(method or HeadCLIP.name)
-    check_method(chosen, _short(text), has_text=_may_have_text(text), has_state=False)
+    check_method(chosen, _short(text), has_text=may_have_text(text), has_state=False, has_normals=has_normals)
     built = _tower_or_near_pack(text)
-    check_method(chosen, _short(text), has_text=built.clip is not None, has_state=False)
+    check_method(chosen, _short(text), has_text=built.clip is not None, has_state=False, has_normals=has_normals)
     if built.clip is not None or not issubclass(chosen, HeadCLIP):
         return Model(_short(text), chosen.name, built)
     return _vision_only(_short(text), built, method)
 
 
-def check_method(method: type[Detector], name: str, *, has_text: bool, has_state: bool) -> None:
+def check_method(
+    method: type[Detector], name: str, *, has_text: bool, has_state: bool, has_normals: bool = True
+) -> None:
     """Refuse a method that a model of this kind cannot be run with.
 
     Raises:
-        ModelError: no text side, or nothing learned, where the method needs it.
+        ModelError: no text side, nothing learned, or no normal images, where the method needs them.
     """
     needs = method.capabilities
     if needs.uses_text and not has_text:
@@ -125,14 +134,19 @@ def check_method(method: type[Detector], name: str, *, has_text: bool, has_state
             name,
             f"Train one: `headclip-med train --method {method.name}`",
         )
+    if needs.needs_normals and not has_normals:
+        raise ModelError(
+            f"The method {method.name} must be given normal images of the task", "none", "Add --normals DIR"
+        )
 
 
-def _of_pack(pack: Pack, method: str | None, weights: str | Path | None) -> Model:
+def _of_pack(pack: Pack, method: str | None, weights: str | Path | None, has_normals: bool) -> Model:
     record = pack.record
     chosen, own = get_method(method or record.method), get_method(record.method)
     same = chosen is own or (issubclass(chosen, HeadCLIP) and issubclass(own, HeadCLIP))
     has_text = record.tower.kind == "open_clip"
-    check_method(chosen, f"the pack {record.name} of method {own.name}", has_text=has_text, has_state=same)
+    whose = f"the pack {record.name} of method {own.name}"
+    check_method(chosen, whose, has_text=has_text, has_state=same, has_normals=has_normals)
     built = _embedded_tower(pack) if record.tower.kind == "embedded" else _outer_tower(pack, weights)
     if same:
         return Model(record.name, chosen.name, built, pack, _hash_warnings(pack, built))
@@ -140,7 +154,7 @@ def _of_pack(pack: Pack, method: str | None, weights: str | Path | None) -> Mode
     return Model(record.name, chosen.name, built, None, (note,), record.domain)
 
 
-def _may_have_text(name: str) -> bool:
+def may_have_text(name: str) -> bool:
     """Whether the tower of that name can have a text side, as far as that is known without reading weights."""
     architecture, _, file = name.rpartition("@")
     if name.startswith("timm:") or (architecture and architecture.split(".")[0] in timm_names()):

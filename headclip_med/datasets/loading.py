@@ -37,7 +37,7 @@ def load_case(case: Case, *, masks_known: bool) -> LabelledVolume:
             warnings.append(f"{CONTRADICTION}{said}, but its mask is {shown}: the mask decides")
     elif masks_known and label is False:
         truth = np.zeros(volume.array.shape[1:], dtype=bool)
-    image = _digest(volume.array)
+    image = image_digest(volume.array)
     return LabelledVolume(
         volume=to_metatensor(volume),
         gt_mask=truth,
@@ -54,7 +54,7 @@ def _images(case: Case) -> list[LoadedVolume]:
     return [load(path, time=time) for path, time in zip(case.images, times, strict=True)]
 
 
-def _digest(array: NDArray[np.float32]) -> str:
+def image_digest(array: NDArray[np.float32]) -> str:
     """Of shape and values; a grey image saved in colour has the digest of the grey one."""
     grey = len(array) == 3 and (array[0] == array[1]).all() and (array[0] == array[2]).all()
     plain = np.ascontiguousarray(array[:1] if grey else array)

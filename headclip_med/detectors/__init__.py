@@ -17,9 +17,10 @@ from headclip_med.detectors.base import (
     SliceBatch,
 )
 from headclip_med.detectors.headclip import HeadCLIP, HeadCLIPConfig
+from headclip_med.detectors.memory import Memory
 from headclip_med.errors import ModelError
 
-DETECTORS: dict[str, type[Detector]] = {method.name: method for method in (HeadCLIP, AnomalyCLIP)}
+DETECTORS: dict[str, type[Detector]] = {method.name: method for method in (HeadCLIP, AnomalyCLIP, Memory)}
 
 
 def get_method(name: str) -> type[Detector]:

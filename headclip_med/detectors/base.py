@@ -157,7 +157,7 @@ class Detector(ABC):
     """
 
     name: str
-    capabilities: ClassVar[Capabilities]
+    capabilities: Capabilities
     Config: ClassVar[type] = TowerConfig
     tower: ImageTower
 

@@ -91,8 +91,20 @@ def _kind(scorer: Scorer, declared: str | None) -> tuple[Kind, str]:
             ", ".join(str(entry["name"]) for entry in ledger),
             "Leave --protocol out, or name auxiliary",
         )
+    if scorer.identity().get("normals"):
+        if declared in ("auxiliary", "leave-one-out"):
+            raise InputError(
+                "A model that compares with normal images of the set must be declared as normals or few-shot",
+                declared,
+                "Leave --protocol out",
+            )
+        return ("normals", MEANINGS["normals"]) if declared is None else (declared, _by_user(declared))  # type: ignore[return-value]
     if declared is not None:
-        return declared, f"declared by the user: {MEANINGS[declared]}"  # type: ignore[return-value]
+        return declared, _by_user(declared)  # type: ignore[return-value]
     if ledger:
         return "auxiliary", "the model's training ledger is not empty"
     return "zero-shot", "the model has no training ledger"
+
+
+def _by_user(kind: str) -> str:
+    return f"declared by the user: {MEANINGS[kind]}"

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headclip_med.case_options import CaseOptions, check_options
-from headclip_med.errors import InputError
+from headclip_med.errors import HeadclipError, InputError
+from headclip_med.packs.record import SHORT_HASH
 from headclip_med.versions import package_versions
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
+    from headclip_med.datasets.case import CaseDataset
     from headclip_med.engine import Engine
     from headclip_med.result import AnomalyResult
     from headclip_med.run_slices import Cancel
@@ -78,12 +80,17 @@ class EngineScorer:
         """The user's, or the pack's."""
         if self.options.threshold is not None:
             return self.options.threshold, "chosen by the user before the evaluation"
-        return self.engine.model.threshold.value, self.engine.model.threshold.origin
+        return self.engine.threshold
 
     def ledger(self) -> tuple[dict[str, Any], ...]:
-        """The pack's training-data ledger."""
-        pack = self.engine.model.pack
-        return () if pack is None else tuple(entry.model_dump(mode="json") for entry in pack.record.ledger)
+        """The pack's training-data ledger, and the normal images that the engine compares with."""
+        pack, normals = self.engine.model.pack, self.engine.normals
+        entries = [] if pack is None else [entry.model_dump(mode="json") for entry in pack.record.ledger]
+        if normals is not None:
+            short = [image[:SHORT_HASH] for image in normals.image_sha256]
+            name = f"{normals.name} (normal images)"
+            entries.append({"name": name, "licence": "not stated", "count": len(short), "image_sha256": short})
+        return tuple(entries)
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ class ModelSpec:
     weights: str | None = None
     options: CaseOptions = field(default_factory=CaseOptions)
     speed: str = "exact"
+    normals: str | None = None
 
     def build(self) -> Scorer:
         """Load the model, or make the control.
@@ -120,8 +128,27 @@ class ModelSpec:
             batch_size=self.batch_size,
             weights=self.weights,
             speed=self.speed,
+            normals=self.normals,
         )
         return EngineScorer(engine, self.options)
+
+
+def controls_for(dataset: CaseDataset) -> list[str]:
+    """The trivial controls that a table of this set carries; redness only where images have colours."""
+    from headclip_med.evaluation.controls import CONTROLS
+
+    names = [name for name in CONTROLS if name != "redness" or _in_colour(dataset)]
+    return [f"{CONTROL_PREFIX}{name}" for name in names]
+
+
+def _in_colour(dataset: CaseDataset) -> bool:
+    """By the first case that can be read: what is wrong with the others is told when they are measured."""
+    for case in dataset:
+        try:
+            return bool(dataset.load(case).volume.meta.get("is_rgb", False))
+        except HeadclipError:
+            continue
+    return False
 
 
 def short_names(given: Sequence[str]) -> list[str]:

@@ -93,18 +93,25 @@ def load_onnx_engine(
 
 
 def check_onnx_options(
-    *, weights: object = None, method: str | None = None, precision: str = "auto", speed: str = "exact"
+    *,
+    weights: object = None,
+    method: str | None = None,
+    precision: str = "auto",
+    speed: str = "exact",
+    normals: object = None,
 ) -> None:
     """Refuse what only the engine on torch can be asked for.
 
     Raises:
-        ModelError: weights, a method, another precision than float32, or another speed than exact.
+        ModelError: weights, a method, normal images, another precision than float32, or another speed than exact.
     """
     kind = "An exported .onnx model must be used as it is"
     if weights is not None:
         raise ModelError(kind, "--weights", "Leave it out: the weights are in the file")
     if method is not None:
         raise ModelError(kind, f"--method {method}", "Leave it out: the method is in the file")
+    if normals is not None:
+        raise ModelError(kind, "--normals", "Compare with normal images in the model that it was exported from")
     if precision not in ("auto", "float32"):
         raise ModelError(kind, f"--precision {precision}", "Leave it out: the graph computes in float32")
     if speed != "exact":

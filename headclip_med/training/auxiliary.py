@@ -25,6 +25,23 @@ class Part:
     entry: LedgerEntry
 
 
+def check_masks(config: TrainConfig) -> None:
+    """Refuse, before a tower is loaded, a set that does not say where lesions are."""
+    for data in config.data:
+        _opened(data)
+
+
+def _opened(data: DataConfig) -> CaseDataset:
+    dataset = open_dataset(data.path, name=data.name, sequences=list(data.sequences) or None, split=data.split)
+    if not dataset.has_masks:
+        raise InputError(
+            "Auxiliary data must say where lesions are",
+            f"{dataset.name} has no masks",
+            "Choose a set with masks; labels alone cannot train a map",
+        )
+    return dataset
+
+
 def auxiliary_parts(config: TrainConfig, done: Progress | None = None) -> list[Part]:
     """Open and split every auxiliary set; ``done`` is told the name of each case that was read.
 
@@ -35,13 +52,7 @@ def auxiliary_parts(config: TrainConfig, done: Progress | None = None) -> list[P
     seen: set[str] = set()
     parts = []
     for data in config.data:
-        dataset = open_dataset(data.path, name=data.name, sequences=list(data.sequences) or None, split=data.split)
-        if not dataset.has_masks:
-            raise InputError(
-                "Auxiliary data must say where lesions are",
-                f"{dataset.name} has no masks",
-                "Choose a set with masks; labels alone cannot train a map",
-            )
+        dataset = _opened(data)
         fingerprints = [_fingerprint(dataset, case, done) for case in dataset]
         inventory = take_inventory(fingerprints, seen)
         seen |= {found.image_sha256 for found in fingerprints if found.case in set(inventory.counted)}

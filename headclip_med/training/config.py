@@ -105,6 +105,8 @@ class TrainConfig(_Strict):
 
     Attributes:
         data: auxiliary sets. model: tower by name or file. domain: of preprocessing and of the pack.
+        method: detector by name; options: fields of the configuration of another method than headclip, which has its
+            choices here.
         out: folder of the pack and the checkpoints; name: of the pack.
         feature_layers, local_attention, local_start, image_size: of the tower's use, as in HeadCLIPConfig.
         fast: the linear path without back-propagation through the tower; None: wherever it applies.
@@ -118,6 +120,8 @@ class TrainConfig(_Strict):
 
     data: tuple[DataConfig, ...] = Field(min_length=1)
     model: str
+    method: str = "headclip"
+    options: dict[str, Any] = {}
     out: Path
     name: str = "trained"
     domain: str = "generic"

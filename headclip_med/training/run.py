@@ -11,36 +11,33 @@ from typing import Any
 import numpy as np
 import torch
 
-from headclip_med.detectors import HeadCLIPConfig
+from headclip_med.detectors import HeadCLIP, HeadCLIPConfig
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, first_local_block, resolve_layers
-from headclip_med.engine import load_engine
 from headclip_med.errors import InputError
-from headclip_med.evaluation.counts import ScoreCounts, count_scores, level_scores
-from headclip_med.evaluation.curves import dice_curve
 from headclip_med.intensity import Preprocessing
 from headclip_med.packs import builtin_packs
-from headclip_med.packs.domains import get_domain
 from headclip_med.packs.pack import Threshold, is_pack
 from headclip_med.training.adapter import Adapter, ClassVectors
 from headclip_med.training.augment import augmented
-from headclip_med.training.auxiliary import Part, auxiliary_parts
+from headclip_med.training.auxiliary import Part, auxiliary_parts, check_masks
 from headclip_med.training.checkpoint import NAME, check_new_run
 from headclip_med.training.class_vectors import fit_class_vectors
 from headclip_med.training.config import TrainConfig
 from headclip_med.training.features import FeatureBank, Mode
 from headclip_med.training.fit import Fitted, TrainWatcher, fit
 from headclip_med.training.fusion import fit_fusion
+from headclip_med.training.method import check_trains, train_method
 from headclip_med.training.objective import validate
+from headclip_med.training.prepared import check_labels, run_identity, slices_of
 from headclip_med.training.ranks import Ranks, joined_ranks
 from headclip_med.training.save import pack_config, save_pack
-from headclip_med.training.slices import SlicesOfCase, TrainingSlice, training_slices
+from headclip_med.training.threshold import choose_threshold
 from headclip_med.training.track import tracked
 
-# Patches per slice and class that start the class vectors, and cases that choose the threshold, at most.
+# Patches per slice and class that start the class vectors, at most.
 _PATCHES = 60
-_CALIBRATION_CASES = 24
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def train(
     watcher: TrainWatcher | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Trained:
-    """Train head weights and classes on auxiliary data and write a pack into ``config.out``.
+    """Train head weights and classes, or whatever another method learns, and write a pack into ``config.out``.
 
     The best step is chosen on patients of the auxiliary data that were held back, never on a target set. With
     ``torchrun`` every process works on its part of each batch.
@@ -71,13 +68,18 @@ def train(
     """
     watcher = watcher or TrainWatcher()
     check_new_run(config.out, resume)
+    check_trains(config)
     if config.model in builtin_packs() or is_pack(Path(config.model).expanduser()):
         raise InputError(
             "Training must begin with a tower",
             f"the pack {Path(config.model).name}",
             "Give a weight file, ARCH/TAG of open_clip or timm:ARCH",
         )
+    check_masks(config)
     torch.set_num_threads(config.threads)
+    if config.method != HeadCLIP.name:
+        with tracked(watcher, config) as watcher:
+            return Trained(config.out, config.model, *train_method(config, resume, watcher, cancel))
     with joined_ranks() as ranks, tracked(watcher, config) if ranks.first else nullcontext(watcher) as watcher:
         watcher.stage("loading the tower")
         built = build_tower(config.model)
@@ -87,7 +89,7 @@ def train(
         spec = _preprocessing(built, config)
         adapter = Adapter(built, config)
         banks = _banks(built, adapter, parts, config, spec)
-        fitted = _fit(adapter, *banks, config, _identity(config, built, parts), resume, ranks, watcher, cancel)
+        fitted = _fit(adapter, *banks, config, run_identity(config, built, parts), resume, ranks, watcher, cancel)
         threshold = Threshold(value=0.5, origin="not chosen yet")
         ledger = tuple(part.entry for part in parts)
         fusion = None
@@ -105,7 +107,7 @@ def train(
             method = pack_config(adapter, config, spec.image_size, fusion)
             save_pack(config.out, adapter, built, config, method, threshold, ledger, facts)
             watcher.stage("choosing the threshold")
-            threshold = _calibrate(config, parts)
+            threshold = choose_threshold(config, parts)
             save_pack(config.out, adapter, built, config, method, threshold, ledger, facts)
     return Trained(
         config.out, config.model, fitted, threshold, {"training": len(banks[0]), "validation": len(banks[1])}
@@ -148,10 +150,10 @@ def _preprocessing(built: BuiltTower, config: TrainConfig) -> Preprocessing:
 def _banks(
     built: BuiltTower, adapter: Adapter, parts: Sequence[Part], config: TrainConfig, spec: Preprocessing
 ) -> tuple[FeatureBank, FeatureBank]:
-    train_slices = _slices(parts, "train", config, spec)
-    held_out = _slices(parts, "held_out", config, spec)
-    _check_labels("training", train_slices)
-    _check_labels("validation", held_out)
+    train_slices = slices_of(parts, "train", config, spec)
+    held_out = slices_of(parts, "held_out", config, spec)
+    check_labels("training", train_slices)
+    check_labels("validation", held_out)
     copies = [
         augmented(part, copy, config.seed, built.tower.mean, built.tower.std)
         for copy in range(1, config.slices.copies + 1)
@@ -186,27 +188,6 @@ def _mode(adapter: Adapter, config: TrainConfig, depth: int) -> Mode:
             "Set fast: false",
         )
     return "linear" if linear and config.fast is not False else "autograd"
-
-
-def _slices(parts: Sequence[Part], which: str, config: TrainConfig, spec: Preprocessing) -> list[TrainingSlice]:
-    domain = get_domain(config.domain)
-    return [
-        cut
-        for part in parts
-        for cut in training_slices(
-            SlicesOfCase(part.dataset, domain, spec, config.slices), getattr(part, which), config.cache_dir
-        )
-    ]
-
-
-def _check_labels(words: str, slices: Sequence[TrainingSlice]) -> None:
-    lesions = sum(part.label for part in slices)
-    whole = any(bool((part.mask == 0).logical_and(part.valid).any()) for part in slices)
-    if not slices or not lesions or not whole:
-        given = "no slice" if not slices else "no lesion at all" if not lesions else "nothing but lesion"
-        raise InputError(
-            f"The {words} slices must show lesions and something else", given, "Give more patients, or other data"
-        )
 
 
 @torch.no_grad()
@@ -247,39 +228,6 @@ def start_vectors(
         classes.patch[place] = torch.stack([-vectors.abnormal, vectors.abnormal])
         scales.append(vectors.logit_scale)
     classes.log_scale.fill_(float(np.log(np.mean(scales))))
-
-
-def _calibrate(config: TrainConfig, parts: Sequence[Part]) -> Threshold:
-    """The threshold with the highest mean Dice over the validation cases that hold a lesion."""
-    engine = load_engine(config.out, "cpu", precision="float32", weights=config.model)
-    total: np.ndarray[Any, Any] = np.zeros(len(level_scores()))
-    cases = 0
-    for part in parts:
-        for case in part.held_out[:_CALIBRATION_CASES]:
-            labelled = part.dataset.load(case)
-            if labelled.gt_mask is None or not labelled.gt_mask.any():
-                continue
-            found = engine.predict(labelled.volume, domain=config.domain).map_array
-            counts: ScoreCounts = count_scores(found.ravel(), labelled.gt_mask.ravel())
-            total += dice_curve(counts)
-            cases += 1
-    if not cases:
-        return Threshold(value=0.5, origin="a-priori: 0.5, no validation case holds a lesion")
-    value = float(np.clip(level_scores()[int(total.argmax())], 1e-6, 1 - 1e-6))
-    origin = f"highest mean Dice ({total.max() / cases:.2f}) over {cases} validation cases of the auxiliary data"
-    return Threshold(value=value, origin=origin)
-
-
-def _identity(config: TrainConfig, built: BuiltTower, parts: Sequence[Part]) -> dict[str, Any]:
-    """What a checkpoint rests on; the number of steps may grow, but where the schedule is made of it."""
-    fields = config.model_dump(mode="json", exclude={"out", "name", "model", "cache_gib", "cache_dir", "track", "data"})
-    if config.schedule != "text_then_heads":
-        del fields["steps"]
-    return {
-        "configuration": fields,
-        "tower": built.sha256,
-        "data": [part.entry.content_sha256 for part in parts],
-    }
 
 
 __all__ = ["Trained", "start_vectors", "train", "validate"]

@@ -16,6 +16,7 @@ from torch import Tensor
 from headclip_med.datasets.case import Case, CaseDataset, LabelledVolume
 from headclip_med.detect_slices import slice_pixels
 from headclip_med.errors import InputError
+from headclip_med.evenly import evenly
 from headclip_med.geometry import check_affine, slice_frame
 from headclip_med.intensity import Preprocessing, foreground, intensity_ranges
 from headclip_med.packs.domains import Domain
@@ -133,12 +134,4 @@ def _choose(
     lesion, body = truth.sum(axis=others), inside.sum(axis=others)
     with_lesion = [i for i in seen if lesion[i] > config.min_lesion * max(1, body[i])]
     without = [i for i in seen if lesion[i] == 0]
-    return sorted({*_spread(with_lesion, config.lesion), *_spread(without, config.free)})
-
-
-def _spread(indices: Sequence[int], most: int) -> list[int]:
-    """At most ``most`` of the indices, evenly over all of them."""
-    if len(indices) <= most:
-        return list(indices)
-    places = np.linspace(0, len(indices) - 1, most).round().astype(int)
-    return [indices[i] for i in places]
+    return sorted({*evenly(with_lesion, config.lesion), *evenly(without, config.free)})

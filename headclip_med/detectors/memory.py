@@ -1,0 +1,231 @@
+"""A memory of normal patches: how far a patch is from every patch of normal images of the same task.
+
+The idea of PatchCore (arXiv 2106.08265) on a frozen tower's ordinary patch features: a capped coreset of normal ones,
+distance to the nearest of them. The distance becomes a probability by what normal images say of each other, each left
+out in turn, so that it can be averaged with the map of a zero-shot method. Calibration and fusion are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from headclip_med import scoring
+from headclip_med.detectors.base import Capabilities, Detector, NormalPixels, Parts, SliceBatch
+from headclip_med.detectors.headclip_config import SIGMA_REFERENCE
+from headclip_med.encoders.image import EncodeOptions, encode_images, resolve_layers
+from headclip_med.encoders.tower import ImageTower
+from headclip_med.errors import ModelError
+
+# Slices that go through the tower at once while a memory is built.
+_AT_ONCE = 4
+# Distances are compared for so many query patches at once: 4 × 4,000 floats a patch would be 16 kB.
+_ROWS = 4096
+# A patch counts as patient from this share of it on.
+_PATIENT_SHARE = 0.5
+# Median absolute deviation to standard deviation, of normal noise; and how many of these above the median of normal
+# patches are as likely abnormal as not.
+_MAD_TO_SD, _EVEN_ODDS = 1.4826, 3.0
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Choices of the memory.
+
+    Attributes:
+        image_size: side of the square input in pixels; None: that of the tower, or of the method it is added to.
+        layers: tapped blocks, 0-based; None: half way and three quarters up, where features are least class-bound.
+        bank_size: patches kept per layer. candidates: random patches that they are chosen from.
+        weight: share of the memory in map and score, where it is added to another method.
+        map_sigma: σ in pixels at 518 px, as of the family.
+    """
+
+    image_size: int | None = None
+    layers: tuple[int, ...] | None = None
+    bank_size: int = 2000
+    candidates: int = 20_000
+    weight: float = 0.5
+    map_sigma: float = 4.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a memory that could hold nothing, and weights that are none."""
+        if self.bank_size < 1 or self.candidates < self.bank_size:
+            raise ModelError(
+                "The memory must keep at least one patch, of at least as many candidates",
+                f"bank_size {self.bank_size}, candidates {self.candidates}",
+            )
+        if not 0 <= self.weight <= 1:
+            raise ModelError("The memory's weight must lie between 0 and 1", self.weight)
+
+
+@dataclass(frozen=True)
+class PatchBank:
+    """Normal patches and what their distances mean.
+
+    Attributes:
+        features: by layer, ``(M, D)`` L2-normalised. centre, spread: of the distances of normal patches to the bank of
+            the other normal images, averaged over layers.
+    """
+
+    features: dict[int, Tensor]
+    centre: float
+    spread: float
+
+    def distances(self, features: dict[int, Tensor]) -> Tensor:
+        """½ (1 − cosine with the nearest normal patch), mean over layers: ``(N, P, D)`` each → ``(N, P)`` in [0, 1]."""
+        return torch.stack([_nearest(features[layer], bank) for layer, bank in self.features.items()]).mean(dim=0)
+
+    def probabilities(self, features: dict[int, Tensor]) -> Tensor:
+        """Distances as probabilities of abnormal: ½ at three robust deviations above what normal patches have."""
+        return torch.sigmoid((self.distances(features) - self.centre) / self.spread - _EVEN_ODDS)
+
+
+def patch_features(tower: ImageTower, pixels: Tensor, layers: tuple[int, ...]) -> dict[int, Tensor]:
+    """The tower's ordinary patch features by layer, ``(N, P, D)`` L2-normalised."""
+    options = EncodeOptions(layers, local_attention="none", want_global=False)
+    return encode_images(tower, pixels, options).patch_features
+
+
+@torch.inference_mode()
+def build_bank(tower: ImageTower, normals: NormalPixels, layers: tuple[int, ...], config: MemoryConfig) -> PatchBank:
+    """Patches of normal images and of their mirror images.
+
+    Raises:
+        ModelError: no patch of patient in any of them.
+    """
+    both = NormalPixels(
+        torch.cat([normals.pixels, normals.pixels.flip(-1)]), torch.cat([normals.valid, normals.valid.flip(-1)])
+    )
+    batches = [patch_features(tower, part, layers) for part in both.pixels.split(_AT_ONCE)]
+    features = {layer: torch.cat([batch[layer] for batch in batches]) for layer in layers}
+    size = (int(both.pixels.shape[-2]) // tower.patch_size, int(both.pixels.shape[-1]) // tower.patch_size)
+    inside = F.adaptive_avg_pool2d(both.valid[:, None].float(), size).flatten(1).to(tower.device) >= _PATIENT_SHARE
+    if not bool(inside.any()):
+        raise ModelError("Normal images must show the patient", f"{len(normals)} slices of background")
+    centre, spread = _spread_of_normals(features, inside, len(normals))
+    draw = torch.Generator().manual_seed(config.seed)
+    kept = {layer: _coreset(each[inside], config, draw) for layer, each in features.items()}
+    return PatchBank(kept, centre, spread)
+
+
+def _spread_of_normals(features: dict[int, Tensor], inside: Tensor, count: int) -> tuple[float, float]:
+    """Median and robust deviation of the distances of each image to the others; a single one to its mirror image."""
+    found = []
+    for image in range(count):
+        twin = image + count
+        others = torch.ones(2 * count, dtype=torch.bool, device=inside.device)
+        others[[image, twin] if count > 1 else [image]] = False
+        rest = inside & others[:, None]
+        if not bool(rest.any()) or not bool(inside[image].any()):
+            continue
+        each = [_nearest(part[image : image + 1, inside[image]], part[rest]) for part in features.values()]
+        found.append(torch.stack(each).mean(dim=0).flatten())
+    if not found:
+        return 0.0, 1.0
+    distances = torch.cat(found)
+    median = distances.median()
+    spread = _MAD_TO_SD * (distances - median).abs().median()
+    return float(median), max(float(spread), 1e-4)
+
+
+def _nearest(features: Tensor, bank: Tensor) -> Tensor:
+    """½ (1 − largest cosine) of ``(N, P, D)`` with the rows of ``bank (M, D)``: ``(N, P)``."""
+    flat = features.flatten(0, 1)
+    best = torch.cat([(rows @ bank.T).amax(dim=1) for rows in flat.split(_ROWS)])
+    return ((1 - best) / 2).clamp(0, 1).unflatten(0, features.shape[:2])
+
+
+def _coreset(features: Tensor, config: MemoryConfig, draw: torch.Generator) -> Tensor:
+    """Rows that leave no row far from all of them: each next one is the row farthest from those chosen so far."""
+    if len(features) > config.candidates:
+        features = features[torch.randperm(len(features), generator=draw)[: config.candidates].to(features.device)]
+    if len(features) <= config.bank_size:
+        return features
+    chosen = [int(torch.randint(len(features), (1,), generator=draw))]
+    nearest = features @ features[chosen[0]]
+    while len(chosen) < config.bank_size:
+        chosen.append(int(nearest.argmin()))
+        nearest = torch.maximum(nearest, features @ features[chosen[-1]])
+    return features[chosen]
+
+
+class WithMemory(Detector):
+    """A detector that also compares with normal patches; of :class:`Memory`, the comparison alone.
+
+    Args:
+        base: the detector that the memory is added to. normals: at its input size.
+    """
+
+    def __init__(self, base: Detector, normals: NormalPixels, config: MemoryConfig | None = None) -> None:
+        if not len(normals):
+            raise ModelError("A memory must be given at least one normal slice", "none")
+        self.base, self.tower, self.name = base, base.tower, base.name
+        self.capabilities = replace(base.capabilities, needs_normals=False)
+        self.config = config or MemoryConfig()
+        depth = self.tower.depth
+        chosen = self.config.layers or (depth // 2 - 1, (3 * depth) // 4 - 1)
+        self.layers = resolve_layers(tuple(dict.fromkeys(max(0, layer) for layer in chosen)), depth)
+        self.bank = build_bank(self.tower, normals, self.layers, self.config)
+        self.slices = len(normals)
+
+    @property
+    def image_size(self) -> int:
+        """As of the detector that the memory is added to."""
+        return self.base.image_size
+
+    @torch.inference_mode()
+    def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
+        """Map and score: the other method's and the memory's, weighed; the memory's score is its map's maximum."""
+        found = self._memory(pixels)
+        inside = found if valid is None else found * valid.to(found)
+        scores = inside.flatten(1).amax(dim=1)
+        if isinstance(self.base, Memory):
+            return SliceBatch(found, scores)
+        other, share = self.base.score(pixels, valid), self.config.weight
+        return SliceBatch(torch.lerp(other.maps, found, share), torch.lerp(other.scores, scores, share))
+
+    def at_speed(self, scale: float, early_exit: bool) -> Detector:
+        """A memory holds features of one input size."""
+        raise self._cannot("change its speed", "normal images were seen at another size")
+
+    def state(self) -> dict[str, Tensor]:
+        """The bank beside what the other method learned."""
+        bank = {f"memory.{layer}": each.cpu() for layer, each in self.bank.features.items()}
+        return {**self.base.state(), **bank, "memory.scale": torch.tensor([self.bank.centre, self.bank.spread])}
+
+    def describe(self) -> dict[str, Any]:
+        """Both configurations, and how much is remembered."""
+        sizes = [len(each) for each in self.bank.features.values()]
+        own = {**super().describe()["config"], "layers": self.layers, "patches": sizes, "slices": self.slices}
+        return {**self.base.describe(), "memory": own}
+
+    def _memory(self, pixels: Tensor) -> Tensor:
+        grid = self.tower.grid(pixels)
+        patches = self.bank.probabilities(patch_features(self.tower, pixels, self.layers)).unflatten(-1, grid)
+        size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
+        sigma = self.config.map_sigma * size[1] / SIGMA_REFERENCE
+        return scoring.upsample(patches.float(), size, sigma=sigma).clamp(0, 1)
+
+
+class Memory(Detector):
+    """Normal images alone: no text, no training; scores only after :meth:`adapt`."""
+
+    name = "memory"
+    capabilities = Capabilities(zero_shot=False, uses_text=False, localises=True, needs_normals=True)
+    Config = MemoryConfig
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+
+    def adapt(self, normals: NormalPixels) -> Detector:
+        """The detector that can score."""
+        return WithMemory(self, normals, self.config)
+
+    def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
+        """Refused: it has seen nothing yet."""
+        raise ModelError("The method memory must be given normal images", "none", "Add --normals DIR")

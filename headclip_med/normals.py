@@ -1,0 +1,77 @@
+"""Normal images of the task at hand: read once, cut as a prediction cuts, for a method that compares with them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from headclip_med.case_inputs import Source, expand_inputs
+from headclip_med.datasets.loading import image_digest
+from headclip_med.detect_slices import own_preprocessing, slice_limits, slice_pixels
+from headclip_med.detectors import Detector, NormalPixels
+from headclip_med.errors import HeadclipError, InputError
+from headclip_med.evenly import evenly
+from headclip_med.geometry import slice_frame
+from headclip_med.job import make_job
+from headclip_med.packs.domains import Domain
+from headclip_med.reading import load_volume
+
+# Slices that are looked at, evenly over the volumes and within each: more hardly add patches that a bank keeps.
+_MOST_SLICES = 64
+
+
+@dataclass(frozen=True)
+class Normals:
+    """Normal images that were read once and are read again when they are cut, one at a time.
+
+    Attributes:
+        name: of the folder, for records. sources: in the order of their names. image_sha256: of each one's values.
+    """
+
+    name: str
+    sources: tuple[Source, ...]
+    image_sha256: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Of all of them together."""
+        return hashlib.sha256(" ".join(sorted(self.image_sha256)).encode()).hexdigest()
+
+
+def read_normals(folder: str | Path) -> Normals:
+    """Check a folder of normal images or volumes, or one of them; of many at most 64 are taken, copies count once.
+
+    Raises:
+        InputError: nothing there, or an image that cannot be read.
+    """
+    found: dict[str, Source] = {}
+    for case in evenly(expand_inputs([folder]), _MOST_SLICES):
+        try:
+            volume = load_volume(case.source)
+        except HeadclipError as error:
+            raise InputError("Every normal image must be readable", str(error), "Take it out of the folder") from error
+        found.setdefault(image_digest(volume.array), case.source)
+    return Normals(Path(folder).name, tuple(found.values()), tuple(found))
+
+
+def normal_pixels(normals: Normals, detector: Detector, domain: Domain) -> NormalPixels:
+    """Slices of the acquisition plane, as a prediction with the domain's defaults cuts them.
+
+    Raises:
+        InputError: nothing but background in them.
+    """
+    share = max(1, _MOST_SLICES // len(normals.sources))
+    device = detector.tower.device
+    pixels, valid = [], []
+    for source in normals.sources:
+        job = make_job(load_volume(source), domain.name, own_preprocessing(detector, domain))
+        scan, frame = job.scan(), slice_frame(job.affine, job.planes[0])
+        for index in evenly(scan.foreground_slices(frame), share):
+            pixels.append(slice_pixels(scan, frame, [index], device))
+            valid.append(slice_limits(scan, frame, scan.inside(frame, [index]), device))
+    if not pixels:
+        raise InputError("Normal images must show the patient", f"{normals.name} with nothing but background")
+    return NormalPixels(torch.cat(pixels), torch.cat(valid))

@@ -1,0 +1,133 @@
+"""From a configuration to the pack of any method that learns: read, split, cut, fit, calibrate, save."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from safetensors.torch import save_file
+
+from headclip_med.detectors import Detector, HeadCLIP, Parts, get_method
+from headclip_med.encoders.build import BuiltTower, build_tower
+from headclip_med.errors import InputError, ModelError
+from headclip_med.intensity import Preprocessing
+from headclip_med.models import check_method, may_have_text
+from headclip_med.packs.domains import get_domain
+from headclip_med.packs.new_pack import tower_record
+from headclip_med.packs.pack import PACK_FORMAT, TENSORS_NAME, PackRecord, Threshold, write_record
+from headclip_med.packs.record import LedgerEntry
+from headclip_med.training.auxiliary import auxiliary_parts
+from headclip_med.training.config import TrainConfig
+from headclip_med.training.fit import Fitted, TrainWatcher
+from headclip_med.training.method_run import MethodRun
+from headclip_med.training.prepared import check_labels, run_identity, slices_of
+from headclip_med.training.threshold import choose_threshold
+from headclip_med.writing.atomic import atomic_path
+
+
+def check_trains(config: TrainConfig) -> None:
+    """Refuse, before anything is loaded, a method that does not learn and options that are not its own.
+
+    Raises:
+        ModelError, InputError: in words.
+    """
+    method = get_method(config.method)
+    if not method.capabilities.trains:
+        raise ModelError("The method must be one that learns", config.method, "It needs no training: use it as it is")
+    if config.method == HeadCLIP.name:
+        if config.options:
+            raise InputError(
+                "Options must be given to other methods than headclip",
+                ", ".join(config.options),
+                "Its choices are fields of the training configuration itself",
+            )
+        return
+    name = config.model.rpartition("/")[2]
+    check_method(method, name, has_text=may_have_text(config.model), has_state=True)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("Only headclip can be trained in several processes", config.method, "Run it in one process")
+
+
+def train_method(
+    config: TrainConfig, resume: bool, watcher: TrainWatcher, cancel: Callable[[], bool] | None
+) -> tuple[Fitted, Threshold, dict[str, int]]:
+    """Train ``config.method`` by its own recipe and write its pack.
+
+    Returns:
+        The fit, the threshold, and how many slices by use.
+
+    Raises:
+        HeadclipError: unusable data, model, options or folder; the last good checkpoint is kept.
+    """
+    watcher.stage("loading the tower")
+    built = build_tower(config.model)
+    detector = _untrained(config, built)
+    watcher.stage("reading the data")
+    parts = auxiliary_parts(config)
+    watcher.stage("cutting slices")
+    spec = Preprocessing(detector.image_size, detector.tower.mean, detector.tower.std)
+    train, held_out = (slices_of(parts, which, config, spec) for which in ("train", "held_out"))
+    check_labels("training", train)
+    check_labels("validation", held_out)
+    watcher.stage("training")
+    identity = run_identity(config, built, parts)
+    run = MethodRun(detector, train, held_out, config, identity, resume=resume, watcher=watcher, cancel=cancel)
+    detector.fit(run)
+    fitted = run.finish()
+    facts = {
+        "seed": config.seed,
+        "best_step": fitted.best_step,
+        "average_precision": fitted.best_score,
+        "history": fitted.history,
+    }
+    ledger = tuple(part.entry for part in parts)
+    _save(config, detector, built, Threshold(value=0.5, origin="not chosen yet"), ledger, facts)
+    watcher.stage("choosing the threshold")
+    threshold = choose_threshold(config, parts)
+    _save(config, detector, built, threshold, ledger, facts)
+    return fitted, threshold, {"training": len(train), "validation": len(held_out)}
+
+
+def _untrained(config: TrainConfig, built: BuiltTower) -> Detector:
+    domain = get_domain(config.domain)
+    return get_method(config.method).from_parts(
+        Parts(built, _options(config), {}, domain.anatomy, domain.abnormal, f"the method {config.method}")
+    )
+
+
+def _options(config: TrainConfig) -> dict[str, Any]:
+    """The method's own fields: those under ``options``, and the size and the taps where they were set."""
+    own: dict[str, Any] = {}
+    if config.image_size is not None:
+        own["image_size"] = config.image_size
+    if "feature_layers" in config.model_fields_set:
+        own["feature_layers"] = config.feature_layers
+    return {**own, **config.options}
+
+
+def _save(
+    config: TrainConfig,
+    detector: Detector,
+    built: BuiltTower,
+    threshold: Threshold,
+    ledger: tuple[LedgerEntry, ...],
+    validation: dict[str, Any],
+) -> None:
+    config.out.mkdir(parents=True, exist_ok=True)
+    with atomic_path(config.out / TENSORS_NAME) as draft:
+        save_file(detector.state(), draft)
+        draft.chmod(0o644)  # safetensors writes it for its owner alone
+    record = PackRecord(
+        format=PACK_FORMAT,
+        name=config.name,
+        title=f"{config.method} on {built.architecture}, {config.domain}",
+        method=config.method,
+        tower=tower_record(built),
+        config={**_options(config), "image_size": detector.image_size},
+        domain=config.domain,
+        threshold=threshold,
+        ledger=ledger,
+        validation=validation,
+    )
+    write_record(config.out, record)

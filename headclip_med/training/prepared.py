@@ -1,0 +1,49 @@
+"""Auxiliary cases → the slices of a run, and what a run rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from headclip_med.encoders.build import BuiltTower
+from headclip_med.errors import InputError
+from headclip_med.intensity import Preprocessing
+from headclip_med.packs.domains import get_domain
+from headclip_med.training.auxiliary import Part
+from headclip_med.training.config import TrainConfig
+from headclip_med.training.slices import SlicesOfCase, TrainingSlice, training_slices
+
+
+def slices_of(parts: Sequence[Part], which: str, config: TrainConfig, spec: Preprocessing) -> list[TrainingSlice]:
+    """Slices of the ``train`` or the ``held_out`` cases of every part."""
+    domain = get_domain(config.domain)
+    return [
+        cut
+        for part in parts
+        for cut in training_slices(
+            SlicesOfCase(part.dataset, domain, spec, config.slices), getattr(part, which), config.cache_dir
+        )
+    ]
+
+
+def check_labels(words: str, slices: Sequence[TrainingSlice]) -> None:
+    """Refuse slices that show only one class."""
+    lesions = sum(part.label for part in slices)
+    whole = any(bool((part.mask == 0).logical_and(part.valid).any()) for part in slices)
+    if not slices or not lesions or not whole:
+        given = "no slice" if not slices else "no lesion at all" if not lesions else "nothing but lesion"
+        raise InputError(
+            f"The {words} slices must show lesions and something else", given, "Give more patients, or other data"
+        )
+
+
+def run_identity(config: TrainConfig, built: BuiltTower, parts: Sequence[Part]) -> dict[str, Any]:
+    """What a checkpoint rests on; the number of steps may grow, but where the schedule is made of it."""
+    fields = config.model_dump(mode="json", exclude={"out", "name", "model", "cache_gib", "cache_dir", "track", "data"})
+    if config.schedule != "text_then_heads":
+        del fields["steps"]
+    return {
+        "configuration": fields,
+        "tower": built.sha256,
+        "data": [part.entry.content_sha256 for part in parts],
+    }
