@@ -12,9 +12,12 @@ _PUBLIC = {
     "LedgerSaver": "handlers",
     "LoadCase": "data",
     "MapLoss": "losses",
+    "MethodLoss": "any_network",
+    "MethodNetwork": "any_network",
     "NameByCased": "data",
     "PackSaver": "handlers",
     "PatchGridInferer": "inferer",
+    "PixelsInferer": "inferer",
     "ScoreSaver": "handlers",
     "SetTrainer": "handlers",
     "TakeScoresd": "inferer",
@@ -22,7 +25,9 @@ _PUBLIC = {
     "build_network": "network",
     "find_cases": "data",
     "find_images": "data",
+    "new_method": "any_network",
     "read_ledger": "handlers",
+    "seen_by": "handlers",
     "whole_ledger": "handlers",
 }
 

@@ -12,7 +12,7 @@ import torch
 from monai.data import Dataset, MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from headclip_med.bundle.network import HeadCLIPNetwork
+from headclip_med.bundle.kinds import CutsFor
 from headclip_med.case_inputs import expand_inputs
 from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.datasets.case import Case
@@ -244,7 +244,7 @@ class TrainingSlices(Dataset):
     def __init__(
         self,
         data: Sequence[Item],
-        network: HeadCLIPNetwork,
+        network: CutsFor,
         transform: Callable[[Item], Item] | None = None,
         lesion: int = 12,
         free: int = 12,
@@ -275,7 +275,7 @@ class TrainingSlices(Dataset):
         return part if self.transform is None else self.transform(part)
 
 
-def _cut(item: Item, network: HeadCLIPNetwork, config: SliceConfig) -> list[TrainingSlice]:
+def _cut(item: Item, network: CutsFor, config: SliceConfig) -> list[TrainingSlice]:
     case, model = case_of(item), network.model
     labelled = load_case(case, masks_known=True)
     if labelled.gt_mask is None:

@@ -15,7 +15,7 @@ from ignite.engine import Engine as IgniteEngine
 from ignite.engine import Events
 from safetensors.torch import save_file
 
-from headclip_med.bundle.network import HeadCLIPNetwork
+from headclip_med.bundle.kinds import HasModel
 from headclip_med.errors import InputError
 from headclip_med.packs.pack import TENSORS_NAME
 from headclip_med.packs.record import LedgerEntry, PackRecord, Threshold, write_record
@@ -26,7 +26,7 @@ _SECONDS_BETWEEN = 30.0  # writes of the scores, whose cost grows with the run
 
 
 def whole_ledger(
-    network: HeadCLIPNetwork,
+    network: HasModel,
     ledger: Sequence[LedgerEntry],
     checkpoint: str | Path | None = None,
 ) -> tuple[LedgerEntry, ...]:
@@ -39,6 +39,11 @@ def whole_ledger(
     pack = network.model.pack
     earlier = [] if checkpoint is None else [LedgerEntry.model_validate(entry) for entry in read_ledger(checkpoint)]
     return tuple(dict.fromkeys((*(pack.record.ledger if pack else ()), *earlier, *ledger)))
+
+
+def seen_by(network: HasModel, checkpoint: str | Path | None = None) -> list[dict[str, Any]]:
+    """:func:`whole_ledger` of a network that is not trained further, as :meth:`Cases.everything` takes it."""
+    return [entry.model_dump(mode="json") for entry in whole_ledger(network, (), checkpoint)]
 
 
 class LedgerSaver:
@@ -80,7 +85,7 @@ class PackSaver:
     def __init__(
         self,
         checkpoint: str | Path,
-        network: HeadCLIPNetwork,
+        network: HasModel,
         ledger: Sequence[LedgerEntry],
         prefix: str = "val",
         name: str = "trained",
@@ -182,7 +187,7 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Sequence[tuple[Any, ..
 
 def save_trained_pack(
     folder: Path,
-    network: HeadCLIPNetwork,
+    network: HasModel,
     name: str,
     ledger: Sequence[LedgerEntry],
     threshold: float | None,

@@ -12,6 +12,7 @@ from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from torch import Tensor, nn
 
+from headclip_med.bundle.any_network import MethodNetwork
 from headclip_med.bundle.network import HeadCLIPNetwork
 from headclip_med.errors import InputError, ModelError
 from headclip_med.geometry import slice_frame
@@ -89,7 +90,7 @@ class HeadCLIPInferer(Inferer):
             progress=self.progress,
         )
 
-    def _map(self, item: Tensor, network: HeadCLIPNetwork) -> MetaTensor:
+    def _map(self, item: Tensor, network: HeadCLIPNetwork | MethodNetwork) -> MetaTensor:
         result = self.predict(item, network)
         found = torch.as_tensor(result.map_array)[None]
         history = list(item.applied_operations) if isinstance(item, MetaTensor) else []
@@ -132,9 +133,17 @@ class PatchGridInferer(Inferer):
         return network(inputs, patch_grid=True)
 
 
-def _network(network: Callable[..., Any]) -> HeadCLIPNetwork:
+class PixelsInferer(Inferer):
+    """Hands the pixels on as they are: the inferer of a trainer whose loss is a method's own."""
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The pixels; the loss runs the network."""
+        return inputs
+
+
+def _network(network: Callable[..., Any]) -> HeadCLIPNetwork | MethodNetwork:
     inner = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-    if not isinstance(inner, HeadCLIPNetwork):
+    if not isinstance(inner, (HeadCLIPNetwork, MethodNetwork)):
         raise ModelError(
             "The network of HeadCLIPInferer must be one of headclip_med.bundle.network.build_network",
             type(inner).__name__,

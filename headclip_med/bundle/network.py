@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headclip_med.detectors import HeadCLIP
+from headclip_med.bundle.any_network import MethodNetwork, in_domain
+from headclip_med.bundle.states import check_state
+from headclip_med.detectors import HeadCLIP, get_method
 from headclip_med.device import Precision, choose_dtype
 from headclip_med.encoders.image import first_local_block
 from headclip_med.engine import Engine
@@ -112,17 +114,7 @@ class HeadCLIPNetwork(nn.Module):
         Raises:
             ModelError: tensors that are missing, unknown or of another shape; ``strict`` False lets the first two pass.
         """
-        own = self.state_dict()
-        missing, unknown = sorted(set(own) - set(state_dict)), sorted(set(state_dict) - set(own))
-        other = sorted(name for name in set(own) & set(state_dict) if state_dict[name].shape != own[name].shape)
-        if other or (strict and (missing or unknown)):
-            kinds = (("missing", missing), ("unknown", unknown), ("of another shape", other))
-            given = ", ".join(f"{len(names)} {kind} (first {names[0]})" for kind, names in kinds if names)
-            raise ModelError(
-                f"A checkpoint must hold the {len(own)} tensors of the network {self._model.name}",
-                given,
-                "Name the model that it was trained on, or another checkpoint",
-            )
+        check_state(self, state_dict, strict, self._model.name)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def pack_tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -178,8 +170,8 @@ def build_network(
     domain: str | None = None,
     learn: Sequence[str] = (),
     precision: Precision = "auto",
-) -> HeadCLIPNetwork:
-    """A network by the name of its model.
+) -> HeadCLIPNetwork | MethodNetwork:
+    """A network by the name of its model; of another method than HeadCLIP's family, one that scores by it.
 
     Args:
         model: built-in pack, pack folder, tower by name or file; weights: of the tower of a pack that carries none.
@@ -191,7 +183,14 @@ def build_network(
     Raises:
         ModelError, InputError: a model that cannot be had, or options that do not fit it.
     """
-    loaded = with_pack(load_model(model, weights=weights), domain)
+    loaded = load_model(model, weights=weights)
+    if not issubclass(get_method(loaded.method), HeadCLIP):
+        if learn:
+            raise InputError(
+                "What is learned must be head weights or classes of HeadCLIP", loaded.method, "Run train_method"
+            )
+        return MethodNetwork(in_domain(loaded, domain), precision)
+    loaded = with_pack(loaded, domain)
     return HeadCLIPNetwork(_with_head_weights(loaded, "heads" in learn), learn, precision)
 
 

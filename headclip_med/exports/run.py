@@ -127,6 +127,10 @@ def load_network(
     state = None if checkpoint is None else read_state(checkpoint)
     learn = ("heads",) if state is not None and "head_weights" in state else ()
     network = build_network(model, weights=weights, domain=domain, learn=learn, precision="float32")
+    if not isinstance(network, HeadCLIPNetwork):
+        raise ModelError(
+            "An exported model must be of the HeadCLIP family", network.model.method, "Use method headclip"
+        )
     if state is not None and checkpoint is not None:
         _load_checkpoint(network, state, checkpoint.name)
     return network
