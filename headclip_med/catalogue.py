@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headclip_med.choices import RECOMMENDED_TOWERS
+from headclip_med.choices import RECOMMENDED_TOWERS, method_names
 from headclip_med.errors import ModelError
 from headclip_med.packs import builtin_packs, load_pack
 from headclip_med.packs.pack import is_pack
@@ -24,6 +24,17 @@ class PackSummary:
     mib: float
     threshold: float
     threshold_origin: str
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """One line about a method; ``needs``: what it cannot score without; ``learns``: from what it can be trained."""
+
+    name: str
+    title: str
+    needs: tuple[str, ...]
+    learns: str
+    localises: bool
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,11 @@ class PulledModel:
 def list_packs() -> list[PackSummary]:
     """The packs shipped in the package."""
     return [_summary(folder) for folder in builtin_packs().values()]
+
+
+def list_methods() -> list[MethodSummary]:
+    """Every method: ours, then those of other packages; one that cannot be loaded says why in its title."""
+    return [_method(name) for name in method_names()]
 
 
 def model_info(name: str) -> ModelInfo:
@@ -90,6 +106,24 @@ def pull_model(name: str) -> PulledModel:
     built = load_model(place).built if found else build_tower(name)
     shown = load_pack(place).record.name if of_hub else place.name if found else name
     return PulledModel(shown, built.architecture, built.source, built.sha256)
+
+
+def _method(name: str) -> MethodSummary:
+    from headclip_med.detectors import get_method
+
+    try:
+        method = get_method(name)
+    except ModelError as error:
+        return MethodSummary(name, str(error), (), "", False)
+    can = method.capabilities
+    needs = (
+        *["a text side"] * can.uses_text,
+        *["a trained or converted pack"] * can.needs_state,
+        *["normal images (--normals)"] * can.needs_normals,
+    )
+    learns = ("images and masks" if can.needs_masks else "images") if can.trains else ""
+    title = (method.__doc__ or name).strip().splitlines()[0].rstrip(".")
+    return MethodSummary(name, title, needs, learns, can.localises)
 
 
 def _summary(folder: Path) -> PackSummary:

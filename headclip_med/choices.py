@@ -8,7 +8,18 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-METHODS = ("headclip", "anomalyclip", "memory")
+METHODS = (
+    "headclip",
+    "anomalyclip",
+    "crane",
+    "crane+",
+    "mvfa",
+    "vectors",
+    "winclip",
+    "clip-vv",
+    "clip",
+    "memory",
+)
 DOMAINS = (
     "generic",
     "brain-mri",
@@ -26,7 +37,7 @@ WINDOWS = ("brain", "subdural", "stroke", "bone", "lung", "mediastinum", "abdome
 PLANES = ("axial", "coronal", "sagittal", "all")
 CHANNELS = ("repeat", "neighbours")
 IRREGULAR = ("error", "split", "resample", "keep")
-CONTROLS = ("intensity", "redness", "chance")
+CONTROLS = ("intensity", "redness", "edges", "chance")
 LAYOUTS = ("meta", "jsonl", "msd", "csv", "bids", "bmad", "mvtec", "pairs", "brats", "folders")
 FORMATS = ("nifti", "png", "html", "json")  # written by default
 DICOM_FORMATS = ("seg", "segscore", "pm", "sr", "sc", "dicom")

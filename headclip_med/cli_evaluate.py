@@ -44,7 +44,7 @@ def evaluate(
             "--model",
             "-m",
             metavar="NAME",
-            help="As for predict, or control:intensity|redness|chance; give it several times to compare.",
+            help="As for predict, or control:intensity|redness|edges|chance; give it several times to compare.",
             show_default="headclip-tiny",
             autocompletion=_complete_model,
         ),

@@ -36,6 +36,22 @@ def models_list(as_json: options.JsonOption = False) -> None:
             console.show_models(packs, choices.RECOMMENDED_TOWERS)
 
 
+@models_app.command("methods")
+def models_methods(as_json: options.JsonOption = False) -> None:
+    """The methods that `--method`, or METHOD: in front of a model's name, chooses, and what each of them needs."""
+    with errors_in_words():
+        from dataclasses import asdict
+
+        from headclip_med import console
+        from headclip_med.catalogue import list_methods
+
+        methods = list_methods()
+        if as_json:
+            console.say_json({"methods": [asdict(method) for method in methods]})
+        else:
+            console.show_methods(methods)
+
+
 @models_app.command("info")
 def models_info(name: options.ModelArgument, as_json: options.JsonOption = False) -> None:
     """A model's card, record and hashes; nothing is downloaded."""
@@ -116,13 +132,19 @@ def models_convert(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="Prompts of AnomalyCLIP or Crane (.pth), or a (layers, heads) table of head weights "
+            help="Prompts of AnomalyCLIP, Crane or Crane+ (.pth), or a (layers, heads) table of head weights "
             "(.safetensors, .pt, .npy, .json).",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the new pack; must be empty.")],
     tower: Annotated[
         str | None, typer.Option("--tower", metavar="NAME", help="ARCH/TAG, timm:ARCH or a weight file [ARCH@]FILE.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompts: trained for anomalyclip, crane or crane+.", show_default="by the layout of the file"
+        ),
     ] = None,
     base: Annotated[
         str | None, typer.Option("--base", metavar="PACK", help="Head weights: the pack whose classes are kept.")
@@ -148,14 +170,16 @@ def models_convert(
     """Make a pack of prompts or head weights that were trained elsewhere."""
     with errors_in_words():
         from headclip_med import case_options, console
-        from headclip_med.convert_model import convert_model
+        from headclip_med.convert_model import PROMPT_METHODS, convert_model
 
+        case_options.check_name("method", method, PROMPT_METHODS)
         case_options.check_name("branch", branch, ("local", "global", "both"))
         with console.waiting(f"converting {file.name}"):
             made = convert_model(
                 file,
                 out,
                 tower=tower,
+                method=method,
                 base=base,
                 layers=layers,
                 one_based=one_based,

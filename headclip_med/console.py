@@ -17,7 +17,7 @@ from rich.table import Table
 from headclip_med.cohort import CaseOutcome, CohortSummary, Watcher
 
 if TYPE_CHECKING:
-    from headclip_med.catalogue import ModelInfo, PackSummary
+    from headclip_med.catalogue import MethodSummary, ModelInfo, PackSummary
     from headclip_med.demo import DemoOutcome
     from headclip_med.doctor import Check
     from headclip_med.review import CaseEntry
@@ -186,6 +186,14 @@ def show_models(packs: Sequence[PackSummary], towers: dict[str, str]) -> None:
         "hf-hub:ORG/NAME, timm:ARCH.",
         markup=False,
     )
+
+
+def show_methods(methods: Sequence[MethodSummary]) -> None:
+    """A line per method: what it is, and what it needs before it can score."""
+    table = Table("method", "what it is", "needs", "learns")
+    for method in methods:
+        table.add_row(*map(_escaped, (method.name, method.title, ", ".join(method.needs) or "a tower", method.learns)))
+    out.print(table)
 
 
 def show_model(info: ModelInfo) -> None:

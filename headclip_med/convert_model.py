@@ -8,6 +8,7 @@ from headclip_med.encoders.build import build_tower
 from headclip_med.errors import ModelError
 from headclip_med.head_weights import Branch
 from headclip_med.models import load_model
+from headclip_med.packs.convert import PROMPT_METHODS as PROMPT_METHODS
 from headclip_med.packs.convert import convert_prompts, is_prompt_checkpoint, read_plain_pickle, read_prompts
 from headclip_med.packs.convert_heads import convert_heads, parse_layers, read_head_weights
 from headclip_med.packs.domains import get_domain
@@ -19,6 +20,7 @@ def convert_model(
     out: Path,
     *,
     tower: str | None = None,
+    method: str | None = None,
     base: str | None = None,
     layers: str | None = None,
     one_based: bool = False,
@@ -31,6 +33,7 @@ def convert_model(
 
     Args:
         tower: a tower's name or weight file; may be left out with a ``base`` that carries or names its own.
+        method: prompts only: that they were trained for; None: by the layout of the file.
         base: head weights only: the pack whose classes and configuration are kept.
         layers: head weights only: of the rows, such as ``5,6,20-23``; one_based: they count from 1.
 
@@ -50,10 +53,17 @@ def convert_model(
             raise ModelError("Prompts must be converted with a tower", file.name, "Name it with --tower")
         prompts = read_prompts(file)
         made = convert_prompts(
-            prompts, build_tower(tower), name=name, domain=domain or "generic", trained_on=trained_on
+            prompts,
+            build_tower(tower),
+            method=method,
+            name=name,
+            domain=domain or "generic",
+            trained_on=trained_on,
         )
         write_pack(out, made)
         return made
+    if method is not None:
+        raise ModelError("A method must be given with prompts only", f"{file.name}: head weights")
     weights = read_head_weights(file)
     if base is None and tower is None:
         raise ModelError(

@@ -114,7 +114,13 @@ def load_model(
 
 
 def check_method(
-    method: type[Detector], name: str, *, has_text: bool, has_state: bool, has_normals: bool = True
+    method: type[Detector],
+    name: str,
+    *,
+    has_text: bool,
+    has_state: bool,
+    has_normals: bool = True,
+    training: bool = False,
 ) -> None:
     """Refuse a method that a model of this kind cannot be run with.
 
@@ -122,7 +128,7 @@ def check_method(
         ModelError: no text side, nothing learned, or no normal images, where the method needs them.
     """
     needs = method.capabilities
-    if needs.uses_text and not has_text:
+    if (needs.uses_text or (training and needs.trains_text)) and not has_text:
         raise ModelError(
             f"The method {method.name} must have a tower with a text side",
             f"{name}, which is vision-only",

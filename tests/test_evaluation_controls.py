@@ -5,11 +5,98 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 from small_cases import write_volume
 
-from headclip_med import read_volume
+from headclip_med import choices, read_volume
 from headclip_med.errors import InputError
 from headclip_med.evaluation.controls import CONTROLS, make_control
+
+EDGE, LENGTH = 32, 64
+BRIGHT = np.broadcast_to((np.arange(LENGTH) >= EDGE)[:, None, None], (LENGTH, 6, 2))
+INSIDE = np.ones(BRIGHT.shape, dtype=bool)
+
+
+def step(*levels: tuple[float, float]) -> np.ndarray:
+    """``(C, 64, 6, 2)``: a dark and a bright half, of the two levels of each channel; the edge lies before row 32."""
+    return np.stack([np.where(BRIGHT, bright, dark) for dark, bright in levels]).astype(np.float32)
+
+
+def test_the_shell_offers_every_control() -> None:
+    assert tuple(CONTROLS) == choices.CONTROLS
+
+
+def test_intensity_of_two_halves_is_one_standard_deviation_to_either_side() -> None:
+    found = CONTROLS["intensity"](step((10, 30)), INSIDE, 2)
+    np.testing.assert_allclose(found, np.where(BRIGHT, expit(1.0), expit(-1.0)), atol=1e-6)
+    mean = CONTROLS["intensity"](step((10, 30), (50, 30)), INSIDE, 2)  # 30 in both halves
+    np.testing.assert_allclose(mean, 0.5)
+
+
+def test_redness_of_two_halves_is_the_share_of_red() -> None:
+    """60 / (60 + 20 + 19 + 1) = 0.6 before the edge, 0.2 behind it, at the same brightness."""
+    found = CONTROLS["redness"](step((60, 20), (20, 40), (19, 39)), INSIDE, 2)
+    np.testing.assert_allclose(found, np.where(BRIGHT, expit(-1.0), expit(1.0)), atol=1e-5)
+
+
+@pytest.mark.parametrize("height", [1.0, -250.0])
+def test_edges_are_where_the_step_is(height: float) -> None:
+    """Worked by hand: slopes of a unit step under a Gaussian of 1 voxel, then their mean under one of 4 voxels.
+
+    Between k and k + 1 voxels from the edge the slope is the sum of i · w(i) over i > k, with w the Gaussian's weights:
+    0.2420, 0.0540, 0.0044 and 0.0001 at 1, 2, 3 and 4 voxels.
+    """
+    slopes = np.zeros(LENGTH)
+    for k, slope in enumerate([0.363781, 0.121811, 0.013831, 0.000535]):
+        slopes[[EDGE + k, EDGE - 1 - k]] = slope
+    weights = np.exp(-(np.arange(-16, 17) ** 2) / 32)
+    density = np.convolve(slopes, weights / weights.sum(), mode="same")
+    z = (density - density.mean()) / density.std()
+    found = CONTROLS["edges"](step((0.0, height)), INSIDE, 2)
+    np.testing.assert_allclose(logit(found[:, 3, 1]), z, atol=1e-3)
+    assert (found == found[:, :1, :1]).all()
+    assert found[[EDGE - 1, EDGE]].min() == found.max() > expit(2.0)
+    np.testing.assert_allclose(found, found[::-1], atol=1e-4)
+
+
+def test_edges_are_looked_for_within_slices_only() -> None:
+    across, within = (CONTROLS["edges"](step((0.0, 7.0)), INSIDE, axis) for axis in (0, 1))
+    assert (across == 0.5).all()  # each slice is of one level
+    assert within.max() > 0.9
+    flat = CONTROLS["edges"](step((7.3, 7.3)), INSIDE, 2)
+    assert (flat == 0.5).all()
+
+
+def test_edges_of_colours_are_those_of_their_mean() -> None:
+    grey, colour = step((10, 30)), step((0, 60), (20, 20), (10, 10))
+    np.testing.assert_allclose(CONTROLS["edges"](colour, INSIDE, 2), CONTROLS["edges"](grey, INSIDE, 2), atol=1e-5)
+
+
+def test_edges_find_the_slice_and_the_place_of_a_block(tmp_path) -> None:
+    result = make_control("edges").predict(read_volume(write_volume(tmp_path / "block.nii.gz", value=3000.0)))
+    assert max(result.slices, key=lambda s: s.score).index == 3
+    i, j, k = np.unravel_index(result.map_array.argmax(), result.map_array.shape)
+    assert (6 <= i <= 9, 6 <= j <= 9, k) == (True, True, 3)
+    assert (result.map_array[0] == 0).all()  # air
+
+
+def test_chance_is_noise_that_knows_nothing_of_the_step() -> None:
+    found = CONTROLS["chance"](step((10, 30)), INSIDE, 2)
+    z = logit(found.astype(np.float64))
+    assert (z.mean(), z.std()) == pytest.approx((0, 1), abs=1e-4)
+    assert np.array_equal(found, CONTROLS["chance"](step((10, 30)), INSIDE, 0))
+    assert not np.allclose(found, CONTROLS["chance"](step((10, 31)), INSIDE, 2), atol=0.1)
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_outside_the_patient_a_control_says_nothing(name: str) -> None:
+    inside = INSIDE.copy()
+    inside[:, :2] = False
+    found = CONTROLS[name](step((60, 20), (20, 40), (19, 80)), inside, 2)
+    assert (found[:, :2] == 0).all()
+    assert (found[:, 2:] > 0).all()
+    nothing = CONTROLS[name](step((60, 20), (20, 40), (19, 80)), np.zeros_like(inside), 2)
+    assert (nothing == 0).all()
 
 
 def test_intensity_finds_what_is_bright(tmp_path) -> None:

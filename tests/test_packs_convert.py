@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,18 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from family_reference import enlarge, image_paths, project, smooth, text_features
+from method_case import clip_built, noise
 from prompt_files import DEPTH, HEADS, WIDTH, learner_state, small_clip, write_prompts
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from headclip_med.cli import app
+from headclip_med.detectors import Parts
+from headclip_med.detectors.base import read_config
+from headclip_med.detectors.crane import Crane, CraneConfig
+from headclip_med.detectors.crane_plus import CranePlusConfig
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.encoders.prompt_learner import prompt_tokens, text_side
 from headclip_med.errors import ModelError
@@ -134,6 +140,71 @@ def test_the_released_crane_prompts_convert(shared: Path) -> None:
     random |= {f"token_suffix_{name}": x[13:][None, None] for name, x in own.items()}
     expected = _family_features({**stored, **random}, built)
     torch.testing.assert_close(made.tensors["patch_classes"], expected, atol=1e-5, rtol=0)
+
+
+def _crane_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in state.items() if "projections" not in key}
+
+
+@pytest.fixture
+def crane_checkpoint(tmp_path: Path, state: dict[str, torch.Tensor]) -> Path:
+    return write_prompts(tmp_path / "epoch_5.pth", _crane_state(state))
+
+
+def test_prompts_without_unused_layers_are_taken_for_cranes(crane_checkpoint: Path, built: BuiltTower) -> None:
+    made = convert_prompts(read_prompts(crane_checkpoint), built)
+    assert made.record.method == "crane"
+    assert made.notes == ("epoch_5.pth is taken for prompts of crane; name crane+ or anomalyclip if it is of those",)
+    plain = convert_prompts(read_prompts(crane_checkpoint), built, method="anomalyclip")
+    assert (plain.record.method, plain.notes) == ("anomalyclip", ())
+    assert torch.equal(plain.tensors["patch_classes"], made.tensors["patch_classes"])
+    with pytest.raises(ModelError, match=r"one of anomalyclip, crane, crane\+; given: winclip"):
+        convert_prompts(read_prompts(crane_checkpoint), built, method="winclip")
+
+
+@pytest.mark.parametrize("method", ["crane", "crane+"])
+def test_a_crane_pack_holds_all_of_its_configuration(
+    crane_checkpoint: Path, built: BuiltTower, tmp_path: Path, method: str
+) -> None:
+    made = convert_prompts(read_prompts(crane_checkpoint), built, method=method)
+    assert made.notes == ()
+    write_pack(tmp_path / "pack", made)
+    pack = load_pack(tmp_path / "pack")
+    kind = {"crane": CraneConfig, "crane+": CranePlusConfig}[method]
+    config = read_config(kind, pack.record.config, "the pack")
+    released = {"crane+": {"values_after_attention": True}}.get(method, {})
+    assert config == kind(feature_layers=(-1,), **released)
+    assert set(pack.record.config) == {each.name for each in fields(kind)} - {"image_size", "local_start"}
+
+
+def test_a_crane_pack_scores_and_trains_on(crane_checkpoint: Path, built: BuiltTower, tmp_path: Path) -> None:
+    write_pack(tmp_path / "pack", convert_prompts(read_prompts(crane_checkpoint), built))
+    pack = load_pack(tmp_path / "pack")
+    detector = Crane.from_parts(Parts(built, pack.record.config, pack.tensors))
+    assert detector.score(torch.zeros(1, 3, 32, 32)).maps.shape == (1, 32, 32)
+    for name, value in detector.state().items():
+        torch.testing.assert_close(value, pack.tensors[name])
+
+
+def test_the_released_crane_prompts_score_on_a_tower_of_their_size(shared: Path) -> None:
+    """The published forward with the released prompts, on random weights of ViT-L/14@336."""
+    file, built = shared / "weights" / "crane_mvtec_epoch_5.pth", clip_built("ViT-L/14@336")
+    made = convert_prompts(read_prompts(file), built)
+    assert made.record.method == "crane"
+    detector = Crane.from_parts(Parts(built, {**made.record.config, "image_size": 112}, made.tensors))
+    stored = torch.load(file, weights_only=True, map_location="cpu")["prompt_learner"]
+    context = torch.stack([stored[f"ctx_{name}"][0, 0] for name in ("pos", "neg")])
+    deep = torch.stack([stored[f"compound_prompts_text.{block}"] for block in range(8)])
+    clip, pixels = built.clip, noise(1, 112)
+    classes = text_features(clip, prompt_tokens(built.tokenizer), context, deep)
+    paths = image_paths(clip, pixels, "qq+kk+vv")
+    patches, cls = project(clip, paths.local[-1])[0, 1:], project(clip, paths.cls_token)[0]
+    abnormal = torch.softmax(patches @ classes.T / 0.07, -1)[:, 1]
+    out = detector.score(pixels)
+    expected = smooth(enlarge(abnormal[None], 112), 4 * 112 / 518)
+    torch.testing.assert_close(out.maps, expected, atol=1e-5, rtol=0)
+    feature = F.normalize(F.normalize((abnormal[:, None] * patches).sum(0), dim=0) + cls, dim=0)
+    torch.testing.assert_close(out.scores, torch.softmax(feature @ classes.T / 0.07, -1)[1:], atol=1e-5, rtol=0)
 
 
 def _both_texts(built: BuiltTower) -> list[tuple[str, torch.Tensor]]:
@@ -355,9 +426,12 @@ def test_convert_prompts_of_a_clip_file(tmp_path: Path) -> None:
     save_file({key: value.contiguous() for key, value in clip.state_dict().items()}, tmp_path / "clip.safetensors")
     state = learner_state(small_clip(width=256))
     file, out = write_prompts(tmp_path / "prompts.pth", state), tmp_path / "pack"
-    ran = _run(file, "--tower", f"ViT-S-32-alt@{tmp_path / 'clip.safetensors'}", "--out", out, "--json")
+    tower = f"ViT-S-32-alt@{tmp_path / 'clip.safetensors'}"
+    ran = _run(file, "--tower", tower, "--out", out, "--json")
     assert ran.exit_code == 0, ran.output
     assert json.loads(ran.stdout)["record"]["tower"]["name"] == "ViT-S-32-alt"
+    other = _run(file, "--tower", tower, "--out", tmp_path / "crane", "--method", "crane+", "--json")
+    assert json.loads(other.stdout)["record"]["method"] == "crane+"
     assert "warning: the token embeddings of clip.safetensors differ from those in the file" in ran.stderr
     model = load_model(out, weights=f"ViT-S-32-alt@{tmp_path / 'clip.safetensors'}")
     assert detector_for(model, model.domain).name == "anomalyclip"
@@ -371,6 +445,7 @@ def test_convert_prompts_of_a_clip_file(tmp_path: Path) -> None:
         (("--layers", "x"), "Layers must be numbers and upward ranges"),
         (("--branch", "side"), "The branch must be one of local, global, both"),
         (("--domain", "brain"), "The domain must be one of"),
+        (("--method", "cran"), "The method must be one of anomalyclip, crane, crane+"),
     ],
 )
 def test_wrong_use_is_one_message(checkpoint: Path, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
@@ -380,6 +455,11 @@ def test_wrong_use_is_one_message(checkpoint: Path, tmp_path: Path, arguments: t
     assert words in " ".join(ran.stderr.split())
     assert "Traceback" not in ran.output
     assert not list((tmp_path / "pack").glob("*"))
+
+
+def test_head_weights_are_of_no_prompt_method(tmp_path: Path) -> None:
+    ran = _run(_table_file(tmp_path), "--out", tmp_path / "pack", "--method", "crane")
+    assert "A method must be given with prompts only; given: lhw.npy" in " ".join(ran.stderr.split())
 
 
 def test_head_weights_without_a_tower_or_base_are_refused(tmp_path: Path) -> None:

@@ -198,8 +198,7 @@ def test_small_lesions_weigh_as_much_as_large_ones_at_exponent_one() -> None:
         logits = torch.where(lesion, 6.0, -6.0)
         logits[slice_] = -6.0
         judged = Judged(torch.full((2, 2, 2), 0.5), logits)
-        dice_free = Judged(judged.patches, judged.logits)
-        return float(DetectionLoss(exponent)(dice_free, batch)) - _dice(logits, batch)
+        return float(DetectionLoss(exponent)(judged, batch)) - _dice(logits, batch)
 
     assert missing(0, 1.0) == pytest.approx(missing(1, 1.0), rel=1e-3)
     assert missing(0, 0.0) < 0.3 * missing(1, 0.0)

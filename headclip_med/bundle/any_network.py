@@ -141,7 +141,7 @@ def new_method(
         raise ModelError("The method must be another than headclip", method, "Run the workflow train for it")
     if not chosen.capabilities.trains:
         raise ModelError("The method must be one that learns", method, "It needs no training: use it as it is")
-    check_method(chosen, Path(model).name, has_text=may_have_text(model), has_state=True)
+    check_method(chosen, Path(model).name, has_text=may_have_text(model), has_state=True, training=True)
     built = build_tower(model)
     record = PackRecord(
         format=PACK_FORMAT,

@@ -16,11 +16,29 @@ from headclip_med.detectors.base import (
     Parts,
     SliceBatch,
 )
+from headclip_med.detectors.clip import Clip, ClipVV
+from headclip_med.detectors.crane import Crane
+from headclip_med.detectors.crane_plus import CranePlus
 from headclip_med.detectors.headclip import HeadCLIP, HeadCLIPConfig
 from headclip_med.detectors.memory import Memory
+from headclip_med.detectors.mvfa import MVFA
+from headclip_med.detectors.vectors import Vectors
+from headclip_med.detectors.winclip import WinCLIP
 from headclip_med.errors import ModelError
 
-DETECTORS: dict[str, type[Detector]] = {method.name: method for method in (HeadCLIP, AnomalyCLIP, Memory)}
+_OURS: tuple[type[Detector], ...] = (
+    HeadCLIP,
+    AnomalyCLIP,
+    Crane,
+    CranePlus,
+    MVFA,
+    Vectors,
+    WinCLIP,
+    ClipVV,
+    Clip,
+    Memory,
+)
+DETECTORS: dict[str, type[Detector]] = {method.name: method for method in _OURS}
 
 
 def get_method(name: str) -> type[Detector]:

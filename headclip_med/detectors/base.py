@@ -31,7 +31,8 @@ class Capabilities:
         zero_shot: scores images of a task that it saw nothing of.
         uses_text: needs a tower with a text side.
         localises: its map says where; otherwise the map is the slice's score everywhere.
-        trains: :meth:`Detector.fit` learns from labelled images of other tasks.
+        trains: :meth:`Detector.fit` learns from labelled images of other tasks; trains_text: through a text side,
+            which what was learned may then do without.
         needs_state: cannot score before it was trained, converted or fitted.
         needs_normals: cannot score before it saw normal images of the task.
         needs_masks: its training must be told where lesions are.
@@ -42,6 +43,7 @@ class Capabilities:
     uses_text: bool
     localises: bool
     trains: bool = False
+    trains_text: bool = False
     needs_state: bool = False
     needs_normals: bool = False
     needs_masks: bool = False
@@ -198,7 +200,8 @@ class Detector(ABC):
         if scale == 1:
             return self
         size = self.tower.nearest_size(round(scale * self.image_size))
-        return type(self).from_parts(replace(self.parts, config={**self.parts.config, "image_size": size}))
+        changed = {**self.parts.config, "image_size": size}
+        return type(self).from_parts(replace(self.parts, config=changed, tensors=self.state() or self.parts.tensors))
 
     def describe(self) -> dict[str, Any]:
         """Method and configuration as plain JSON values."""
@@ -209,7 +212,7 @@ class Detector(ABC):
         """What was learned, as tensors by name: what :class:`Parts` of the same method are made of again."""
         if not self.capabilities.trains:
             return {}
-        return {name: value.detach().cpu().contiguous() for name, value in self.learned().state_dict().items()}
+        return {name: value.detach().cpu().clone().contiguous() for name, value in self.learned().state_dict().items()}
 
     def learned(self) -> nn.Module:
         """The module whose parameters training changes."""

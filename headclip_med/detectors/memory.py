@@ -165,7 +165,7 @@ class WithMemory(Detector):
         if not len(normals):
             raise ModelError("A memory must be given at least one normal slice", "none")
         self.base, self.tower, self.name = base, base.tower, base.name
-        self.capabilities = replace(base.capabilities, needs_normals=False)
+        self.capabilities = replace(base.capabilities, needs_normals=False, localises=True)
         self.config = config or MemoryConfig()
         depth = self.tower.depth
         chosen = self.config.layers or (depth // 2 - 1, (3 * depth) // 4 - 1)

@@ -1,6 +1,7 @@
 """Trivial detectors that a method has to beat before it has shown anything.
 
-On FLAIR, lesions are bright; in a colonoscopy, polyps are red. A control knows that and nothing else.
+On FLAIR, lesions are bright; in a colonoscopy, polyps are red; much that is abnormal has edges. A control knows one
+such thing and nothing else.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
+# In voxels within the slice: of the gradient, and of the neighbourhood that a control's map is smooth over.
+_GRADIENT_SIGMA, _SMOOTH_SIGMA = 1.0, 4.0
 # A slice's score is the mean of this share of its highest values inside the foreground.
 _TOP_SHARE = 0.01
 # Two standard deviations above the mean: the usual cut for "bright".
@@ -47,27 +50,48 @@ def _z_score(values: Array, inside: Mask) -> Array:
     return np.where(inside, expit(centred / (spread or 1.0)), 0.0).astype(np.float32)
 
 
-def _intensity(array: Array, inside: Mask) -> Array:
+def _intensity(array: Array, inside: Mask, axis: int) -> Array:
     return _z_score(array.mean(axis=0, dtype=np.float32), inside)
 
 
-def _redness(array: Array, inside: Mask) -> Array:
+def _redness(array: Array, inside: Mask, axis: int) -> Array:
     if len(array) != 3:
         raise InputError("The control redness must be given colour images", f"{len(array)} channel(s)")
     return _z_score(array[0] / (array.sum(axis=0) + 1), inside)
 
 
-def _chance(array: Array, inside: Mask) -> Array:
+def _edges(array: Array, inside: Mask, axis: int) -> Array:
+    """How much edge there is around a voxel: the magnitude of the Gaussian gradient within the slice, smoothed.
+
+    In voxels, whatever their size in mm; the outline of the patient is an edge too.
+    """
+    grey = array.mean(axis=0, dtype=np.float32)
+    across = [other for other in range(3) if other != axis]
+    slopes = [
+        ndimage.gaussian_filter(grey, _within(axis, _GRADIENT_SIGMA), order=[int(other == along) for other in range(3)])
+        for along in across
+    ]
+    return _z_score(ndimage.gaussian_filter(np.hypot(*slopes), _within(axis, _SMOOTH_SIGMA)), inside)
+
+
+def _within(axis: int, sigma: float) -> list[float]:
+    """``sigma`` along the array axes of a slice, none from slice to slice."""
+    return [0.0 if other == axis else sigma for other in range(3)]
+
+
+def _chance(array: Array, inside: Mask, axis: int) -> Array:
     """Smooth noise seeded by the image itself: the same image always gets the same map."""
     seed = int.from_bytes(hashlib.sha256(array.tobytes()).digest()[:8], "little")
     noise = np.random.default_rng(seed).standard_normal(array.shape[1:], dtype=np.float32)
-    sigma = [4.0 if size > 1 else 0.0 for size in noise.shape]
+    sigma = [_SMOOTH_SIGMA if size > 1 else 0.0 for size in noise.shape]
     return _z_score(np.asarray(ndimage.gaussian_filter(noise, sigma)), inside)
 
 
-CONTROLS: dict[str, Callable[[Array, Mask], Array]] = {
+# By name: (channels, I, J, K), the foreground (I, J, K) and the array axis of the slices → a map in [0, 1].
+CONTROLS: dict[str, Callable[[Array, Mask, int], Array]] = {
     "intensity": _intensity,
     "redness": _redness,
+    "edges": _edges,
     "chance": _chance,
 }
 
@@ -86,9 +110,9 @@ class Control:
         affine = check_affine(np.asarray(volume.affine, dtype=np.float64), "the volume")
         array = np.asarray(volume.as_tensor().numpy(), dtype=np.float32)
         inside = foreground_of(volume, array)
-        volume_map = CONTROLS[self.name](array, inside)
         planes, _ = choose_planes(affine, volume, None)
         frame = slice_frame(affine, planes[0])
+        volume_map = CONTROLS[self.name](array, inside, frame.axis)
         cut, origin = self.threshold()
         shape = (volume_map.shape[0], volume_map.shape[1], volume_map.shape[2])
         places = slice_centres(affine, shape, frame.axis)

@@ -3,21 +3,24 @@
 Such a file is ``{"prompt_learner": state_dict}``. Used are ``ctx_pos`` and ``ctx_neg`` ``(1, 1, 12, width)`` and
 ``compound_prompts_text.{0..7}`` ``(4, width)``. The token numbers and token embeddings stored beside them follow from
 the tokenizer and the tower; they are compared with ours, as a checksum. ``compound_prompt_projections`` take no part
-in that family's forward pass and are ignored.
+in that family's forward pass; AnomalyCLIP's files have them, Crane's do not, which tells the two apart.
 """
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from headclip_med.detectors.crane import CraneConfig
+from headclip_med.detectors.crane_plus import CranePlusConfig
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.encoders.prompt_learner import PromptLearner, TextSide, prompt_tokens, text_side
 from headclip_med.errors import ModelError
@@ -36,9 +39,18 @@ ANOMALYCLIP_CONFIG: dict[str, Any] = {
     "jas": False,
 }
 
+# What the authors' code computes with released Crane prompts, by method: its four taps are all the last one, and the
+# values of Crane+ are taken after the block's attention (see the two configurations).
+_CRANE_CONFIGS: dict[str, CraneConfig] = {
+    "crane": CraneConfig(feature_layers=(-1,)),
+    "crane+": CranePlusConfig(values_after_attention=True),
+}
+PROMPT_METHODS = ("anomalyclip", *_CRANE_CONFIGS)
+
 # Embeddings of CLIP spread by about 0.01; what 16-bit storage rounds off them is below this.
 _EMBEDDING_TOLERANCE = 1e-4
 _LEARNER = "prompt_learner"
+_PROJECTIONS = "compound_prompt_projections."
 _DEEP = re.compile(r"compound_prompts_text\.(\d+)")
 
 
@@ -50,6 +62,7 @@ class PromptCheckpoint:
         context: ``(2, contexts, width)``; deep: ``(blocks, tokens, width)``; float32.
         tokens: ``(2, length)`` token numbers; prefix, suffix: ``(2, n, width)`` embeddings of the tokens before and
             after the contexts; None where the file has none.
+        projections: whether it has the unused layers that AnomalyCLIP saves and Crane does not.
         file, sha256: its name without folders, and its hash.
     """
 
@@ -58,6 +71,7 @@ class PromptCheckpoint:
     tokens: Tensor | None
     prefix: Tensor | None
     suffix: Tensor | None
+    projections: bool
     file: str
     sha256: str
 
@@ -109,6 +123,7 @@ def read_prompts(path: Path) -> PromptCheckpoint:
         tokens=_tokens(state, path.name),
         prefix=_pair(state, "token_prefix_", path.name),
         suffix=_pair(state, "token_suffix_", path.name),
+        projections=any(key.startswith(_PROJECTIONS) for key in state),
         file=path.name,
         sha256=sha256_file(path),
     )
@@ -118,6 +133,7 @@ def convert_prompts(
     prompts: PromptCheckpoint,
     built: BuiltTower,
     *,
+    method: str | None = None,
     name: str | None = None,
     domain: str = "generic",
     trained_on: str | None = None,
@@ -125,6 +141,7 @@ def convert_prompts(
     """Send the prompts through the tower's text side once: a pack with class features and no text side needed.
 
     Args:
+        method: one of :data:`PROMPT_METHODS`; None: by the layout, which Crane and Crane+ share.
         trained_on: words for the training ledger; without them it says that the data are not known.
 
     Raises:
@@ -147,14 +164,17 @@ def convert_prompts(
     _check_tokens(prompts, tokens, built.architecture)
     facts = embedding_facts(prompts, side, tokens)
     notes = _notes(facts, side, built)
+    if method is None and not prompts.projections:
+        notes = (*notes, f"{prompts.file} is taken for prompts of crane; name crane+ or anomalyclip if it is of those")
+    chosen = method or ("anomalyclip" if prompts.projections else "crane")
     classes = _class_features(prompts, side, tokens)
     record = PackRecord(
         format=PACK_FORMAT,
         name=name or Path(prompts.file).stem,
         title=f"Learned prompts from {prompts.file} for {built.architecture}",
-        method="anomalyclip",
+        method=chosen,
         tower=tower_record(built),
-        config=ANOMALYCLIP_CONFIG,
+        config=_config_of(chosen),
         domain=get_domain(domain).name,
         threshold=UNCALIBRATED,
         ledger=(unknown_training(prompts.file, trained_on),),
@@ -172,6 +192,16 @@ def convert_prompts(
         "prompt.deep": prompts.deep,
     }
     return Conversion(record, tensors, notes)
+
+
+def _config_of(method: str) -> dict[str, Any]:
+    """The configuration that the released prompts of a method mean something under."""
+    if method == "anomalyclip":
+        return ANOMALYCLIP_CONFIG
+    if method not in _CRANE_CONFIGS:
+        raise ModelError(f"Prompts must be converted for one of {', '.join(PROMPT_METHODS)}", method)
+    plain = json.loads(json.dumps(asdict(_CRANE_CONFIGS[method])))
+    return {key: value for key, value in plain.items() if value is not None}
 
 
 def embedding_facts(prompts: PromptCheckpoint, side: TextSide, tokens: Tensor) -> dict[str, Any]:

@@ -16,13 +16,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from headclip_med.detectors import HeadCLIPConfig
+from headclip_med.detectors import get_method
 from headclip_med.detectors.base import ClassFeatures, read_config
 from headclip_med.detectors.headclip_parts import packed_classes, packed_head_weights
 from headclip_med.encoders.heads import HeadWeights
@@ -56,9 +57,9 @@ class Pack:
     tensors: dict[str, Tensor]
     sha256: str
 
-    def config(self) -> HeadCLIPConfig:
-        """The configuration of a pack of HeadCLIP's family; unknown keys are refused."""
-        return read_config(HeadCLIPConfig, self.record.config, f"pack {self.record.name}")
+    def config(self) -> Any:
+        """The method's configuration, such as a :class:`HeadCLIPConfig`; unknown keys are refused."""
+        return read_config(get_method(self.record.method).Config, self.record.config, f"pack {self.record.name}")
 
     def class_features(self, tower: ImageTower) -> ClassFeatures | None:
         """The pack's own class features, or None when they come from prompts."""

@@ -44,7 +44,7 @@ def check_trains(config: TrainConfig) -> None:
             )
         return
     name = config.model.rpartition("/")[2]
-    check_method(method, name, has_text=may_have_text(config.model), has_state=True)
+    check_method(method, name, has_text=may_have_text(config.model), has_state=True, training=True)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("Only headclip can be trained in several processes", config.method, "Run it in one process")
 
