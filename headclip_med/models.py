@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -163,7 +164,7 @@ def _of_pack(pack: Pack, method: str | None, weights: str | Path | None, has_nor
 def may_have_text(name: str) -> bool:
     """Whether the tower of that name can have a text side, as far as that is known without reading weights."""
     architecture, _, file = name.rpartition("@")
-    if name.startswith("timm:") or (architecture and architecture.split(".")[0] in timm_names()):
+    if name.startswith("timm:") or (architecture and timm.is_model(architecture.split(".")[0])):
         return False
     path = Path(file).expanduser()
     if path.suffix != ".safetensors" or not path.is_file():
@@ -173,14 +174,6 @@ def may_have_text(name: str) -> bool:
             return "visual.conv1.weight" in opened.keys()  # noqa: SIM118
     except (OSError, SafetensorError):
         return True  # what is wrong with it is said by whoever reads it
-
-
-def timm_names() -> list[str]:
-    """Vision-only architectures."""
-    import timm
-
-    names: list[str] = timm.list_models("vit_*")
-    return names
 
 
 def _tower_or_near_pack(name: str) -> BuiltTower:

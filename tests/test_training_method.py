@@ -125,7 +125,7 @@ def test_every_method_that_learns_trains_on_a_clip_tower_and_predicts(
 ) -> None:
     """The tower is a small random CLIP, which no name stands for."""
     for module in ("headclip_med.training.method", "headclip_med.models"):
-        monkeypatch.setattr(f"{module}.build_tower", lambda name: small_clip())
+        monkeypatch.setattr(f"{module}.build_tower", lambda name: small_clip(dim=32))
     config = train_config(tmp_path / "out", method=method, model="small.pt", steps=2, slices={"lesion": 2, "free": 2})
     changed = config.model_copy(update={"feature_layers": (-1,), "image_size": None})
     trained = train(type(config)(**{**changed.model_dump(exclude={"feature_layers", "image_size"})}))

@@ -62,7 +62,8 @@ def train_method(
     """
     watcher.stage("loading the tower")
     built = build_tower(config.model)
-    detector = _untrained(config, built)
+    untrained = _parts(config, built)
+    detector = get_method(config.method).from_parts(untrained)
     watcher.stage("reading the data")
     parts = auxiliary_parts(config)
     watcher.stage("cutting slices")
@@ -72,7 +73,9 @@ def train_method(
     check_labels("validation", held_out)
     watcher.stage("training")
     identity = run_identity(config, built, parts)
-    run = MethodRun(detector, train, held_out, config, identity, resume=resume, watcher=watcher, cancel=cancel)
+    run = MethodRun(
+        detector, untrained, train, held_out, config, identity, resume=resume, watcher=watcher, cancel=cancel
+    )
     detector.fit(run)
     fitted = run.finish()
     facts = {
@@ -89,11 +92,9 @@ def train_method(
     return fitted, threshold, {"training": len(train), "validation": len(held_out)}
 
 
-def _untrained(config: TrainConfig, built: BuiltTower) -> Detector:
+def _parts(config: TrainConfig, built: BuiltTower) -> Parts:
     domain = get_domain(config.domain)
-    return get_method(config.method).from_parts(
-        Parts(built, _options(config), {}, domain.anatomy, domain.abnormal, f"the method {config.method}")
-    )
+    return Parts(built, _options(config), {}, domain.anatomy, domain.abnormal, f"the method {config.method}")
 
 
 def _options(config: TrainConfig) -> dict[str, Any]:

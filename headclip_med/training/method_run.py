@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headclip_med.detectors import Detector, LabelledPixels
+from headclip_med.detectors import Detector, LabelledPixels, Parts
 from headclip_med.errors import CancelledError
 from headclip_med.evaluation.counts import CountSum, count_scores
 from headclip_med.evaluation.curves import auroc, average_precision
@@ -29,12 +29,14 @@ class MethodRun:
     """Auxiliary data of a fit (:class:`headclip_med.detectors.Auxiliary`) that validates and keeps what was learned.
 
     Args:
+        detector: that learns; parts: that it was made of. train, held_out: slices.
         identity: what the run rests on; a checkpoint of another run is refused.
     """
 
     def __init__(
         self,
         detector: Detector,
+        parts: Parts,
         train: Sequence[TrainingSlice],
         held_out: Sequence[TrainingSlice],
         config: TrainConfig,
@@ -45,7 +47,8 @@ class MethodRun:
         cancel: Callable[[], bool] | None = None,
     ) -> None:
         self.steps, self.seed = config.steps, config.seed
-        self._detector, self._train, self._held_out, self._config = detector, train, held_out, config
+        self._detector, self._parts, self._config = detector, parts, config
+        self._train, self._held_out = train, held_out
         self._identity, self._resume = identity, resume
         self._watcher, self._cancel = watcher or TrainWatcher(), cancel
         self._labels = [part.label for part in train]
@@ -87,10 +90,9 @@ class MethodRun:
 
     def _consider(self) -> None:
         """Validate what a pack of the present state would say, and keep the state if it is the best so far."""
-        state, parts = self._state, self._detector.parts
-        quality = validate_maps(
-            type(self._detector).from_parts(replace(parts, tensors=self._detector.state())), self._held_out
-        )
+        state = self._state
+        scorer = type(self._detector).from_parts(replace(self._parts, tensors=self._detector.state()))
+        quality = validate_maps(scorer, self._held_out)
         score = quality.average_precision if is_defined(quality) else float("-inf")
         best = score > state.best_score or not state.best
         if best:
