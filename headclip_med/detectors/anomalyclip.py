@@ -61,11 +61,11 @@ class AnomalyCLIPConfig(HeadCLIPConfig):
 
 
 class AnomalyCLIP(HeadCLIP):
-    """The detector as the released code computes it; ``head_weights`` are ignored on purpose.
+    """Learned object-agnostic prompts against V-V patch features (arXiv 2310.18961).
 
-    The class token goes without the final norm and position embeddings are interpolated bilinearly. Of a tower alone
-    the prompts are fresh: something to train, not to look at scans with. The released code adds the maps of several
-    taps, which are averaged here.
+    As the released code computes it; ``head_weights`` are ignored on purpose. The class token goes without the final
+    norm and position embeddings are interpolated bilinearly. Of a tower alone the prompts are fresh: something to
+    train, not to look at scans with. The released code adds the maps of several taps, which are averaged here.
 
     Args:
         prompts: what ``classes`` came from, to be trained on; None: the features alone are left.

@@ -36,9 +36,10 @@ class ClipConfig:
 
 
 class Clip(Detector):
-    """CLIP's zero-shot classifier (arXiv 2103.00020) of a slice: softmax over the normal and the abnormal ensemble.
+    """CLIP with the prompt ensemble (arXiv 2103.00020), training-free, a score and no map.
 
-    It does not localise: its map is the slice's score everywhere.
+    A softmax over the normal and the abnormal ensemble of the global feature. It does not localise: its map is the
+    slice's score everywhere.
     """
 
     name = "clip"
@@ -81,7 +82,9 @@ class ClipVVConfig:
 
 
 class ClipVV(Detector):
-    """The same ensemble against patch features of a V-V path (CLIP Surgery, arXiv 2304.05653), and Clip's score.
+    """V-V patch features (CLIP Surgery, arXiv 2304.05653) against the prompt ensemble, training-free.
+
+    The image score is :class:`Clip`'s and the map's maximum.
 
     Attributes:
         layers: tapped blocks, 0-based. classes: ``(2, D)`` of the prompt ensemble.

@@ -91,7 +91,9 @@ class Views:
 
 
 class Crane(Detector):
-    """The detector; of a tower alone its prompts are fresh: something to train, not to look at scans with.
+    """Prompts guided by the image, attention of all three kinds, score-based pooling (arXiv 2504.11055).
+
+    Of a tower alone its prompts are fresh: something to train, not to look at scans with.
 
     Attributes:
         layers: tapped blocks, 0-based. prompts: None where a pack holds class features alone.

@@ -48,7 +48,7 @@ class CranePlusConfig(CraneConfig):
 
 
 class CranePlus(Crane):
-    """The detector.
+    """Crane with a second view, whose attention is patch likeness in DINOv2.
 
     Args:
         similarity: the second tower, ready; None: the one that the configuration names.

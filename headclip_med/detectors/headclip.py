@@ -36,7 +36,7 @@ from headclip_med.prompts import ensemble
 
 
 class HeadCLIP(Detector):
-    """The detector.
+    """Head weights, class features and a joint score on a frozen tower (arXiv 2505.22259).
 
     Args:
         tower: frozen image tower; classes: on any device, moved to the tower's.

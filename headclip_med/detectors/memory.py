@@ -213,7 +213,10 @@ class WithMemory(Detector):
 
 
 class Memory(Detector):
-    """Normal images alone: no text, no training; scores only after :meth:`adapt`."""
+    """Distance to the nearest patch of normal images; no text, no training.
+
+    It scores only after :meth:`adapt`.
+    """
 
     name = "memory"
     capabilities = Capabilities(zero_shot=False, uses_text=False, localises=True, needs_normals=True)

@@ -113,15 +113,16 @@ class Head(nn.Module):
 
 
 class MVFA(Detector):
-    """The detector; with a memory of normal images after :meth:`adapt`.
+    """Bottleneck adapters at four levels of the tower against organ prompts (arXiv 2403.12570).
 
-    Ours, and not as published: texts are :mod:`headclip_med.prompts`' ensemble of the domain's anatomy words, one set
-    for a whole training run; the taps' maps and scores are averaged, a fixed share of the published sums that ranks
-    alike, so that they stay probabilities; nothing is scaled by the extremes of a test set, which makes the memory's
-    share differ from the published one; means over patches are taken over the patient where ``valid`` says where that
-    is. :meth:`adapt` remembers normal images; the published few-shot mode also trains the adapters on these and on as
-    many abnormal images with their masks. A tower without a text side learns ``[normal, abnormal]`` vectors for every
-    tap of both heads instead of comparing with texts.
+    With a memory of normal images after :meth:`adapt`. Ours, and not as published: texts are
+    :mod:`headclip_med.prompts`' ensemble of the domain's anatomy words, one set for a whole training run; the taps'
+    maps and scores are averaged, a fixed share of the published sums that ranks alike, so that they stay
+    probabilities; nothing is scaled by the extremes of a test set, which makes the memory's share differ from the
+    published one; means over patches are taken over the patient where ``valid`` says where that is. :meth:`adapt`
+    remembers normal images; the published few-shot mode also trains the adapters on these and on as many abnormal
+    images with their masks. A tower without a text side learns ``[normal, abnormal]`` vectors for every tap of both
+    heads instead of comparing with texts.
 
     Attributes:
         layers: tapped blocks, 0-based, ascending. bank: ``(heads, taps, M, B)`` normal read-outs, or None.

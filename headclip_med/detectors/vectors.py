@@ -100,7 +100,7 @@ class ClassVectors(nn.Module):
 
 
 class Vectors(Detector):
-    """The detector.
+    """Two learned vectors a tap and no text, on any tower.
 
     Attributes:
         layers: tapped blocks, 0-based. vectors: what is learned.

@@ -56,7 +56,9 @@ class WinCLIPConfig:
 
 
 class WinCLIP(Detector):
-    """The detector: zero-shot, and few-normal-shot after :meth:`adapt`.
+    """Windows of patches against the prompt ensemble (arXiv 2303.14814), training-free.
+
+    Zero-shot, and few-normal-shot after :meth:`adapt`.
 
     Attributes:
         classes: ``(2, D)`` of the prompt ensemble.
