@@ -21,7 +21,7 @@ from headclip_med.hashing import sha256_file
 from headclip_med.packs import Pack, builtin_packs, load_pack
 from headclip_med.packs.domains import Domain, get_domain
 from headclip_med.packs.pack import is_pack
-from headclip_med.packs.record import UNCALIBRATED, Threshold
+from headclip_med.packs.record import UNCALIBRATED, LedgerEntry, Threshold
 from headclip_med.packs.share import pack_place
 from headclip_med.speed import SPEEDS, Speed
 
@@ -39,7 +39,7 @@ class Model:
         name: as the user gave it, without folders.
         method: name of the detector; built: the tower; pack: what the method learned, None for a tower alone.
         warnings: what a user should know about this combination.
-        tower_domain: of a tower taken from a pack of another method.
+        lender: the pack of another method that the tower was taken from, with its domain.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Model:
     built: BuiltTower
     pack: Pack | None = None
     warnings: tuple[str, ...] = ()
-    tower_domain: str = "generic"
+    lender: Pack | None = None
 
     @property
     def threshold(self) -> Threshold:
@@ -57,7 +57,16 @@ class Model:
     @property
     def domain(self) -> Domain:
         """The domain the pack was made for; ``generic`` without a pack."""
-        return get_domain(self.pack.record.domain if self.pack else self.tower_domain)
+        pack = self.pack or self.lender
+        return get_domain(pack.record.domain if pack else "generic")
+
+    @property
+    def ledger(self) -> tuple[LedgerEntry, ...]:
+        """What the model saw: the pack's data; of a lent tower that its pack was trained with, these too."""
+        if self.pack is not None:
+            return self.pack.record.ledger
+        own = self.lender is not None and self.lender.record.tower.kind == "embedded"
+        return self.lender.record.ledger if self.lender is not None and own else ()
 
     def provenance(self) -> dict[str, Any]:
         """Names and hashes of weights and pack, as plain JSON values."""
@@ -68,6 +77,8 @@ class Model:
             "weights": self.built.source,
             "weights_sha256": self.built.sha256,
         }
+        if self.lender:
+            facts["tower_of_pack"] = self.lender.record.name
         if self.pack:
             facts |= {"pack": self.pack.record.name, "pack_sha256": self.pack.sha256}
         return facts
@@ -158,7 +169,7 @@ def _of_pack(pack: Pack, method: str | None, weights: str | Path | None, has_nor
     if same:
         return Model(record.name, chosen.name, built, pack, _hash_warnings(pack, built))
     note = f"of the pack {record.name} only the tower is used: it was made for the method {own.name}"
-    return Model(record.name, chosen.name, built, None, (note,), record.domain)
+    return Model(record.name, chosen.name, built, None, (note,), pack)
 
 
 def may_have_text(name: str) -> bool:

@@ -50,7 +50,7 @@ from monai.transforms import (
 from monai.utils import set_determinism
 
 from headclip_med.bundle.data import Cases, LoadCase, NameByCased, TrainingSlices, find_cases, find_images
-from headclip_med.bundle.handlers import LedgerSaver, PackSaver, ScoreSaver, read_ledger, whole_ledger
+from headclip_med.bundle.handlers import LedgerSaver, PackSaver, ScoreSaver, seen_by, whole_ledger
 from headclip_med.bundle.inferer import HeadCLIPInferer, PatchGridInferer, TakeScoresd
 from headclip_med.bundle.losses import MapLoss
 from headclip_med.bundle.metrics import AnomalyMetrics
@@ -97,6 +97,7 @@ class Settings:
     tensorboard: bool = True
     held_out_only: bool = False
     allow_overlap: bool = False
+    load_checkpoint: bool = True
     save_maps: bool = True
     pattern: str = "*"
 
@@ -359,7 +360,8 @@ class HeadCLIPEvaluation(_Scoring):
         chosen = self.settings
         if chosen.held_out_only:
             return self.cases().validation
-        return self.cases().everything(read_ledger(chosen.ckpt_path), chosen.allow_overlap)
+        checkpoint = chosen.ckpt_path if chosen.load_checkpoint else None
+        return self.cases().everything(seen_by(self.network_def, checkpoint), chosen.allow_overlap)
 
     def get_postprocessing(self) -> Compose:
         steps: list[Any] = [TakeScoresd(["pred"])]
@@ -373,7 +375,7 @@ class HeadCLIPEvaluation(_Scoring):
 
     def get_handlers(self) -> list[Any]:
         return [
-            self._loader(),
+            *([self._loader()] if self.settings.load_checkpoint else []),
             MetricsSaver(self.settings.output_dir, metrics="*", metric_details=None),
             StatsHandler(iteration_log=False),
             *self._board(iteration_log=False),

@@ -16,11 +16,13 @@ from headclip_med.device import Precision, choose_dtype
 from headclip_med.encoders.build import build_tower
 from headclip_med.engine import Engine
 from headclip_med.errors import InputError, ModelError
-from headclip_med.models import Model, check_method, detector_for, may_have_text
-from headclip_med.packs import Pack
+from headclip_med.models import Model, check_method, detector_for, load_model, may_have_text
+from headclip_med.packs import Pack, builtin_packs
 from headclip_med.packs.domains import get_domain
 from headclip_med.packs.new_pack import tower_record
+from headclip_med.packs.pack import is_pack
 from headclip_med.packs.record import PACK_FORMAT, UNCALIBRATED, PackRecord
+from headclip_med.packs.share import pack_place
 
 
 class MethodNetwork(nn.Module):
@@ -124,14 +126,16 @@ def new_method(
     method: str,
     *,
     options: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
     domain: str | None = None,
     precision: Precision = "float32",
 ) -> MethodNetwork:
     """A method on a tower, before it has learned anything.
 
     Args:
-        model: tower by name or weight file. options: fields of the method's configuration.
-        domain: of preprocessing and of the prompts; default ``generic``.
+        model: tower by name or weight file, or a pack, of which only the tower is used; weights: of the tower of a pack
+            that carries none. options: fields of the method's configuration.
+        domain: of preprocessing and of the prompts; default the pack's, or ``generic``.
 
     Raises:
         ModelError: a method that learns nothing, or that cannot do with this tower; said before weights are read.
@@ -141,19 +145,25 @@ def new_method(
         raise ModelError("The method must be another than headclip", method, "Run the workflow train for it")
     if not chosen.capabilities.trains:
         raise ModelError("The method must be one that learns", method, "It needs no training: use it as it is")
-    check_method(chosen, Path(model).name, has_text=may_have_text(model), has_state=True, training=True)
-    built = build_tower(model)
+    place = pack_place(model, builtin_packs())
+    lender = load_model(model, weights=weights) if is_pack(place) else None
+    has_text = may_have_text(model) if lender is None else lender.built.clip is not None
+    check_method(chosen, Path(model).name, has_text=has_text, has_state=True, training=True)
+    built = build_tower(model) if lender is None else lender.built
+    lent = None if lender is None else lender.pack
     record = PackRecord(
         format=PACK_FORMAT,
         name=f"{method}-untrained",
         title=f"{method} on {built.architecture}",
         method=method,
-        tower=tower_record(built),
+        tower=tower_record(built) if lent is None else lent.record.tower,
         config=dict(options or {}),
-        domain=get_domain(domain or "generic").name,
+        domain=get_domain(domain or (lent.record.domain if lent else "generic")).name,
         threshold=UNCALIBRATED,
+        ledger=lent.record.ledger if lent is not None and lent.record.tower.kind == "embedded" else (),
     )
-    return MethodNetwork(Model(record.name, method, built, Pack(Path(), record, {}, "")), precision)
+    pack = Pack(lent.folder if lent else Path(), record, {}, "")
+    return MethodNetwork(Model(record.name, method, built, pack), precision)
 
 
 def in_domain(model: Model, domain: str | None) -> Model:
@@ -170,4 +180,13 @@ def in_domain(model: Model, domain: str | None) -> Model:
             domain,
             "Leave the domain out, or choose another pack",
         )
-    return replace(model, tower_domain=get_domain(domain).name)
+    record = PackRecord(
+        format=PACK_FORMAT,
+        name=model.name,
+        title=f"{model.method} on {model.built.architecture}",
+        method=model.method,
+        tower=tower_record(model.built),
+        domain=get_domain(domain).name,
+        threshold=UNCALIBRATED,
+    )
+    return replace(model, pack=Pack(Path(), record, {}, ""))

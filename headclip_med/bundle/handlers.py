@@ -36,9 +36,8 @@ def whole_ledger(
         network: with what its pack was made on. ledger: what it is trained on now.
         checkpoint: that training began with, None for the weights of the model itself.
     """
-    pack = network.model.pack
     earlier = [] if checkpoint is None else [LedgerEntry.model_validate(entry) for entry in read_ledger(checkpoint)]
-    return tuple(dict.fromkeys((*(pack.record.ledger if pack else ()), *earlier, *ledger)))
+    return tuple(dict.fromkeys((*network.model.ledger, *earlier, *ledger)))
 
 
 def seen_by(network: HasModel, checkpoint: str | Path | None = None) -> list[dict[str, Any]]:

@@ -129,7 +129,17 @@ class PatchGridInferer(Inferer):
     """Model pixels ``(N, 3, S, S)`` → maps on the patch grid ``(N, 1, Hp, Wp)``: the inferer of a trainer."""
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run the network, through whatever wraps it."""
+        """Run the network, through whatever wraps it.
+
+        Raises:
+            ModelError: a network of another method, whose loss takes no maps.
+        """
+        if isinstance(network, MethodNetwork):
+            raise ModelError(
+                "The workflow train must have a network of HeadCLIP's family",
+                network.model.method,
+                "Run the workflow train_method",
+            )
         return network(inputs, patch_grid=True)
 
 

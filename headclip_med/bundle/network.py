@@ -176,8 +176,8 @@ def build_network(
     Args:
         model: built-in pack, pack folder, tower by name or file; weights: of the tower of a pack that carries none.
         domain: whose prompts become the class features of a CLIP tower without a pack; default ``generic``.
-        learn: ``heads``, ``classes``. Head weights are there either way, so that checkpoints fit; at first they are
-            the pack's, or 1.
+        learn: ``heads``, ``classes``; other methods learn what is theirs. Head weights are there either way, so that
+            checkpoints fit; at first they are the pack's, or 1.
         precision: ``auto`` takes 16 bits where the hardware multiplies them; train in ``float32``.
 
     Raises:
@@ -185,10 +185,6 @@ def build_network(
     """
     loaded = load_model(model, weights=weights)
     if not issubclass(get_method(loaded.method), HeadCLIP):
-        if learn:
-            raise InputError(
-                "What is learned must be head weights or classes of HeadCLIP", loaded.method, "Run train_method"
-            )
         return MethodNetwork(in_domain(loaded, domain), precision)
     loaded = with_pack(loaded, domain)
     return HeadCLIPNetwork(_with_head_weights(loaded, "heads" in learn), learn, precision)

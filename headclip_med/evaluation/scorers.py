@@ -84,8 +84,8 @@ class EngineScorer:
 
     def ledger(self) -> tuple[dict[str, Any], ...]:
         """The pack's training-data ledger, and the normal images that the engine compares with."""
-        pack, normals = self.engine.model.pack, self.engine.normals
-        entries = [] if pack is None else [entry.model_dump(mode="json") for entry in pack.record.ledger]
+        normals = self.engine.normals
+        entries = [entry.model_dump(mode="json") for entry in self.engine.model.ledger]
         if normals is not None:
             short = [image[:SHORT_HASH] for image in normals.image_sha256]
             name = f"{normals.name} (normal images)"
