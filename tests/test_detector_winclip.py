@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headclip_med.detectors import NormalPixels, winclip_windows
+from headclip_med.detectors.nearest import half_cosine_distance
 from headclip_med.detectors.winclip import WinCLIP
-from headclip_med.detectors.winclip_windows import association, harmonic_map, harmonic_mean, window_places
+from headclip_med.detectors.winclip_windows import harmonic_map, harmonic_mean, window_places
 from headclip_med.errors import ModelError
 
 PATCHES, TWO, THREE = "references.patches", "references.windows_2", "references.windows_3"
@@ -166,7 +167,7 @@ def test_association_is_half_the_distance_to_the_nearest_reference(monkeypatch: 
     want = torch.tensor([[0.0, 0.2, 0.5, 0.02]])
     for at_once in (4096, 1, 2):
         monkeypatch.setattr(winclip_windows, "_REFERENCES", at_once)
-        torch.testing.assert_close(association(features, references), want)
+        torch.testing.assert_close(half_cosine_distance(features, references), want)
 
 
 def test_windows_are_the_same_however_many_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,14 +17,13 @@ from torch.nn import functional as F
 from headclip_med import scoring
 from headclip_med.detectors.base import Capabilities, Detector, NormalPixels, Parts, SliceBatch
 from headclip_med.detectors.headclip_config import SIGMA_REFERENCE
+from headclip_med.detectors.nearest import half_cosine_distance
 from headclip_med.encoders.image import EncodeOptions, encode_images, resolve_layers
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.errors import ModelError
 
 # Slices that go through the tower at once while a memory is built.
 _AT_ONCE = 4
-# Distances are compared for so many query patches at once: 4 × 4,000 floats a patch would be 16 kB.
-_ROWS = 4096
 # A patch counts as patient from this share of it on.
 _PATIENT_SHARE = 0.5
 # Median absolute deviation to standard deviation, of normal noise; and how many of these above the median of normal
@@ -78,7 +77,9 @@ class PatchBank:
 
     def distances(self, features: dict[int, Tensor]) -> Tensor:
         """½ (1 − cosine with the nearest normal patch), mean over layers: ``(N, P, D)`` each → ``(N, P)`` in [0, 1]."""
-        return torch.stack([_nearest(features[layer], bank) for layer, bank in self.features.items()]).mean(dim=0)
+        return torch.stack([half_cosine_distance(features[layer], bank) for layer, bank in self.features.items()]).mean(
+            dim=0
+        )
 
     def probabilities(self, features: dict[int, Tensor]) -> Tensor:
         """Distances as probabilities of abnormal: ½ at three robust deviations above what normal patches have."""
@@ -123,7 +124,7 @@ def _spread_of_normals(features: dict[int, Tensor], inside: Tensor, count: int) 
         rest = inside & others[:, None]
         if not bool(rest.any()) or not bool(inside[image].any()):
             continue
-        each = [_nearest(part[image : image + 1, inside[image]], part[rest]) for part in features.values()]
+        each = [half_cosine_distance(part[image : image + 1, inside[image]], part[rest]) for part in features.values()]
         found.append(torch.stack(each).mean(dim=0).flatten())
     if not found:
         return 0.0, 1.0
@@ -131,13 +132,6 @@ def _spread_of_normals(features: dict[int, Tensor], inside: Tensor, count: int) 
     median = distances.median()
     spread = _MAD_TO_SD * (distances - median).abs().median()
     return float(median), max(float(spread), 1e-4)
-
-
-def _nearest(features: Tensor, bank: Tensor) -> Tensor:
-    """½ (1 − largest cosine) of ``(N, P, D)`` with the rows of ``bank (M, D)``: ``(N, P)``."""
-    flat = features.flatten(0, 1)
-    best = torch.cat([(rows @ bank.T).amax(dim=1) for rows in flat.split(_ROWS)])
-    return ((1 - best) / 2).clamp(0, 1).unflatten(0, features.shape[:2])
 
 
 def _coreset(features: Tensor, config: MemoryConfig, draw: torch.Generator) -> Tensor:

@@ -20,9 +20,9 @@ from headclip_med.detectors.base import Capabilities, Detector, NormalPixels, Pa
 from headclip_med.detectors.clip import Sigma, Size, Temperature
 from headclip_med.detectors.headclip import prompted
 from headclip_med.detectors.headclip_config import SIGMA_REFERENCE
+from headclip_med.detectors.nearest import half_cosine_distance
 from headclip_med.detectors.winclip_windows import (
     WindowFeatures,
-    association,
     encode_windows,
     harmonic_map,
     harmonic_mean,
@@ -97,7 +97,7 @@ class WinCLIP(Detector):
         features = self._encode(pixels)
         scores, patches = self._text_scores(features)
         if self.references:
-            found = self._association(features)
+            found = self._half_cosine_distance(features)
             scores = (scores + _highest(found, valid, self.tower.patch_size)) / 2
             patches = (patches + found) / 2
         size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
@@ -146,11 +146,13 @@ class WinCLIP(Detector):
     def _abnormal(self, features: Tensor) -> Tensor:
         return scoring.class_probabilities(features, self.classes, 1 / self.config.temperature)[..., 1]
 
-    def _association(self, features: WindowFeatures) -> Tensor:
+    def _half_cosine_distance(self, features: WindowFeatures) -> Tensor:
         """How unlike every normal feature the patches are ``(N, Hp, Wp)``: the mean over patches and window sizes."""
-        maps = [association(features.patches, self.references[_PATCHES]).unflatten(-1, features.grid)]
+        maps = [half_cosine_distance(features.patches, self.references[_PATCHES]).unflatten(-1, features.grid)]
         for size, windows in features.windows.items():
-            maps.append(harmonic_map(association(windows, self.references[_window_name(size)]), features.grid, size))
+            maps.append(
+                harmonic_map(half_cosine_distance(windows, self.references[_window_name(size)]), features.grid, size)
+            )
         return torch.stack(maps).mean(dim=0)
 
     def _check_sizes(self) -> None:

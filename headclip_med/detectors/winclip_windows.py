@@ -17,8 +17,6 @@ from headclip_med.encoders.tower import ImageTower
 
 # Windows that go through the blocks at once: their sequences are short, and more gain nothing on a CPU.
 _SEQUENCES = 128
-# Reference features that a batch is compared with at once, so that memory does not grow with the normal images.
-_REFERENCES = 4096
 
 
 @dataclass(frozen=True)
@@ -103,10 +101,3 @@ def harmonic_map(scores: Tensor, grid: tuple[int, int], size: int) -> Tensor:
 def harmonic_mean(maps: Sequence[Tensor]) -> Tensor:
     """Of maps of one shape, element by element."""
     return torch.stack(list(maps)).reciprocal().mean(dim=0).reciprocal()
-
-
-def association(features: Tensor, references: Tensor) -> Tensor:
-    """½ (1 − largest cosine) of ``features (N, T, D)`` with any row of ``references (M, D)``: ``(N, T)`` in [0, 1]."""
-    parts = references.split(_REFERENCES)
-    nearest = torch.stack([(features @ part.T).amax(dim=-1) for part in parts]).amax(dim=0)
-    return ((1 - nearest) / 2).clamp(0, 1)
