@@ -21,7 +21,7 @@ from test_detector_clip import (  # noqa: F401
 from torch import Tensor
 from torch.nn import functional as F
 
-from headclip_med.detectors import NormalPixels, winclip_windows
+from headclip_med.detectors import NormalPixels, nearest, winclip_windows
 from headclip_med.detectors.nearest import half_cosine_distance
 from headclip_med.detectors.winclip import WinCLIP
 from headclip_med.detectors.winclip_windows import harmonic_map, harmonic_mean, window_places
@@ -166,7 +166,7 @@ def test_association_is_half_the_distance_to_the_nearest_reference(monkeypatch: 
     references = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, -1.0]])
     want = torch.tensor([[0.0, 0.2, 0.5, 0.02]])
     for at_once in (4096, 1, 2):
-        monkeypatch.setattr(winclip_windows, "_REFERENCES", at_once)
+        monkeypatch.setattr(nearest, "_REFERENCES", at_once)
         torch.testing.assert_close(half_cosine_distance(features, references), want)
 
 
