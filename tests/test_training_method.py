@@ -83,6 +83,13 @@ def test_a_method_that_cannot_be_trained_so_is_refused(
         train(train_config(tmp_path / "out", **changes))
 
 
+def test_options_that_are_no_fields_of_the_method_are_refused_before_the_tower_is_read(tmp_path: Path) -> None:
+    config = train_config(tmp_path / "out", method="vectors", options={"feature_layer": 3})
+    (tmp_path / "tower.safetensors").write_bytes(b"not a model")
+    with pytest.raises(ModelError, match=r"the method vectors must use known keys; given: feature_layer\. Known are"):
+        train(config)
+
+
 @pytest.mark.parametrize("method", ["anomalyclip", "memory", "headclip"])
 def test_what_a_method_cannot_do_is_said_before_anything_is_loaded(tmp_path: Path, method: str) -> None:
     """The tower's file is no model at all, and is never read."""

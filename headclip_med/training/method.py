@@ -9,6 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from headclip_med.detectors import Detector, HeadCLIP, Parts, get_method
+from headclip_med.detectors.base import read_config
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.errors import InputError, ModelError
 from headclip_med.intensity import Preprocessing
@@ -43,6 +44,7 @@ def check_trains(config: TrainConfig) -> None:
                 "Its choices are fields of the training configuration itself",
             )
         return
+    read_config(method.Config, _options(config), f"the method {config.method}")
     name = config.model.rpartition("/")[2]
     check_method(method, name, has_text=may_have_text(config.model), has_state=True, training=True)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
