@@ -3,7 +3,7 @@
 Leave one data set out of brain_mri_2d, polyps_2d, ms_flair and brats (HEADCLIP_SHARED): a method that learns is trained
 on the others that have masks, its best step chosen on patients of these, and every model is then evaluated on the set
 by ``headclip_med.evaluate`` beside the controls, with intervals and paired differences. Two towers: DINOv2 ViT-S/14,
-and, where a method needs text, a CLIP ViT-B/16 of random weights, since no others are at hand: rows on it show that a
+and, where a method needs text, a CLIP ViT-B/32 of random weights, since no others are at hand: rows on it show that a
 method runs and learns, not what it is worth. Twenty normal images of brain_mri_2d are what the memory compares with;
 they and their copies are in nobody's test. One set a call (``--set NAME``) for several processes; ``--winclip N`` adds
 WinCLIP on N cases in a table of its own, at seconds a slice; ``--table`` prints what earlier calls left in ``--out``.
@@ -32,7 +32,7 @@ from headclip_med.training.run import train
 
 SHARED = Path(os.environ.get("HEADCLIP_SHARED", "../shared"))
 DINO = f"vit_small_patch14_dinov2@{SHARED / 'weights' / 'dinov2_vits14_timm_fp16.safetensors'}"
-CLIP = "ViT-B-16-quickgelu"
+CLIP = "ViT-B-32-quickgelu"
 SIDE = 224  # pixels, of every method but WinCLIP, which has its own 240
 NORMALS = 20  # normal images that the memory sees; they are no longer in the set
 
@@ -65,9 +65,9 @@ def rows(clip: str) -> list[Row]:
         Row("headclip, DINOv2", "headclip", DINO, {"feature_layers": (5, 8, 11), "fuse_intensity": False}),
         Row("vectors, DINOv2", "vectors", DINO, {**size, "feature_layers": (5, 8, 11)}),
         Row("mvfa, DINOv2", "mvfa", DINO, size),
-        Row("anomalyclip, random CLIP", "anomalyclip", clip, size),
-        Row("crane, random CLIP", "crane", clip, size),
-        Row("crane+, random CLIP", "crane+", clip, {**size, "similarity_tower": DINO}),
+        Row("anomalyclip, random CLIP", "anomalyclip", clip, size, share=0.5),
+        Row("crane, random CLIP", "crane", clip, size, share=0.5),
+        Row("crane+, random CLIP", "crane+", clip, {**size, "similarity_tower": DINO}, share=0.5),
         Row("mvfa, random CLIP", "mvfa", clip, size, share=0.25),  # it trains through the whole tower
         Row("clip-vv, random CLIP", "clip-vv", clip, {}, trained=False),
         Row("clip, random CLIP", "clip", clip, {}, trained=False),
@@ -75,8 +75,8 @@ def rows(clip: str) -> list[Row]:
 
 
 def random_clip(folder: Path) -> str:
-    """A CLIP ViT-B/16 of random weights as a file, with the name it is built by."""
-    path = folder / "random_vit_b_16.safetensors"
+    """A CLIP ViT-B/32 of random weights as a file, with the name it is built by."""
+    path = folder / "random_vit_b_32.safetensors"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
@@ -119,7 +119,7 @@ def trained(row: Row, left_out: str, out: Path, steps: int, seed: int) -> Path:
     fields: dict[str, Any] = {
         "data": data, "model": row.tower, "method": row.method, "out": folder, "name": row.name, "image_size": SIDE,
         "slices": SliceConfig(lesion=24, free=24, copies=1 if row.method == "headclip" else 0), "steps": steps,
-        "validate_every": max(1, steps // 4), "seed": seed,
+        "validate_every": min(20, steps), "seed": seed,
     }  # fmt: skip
     fields |= row.options if row.method == "headclip" else {"options": row.options}
     mark = folder / "unfinished"

@@ -123,6 +123,7 @@ def evaluate(
         case_options.check_name("speed", speed, choices.SPEEDS)
         case_options.check_name("protocol", protocol, _PROTOCOLS)
         case_options.check_options(chosen)
+        _check_weights(model or [], weights)
         settings = Settings(exact=exact, replicates=bootstrap, seed=seed, min_overlap=min_overlap)
         dataset = _dataset(data, name, sequences, split, limit, groups)
         specs = [
@@ -132,7 +133,7 @@ def evaluate(
                 precision,
                 batch_size,
                 None if given.startswith("control:") else method,
-                None if weights is None or given.startswith("control:") else str(weights),
+                _weights_for(given, weights),
                 chosen,
                 speed,
                 None if normals is None or given.startswith("control:") else str(normals),
@@ -154,6 +155,21 @@ def evaluate(
             )
         _show(result, out, as_json)
         raise typer.Exit(0 if result.ok else 1)
+
+
+def _check_weights(models: list[str], weights: Path | None) -> None:
+    from headclip_med.errors import ModelError
+
+    if weights is not None and not any(_weights_for(given, weights) for given in models):
+        named = ", ".join(Path(given).name for given in models) or "headclip-tiny"
+        raise ModelError("Weights must be given for a pack that carries none", f"{named}: none of them is one")
+
+
+def _weights_for(model: str, weights: Path | None) -> str | None:
+    """The weights for those of several models that need them: packs without a tower of their own."""
+    from headclip_med.models import takes_weights
+
+    return str(weights) if weights is not None and takes_weights(model) else None
 
 
 def _with_controls(models: list[str], controls: bool, dataset: CaseDataset) -> list[str]:

@@ -125,6 +125,12 @@ def load_model(
     return _vision_only(_short(text), built, method)
 
 
+def takes_weights(name: str) -> bool:
+    """Whether ``name`` is a pack without a tower of its own, so that weights can be given for it."""
+    place = pack_place(split_method(name)[1], builtin_packs())
+    return is_pack(place) and load_pack(place).record.tower.kind != "embedded"
+
+
 def check_method(
     method: type[Detector],
     name: str,

@@ -21,6 +21,7 @@ from headclip_med.evaluation.scorers import short_names
         (["hf-hub:one/clip", "hf-hub:two/clip/"], ["hf-hub:one/clip", "hf-hub:two/clip"]),
         (["x.pt", "a/x.pt", "c/a/x.pt"], ["x.pt", "a/x.pt", "c/a/x.pt"]),
         (["/m/x.pt", "/m/x.pt"], ["x.pt", "x.pt"]),
+        (["clip:A@/m/x.pt", "winclip:A@/m/x.pt"], ["clip:x.pt", "winclip:x.pt"]),
     ],
 )
 def test_names_are_as_short_as_tells_them_apart(given: list[str], names: list[str]) -> None:

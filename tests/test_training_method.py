@@ -144,3 +144,17 @@ def test_every_method_that_learns_trains_on_a_clip_tower_and_predicts(
     found = load_engine(trained.pack, "cpu", weights="small.pt").predict(scan).map_array
     assert 0 <= found.min() <= found.max() <= 1
     assert torch.isfinite(torch.as_tensor(found)).all()
+
+
+def test_weights_go_to_the_packs_of_a_table_that_carry_none(tmp_path: Path) -> None:
+    """`evaluate --weights` was refused for the models beside such a pack."""
+    trained = train(train_config(tmp_path / "out", **VECTORS))
+    data = write_pairs(tmp_path / "other", 4, seed=2)
+    words = ["evaluate", "--data", f"pairs:{data}", "--out", str(tmp_path / "table"), "--bootstrap", "0"]
+    tower = f"test_vit.r160_in1k@{tmp_path / 'tower.safetensors'}"
+    models = ["--model", str(trained.pack), "--model", "headclip-tiny", "--weights", tower, "--device", "cpu"]
+    done = CliRunner().invoke(app, [*words, *models])
+    assert done.exit_code == 0, done.output
+    none = CliRunner().invoke(app, [*words, "--model", "headclip-tiny", "--weights", tower])
+    assert none.exit_code == 2
+    assert "Weights must be given for a pack that carries none" in none.output

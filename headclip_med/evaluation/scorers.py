@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headclip_med.case_options import CaseOptions, check_options
+from headclip_med.choices import split_method
 from headclip_med.errors import HeadclipError, InputError
 from headclip_med.packs.record import SHORT_HASH
 from headclip_med.versions import package_versions
@@ -152,15 +153,17 @@ def _in_colour(dataset: CaseDataset) -> bool:
 
 
 def short_names(given: Sequence[str]) -> list[str]:
-    """The last part of each path or id, and as many before it as tell it from the others."""
-    parts = [Path(text).parts or (text,) for text in given]
+    """The last part of each path or id, and as many before it as tell it from the others; a method stays in front."""
+    methods, rests = zip(*map(split_method, given), strict=True) if given else ((), ())
+    parts = [Path(text).parts or (text,) for text in rests]
 
     def short(own: tuple[str, ...]) -> str:
         others = [other for other in parts if other != own]
         depths = (n for n in range(1, len(own)) if all(other[-n:] != own[-n:] for other in others))
         return str(Path(*own[-next(depths, len(own)) :]))
 
-    return [short(own) for own in parts]
+    fronts = ("" if method is None else f"{method}:" for method in methods)
+    return [front + short(own) for front, own in zip(fronts, parts, strict=True)]
 
 
 def check_names(names: list[str]) -> None:
