@@ -119,7 +119,7 @@ def trained(row: Row, left_out: str, out: Path, steps: int, seed: int) -> Path:
     fields: dict[str, Any] = {
         "data": data, "model": row.tower, "method": row.method, "out": folder, "name": row.name, "image_size": SIDE,
         "slices": SliceConfig(lesion=24, free=24, copies=1 if row.method == "headclip" else 0), "steps": steps,
-        "validate_every": min(20, steps), "seed": seed,
+        "validate_every": min(20, max(1, steps // 2)), "seed": seed,
     }  # fmt: skip
     fields |= row.options if row.method == "headclip" else {"options": row.options}
     mark = folder / "unfinished"
