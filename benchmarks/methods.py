@@ -180,21 +180,37 @@ def main() -> None:
 
 
 def table(record: EvaluationRecord) -> str:
-    """One set: a row per model, intervals where there are any, seconds per image or slice."""
+    """One set: a row per model, intervals where there are any, the paired difference of the first metric from
+    brightness, and seconds a case."""
     shown = [(level, name) for level, name in SHOWN if any(_metric(m.levels, level, name) for m in record.models)]
     facts = record.dataset
     lines = [
         f"### {facts.name}: {facts.counted} cases of {facts.patients} patients",
         "",
-        "| | " + " | ".join(f"{level} {name}".replace("average_precision", "AP") for level, name in shown) + " | s |",
-        "|---|" + "---:|" * (len(shown) + 1),
+        "| | "
+        + " | ".join(f"{level} {name}".replace("average_precision", "AP") for level, name in shown)
+        + " | less intensity's | s |",
+        "|---|" + "---:|" * (len(shown) + 2),
     ]
     for model in record.models:
         cells = [_cell(_metric(model.levels, level, name)) for level, name in shown]
         done = [case.seconds for case in model.cases if case.status == "done"]
         seconds = sum(done) / max(1, len(done))
+        cells.append(_less_intensity(record, model.model, *shown[0]))
         lines.append(f"| {model.model} | " + " | ".join(cells) + f" | {seconds:.2f} |")
     return "\n".join(lines) + "\n"
+
+
+def _less_intensity(record: EvaluationRecord, model: str, level: str, name: str) -> str:
+    """The metric less that of brightness, on the same draws of cases."""
+    for found in record.differences:
+        pair, same = (found.first, found.second), (found.level, found.metric) == (level, name)
+        if same and set(pair) == {model, "control:intensity"} and found.difference.value is not None:
+            sign = 1 if pair[0] == model else -1
+            ends = [100 * sign * end for end in (found.difference.low, found.difference.high) if end is not None]
+            interval = f" [{min(ends):+.1f}, {max(ends):+.1f}]" if ends else ""
+            return f"{100 * sign * found.difference.value:+.1f}{interval}"
+    return ""
 
 
 def _metric(levels: Any, level: str, name: str) -> Metric | None:
