@@ -28,6 +28,7 @@ from headclip_med.evaluation.record import EvaluationRecord, Metric
 from headclip_med.evaluation.scorers import controls_for
 from headclip_med.evenly import evenly
 from headclip_med.training.config import DataConfig, SliceConfig, TrainConfig
+from headclip_med.training.fit import TrainWatcher
 from headclip_med.training.run import train
 
 SHARED = Path(os.environ.get("HEADCLIP_SHARED", "../shared"))
@@ -56,6 +57,23 @@ class Row:
     options: dict[str, Any]
     trained: bool = True
     share: float = 1.0
+
+
+class Losses(TrainWatcher):
+    """The loss of every step: those of single batches differ more than a short training gains."""
+
+    def __init__(self) -> None:
+        self.losses = list[float]()
+
+    def step(self, step: int, steps: int, loss: float) -> None:
+        """One more."""
+        self.losses.append(loss)
+
+    def words(self) -> str:
+        """Mean of the first and the last quarter."""
+        quarter = max(1, len(self.losses) // 4)
+        first, last = (sum(part) / quarter for part in (self.losses[:quarter], self.losses[-quarter:]))
+        return f"loss {first:.3f} -> {last:.3f} (means of {quarter} steps)"
 
 
 def rows(clip: str) -> list[Row]:
@@ -125,9 +143,10 @@ def trained(row: Row, left_out: str, out: Path, steps: int, seed: int) -> Path:
     mark = folder / "unfinished"
     folder.mkdir(parents=True, exist_ok=True)
     mark.touch()
-    result = train(TrainConfig.model_validate(fields), resume=(folder / "checkpoint.safetensors").exists())
-    history = [round(entry["loss"], 4) for entry in result.fitted.history if "loss" in entry]
-    print(f"{left_out}: {row.name}: losses {history}, best step {result.fitted.best_step}", flush=True)
+    losses = Losses()
+    resume = (folder / "checkpoint.safetensors").exists()
+    result = train(TrainConfig.model_validate(fields), resume=resume, watcher=losses)
+    print(f"{left_out}: {row.name}: {losses.words()}, best step {result.fitted.best_step}", flush=True)
     mark.unlink()
     return folder
 
