@@ -201,7 +201,9 @@ def main() -> None:
 def table(record: EvaluationRecord) -> str:
     """One set: a row per model, intervals where there are any, the paired difference of the first metric from
     brightness, and seconds a case."""
-    shown = [(level, name) for level, name in SHOWN if any(_metric(m.levels, level, name) for m in record.models)]
+    inside = any("foreground" in model.levels for model in record.models)  # volumes: the air around is no merit
+    levels = [("foreground" if level == "pixel" and inside else level, name) for level, name in SHOWN]
+    shown = [(level, name) for level, name in levels if any(_metric(m.levels, level, name) for m in record.models)]
     facts = record.dataset
     lines = [
         f"### {facts.name}: {facts.counted} cases of {facts.patients} patients",
