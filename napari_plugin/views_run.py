@@ -27,7 +27,9 @@ class RunBox(QGroupBox):
         self.model.setEditable(True)
         self.model.addItems(list(models))
         self.model.setCurrentText(DEFAULT_MODEL if DEFAULT_MODEL in models else models[0])
-        self.model.setToolTip("A name, a pack's folder, a weight file or an .onnx file; METHOD: in front chooses the method")
+        self.model.setToolTip(
+            "A name, a pack's folder, a weight file or an .onnx file; METHOD: in front chooses the method"
+        )
         self.domain.addItems([_OWN, *DOMAINS])
         self.plane.addItems(["as acquired", *PLANES])
         for box in (self.model, self.domain, self.plane):
