@@ -61,7 +61,7 @@ class Engine(ScanEngine):
             smoothing_mm=self.model.pack.record.slice_smoothing_mm if self.model.pack else 0.0,
             threshold=self.threshold,
             detector=detector.describe(),
-            warnings=(*self.model.warnings, *_limits(detector)),
+            warnings=(*self.model.warnings, *_limits(detector), *_few(self.normals)),
         )
 
     @property
@@ -144,6 +144,13 @@ def _limits(detector: Detector) -> tuple[str, ...]:
     if detector.capabilities.localises:
         return ()
     return (f"{detector.name} does not localise: its map is the slice's score everywhere",)
+
+
+def _few(normals: Normals | None) -> tuple[str, ...]:
+    """What a reader must know of a memory of one patient."""
+    if normals is None or len(normals.sources) > 1:
+        return ()
+    return ("the normal images are one alone: another patient or scanner may look abnormal all over",)
 
 
 def _device_name(device: torch.device) -> str:

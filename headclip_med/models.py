@@ -11,7 +11,7 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 
-from headclip_med.choices import split_method
+from headclip_med.choices import method_names, split_method
 from headclip_med.detectors import Detector, HeadCLIP, Parts, get_method
 from headclip_med.encoders.adapters import tower_from_timm
 from headclip_med.encoders.build import BuiltTower, build_tower, load_strictly, read_state
@@ -198,6 +198,10 @@ def _tower_or_near_pack(name: str) -> BuiltTower:
     try:
         return build_tower(name)
     except ModelError as error:
+        method = get_close_matches(name.partition(":")[0], method_names(), 1) if ":" in name else []
+        if method:
+            hint = f"Did you mean {method[0]}:{name.partition(':')[2]}; see `headclip-med models methods`"
+            raise ModelError(error.must, error.given, hint) from error
         near = get_close_matches(name, builtin_packs(), 1)
         if not near:
             raise

@@ -65,13 +65,14 @@ def normal_pixels(normals: Normals, detector: Detector, domain: Domain) -> Norma
     """
     share = max(1, _MOST_SLICES // len(normals.sources))
     device = detector.tower.device
-    pixels, valid = [], []
-    for source in normals.sources:
+    pixels, valid, volumes = [], [], list[int]()
+    for number, source in enumerate(normals.sources):
         job = make_job(load_volume(source), domain.name, own_preprocessing(detector, domain))
         scan, frame = job.scan(), slice_frame(job.affine, job.planes[0])
         for index in evenly(scan.foreground_slices(frame), share):
             pixels.append(slice_pixels(scan, frame, [index], device))
             valid.append(slice_limits(scan, frame, scan.inside(frame, [index]), device))
+            volumes.append(number)
     if not pixels:
         raise InputError("Normal images must show the patient", f"{normals.name} with nothing but background")
-    return NormalPixels(torch.cat(pixels), torch.cat(valid))
+    return NormalPixels(torch.cat(pixels), torch.cat(valid), tuple(volumes))

@@ -120,6 +120,18 @@ def test_background_is_not_remembered_and_not_scored() -> None:
         build_bank(vit_built().tower, NormalPixels(seen.pixels, valid & False), (1,), MemoryConfig())
 
 
+def test_slices_of_one_volume_do_not_vouch_for_each_other() -> None:
+    """They are nearly equal: with each left out alone, any other patient was abnormal all over."""
+    first, second = noise(1, seed=20), noise(1, seed=21)
+    pixels = torch.cat([first + 0.01 * noise(3), second + 0.01 * noise(3, seed=2)])
+    valid = torch.ones(6, 32, 32, dtype=torch.bool)
+    apart = build_bank(vit_built().tower, NormalPixels(pixels, valid, (0, 0, 0, 1, 1, 1)), (1,), MemoryConfig())
+    alone = build_bank(vit_built().tower, NormalPixels(pixels, valid), (1,), MemoryConfig())
+    assert apart.centre > 20 * alone.centre
+    other = Memory(parts(vit_built())).adapt(NormalPixels(pixels, valid, (0, 0, 0, 1, 1, 1))).score(noise(1, seed=30))
+    assert float(other.maps.mean()) < 0.5
+
+
 def test_one_normal_image_is_compared_with_its_mirror_image() -> None:
     bank = build_bank(vit_built().tower, normals(1), (1,), MemoryConfig())
     assert bank.centre > 0
@@ -187,6 +199,9 @@ def test_normals_change_the_map_and_stand_in_the_record(normal_folder: Path, tmp
     facts = with_normals.identity()
     assert facts["normals"] == 3
     assert len(facts["normals_sha256"]) == 64
+    assert not any("one alone" in words for words in with_normals.predict(scan).warnings)
+    single = load_engine("headclip-tiny", "cpu", normals=normal_folder / "0.png")
+    assert any("may look abnormal all over" in words for words in single.predict(scan).warnings)
     assert with_normals.threshold == (0.5, "a-priori: 0.5, not calibrated for this model")
     entry = EngineScorer(with_normals).ledger()[-1]
     assert entry["name"] == "normal (normal images)"

@@ -382,3 +382,10 @@ def test_domains_have_words_and_valid_windows() -> None:
     for domain in DOMAINS.values():
         assert domain.anatomy
         assert all("{}" in state for state in domain.abnormal)
+
+
+def test_a_misspelt_method_in_front_of_a_model_is_told_the_right_one() -> None:
+    with pytest.raises(ModelError, match=r"Did you mean winclip:headclip-tiny; see `headclip-med models methods`"):
+        load_model("winclp:headclip-tiny")
+    with pytest.raises(ModelError, match="one method; given: winclip in its name and clip beside it"):
+        load_model("winclip:headclip-tiny", method="clip")

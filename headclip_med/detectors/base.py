@@ -96,10 +96,14 @@ class LabelledPixels:
 
 @dataclass(frozen=True)
 class NormalPixels:
-    """Normal slices of the task at hand: ``pixels (N, 3, S, S)`` and the patient in them, ``valid (N, S, S)``."""
+    """Normal slices of the task at hand: ``pixels (N, 3, S, S)`` and the patient in them, ``valid (N, S, S)``.
+
+    ``volumes``: which volume each slice is of, N numbers, since slices of one are alike; empty: each of its own.
+    """
 
     pixels: Tensor
     valid: Tensor
+    volumes: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pixels)

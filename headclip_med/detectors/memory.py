@@ -1,8 +1,8 @@
 """A memory of normal patches: how far a patch is from every patch of normal images of the same task.
 
 The idea of PatchCore (arXiv 2106.08265) on a frozen tower's ordinary patch features: a capped coreset of normal ones,
-distance to the nearest of them. The distance becomes a probability by what normal images say of each other, each left
-out in turn, so that it can be averaged with the map of a zero-shot method. Calibration and fusion are ours.
+distance to the nearest of them. The distance becomes a probability by what normal images say of each other, each volume
+left out in turn, so that it can be averaged with the map of a zero-shot method. Calibration and fusion are ours.
 """
 
 from __future__ import annotations
@@ -108,19 +108,28 @@ def build_bank(tower: ImageTower, normals: NormalPixels, layers: tuple[int, ...]
     inside = F.adaptive_avg_pool2d(both.valid[:, None].float(), size).flatten(1).to(tower.device) >= _PATIENT_SHARE
     if not bool(inside.any()):
         raise ModelError("Normal images must show the patient", f"{len(normals)} slices of background")
-    centre, spread = _spread_of_normals(features, inside, len(normals))
+    centre, spread = _spread_of_normals(features, inside, _left_out_together(normals))
     draw = torch.Generator().manual_seed(config.seed)
     kept = {layer: _coreset(each[inside], config, draw) for layer, each in features.items()}
     return PatchBank(kept, centre, spread)
 
 
-def _spread_of_normals(features: dict[int, Tensor], inside: Tensor, count: int) -> tuple[float, float]:
-    """Median and robust deviation of the distances of each image to the others; a single one to its mirror image."""
-    found = []
+def _left_out_together(normals: NormalPixels) -> Tensor:
+    """A number for each slice ``(N,)``: its volume's, or its own where there is one volume alone."""
+    volumes = torch.tensor(normals.volumes or range(len(normals)))
+    return volumes if len(volumes.unique()) > 1 else torch.arange(len(normals))
+
+
+def _spread_of_normals(features: dict[int, Tensor], inside: Tensor, groups: Tensor) -> tuple[float, float]:
+    """Median and robust deviation of the distances of each image's patches to the images of other groups.
+
+    A single image is compared with its mirror image, which is the second half of the features.
+    """
+    found, count = [], len(groups)
     for image in range(count):
-        twin = image + count
-        others = torch.ones(2 * count, dtype=torch.bool, device=inside.device)
-        others[[image, twin] if count > 1 else [image]] = False
+        others = (groups != groups[image]).repeat(2).to(inside.device)
+        if count == 1:
+            others[1] = True
         rest = inside & others[:, None]
         if not bool(rest.any()) or not bool(inside[image].any()):
             continue
