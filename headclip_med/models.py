@@ -198,9 +198,10 @@ def _tower_or_near_pack(name: str) -> BuiltTower:
     try:
         return build_tower(name)
     except ModelError as error:
-        method = get_close_matches(name.partition(":")[0], method_names(), 1) if ":" in name else []
+        front, _, rest = name.partition(":")
+        method = get_close_matches(front, method_names(), 1) if rest else []
         if method:
-            hint = f"Did you mean {method[0]}:{name.partition(':')[2]}; see `headclip-med models methods`"
+            hint = f"Did you mean {method[0]}:{rest}; see `headclip-med models methods`"
             raise ModelError(error.must, error.given, hint) from error
         near = get_close_matches(name, builtin_packs(), 1)
         if not near:

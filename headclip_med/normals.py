@@ -52,6 +52,8 @@ def read_normals(folder: str | Path) -> Normals:
         try:
             volume = load_volume(case.source)
         except HeadclipError as error:
+            if case.source == Path(folder):  # nothing to take out: the path itself is wrong
+                raise
             raise InputError("Every normal image must be readable", str(error), "Take it out of the folder") from error
         found.setdefault(image_digest(volume.array), case.source)
     return Normals(Path(folder).name, tuple(found.values()), tuple(found))

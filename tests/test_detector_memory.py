@@ -185,6 +185,13 @@ def test_an_unreadable_normal_image_is_named(normal_folder: Path) -> None:
         read_normals(normal_folder)
 
 
+@pytest.mark.parametrize(("name", "words"), [("nope", "must be a file or folder that exists"), ("", "no file")])
+def test_a_folder_without_normal_images_is_told_once(tmp_path: Path, name: str, words: str) -> None:
+    with pytest.raises(InputError, match=words) as told:
+        read_normals(tmp_path / name)
+    assert "Take it out of the folder" not in str(told.value)
+
+
 def test_memory_is_refused_without_normals_before_anything_is_loaded() -> None:
     with pytest.raises(ModelError, match=r"must be given normal images of the task.*Add --normals DIR"):
         load_model("memory:no-such-tower@missing.safetensors")

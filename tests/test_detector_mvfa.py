@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headclip_med.detectors import NormalPixels
-from headclip_med.detectors.mvfa import MVFA, quarters
+from headclip_med.detectors.mvfa import MVFA
 from headclip_med.detectors.mvfa_bank import build_bank, distances, views
 from headclip_med.encoders.build import BuiltTower
+from headclip_med.encoders.image import quarters
 from headclip_med.errors import ModelError
 
 SIZE = 112

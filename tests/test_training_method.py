@@ -88,6 +88,7 @@ def test_options_that_are_no_fields_of_the_method_are_refused_before_the_tower_i
     (tmp_path / "tower.safetensors").write_bytes(b"not a model")
     with pytest.raises(ModelError, match=r"the method vectors must use known keys; given: feature_layer\. Known are"):
         train(config)
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("method", ["anomalyclip", "memory", "headclip"])

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from headclip_med.bundle.data import IGNORE
@@ -97,7 +98,7 @@ class MethodNetwork(nn.Module):
         """The detector on what is learned as it is now: a method may keep what follows from it."""
         return detector_for(self.model, self._model.domain)
 
-    def _place(self) -> Any:
+    def _place(self) -> torch.device:
         tower = self._model.built.tower
         device = tower.device
         tower.place(device, choose_dtype(device, self._precision))

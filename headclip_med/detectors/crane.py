@@ -17,7 +17,7 @@ from headclip_med.detectors.headclip_config import SIGMA_REFERENCE, HeadCLIPConf
 from headclip_med.detectors.losses import dice_loss, focal_loss, image_loss
 from headclip_med.detectors.prompted import Prompts, current, kept, one_pair, prompts_of, trainable
 from headclip_med.encoders.attention import LocalAttention
-from headclip_med.encoders.image import EncodeOptions, encode_images, first_local_block, resolve_layers
+from headclip_med.encoders.image import EncodeOptions, encode_images, first_local_block, quarters, resolve_layers
 from headclip_med.errors import ModelError
 
 _BETAS = (0.6, 0.999)  # of Adam, as released
@@ -235,11 +235,6 @@ def compare(features: Tensor, classes: Tensor, temperature: float) -> Tensor:
     """Logits ``(…, N, P, 2)``: cosine / temperature of ``(…, N, P, D)`` with ``(2, D)``, or each image's own
     ``(N, 2, D)``."""
     return features @ classes.mT / temperature
-
-
-def quarters(depth: int) -> tuple[int, ...]:
-    """The last blocks of the four quarters of a tower, 0-based: 5, 11, 17, 23 of 24."""
-    return tuple(sorted({max(0, depth * quarter // 4 - 1) for quarter in (1, 2, 3, 4)}))
 
 
 def _require(holds: bool, must: str, given: object) -> None:

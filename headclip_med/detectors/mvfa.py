@@ -29,7 +29,7 @@ from headclip_med.detectors.headclip import prompted
 from headclip_med.detectors.losses import dice_loss, focal_loss
 from headclip_med.detectors.mvfa_bank import build_bank, distances, named_bank, split_bank
 from headclip_med.detectors.vectors import load_learned, unit_vectors
-from headclip_med.encoders.image import resolve_layers, run_block
+from headclip_med.encoders.image import quarters, resolve_layers, run_block
 from headclip_med.errors import ModelError
 
 # Input side in pixels of the published models.
@@ -272,11 +272,6 @@ class MVFA(Detector):
             return probabilities.mean(dim=-1)
         shares = F.adaptive_avg_pool2d(valid[:, None].to(probabilities), self.tower.grid(pixels)).flatten(1)
         return _mean(probabilities, shares.expand_as(probabilities), dims=1)
-
-
-def quarters(depth: int) -> tuple[int, ...]:
-    """The last block of each quarter of a tower, 0-based: 5, 11, 17, 23 of 24."""
-    return tuple(sorted({-(-depth * part // 4) - 1 for part in (1, 2, 3, 4)}))
 
 
 def _mean(values: Tensor, weights: Tensor, dims: int = 2) -> Tensor:

@@ -328,3 +328,8 @@ def resolve_layers(layers: Sequence[int], depth: int) -> tuple[int, ...]:
     if len(set(resolved)) < len(resolved):
         raise ModelError("Layers must differ from each other", ", ".join(map(str, layers)), "Name each layer once")
     return resolved
+
+
+def quarters(depth: int) -> tuple[int, ...]:
+    """The last block of each quarter of a tower, 0-based: 5, 11, 17, 23 of 24."""
+    return tuple(sorted({-(-depth * part // 4) - 1 for part in (1, 2, 3, 4)}))

@@ -67,8 +67,8 @@ def train(
         HeadclipError: unusable data, model, configuration or folder; the last good checkpoint is kept.
     """
     watcher = watcher or TrainWatcher()
-    check_new_run(config.out, resume)
     check_trains(config)
+    check_new_run(config.out, resume)
     if config.model in builtin_packs() or is_pack(Path(config.model).expanduser()):
         raise InputError(
             "Training must begin with a tower",
