@@ -26,12 +26,15 @@ _RASTER: tuple[tuple[bytes, Format], ...] = (
     (b"MM\x00+", "tiff"),
     (b"PK\x03\x04", "zip"),
 )
+_ARCHIVE = "archive"
 _PACKERS = (
-    (b"BZh", "bzip2"),
-    (b"\xfd7zXZ\x00", "xz"),
-    (b"\x28\xb5\x2f\xfd", "Zstandard"),
-    (b"7z\xbc\xaf\x27\x1c", "7-Zip"),
-    (b"Rar!\x1a\x07", "RAR"),
+    (0, GZIP, "a gzip"),
+    (0, b"BZh", "a bzip2"),
+    (0, b"\xfd7zXZ\x00", "an xz"),
+    (0, b"\x28\xb5\x2f\xfd", "a Zstandard"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip"),
+    (0, b"Rar!\x1a\x07", "a RAR"),
+    (257, b"ustar", "a tar"),
 )
 _BY_SUFFIX: dict[str, Format] = {
     ".nii": "nifti",
@@ -87,8 +90,8 @@ def identify(path: Path) -> Format:
         do = "Unpack it first (gunzip)"
         raise InputError(f"The compressed file {path.name} must contain a NIfTI volume or a DICOM image", given, do)
     if found is None:
-        packer = next((name for magic, name in _PACKERS if head.startswith(magic)), None)
-        given, do = (f"a {packer} archive", "Unpack it first") if packer else (_what_else(head), "Convert it first")
+        given = _what_else(head)
+        do = "Unpack it first" if given.endswith(_ARCHIVE) else "Convert it first"
         raise InputError(f"{path.name} must be a {_KNOWN} file", given, do)
     return found
 
@@ -178,8 +181,9 @@ def is_bare_dicom(head: bytes) -> bool:
 
 
 def _what_else(head: bytes) -> str:
-    if head[257:262] == b"ustar":
-        return "a tar archive"
+    for at, magic, name in _PACKERS:
+        if head.startswith(magic, at):
+            return f"{name} {_ARCHIVE}"
     if head[:4] in _ANALYZE:
         return "an Analyze 7.5 header, which does not say how the patient lies"
     is_text = not any(byte < 9 or 13 < byte < 32 for byte in head)

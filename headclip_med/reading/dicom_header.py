@@ -221,15 +221,16 @@ def check_deflated(path: Path) -> None:
     """Refuse a deflated file that would inflate too far; others cost one look at the file meta."""
     with opened(path) as file:
         head = file.read(_HEAD_BYTES)
-        rest = file.read() if isinstance(file, io.BytesIO) else b""
+        in_memory = isinstance(file, io.BytesIO)
+        content = head + file.read() if in_memory else head
     deflated = uid.DeflatedExplicitVRLittleEndian.encode()
     if is_bare_dicom(head):
-        if deflated in head:
+        if deflated in content:
             raise InputError(
                 f"{path.name} must begin as a DICOM file", "deflated, without a preamble", "Export it again"
             )
-    elif rest:
-        if deflated in head + rest:
+    elif in_memory:
+        if deflated in content:
             raise InputError(f"{path.name} must be packed once", "deflated and in gzip", "Unpack it with gunzip first")
     else:
         meta = read_file_meta_info(path)

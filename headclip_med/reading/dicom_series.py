@@ -321,7 +321,7 @@ def _named_apart(images: list[ImageHeader], name: str) -> list[list[ImageHeader]
 
 def _settled(images: list[ImageHeader]) -> list[ImageHeader]:
     """The same images with one spacing and one orientation, those of most of them; what differed is remarked."""
-    spacing, orientation = _commonest([i.pixel_spacing for i in images]), _commonest([i.orientation for i in images])
+    spacing, orientation = commonest([i.pixel_spacing for i in images]), commonest([i.orientation for i in images])
     frames = {image.frame_of_reference for image in images if image.frame_of_reference}
     remarks = []
     if spacing and max(_apart(image.pixel_spacing or spacing, spacing) for image in images) > _ROUNDING * max(spacing):
@@ -342,7 +342,7 @@ def _settled(images: list[ImageHeader]) -> list[ImageHeader]:
     ]
 
 
-def _commonest(found: list[tuple[float, ...] | None]) -> tuple[float, ...] | None:
+def commonest(found: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
     """What most state; where each states its own, the one nearest to their mean."""
     known = [value for value in found if value is not None]
     if not known:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,7 +143,7 @@ def _parts(images: list[ImageHeader], at: list[_Held], fact: str) -> dict[str, l
     """The images by the value of ``fact``, None where it tells no volumes apart."""
     most = max(map(len, at))
     if fact in _RANKED:
-        ranks = _by_rank(at, most) or (_in_runs(at, most) if fact == _NUMBERED else None)
+        ranks = _by_rank(at, most) or (_by_number(at, most) if fact == _NUMBERED else None)
         return {str(n): [images[i] for i in rank] for n, rank in enumerate(ranks, 1)} if ranks else None
     parts: dict[_Key, list[int]] = {}
     for key, n in sorted(pair for held in at for pair in held):
@@ -164,17 +165,23 @@ def _by_rank(at: list[_Held], most: int) -> list[list[int]] | None:
     return [[held[rank][1] for held in at] for rank in range(most)]
 
 
-def _in_runs(at: list[_Held], most: int) -> list[list[int]] | None:
-    """Images that are numbered volume by volume, cut wherever a place comes again; None where one place has a number
-    twice, or where that leaves more runs than a place has images, because they are numbered in another way."""
-    if any(len({key for key, _ in held}) < len(held) for held in at):
+def _by_number(at: list[_Held], most: int) -> list[list[int]] | None:
+    """Images that are numbered volume by volume, of which some may be missing: the numbers of a place then differ by as
+    many as a volume counts, which is no less than there are places. None where they are numbered in another way."""
+    numbers = [key[0] for held in at for key, _ in held]
+    if any(number != number // 1 for number in numbers):  # infinite: without a number
         return None
-    runs: list[dict[int, int]] = [{}]
-    for _, place, n in sorted((key, place, n) for place, held in enumerate(at) for key, n in held):
-        if place in runs[-1]:
-            runs.append({})
-        runs[-1][place] = n
-    return [list(run.values()) for run in runs] if len(runs) == most else None
+    stride = gcd(*(int(key[0] - held[0][0][0]) for held in at for key, _ in held))
+    if stride < len(at) or any(len({key for key, _ in held}) < len(held) for held in at):
+        return None
+    for first in (1, min(numbers)):  # the first image itself may be missing
+        volumes: dict[int, list[int]] = {}
+        for held in at:
+            for key, n in held:
+                volumes.setdefault(int(key[0] - first) // stride, []).append(n)
+        if len(volumes) == most:
+            return [volumes[number] for number in sorted(volumes)]
+    return None
 
 
 def stretches(count: int, are_even: Callable[[int, int], NDArray[np.bool_]]) -> list[tuple[int, int]]:

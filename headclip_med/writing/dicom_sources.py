@@ -22,7 +22,7 @@ from pydicom.valuerep import DSfloat
 from headclip_med.errors import InputError, OutputError
 from headclip_med.reading.base import check_size, collected_warnings, in_words
 from headclip_med.reading.dicom_header import opened
-from headclip_med.reading.dicom_series import ORIENTATION_TOLERANCE
+from headclip_med.reading.dicom_series import ORIENTATION_TOLERANCE, commonest
 from headclip_med.reading.dicom_values import integer
 from headclip_med.types import Affine
 from headclip_med.writing.dicom_header import clean_header, frame_geometry, is_multiframe
@@ -223,9 +223,20 @@ def _aligned(frames: tuple[SourceFrame, ...]) -> tuple[SourceFrame, ...]:
         apart = np.subtract(header.ImageOrientationPatient, first.ImageOrientationPatient, dtype=float)
         if np.abs(apart).max() > ORIENTATION_TOLERANCE:
             raise OutputError("The source images must lie parallel to be written about", "several orientations")
-        for keyword in ("ImageOrientationPatient", "PixelSpacing", "SliceThickness", "FrameOfReferenceUID"):
+        for keyword in ("SliceThickness", "FrameOfReferenceUID"):
             header[keyword] = first[keyword]
+    if frames[0].to_lps is not None:
+        for keyword in ("ImageOrientationPatient", "PixelSpacing"):
+            _share(frames, keyword)
     return frames
+
+
+def _share(frames: tuple[SourceFrame, ...], keyword: str) -> None:
+    """Give every header the values of ``keyword`` that the reader takes for all."""
+    stated = [tuple(float(value) for value in frame.header[keyword].value) for frame in frames]
+    chosen = frames[stated.index(commonest(stated) or stated[0])].header[keyword]
+    for frame in frames:
+        frame.header[keyword] = chosen
 
 
 def check_places(frames: Sequence[SourceFrame]) -> None:
