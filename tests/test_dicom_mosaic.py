@@ -15,7 +15,7 @@ from dicom_oracles import assert_same, dcm2niix
 from dicom_results import result_of
 from dicom_series import ORIENTATIONS, CtSeries
 from pydicom import dcmread
-from pydicom.uid import JPEGLSLossless, RLELossless
+from pydicom.uid import ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from headclip_med.errors import InputError, OutputError
 from headclip_med.reading import dicom_pixels, list_series, load
@@ -172,6 +172,16 @@ def test_a_number_of_slices_in_bare_bytes_counts(tmp_path: Path, number: bytes, 
     ds[0x0019, 0x0010].value = creator
     ds.add_new(0x0019100A, "UN", number)
     ds.save_as(tmp_path / "a.dcm")
+    _check(load(tmp_path / "a.dcm"), mosaic)
+
+
+@pytest.mark.parametrize("vendor", ["siemens", "uih"])
+def test_a_mosaic_of_implicit_representations(tmp_path: Path, vendor: str) -> None:
+    """Which leave the private elements, a sequence among them, as bare bytes."""
+    mosaic = Mosaic(vendor=vendor).write(tmp_path / "a.dcm")
+    ds = dcmread(tmp_path / "a.dcm")
+    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    ds.save_as(tmp_path / "a.dcm", implicit_vr=True, little_endian=True)
     _check(load(tmp_path / "a.dcm"), mosaic)
 
 

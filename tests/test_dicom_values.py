@@ -14,10 +14,13 @@ from dicom_results import tool
 from dicom_series import CtSeries, edit, write_enhanced
 from PIL import Image
 from pydicom import dcmread, uid
+from pydicom.data import get_testdata_file
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.filereader import read_file_meta_info
 from pydicom.filewriter import write_file_meta_info
+from pydicom.tag import Tag
 
 from headclip_med.errors import InputError
 from headclip_med.reading import load
@@ -150,7 +153,6 @@ SCALES = {
     "slope empty": ({"RescaleSlope": "", "RescaleIntercept": -10}, 1, -10),
     "intercept empty": ({"RescaleSlope": 2, "RescaleIntercept": ""}, 2, 0),
     "both empty": ({"RescaleSlope": "", "RescaleIntercept": ""}, 1, 0),
-    "several": ({"RescaleSlope": [2, 3], "RescaleIntercept": -10}, 1, -10),
 }
 
 
@@ -188,6 +190,19 @@ def test_a_rescale_of_frames_that_is_empty_or_alone(tmp_path: Path, case: str, p
     for k, frame in enumerate(volume.meta["slice_frames"]):
         expected = ds.pixel_array[frame] * slope + intercept
         np.testing.assert_array_equal(volume.array[0, :, :, k].T, expected)
+
+
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize("value", ["abc", "1.0.0", "2\\3", "inf", "nan", "1_0", "1,0,0"])
+def test_a_rescale_that_is_no_number_is_refused(tmp_path: Path, keyword: str, value: str) -> None:
+    CtSeries().write(tmp_path)
+    victim = sorted(tmp_path.iterdir())[1]
+    ds, raw = dcmread(victim), value.encode() + b" " * (len(value) % 2)
+    ds._dict[Tag(keyword)] = RawDataElement(Tag(keyword), "LO", len(raw), raw, 0, False, True)
+    ds.save_as(victim)
+    with pytest.raises(InputError, match=rf"{victim.name} must have a scale; given: one that is no number"):
+        load(tmp_path)
+    assert load(tmp_path, on_irregular="keep").meta["slice_uids"].count("") == 1
 
 
 def test_empty_elements_of_a_frame_are_those_of_all_frames(tmp_path: Path) -> None:
@@ -329,3 +344,11 @@ def test_gdcm_converts_what_users_are_told_to_convert_with_it(tmp_path: Path, sy
         load(path)
     subprocess.run([program, "--raw", path, tmp_path / "raw.dcm"], check=True, capture_output=True, timeout=30)
     np.testing.assert_allclose(load(tmp_path / "raw.dcm").array[0, :, :, 0].T, expected, atol=1)
+
+
+def test_lossy_jpeg_of_12_bits_is_told_a_way_that_works(tmp_path: Path) -> None:
+    program, path = tool("gdcmconv"), Path(str(get_testdata_file("JPGExtended.dcm")))
+    with pytest.raises(InputError, match=r"decoder of JPEG Extended.*gdcmconv --raw IN OUT"):
+        load(path)
+    subprocess.run([program, "--raw", path, tmp_path / "raw.dcm"], check=True, capture_output=True, timeout=30)
+    assert load(tmp_path / "raw.dcm").array.shape == (1, 256, 1024, 1)

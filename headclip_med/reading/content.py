@@ -184,6 +184,8 @@ def _what_else(head: bytes) -> str:
     for at, magic, name in _PACKERS:
         if head.startswith(magic, at):
             return f"{name} {_ARCHIVE}"
+    if head.startswith(b"DICM"):
+        return "a DICOM file that lost its first 128 bytes"
     if head[:4] in _ANALYZE:
         return "an Analyze 7.5 header, which does not say how the patient lies"
     is_text = not any(byte < 9 or 13 < byte < 32 for byte in head)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from io import BytesIO
 from math import isqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.filereader import read_sequence
 
 from headclip_med.reading.dicom_header import (
     NUMBER_IN_GRID,
@@ -19,7 +21,7 @@ from headclip_med.reading.dicom_header import (
     ImageHeader,
     Tile,
 )
-from headclip_med.reading.dicom_values import element, image_type, number, numbers, values
+from headclip_med.reading.dicom_values import element, image_type, integer, number, numbers, values
 from headclip_med.types import Vector
 
 _SIEMENS, _CSA, _UIH = "SIEMENS MR HEADER", "SIEMENS CSA HEADER", "Image Private Header"
@@ -76,7 +78,7 @@ def _is_grid(dataset: Any) -> bool:
     """Whether United Imaging tiled the slices, rather than Siemens."""
     if "VFRAME" in image_type(dataset, "ImageType").upper().split("/"):
         return True
-    return element(dataset, UIH_CREATOR) == _UIH and _whole(element(dataset, NUMBER_IN_GRID)) > 1
+    return element(dataset, UIH_CREATOR) == _UIH and (integer(dataset, NUMBER_IN_GRID) or 0) > 1
 
 
 def _csa_values(dataset: Any) -> dict[str, Any]:
@@ -93,10 +95,10 @@ def _csa_values(dataset: Any) -> dict[str, Any]:
 
 def _count(dataset: Any, csa: dict[str, Any], is_grid: bool) -> int:
     """How many slices are tiled."""
-    stated = [element(dataset, NUMBER_IN_GRID)]
-    if not is_grid:
-        stated = [element(dataset, NUMBER_IN_MOSAIC), csa.get("NumberOfImagesInMosaic")]
-    count = next((n for n in map(_whole, stated) if n > 0), 0)
+    if is_grid:
+        count = integer(dataset, NUMBER_IN_GRID) or 0
+    else:
+        count = _whole(element(dataset, NUMBER_IN_MOSAIC)) or _whole(csa.get("NumberOfImagesInMosaic"))
     if not 0 < count <= _MOST_TILES:
         raise _UnsaidError("how many slices it tiles")
     return count
@@ -124,6 +126,11 @@ def _layout(header: ImageHeader, count: int, *, prefers_square: bool) -> Tile:
 def _grid_positions(dataset: Any, count: int) -> tuple[NDArray[np.float64], str]:
     """The position of every slice, which United Imaging states one by one."""
     frames = element(dataset, _FRAMES_OF_GRID)
+    if isinstance(frames, bytes):  # a private element of a representation that is not said: always implicit
+        try:
+            frames = read_sequence(BytesIO(frames), True, True, len(frames), "iso8859")
+        except Exception:  # pydicom raises whatever the damaged bytes provoke
+            frames = None
     found = [numbers(frame, "ImagePositionPatient", 3) for frame in frames] if isinstance(frames, Sequence) else []
     positions = [position for position in found if position is not None]
     if len(positions) != count:

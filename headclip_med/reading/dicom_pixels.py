@@ -36,8 +36,10 @@ _NAMES = {
     "1.2.840.113619.5.2": "a private syntax of General Electric",
 }
 
-# What GDCM's program converts though no decoder here takes it: old lossy JPEG, and General Electric's private syntax.
-_GDCM_CONVERTS = ("1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55", "1.2.840.113619.5.2")
+# What GDCM's program converts though no decoder here takes it: lossy JPEG of 12 bits and of old kinds, and General
+# Electric's private syntax.
+_GDCM_CONVERTS = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55", "1.2.840.113619.5.2")
+_EXPORT = "xport it again uncompressed (Explicit VR Little Endian)"
 
 _PALETTES = tuple(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue"))
 
@@ -125,7 +127,17 @@ def _pass_on(problem: BaseException) -> None:
 
 
 def _undecodable(name: str, syntax: Any, problem: BaseException) -> InputError:
-    return _not_decoded(name, f"{type(problem).__name__} from the decoder of {syntax.name}")
+    error = _not_decoded(name, f"{type(problem).__name__} from the decoder of {syntax.name}")
+    return InputError(error.must, error.given, _way_out(syntax)) if syntax in _GDCM_CONVERTS else error
+
+
+def _way_out(syntax: Any) -> str:
+    """What gets an image out of a transfer syntax that cannot be decoded here."""
+    if "MPEG" in syntax.name or "HEVC" in syntax.name:
+        return "Export single pictures of the video"
+    if syntax in _GDCM_CONVERTS:
+        return f"Convert it with gdcmconv --raw IN OUT, which python-gdcm brings, or e{_EXPORT}"
+    return f"E{_EXPORT}"
 
 
 def _missing_bytes(dataset: Any, syntax: Any) -> str:
@@ -203,14 +215,11 @@ def _colour(pixels: NDArray[np.generic], depth: int) -> Plane:
 
 
 def _grey(pixels: NDArray[np.generic], dataset: Any, header: ImageHeader) -> Plane:
-    slope, intercept = header.rescale or (1.0, 0.0)
-    if slope == 0 and pixels.min() != pixels.max():
-        do = "Leave it out with --on-irregular keep, or repair RescaleSlope"
-        raise InputError(f"The pixels of {header.path.name} must have a scale", "RescaleSlope 0, unlike the others", do)
     with np.errstate(over="ignore", invalid="ignore"):
         if first_item(dataset, "ModalityLUTSequence"):
             scaled = np.asarray(apply_modality_lut(pixels, dataset), dtype=np.float64)
         else:
+            slope, intercept = _scale(pixels, header)
             scaled = pixels.astype(np.float64) * slope + intercept
         plane = scaled.astype(np.float32)
     if pixels.dtype.kind == "f":
@@ -219,6 +228,16 @@ def _grey(pixels: NDArray[np.generic], dataset: Any, header: ImageHeader) -> Pla
     if padding is not None:
         plane[padding] = np.nan
     return plane
+
+
+def _scale(pixels: NDArray[np.generic], header: ImageHeader) -> tuple[float, float]:
+    """Slope and intercept; a slope of 0 does no harm where all pixels are alike in any case."""
+    slope, intercept = header.rescale or (1.0, 0.0)
+    if np.isfinite([slope, intercept]).all() and (slope != 0 or pixels.min() == pixels.max()):
+        return slope, intercept
+    given = "RescaleSlope 0, unlike the others" if slope == 0 else "one that is no number"
+    do = "Repair RescaleSlope and RescaleIntercept with a DICOM editor, or export the image again"
+    raise InputError(f"The pixels of {header.path.name} must have a scale", given, do)
 
 
 def _padding(pixels: NDArray[np.generic], dataset: Any) -> NDArray[np.bool_] | None:
@@ -266,13 +285,10 @@ def _syntax(dataset: Any, name: str) -> Any:
         get_decoder(syntax)
     except (ValueError, NotImplementedError):  # none of the standard's, or one that pydicom has no decoder for
         named = _NAMES.get(syntax, "a private syntax" if syntax.is_private else syntax.name)
-        do = "Export it again uncompressed (Explicit VR Little Endian)"
-        if syntax in _GDCM_CONVERTS:
-            do = f"Convert it with gdcmconv --raw IN OUT, which python-gdcm brings, or {do[0].lower()}{do[1:]}"
-        elif "MPEG" in syntax.name or "HEVC" in syntax.name:
-            do = "Export single pictures of the video"
         given = f"{named} ({syntax})"
-        raise UnknownSyntaxError(f"{name} must be in a transfer syntax that is known here", given, do) from None
+        raise UnknownSyntaxError(
+            f"{name} must be in a transfer syntax that is known here", given, _way_out(syntax)
+        ) from None
     raise InputError(
         f"{name} needs a decoder for {syntax.name}",
         "none that is installed",

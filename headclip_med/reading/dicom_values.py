@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ def values(found: Any) -> tuple[float, ...]:
 def as_number(part: Any) -> float:
     """One number, or its text, where a comma is a decimal point; ``ValueError`` or ``TypeError`` for anything else."""
     if isinstance(part, str):
-        part = part.strip(" \0\t\r\n")
+        part = part.strip(" \0\t\r\n").replace("_", "?")  # Python's own way to write a thousand is nobody else's
         return float(part.replace(",", ".") if part.count(",") == 1 and "." not in part else part)
     return float(part)
 
@@ -95,14 +95,23 @@ def integer(dataset: Any, key: str | int) -> int | None:
 
 
 def rescale(*places: Any) -> tuple[float, float] | None:
-    """Slope and intercept, each from the first place that states it; neutral where only the other one is stated."""
+    """Slope and intercept, each from the first place that states it: neutral where only the other one is stated, NaN
+    where what is stated is no number."""
     slope, intercept = (
-        next((found for place in places if (found := number(place, keyword)) is not None), None)
+        next((found for place in places if (found := _stated(place, keyword)) is not None), None)
         for keyword in ("RescaleSlope", "RescaleIntercept")
     )
     if slope is None and intercept is None:
         return None
     return 1.0 if slope is None else slope, intercept or 0.0
+
+
+def _stated(dataset: Any, keyword: str) -> float | None:
+    """A number, None where the element is absent or empty, NaN where it holds anything else."""
+    if not any(str(part).strip(" \0") for part in parts(element(dataset, keyword))):
+        return None
+    found = number(dataset, keyword)
+    return nan if found is None else found
 
 
 def orientation(dataset: Any) -> tuple[float, ...] | None:
