@@ -15,6 +15,7 @@ from dicom_oracles import assert_same, dcm2niix
 from dicom_results import result_of
 from dicom_series import ORIENTATIONS, CtSeries
 from pydicom import dcmread
+from pydicom.encaps import encapsulate
 from pydicom.uid import ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from headclip_med.errors import InputError, OutputError
@@ -214,3 +215,11 @@ def test_a_damaged_mosaic_names_its_file_and_nothing_that_cannot_help(tmp_path: 
         with pytest.raises(InputError, match=r"a\.dcm must hold pixel data") as caught:
             load(tmp_path / "a.dcm", on_irregular=policy)
         assert "--on-irregular" not in str(caught.value)
+    Mosaic().write(tmp_path / "b.dcm")
+    ds = dcmread(tmp_path / "b.dcm")
+    ds.compress(JPEGLSLossless, generate_instance_uid=False)
+    ds.PixelData = encapsulate([bytes(200)])
+    ds.save_as(tmp_path / "b.dcm")
+    with pytest.raises(InputError, match=r"b\.dcm must hold pixel data that can be decoded") as caught:
+        load(tmp_path / "b.dcm")
+    assert "--on-irregular" not in str(caught.value)

@@ -115,14 +115,16 @@ class _Work:
             try:
                 plane = next(decoded)
             except InputError as problem:  # of the file as a whole: no decoder, a lying codestream
-                self._fail(problem, places[number:], may_fail)
-                self._waste(time.monotonic() - began)
-                return
-            if isinstance(plane, InputError):
-                self._fail(plane, [k], may_fail)
-                self._waste(time.monotonic() - began)
+                plane, is_whole = problem, True
             else:
+                is_whole = bool(tiles)  # which share one frame
+            if not isinstance(plane, InputError):
                 self.put(k, plane)
+                continue
+            self._fail(plane, places[number:] if is_whole else [k], may_fail)
+            self._waste(time.monotonic() - began)
+            if is_whole:
+                return
 
     def _fail(self, problem: InputError, places: Sequence[int], may_fail: bool) -> None:
         """Raise ``problem``, or remember it for the slices at ``places``."""
