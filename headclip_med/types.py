@@ -49,6 +49,7 @@ class VolumeMeta(TypedDict, total=False):
     slice_uids: list[str]  # SOPInstanceUIDs; "" where an empty slice stands for a missing or damaged one
     slice_files: list[str]  # absolute paths, "" likewise: for writers only, never for results, logs or reports
     slice_frames: list[int]  # 0-based frame of a multi-frame file, 0 otherwise
+    tiled: bool  # a mosaic: slices are parts of one stored frame, which is not their pixel matrix
     slice_positions: list[list[float]]  # RAS mm of each slice's centre
     resampled: bool  # slices of K are not those of the source, whose number may differ
     sheared: bool  # gantry tilt kept in the affine, whose axes are not orthogonal

@@ -222,7 +222,7 @@ def test_a_frame_that_claims_to_be_larger_is_refused_before_it_is_decoded(tmp_pa
     load(path)
     content = bytearray(path.read_bytes())
     at = content.find(b"\xff\x4f\xff\x51")
-    assert claimed_size(bytes(content[at:])) == Claim(32, 32, 1)
+    assert claimed_size(bytes(content[at:])) == Claim(32, 32, 1, 16)
     struct.pack_into(">2I", content, at + 8, 60_000, 60_000)
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"32 × 32 pixels; given: a frame that claims 60000 × 60000 × 1"):
@@ -234,7 +234,7 @@ def test_a_jpeg_says_its_size() -> None:
 
     out = io.BytesIO()
     Image.new("RGB", (40, 30)).save(out, "JPEG")
-    assert claimed_size(out.getvalue()) == Claim(30, 40, 3)
+    assert claimed_size(out.getvalue()) == Claim(30, 40, 3, 8)
     assert claimed_size(b"\xff\xd8\xff\xe0") is None
     assert claimed_size(b"") is None
 

@@ -15,6 +15,7 @@ Format = Literal["nifti", "nrrd", "mha", "dicom", "png", "jpeg", "tiff", "bmp", 
 GZIP = b"\x1f\x8b"
 _HEAD_BYTES = 600  # enough for a NIfTI-2 header (540) and for the keys that open a MetaImage
 _FIRST_VRS = (b"UL", b"UI", b"CS", b"DA", b"TM", b"SH", b"OB")
+_ANALYZE = (b"\x5c\x01\0\0", b"\0\0\x01\x5c")  # the size of its header, 348
 _META_KEY = re.compile(rb"^(ObjectType|NDims)\s*=", re.MULTILINE)
 _RASTER: tuple[tuple[bytes, Format], ...] = (
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -24,6 +25,16 @@ _RASTER: tuple[tuple[bytes, Format], ...] = (
     (b"II+\x00", "tiff"),
     (b"MM\x00+", "tiff"),
     (b"PK\x03\x04", "zip"),
+)
+_ARCHIVE = "archive"
+_PACKERS = (
+    (0, GZIP, "a gzip"),
+    (0, b"BZh", "a bzip2"),
+    (0, b"\xfd7zXZ\x00", "an xz"),
+    (0, b"\x28\xb5\x2f\xfd", "a Zstandard"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip"),
+    (0, b"Rar!\x1a\x07", "a RAR"),
+    (257, b"ustar", "a tar"),
 )
 _BY_SUFFIX: dict[str, Format] = {
     ".nii": "nifti",
@@ -63,20 +74,25 @@ def identify(path: Path) -> Format:
     """The format of the file at ``path`` by its content.
 
     Raises:
-        InputError: empty, unreadable, compressed but not NIfTI, or nothing that is known.
+        InputError: empty, unreadable, compressed but neither NIfTI nor DICOM, or nothing that is known.
     """
     head = _read_head(path)
     if not head:
         raise InputError(f"{path.name} must not be empty", "0 bytes", "Copy or export the file again")
-    if path.name.lower().endswith((".img", ".img.gz")) and not _is_nifti(head):
-        return "nifti"  # bare voxels; its .hdr must say so
-    if head.startswith(GZIP):
-        if _is_nifti(_inflate(head, path.name)):
-            return "nifti"
-        raise InputError(f"The compressed file {path.name} must contain a NIfTI volume", "something else")
+    is_packed = head.startswith(GZIP)
+    if is_packed:
+        head = _inflate(head, path.name)
     found = _identify_head(head)
+    if path.name.lower().endswith((".img", ".img.gz")) and (found is None or _has_voxels(path, head)):
+        return "nifti"  # bare voxels; its .hdr must say so
+    if is_packed and found not in ("nifti", "dicom"):
+        given = _what_else(head) if found is None else f"a {found} file"
+        do = "Unpack it first (gunzip)"
+        raise InputError(f"The compressed file {path.name} must contain a NIfTI volume or a DICOM image", given, do)
     if found is None:
-        raise InputError(f"{path.name} must be a {_KNOWN} file", _what_else(head), "Convert it first")
+        given = _what_else(head)
+        do = "Unpack it first" if given.endswith(_ARCHIVE) else "Convert it first"
+        raise InputError(f"{path.name} must be a {_KNOWN} file", given, do)
     return found
 
 
@@ -123,6 +139,17 @@ def _is_nifti(head: bytes) -> bool:
     return head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
 
 
+def _has_voxels(path: Path, head: bytes) -> bool:
+    """Whether the file is the data of a NIfTI or Analyze header beside it, whatever its bytes happen to look like."""
+    if head[128:132] == b"DICM":
+        return False
+    stem = path.name[: path.name.lower().rindex(".img")]
+    headers = [path.with_name(stem + suffix) for suffix in (".hdr", ".HDR", ".hdr.gz")]
+    starts = [_read_head(header) for header in headers if header.is_file()]
+    starts = [_inflate(start, path.name) if start.startswith(GZIP) else start for start in starts]
+    return any(_is_nifti(start) or start[:4] in _ANALYZE for start in starts)
+
+
 def _identify_head(head: bytes) -> Format | None:
     if head[128:132] == b"DICM":  # first: the 128 bytes before it are free and may imitate anything
         return "dicom"
@@ -146,14 +173,20 @@ def is_bare_dicom(head: bytes) -> bool:
         return False
     for order in ("<", ">"):
         group, number, length = struct.unpack_from(f"{order}HHI", head)
-        if (group, order) == (2, "<") or (group == 8 and number <= 0x18):
-            has_vr = head[4:6] in _FIRST_VRS
-            return has_vr or (group == 8 and order == "<" and length <= 64 and length % 2 == 0)
+        has_vr = head[4:6] in _FIRST_VRS
+        if (group, order) == (2, "<") or group == 8:
+            is_short = number <= 0x18 and length <= 64 and length % 2 == 0
+            return has_vr or (group == 8 and order == "<" and is_short)
     return False
 
 
 def _what_else(head: bytes) -> str:
-    if head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
+    for at, magic, name in _PACKERS:
+        if head.startswith(magic, at):
+            return f"{name} {_ARCHIVE}"
+    if head.startswith(b"DICM"):
+        return "a DICOM file that lost its first 128 bytes"
+    if head[:4] in _ANALYZE:
         return "an Analyze 7.5 header, which does not say how the patient lies"
     is_text = not any(byte < 9 or 13 < byte < 32 for byte in head)
     return "a text file" if is_text else "unknown content"

@@ -12,7 +12,7 @@ import numpy as np
 from headclip_med.errors import InputError
 from headclip_med.geometry import slice_centres
 from headclip_med.reading.base import LoadedVolume, check_size, finish, pick_time
-from headclip_med.reading.dicom_decode import Decoded, blank_slices, decode, drop_copies, fill_blank
+from headclip_med.reading.dicom_decode import Decoded, blank_slices, decode, drop_copies, fill_blank, with_scales
 from headclip_med.reading.dicom_grid import (
     CONVERT,
     POLICIES,
@@ -57,6 +57,7 @@ def read_dicom(
     """
     policy = check_policy(on_irregular)
     images, name, notes = _images(source, series, policy, name)
+    images = with_scales(images, notes)
     check_size((max(i.samples for i in images), images[0].columns, images[0].rows, _frame_count(images)), name)
     kinds = sorted({header.photometric for header in images})
     if len(kinds) > 1:
@@ -100,7 +101,8 @@ def _images(
     if isinstance(source, Path) and source.is_file() and not found.groups:
         raise _unusable_file(found, name)
     group, notes = choose(found, series, name, is_split=policy == "split")
-    return group.images, name, [*found.notes, *found.dropped_in_words(), *notes]
+    remarks = dict.fromkeys(image.remark for image in group.images if image.remark)
+    return group.images, name, [*found.notes, *found.dropped_in_words(), *remarks, *notes]
 
 
 def _scanned(source: Path | Sequence[Path]) -> tuple[Scan, str]:
@@ -121,7 +123,8 @@ def _unusable_file(found: Scan, name: str) -> InputError:
     if found.dropped[DAMAGED]:
         return InputError(f"{name} must be a readable DICOM file", "a damaged header", "Copy or export the file again")
     kind = next(iter(found.dropped), "file that is not DICOM")
-    return InputError(f"{name} must be an image", f"a {kind}", "Give the source images")
+    do = "" if kind.startswith("mosaic") else "Give the source images"  # a mosaic says itself what to do
+    return InputError(f"{name} must be an image", f"a {kind}", do)
 
 
 def _single(header: ImageHeader, time: int | None, policy: Policy, name: str, notes: list[str]) -> LoadedVolume:
@@ -274,6 +277,8 @@ def _finished(
     nameless = sum(header is not None and not header.sop_uid for header in slices)
     if nameless:
         notes.append(f"{nameless} image(s) without SOPInstanceUID: DICOM results cannot refer to them")
+    if first.tile:
+        meta["tiled"] = True
     if meta.get("uneven"):
         meta["slice_nominal_positions"] = nominal.tolist()
     complete = VolumeMeta(

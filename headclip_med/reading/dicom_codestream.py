@@ -12,15 +12,16 @@ _HEADER_BYTES = 1 << 16
 
 
 class Claim(NamedTuple):
-    """Size of a frame by its codestream."""
+    """Size of a frame by its codestream, and bits of a sample."""
 
     rows: int
     columns: int
     samples: int
+    bits: int
 
 
 def claimed_size(frame: bytes) -> Claim | None:
-    """Rows, columns and samples of a JPEG, JPEG-LS, JPEG 2000 or HTJ2K frame; None where it does not say."""
+    """What a JPEG, JPEG-LS, JPEG 2000 or HTJ2K frame claims; None where it does not say."""
     head = bytes(frame[:_HEADER_BYTES])
     start = head.find(_SIZ)
     try:
@@ -34,8 +35,8 @@ def claimed_size(frame: bytes) -> Claim | None:
 def _jpeg2000(head: bytes, start: int) -> Claim:
     """The SIZ segment: extent of the reference grid less its offset."""
     width, height, left, top = struct.unpack_from(">4I", head, start + 8)
-    (samples,) = struct.unpack_from(">H", head, start + 40)
-    return Claim(max(0, height - top), max(0, width - left), samples)
+    samples, depth = struct.unpack_from(">HB", head, start + 40)
+    return Claim(max(0, height - top), max(0, width - left), samples, (depth & 0x7F) + 1)
 
 
 def _jpeg(head: bytes) -> Claim | None:
@@ -44,7 +45,7 @@ def _jpeg(head: bytes) -> Claim | None:
     while at + 4 <= len(head) and head[at] == 0xFF:
         marker = head[at + 1]
         if marker in _SOF:
-            rows, columns, samples = struct.unpack_from(">HHB", head, at + 5)
-            return Claim(rows, columns, samples)
+            bits, rows, columns, samples = struct.unpack_from(">BHHB", head, at + 4)
+            return Claim(rows, columns, samples, bits)
         at += 2 if marker in _ALONE else 1 if marker == 0xFF else 2 + struct.unpack_from(">H", head, at + 2)[0]
     return None

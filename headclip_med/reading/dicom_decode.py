@@ -16,9 +16,17 @@ from pydicom import dcmread, uid
 
 from headclip_med.errors import InputError
 from headclip_med.reading.base import check_size, collected_warnings, in_words, sha256_of_digests
-from headclip_med.reading.dicom_header import ImageHeader, check_deflated, element, file_stamp
-from headclip_med.reading.dicom_pixels import Plane, overlays, planes, window
+from headclip_med.reading.dicom_header import ImageHeader, check_deflated, file_stamp, unpacked
+from headclip_med.reading.dicom_pixels import Plane, UnknownSyntaxError, contradicts, overlays, planes, window
 from headclip_med.reading.dicom_split import SAME_PLACE_MM, along_normal
+from headclip_med.reading.dicom_values import element, integer
+
+# Elements that decoders take for whole numbers.
+_COUNTS = (
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PlanarConfiguration"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+)
+_ONE_SAMPLE = ("MONOCHROME", "PALETTE")
 
 # A decoder may take seconds over a damaged frame before it gives up; a series of such frames is given up sooner.
 _MOST_WASTED_SECONDS = 60.0
@@ -62,6 +70,8 @@ def decode(layout: Sequence[ImageHeader | None], name: str, notes: list[str], *,
         raise next(iter(work.failed.values()))
     if work.overlays:
         notes.append(f"overlays in {work.overlays} image(s) are ignored")
+    if work.contradictions:
+        notes.append(f"HighBit contradicts BitsStored in {work.contradictions} image(s), and is ignored")
     if work.padded:
         notes.append(f"{work.padded} pixels hold the padding value and are read as background")
     return Decoded(work.array, work.failed, work.sha256(), work.window)
@@ -75,7 +85,7 @@ class _Work:
         self.array: NDArray[np.float32] | None = None
         self.failed: dict[int, InputError] = {}
         self.window: list[float] | None = None
-        self.overlays = self.padded = 0
+        self.overlays = self.contradictions = self.padded = 0
         self._digests: list[str] = []
         self._wasted = 0.0
         filled = [k for k, header in enumerate(layout) if header is not None]
@@ -91,9 +101,12 @@ class _Work:
             self._digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
             return
         frames = [header.frame for header in headers]
-        is_part = len(frames) < headers[0].frames
-        self._digests.append(sha256_of_digests([digest, *map(str, sorted(frames))]) if is_part else digest)
+        tiles = [header.tile for header in headers if header.tile is not None]
+        is_part = len(places) < (tiles[0].total if tiles else headers[0].frames)
+        names = sorted(tile.number for tile in tiles) if tiles else sorted(frames)
+        self._digests.append(sha256_of_digests([digest, *map(str, names)]) if is_part else digest)
         self.overlays += overlays(dataset)
+        self.contradictions += contradicts(dataset)
         if self._middle in places:
             self.window = window(dataset, frames[places.index(self._middle)])
         decoded = planes(dataset, headers)
@@ -102,21 +115,24 @@ class _Work:
             try:
                 plane = next(decoded)
             except InputError as problem:  # of the file as a whole: no decoder, a lying codestream
-                self._fail(problem, places[number:], may_fail)
-                self._waste(time.monotonic() - began)
-                return
-            if isinstance(plane, InputError):
-                self._fail(plane, [k], may_fail)
-                self._waste(time.monotonic() - began)
+                plane, is_whole = problem, True
             else:
+                is_whole = bool(tiles)  # which share one frame
+            if not isinstance(plane, InputError):
                 self.put(k, plane)
+                continue
+            self._fail(plane, places[number:] if is_whole else [k], may_fail)
+            self._waste(time.monotonic() - began)
+            if is_whole:
+                return
 
     def _fail(self, problem: InputError, places: Sequence[int], may_fail: bool) -> None:
         """Raise ``problem``, or remember it for the slices at ``places``."""
         if may_fail and not isinstance(problem, _HopelessError):
             self.failed.update(dict.fromkeys(places, problem))
             return
-        if len(self.layout) == 1 or may_fail or "pip install" in problem.do:
+        is_all = len(places) == sum(header is not None for header in self.layout)
+        if is_all or may_fail or "pip install" in problem.do or isinstance(problem, UnknownSyntaxError):
             raise problem
         do = f"{problem.do}, or read the others with --on-irregular keep"
         raise type(problem)(problem.must, problem.given, do) from problem
@@ -181,16 +197,45 @@ def open_dataset(header: ImageHeader) -> tuple[Any, str]:
         )
     with in_words(path.name, "DICOM"):
         check_deflated(path)
-        return _with_syntax(dcmread(BytesIO(content), force=True)), hashlib.sha256(content).hexdigest()
+        with unpacked(BytesIO(content), path) as file:
+            return _counted(_with_syntax(dcmread(file, force=True))), hashlib.sha256(content).hexdigest()
+
+
+def _counted(dataset: Any) -> Any:
+    """Make whole numbers of those that decoders go by, whatever their elements hold; one that is none is absent."""
+    for keyword in _COUNTS:
+        if keyword in dataset and not isinstance(element(dataset, keyword), int):
+            found = integer(dataset, keyword)
+            del dataset[keyword]
+            if found is not None:
+                setattr(dataset, keyword, found)
+    if not dataset.get("NumberOfFrames", 1):
+        del dataset.NumberOfFrames
+    if "BitsStored" not in dataset and "BitsAllocated" in dataset:
+        dataset.BitsStored = dataset.BitsAllocated
+    if "SamplesPerPixel" not in dataset and str(dataset.get("PhotometricInterpretation")).startswith(_ONE_SAMPLE):
+        dataset.SamplesPerPixel = 1
+    return dataset
 
 
 def _with_syntax(dataset: Any) -> Any:
     """A file without a meta group is as its elements were read: never compressed."""
-    if "TransferSyntaxUID" not in dataset.file_meta:
+    if not dataset.file_meta.get("TransferSyntaxUID"):
         is_implicit, is_little = dataset.original_encoding
         explicit = uid.ExplicitVRLittleEndian if is_little else uid.ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if is_implicit else explicit
     return dataset
+
+
+def with_scales(headers: Sequence[ImageHeader], notes: list[str]) -> tuple[ImageHeader, ...]:
+    """A slope of 0 in every image says nothing: it is left out, as other software does, and said."""
+    scales = [header.rescale for header in headers]
+    if any(scale is None or scale[0] != 0 for scale in scales):
+        return tuple(headers)
+    notes.append("RescaleSlope is 0, which makes all pixels alike: the stored values are taken")
+    return tuple(
+        replace(header, rescale=(1.0, scale[1])) for header, scale in zip(headers, scales, strict=True) if scale
+    )
 
 
 def drop_copies(headers: Sequence[ImageHeader], notes: list[str]) -> tuple[ImageHeader, ...]:
@@ -210,7 +255,7 @@ def drop_copies(headers: Sequence[ImageHeader], notes: list[str]) -> tuple[Image
         if along[i] - last >= SAME_PLACE_MM:
             place = {}
         last = along[i]
-        pixels = _pixel_digest(header)
+        pixels = pixel_digest(header)
         if pixels in place:
             dropped += 1
         else:
@@ -221,12 +266,15 @@ def drop_copies(headers: Sequence[ImageHeader], notes: list[str]) -> tuple[Image
     return tuple(kept)
 
 
-def _pixel_digest(header: ImageHeader) -> bytes:
-    """Of a frame's stored pixels and what they mean."""
-    dataset, _ = open_dataset(header)
-    meaning = [element(dataset, keyword) for keyword in ("RescaleSlope", "RescaleIntercept", "BitsStored")]
-    stored = element(dataset, "PixelData") or b""
-    return hashlib.sha256(repr((meaning, header.rescale, header.frame)).encode() + bytes(stored)).digest()
+def pixel_digest(header: ImageHeader) -> bytes:
+    """Of a slice's values, however they are compressed; where they cannot be decoded, of the file."""
+    content = str(header.path)
+    try:
+        dataset, content = open_dataset(header)
+        plane = next(planes(dataset, [header]))
+    except InputError:
+        return content.encode()
+    return content.encode() if isinstance(plane, InputError) else hashlib.sha256(plane.tobytes()).digest()
 
 
 def blank_slices(array: NDArray[np.float32]) -> list[int]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from headclip_med.reading.dicom_header import (
-    LOCALIZER,
-    ImageHeader,
+from headclip_med.reading.dicom_header import LOCALIZER, ImageHeader
+from headclip_med.reading.dicom_values import (
     element,
     first_item,
     image_type,
     integer,
+    number,
     numbers,
     orientation,
     positive_pair,
+    rescale,
     text,
 )
 
@@ -26,6 +28,8 @@ _FRAME_TYPES = (
     "XRay3DFrameTypeSequence",
     "ParametricMapFrameTypeSequence",
 )
+
+_Read = TypeVar("_Read")
 
 # Dimensions that say where a frame lies, not what it shows.
 _PLACES = {
@@ -50,7 +54,7 @@ def frame_headers(header: ImageHeader, dataset: Any) -> list[ImageHeader]:
 
 
 class _Groups:
-    """The functional groups of one frame: its own, else the shared ones."""
+    """The functional groups of one frame: its own, and the shared ones for what those do not state."""
 
     def __init__(self, own: Any, shared: Any) -> None:
         self._own, self._shared = own, shared
@@ -59,27 +63,34 @@ class _Groups:
         """The first item of a functional group."""
         return first_item(self._own, keyword) or first_item(self._shared, keyword)
 
+    def places(self, keyword: str) -> list[Any]:
+        """The first item of a functional group of the frame, and of the shared one."""
+        return [first_item(self._own, keyword), first_item(self._shared, keyword)]
 
-def _frame(header: ImageHeader, number: int, groups: _Groups, varying: Sequence[int]) -> ImageHeader:
-    measures, content = groups.group("PixelMeasuresSequence"), groups.group("FrameContentSequence")
-    thickness = numbers(measures, "SliceThickness", 1)
-    frame_type = _frame_type(groups)
+    def first(self, keyword: str, read: Callable[[Any], _Read | None]) -> _Read | None:
+        """What ``read`` finds in the frame's own group, else in the shared one; an empty element is an absent one."""
+        return next((found for place in self.places(keyword) if (found := read(place)) is not None), None)
+
+
+def _frame(header: ImageHeader, frame: int, groups: _Groups, varying: Sequence[int]) -> ImageHeader:
+    content, frame_type = groups.group("FrameContentSequence"), _frame_type(groups)
+    own_scale = rescale(*groups.places("PixelValueTransformationSequence"))
     return replace(
         header,
-        frame=number,
-        orientation=orientation(groups.group("PlaneOrientationSequence")),
-        position=numbers(groups.group("PlanePositionSequence"), "ImagePositionPatient", 3),
-        pixel_spacing=positive_pair(measures, "PixelSpacing"),
-        thickness=thickness[0] if thickness else None,
+        frame=frame,
+        orientation=groups.first("PlaneOrientationSequence", orientation),
+        position=groups.first("PlanePositionSequence", partial(numbers, key="ImagePositionPatient", count=3)),
+        pixel_spacing=groups.first("PixelMeasuresSequence", partial(positive_pair, keyword="PixelSpacing")),
+        thickness=groups.first("PixelMeasuresSequence", partial(number, key="SliceThickness")),
         stack=text(content, "StackID"),
-        rescale=_rescale(groups),
+        rescale=header.rescale if own_scale is None else own_scale,
         kind=LOCALIZER if header.kind == "image" and "LOCALIZER" in frame_type.split("/") else header.kind,
-        facts=_facts(header, groups, content, frame_type, varying),
+        facts=_facts(header, frame, groups, content, frame_type, varying),
     )
 
 
 def _facts(
-    header: ImageHeader, groups: _Groups, content: Any, frame_type: str, varying: Sequence[int]
+    header: ImageHeader, frame: int, groups: _Groups, content: Any, frame_type: str, varying: Sequence[int]
 ) -> tuple[str, ...]:
     """In the order of :data:`dicom_header.FACTS`."""
     diffusion = groups.group("MRDiffusionSequence")
@@ -96,6 +107,7 @@ def _facts(
         text(content, "FrameAcquisitionNumber"),
         text(groups.group("CardiacSynchronizationSequence"), "NominalCardiacTriggerDelayTime"),
         text(content, "FrameAcquisitionDateTime"),
+        f"{header.fact('instance')}{frame:09d}",
     )
 
 
@@ -104,12 +116,6 @@ def _frame_type(groups: _Groups) -> str:
         if found := groups.group(keyword):
             return "/".join(filter(None, (image_type(found, "FrameType"), text(found, "ComplexImageComponent"))))
     return ""
-
-
-def _rescale(groups: _Groups) -> tuple[float, float] | None:
-    group = groups.group("PixelValueTransformationSequence")
-    slope, intercept = numbers(group, "RescaleSlope", 1), numbers(group, "RescaleIntercept", 1)
-    return None if slope is None or intercept is None else (slope[0], intercept[0])
 
 
 def _varying_dimensions(dataset: Any) -> list[int]:

@@ -18,18 +18,21 @@ from headclip_med.types import Affine, Vector
 Policy = Literal["error", "split", "resample", "keep"]
 POLICIES: tuple[Policy, ...] = ("error", "split", "resample", "keep")
 
-# A step may differ from the typical one by 1 %, or by the rounding of positions stored with two decimals.
+# A slice may lie beside its place by 1 % of a step, by 0.1 pixel sideways, by this much in any case, or by what the
+# digits that its position is stored with leave open: at worst half a tenth of a millimetre in every coordinate.
 _STEP_TOLERANCE = 0.01
-_STEP_TOLERANCE_MM = 0.01
-
-# Slices may shift sideways by this fraction of a pixel (rounded positions), never more.
 _SIDEWAYS_PIXELS = 0.1
+_TOLERANCE_MM = 0.01
+_DIGITS_MM, _WHOLE = (0.01, 0.1), 1e-4
+_ROOM = 3**0.5  # three coordinates that are off together
 
 # Empty slices per slice that was read: a stray slice far away must not become a volume of nothing.
 _MOST_EMPTY, _ALWAYS_EMPTY = 4, 16
 
 # Beyond this a stack is no tilted scan but slices that slide over each other.
 _MOST_TILT_DEGREES = 60.0
+
+_SET_SPACING = "Set PixelSpacing (0028,0030) with a DICOM editor, or export the images again"
 
 CONVERT = "Convert the series to NIfTI first (dcm2niix does it), or export it again"
 
@@ -108,6 +111,9 @@ def single_grid(header: ImageHeader, notes: list[str]) -> tuple[ImageHeader, Aff
             notes.append("a single slice without thickness: 1 mm is assumed")
         normal = np.cross(header.orientation[:3], header.orientation[3:])
         return header, ras_affine(header, normal * thickness)
+    if header.pixel_spacing is None and header.imager_spacing is None and not _missing(header, but="pixel spacing"):
+        given = "a place in the patient without valid pixel spacing"
+        raise InputError(f"{header.path.name} must say how far its pixels lie apart", given, _SET_SPACING)
     rows, columns = _plane_spacing(header, notes)
     return replace(header, orientation=None, position=None), np.diag([-columns, -rows, 1.0, 1.0])
 
@@ -131,7 +137,10 @@ def placed(headers: Sequence[ImageHeader], name: str, policy: Policy, notes: lis
     if not lost:
         return tuple(headers)
     if policy == "error" or len(lost) == len(headers):
-        do = "Give one of the images by its own path" if len(lost) == len(headers) else _leave_out()
+        do = _leave_out()
+        if len(lost) == len(headers):
+            do = "Give one of the images by its own path, which is read as a picture without a place"
+            do = do if _missing(lost[0], but="pixel spacing") else _SET_SPACING
         raise InputError(
             f"Every image of {name} must say where it lies",
             f"{lost[0].path.name} without valid {' and '.join(_missing(lost[0]))}",
@@ -145,13 +154,13 @@ def _leave_out() -> str:
     return f"Leave it out with --on-irregular keep, resample or split. {CONVERT}"
 
 
-def _missing(header: ImageHeader) -> list[str]:
+def _missing(header: ImageHeader, but: str = "") -> list[str]:
     known = {
         "orientation": header.orientation,
         "position": header.position,
         "pixel spacing": header.pixel_spacing,
     }
-    return [words for words, value in known.items() if value is None]
+    return [words for words, value in known.items() if value is None and words != but]
 
 
 def measure(headers: Sequence[ImageHeader], name: str) -> Stack:
@@ -167,11 +176,32 @@ def measure(headers: Sequence[ImageHeader], name: str) -> Stack:
     orientation = np.array(ordered[0].orientation)
     normal = np.cross(orientation[:3], orientation[3:])
     positions = np.array([header.position for header in ordered], dtype=float)
-    typical, slots = _slots(np.diff(along))
+    rounding = _rounding(positions)
+    typical, slots = _slots(along, _doubts(rounding) * np.abs(normal).sum())
     count = len(ordered) - 1 if slots is None else int(slots[-1])
     step = (positions[-1] - positions[0]) / count
-    problems = [*_step_problems(ordered, along, typical, slots), *_side_problems(ordered, positions, along, normal)]
+    upright = step @ normal * normal
+    if count * np.linalg.norm(step - upright) <= _ROOM * (rounding[0] + rounding[-1]):
+        step = upright  # what leaves the normal is the rounding of its ends
+    problems = [
+        *_step_problems(ordered, along, typical, slots),
+        *_side_problems(ordered, positions, along, step, _doubts(rounding) * _ROOM),
+    ]
     return Stack(ordered, positions, normal, along, typical, step, slots, tuple(problems))
+
+
+def _rounding(positions: NDArray[np.float64]) -> Vector:
+    """By how much each coordinate of a position may be off, mm: half of the last digit that it is stored with."""
+    off = np.zeros(len(positions))
+    for digit in _DIGITS_MM:
+        whole = positions / digit
+        off[(np.abs(whole - np.round(whole)) < _WHOLE).all(axis=1)] = digit / 2
+    return off * (1 + _WHOLE)
+
+
+def _doubts(rounding: Vector) -> Vector:
+    """How far each coordinate may lie from the line through both ends, whose own rounding moves it, mm."""
+    return rounding + max(rounding[0], rounding[-1])
 
 
 def regular_stretches(stack: Stack) -> list[tuple[ImageHeader, ...]]:
@@ -179,16 +209,19 @@ def regular_stretches(stack: Stack) -> list[tuple[ImageHeader, ...]]:
     moves = np.diff(stack.positions, axis=0)
     steps = np.diff(stack.along)
     sideways = moves - steps[:, None] * stack.normal
-    allowed = _sideways_mm(stack.headers[0])
+    rounding = _rounding(stack.positions)
+    doubts = rounding[:-1] + rounding[1:]
+    along_mm = np.maximum(doubts * np.abs(stack.normal).sum(), _TOLERANCE_MM)
+    aside_mm = np.maximum(doubts * _ROOM, _sideways_mm(stack.headers[0]))
 
     def are_even(first: int, end: int) -> NDArray[np.bool_]:
         own = steps[first : end - 1]
         usual = float(np.sort(own)[(own.size - 1) // 2])
-        is_usual = np.abs(own - usual) <= _tolerance(usual)
+        is_usual = np.abs(own - usual) <= np.maximum(along_mm[first : end - 1], _STEP_TOLERANCE * usual)
         aside = sideways[first : end - 1]
         off = np.linalg.norm(aside - np.median(aside[is_usual], axis=0), axis=1)
         typical = aside[np.flatnonzero(is_usual)[np.argmin(off[is_usual])]]  # a step that exists: one is always even
-        even: NDArray[np.bool_] = is_usual & (np.linalg.norm(aside - typical, axis=1) <= allowed)
+        even: NDArray[np.bool_] = is_usual & (np.linalg.norm(aside - typical, axis=1) <= aside_mm[first : end - 1])
         return even
 
     return [stack.headers[first:end] for first, end in stretches(len(stack.headers), are_even)]
@@ -208,17 +241,22 @@ def _refuse_twins(ordered: Sequence[ImageHeader], along: Vector, name: str) -> N
         )
 
 
-def _tolerance(step: float) -> float:
-    return max(_STEP_TOLERANCE * step, _STEP_TOLERANCE_MM)
+def _slots(along: Vector, doubts: Vector) -> tuple[float, NDArray[np.intp] | None]:
+    """The step of an even grid and the slices' places in it; else the typical step (of two the smaller) and None.
 
-
-def _slots(steps: Vector) -> tuple[float, NDArray[np.intp] | None]:
-    """The typical step (with two steps the smaller one) and the slices' places in it, None if they have none."""
+    Args:
+        doubts: how far each slice may lie from its place because positions are rounded, mm.
+    """
+    steps, places = np.diff(along), along - along[0]
     typical = float(np.sort(steps)[(steps.size - 1) // 2])
-    for unit in (typical, float(steps.min())):
+    for unit in (places[-1] / steps.size, typical, float(steps.min())):
         counts = np.round(steps / unit)
-        if counts.min() >= 1 and (np.abs(steps - counts * unit) <= _tolerance(unit) * counts).all():
-            return unit, np.concatenate([[0], np.cumsum(counts)]).astype(np.intp)
+        if counts.min() < 1:
+            continue
+        slots = np.concatenate([[0], np.cumsum(counts)])
+        even = float(places[-1] / slots[-1])
+        if (np.abs(places - slots * even) <= np.maximum(doubts, max(_STEP_TOLERANCE * even, _TOLERANCE_MM))).all():
+            return even, slots.astype(np.intp)
     return typical, None
 
 
@@ -226,16 +264,23 @@ def _step_problems(
     ordered: Sequence[ImageHeader], along: Vector, typical: float, slots: NDArray[np.intp] | None
 ) -> list[Irregularity]:
     steps = np.diff(along)
-    odd = np.flatnonzero(np.abs(steps - typical) > _tolerance(typical))
+    if slots is None:
+        odd = np.flatnonzero(np.abs(steps - typical) > max(_STEP_TOLERANCE * typical, _TOLERANCE_MM))
+    else:
+        odd = np.flatnonzero(np.diff(slots) > 1)
+    must = "The slices of {name} must be evenly spaced"
     if not odd.size:
-        return []
+        if slots is not None:
+            return []
+        off = np.abs(along - np.linspace(along[0], along[-1], along.size)).max()
+        given = f"steps that add up: slices up to {off:.3f} mm beside an even grid"
+        return [Irregularity("uneven", must, given, ("resample", "keep"))]
     where = int(odd[np.argmax(np.abs(steps[odd] - typical))])
     given = (
         f"{odd.size} uneven step(s): the largest {steps[where]:.3f} mm instead of {typical:.3f} mm "
         f"from {ordered[where].path.name} to {ordered[where + 1].path.name} "
         f"({along[where]:.2f} to {along[where + 1]:.2f} mm along the normal): "
     )
-    must = "The slices of {name} must be evenly spaced"
     if slots is None:
         return [Irregularity("uneven", must, f"{given}steps of different lengths", ("split", "resample", "keep"))]
     empty = int(slots[-1]) + 1 - len(ordered)
@@ -245,18 +290,20 @@ def _step_problems(
 
 
 def _side_problems(
-    ordered: Sequence[ImageHeader], positions: NDArray[np.float64], along: Vector, normal: Vector
+    ordered: Sequence[ImageHeader], positions: NDArray[np.float64], along: Vector, step: Vector, doubts: Vector
 ) -> list[Irregularity]:
-    """Slices that leave the straight line from the first to the last, or a line that leaves the normal."""
+    """Slices that leave the straight line from the first to the last, or steps that leave the normal."""
     whole = positions[-1] - positions[0]
     line = positions[0] + ((along - along[0]) / (along[-1] - along[0]))[:, None] * whole
     sideways = np.linalg.norm(positions - line, axis=1)
-    worst = int(np.argmax(sideways))
-    if sideways[worst] > _sideways_mm(ordered[0]):
+    beyond = sideways - np.maximum(doubts, _sideways_mm(ordered[0]))
+    worst = int(np.argmax(beyond))
+    if beyond[worst] > 0:
         given = f"{ordered[worst].path.name} shifted sideways by {sideways[worst]:.2f} mm"
         must = "The slices of {name} must lie on one straight line"
         return [Irregularity("shift", must, given, ("split", "resample"))]
-    cosine = float(whole @ normal / np.linalg.norm(whole))
+    orientation = np.array(ordered[0].orientation)
+    cosine = float(step @ np.cross(orientation[:3], orientation[3:]) / np.linalg.norm(step))
     angle = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
     if np.sin(np.radians(angle)) <= SHEAR_TOLERANCE:
         return []
@@ -266,7 +313,7 @@ def _side_problems(
 
 
 def _sideways_mm(header: ImageHeader) -> float:
-    return max(_SIDEWAYS_PIXELS * min(header.pixel_spacing or (1.0,)), _STEP_TOLERANCE_MM)
+    return max(_SIDEWAYS_PIXELS * min(header.pixel_spacing or (1.0,)), _TOLERANCE_MM)
 
 
 def ras_affine(first: ImageHeader, step: Vector) -> Affine:

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np
 from pydicom import dcmread, uid
 from pydicom.filereader import read_file_meta_info
 
 from headclip_med.errors import InputError
-from headclip_med.reading.content import is_bare_dicom
-from headclip_med.reading.inflate import check_inflated_file
+from headclip_med.reading.content import GZIP, is_bare_dicom
+from headclip_med.reading.dicom_values import (
+    image_type,
+    integer,
+    number,
+    numbers,
+    orientation,
+    positive_pair,
+    rescale,
+    text,
+)
+from headclip_med.reading.inflate import check_growth, check_inflated_file
 
 DICOMDIR = "DICOMDIR"
 LOCALIZER = "localizer"
 PARAMETRIC_MAP = "parametric map"
 
-# What may tell slices in one place apart, in the order in which it is asked; "trigger" and "time" only by rank.
-FACTS = ("type", "echo", "echo time", "phase", "b-value", "direction", "dimension", "acquisition", "trigger", "time")
+# Private elements that tell a mosaic: the creators Siemens and United Imaging, and how many slices each has tiled.
+SIEMENS_CREATOR, NUMBER_IN_MOSAIC, UIH_CREATOR, NUMBER_IN_GRID = 0x00190010, 0x0019100A, 0x00650010, 0x00651050
 
-_TAGS = [
+# What may tell slices in one place apart, by name.
+FACTS = (
+    *("type", "echo", "echo time", "phase", "b-value", "direction"),
+    *("dimension", "acquisition", "trigger", "time", "instance"),
+)
+
+_TAGS: list[str | int] = [
     "SOPClassUID",
     "SOPInstanceUID",
     "StudyInstanceUID",
     "SeriesInstanceUID",
     "SeriesNumber",
+    "InstanceNumber",
+    "PatientID",
     "FrameOfReferenceUID",
     "Modality",
     "ImageType",
@@ -52,9 +69,12 @@ _TAGS = [
     "TriggerTime",
     "AcquisitionDate",
     "AcquisitionTime",
+    "RescaleSlope",
+    "RescaleIntercept",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
     "DimensionIndexSequence",
+    *(SIEMENS_CREATOR, NUMBER_IN_MOSAIC, UIH_CREATOR, NUMBER_IN_GRID),
 ]
 
 # Objects with pixels that describe another image rather than being one.
@@ -64,9 +84,18 @@ _DERIVED = {
     uid.RTDoseStorage,
     "1.2.840.10008.5.1.4.1.1.66.7",  # Label Map Segmentation
 }
-_HEAD_BYTES = 2048
+_HEAD_BYTES, _CHUNK = 2048, 1 << 20
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _TOMOGRAPHY = {"RECON TOMO", "RECON GATED TOMO"}
+
+
+class Tile(NamedTuple):
+    """One slice of a mosaic: its number of how many, and how many tiles lie down and across the stored image."""
+
+    number: int
+    total: int
+    down: int
+    across: int
 
 
 @dataclass(frozen=True)
@@ -78,13 +107,15 @@ class ImageHeader:
         orientation: row and column direction, orthogonal unit vectors. position: of the first voxel's centre.
         pixel_spacing: between rows, between columns. kind: ``image``, or why it is not one to read.
         facts: what may tell it from another slice in the same place, by the names of :data:`FACTS`.
-        rescale: slope and intercept of this very frame, None: the file's.
-        stamp: size and time of the file when its header was read.
+        rescale: slope and intercept, None: neither is stated. stamp: size and time of the file when it was read.
+        tile: which part of the stored image it is, None: all of it; rows and columns are of the slice.
+        remark: what had to be assumed about it, in words.
     """
 
     path: Path
     sop_uid: str
     sop_class: str
+    patient: str
     study_uid: str
     series_uid: str
     series_number: int | None
@@ -106,11 +137,18 @@ class ImageHeader:
     stack: str = ""
     rescale: tuple[float, float] | None = None
     stamp: tuple[int, int] = (0, 0)
+    tile: Tile | None = None
+    remark: str = ""
 
     @property
     def is_pictures(self) -> bool:
         """Several frames without a place in the patient: a cine, a stack of photographs."""
         return self.frames > 1 and self.orientation is None
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Rows and columns of the stored image."""
+        return (self.rows * self.tile.down, self.columns * self.tile.across) if self.tile else (self.rows, self.columns)
 
     def fact(self, name: str) -> str:
         """One of :data:`FACTS`, empty where the file does not say."""
@@ -118,23 +156,35 @@ class ImageHeader:
 
 
 def read_headers(path: Path) -> list[ImageHeader] | None:
-    """The images of one DICOM file, one a frame where frames have places; None when it cannot be parsed.
+    """The images of one DICOM file, one a frame where frames have places, one a tile of a mosaic; None when it cannot
+    be parsed.
 
     Raises:
         InputError: a decompression bomb.
     """
     from headclip_med.reading.dicom_frames import frame_headers
+    from headclip_med.reading.dicom_mosaic import is_mosaic, tile_headers
 
     try:
         stamp = file_stamp(path)
         check_deflated(path)
-        with path.open("rb") as file:
-            dataset = dcmread(_Bounded(file, stamp[0]), stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
-        return frame_headers(_header(path, dataset, stamp), dataset)
+        dataset = _read(path, specific_tags=list(_TAGS))
+        header = _header(path, dataset, stamp)
+        has_frames = "PerFrameFunctionalGroupsSequence" in dataset
+        if header.kind == "image" and not has_frames and is_mosaic(dataset):
+            return tile_headers(header, _read(path))
+        return frame_headers(header, dataset)
     except InputError:
         raise
     except Exception:  # pydicom raises whatever the damaged bytes provoke
         return None
+
+
+def _read(path: Path, **options: Any) -> Any:
+    with opened(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        return dcmread(_Bounded(file, size), stop_before_pixels=True, force=True, **options)
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
@@ -143,20 +193,50 @@ def file_stamp(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
+def opened(path: Path) -> BinaryIO:
+    """The DICOM file at ``path`` as a stream; one that gzip packed is unpacked in memory.
+
+    Raises:
+        InputError: a file that grows too far; a damaged one raises what :mod:`gzip` does.
+    """
+    return unpacked(path.open("rb"), path)
+
+
+def unpacked(file: BinaryIO, path: Path) -> BinaryIO:
+    """The bytes of ``file``, which are those of the file at ``path``, without gzip; see :func:`opened`."""
+    is_packed = file.read(2) == GZIP
+    file.seek(0)
+    if not is_packed:
+        return file
+    out, packed = io.BytesIO(), path.stat().st_size
+    with file, gzip.open(file) as stream:
+        while chunk := stream.read(_CHUNK):
+            out.write(chunk)
+            check_growth(out.tell(), packed, path.name)
+    out.seek(0)
+    return out
+
+
 def check_deflated(path: Path) -> None:
     """Refuse a deflated file that would inflate too far; others cost one look at the file meta."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         head = file.read(_HEAD_BYTES)
+        in_memory = isinstance(file, io.BytesIO)
+        content = head + file.read() if in_memory else head
+    deflated = uid.DeflatedExplicitVRLittleEndian.encode()
     if is_bare_dicom(head):
-        if uid.DeflatedExplicitVRLittleEndian.encode() in head:
+        if deflated in content:
             raise InputError(
                 f"{path.name} must begin as a DICOM file", "deflated, without a preamble", "Export it again"
             )
-        return
-    meta = read_file_meta_info(path)
-    if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
-        # preamble, DICM and the group length element stand before what the length counts
-        check_inflated_file(path, 144 + int(meta.FileMetaInformationGroupLength))
+    elif in_memory:
+        if deflated in content:
+            raise InputError(f"{path.name} must be packed once", "deflated and in gzip", "Unpack it with gunzip first")
+    else:
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
+            # preamble, DICM and the group length element stand before what the length counts
+            check_inflated_file(path, 144 + int(meta.FileMetaInformationGroupLength))
 
 
 def check_frame_count(header: ImageHeader) -> None:
@@ -168,13 +248,14 @@ def check_frame_count(header: ImageHeader) -> None:
     Raises:
         InputError: the header claims too many.
     """
-    with header.path.open("rb") as file:
+    with opened(header.path) as file:
         is_deflated = uid.DeflatedExplicitVRLittleEndian.encode() in file.read(_HEAD_BYTES)
+        size = file.seek(0, os.SEEK_END)
     least = min(8, max(1, header.rows * header.columns * header.samples // 8))
-    if not is_deflated and header.frames * least > header.stamp[0]:
+    if not is_deflated and header.frames * least > size:
         raise InputError(
             f"{header.path.name} must hold the frames that its header names",
-            f"{header.frames} frames in {header.stamp[0]} bytes",
+            f"{header.frames} frames in {size} bytes",
             "Copy or export the file again",
         )
 
@@ -204,12 +285,12 @@ class _Bounded(io.RawIOBase):
 
 
 def _header(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
-    thickness = numbers(dataset, "SliceThickness", 1)
     sop_class = text(dataset, "SOPClassUID", 64) or text(dataset.file_meta, "MediaStorageSOPClassUID", 64)
     return ImageHeader(
         path=path,
         sop_uid=text(dataset, "SOPInstanceUID", 64),
         sop_class=sop_class,
+        patient=text(dataset, "PatientID", 64),
         study_uid=text(dataset, "StudyInstanceUID", 64),
         series_uid=text(dataset, "SeriesInstanceUID", 64),
         series_number=integer(dataset, "SeriesNumber"),
@@ -224,7 +305,7 @@ def _header(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
         position=numbers(dataset, "ImagePositionPatient", 3),
         pixel_spacing=positive_pair(dataset, "PixelSpacing"),
         imager_spacing=positive_pair(dataset, "ImagerPixelSpacing"),
-        thickness=thickness[0] if thickness else None,
+        thickness=number(dataset, "SliceThickness"),
         kind=_kind(dataset, sop_class),
         facts=(
             image_type(dataset, "ImageType"),
@@ -237,7 +318,9 @@ def _header(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
             text(dataset, "AcquisitionNumber"),
             text(dataset, "TriggerTime"),
             text(dataset, "AcquisitionDate") + text(dataset, "AcquisitionTime"),
+            text(dataset, "InstanceNumber"),
         ),
+        rescale=rescale(dataset),
         stamp=stamp,
     )
 
@@ -257,72 +340,3 @@ def _kind(dataset: Any, sop_class: str) -> str:
     if sop_class == uid.NuclearMedicineImageStorage and values & _TOMOGRAPHY:
         return "multi-frame nuclear tomography (its geometry is not read: convert it to NIfTI)"
     return LOCALIZER if "LOCALIZER" in values else "image"
-
-
-def element(dataset: Any, keyword: str) -> Any:
-    """The value of an element, None where it is absent or cannot be made sense of."""
-    try:
-        return dataset.get(keyword)
-    except Exception:  # pydicom raises whatever a wrong VR or damaged bytes provoke
-        return None
-
-
-def first_item(dataset: Any, keyword: str) -> Any:
-    """The first item of a sequence; an empty mapping where there is none."""
-    items = element(dataset, keyword)
-    try:
-        found = items[0] if items else {}
-    except (TypeError, IndexError, KeyError):
-        return {}
-    return found if hasattr(found, "get") else {}
-
-
-def text(dataset: Any, keyword: str, longest: int = 24) -> str:
-    """An element as short text; several values are joined by ``/``."""
-    value = element(dataset, keyword)
-    if value is None:
-        return ""
-    parts = [value] if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) else list(value)[:16]
-    return "/".join(str(part).strip() for part in parts)[:longest]
-
-
-def image_type(dataset: Any, keyword: str) -> str:
-    """ImageType or FrameType, values joined by ``/``."""
-    return text(dataset, keyword, 100)
-
-
-def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:
-    """``count`` finite numbers, or None when the element is absent, empty or not that."""
-    try:
-        values = tuple(float(x) for x in np.atleast_1d(element(dataset, keyword)))
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return values if len(values) == count and np.isfinite(values).all() else None
-
-
-def positive_pair(dataset: Any, keyword: str) -> tuple[float, ...] | None:
-    """Two lengths above 0."""
-    values = numbers(dataset, keyword, 2)
-    return values if values and min(values) > 0 else None
-
-
-def integer(dataset: Any, keyword: str) -> int | None:
-    """A whole number, or None."""
-    try:
-        return int(element(dataset, keyword))
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def orientation(dataset: Any) -> tuple[float, ...] | None:
-    """Row and column direction as two orthogonal unit vectors, else None."""
-    values = numbers(dataset, "ImageOrientationPatient", 6)
-    if values is None:
-        return None
-    row, column = np.array(values[:3]), np.array(values[3:])
-    with np.errstate(over="ignore", invalid="ignore"):
-        lengths = np.linalg.norm([row, column], axis=1)
-        is_frame = np.abs(lengths - 1).max() <= 1e-2 and abs(float(row @ column)) <= 1e-2
-    if not is_frame:
-        return None
-    return tuple(float(x) for x in (*(row / lengths[0]), *(column / lengths[1])))

@@ -1,4 +1,4 @@
-"""Pixels of one DICOM frame → values: decoding, palette, rescale or modality LUT, padding."""
+"""Pixels of one DICOM frame → values: decoding, stored bits, palette, rescale or modality LUT, padding."""
 
 from __future__ import annotations
 
@@ -13,19 +13,41 @@ from numpy.typing import NDArray
 from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, iter_pixels, pixel_array
 from pydicom.pixels.utils import get_expected_length
+from pydicom.uid import UID
 
 from headclip_med.errors import InputError
 from headclip_med.reading.base import check_size, in_words
 from headclip_med.reading.dicom_codestream import claimed_size
-from headclip_med.reading.dicom_header import ImageHeader, element, first_item, numbers
+from headclip_med.reading.dicom_header import ImageHeader
+from headclip_med.reading.dicom_values import element, first_item, integer, number, parts, values
 
-# Data of the first overlay plane.
-_OVERLAY_DATA = (0x6000, 0x3000)
+# Data of the first overlay plane; or the bit of each sample that holds it, in files of before 2004.
+_OVERLAY = ((0x6000, 0x3000), (0x6000, 0x0102))
 # What the header of one item of compressed pixel data takes; a frame has at least one item.
 _ITEM_BYTES = 8
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_DESCRIPTION = ("BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation", "SamplesPerPixel")
+
+# Syntaxes that pydicom has no name for.
+_NAMES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+    "1.2.840.113619.5.2": "a private syntax of General Electric",
+}
+
+# What GDCM's program converts though no decoder here takes it: lossy JPEG of 12 bits and of old kinds, and General
+# Electric's private syntax.
+_GDCM_CONVERTS = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55", "1.2.840.113619.5.2")
+_EXPORT = "xport it again uncompressed (Explicit VR Little Endian)"
+
 _PALETTES = tuple(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue"))
 
 Plane = NDArray[np.float32]
+
+
+class UnknownSyntaxError(InputError):
+    """A transfer syntax that nothing here decodes, whatever is installed."""
 
 
 def planes(dataset: Any, headers: Sequence[ImageHeader]) -> Iterator[Plane | InputError]:
@@ -39,13 +61,28 @@ def planes(dataset: Any, headers: Sequence[ImageHeader]) -> Iterator[Plane | Inp
     """
     first = headers[0]
     syntax = _syntax(dataset, first.path.name)
-    _check_decoder(syntax, first.path.name)
-    _check_claims(dataset, first, syntax)
-    one = first.frames == 1
-    plugins = _plugins(syntax)
+    _check_description(dataset, first.path.name)
+    coded_bits = _check_claims(dataset, first, syntax)
+    decoded = None
+    frames = _frames(dataset, headers, syntax)
+    for header in headers:
+        if decoded is None or header.tile is None:  # the tiles of a mosaic share one stored image
+            decoded = next(frames)
+        if isinstance(decoded, BaseException):
+            yield _undecodable(header.path.name, syntax, decoded)
+        else:
+            yield _values_or_problem(decoded, dataset, header, coded_bits)
+
+
+def _frames(dataset: Any, headers: Sequence[ImageHeader], syntax: Any) -> Iterator[NDArray[np.generic] | BaseException]:
+    """The stored frames of ``headers`` in turn, every bit of their cells, or what the last decoder raised."""
+    # pydicom masks colours before it converts them; of others it may only mask, or shift, what it knows to be grey
+    options = {"correct_unused_bits": "YBR" in headers[0].photometric}
+    one, plugins = headers[0].frames == 1, _plugins(syntax)
     together = None
     if not one:
-        together = iter_pixels(dataset, indices=[header.frame for header in headers], decoding_plugin=plugins[0])
+        wanted = [header.frame for header in headers]
+        together = iter_pixels(dataset, indices=wanted, decoding_plugin=plugins[0], **options)
     for header in headers:
         untried, problem = plugins, None
         if together is not None:
@@ -55,13 +92,11 @@ def planes(dataset: Any, headers: Sequence[ImageHeader]) -> Iterator[Plane | Inp
         if together is None:
             frame = None if one else header.frame
             for plugin in untried:
-                pixels, problem = _attempt(partial(pixel_array, dataset, index=frame, decoding_plugin=plugin))
+                decode = partial(pixel_array, dataset, index=frame, decoding_plugin=plugin, **options)
+                pixels, problem = _attempt(decode)
                 if problem is None:
                     break
-        if problem is not None:
-            yield _undecodable(header.path.name, syntax, problem)
-        else:
-            yield _values_or_problem(np.asarray(pixels), dataset, header)
+        yield np.asarray(pixels) if problem is None else problem
 
 
 def _plugins(syntax: Any) -> tuple[str, ...]:
@@ -92,7 +127,17 @@ def _pass_on(problem: BaseException) -> None:
 
 
 def _undecodable(name: str, syntax: Any, problem: BaseException) -> InputError:
-    return _not_decoded(name, f"{type(problem).__name__} from the decoder of {syntax.name}")
+    error = _not_decoded(name, f"{type(problem).__name__} from the decoder of {syntax.name}")
+    return InputError(error.must, error.given, _way_out(syntax)) if syntax in _GDCM_CONVERTS else error
+
+
+def _way_out(syntax: Any) -> str:
+    """What gets an image out of a transfer syntax that cannot be decoded here."""
+    if "MPEG" in syntax.name or "HEVC" in syntax.name:
+        return "Export single pictures of the video"
+    if syntax in _GDCM_CONVERTS:
+        return f"Convert it with gdcmconv --raw IN OUT, which python-gdcm brings, or e{_EXPORT}"
+    return f"E{_EXPORT}"
 
 
 def _missing_bytes(dataset: Any, syntax: Any) -> str:
@@ -112,18 +157,51 @@ def _not_decoded(name: str, given: str) -> InputError:
     )
 
 
-def _values_or_problem(pixels: NDArray[np.generic], dataset: Any, header: ImageHeader) -> Plane | InputError:
+def _values_or_problem(
+    pixels: NDArray[np.generic], dataset: Any, header: ImageHeader, coded_bits: int | None
+) -> Plane | InputError:
+    name, (rows, columns) = header.path.name, header.stored_size
+    if pixels.shape[:2] != (rows, columns) or pixels.ndim > 3:
+        return InputError(f"{name} must hold {rows} × {columns} pixels", f"{pixels.shape[:2]}")
     try:
-        return _values(pixels, dataset, header)
+        return _values(_stored_bits(_tile(pixels, header), dataset, coded_bits), dataset, header)
     except InputError as problem:
         return problem
 
 
+def _tile(pixels: NDArray[np.generic], header: ImageHeader) -> NDArray[np.generic]:
+    """The part of the stored image that is this slice."""
+    if header.tile is None:
+        return pixels
+    down, across = divmod(header.tile.number, header.tile.across)
+    top, left = down * header.rows, across * header.columns
+    return pixels[top : top + header.rows, left : left + header.columns]
+
+
+def _stored_bits(pixels: NDArray[np.generic], dataset: Any, coded_bits: int | None) -> NDArray[np.generic]:
+    """The samples without what else lies in their cells: overlays above them, anything below.
+
+    Args:
+        coded_bits: of a sample in the compressed frame, None: uncompressed. Fewer than HighBit would need hold the
+            sample alone.
+    """
+    bits, width = integer(dataset, "BitsStored"), pixels.dtype.itemsize * 8
+    if pixels.dtype.kind not in "iu" or bits is None or bits >= width:
+        return pixels
+    high = bits - 1 if contradicts(dataset) else integer(dataset, "HighBit") or bits - 1
+    if high >= (coded_bits or width):
+        high = bits - 1
+    return (pixels << (width - 1 - high)) >> (width - bits)  # type: ignore[operator]
+
+
+def contradicts(dataset: Any) -> bool:
+    """Whether the highest bit of a sample cannot lie where the header says."""
+    allocated, bits, high = (integer(dataset, name) for name in ("BitsAllocated", "BitsStored", "HighBit"))
+    return None not in (allocated, bits, high) and not bits - 1 <= high < allocated  # type: ignore[operator]
+
+
 def _values(pixels: NDArray[np.generic], dataset: Any, header: ImageHeader) -> Plane:
-    name = header.path.name
-    if pixels.shape[:2] != (header.rows, header.columns) or pixels.ndim > 3:
-        raise InputError(f"{name} must hold {header.rows} × {header.columns} pixels", f"{pixels.shape[:2]}")
-    with in_words(name, "DICOM"):
+    with in_words(header.path.name, "DICOM"):
         if header.photometric == "PALETTE COLOR":
             pixels = _palette(pixels, dataset)
             return _colour(pixels, pixels.dtype.itemsize * 8)
@@ -138,12 +216,12 @@ def _colour(pixels: NDArray[np.generic], depth: int) -> Plane:
 
 def _grey(pixels: NDArray[np.generic], dataset: Any, header: ImageHeader) -> Plane:
     with np.errstate(over="ignore", invalid="ignore"):
-        if header.rescale is None:
-            values = np.asarray(apply_modality_lut(pixels, dataset), dtype=np.float64)
+        if first_item(dataset, "ModalityLUTSequence"):
+            scaled = np.asarray(apply_modality_lut(pixels, dataset), dtype=np.float64)
         else:
-            slope, intercept = header.rescale
-            values = pixels.astype(np.float64) * slope + intercept
-        plane = values.astype(np.float32)
+            slope, intercept = _scale(pixels, header)
+            scaled = pixels.astype(np.float64) * slope + intercept
+        plane = scaled.astype(np.float32)
     if pixels.dtype.kind == "f":
         plane[~np.isfinite(plane)] = np.inf  # undefined by the file: not the same as padding
     padding = _padding(pixels, dataset)
@@ -152,18 +230,34 @@ def _grey(pixels: NDArray[np.generic], dataset: Any, header: ImageHeader) -> Pla
     return plane
 
 
+def _scale(pixels: NDArray[np.generic], header: ImageHeader) -> tuple[float, float]:
+    """Slope and intercept; a slope of 0 does no harm where all pixels are alike in any case."""
+    slope, intercept = header.rescale or (1.0, 0.0)
+    if np.isfinite([slope, intercept]).all() and (slope != 0 or pixels.min() == pixels.max()):
+        return slope, intercept
+    given = "RescaleSlope 0, unlike the others" if slope == 0 else "one that is no number"
+    do = "Repair RescaleSlope and RescaleIntercept with a DICOM editor, or export the image again"
+    raise InputError(f"The pixels of {header.path.name} must have a scale", given, do)
+
+
 def _padding(pixels: NDArray[np.generic], dataset: Any) -> NDArray[np.bool_] | None:
     """Where stored values lie from PixelPaddingValue to PixelPaddingRangeLimit."""
+    names = ("PixelPaddingValue", "PixelPaddingRangeLimit")
     if pixels.dtype.kind == "f":
-        value, limit = (numbers(dataset, f"{kind}FloatPixelPaddingValue", 1) for kind in ("", "Double")), None
-        found = next((v for v in value if v), None)
-    else:
-        found, limit = numbers(dataset, "PixelPaddingValue", 1), numbers(dataset, "PixelPaddingRangeLimit", 1)
+        names = (f"{'Double' if pixels.dtype.itemsize == 8 else ''}FloatPixelPaddingValue", "")
+    found, limit = (number(dataset, name) for name in names)
     if found is None:
         return None
-    low, high = sorted((found[0], (limit or found)[0]))
+    low, high = sorted(_as_sample(value, pixels.dtype) for value in (found, found if limit is None else limit))
     inside: NDArray[np.bool_] = (pixels >= low) & (pixels <= high)  # type: ignore[operator]
     return inside
+
+
+def _as_sample(value: float, dtype: np.dtype[Any]) -> float:
+    """The value that a sample of the same bits has, where an element states it with the other sign."""
+    if dtype.kind == "f" or value != int(value) or np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
+        return value
+    return int(np.array(int(value) % 2 ** (8 * dtype.itemsize)).astype(f"u{dtype.itemsize}").view(dtype))
 
 
 def _palette(pixels: NDArray[np.generic], dataset: Any) -> NDArray[np.generic]:
@@ -179,20 +273,27 @@ def _palette(pixels: NDArray[np.generic], dataset: Any) -> NDArray[np.generic]:
 
 
 def _syntax(dataset: Any, name: str) -> Any:
-    with in_words(name, "DICOM"):
-        syntax = dataset.file_meta.TransferSyntaxUID
-        _ = syntax.is_encapsulated  # raises for a UID that is no transfer syntax
-        return syntax
+    """The transfer syntax, one that can be decoded here.
 
-
-def _check_decoder(syntax: Any, name: str) -> None:
-    """A decoder that is not installed is named with the way to get one."""
-    if syntax.is_encapsulated and not has_decoder(syntax):
-        raise InputError(
-            f"{name} needs a decoder for {syntax.name}",
-            "none that is installed",
-            "Run: pip install 'headclip-med[dicom]'",
-        )
+    Raises:
+        InputError: nothing decodes it, in which case it is named with a way that works, or nothing that is installed.
+    """
+    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")))
+    try:
+        if not syntax.is_encapsulated or has_decoder(syntax):
+            return syntax
+        get_decoder(syntax)
+    except (ValueError, NotImplementedError):  # none of the standard's, or one that pydicom has no decoder for
+        named = _NAMES.get(syntax, "a private syntax" if syntax.is_private else syntax.name)
+        given = f"{named} ({syntax})"
+        raise UnknownSyntaxError(
+            f"{name} must be in a transfer syntax that is known here", given, _way_out(syntax)
+        ) from None
+    raise InputError(
+        f"{name} needs a decoder for {syntax.name}",
+        "none that is installed",
+        "Run: pip install 'headclip-med[dicom]'",
+    )
 
 
 def has_decoder(syntax: Any) -> bool:
@@ -203,46 +304,68 @@ def has_decoder(syntax: Any) -> bool:
         return False
 
 
-def _check_claims(dataset: Any, header: ImageHeader, syntax: Any) -> None:
-    """Refuse a file that cannot hold its frames, and frames that a decoder would make larger than the header says.
+def _check_description(dataset: Any, name: str) -> None:
+    """Refuse integers whose form the header does not say, or says against the standard."""
+    if not any(keyword in dataset for keyword in _PIXELS):
+        raise InputError(f"{name} must hold pixels", "a header alone", "Give the image itself, or export it again")
+    if _PIXELS[0] not in dataset:
+        return
+    allocated, stored = integer(dataset, "BitsAllocated"), integer(dataset, "BitsStored")
+    missing = [word for word in _DESCRIPTION if element(dataset, word) in (None, "")]
+    if missing:
+        given = f"no {' and no '.join(missing)}"
+    elif allocated != 1 and allocated % 8:  # type: ignore[operator]
+        given = f"{allocated} bits allocated to a sample"
+    elif stored > allocated:  # type: ignore[operator]
+        given = f"{stored} bits stored in {allocated}"
+    else:
+        return
+    do = "Repair the header with a DICOM editor, or export the image again"
+    raise InputError(f"The header of {name} must say how its pixels are stored", given, do)
+
+
+def _check_claims(dataset: Any, header: ImageHeader, syntax: Any) -> int | None:
+    """Refuse a file that cannot hold its frames, and frames that a decoder would make larger than the header says; else
+    the bits of a sample in its compressed frames, None where they do not say.
 
     One refusal for the file, whatever number of frames it claims: to try each of them takes minutes, and memory.
     """
-    name = header.path.name
-    check_size((header.samples, header.columns, header.rows), name)
+    name, (rows, columns) = header.path.name, header.stored_size
+    check_size((header.samples, columns, rows), name)
     if not syntax.is_encapsulated:
         missing = _missing_bytes(dataset, syntax)
         if missing:
             raise _not_decoded(name, missing)
-        return
+        return None
     held = len(dataset.get("PixelData") or b"")
     if held < header.frames * _ITEM_BYTES:
         raise _not_decoded(name, f"{held} bytes of compressed pixels where the header says {header.frames} frames")
     try:
         found = [claimed_size(frame) for frame in generate_frames(dataset.PixelData, number_of_frames=header.frames)]
     except Exception:  # no frames to be found: the decoder says so in its own way
-        return
-    most = header.rows * header.columns * max(header.samples, 3)
+        return None
+    most = rows * columns * max(header.samples, 3)
     for claim in found:
         if claim is not None and claim.rows * claim.columns * claim.samples > most:
             raise InputError(
-                f"{header.path.name} must hold frames of {header.rows} × {header.columns} pixels",
+                f"{name} must hold frames of {rows} × {columns} pixels",
                 f"a frame that claims {claim.rows} × {claim.columns} × {claim.samples}",
                 "Export the image again",
             )
+    return next((claim.bits for claim in found if claim is not None), None)
 
 
 def overlays(dataset: Any) -> bool:
-    """Whether the image carries an overlay plane, which is left out."""
-    return _OVERLAY_DATA in dataset
+    """Whether the image carries an overlay plane, beside its pixels or in their unused bits, which is left out."""
+    return any(tag in dataset for tag in _OVERLAY)
 
 
 def window(dataset: Any, frame: int = 0) -> list[float] | None:
     """``[level, width]`` stored in the file or for this frame of it, the first one where there are several."""
     for holder in (dataset, *_voi_groups(dataset, frame)):
-        level, width = (_first(holder, keyword) for keyword in ("WindowCenter", "WindowWidth"))
-        if level is not None and width is not None and width > 0 and np.isfinite([level, width]).all():
-            return [level, width]
+        level, width = (values(parts(element(holder, name))[:1]) for name in ("WindowCenter", "WindowWidth"))
+        if level and width and width[0] > 0 and np.isfinite([*level, *width]).all():
+            return [*level, *width]
     return None
 
 
@@ -251,10 +374,3 @@ def _voi_groups(dataset: Any, frame: int) -> list[Any]:
     items = element(dataset, "PerFrameFunctionalGroupsSequence")
     own = items[frame] if isinstance(items, Sequence) and frame < len(items) else {}
     return [first_item(group, "FrameVOILUTSequence") for group in (own, shared)]
-
-
-def _first(dataset: Any, keyword: str) -> float | None:
-    try:
-        return float(np.atleast_1d(element(dataset, keyword))[0])
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,28 @@ import numpy as np
 from headclip_med.errors import InputError
 from headclip_med.reading.base import collected_warnings
 from headclip_med.reading.content import is_format
+from headclip_med.reading.dicom_decode import pixel_digest
 from headclip_med.reading.dicom_grid import measure, regular_stretches
 from headclip_med.reading.dicom_header import LOCALIZER, PARAMETRIC_MAP, ImageHeader, read_headers
 from headclip_med.reading.dicom_header import check_deflated as check_deflated
 from headclip_med.reading.dicom_split import Group, split_volumes
 from headclip_med.types import PLANES, Plane
 
-# Direction cosines of one series differ by rounding only.
-_ORIENTATION_TOLERANCE = 1e-3
+# Slices are parallel when no direction cosine differs by more (half a degree): cosines of two decimals.
+ORIENTATION_TOLERANCE = 1e-2
+
+# Spacings are the same when they differ by less than two digits of theirs can say.
+_SPACING_TOLERANCE = 5e-3
+
+# Beyond this, what was taken as equal is said.
+_ROUNDING = 1e-4
 
 # A message names this many series, and this many damaged files; a folder may hold hundreds.
 _LISTED, _NAMED = 10, 3
 
 DAMAGED = "damaged DICOM file"
 _COPY = "copy of another file (same SOPInstanceUID)"
+_ALONE = b""
 _NOT_DICOM = "file that is not DICOM"
 
 
@@ -89,9 +97,9 @@ class Scan:
 def scan(source: Path | Iterable[Path], kinds: Sequence[str] = ("image",)) -> Scan:
     """Read the headers of all files below a folder (or of the files given) and group the images.
 
-    Images belong together when study, series, frame of reference, size and pixel spacing are equal and the
-    orientation is equal to 1e-3; of those, slices in the same places are told apart by echo, phase, b-value and the
-    like (:mod:`dicom_split`).
+    Images belong together when patient, study, series and size are equal, and pixel spacing and orientation up to
+    their rounding; of those, slices in the same places are told apart by echo, phase, b-value and the like
+    (:mod:`dicom_split`).
 
     Args:
         kinds: which kinds of :attr:`ImageHeader.kind` to take.
@@ -100,7 +108,7 @@ def scan(source: Path | Iterable[Path], kinds: Sequence[str] = ("image",)) -> Sc
     dropped: Counter[str] = Counter()
     notes: list[str] = []
     damaged: list[str] = []
-    images: dict[Any, ImageHeader] = {}
+    images: dict[ImageHeader, dict[bytes, ImageHeader]] = {}
     with collected_warnings(notes, "pydicom", "pydicom"):
         for path in paths:
             if not path.is_file():
@@ -113,7 +121,8 @@ def scan(source: Path | Iterable[Path], kinds: Sequence[str] = ("image",)) -> Sc
             for header in headers or ():
                 if header.kind in kinds:
                     dropped[_COPY] += _is_known(images, header)
-    groups = [part for group in _grouped(list(images.values())) for part in split_volumes(group)]
+        found = _grouped([image for alike in images.values() for image in alike.values()])
+    groups = [part for group in found for part in split_volumes(group)]
     return Scan(tuple(sorted(groups, key=_order)), +dropped, tuple(notes), tuple(damaged))
 
 
@@ -126,14 +135,23 @@ def _unusable(headers: list[ImageHeader] | None, kinds: Sequence[str]) -> set[st
     return {header.kind for header in headers if header.kind not in kinds}
 
 
-def _is_known(images: dict[Any, ImageHeader], header: ImageHeader) -> bool:
-    """Whether the same object was seen in the same place; remembers it otherwise."""
-    own = (header.sop_uid, header.series_uid, header.position) if header.sop_uid else (header.path,)
-    key = (*own, header.frame)
-    if key in images:
-        return True
-    images[key] = header
-    return False
+def _is_known(images: dict[ImageHeader, dict[bytes, ImageHeader]], header: ImageHeader) -> bool:
+    """Whether the same object was seen, with the same header and the same pixels; remembers it otherwise.
+
+    Args:
+        images: by what their headers say, and by a digest of their pixels once there are several to compare.
+    """
+    alike = images.setdefault(replace(header, path=Path(), stamp=(0, 0), photometric=""), {})
+    if not alike:
+        alike[_ALONE] = header
+        return False
+    if _ALONE in alike:
+        first = alike.pop(_ALONE)
+        alike[pixel_digest(first)] = first
+    digest = pixel_digest(header)
+    is_known = digest in alike
+    alike.setdefault(digest, header)
+    return is_known
 
 
 def choose(found: Scan, series: str | int | None, name: str, *, is_split: bool = False) -> tuple[Group, list[str]]:
@@ -244,15 +262,94 @@ def _order(group: Group) -> tuple[Any, ...]:
 
 def _grouped(images: list[ImageHeader]) -> list[list[ImageHeader]]:
     """Images by what makes them one series of one orientation, in order of their files."""
-    groups: dict[Any, list[list[ImageHeader]]] = {}
+    groups: list[list[ImageHeader]] = []
+    for alike in _by(images, _key):
+        for parallel in _clusters(alike):
+            groups += _by_name(parallel)
+    return sorted(_with_strays([_settled(group) for group in groups]), key=lambda group: str(group[0].path))
+
+
+def _by(images: list[ImageHeader], key: Callable[[ImageHeader], Any]) -> list[list[ImageHeader]]:
+    groups: dict[Any, list[ImageHeader]] = {}
     for image in images:
-        homes = groups.setdefault(_key(image), [])
-        home = next((group for group in homes if _is_parallel(image, group[0])), None)
+        groups.setdefault(key(image), []).append(image)
+    return list(groups.values())
+
+
+def _key(image: ImageHeader) -> tuple[Any, ...]:
+    own = image.path if image.is_pictures else None
+    return image.series_uid, image.rows, image.columns, image.orientation is None, image.pixel_spacing is None, own
+
+
+def _clusters(images: list[ImageHeader]) -> list[list[ImageHeader]]:
+    """Images of one orientation and one spacing."""
+    groups: list[list[ImageHeader]] = []
+    for image in images:
+        home = next((group for group in groups if _fits(image, group[0])), None)
         if home is None:
-            homes.append([image])
+            groups.append([image])
         else:
             home.append(image)
-    return sorted(_with_strays([g for homes in groups.values() for g in homes]), key=lambda g: str(g[0].path))
+    return groups
+
+
+def _fits(image: ImageHeader, first: ImageHeader) -> bool:
+    apart = _apart(image.orientation, first.orientation) if image.orientation and first.orientation else 0.0
+    if image.pixel_spacing is None or first.pixel_spacing is None:
+        return apart <= ORIENTATION_TOLERANCE
+    stretched = max(abs(own / other - 1) for own, other in zip(image.pixel_spacing, first.pixel_spacing, strict=True))
+    return apart <= ORIENTATION_TOLERANCE and stretched <= _SPACING_TOLERANCE
+
+
+def _apart(one: Sequence[float], other: Sequence[float]) -> float:
+    return float(np.abs(np.subtract(one, other)).max())
+
+
+def _by_name(images: list[ImageHeader]) -> list[list[ImageHeader]]:
+    """Images of one patient, one study and one stack; one that has no name goes with the only one that has."""
+    groups = [images]
+    for name in ("patient", "study_uid", "stack"):
+        groups = [part for group in groups for part in _named_apart(group, name)]
+    return groups
+
+
+def _named_apart(images: list[ImageHeader], name: str) -> list[list[ImageHeader]]:
+    names = Counter(getattr(image, name) for image in images if getattr(image, name))
+    says_nothing = name == "stack" and names.total() == len(names)  # a stack of its own for every image
+    return [images] if len(names) < 2 or says_nothing else _by(images, lambda image: getattr(image, name))
+
+
+def _settled(images: list[ImageHeader]) -> list[ImageHeader]:
+    """The same images with one spacing and one orientation, those of most of them; what differed is remarked."""
+    spacing, orientation = commonest([i.pixel_spacing for i in images]), commonest([i.orientation for i in images])
+    frames = {image.frame_of_reference for image in images if image.frame_of_reference}
+    remarks = []
+    if spacing and max(_apart(image.pixel_spacing or spacing, spacing) for image in images) > _ROUNDING * max(spacing):
+        remarks.append(f"pixel spacings differ by rounding: {spacing[0]:g} × {spacing[1]:g} mm is taken for all")
+    tilted = max(_apart(image.orientation or orientation, orientation) for image in images) if orientation else 0.0
+    if tilted > _ROUNDING:
+        remarks.append(f"orientations differ by up to {np.degrees(tilted):.2f} degrees: taken as parallel")
+    if len(frames) > 1:
+        remarks.append(f"{len(frames)} frames of reference in one series: taken as one")
+    return [
+        replace(
+            image,
+            pixel_spacing=spacing,
+            orientation=orientation,
+            remark="; ".join(filter(None, (image.remark, *remarks))),
+        )
+        for image in images
+    ]
+
+
+def commonest(found: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
+    """What most state; where each states its own, the one nearest to their mean."""
+    known = [value for value in found if value is not None]
+    if not known:
+        return None
+    value, count = Counter(known).most_common(1)[0]
+    middle = np.mean(known, axis=0)
+    return value if count > 1 else min(known, key=lambda one: _apart(one, middle))
 
 
 def _with_strays(groups: list[list[ImageHeader]]) -> list[list[ImageHeader]]:
@@ -271,28 +368,6 @@ def _same_series(one: ImageHeader, other: ImageHeader) -> bool:
         return image.study_uid, image.series_uid, image.rows, image.columns
 
     return key(one) == key(other)
-
-
-def _key(image: ImageHeader) -> tuple[Any, ...]:
-    spacing = None if image.pixel_spacing is None else tuple(round(mm, 5) for mm in image.pixel_spacing)
-    own = image.path if image.is_pictures else None
-    return (
-        image.study_uid,
-        image.series_uid,
-        image.frame_of_reference,
-        image.rows,
-        image.columns,
-        spacing,
-        image.stack,
-        image.orientation is None,
-        own,
-    )
-
-
-def _is_parallel(image: ImageHeader, first: ImageHeader) -> bool:
-    if image.orientation is None or first.orientation is None:
-        return True
-    return bool(np.abs(np.subtract(image.orientation, first.orientation)).max() <= _ORIENTATION_TOLERANCE)
 
 
 def own_kinds() -> tuple[str, ...]:

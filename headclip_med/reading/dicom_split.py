@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.reading.dicom_header import FACTS, ImageHeader
+from headclip_med.reading.dicom_values import as_number
 
 # Slices closer than this along the normal lie in one place (positions are stored with two decimals at worst).
 SAME_PLACE_MM = 0.01
 
-# Tell volumes apart by their rank within a place, not by their value: every slice has a time of its own.
-_RANKED = ("trigger", "time")
+# In the order in which they are asked: what the images state, and where they come from, before the ranks.
+_RANKED = ("trigger", "time", "instance")
+_ASKED = (*(fact for fact in FACTS if fact not in _RANKED), "frame of reference", "folder", *_RANKED)
+
+# Tell volumes apart by rank within a place, not by value: every slice has a time, and a number, of its own. The last of
+# them, by which images are also numbered from volume to volume, tells incomplete volumes apart too.
+_NUMBERED = "instance"
 
 # Scanners also count these up from slice to slice: they split only into as many groups as lie in one place.
 _COUNTERS = ("acquisition", "dimension", "phase")
+
+# Say little on their own: they split only into volumes of the very same places. Named by rank, as their values may say
+# who the patient is.
+_WEAK = ("frame of reference", "folder")
 
 Images = Sequence[ImageHeader]
 
@@ -47,7 +58,7 @@ def split_volumes(images: Images) -> list[Group]:
     located = [image for image in images if image.orientation is not None and image.position is not None]
     if not located:
         return [Group(lost)]
-    found = _split(located, FACTS, "")
+    found = _split(located, _ASKED, "")
     if lost and len(found) == 1:
         return [Group((*found[0].images, *lost), found[0].label)]
     return [*found, Group(lost)] if lost else found
@@ -55,19 +66,25 @@ def split_volumes(images: Images) -> list[Group]:
 
 def _split(images: list[ImageHeader], facts: Sequence[str], label: str) -> list[Group]:
     places = _places(images)
-    most = int(np.bincount(places).max())
-    if most == 1:
+    if places.max() + 1 == len(images):
         return [Group(tuple(images), label)]
-    for number, fact in enumerate(facts):
-        parts = _parts(images, places, fact, most)
-        if parts is not None:
-            rest = facts[number + 1 :]
-            return [
-                group
-                for value, part in parts.items()
-                for group in _split(part, rest, ", ".join(filter(None, (label, f"{fact} {value}"))))
-            ]
-    return [Group(tuple(images), label)]
+    told = {fact: _at_places(images, places, fact) for fact in facts}
+    twins = {fact: [len({key for key, _ in held}) for held in at if len(held) > 1] for fact, at in told.items()}
+    # what tells the images of every place apart is asked before what does so in some places only
+    in_turn = sorted((fact for fact in facts if max(twins[fact]) > 1), key=lambda fact: min(twins[fact]) < 2)
+    for fact in in_turn:
+        parts = _parts(images, told[fact], fact)
+        if parts:
+            rest = [other for other in facts if other != fact]
+            split = [g for value, part in parts.items() for g in _split(part, rest, _and(label, f"{fact} {value}"))]
+            is_complete = any(np.unique(_places(part)).size == places.max() + 1 for part in parts.values())
+            return split if is_complete else [*_wholes(images, told[fact], fact, label), *split]
+    wholes = (_wholes(images, told[fact], fact, label) for fact in in_turn)
+    return next(filter(None, wholes), [Group(tuple(images), label)])
+
+
+def _and(label: str, words: str) -> str:
+    return f"{label}, {words}" if label else words
 
 
 def _places(images: Images) -> NDArray[np.intp]:
@@ -79,43 +96,92 @@ def _places(images: Images) -> NDArray[np.intp]:
     return numbers
 
 
-def _parts(
-    images: list[ImageHeader], places: NDArray[np.intp], fact: str, most: int
-) -> dict[str, list[ImageHeader]] | None:
-    """The images by the value of ``fact``, or None where it does not tell twins apart."""
-    values = [image.fact(fact) for image in images]
-    by_place: dict[int, set[str]] = {}
-    for place, value in zip(places, values, strict=True):
-        by_place.setdefault(int(place), set()).add(value)
-    if max(len(found) for found in by_place.values()) < 2:
-        return None
-    if fact in _RANKED:
-        return _ranked(images, places, values, most)
-    parts: dict[str, list[ImageHeader]] = {}
-    for image, value in zip(images, values, strict=True):
-        parts.setdefault(value or "unknown", []).append(image)
-    if fact in _COUNTERS and len(parts) > most:
-        return None
-    return dict(sorted(parts.items(), key=lambda part: _as_number(part[0])))
+# The value of a fact, fit to sort by, and the number of the image; of one place in order of the values.
+_Key = tuple[float, str]
+_Held = list[tuple[_Key, int]]
 
 
-def _ranked(
-    images: list[ImageHeader], places: NDArray[np.intp], values: list[str], most: int
-) -> dict[str, list[ImageHeader]] | None:
-    """First to last in time at every place; None unless every place has as many, at different times."""
-    keys = sorted(zip(places.tolist(), map(_as_number, values), range(len(images)), strict=True))
-    if len(keys) != most * (places.max() + 1) or len({key[:2] for key in keys}) != len(keys):
-        return None
-    if any(count != most for count in np.bincount(places)):
-        return None
-    return {str(rank + 1): [images[key[2]] for key in keys[rank::most]] for rank in range(most)}
+def _at_places(images: list[ImageHeader], places: NDArray[np.intp], fact: str) -> list[_Held]:
+    """What every place holds."""
+    held: list[_Held] = [[] for _ in range(int(places.max()) + 1)]
+    for n, (place, image) in enumerate(zip(places, images, strict=True)):
+        held[int(place)].append((_key(_value(image, fact), exact=fact in _RANKED), n))
+    return [sorted(found) for found in held]
 
 
-def _as_number(value: str) -> tuple[float, str]:
+def _value(image: ImageHeader, fact: str) -> str:
+    if fact == "folder":
+        return str(image.path.parent)
+    return image.frame_of_reference if fact == "frame of reference" else image.fact(fact)
+
+
+def _key(value: str, *, exact: bool) -> _Key:
+    """Numbers in their order, before text; equal, unless ``exact``, where they differ by rounding."""
     try:
-        return float(value), value
+        found = as_number(value)
     except ValueError:
         return float("inf"), value
+    return found if exact else float(f"{found:.7g}"), ""
+
+
+def _wholes(images: list[ImageHeader], at: list[_Held], fact: str, label: str) -> list[Group]:
+    """All places as one volume, once with each image of the few places that hold several; none where there are many
+    such places, or ``fact`` does not tell their images apart."""
+    several = [held for held in at if len(held) > 1]
+    if 2 * len(several) > len(at) or any(len({key for key, _ in held}) < len(held) for held in several):
+        return []
+    return [
+        Group(
+            tuple(images[held[min(rank, len(held) - 1)][1]] for held in at),
+            _and(label, f"all of it, with image {rank + 1} by {fact} where {len(several)} place(s) hold several"),
+        )
+        for rank in range(max(map(len, several)))
+    ]
+
+
+def _parts(images: list[ImageHeader], at: list[_Held], fact: str) -> dict[str, list[ImageHeader]] | None:
+    """The images by the value of ``fact``, None where it tells no volumes apart."""
+    most = max(map(len, at))
+    if fact in _RANKED:
+        ranks = _by_rank(at, most) or (_by_number(at, most) if fact == _NUMBERED else None)
+        return {str(n): [images[i] for i in rank] for n, rank in enumerate(ranks, 1)} if ranks else None
+    parts: dict[_Key, list[int]] = {}
+    for key, n in sorted(pair for held in at for pair in held):
+        parts.setdefault(key, []).append(n)
+    if fact in _COUNTERS and len(parts) > most:
+        return None
+    if fact in _WEAK and any({key for key, _ in held} != set(parts) or len(held) != len(parts) for held in at):
+        return None
+    return {
+        str(rank) if fact in _WEAK else _value(images[part[0]], fact) or "unknown": [images[n] for n in part]
+        for rank, part in enumerate(parts.values(), 1)
+    }
+
+
+def _by_rank(at: list[_Held], most: int) -> list[list[int]] | None:
+    """First to last at every place; None unless every place has as many, of different values."""
+    if any(len({key for key, _ in held}) < most for held in at):
+        return None
+    return [[held[rank][1] for held in at] for rank in range(most)]
+
+
+def _by_number(at: list[_Held], most: int) -> list[list[int]] | None:
+    """Images that are numbered volume by volume, of which some may be missing: the numbers of a place then differ by as
+    many as a volume counts, which is no less than there are places. None where they are numbered in another way."""
+    numbers = [key[0] for held in at for key, _ in held]
+    if any(number != number // 1 for number in numbers):  # infinite: without a number
+        return None
+    stride = gcd(*(int(key[0] - held[0][0][0]) for held in at for key, _ in held))
+    if stride < len(at) or any(len({key for key, _ in held}) < len(held) for held in at):
+        return None
+    for first in (1, min(numbers)):  # the first image itself may be missing
+        volumes: dict[int, list[int]] = {}
+        for held in at:
+            for key, n in held:
+                volumes.setdefault(int(key[0] - first) // stride, []).append(n)
+        if len(volumes) == most:
+            return [volumes[number] for number in sorted(volumes)]
+    return None
 
 
 def stretches(count: int, are_even: Callable[[int, int], NDArray[np.bool_]]) -> list[tuple[int, int]]:

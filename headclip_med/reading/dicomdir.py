@@ -11,7 +11,7 @@ from pydicom import dcmread
 
 from headclip_med.errors import InputError
 from headclip_med.reading.base import in_words
-from headclip_med.reading.dicom_header import element
+from headclip_med.reading.dicom_values import element
 
 _MOST_PARTS = 16  # the standard allows eight
 

@@ -15,6 +15,7 @@ from pydicom.filewriter import write_data_element
 from pydicom.uid import UID
 from pydicom.valuerep import DA, TM
 
+from headclip_med.reading.dicom_values import integer, numbers
 from headclip_med.writing.dicom_uids import derived_uid
 
 # Type 2 of the patient and study modules: must be there, may be empty.
@@ -110,7 +111,7 @@ def clean_header(source: Dataset) -> Dataset:
 def is_multiframe(source: Dataset) -> bool:
     """Whether references to an image must name frames."""
     name = UID(str(source.get("SOPClassUID", ""))).name
-    return int(source.get("NumberOfFrames") or 1) > 1 or "Enhanced" in name or "Multi-frame" in name
+    return (integer(source, "NumberOfFrames") or 1) > 1 or "Enhanced" in name or "Multi-frame" in name
 
 
 def frame_geometry(source: Dataset, number: int) -> FrameGeometry | None:
@@ -147,12 +148,9 @@ def _numbers(
     source: Dataset, groups: list[Dataset], sequence: str, keyword: str, count: int
 ) -> tuple[float, ...] | None:
     for place in [*(item for group in groups for item in group.get(sequence) or []), source]:
-        try:
-            values = tuple(float(v) for v in np.atleast_1d(place.get(keyword)))
-        except (TypeError, ValueError):
-            continue
-        if len(values) == count and np.isfinite(values).all():
-            return values
+        found = numbers(place, keyword, count)
+        if found is not None:
+            return found
     return None
 
 

@@ -21,13 +21,14 @@ from pydicom.valuerep import DSfloat
 
 from headclip_med.errors import InputError, OutputError
 from headclip_med.reading.base import check_size, collected_warnings, in_words
+from headclip_med.reading.dicom_header import opened
+from headclip_med.reading.dicom_series import ORIENTATION_TOLERANCE, commonest
+from headclip_med.reading.dicom_values import integer
 from headclip_med.types import Affine
 from headclip_med.writing.dicom_header import clean_header, frame_geometry, is_multiframe
 from headclip_med.writing.dicom_uids import derived_uid
 
 _AGAIN = "Put the images back where they were read from and run the prediction again"
-
-_ORIENTATION_TOLERANCE = 1e-3  # as the reader's: one series differs by rounding only
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,12 @@ def read_sources(meta: Mapping[str, Any], affine: Affine) -> SourceImages:
             "a volume without slice_files",
             "Read the series with headclip_med.reading",
         )
+    if meta.get("tiled"):
+        raise OutputError(
+            "The source images must hold one slice in each frame for DICOM objects about them",
+            "a mosaic, which tiles many slices in one",
+            "Ask for NIfTI results, or export the series as single slices and predict on these",
+        )
     numbers = list(meta.get("slice_frames") or [0] * len(files))
     step = float(np.linalg.norm(affine[:3, 2]))
     opened: dict[str, Dataset] = {}
@@ -163,8 +170,8 @@ def read_sources(meta: Mapping[str, Any], affine: Affine) -> SourceImages:
 def _read(path: Path) -> Dataset:
     if not path.is_file():
         raise InputError("The source images must still be where they were read", f"no {path.name}", _AGAIN)
-    with in_words(path.name, "DICOM"), collected_warnings([], "pydicom", "pydicom"):
-        return dcmread(path, stop_before_pixels=True)
+    with in_words(path.name, "DICOM"), collected_warnings([], "pydicom", "pydicom"), opened(path) as file:
+        return dcmread(file, stop_before_pixels=True)
 
 
 def _frame(source: Dataset, k: int, number: int, uid: str, name: str, step: float) -> SourceFrame:
@@ -172,7 +179,8 @@ def _frame(source: Dataset, k: int, number: int, uid: str, name: str, step: floa
     if found != uid:
         raise InputError("The source images must be those that were read", f"another image in {name} now", _AGAIN)
     header, geometry, many = clean_header(source), frame_geometry(source, number), is_multiframe(source)
-    header.Rows, header.Columns = int(source.Rows), int(source.Columns)
+    for keyword in ("Rows", "Columns"):
+        header.add_new(keyword, "US", integer(source, keyword))
     if geometry is None:
         header.SOPClassUID = SecondaryCaptureImageStorage
     else:
@@ -197,6 +205,12 @@ def _frame(source: Dataset, k: int, number: int, uid: str, name: str, step: floa
 def _aligned(frames: tuple[SourceFrame, ...]) -> tuple[SourceFrame, ...]:
     """The same frames with one orientation and one spacing, which an object states once for all of its frames."""
     first = frames[0].header
+    if len({(frame.sop_uid, frame.number) for frame in frames}) < len(frames):
+        raise OutputError(
+            "Every source image must have a SOPInstanceUID of its own to be written about",
+            "one for several",
+            "Give the images UIDs of their own, or ask for NIfTI results",
+        )
     for frame in frames[1:]:
         header = frame.header
         same = (header.Rows, header.Columns) == (first.Rows, first.Columns)
@@ -207,11 +221,22 @@ def _aligned(frames: tuple[SourceFrame, ...]) -> tuple[SourceFrame, ...]:
         if frame.to_lps is None:
             continue
         apart = np.subtract(header.ImageOrientationPatient, first.ImageOrientationPatient, dtype=float)
-        if np.abs(apart).max() > _ORIENTATION_TOLERANCE:
+        if np.abs(apart).max() > ORIENTATION_TOLERANCE:
             raise OutputError("The source images must lie parallel to be written about", "several orientations")
-        for keyword in ("ImageOrientationPatient", "PixelSpacing", "SliceThickness", "FrameOfReferenceUID"):
+        for keyword in ("SliceThickness", "FrameOfReferenceUID"):
             header[keyword] = first[keyword]
+    if frames[0].to_lps is not None:
+        for keyword in ("ImageOrientationPatient", "PixelSpacing"):
+            _share(frames, keyword)
     return frames
+
+
+def _share(frames: tuple[SourceFrame, ...], keyword: str) -> None:
+    """Give every header the values of ``keyword`` that the reader takes for all."""
+    stated = [tuple(float(value) for value in frame.header[keyword].value) for frame in frames]
+    chosen = frames[stated.index(commonest(stated) or stated[0])].header[keyword]
+    for frame in frames:
+        frame.header[keyword] = chosen
 
 
 def check_places(frames: Sequence[SourceFrame]) -> None:

@@ -19,6 +19,7 @@ from pydicom.valuerep import DA, DT, TM
 from headclip_med import __version__
 from headclip_med.errors import HeadclipError, OutputError
 from headclip_med.reading.base import collected_warnings
+from headclip_med.reading.dicom_values import integer
 from headclip_med.result import AnomalyResult, Finding
 from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing.atomic import atomic_path
@@ -101,10 +102,9 @@ class Study:
 
     def series(self, kind: str, number: int = 1) -> dict[str, Any]:
         """Series, instance and equipment of object ``number`` of a kind, as highdicom's constructors take them."""
-        source_number = self.sources.header.get("SeriesNumber")
         return {
             "series_instance_uid": self.uid(kind, "series"),
-            "series_number": series_number(None if source_number is None else int(source_number), kind),
+            "series_number": series_number(integer(self.sources.header, "SeriesNumber"), kind),
             "sop_instance_uid": self.uid(kind, "instance", number),
             "instance_number": number,
             "manufacturer": MANUFACTURER,
