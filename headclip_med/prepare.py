@@ -10,13 +10,16 @@ from headclip_med.errors import InputError
 from headclip_med.geometry import acquisition_plane
 from headclip_med.intensity import CHANNELS, Channels, parse_window
 from headclip_med.packs.domains import Domain, window_of
-from headclip_med.reading.base import AnyVolume, volume_array
+from headclip_med.reading.base import AnyVolume, volume_array, volume_meta
 from headclip_med.types import PLANES, Affine, Plane
 
 Window = tuple[float, float]  # level and width
 
 # A CT volume that does not say so: integers that reach from air to bone.
 _AIR_HU, _BONE_HU = -900.0, 300.0
+
+# No CT in HU spans so little; what was scaled to [0, 1] or to standard deviations does.
+_SCALED = 20.0
 
 
 def choose_planes(
@@ -26,7 +29,7 @@ def choose_planes(
     if bool(volume.meta.get("is_2d", False)):
         return ("axial",), "a 2-D image has one plane"
     if plane is None:
-        normal = volume.meta.get("slice_normal")
+        normal = volume_meta(volume).get("slice_normal")
         shape = (volume.shape[1], volume.shape[2], volume.shape[3])
         chosen, reason = acquisition_plane(affine, None if normal is None else np.asarray(normal), shape)
         return (chosen,), reason
@@ -52,8 +55,8 @@ def window_or_own(window: str | Window | None, own: Window | None, volume: AnyVo
     if window is not None:
         return _given_window(window), ""
     if own is not None:
-        return own, ""
-    modality, data = volume.meta.get("modality"), volume_array(volume)
+        return _in_units(volume, own), ""
+    modality, data = volume_meta(volume).get("modality"), volume_array(volume)
     if modality == "CT":
         return _ct_window(volume)
     if modality is None and data.min() <= _AIR_HU and data.max() >= _BONE_HU:
@@ -69,13 +72,30 @@ def _given_window(window: str | Window) -> Window:
     return parse_window(f"{window[0]}/{window[1]}")
 
 
+def _in_units(volume: AnyVolume, window: Window) -> Window:
+    """A window that was not asked for, once the values can be in its units.
+
+    Raises:
+        InputError: values that were scaled before, which it would turn all black.
+    """
+    data = volume_array(volume)
+    low, high = float(data.min()), float(data.max())
+    if high - low <= _SCALED:
+        raise InputError(
+            f"{source_name(volume)} must be in the units of the window {window[0]:g}/{window[1]:g}, such as HU",
+            f"values from {low:.4g} to {high:.4g}",
+            "Leave out what scales intensities before, or give the window for these values",
+        )
+    return window
+
+
 def _ct_window(volume: AnyVolume) -> tuple[Window, str]:
     """The window stored in the file, or the brain window; either is said."""
-    stored = volume.meta.get("default_window")
+    stored = volume_meta(volume).get("default_window")
     if stored is not None and stored[1] > 0:
         level, width = float(stored[0]), float(stored[1])
-        return (level, width), f"CT without a window or a domain: the file's own window {level:g}/{width:g} is used"
-    return parse_window("brain"), "CT without a window or a domain: the brain window 40/80 is used"
+        return _in_units(volume, (level, width)), f"CT without a window or a domain: the file's own window {level:g}/{width:g} is used"
+    return _in_units(volume, parse_window("brain")), "CT without a window or a domain: the brain window 40/80 is used"
 
 
 def choose_channels(channels: Channels | None, own: Channels) -> Channels:
@@ -87,4 +107,4 @@ def choose_channels(channels: Channels | None, own: Channels) -> Channels:
 
 def source_name(volume: AnyVolume) -> str:
     """What to call a volume in a message."""
-    return str(volume.meta.get("source_name", "the volume"))
+    return str(volume.meta.get("source_name") or "the volume")

@@ -11,15 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.errors import InputError
-from headclip_med.geometry import check_affine
+from headclip_med.geometry import RAS_TO_LPS, check_affine
 from headclip_med.reading import load_volume
-from headclip_med.reading.base import AnyVolume, LoadedVolume, to_metatensor, volume_array
+from headclip_med.reading.base import AnyVolume, LoadedVolume, flat_meta, to_metatensor, volume_array, volume_meta
 from headclip_med.result import AnomalyResult
 from headclip_med.types import Affine, VolumeMeta
 
 if TYPE_CHECKING:
     import torch
     from monai.data import MetaTensor
+
+# What may be missing where a MetaTensor has so many dimensions.
+_SHAPES = {
+    2: "Put EnsureChannelFirstd after LoadImaged",
+    3: "Put EnsureChannelFirstd after LoadImaged; a single slice has K = 1: image[..., None]",
+    5: "Take a batch apart with decollate_batch first",
+}
+
+# Share of the range by which interpolation may leave it.
+_OVERSHOOT = 0.1
 
 Source: TypeAlias = "str | Path | MetaTensor | LoadedVolume | NDArray[np.float32] | Sequence[str | Path]"
 
@@ -82,11 +92,11 @@ def with_monai_meta(volume: AnyVolume) -> MetaTensor:
 
 
 def with_meta(data: torch.Tensor, affine: Affine, meta: Mapping[str, Any]) -> MetaTensor:
-    """A MetaTensor with ``affine``, whatever affine ``meta`` may carry."""
+    """A MetaTensor with ``affine``, whatever affine ``meta`` may carry, and metadata that MONAI can collate."""
     import torch
     from monai.data import MetaTensor
 
-    rest = {key: value for key, value in meta.items() if key != "affine"}
+    rest = {key: value for key, value in flat_meta(meta).items() if key != "affine"}
     return MetaTensor(data, affine=torch.from_numpy(affine.copy()), meta=rest)
 
 
@@ -106,14 +116,27 @@ def _is_bare_tensor(source: Any) -> bool:
 
 
 def _foreign_volume(source: Any) -> LoadedVolume:
-    """A MetaTensor that someone else loaded: taken only when its meaning is certain."""
-    if source.ndim != 4:
-        raise InputError(
-            "A MetaTensor must have the shape (C, I, J, K)",
-            tuple(source.shape),
-            "A 2-D image has K = 1: use image[..., None]",
-        )
-    space = str(source.meta.get("space", "RAS"))
+    volume = placed_volume(source)
+    meta = dict(volume.meta)
+    array = _colour(volume.array, meta) if meta.get("is_rgb") else volume.array
+    return _checked_volume(array, volume.affine, meta)
+
+
+def placed_volume(source: MetaTensor) -> LoadedVolume:
+    """A MetaTensor that someone else loaded, taken only when its place in space is certain; its values as they are.
+
+    Args:
+        source: ``(C, I, J, K)``, or ``(C, I, J)`` for a 2-D image, which gets K = 1.
+
+    Raises:
+        InputError: another shape or space, operations that are pending, or no real numbers.
+    """
+    meta: dict[str, Any] = dict(volume_meta(source))
+    shape = tuple(source.shape)
+    is_plane = len(shape) == 3 and len(meta.get("spatial_shape", ())) == 2
+    if len(shape) != 4 and not is_plane:
+        raise InputError("A MetaTensor must have the shape (C, I, J, K)", shape, _SHAPES.get(len(shape), ""))
+    space = str(meta.get("space", "RAS"))
     if not space.upper().endswith("RAS"):
         raise InputError("A MetaTensor's affine must lead to RAS mm", f"space {space}", "Convert it first")
     if source.pending_operations:
@@ -122,16 +145,46 @@ def _foreign_volume(source: Any) -> LoadedVolume:
             f"{len(source.pending_operations)} of them",
             "End the lazy pipeline with ApplyPendingd",
         )
-    array = source.as_tensor().detach().cpu().float().numpy()
-    return _checked_volume(array, np.asarray(source.affine), dict(source.meta))
+    affine, array = np.asarray(source.affine, dtype=np.float64), _real_numbers(source.as_tensor())
+    has_place = "original_affine" in meta or bool(meta.get("source_format"))
+    if is_plane:
+        array = array[..., None]
+        if not has_place:  # a picture: MONAI's readers give it no affine of its own
+            affine, meta = RAS_TO_LPS.copy(), {"is_2d": True, "is_rgb": len(array) == 3, **meta}
+    elif not has_place and np.array_equal(affine, np.eye(4)):
+        _note(meta, "the affine is the identity: voxels are taken as cubes of 1 mm in RAS order")
+    return LoadedVolume(array, affine, cast("VolumeMeta", meta))
+
+
+def _colour(array: NDArray[np.float32], meta: dict[str, Any]) -> NDArray[np.float32]:
+    """Colour in [0, 255], also where ``ScaleIntensityd`` brought it to [0, 1]; a resampled picture may overshoot."""
+    low, high = float(array.min()), float(array.max())
+    if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
+        _note(meta, "colour in [0, 1] is taken as parts of 255")
+        return array * np.float32(255)
+    if low < -_OVERSHOOT * 255 or high > (1 + _OVERSHOOT) * 255:
+        raise InputError(
+            "Colour must lie in [0, 255] or [0, 1]",
+            f"values from {low:.4g} to {high:.4g}",
+            "Leave the normalisation out: the model's own comes later",
+        )
+    return array
+
+
+def _note(meta: dict[str, Any], words: str) -> None:
+    meta["reader_warnings"] = [*meta.get("reader_warnings", []), words]
 
 
 def _real_numbers(array: Any) -> NDArray[np.float32]:
-    """An array or bare tensor as float32, in memory of its own order."""
-    values = array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
-    if values.dtype.kind not in "biuf":
-        raise InputError("An array must hold real numbers", f"dtype {values.dtype}")
-    return np.ascontiguousarray(values, dtype=np.float32)
+    """An array or tensor as float32, in memory of its own order."""
+    if not isinstance(array, np.ndarray):
+        if array.is_complex() or array.device.type == "meta":
+            given = f"dtype {array.dtype} on the device {array.device}"
+            raise InputError("A tensor must hold real numbers in memory", given)
+        array = array.detach().cpu().float().numpy()
+    if array.dtype.kind not in "biuf":
+        raise InputError("An array must hold real numbers", f"dtype {array.dtype}")
+    return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def _array_affine(affine: Affine | None, array: Any) -> Affine:

@@ -206,7 +206,7 @@ class LoadCase(Transform):
             raise InputError("A case must say where its lesions are", f"{case.name} has no mask")
         label = torch.from_numpy(labelled.gt_mask[None].astype("float32"))
         labelled.volume.meta["filename_or_obj"] = _file_name(case.name)
-        meta = {**labelled.volume.meta, "original_channel_dim": "no_channel"}
+        meta = {**labelled.volume.meta, "original_channel_dim": float("nan")}
         return {"image": labelled.volume, "label": MetaTensor(label, meta=meta), "name": case.name}
 
 
