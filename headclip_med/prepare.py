@@ -53,7 +53,7 @@ def window_or_own(window: str | Window | None, own: Window | None, volume: AnyVo
     if bool(volume.meta.get("is_rgb", False)):
         return None, "" if window is None else "a colour image has no window: the window option was ignored"
     if window is not None:
-        return _given_window(window), ""
+        return given_window(window), ""
     if own is not None:
         return _in_units(volume, own), ""
     modality, data = volume_meta(volume).get("modality"), volume_array(volume)
@@ -64,7 +64,12 @@ def window_or_own(window: str | Window | None, own: Window | None, volume: AnyVo
     return None, ""
 
 
-def _given_window(window: str | Window) -> Window:
+def given_window(window: str | Window) -> Window:
+    """Level and width of what was asked for.
+
+    Raises:
+        InputError: no name, ``LEVEL/WIDTH`` or pair, or no width.
+    """
     if isinstance(window, str):
         return parse_window(window)
     if not isinstance(window, (list, tuple)) or len(window) != 2:
@@ -94,7 +99,9 @@ def _ct_window(volume: AnyVolume) -> tuple[Window, str]:
     stored = volume_meta(volume).get("default_window")
     if stored is not None and stored[1] > 0:
         level, width = float(stored[0]), float(stored[1])
-        return _in_units(volume, (level, width)), f"CT without a window or a domain: the file's own window {level:g}/{width:g} is used"
+        return _in_units(
+            volume, (level, width)
+        ), f"CT without a window or a domain: the file's own window {level:g}/{width:g} is used"
     return _in_units(volume, parse_window("brain")), "CT without a window or a domain: the brain window 40/80 is used"
 
 

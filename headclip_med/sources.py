@@ -21,12 +21,8 @@ if TYPE_CHECKING:
     import torch
     from monai.data import MetaTensor
 
-# What may be missing where a MetaTensor has so many dimensions.
-_SHAPES = {
-    2: "Put EnsureChannelFirstd after LoadImaged",
-    3: "Put EnsureChannelFirstd after LoadImaged; a single slice has K = 1: image[..., None]",
-    5: "Take a batch apart with decollate_batch first",
-}
+# Of a picture; where the first axis is longer, the channels are not first.
+_MOST_CHANNELS = 4
 
 # Share of the range by which interpolation may leave it.
 _OVERSHOOT = 0.1
@@ -131,20 +127,15 @@ def placed_volume(source: MetaTensor) -> LoadedVolume:
     Raises:
         InputError: another shape or space, operations that are pending, or no real numbers.
     """
-    meta: dict[str, Any] = dict(volume_meta(source))
-    shape = tuple(source.shape)
-    is_plane = len(shape) == 3 and len(meta.get("spatial_shape", ())) == 2
+    check_metatensor(source, "A MetaTensor")
+    shape, meta = tuple(source.shape), dict[str, Any](volume_meta(source))
+    is_plane = len(shape) == 3 and len(meta.get("spatial_shape", ())) == 2 and shape[0] <= _MOST_CHANNELS
     if len(shape) != 4 and not is_plane:
-        raise InputError("A MetaTensor must have the shape (C, I, J, K)", shape, _SHAPES.get(len(shape), ""))
+        do = "Put EnsureChannelFirstd after LoadImaged; a single slice of a volume has K = 1: image[..., None]"
+        raise InputError("A MetaTensor must have the shape (C, I, J, K), or (C, I, J) for a picture", shape, do)
     space = str(meta.get("space", "RAS"))
     if not space.upper().endswith("RAS"):
         raise InputError("A MetaTensor's affine must lead to RAS mm", f"space {space}", "Convert it first")
-    if source.pending_operations:
-        raise InputError(
-            "A MetaTensor must have no pending lazy operations",
-            f"{len(source.pending_operations)} of them",
-            "End the lazy pipeline with ApplyPendingd",
-        )
     affine, array = np.asarray(source.affine, dtype=np.float64), _real_numbers(source.as_tensor())
     has_place = "original_affine" in meta or bool(meta.get("source_format"))
     if is_plane:
@@ -156,13 +147,34 @@ def placed_volume(source: MetaTensor) -> LoadedVolume:
     return LoadedVolume(array, affine, cast("VolumeMeta", meta))
 
 
+def check_metatensor(source: MetaTensor, name: str) -> None:
+    """Refuse what no volume and no slices can be, whatever its shape.
+
+    Raises:
+        InputError: a batch, nothing in it, pending operations, or values that are no finite real numbers.
+    """
+    shape = tuple(source.shape)
+    if source.is_batch or len(shape) > 4:
+        raise InputError(f"{name} must be one case", f"a batch {shape}", "Take it apart with decollate_batch")
+    if 0 in shape:
+        raise InputError(f"{name} must not be empty", f"the shape {shape}", "Check what was cropped")
+    if source.pending_operations:
+        given, do = f"{len(source.pending_operations)} of them", "End the lazy pipeline with ApplyPendingd"
+        raise InputError(f"{name} must have no pending operations", given, do)
+    if source.is_complex() or source.device.type == "meta":
+        raise InputError(f"{name} must hold real numbers", f"dtype {source.dtype} on the device {source.device}")
+    if not bool(source.as_tensor().isfinite().all()):
+        do = "Replace them first, for example with torch.nan_to_num"
+        raise InputError(f"{name} must be finite", "NaN or Inf among its values", do)
+
+
 def _colour(array: NDArray[np.float32], meta: dict[str, Any]) -> NDArray[np.float32]:
     """Colour in [0, 255], also where ``ScaleIntensityd`` brought it to [0, 1]; a resampled picture may overshoot."""
     low, high = float(array.min()), float(array.max())
     if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
         _note(meta, "colour in [0, 1] is taken as parts of 255")
         return array * np.float32(255)
-    if low < -_OVERSHOOT * 255 or high > (1 + _OVERSHOOT) * 255:
+    if low < -_OVERSHOOT * high or high > (1 + _OVERSHOOT) * 255:
         raise InputError(
             "Colour must lie in [0, 255] or [0, 1]",
             f"values from {low:.4g} to {high:.4g}",
@@ -178,9 +190,8 @@ def _note(meta: dict[str, Any], words: str) -> None:
 def _real_numbers(array: Any) -> NDArray[np.float32]:
     """An array or tensor as float32, in memory of its own order."""
     if not isinstance(array, np.ndarray):
-        if array.is_complex() or array.device.type == "meta":
-            given = f"dtype {array.dtype} on the device {array.device}"
-            raise InputError("A tensor must hold real numbers in memory", given)
+        if array.is_complex():
+            raise InputError("An array must hold real numbers", f"dtype {array.dtype}")
         array = array.detach().cpu().float().numpy()
     if array.dtype.kind not in "biuf":
         raise InputError("An array must hold real numbers", f"dtype {array.dtype}")

@@ -34,30 +34,33 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TransformBackends
+from monai.utils.enums import TraceKeys
 from torch import Tensor
 
 from headclip_med.engine import Engine, load_engine
 from headclip_med.errors import InputError
 from headclip_med.geometry import SliceFrame, check_affine, slice_frame, spacing
-from headclip_med.intensity import Fit, Placement, Preprocessing, foreground, intensity_ranges, parse_window, place
+from headclip_med.intensity import Fit, Placement, Preprocessing, foreground, intensity_ranges, place
 from headclip_med.packs.domains import get_domain
 from headclip_med.pixels import from_square, normalise, rescale, three_channels, to_square
-from headclip_med.prepare import choose_planes, choose_window
+from headclip_med.prepare import Window, choose_planes, choose_window, given_window
 from headclip_med.reading.base import listed_meta
 from headclip_med.slices import cut_slices, slices_to_volume
-from headclip_med.sources import load_source, placed_volume
+from headclip_med.sources import check_metatensor, load_source, placed_volume
 from headclip_med.types import Plane
 
 Data = dict[Hashable, Any]
 
 # Interpolation and noise may leave [0, 1] by so much.
 _OVERSHOOT = 0.1
+
+# Keys of a MetaTensor's history: PersistentDataset loads no slices from its cache without them.
+torch.serialization.add_safe_globals([TraceKeys])
 
 # A model is loaded once, whichever of a ThreadDataLoader's threads comes first.
 _LOADING = threading.Lock()
@@ -67,8 +70,8 @@ class WindowIntensityd(MapTransform):
     """Volume ``(C, I, J, K)`` in stored units → [0, 1], clipped.
 
     Args:
-        window: CT window by name or ``LEVEL/WIDTH``; None: for CT what the engine takes, else percentiles of the
-            foreground.
+        window: CT window by name, ``LEVEL/WIDTH`` or a pair; None: for CT what the engine takes, else percentiles of
+            the foreground.
         percentiles: lower and upper, in percent.
 
     Raises:
@@ -80,14 +83,19 @@ class WindowIntensityd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        window: str | None = None,
+        window: str | Window | None = None,
         percentiles: tuple[float, float] = (0.5, 99.5),
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if len(percentiles) != 2 or not 0 <= percentiles[0] < percentiles[1] <= 100:
+        try:
+            low, high = percentiles
+            rising = 0 <= low < high <= 100
+        except (TypeError, ValueError):
+            rising = False
+        if not rising:
             raise InputError("The percentiles must be two numbers that rise from 0 to 100", percentiles)
-        self._window = None if window is None else parse_window(window)
+        self._window = None if window is None else given_window(window)
         self._spec = Preprocessing(0, (), (), percentiles=percentiles)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
@@ -102,7 +110,7 @@ class WindowIntensityd(MapTransform):
             is_rgb, is_2d, inverted = (bool(meta.get(name)) for name in ("is_rgb", "is_2d", "display_inverted"))
             mask = foreground(array, modality=meta.get("modality"), is_rgb=is_rgb, is_2d=is_2d, inverted=inverted)
             ranges = intensity_ranges(array, mask, replace(self._spec, window=window), is_rgb=is_rgb)
-            levels = rescale(torch.from_numpy(array).movedim(-1, 0), ranges, inverted=inverted).movedim(0, -1)
+            levels = rescale(torch.from_numpy(array).movedim(-1, 0), ranges, inverted=inverted).movedim(0, -1).to(source.device)
             out[key] = _like(source, levels.reshape(source.shape), [*meta.get("reader_warnings", ()), assumed])
         return out
 
@@ -340,19 +348,18 @@ _SLICES = "(N, C, H, W)"
 
 
 def _checked(data: Data, key: Hashable, shape: str = _VOLUME) -> MetaTensor:
-    """``data[key]``, once it is a MetaTensor of finite numbers that can be of that shape."""
+    """``data[key]``, once it is a MetaTensor that can be of that shape, with numbers in it."""
     value = data[key]
     if not isinstance(value, MetaTensor):
         raise InputError(
             f"{key} must be a MetaTensor {shape}, which knows its affine",
             f"a {type(value).__name__}",
-            "Load it with LoadImaged, or wrap it: MetaTensor(array, affine=affine)",
+            "Load it with LoadImaged and keep track_meta=True, or wrap it: MetaTensor(array, affine=affine)",
         )
-    if value.numel() == 0 or (shape != _VOLUME and value.ndim != 4):
-        do = "Check what was cropped" if value.numel() == 0 else "Put CutSlicesd before"
-        raise InputError(f"{key} must have the shape {shape}, not empty", tuple(value.shape), do)
-    if value.device.type != "meta" and not bool(torch.isfinite(value.as_tensor()).all()):
-        raise InputError(f"{key} must be finite", "NaN or Inf among its values", "Replace them first")
+    check_metatensor(value, f"{key} {shape}")
+    if shape != _VOLUME and value.ndim != 4:
+        do = "Put the transforms before it that make slices"
+        raise InputError(f"{key} must have the shape {shape}", tuple(value.shape), do)
     return value
 
 
@@ -407,7 +414,8 @@ def _like(source: MetaTensor, data: Tensor, notes: Sequence[str] | None = None) 
 
 
 def _frame_to_list(frame: SliceFrame) -> list[Any]:
-    return [frame.plane, frame.axis, frame.row_axis, frame.col_axis, frame.flip_rows, frame.flip_cols]
+    axes, flips = (frame.axis, frame.row_axis, frame.col_axis), (frame.flip_rows, frame.flip_cols)
+    return [frame.plane, *map(int, axes), *map(bool, flips)]  # numpy's own would not be loaded again from a cache
 
 
 def _frame_from_list(values: Sequence[Any]) -> SliceFrame:

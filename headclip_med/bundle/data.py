@@ -41,6 +41,7 @@ class Cases:
     Attributes:
         train, held_out: items ``{"name", "patient", "image", "label", ...}``; see :func:`item_of`.
         name: of the set; content_sha256, images: hash of the set, and of every image in it.
+        unreadable: items that were left out because they cannot be read; an evaluation tells of them.
     """
 
     train: tuple[Item, ...]
@@ -48,6 +49,7 @@ class Cases:
     name: str
     content_sha256: str
     images: tuple[str, ...]
+    unreadable: tuple[Item, ...] = ()
 
     @property
     def training(self) -> list[Item]:
@@ -70,7 +72,7 @@ class Cases:
         return list(self.held_out)
 
     def everything(self, ledger: Sequence[Mapping[str, Any]] = (), allow_overlap: bool = False) -> list[Item]:
-        """Every item, to evaluate a model that saw none of them.
+        """Every item, the unreadable ones at the end, to evaluate a model that saw none of them.
 
         Args:
             ledger: of the model, as it stands beside its checkpoint (:func:`headclip_med.bundle.handlers.read_ledger`).
@@ -85,7 +87,7 @@ class Cases:
                 f"{seen} in its training ledger",
                 "Set held_out_only to true, choose other data, or set allow_overlap to true",
             )
-        return [*self.train, *self.held_out]
+        return [*self.train, *self.held_out, *self.unreadable]
 
 
 def find_cases(
@@ -134,6 +136,7 @@ def find_cases(
         name=dataset.name,
         content_sha256=inventory.content_sha256,
         images=tuple(images.values()),
+        unreadable=tuple(item_of(case, None) for case in dataset if case.name in inventory.failed),
     )
 
 

@@ -64,7 +64,7 @@ class CaseEvaluator(SupervisedEvaluator):
                 names.setdefault(case.reason.rstrip("."), []).append(case.name)
             told = "".join(f"\n  {', '.join(cases)}: {why}" for why, cases in names.items())
             do = "The others are done. Correct these or leave them out"
-            raise BundleRunError("Every case must be one that can be done", f"{len(self.failed)} failed:{told}", do)
+            raise BundleRunError("Every case must be scored", f"{len(self.failed)} failed:{told}", do)
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:
         self._note(batchdata.pop(_FAILED, ()))

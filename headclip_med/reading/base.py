@@ -331,7 +331,7 @@ def flat_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     known = listed_meta(meta)
     notes = "\n".join(" ".join(str(note).split()) for note in known.pop("reader_warnings", []))
     details = {key: _plain(known.pop(key)) for key in _DETAILS if key in known}
-    plain = {key: "" for key in _TEXTS} | {key: False for key in _FLAGS}
+    plain = dict.fromkeys(_TEXTS, "") | dict.fromkeys(_FLAGS, False)
     return {**plain, **known, "reader_warnings": notes, "volume_details": json.dumps(details)}
 
 

@@ -24,7 +24,7 @@ _ROUNDING = 1e-6
 
 
 class NiftiMapWriter(NibabelWriter):
-    """A writer for ``SaveImaged(..., writer="headclip_med.writing.NiftiMapWriter", resample=False)``.
+    """A writer for ``SaveImaged(..., writer="headclip_med.writing.monai_writer.NiftiMapWriter", resample=False)``.
 
     MONAI's own leaves the units unknown and the codes at 1, drops the third axis of a single slice, and fails on the
     map of a colour picture. The map of a plain picture is also written as a PNG in the picture's own pixels, 0 to 255;
@@ -61,7 +61,10 @@ class NiftiMapWriter(NibabelWriter):
             InputError: a volume as PNG; OutputError: the file cannot be written.
         """
         path, array = Path(filename), _array(self.data_obj)
-        is_picture = bool(self._meta.get("is_2d")) and array.shape[2] == 1
+        is_2d = self._meta.get(
+            "is_2d", "original_affine" not in self._meta
+        )  # MONAI's readers place no picture in space
+        is_picture = bool(is_2d) and array.shape[2] == 1
         if path.suffix.lower() != ".png":
             save_image(map_image(array, self._exact_affine(), self._meta), path)
         elif not is_picture:
