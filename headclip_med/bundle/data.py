@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from monai.data import Dataset, MetaTensor
 from monai.transforms import MapTransform, Transform
 
@@ -61,7 +62,7 @@ class Cases:
         """Items held back from training.
 
         Raises:
-            InputError: there are none.
+            InputError: there are none, or fewer than processes.
         """
         if not self.held_out:
             raise InputError(
@@ -69,7 +70,7 @@ class Cases:
                 f"{len(self.train)} case(s) of one patient in {self.name}",
                 "Give a set of two patients or more",
             )
-        return list(self.held_out)
+        return _enough_for_all(self.held_out, "Raise val_fraction, or start fewer processes")
 
     def everything(self, ledger: Sequence[Mapping[str, Any]] = (), allow_overlap: bool = False) -> list[Item]:
         """Every item, the unreadable ones at the end, to evaluate a model that saw none of them.
@@ -78,7 +79,7 @@ class Cases:
             ledger: of the model, as it stands beside its checkpoint (:func:`headclip_med.bundle.handlers.read_ledger`).
 
         Raises:
-            InputError: the model was trained on some of them, and ``allow_overlap`` is not set.
+            InputError: the model was trained on some of them, and ``allow_overlap`` is not set; fewer than processes.
         """
         seen = overlap_with(ledger, self.content_sha256, self.images)
         if seen and not allow_overlap:
@@ -87,7 +88,7 @@ class Cases:
                 f"{seen} in its training ledger",
                 "Set held_out_only to true, choose other data, or set allow_overlap to true",
             )
-        return [*self.train, *self.held_out, *self.unreadable]
+        return _enough_for_all([*self.train, *self.held_out, *self.unreadable], "Start fewer processes")
 
 
 def find_cases(
@@ -301,6 +302,14 @@ def _left_out(inventory: Inventory, usable: Collection[str]) -> Iterator[str]:
     for name in inventory.counted:
         if name not in usable:
             yield f"{name} is left out: it does not say where its lesions are"
+
+
+def _enough_for_all(items: Sequence[Item], do: str) -> list[Item]:
+    """The items, once every process of a run has one: the others would wait for its metrics without end."""
+    processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if len(items) < processes:
+        raise InputError("There must be a case to evaluate for each process", f"{len(items)} for {processes}", do)
+    return list(items)
 
 
 def _split(

@@ -132,7 +132,7 @@ def _words(error: BaseException, cause: BaseException) -> str:
         told = ours[-1][2] if ours else f"{lines[0][1].rsplit('.', 1)[-1]}: {lines[0][2]}"
     told = told if len(told) <= _LONGEST else f"{told[:_LONGEST]} …"
     for link in _chain(error):
-        if match := _TRANSFORM.search(str(link)):
+        if (match := _TRANSFORM.search(str(link))) and not match[1].endswith(".Compose"):
             return f"{told} (in {match[1].rsplit('.', 1)[-1]})"
     return told.rstrip(".")
 

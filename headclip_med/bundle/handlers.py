@@ -138,7 +138,7 @@ class ScoreSaver:
         self.folder, self.key = Path(folder), key
         self._cases: list[tuple[str, float]] = []
         self._slices: list[tuple[str, int, float, bool]] = []
-        self._written = 0.0  # when, on the monotonic clock
+        self._written: float | None = None  # when, on the monotonic clock, since the run started
 
     def attach(self, engine: IgniteEngine) -> None:
         """Attach to an evaluator."""
@@ -156,16 +156,17 @@ class ScoreSaver:
             scores, background = (data[f"{self.key}_slice_{part}"].flatten() for part in ("scores", "background"))
             for index, (score, is_background) in enumerate(zip(scores.tolist(), background.tolist(), strict=True)):
                 self._slices.append((name, index, round(score, 6), bool(is_background)))
-        if time.monotonic() - self._written > _SECONDS_BETWEEN:
+        if self._written is not None and time.monotonic() - self._written > _SECONDS_BETWEEN:
             self._write()
 
     def _start(self, engine: IgniteEngine) -> None:
         self._cases, self._slices = [], []
-        self._written = time.monotonic()
         check_writable(self.folder)
+        self._written = time.monotonic()
 
     def _break_off(self, engine: IgniteEngine, error: BaseException) -> None:
-        self._write()
+        if self._written is not None:  # else another handler failed before there was anything to write, or to write to
+            self._write()
         raise error
 
     def _write(self) -> None:
