@@ -364,7 +364,7 @@ def _checked(data: Data, key: Hashable, shape: str = _VOLUME) -> MetaTensor:
 
 
 def _check_levels(levels: Tensor, key: Hashable) -> None:
-    low, high = float(levels.min()), float(levels.max())
+    low, high = (float(value) for value in levels.detach().aminmax())
     if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
         raise InputError(
             f"{key} must be slices in [0, 1]",
