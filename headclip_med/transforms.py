@@ -110,7 +110,11 @@ class WindowIntensityd(MapTransform):
             is_rgb, is_2d, inverted = (bool(meta.get(name)) for name in ("is_rgb", "is_2d", "display_inverted"))
             mask = foreground(array, modality=meta.get("modality"), is_rgb=is_rgb, is_2d=is_2d, inverted=inverted)
             ranges = intensity_ranges(array, mask, replace(self._spec, window=window), is_rgb=is_rgb)
-            levels = rescale(torch.from_numpy(array).movedim(-1, 0), ranges, inverted=inverted).movedim(0, -1).to(source.device)
+            levels = (
+                rescale(torch.from_numpy(array).movedim(-1, 0), ranges, inverted=inverted)
+                .movedim(0, -1)
+                .to(source.device)
+            )
             out[key] = _like(source, levels.reshape(source.shape), [*meta.get("reader_warnings", ()), assumed])
         return out
 

@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from headclip_med import load_engine
-from headclip_med.bundle import build_network, read_ledger
+from headclip_med.bundle import HeadCLIPInferer, build_network, read_ledger
 from headclip_med.bundle.failures import BundleRunError
 from headclip_med.cli import app
 from headclip_med.errors import HeadclipError
@@ -278,21 +278,33 @@ def test_a_case_that_cannot_be_saved_or_scored_does_not_end_the_run_either(
     assert {path.name for path in out.rglob("*.nii.gz")} == {"0_anomaly_map.nii.gz", "2_anomaly_map.nii.gz"}
 
 
-def test_cases_of_one_batch_fail_alone_where_they_cannot_be_read(
-    patients: Path, tiny_pack: Path, tmp_path: Path
+def test_cases_of_one_batch_fail_alone_and_need_not_be_of_one_shape(
+    patients: Path, tiny_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scans, out = write_mixed(tmp_path / "scans", patients), tmp_path / "out"
-    (scans / "c_good.png").unlink()
-    overrides = settings(scans, out, tiny_pack, load_pretrain=False, **{"dataloader#batch_size": 6})
+    overrides = settings(scans, out, tiny_pack, load_pretrain=False, **{"dataloader#batch_size": 7})
     with pytest.raises(RuntimeError) as caught:
         run(INFERENCE, "infer", **overrides)
     assert [name for name in FAILING if name in str(innermost(caught.value))] == list(FAILING)
-    assert [row["case"] for row in rows_of(out / "scores.csv")] == ["a_good", "g_good"]
-    write_pictures(tmp_path / "more")
-    (scans / "c_good.png").write_bytes((tmp_path / "more" / "colour.png").read_bytes())
+    assert [row["case"] for row in rows_of(out / "scores.csv")] == ["a_good", "c_good", "g_good"]
+    expected = load_engine(tiny_pack).predict(scans / "g_good.nii.gz")
+    for path in scans.iterdir():
+        if "good.nii" not in path.name:
+            path.unlink()
+    run(INFERENCE, "infer", **overrides)
+    assert float(rows_of(out / "scores.csv")[1]["score"]) == pytest.approx(expected.pred_score, abs=1e-6)
+    real = HeadCLIPInferer.predict
+
+    def fails_on_the_second(self: HeadCLIPInferer, volume: torch.Tensor, network: Any) -> Any:
+        if "g_good" in volume.meta["filename_or_obj"]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, volume, network)
+
+    monkeypatch.setattr(HeadCLIPInferer, "predict", fails_on_the_second)
     with pytest.raises(RuntimeError) as caught:
         run(INFERENCE, "infer", **overrides)
-    assert "set the loader's batch_size to 1" in str(innermost(caught.value))
+    assert "1 failed:\n  g_good: OutOfMemoryError: CUDA out of memory" in str(innermost(caught.value))
+    assert [row["case"] for row in rows_of(out / "scores.csv")] == ["a_good"]
 
 
 def test_unreadable_cases_of_an_evaluation_are_named_and_the_metrics_are_those_of_the_rest(

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from monai.data import DataLoader, list_data_collate
+from monai.data.utils import no_collation
 from monai.engines import SupervisedEvaluator
 from torch.utils.data import Dataset
 
 from headclip_med.bundle.failures import BundleRunError, reason
 
 log = logging.getLogger(__name__)
-
-_FAILED = "failed_cases"  # key of a batch: those of its cases that could not be loaded
 
 
 class FailedCase(NamedTuple):
@@ -28,21 +26,21 @@ class FailedCase(NamedTuple):
 
 
 class CaseLoader(DataLoader):
-    """MONAI's loader, whose batches lack the cases that cannot be loaded and tell :class:`CaseEvaluator` of them.
+    """MONAI's loader for :class:`CaseEvaluator`: a batch is a list of cases, :class:`FailedCase` among them.
 
     Args:
-        dataset, num_workers, kwargs: as of :class:`monai.data.DataLoader`.
+        dataset, num_workers, kwargs: as of :class:`monai.data.DataLoader`, which collates by itself.
     """
 
     def __init__(self, dataset: Dataset[Any], num_workers: int = 0, **kwargs: Any) -> None:
-        kwargs["collate_fn"] = partial(_collate, kwargs.get("collate_fn", list_data_collate))
-        super().__init__(_Loaded(dataset), num_workers, **kwargs)
+        super().__init__(_Loaded(dataset), num_workers, **{**kwargs, "collate_fn": no_collation})
 
 
 class CaseEvaluator(SupervisedEvaluator):
     """MONAI's evaluator, which goes on with the next case where one fails; its arguments are the same.
 
-    ignite ends a run at the first exception, whatever handler is told of it; so that it never sees one here.
+    ignite ends a run at the first exception, whatever handler is told of it, so that it sees none here. Cases of one
+    shape are scored together, as many as the loader's batch has; where that fails, and where shapes differ, one by one.
 
     Attributes:
         failed: the cases of the last run that could not be done.
@@ -66,21 +64,31 @@ class CaseEvaluator(SupervisedEvaluator):
             do = "The others are done. Correct these or leave them out"
             raise BundleRunError("Every case must be scored", f"{len(self.failed)} failed:{told}", do)
 
-    def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:
-        self._note(batchdata.pop(_FAILED, ()))
-        if batchdata:
-            names = _names(batchdata)
-            try:
-                return super()._iteration(engine, batchdata)
-            except Exception as error:
-                self._note([FailedCase(name, _reason(error)) for name in names])
-        engine.state.batch, engine.state.output = [], []
+    def _iteration(self, engine: SupervisedEvaluator, batchdata: Any) -> Any:
+        for case in batchdata:
+            if isinstance(case, FailedCase):
+                self._note(case)
+        loaded = [case for case in batchdata if not isinstance(case, FailedCase)]
+        groups = [loaded] if len({_shapes(case) for case in loaded}) == 1 else [[case] for case in loaded]
+        done = [pair for cases in groups for pair in self._score(engine, cases)]
+        engine.state.batch, engine.state.output = [batch for batch, _ in done], [output for _, output in done]
         return engine.state.output
 
-    def _note(self, cases: Sequence[FailedCase]) -> None:
-        for case in cases:
-            log.warning("%s failed: %s", case.name, case.reason)
-        self.failed += tuple(cases)
+    def _score(self, engine: SupervisedEvaluator, cases: Sequence[Any]) -> list[tuple[Any, Any]]:
+        """Input and output of every case that could be done, decollated."""
+        try:
+            engine.state.batch = list_data_collate(cases)
+            super()._iteration(engine, engine.state.batch)
+            return list(zip(engine.state.batch, engine.state.output, strict=True))
+        except Exception as error:
+            if len(cases) > 1:
+                return [pair for case in cases for pair in self._score(engine, [case])]
+            self._note(FailedCase(_name(cases[0]) or "a case", _reason(error)))
+            return []
+
+    def _note(self, case: FailedCase) -> None:
+        log.warning("%s failed: %s", case.name, case.reason)
+        self.failed += (case,)
 
 
 class _Loaded(Dataset[Any]):
@@ -101,16 +109,6 @@ class _Loaded(Dataset[Any]):
             return FailedCase(_name(item) or f"case {index}", _reason(error))
 
 
-def _collate(collate: Callable[[Sequence[Any]], Any], batch: Sequence[Any]) -> dict[str, Any]:
-    failed = [case for case in batch if isinstance(case, FailedCase)]
-    loaded = [case for case in batch if not isinstance(case, FailedCase)]
-    try:
-        return {**(collate(loaded) if loaded else {}), _FAILED: failed}
-    except Exception as error:
-        words = f"it cannot be in one batch with others: set the loader's batch_size to 1 ({_reason(error)})"
-        return {_FAILED: failed + [FailedCase(_name(case), words) for case in loaded]}
-
-
 def _reason(error: Exception) -> str:
     """In words; with ``HEADCLIP_DEBUG`` in the environment the error ends the run instead, traceback and all."""
     if os.environ.get("HEADCLIP_DEBUG"):
@@ -118,19 +116,15 @@ def _reason(error: Exception) -> str:
     return reason(error)
 
 
-def _names(batch: Mapping[str, Any]) -> list[str]:
-    given = batch.get("name")
-    if given:
-        return [str(name) for name in given]
-    files = next((value.meta["filename_or_obj"] for value in batch.values() if hasattr(value, "meta")), ["a case"])
-    return [Path(file).name for file in files]
+def _shapes(case: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple((key, tuple(value.shape)) for key, value in sorted(case.items()) if hasattr(value, "shape"))
 
 
-def _name(item: Any) -> str:
-    """A case's ``name``, else its first file's."""
-    if not isinstance(item, Mapping):
-        return ""
-    if item.get("name"):
-        return str(item["name"])
-    files = item.get("image", "")
-    return Path(str(files[0] if isinstance(files, list | tuple) and files else files)).name
+def _name(case: Mapping[str, Any]) -> str:
+    """A case's ``name``, else that of its first file, before or after it was read."""
+    if case.get("name"):
+        return str(case["name"])
+    image = case.get("image", "")
+    if hasattr(image, "meta"):
+        image = image.meta.get("filename_or_obj", "")
+    return Path(str(image[0] if isinstance(image, list | tuple) and image else image)).name
