@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from headclip_med.errors import InputError
 from headclip_med.geometry import RAS_TO_LPS, check_affine
 from headclip_med.reading import load_volume
-from headclip_med.reading.base import AnyVolume, LoadedVolume, flat_meta, to_metatensor, volume_array, volume_meta
+from headclip_med.reading.base import AnyVolume, LoadedVolume, to_metatensor, volume_array, volume_meta
 from headclip_med.result import AnomalyResult
 from headclip_med.types import Affine, VolumeMeta
 
@@ -88,11 +88,11 @@ def with_monai_meta(volume: AnyVolume) -> MetaTensor:
 
 
 def with_meta(data: torch.Tensor, affine: Affine, meta: Mapping[str, Any]) -> MetaTensor:
-    """A MetaTensor with ``affine``, whatever affine ``meta`` may carry, and metadata that MONAI can collate."""
+    """A MetaTensor with ``affine``, whatever affine ``meta`` may carry."""
     import torch
     from monai.data import MetaTensor
 
-    rest = {key: value for key, value in flat_meta(meta).items() if key != "affine"}
+    rest = {key: value for key, value in meta.items() if key != "affine"}
     return MetaTensor(data, affine=torch.from_numpy(affine.copy()), meta=rest)
 
 
@@ -132,7 +132,7 @@ def placed_volume(source: MetaTensor) -> LoadedVolume:
     is_plane = len(shape) == 3 and len(meta.get("spatial_shape", ())) == 2 and shape[0] <= _MOST_CHANNELS
     if len(shape) != 4 and not is_plane:
         do = "Put EnsureChannelFirstd after LoadImaged; a single slice of a volume has K = 1: image[..., None]"
-        raise InputError("A MetaTensor must have the shape (C, I, J, K), or (C, I, J) for a picture", shape, do)
+        raise InputError("A picture must have the shape (C, I, J), a volume the shape (C, I, J, K)", shape, do)
     space = str(meta.get("space", "RAS"))
     if not space.upper().endswith("RAS"):
         raise InputError("A MetaTensor's affine must lead to RAS mm", f"space {space}", "Convert it first")
@@ -160,7 +160,7 @@ def check_metatensor(source: MetaTensor, name: str) -> None:
         raise InputError(f"{name} must not be empty", f"the shape {shape}", "Check what was cropped")
     if source.pending_operations:
         given, do = f"{len(source.pending_operations)} of them", "End the lazy pipeline with ApplyPendingd"
-        raise InputError(f"{name} must have no pending operations", given, do)
+        raise InputError(f"{name} must have no pending lazy operations", given, do)
     if source.is_complex() or source.device.type == "meta":
         raise InputError(f"{name} must hold real numbers", f"dtype {source.dtype} on the device {source.device}")
     if not bool(source.as_tensor().isfinite().all()):

@@ -49,7 +49,7 @@ from headclip_med.intensity import Fit, Placement, Preprocessing, foreground, in
 from headclip_med.packs.domains import get_domain
 from headclip_med.pixels import from_square, normalise, rescale, three_channels, to_square
 from headclip_med.prepare import Window, choose_planes, choose_window, given_window
-from headclip_med.reading.base import listed_meta
+from headclip_med.reading.base import flat_meta, listed_meta
 from headclip_med.slices import cut_slices, slices_to_volume
 from headclip_med.sources import check_metatensor, load_source, placed_volume
 from headclip_med.types import Plane
@@ -115,7 +115,7 @@ class WindowIntensityd(MapTransform):
                 .movedim(0, -1)
                 .to(source.device)
             )
-            out[key] = _like(source, levels.reshape(source.shape), [*meta.get("reader_warnings", ()), assumed])
+            out[key] = _like(source, levels.reshape(source.shape), meta, [*meta.get("reader_warnings", ()), assumed])
         return out
 
 
@@ -150,7 +150,7 @@ class CutSlicesd(MapTransform, InvertibleTransform):
                     raise InputError("A volume must be cut along one plane", ", ".join(planes), "Choose one of them")
             frame = slice_frame(affine, planes[0])
             whole = source.as_tensor().reshape(volume.shape)
-            out[key] = _like(source, cut_slices(whole, frame))
+            out[key] = _like(source, cut_slices(whole, frame), volume.meta)
             out[key].meta["plane_reason"] = reason
             out[key].meta["slice_pixel_mm"] = torch.from_numpy(spacing(affine)[[frame.row_axis, frame.col_axis]])
             extra = {"frame": _frame_to_list(frame), "spatial_ndim": source.ndim - 1}
@@ -339,7 +339,8 @@ class AnomalyMapd(_WithEngine):
             with _naming(key):
                 result = self.engine.predict(source, **self.predict_options)
             found = torch.as_tensor(result.map_array)[None]
-            out[name] = _map_like(out, key, found.reshape(1, *source.shape[1:]), result.warnings)
+            found = found.reshape(1, *source.shape[1:])
+            out[name] = _map_like(out, key, found, result.meta, result.warnings)
             out[f"{name}_score"] = result.pred_score
             if self.with_result:
                 out[f"{name}_result"] = result
@@ -397,24 +398,31 @@ def _output_keys(keys: Sequence[Hashable], output_key: str | Iterable[str]) -> t
     return names
 
 
-def _map_like(data: Data, key: Hashable, found: Tensor, notes: Sequence[str] | None = None) -> MetaTensor:
+def _map_like(
+    data: Data, key: Hashable, found: Tensor, known: Mapping[str, Any] | None = None, notes: Sequence[str] | None = None
+) -> MetaTensor:
     """A map with the affine, metadata and history of its source.
 
     Both say that they have no channel axis of a file: MONAI's ``SaveImage`` would mistake the grid of a map whose
     source was a colour picture or several sequences, and ``Invertd`` gives the map its source's metadata.
     """
-    source = data[key] = _like(data[key], data[key].as_tensor())
+    source = data[key] = _like(data[key], data[key].as_tensor(), known)
     source.meta["original_channel_dim"] = float("nan")
-    return _like(source, found, notes)
+    return _like(source, found, notes=notes)
 
 
-def _like(source: MetaTensor, data: Tensor, notes: Sequence[str] | None = None) -> MetaTensor:
-    """``data`` with the affine, metadata and transform history of ``source``; ``notes`` replace its warnings."""
-    out = MetaTensor(data.contiguous(), applied_operations=list(source.applied_operations))
-    out.copy_meta_from(source, copy_attr=True)
-    said = listed_meta(source.meta).get("reader_warnings", []) if notes is None else notes
-    out.meta["reader_warnings"] = "\n".join(note for note in said if note)
-    return out
+def _like(
+    source: MetaTensor, data: Tensor, known: Mapping[str, Any] | None = None, notes: Sequence[str] | None = None
+) -> MetaTensor:
+    """``data`` with the affine and history of ``source``, and its metadata in a form that can be in a batch.
+
+    Args:
+        known: the metadata as the engine reads it, default as it stands; notes: instead of its warnings.
+    """
+    meta = {**listed_meta(source.meta if known is None else known), "affine": source.affine}
+    if notes is not None:
+        meta["reader_warnings"] = [note for note in notes if note]
+    return MetaTensor(data.contiguous(), meta=flat_meta(meta), applied_operations=list(source.applied_operations))
 
 
 def _frame_to_list(frame: SliceFrame) -> list[Any]:

@@ -31,7 +31,7 @@ RESEARCH_ONLY = "Research use only. Not a medical device; not for diagnosis."
 class VolumeMeta(TypedDict, total=False):
     """What our readers know of a volume (all optional for foreign volumes).
 
-    A ``LoadedVolume`` has it like this; a MetaTensor's ``meta`` holds it in a form that MONAI can collate, of which
+    A MetaTensor from a MONAI loader holds it in a form that can be collated, of which
     :func:`headclip_med.reading.volume_meta` makes this again.
 
     Everything that depends on the array's order is kept in world terms (a normal, a position), so that

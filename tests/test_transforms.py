@@ -31,6 +31,7 @@ from monai.transforms import (
     EnsureTyped,
     Identityd,
     Invertd,
+    Lambdad,
     LoadImaged,
     NormalizeIntensityd,
     Orientationd,
@@ -45,7 +46,7 @@ from PIL import Image
 from small_cases import write_volume
 from test_engine import CENTRE_MM, GRIDS, sphere
 
-from headclip_med import load_engine
+from headclip_med import load_engine, read_volume
 from headclip_med.errors import InputError, ModelError
 from headclip_med.transforms import AnomalyMapd, CutSlicesd, DetectSlicesd, ToPixelsd, WindowIntensityd
 
@@ -477,6 +478,13 @@ def test_options_that_cannot_be_meant(options: dict[str, Any], words: str) -> No
         AnomalyMapd(["a", "b"], model=oracle_engine(), **options)
 
 
+def test_what_read_volume_gives_can_be_in_a_batch_behind_a_step(volumes: list[Path], tiny_pack: Path) -> None:
+    """Its lists of warnings and slices differ from file to file."""
+    steps = Compose([Lambdad("image", read_volume), AnomalyMapd("image", model=tiny_pack)])
+    batch = next(iter(DataLoader(Dataset(items(volumes), steps), batch_size=2)))
+    assert batch["anomaly_map"].shape == batch["image"].shape == (2, 1, 20, 24, 6)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there_is_said_in_words(volumes: list[Path], tiny_pack: Path) -> None:
     data = Compose(loading())({"image": volumes[0]})
@@ -527,7 +535,7 @@ STEP_NAMES = ("WindowIntensityd", "CutSlicesd", "ToPixelsd", "DetectSlicesd", "A
         (lambda x: as_meta(x.as_tensor().index_fill(3, torch.tensor([1]), torch.nan), x), "NaN or Inf among its value"),
         (lambda x: as_meta(x.as_tensor().to(torch.complex64), x), "must hold real numbers; given: dtype torch.complex"),
         (lambda x: as_meta(x.as_tensor().to("meta"), x), "must hold real numbers; given: .* on the device meta"),
-        (lambda x: Spacingd("i", (2, 2, 2), lazy=True)({"i": x})["i"], "must have no pending operations"),
+        (lambda x: Spacingd("i", (2, 2, 2), lazy=True)({"i": x})["i"], "must have no pending lazy operations"),
     ],
 )
 @pytest.mark.parametrize("name", STEP_NAMES)

@@ -24,6 +24,7 @@ from headclip_med.errors import InputError
 from headclip_med.evaluation.protocol import overlap_with
 from headclip_med.intensity import Preprocessing
 from headclip_med.packs.record import SHORT_HASH, LedgerEntry
+from headclip_med.reading.base import flat_meta
 from headclip_med.training.config import SliceConfig
 from headclip_med.training.slices import TrainingSlice, cut_case
 
@@ -209,9 +210,10 @@ class LoadCase(Transform):
         if labelled.gt_mask is None:
             raise InputError("A case must say where its lesions are", f"{case.name} has no mask")
         label = torch.from_numpy(labelled.gt_mask[None].astype("float32"))
-        labelled.volume.meta["filename_or_obj"] = _file_name(case.name)
-        meta = {**labelled.volume.meta, "original_channel_dim": float("nan")}
-        return {"image": labelled.volume, "label": MetaTensor(label, meta=meta), "name": case.name}
+        meta = {**flat_meta(labelled.volume.meta), "filename_or_obj": _file_name(case.name)}
+        image = MetaTensor(labelled.volume.as_tensor(), meta=dict(meta))
+        meta["original_channel_dim"] = float("nan")
+        return {"image": image, "label": MetaTensor(label, meta=meta), "name": case.name}
 
 
 class NameByCased(MapTransform):

@@ -71,9 +71,10 @@ def read_volume(
             slices as they are, with empty ones where positions are missing and the tilt in the affine.
 
     Returns:
-        MetaTensor ``(C, I, J, K)`` float32 with a float64 ``affine`` (voxel index → RAS mm) and in ``.meta`` what
-        MONAI's transforms look for and what is known of the source, in a form that can be in a batch:
-        :func:`volume_meta` makes a :class:`headclip_med.types.VolumeMeta` of it.
+        MetaTensor ``(C, I, J, K)`` float32 with a float64 ``affine`` (voxel index → RAS mm) and in ``.meta``
+        the keys of :class:`headclip_med.types.VolumeMeta`, those without a value left out. Lists among them cannot be
+        in a batch: for a ``DataLoader`` use ``LoadImaged`` with one of the readers of this package, whose metadata
+        can be, and of which :func:`volume_meta` makes the same again.
 
     Raises:
         InputError: whatever cannot be read as it is; says what must be, what was given and what to do.

@@ -297,26 +297,33 @@ def _check_same_grid(first: LoadedVolume, other: LoadedVolume) -> None:
 
 
 def to_metatensor(volume: LoadedVolume) -> MetaTensor:
-    """The volume as a MetaTensor: float32 ``(C, I, J, K)``, float64 RAS affine, metadata in ``.meta``."""
+    """The volume as a MetaTensor: float32 ``(C, I, J, K)``, float64 RAS affine, metadata in ``.meta``.
+
+    Its metadata is that of :class:`VolumeMeta`, keys without a value left out, with what MONAI's transforms look for.
+    """
     import torch
     from monai.data import MetaTensor
 
-    return MetaTensor(torch.from_numpy(volume.array), meta=monai_meta(volume))
+    known = {key: value for key, value in volume.meta.items() if value is not None}
+    return MetaTensor(torch.from_numpy(volume.array), meta={**known, **_monai_keys(volume)})
 
 
 def monai_meta(volume: LoadedVolume) -> dict[str, Any]:
-    """Our metadata as :func:`flat_meta` writes it, and what MONAI's transforms look for."""
+    """Metadata for MONAI's loaders: ours as :func:`flat_meta` has it, and what MONAI's transforms look for."""
+    return flat_meta({**volume.meta, **_monai_keys(volume)})
+
+
+def _monai_keys(volume: LoadedVolume) -> dict[str, Any]:
     import torch
 
     affine = torch.from_numpy(volume.affine.copy())  # PersistentDataset does not load numpy arrays again
     return {
-        **flat_meta(volume.meta),
         "affine": affine,
         "original_affine": affine.clone(),
         "spatial_shape": torch.tensor(volume.array.shape[1:]),
         "space": "RAS",
-        # NaN is MONAI's "no channel": SaveImage mistakes the grid of a single-channel volume that states its axis
-        "original_channel_dim": float("nan") if len(volume.array) == 1 else 0,
+        # MONAI's SaveImage mistakes the grid of a single-channel volume that states its channel axis
+        "original_channel_dim": "no_channel" if len(volume.array) == 1 else 0,
         "filename_or_obj": volume.meta["source_name"],
     }
 
@@ -332,7 +339,10 @@ def flat_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     notes = "\n".join(" ".join(str(note).split()) for note in known.pop("reader_warnings", []))
     details = {key: _plain(known.pop(key)) for key in _DETAILS if key in known}
     plain = dict.fromkeys(_TEXTS, "") | dict.fromkeys(_FLAGS, False)
-    return {**plain, **known, "reader_warnings": notes, "volume_details": json.dumps(details)}
+    found = {**plain, **known, "reader_warnings": notes, "volume_details": json.dumps(details)}
+    if found.get("original_channel_dim") == "no_channel":
+        found["original_channel_dim"] = float("nan")  # MONAI's other word for it, which can stand beside numbers
+    return found
 
 
 def volume_meta(volume: AnyVolume) -> VolumeMeta:
