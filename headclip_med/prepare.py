@@ -10,7 +10,7 @@ from headclip_med.errors import InputError
 from headclip_med.geometry import acquisition_plane
 from headclip_med.intensity import CHANNELS, Channels, parse_window
 from headclip_med.packs.domains import Domain, window_of
-from headclip_med.reading.base import AnyVolume, volume_array, volume_meta
+from headclip_med.reading.base import AnyVolume, volume_array
 from headclip_med.types import PLANES, Affine, Plane
 
 Window = tuple[float, float]  # level and width
@@ -29,7 +29,7 @@ def choose_planes(
     if bool(volume.meta.get("is_2d", False)):
         return ("axial",), "a 2-D image has one plane"
     if plane is None:
-        normal = volume_meta(volume).get("slice_normal")
+        normal = volume.meta.get("slice_normal")
         shape = (volume.shape[1], volume.shape[2], volume.shape[3])
         chosen, reason = acquisition_plane(affine, None if normal is None else np.asarray(normal), shape)
         return (chosen,), reason
@@ -56,7 +56,7 @@ def window_or_own(window: str | Window | None, own: Window | None, volume: AnyVo
         return given_window(window), ""
     if own is not None:
         return _in_units(volume, own), ""
-    modality, data = volume_meta(volume).get("modality"), volume_array(volume)
+    modality, data = volume.meta.get("modality"), volume_array(volume)
     if modality == "CT":
         return _ct_window(volume)
     if modality is None and data.min() <= _AIR_HU and data.max() >= _BONE_HU:
@@ -96,13 +96,12 @@ def _in_units(volume: AnyVolume, window: Window) -> Window:
 
 def _ct_window(volume: AnyVolume) -> tuple[Window, str]:
     """The window stored in the file, or the brain window; either is said."""
-    stored = volume_meta(volume).get("default_window")
+    stored = volume.meta.get("default_window")
     if stored is not None and stored[1] > 0:
-        level, width = float(stored[0]), float(stored[1])
-        return _in_units(
-            volume, (level, width)
-        ), f"CT without a window or a domain: the file's own window {level:g}/{width:g} is used"
-    return _in_units(volume, parse_window("brain")), "CT without a window or a domain: the brain window 40/80 is used"
+        level, width = _in_units(volume, (float(stored[0]), float(stored[1])))
+        return (level, width), f"CT without a window or a domain: the file's own window {level:g}/{width:g} is used"
+    brain = _in_units(volume, parse_window("brain"))
+    return brain, "CT without a window or a domain: the brain window 40/80 is used"
 
 
 def choose_channels(channels: Channels | None, own: Channels) -> Channels:
@@ -114,4 +113,4 @@ def choose_channels(channels: Channels | None, own: Channels) -> Channels:
 
 def source_name(volume: AnyVolume) -> str:
     """What to call a volume in a message."""
-    return str(volume.meta.get("source_name") or "the volume")
+    return str(volume.meta.get("source_name", "the volume"))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.reading.base import AnyVolume, volume_array, volume_meta
+from headclip_med.reading.base import AnyVolume, volume_array
 from headclip_med.types import Affine, Plane
 
 
@@ -104,7 +104,7 @@ class AnomalyResult:
     @property
     def meta(self) -> Mapping[str, Any]:
         """The source's metadata; keys in :class:`headclip_med.types.VolumeMeta`, any of them may be absent."""
-        return volume_meta(self.volume)
+        return dict(self.volume.meta)
 
     @property
     def source_array(self) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.geometry import directions, slice_centres, slices_normal
-from headclip_med.reading.base import AnyVolume, volume_meta
+from headclip_med.reading.base import AnyVolume
 from headclip_med.types import Affine, Vector
 
 _PARALLEL = 0.9999  # cosine: 0.8 degrees
@@ -17,8 +17,7 @@ _SAME_SLICE_MM = 0.05
 
 def empty_slices(volume: AnyVolume, affine: Affine) -> tuple[int, list[int]]:
     """The array axis of the acquired slices, and which slices along it hold nothing, in rising order."""
-    meta = volume_meta(volume)
-    places, normal = meta.get("empty_positions"), meta.get("slice_normal")
+    places, normal = volume.meta.get("empty_positions"), volume.meta.get("slice_normal")
     if not places:
         return 2, []
     along = np.asarray([0.0, 0.0, 1.0] if normal is None else normal, dtype=float)
@@ -29,7 +28,7 @@ def empty_slices(volume: AnyVolume, affine: Affine) -> tuple[int, list[int]]:
 
 def source_slices(volume: AnyVolume, affine: Affine, axis: int) -> list[int | None]:
     """For every slice along ``axis`` its place in the metadata's lists of source slices, None for one that is none."""
-    meta = volume_meta(volume)
+    meta = volume.meta
     places, normal = meta.get("slice_nominal_positions") or meta.get("slice_positions"), meta.get("slice_normal")
     centres = slice_centres(affine, _shape(volume), axis)
     if not places or normal is None or meta.get("resampled"):

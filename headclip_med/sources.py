@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # Of a picture; where the first axis is longer, the channels are not first.
 _MOST_CHANNELS = 4
 
-# Share of the range by which interpolation may leave it.
-_OVERSHOOT = 0.1
+# Share of a range by which interpolation or noise may leave it.
+OVERSHOOT = 0.1
 
 Source: TypeAlias = "str | Path | MetaTensor | LoadedVolume | NDArray[np.float32] | Sequence[str | Path]"
 
@@ -171,10 +171,10 @@ def check_metatensor(source: MetaTensor, name: str) -> None:
 def _colour(array: NDArray[np.float32], meta: dict[str, Any]) -> NDArray[np.float32]:
     """Colour in [0, 255], also where ``ScaleIntensityd`` brought it to [0, 1]; a resampled picture may overshoot."""
     low, high = float(array.min()), float(array.max())
-    if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
+    if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
         _note(meta, "colour in [0, 1] is taken as parts of 255")
         return array * np.float32(255)
-    if low < -_OVERSHOOT * high or high > (1 + _OVERSHOOT) * 255:
+    if low < -OVERSHOOT * high or high > (1 + OVERSHOOT) * 255:
         raise InputError(
             "Colour must lie in [0, 255] or [0, 1]",
             f"values from {low:.4g} to {high:.4g}",

@@ -51,13 +51,10 @@ from headclip_med.pixels import from_square, normalise, rescale, three_channels,
 from headclip_med.prepare import Window, choose_planes, choose_window, given_window
 from headclip_med.reading.base import flat_meta, listed_meta
 from headclip_med.slices import cut_slices, slices_to_volume
-from headclip_med.sources import check_metatensor, load_source, placed_volume
+from headclip_med.sources import OVERSHOOT, check_metatensor, load_source, placed_volume
 from headclip_med.types import Plane
 
 Data = dict[Hashable, Any]
-
-# Interpolation and noise may leave [0, 1] by so much.
-_OVERSHOOT = 0.1
 
 # Keys of a MetaTensor's history: PersistentDataset loads no slices from its cache without them.
 torch.serialization.add_safe_globals([TraceKeys])
@@ -370,7 +367,7 @@ def _checked(data: Data, key: Hashable, shape: str = _VOLUME) -> MetaTensor:
 
 def _check_levels(levels: Tensor, key: Hashable) -> None:
     low, high = (float(value) for value in levels.detach().aminmax())
-    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
         raise InputError(
             f"{key} must be slices in [0, 1]",
             f"values from {low:.4g} to {high:.4g}",

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from bundle_case import EVALUATE, INFERENCE, ROOT, TRAIN, settings, training, write_patients
+from dicom_series import CtSeries
 from monai.bundle import ConfigWorkflow, create_workflow
 from PIL import Image
 from safetensors.torch import load_file
@@ -355,6 +356,13 @@ def test_what_is_wrong_with_a_checkpoint_is_not_hidden_by_a_folder_that_is_not_m
     assert "A checkpoint must hold the" in str(innermost(caught.value))
     assert "set load_pretrain to false" in str(innermost(caught.value))
     assert not out.exists()
+
+
+def test_what_was_assumed_of_a_case_stands_beside_its_score(tiny_pack: Path, tmp_path: Path) -> None:
+    CtSeries().write(tmp_path / "ct")
+    run(INFERENCE, "infer", **settings(tmp_path / "ct", tmp_path / "out", tiny_pack, load_pretrain=False))
+    (row,) = rows_of(tmp_path / "out" / "scores.csv")
+    assert "CT without a window or a domain: the file's own window 40/80 is used" in row["warnings"]
 
 
 def test_a_volume_of_a_4d_file_is_chosen_by_its_number(patients: Path, tiny_pack: Path, tmp_path: Path) -> None:

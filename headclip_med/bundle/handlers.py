@@ -124,7 +124,8 @@ class SetTrainer:
 
 
 class ScoreSaver:
-    """Writes ``scores.csv``, a line per case, and ``scores_slices.csv``, a line per slice; each whole or not at all.
+    """Writes ``scores.csv``, a line per case with what was odd or assumed in it, and ``scores_slices.csv``, a line per
+    slice; each whole or not at all.
 
     They are written at the end of the run, on an error, and every half minute in between, so that a run that is stopped
     by hand lacks the scores of its last half minute at most (or of a case that takes longer).
@@ -136,7 +137,7 @@ class ScoreSaver:
 
     def __init__(self, folder: str | Path, key: str = "pred") -> None:
         self.folder, self.key = Path(folder), key
-        self._cases: list[tuple[str, float]] = []
+        self._cases: list[tuple[str, float, str]] = []
         self._slices: list[tuple[str, int, float, bool]] = []
         self._written: float | None = None  # when, on the monotonic clock, since the run started
 
@@ -152,7 +153,8 @@ class ScoreSaver:
         state: Any = engine.state
         for batch, data in zip(state.batch, state.output, strict=True):
             name = str(batch.get("name") or Path(str(data[self.key].meta.get("filename_or_obj", "case"))).name)
-            self._cases.append((name, round(float(data[f"{self.key}_score"]), 6)))
+            notes = "; ".join(str(data.get(f"{self.key}_warnings", "")).splitlines())
+            self._cases.append((name, round(float(data[f"{self.key}_score"]), 6), notes))
             scores, background = (data[f"{self.key}_slice_{part}"].flatten() for part in ("scores", "background"))
             for index, (score, is_background) in enumerate(zip(scores.tolist(), background.tolist(), strict=True)):
                 self._slices.append((name, index, round(score, 6), bool(is_background)))
@@ -170,7 +172,7 @@ class ScoreSaver:
         raise error
 
     def _write(self) -> None:
-        _write_csv(self.folder / "scores.csv", ("case", "score"), self._cases)
+        _write_csv(self.folder / "scores.csv", ("case", "score", "warnings"), self._cases)
         _write_csv(self.folder / "scores_slices.csv", ("case", "slice", "score", "background"), self._slices)
         self._written = time.monotonic()
 

@@ -22,6 +22,7 @@ from headclip_med.result import AnomalyResult
 
 # What the inferer leaves in a map's metadata, and :class:`TakeScoresd` takes out.
 PRED_SCORE, SLICE_SCORES, SLICE_BACKGROUND, SLICE_AXIS = "pred_score", "slice_scores", "slice_background", "slice_axis"
+WARNINGS = "score_warnings"
 
 
 class HeadCLIPInferer(Inferer):
@@ -62,7 +63,7 @@ class HeadCLIPInferer(Inferer):
             ``(B, 1, I, J, K)`` or ``(B, 1, I, J)`` in [0, 1] with the inputs' affine, metadata and history, on their
             device. Its metadata also holds ``pred_score``, ``slice_scores (N,)`` with ``slice_background (N,)``, and
             ``slice_axis``: the spatial axis that slices are counted along. Members of a batch may differ in it: scores
-            behind the last slice are NaN.
+            behind the last slice are NaN. ``score_warnings`` says what was odd or assumed, a line each.
 
         Raises:
             InputError, ModelError: a shape, a volume or a network that cannot be used.
@@ -103,7 +104,7 @@ class HeadCLIPInferer(Inferer):
 
 class TakeScoresd(MapTransform):
     """The scores in a map's metadata → entries of the data: ``KEY_score`` (a float), ``KEY_slice_scores``,
-    ``KEY_slice_background`` and ``KEY_slice_axis``; before ``Invertd``, which replaces the metadata.
+    ``KEY_slice_background``, ``KEY_slice_axis`` and ``KEY_warnings``; before ``Invertd``, which replaces the metadata.
 
     Args:
         keys: maps of :class:`HeadCLIPInferer`.
@@ -127,6 +128,7 @@ class TakeScoresd(MapTransform):
             out[f"{key}_slice_scores"] = torch.as_tensor(meta[SLICE_SCORES])[:count]
             out[f"{key}_slice_background"] = torch.as_tensor(meta[SLICE_BACKGROUND])[:count]
             out[f"{key}_slice_axis"] = axis
+            out[f"{key}_warnings"] = str(meta.get(WARNINGS, ""))
         return out
 
 
@@ -195,4 +197,5 @@ def _scores(result: AnomalyResult) -> dict[str, Any]:
         SLICE_SCORES: torch.tensor([part.score for part in result.slices]),
         SLICE_BACKGROUND: torch.tensor([part.background for part in result.slices]),
         SLICE_AXIS: slice_frame(result.affine, result.planes[0]).axis,
+        WARNINGS: "\n".join(result.warnings),
     }

@@ -13,7 +13,6 @@ from headclip_med.datasets.case import Case, CaseDataset
 from headclip_med.datasets.loading import CONTRADICTION
 from headclip_med.datasets.truth import NOT_BINARY, GridError, MaskError
 from headclip_med.errors import HeadclipError, InputError, internal_error
-from headclip_med.reading.base import volume_meta
 from headclip_med.reading.content import existing_path
 
 log = logging.getLogger(__name__)
@@ -140,7 +139,7 @@ def _facts(dataset: CaseDataset, case: Case) -> _Facts:
         is_volume=not volume.meta.get("is_2d", False),
         lesion_share=None if truth is None or not case.has_mask else float(truth.mean()),
         warnings=labelled.warnings,
-        notes=tuple(volume_meta(volume).get("reader_warnings", ())),
+        notes=tuple(volume.meta.get("reader_warnings", ())),
     )
 
 
