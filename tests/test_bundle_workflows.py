@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -356,6 +358,21 @@ def test_what_is_wrong_with_a_checkpoint_is_not_hidden_by_a_folder_that_is_not_m
     assert "A checkpoint must hold the" in str(innermost(caught.value))
     assert "set load_pretrain to false" in str(innermost(caught.value))
     assert not out.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+def test_file_names_that_are_no_text_reach_scores_and_messages(patients: Path, tiny_pack: Path, tmp_path: Path) -> None:
+    """A name in Latin-1 ended the run when the scores were to be written, and they were lost."""
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    good = (patients / "patient0" / "flair.nii.gz").read_bytes()
+    for name, content in ((b"caf\xe9.nii.gz", good), (b"na\xefve.nii.gz", good[:300])):
+        Path(os.fsdecode(os.fsencode(scans) + b"/" + name)).write_bytes(content)
+    with pytest.raises(RuntimeError) as caught:
+        run(INFERENCE, "infer", **settings(scans, out, tiny_pack, load_pretrain=False))
+    assert "1 failed:\n  na\\udcefve: " in str(innermost(caught.value))
+    assert [row["case"] for row in rows_of(out / "scores.csv")] == ["caf\\udce9"]
+    assert len(list(out.rglob("*_anomaly_map.nii.gz"))) == 1
 
 
 def test_what_was_assumed_of_a_case_stands_beside_its_score(tiny_pack: Path, tmp_path: Path) -> None:

@@ -86,7 +86,10 @@ class CaseEvaluator(SupervisedEvaluator):
             self._note(FailedCase(_name(cases[0]) or "a case", _reason(error)))
             return []
 
-    def _note(self, case: FailedCase) -> None:
+    def _note(self, found: FailedCase) -> None:
+        case = FailedCase(
+            *(text.encode("utf-8", "backslashreplace").decode() for text in found)
+        )  # file names may be bytes
         log.warning("%s failed: %s", case.name, case.reason)
         self.failed += (case,)
 

@@ -184,7 +184,7 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Sequence[tuple[Any, ..
     writer.writerow(header)
     writer.writerows(rows)
     with atomic_path(path) as draft:
-        draft.write_text(out.getvalue(), encoding="utf-8", newline="\n")
+        draft.write_text(out.getvalue(), encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def save_trained_pack(
