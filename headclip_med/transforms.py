@@ -400,12 +400,12 @@ def _map_like(
 ) -> MetaTensor:
     """A map with the affine, metadata and history of its source.
 
-    Both say that they have no channel axis of a file: MONAI's ``SaveImage`` would mistake the grid of a map whose
-    source was a colour picture or several sequences, and ``Invertd`` gives the map its source's metadata.
+    ``Invertd`` gives the map its source's metadata, so the source is told what the map is: what was assumed, and that
+    it has no channel axis of a file, or MONAI's ``SaveImage`` would mistake the grid of a colour picture's map.
     """
-    source = data[key] = _like(data[key], data[key].as_tensor(), known)
+    source = data[key] = _like(data[key], data[key].as_tensor(), known, notes)
     source.meta["original_channel_dim"] = float("nan")
-    return _like(source, found, notes=notes)
+    return _like(source, found)
 
 
 def _like(
@@ -418,7 +418,7 @@ def _like(
     """
     meta = {**listed_meta(source.meta if known is None else known), "affine": source.affine}
     if notes is not None:
-        meta["reader_warnings"] = [note for note in notes if note]
+        meta["reader_warnings"] = [note for note in dict.fromkeys(notes) if note]
     return MetaTensor(data.contiguous(), meta=flat_meta(meta), applied_operations=list(source.applied_operations))
 
 

@@ -492,6 +492,16 @@ def test_a_device_that_is_not_there_is_said_in_words(volumes: list[Path], tiny_p
         AnomalyMapd("image", model=tiny_pack, device="cuda")(data)
 
 
+def test_what_was_assumed_is_still_told_after_the_inverse(tmp_path: Path) -> None:
+    CtSeries().write(tmp_path / "ct")
+    before = Compose([*loading(), Orientationd("image", "RAS", labels=None)])
+    step = AnomalyMapd("image", model=oracle_engine())
+    data = step(step(before({"image": tmp_path / "ct"})))
+    found = Invertd("anomaly_map", transform=before, orig_keys="image")(data)["anomaly_map"]
+    (note,) = found.meta["reader_warnings"].splitlines()
+    assert note == "CT without a window or a domain: the file's own window 40/80 is used"
+
+
 # --- what the steps refuse ------------------------------------------------------------------------------------------
 
 
