@@ -18,6 +18,9 @@ Window = tuple[float, float]  # level and width
 # A CT volume that does not say so: integers that reach from air to bone.
 _AIR_HU, _BONE_HU = -900.0, 300.0
 
+# No CT in HU spans so little; what was scaled to [0, 1] or to standard deviations does.
+_SCALED = 20.0
+
 
 def choose_planes(
     affine: Affine, volume: AnyVolume, plane: str | Sequence[str] | None
@@ -50,9 +53,9 @@ def window_or_own(window: str | Window | None, own: Window | None, volume: AnyVo
     if bool(volume.meta.get("is_rgb", False)):
         return None, "" if window is None else "a colour image has no window: the window option was ignored"
     if window is not None:
-        return _given_window(window), ""
+        return given_window(window), ""
     if own is not None:
-        return own, ""
+        return _in_units(volume, own), ""
     modality, data = volume.meta.get("modality"), volume_array(volume)
     if modality == "CT":
         return _ct_window(volume)
@@ -61,7 +64,12 @@ def window_or_own(window: str | Window | None, own: Window | None, volume: AnyVo
     return None, ""
 
 
-def _given_window(window: str | Window) -> Window:
+def given_window(window: str | Window) -> Window:
+    """Level and width of what was asked for.
+
+    Raises:
+        InputError: no name, ``LEVEL/WIDTH`` or pair, or no width.
+    """
     if isinstance(window, str):
         return parse_window(window)
     if not isinstance(window, (list, tuple)) or len(window) != 2:
@@ -69,13 +77,31 @@ def _given_window(window: str | Window) -> Window:
     return parse_window(f"{window[0]}/{window[1]}")
 
 
+def _in_units(volume: AnyVolume, window: Window) -> Window:
+    """A window that was not asked for, once the values can be in its units.
+
+    Raises:
+        InputError: values that were scaled before, which it would turn all black.
+    """
+    data = volume_array(volume)
+    low, high = float(data.min()), float(data.max())
+    if high - low <= _SCALED:
+        raise InputError(
+            f"{source_name(volume)} must be in the units of the window {window[0]:g}/{window[1]:g}, such as HU",
+            f"values from {low:.4g} to {high:.4g}",
+            "Leave out what scales intensities before, or give the window for these values",
+        )
+    return window
+
+
 def _ct_window(volume: AnyVolume) -> tuple[Window, str]:
     """The window stored in the file, or the brain window; either is said."""
     stored = volume.meta.get("default_window")
     if stored is not None and stored[1] > 0:
-        level, width = float(stored[0]), float(stored[1])
+        level, width = _in_units(volume, (float(stored[0]), float(stored[1])))
         return (level, width), f"CT without a window or a domain: the file's own window {level:g}/{width:g} is used"
-    return parse_window("brain"), "CT without a window or a domain: the brain window 40/80 is used"
+    brain = _in_units(volume, parse_window("brain"))
+    return brain, "CT without a window or a domain: the brain window 40/80 is used"
 
 
 def choose_channels(channels: Channels | None, own: Channels) -> Channels:

@@ -11,15 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.errors import InputError
-from headclip_med.geometry import check_affine
+from headclip_med.geometry import RAS_TO_LPS, check_affine
 from headclip_med.reading import load_volume
-from headclip_med.reading.base import AnyVolume, LoadedVolume, to_metatensor, volume_array
+from headclip_med.reading.base import AnyVolume, LoadedVolume, to_metatensor, volume_array, volume_meta
 from headclip_med.result import AnomalyResult
 from headclip_med.types import Affine, VolumeMeta
 
 if TYPE_CHECKING:
     import torch
     from monai.data import MetaTensor
+
+# Of a picture; where the first axis is longer, the channels are not first.
+_MOST_CHANNELS = 4
+
+# Share of a range by which interpolation or noise may leave it.
+OVERSHOOT = 0.1
 
 Source: TypeAlias = "str | Path | MetaTensor | LoadedVolume | NDArray[np.float32] | Sequence[str | Path]"
 
@@ -106,32 +112,90 @@ def _is_bare_tensor(source: Any) -> bool:
 
 
 def _foreign_volume(source: Any) -> LoadedVolume:
-    """A MetaTensor that someone else loaded: taken only when its meaning is certain."""
-    if source.ndim != 4:
-        raise InputError(
-            "A MetaTensor must have the shape (C, I, J, K)",
-            tuple(source.shape),
-            "A 2-D image has K = 1: use image[..., None]",
-        )
-    space = str(source.meta.get("space", "RAS"))
+    volume = placed_volume(source)
+    meta = dict(volume.meta)
+    array = _colour(volume.array, meta) if meta.get("is_rgb") else volume.array
+    return _checked_volume(array, volume.affine, meta)
+
+
+def placed_volume(source: MetaTensor) -> LoadedVolume:
+    """A MetaTensor that someone else loaded, taken only when its place in space is certain; its values as they are.
+
+    Args:
+        source: ``(C, I, J, K)``, or ``(C, I, J)`` for a 2-D image, which gets K = 1.
+
+    Raises:
+        InputError: another shape or space, operations that are pending, or no real numbers.
+    """
+    check_metatensor(source, "A MetaTensor")
+    shape, meta = tuple(source.shape), dict[str, Any](volume_meta(source))
+    is_plane = len(shape) == 3 and len(meta.get("spatial_shape", ())) == 2 and shape[0] <= _MOST_CHANNELS
+    if len(shape) != 4 and not is_plane:
+        do = "Put EnsureChannelFirstd after LoadImaged; a single slice of a volume has K = 1: image[..., None]"
+        raise InputError("A picture must have the shape (C, I, J), a volume the shape (C, I, J, K)", shape, do)
+    space = str(meta.get("space", "RAS"))
     if not space.upper().endswith("RAS"):
         raise InputError("A MetaTensor's affine must lead to RAS mm", f"space {space}", "Convert it first")
+    affine, array = np.asarray(source.affine, dtype=np.float64), _real_numbers(source.as_tensor())
+    has_place = "original_affine" in meta or bool(meta.get("source_format"))
+    if is_plane:
+        array = array[..., None]
+        if not has_place:  # a picture: MONAI's readers give it no affine of its own
+            affine, meta = RAS_TO_LPS.copy(), {"is_2d": True, "is_rgb": len(array) == 3, **meta}
+    elif not has_place and np.array_equal(affine, np.eye(4)):
+        _note(meta, "the affine is the identity: voxels are taken as cubes of 1 mm in RAS order")
+    return LoadedVolume(array, affine, cast("VolumeMeta", meta))
+
+
+def check_metatensor(source: MetaTensor, name: str) -> None:
+    """Refuse what no volume and no slices can be, whatever its shape.
+
+    Raises:
+        InputError: a batch, nothing in it, pending operations, or values that are no finite real numbers.
+    """
+    shape = tuple(source.shape)
+    if source.is_batch or len(shape) > 4:
+        raise InputError(f"{name} must be one case", f"a batch {shape}", "Take it apart with decollate_batch")
+    if 0 in shape:
+        raise InputError(f"{name} must not be empty", f"the shape {shape}", "Check what was cropped")
     if source.pending_operations:
+        given, do = f"{len(source.pending_operations)} of them", "End the lazy pipeline with ApplyPendingd"
+        raise InputError(f"{name} must have no pending lazy operations", given, do)
+    if source.is_complex() or source.device.type == "meta":
+        raise InputError(f"{name} must hold real numbers", f"dtype {source.dtype} on the device {source.device}")
+    if not bool(source.as_tensor().isfinite().all()):
+        do = "Replace them first, for example with torch.nan_to_num"
+        raise InputError(f"{name} must be finite", "NaN or Inf among its values", do)
+
+
+def _colour(array: NDArray[np.float32], meta: dict[str, Any]) -> NDArray[np.float32]:
+    """Colour in [0, 255], also where ``ScaleIntensityd`` brought it to [0, 1]; a resampled picture may overshoot."""
+    low, high = float(array.min()), float(array.max())
+    if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
+        _note(meta, "colour in [0, 1] is taken as parts of 255")
+        return array * np.float32(255)
+    if low < -OVERSHOOT * high or high > (1 + OVERSHOOT) * 255:
         raise InputError(
-            "A MetaTensor must have no pending lazy operations",
-            f"{len(source.pending_operations)} of them",
-            "End the lazy pipeline with ApplyPendingd",
+            "Colour must lie in [0, 255] or [0, 1]",
+            f"values from {low:.4g} to {high:.4g}",
+            "Leave the normalisation out: the model's own comes later",
         )
-    array = source.as_tensor().detach().cpu().float().numpy()
-    return _checked_volume(array, np.asarray(source.affine), dict(source.meta))
+    return array
+
+
+def _note(meta: dict[str, Any], words: str) -> None:
+    meta["reader_warnings"] = [*meta.get("reader_warnings", []), words]
 
 
 def _real_numbers(array: Any) -> NDArray[np.float32]:
-    """An array or bare tensor as float32, in memory of its own order."""
-    values = array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
-    if values.dtype.kind not in "biuf":
-        raise InputError("An array must hold real numbers", f"dtype {values.dtype}")
-    return np.ascontiguousarray(values, dtype=np.float32)
+    """An array or tensor as float32, in memory of its own order."""
+    if not isinstance(array, np.ndarray):
+        if array.is_complex():
+            raise InputError("An array must hold real numbers", f"dtype {array.dtype}")
+        array = array.detach().cpu().float().numpy()
+    if array.dtype.kind not in "biuf":
+        raise InputError("An array must hold real numbers", f"dtype {array.dtype}")
+    return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def _array_affine(affine: Affine | None, array: Any) -> Affine:

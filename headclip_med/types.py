@@ -29,7 +29,10 @@ RESEARCH_ONLY = "Research use only. Not a medical device; not for diagnosis."
 
 
 class VolumeMeta(TypedDict, total=False):
-    """Metadata that our readers add to a volume's ``MetaTensor.meta`` (all optional for foreign volumes).
+    """What our readers know of a volume (all optional for foreign volumes).
+
+    A MetaTensor from a MONAI loader holds it in a form that can be collated, of which
+    :func:`headclip_med.reading.volume_meta` makes this again.
 
     Everything that depends on the array's order is kept in world terms (a normal, a position), so that
     it stays true after a reorientation.

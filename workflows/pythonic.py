@@ -50,6 +50,7 @@ from monai.transforms import (
 from monai.utils import set_determinism
 
 from headclip_med.bundle.data import Cases, LoadCase, NameByCased, TrainingSlices, find_cases, find_images
+from headclip_med.bundle.evaluator import CaseEvaluator, CaseLoader
 from headclip_med.bundle.handlers import LedgerSaver, PackSaver, ScoreSaver, seen_by, whole_ledger
 from headclip_med.bundle.inferer import HeadCLIPInferer, PatchGridInferer, TakeScoresd
 from headclip_med.bundle.losses import MapLoss
@@ -58,6 +59,7 @@ from headclip_med.bundle.network import HeadCLIPNetwork, build_network
 from headclip_med.device import Precision
 from headclip_med.errors import InputError
 from headclip_med.packs.record import LedgerEntry
+from headclip_med.reading import VolumeReader
 from headclip_med.writing.monai_writer import NiftiMapWriter
 
 from . import bundle_root as installed_bundle
@@ -100,6 +102,9 @@ class Settings:
     load_checkpoint: bool = True
     save_maps: bool = True
     pattern: str = "*"
+    series: str | int | None = None
+    time: int | None = None
+    on_irregular: str = "error"
 
 
 class _Workflow(PythonicWorkflow):
@@ -336,10 +341,10 @@ class _Scoring(_Workflow):
     def get_key_metric(self) -> dict[str, AnomalyMetrics] | None:
         return None
 
-    def get_evaluator(self) -> SupervisedEvaluator:
-        return SupervisedEvaluator(
+    def get_evaluator(self) -> CaseEvaluator:
+        return CaseEvaluator(
             device=self.device,
-            val_data_loader=DataLoader(self.dataset, batch_size=1),
+            val_data_loader=CaseLoader(self.dataset, batch_size=1),
             network=self.network_def,
             inferer=self.inferer,
             postprocessing=self.postprocessing,
@@ -386,9 +391,11 @@ class HeadCLIPInference(_Scoring):
     """``configs/inference.yaml``: maps and scores of scans."""
 
     def get_preprocessing(self) -> Compose:
+        chosen = self.settings
+        reader = VolumeReader(chosen.series, chosen.time, chosen.on_irregular)
         return Compose(
             [
-                LoadImaged("image", reader="headclip_med.reading.VolumeReader"),
+                LoadImaged("image", reader=reader),
                 EnsureChannelFirstd("image"),
                 NameByCased("image"),
                 Orientationd("image", "RAS", labels=None),

@@ -7,6 +7,8 @@ from typing import Any
 
 _PUBLIC = {
     "AnomalyMetrics": "metrics",
+    "CaseEvaluator": "evaluator",
+    "CaseLoader": "evaluator",
     "HeadCLIPInferer": "inferer",
     "HeadCLIPNetwork": "network",
     "LedgerSaver": "handlers",

@@ -48,6 +48,7 @@ class MethodNetwork(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Probability of abnormal ``(N, 1, S, S)`` in [0, 1] of normalised ``pixels (N, 3, S, S)``."""
+        check_pixels(pixels)
         device = self._place()
         return self._now().score(pixels.to(device)).maps[:, None].float()
 
@@ -121,6 +122,18 @@ class MethodLoss(nn.Module):
     def forward(self, pred: Tensor, label: Tensor) -> Tensor:
         """The loss of pixels ``(N, 3, S, S)`` as :class:`PixelsInferer` hands them on, with their labels."""
         return self._network[0].loss(pred, label)
+
+
+def check_pixels(pixels: Tensor) -> None:
+    """Refuse what is no model input, such as one channel from ``SliceInferer``.
+
+    Raises:
+        InputError: another shape than ``(N, 3, H, W)``.
+    """
+    shape = tuple(int(n) for n in pixels.shape)
+    if len(shape) != 4 or shape[1] != 3:
+        do = "Repeat a single channel three times and normalise it as the tower expects, or use HeadCLIPInferer"
+        raise InputError("The input of the network must be pixels (N, 3, S, S)", shape, do)
 
 
 def new_method(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from monai.data import Dataset, MetaTensor
 from monai.transforms import MapTransform, Transform
 
@@ -23,6 +24,7 @@ from headclip_med.errors import InputError
 from headclip_med.evaluation.protocol import overlap_with
 from headclip_med.intensity import Preprocessing
 from headclip_med.packs.record import SHORT_HASH, LedgerEntry
+from headclip_med.reading.base import flat_meta
 from headclip_med.training.config import SliceConfig
 from headclip_med.training.slices import TrainingSlice, cut_case
 
@@ -41,6 +43,7 @@ class Cases:
     Attributes:
         train, held_out: items ``{"name", "patient", "image", "label", ...}``; see :func:`item_of`.
         name: of the set; content_sha256, images: hash of the set, and of every image in it.
+        unreadable: items that were left out because they cannot be read; an evaluation tells of them.
     """
 
     train: tuple[Item, ...]
@@ -48,6 +51,7 @@ class Cases:
     name: str
     content_sha256: str
     images: tuple[str, ...]
+    unreadable: tuple[Item, ...] = ()
 
     @property
     def training(self) -> list[Item]:
@@ -59,7 +63,7 @@ class Cases:
         """Items held back from training.
 
         Raises:
-            InputError: there are none.
+            InputError: there are none, or fewer than processes.
         """
         if not self.held_out:
             raise InputError(
@@ -67,16 +71,16 @@ class Cases:
                 f"{len(self.train)} case(s) of one patient in {self.name}",
                 "Give a set of two patients or more",
             )
-        return list(self.held_out)
+        return _enough_for_all(self.held_out, "Raise val_fraction, or start fewer processes")
 
     def everything(self, ledger: Sequence[Mapping[str, Any]] = (), allow_overlap: bool = False) -> list[Item]:
-        """Every item, to evaluate a model that saw none of them.
+        """Every item, the unreadable ones at the end, to evaluate a model that saw none of them.
 
         Args:
             ledger: of the model, as it stands beside its checkpoint (:func:`headclip_med.bundle.handlers.read_ledger`).
 
         Raises:
-            InputError: the model was trained on some of them, and ``allow_overlap`` is not set.
+            InputError: the model was trained on some of them, and ``allow_overlap`` is not set; fewer than processes.
         """
         seen = overlap_with(ledger, self.content_sha256, self.images)
         if seen and not allow_overlap:
@@ -85,7 +89,7 @@ class Cases:
                 f"{seen} in its training ledger",
                 "Set held_out_only to true, choose other data, or set allow_overlap to true",
             )
-        return [*self.train, *self.held_out]
+        return _enough_for_all([*self.train, *self.held_out, *self.unreadable], "Start fewer processes")
 
 
 def find_cases(
@@ -134,6 +138,7 @@ def find_cases(
         name=dataset.name,
         content_sha256=inventory.content_sha256,
         images=tuple(images.values()),
+        unreadable=tuple(item_of(case, None) for case in dataset if case.name in inventory.failed),
     )
 
 
@@ -205,9 +210,10 @@ class LoadCase(Transform):
         if labelled.gt_mask is None:
             raise InputError("A case must say where its lesions are", f"{case.name} has no mask")
         label = torch.from_numpy(labelled.gt_mask[None].astype("float32"))
-        labelled.volume.meta["filename_or_obj"] = _file_name(case.name)
-        meta = {**labelled.volume.meta, "original_channel_dim": "no_channel"}
-        return {"image": labelled.volume, "label": MetaTensor(label, meta=meta), "name": case.name}
+        meta = {**flat_meta(labelled.volume.meta), "filename_or_obj": _file_name(case.name)}
+        image = MetaTensor(labelled.volume.as_tensor(), meta=dict(meta))
+        meta["original_channel_dim"] = float("nan")
+        return {"image": image, "label": MetaTensor(label, meta=meta), "name": case.name}
 
 
 class NameByCased(MapTransform):
@@ -298,6 +304,14 @@ def _left_out(inventory: Inventory, usable: Collection[str]) -> Iterator[str]:
     for name in inventory.counted:
         if name not in usable:
             yield f"{name} is left out: it does not say where its lesions are"
+
+
+def _enough_for_all(items: Sequence[Item], do: str) -> list[Item]:
+    """The items, once every process of a run has one: the others would wait for its metrics without end."""
+    processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if len(items) < processes:
+        raise InputError("There must be a case to evaluate for each process", f"{len(items)} for {processes}", do)
+    return list(items)
 
 
 def _split(

@@ -19,7 +19,7 @@ from headclip_med.errors import HeadclipError, InputError
 _RESOLVER = "_resolve_one_item"  # monai.bundle.ReferenceResolver: calls itself for every reference
 _IMPORTS = "is_import_statement"  # at the first item of all, MONAI looks through every expression for imports
 _LONGEST = 600  # characters of a library's message
-_WORKER = "Original Traceback (most recent call last)"  # how torch brings an error out of a worker process
+_TOLD = "Traceback (most recent call last)"  # how torch's workers and MONAI's SaveImage repeat an error as text
 _OURS = "headclip_med.errors."
 _ERROR_LINE = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning)): (.+)$", re.MULTILINE)
 _REFERENCE = re.compile(r"@\w+(::\w+)*")
@@ -78,6 +78,8 @@ def in_words(error: Exception, run_id: str | None = None) -> HeadclipError:
     item = failed_item(error)
     kind = BundleRunError if run_id is not None and _had_begun(item, run_id) else InputError
     cause = _cause(error)
+    if isinstance(cause, BundleRunError):
+        return cause
     place = "The bundle" if item is None else str(item)
     if isinstance(cause, HeadclipError):
         return kind(f"{place}: {cause.must}" if item else cause.must, cause.given, cause.do)
@@ -88,6 +90,12 @@ def in_words(error: Exception, run_id: str | None = None) -> HeadclipError:
         return kind(f"{place}: {shown(undefined[1])} must be in the config", "no such id", "Correct the reference")
     must = "must run to its end" if kind is BundleRunError else "must be built without an error"
     return kind(f"{place} {must}", _words(error, cause), "Run again with HEADCLIP_DEBUG=1 for the traceback")
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one line: our own words, or the kind and text of what was raised."""
+    cause = _cause(error)
+    return str(cause) if isinstance(cause, HeadclipError) else _words(error, cause)
 
 
 def _had_begun(item: Failed | None, run_id: str) -> bool:
@@ -102,7 +110,7 @@ def _had_begun(item: Failed | None, run_id: str) -> bool:
 def _cause(error: BaseException) -> BaseException:
     """The innermost error of ours, else the innermost one."""
     chain = list(_chain(error))
-    ours = [link for link in chain if isinstance(link, HeadclipError) and _WORKER not in link.must]
+    ours = [link for link in chain if isinstance(link, HeadclipError) and _TOLD not in link.must]
     return ours[-1] if ours else chain[-1]
 
 
@@ -119,12 +127,12 @@ def _words(error: BaseException, cause: BaseException) -> str:
     """Kind and text of the cause, and the transform in which it happened."""
     text = str(cause)
     told = f"{type(cause).__name__}: {' '.join(text.split())}".removesuffix(": ")
-    if _WORKER in text and (lines := list(_ERROR_LINE.finditer(text, text.index(_WORKER)))):
+    if _TOLD in text and (lines := list(_ERROR_LINE.finditer(text, text.index(_TOLD)))):
         ours = [line for line in lines if line[1].startswith(_OURS)]
         told = ours[-1][2] if ours else f"{lines[0][1].rsplit('.', 1)[-1]}: {lines[0][2]}"
     told = told if len(told) <= _LONGEST else f"{told[:_LONGEST]} …"
     for link in _chain(error):
-        if match := _TRANSFORM.search(str(link)):
+        if (match := _TRANSFORM.search(str(link))) and not match[1].endswith(".Compose"):
             return f"{told} (in {match[1].rsplit('.', 1)[-1]})"
     return told.rstrip(".")
 

@@ -124,7 +124,8 @@ class SetTrainer:
 
 
 class ScoreSaver:
-    """Writes ``scores.csv``, a line per case, and ``scores_slices.csv``, a line per slice; each whole or not at all.
+    """Writes ``scores.csv``, a line per case with what was odd or assumed in it, and ``scores_slices.csv``, a line per
+    slice; each whole or not at all.
 
     They are written at the end of the run, on an error, and every half minute in between, so that a run that is stopped
     by hand lacks the scores of its last half minute at most (or of a case that takes longer).
@@ -136,9 +137,9 @@ class ScoreSaver:
 
     def __init__(self, folder: str | Path, key: str = "pred") -> None:
         self.folder, self.key = Path(folder), key
-        self._cases: list[tuple[str, float]] = []
+        self._cases: list[tuple[str, float, str]] = []
         self._slices: list[tuple[str, int, float, bool]] = []
-        self._written = 0.0  # when, on the monotonic clock
+        self._written: float | None = None  # when, on the monotonic clock, since the run started
 
     def attach(self, engine: IgniteEngine) -> None:
         """Attach to an evaluator."""
@@ -152,24 +153,26 @@ class ScoreSaver:
         state: Any = engine.state
         for batch, data in zip(state.batch, state.output, strict=True):
             name = str(batch.get("name") or Path(str(data[self.key].meta.get("filename_or_obj", "case"))).name)
-            self._cases.append((name, round(float(data[f"{self.key}_score"]), 6)))
+            notes = "; ".join(str(data.get(f"{self.key}_warnings", "")).splitlines())
+            self._cases.append((name, round(float(data[f"{self.key}_score"]), 6), notes))
             scores, background = (data[f"{self.key}_slice_{part}"].flatten() for part in ("scores", "background"))
             for index, (score, is_background) in enumerate(zip(scores.tolist(), background.tolist(), strict=True)):
                 self._slices.append((name, index, round(score, 6), bool(is_background)))
-        if time.monotonic() - self._written > _SECONDS_BETWEEN:
+        if self._written is not None and time.monotonic() - self._written > _SECONDS_BETWEEN:
             self._write()
 
     def _start(self, engine: IgniteEngine) -> None:
         self._cases, self._slices = [], []
-        self._written = time.monotonic()
         check_writable(self.folder)
+        self._written = time.monotonic()
 
     def _break_off(self, engine: IgniteEngine, error: BaseException) -> None:
-        self._write()
+        if self._written is not None:  # else another handler failed before there was anything to write, or to write to
+            self._write()
         raise error
 
     def _write(self) -> None:
-        _write_csv(self.folder / "scores.csv", ("case", "score"), self._cases)
+        _write_csv(self.folder / "scores.csv", ("case", "score", "warnings"), self._cases)
         _write_csv(self.folder / "scores_slices.csv", ("case", "slice", "score", "background"), self._slices)
         self._written = time.monotonic()
 
@@ -181,7 +184,7 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Sequence[tuple[Any, ..
     writer.writerow(header)
     writer.writerows(rows)
     with atomic_path(path) as draft:
-        draft.write_text(out.getvalue(), encoding="utf-8", newline="\n")
+        draft.write_text(out.getvalue(), encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def save_trained_pack(

@@ -11,6 +11,7 @@ from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from headclip_med.bundle.any_network import MethodNetwork
 from headclip_med.bundle.network import HeadCLIPNetwork
@@ -19,11 +20,9 @@ from headclip_med.geometry import slice_frame
 from headclip_med.intensity import Channels
 from headclip_med.result import AnomalyResult
 
-# An image without patient space: columns run to the left and rows to the back, as the raster reader says.
-_IMAGE_AFFINE = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
-
 # What the inferer leaves in a map's metadata, and :class:`TakeScoresd` takes out.
 PRED_SCORE, SLICE_SCORES, SLICE_BACKGROUND, SLICE_AXIS = "pred_score", "slice_scores", "slice_background", "slice_axis"
+WARNINGS = "score_warnings"
 
 
 class HeadCLIPInferer(Inferer):
@@ -63,7 +62,8 @@ class HeadCLIPInferer(Inferer):
         Returns:
             ``(B, 1, I, J, K)`` or ``(B, 1, I, J)`` in [0, 1] with the inputs' affine, metadata and history, on their
             device. Its metadata also holds ``pred_score``, ``slice_scores (N,)`` with ``slice_background (N,)``, and
-            ``slice_axis``: the spatial axis that slices are counted along.
+            ``slice_axis``: the spatial axis that slices are counted along. Members of a batch may differ in it: scores
+            behind the last slice are NaN. ``score_warnings`` says what was odd or assumed, a line each.
 
         Raises:
             InputError, ModelError: a shape, a volume or a network that cannot be used.
@@ -75,6 +75,11 @@ class HeadCLIPInferer(Inferer):
                 "Add a channel axis with EnsureChannelFirstd",
             )
         maps = [self._map(item, _network(network)) for item in _items(inputs)]
+        most = max(len(found.meta[SLICE_SCORES]) for found in maps)
+        for found in maps:
+            lacking = (0, most - len(found.meta[SLICE_SCORES]))
+            found.meta[SLICE_SCORES] = F.pad(found.meta[SLICE_SCORES], lacking, value=torch.nan)
+            found.meta[SLICE_BACKGROUND] = F.pad(found.meta[SLICE_BACKGROUND], lacking, value=True)
         collated: MetaTensor = list_data_collate(maps)
         return collated.to(inputs.device)
 
@@ -92,15 +97,14 @@ class HeadCLIPInferer(Inferer):
 
     def _map(self, item: Tensor, network: HeadCLIPNetwork | MethodNetwork) -> MetaTensor:
         result = self.predict(item, network)
-        found = torch.as_tensor(result.map_array)[None]
+        found = torch.as_tensor(result.map_array).reshape(1, *item.shape[1:])
         history = list(item.applied_operations) if isinstance(item, MetaTensor) else []
-        meta = {**_known(item), **_scores(result)}
-        return MetaTensor(found if item.ndim == 4 else found[..., 0], meta=meta, applied_operations=history)
+        return MetaTensor(found, meta={**_known(item), **_scores(result)}, applied_operations=history)
 
 
 class TakeScoresd(MapTransform):
     """The scores in a map's metadata → entries of the data: ``KEY_score`` (a float), ``KEY_slice_scores``,
-    ``KEY_slice_background`` and ``KEY_slice_axis``; before ``Invertd``, which replaces the metadata.
+    ``KEY_slice_background``, ``KEY_slice_axis`` and ``KEY_warnings``; before ``Invertd``, which replaces the metadata.
 
     Args:
         keys: maps of :class:`HeadCLIPInferer`.
@@ -119,9 +123,12 @@ class TakeScoresd(MapTransform):
                     f"{key} must be a map of HeadCLIPInferer", "no scores with it", "Put TakeScoresd first"
                 )
             out[f"{key}_score"] = float(meta[PRED_SCORE])
-            out[f"{key}_slice_scores"] = torch.as_tensor(meta[SLICE_SCORES])
-            out[f"{key}_slice_background"] = torch.as_tensor(meta[SLICE_BACKGROUND])
-            out[f"{key}_slice_axis"] = int(meta[SLICE_AXIS])
+            axis = int(meta[SLICE_AXIS])
+            count = (*out[key].shape[1:], 1)[axis]  # an image has one slice
+            out[f"{key}_slice_scores"] = torch.as_tensor(meta[SLICE_SCORES])[:count]
+            out[f"{key}_slice_background"] = torch.as_tensor(meta[SLICE_BACKGROUND])[:count]
+            out[f"{key}_slice_axis"] = axis
+            out[f"{key}_warnings"] = str(meta.get(WARNINGS, ""))
         return out
 
 
@@ -175,14 +182,12 @@ def _known(item: Tensor) -> dict[str, Any]:
 
 
 def _as_volume(item: Tensor) -> MetaTensor:
-    """What the engine takes: an image is given its third axis."""
-    meta = _known(item)
+    """What the engine takes: a MetaTensor, which says of an image that it has two axes."""
     data = item.as_tensor() if isinstance(item, MetaTensor) else item
-    if item.ndim == 4:
-        affine = torch.as_tensor(item.affine) if isinstance(item, MetaTensor) else torch.eye(4, dtype=torch.float64)
-        return MetaTensor(data.cpu(), meta={**meta, "affine": affine.cpu()})
-    meta = {"is_2d": True, "is_rgb": data.shape[0] == 3, **meta, "affine": _IMAGE_AFFINE}
-    return MetaTensor(data[..., None].cpu(), meta=meta)
+    meta = _known(item)
+    if item.ndim == 3:
+        meta["spatial_shape"] = torch.tensor(item.shape[1:])
+    return MetaTensor(data, meta=meta)
 
 
 def _scores(result: AnomalyResult) -> dict[str, Any]:
@@ -192,4 +197,5 @@ def _scores(result: AnomalyResult) -> dict[str, Any]:
         SLICE_SCORES: torch.tensor([part.score for part in result.slices]),
         SLICE_BACKGROUND: torch.tensor([part.background for part in result.slices]),
         SLICE_AXIS: slice_frame(result.affine, result.planes[0]).axis,
+        WARNINGS: "\n".join(result.warnings),
     }

@@ -51,7 +51,7 @@ class AnomalyMetrics(Metric):
         self.key, self.threshold, self.prefix = key, threshold, prefix
         self.dice_sum = self.dice_cases = 0.0
         self._sums = {level: CountSum() for level in LEVEL_NAMES}
-        super().__init__(output_transform=output_transform)
+        super().__init__(output_transform=output_transform, skip_unrolling=True)  # no case may be left in an iteration
 
     def reset(self) -> None:
         """Forget every case."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headclip_med.bundle.any_network import MethodNetwork, in_domain
+from headclip_med.bundle.any_network import MethodNetwork, check_pixels, in_domain
 from headclip_med.bundle.states import check_state
 from headclip_med.detectors import HeadCLIP, get_method
 from headclip_med.device import Precision, choose_dtype
@@ -73,6 +73,7 @@ class HeadCLIPNetwork(nn.Module):
         Returns:
             ``(N, 1, S, S)``, or ``(N, 1, Hp, Wp)``, float32.
         """
+        check_pixels(pixels)
         detector = self.detector()
         maps = detector.patch_maps(pixels) if patch_grid else detector.compute(pixels).maps
         return maps[:, None].float()

@@ -25,5 +25,5 @@ def check_state(network: nn.Module, state: Mapping[str, Any], strict: bool, name
         raise ModelError(
             f"A checkpoint must hold the {len(own)} tensors of the network {name}",
             given,
-            "Name the model that it was trained on, or another checkpoint",
+            "Name the model that it was trained on, or another checkpoint; without one set load_pretrain to false",
         )

@@ -13,7 +13,7 @@ from headclip_med.errors import InputError
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-    from headclip_med.reading.base import LoadedVolume
+    from headclip_med.reading.base import LoadedVolume, volume_meta
     from headclip_med.reading.dicom_series import SeriesInfo
     from headclip_med.reading.monai_readers import (
         DicomSeriesReader,
@@ -35,6 +35,7 @@ __all__ = [
     "load",
     "load_volume",
     "read_volume",
+    "volume_meta",
 ]
 
 _LAZY = {
@@ -45,6 +46,7 @@ _LAZY = {
     "SeriesInfo": "headclip_med.reading.dicom_series",
     "SitkReader": "headclip_med.reading.monai_readers",
     "VolumeReader": "headclip_med.reading.monai_readers",
+    "volume_meta": "headclip_med.reading.base",
 }
 
 
@@ -70,7 +72,9 @@ def read_volume(
 
     Returns:
         MetaTensor ``(C, I, J, K)`` float32 with a float64 ``affine`` (voxel index → RAS mm) and in ``.meta``
-        the keys of :class:`headclip_med.types.VolumeMeta`, those without a value left out.
+        the keys of :class:`headclip_med.types.VolumeMeta`, those without a value left out. Lists among them cannot be
+        in a batch: for a ``DataLoader`` use ``LoadImaged`` with one of the readers of this package, whose metadata
+        can be, and of which :func:`volume_meta` makes the same again.
 
     Raises:
         InputError: whatever cannot be read as it is; says what must be, what was given and what to do.

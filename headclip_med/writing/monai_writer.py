@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import NibabelWriter
+from monai.config import NdarrayOrTensor
+from monai.data import MetaTensor, NibabelWriter
+from numpy.typing import NDArray
+from PIL import Image
 
 from headclip_med.errors import InputError
 from headclip_med.geometry import check_affine
+from headclip_med.reading.base import listed_meta
 from headclip_med.types import Affine
+from headclip_med.writing.atomic import atomic_path
 from headclip_med.writing.nifti import map_image, save_image
 
 # Turning a volume to RAS and back rounds its affine by less than this (relative above 1 mm).
@@ -19,27 +24,54 @@ _ROUNDING = 1e-6
 
 
 class NiftiMapWriter(NibabelWriter):
-    """A writer for ``SaveImaged(..., writer="headclip_med.writing.NiftiMapWriter", resample=False)``.
+    """A writer for ``SaveImaged(..., writer="headclip_med.writing.monai_writer.NiftiMapWriter", resample=False)``.
 
-    MONAI's own leaves the units unknown and the codes at 1, and drops the third axis of a single slice.
+    MONAI's own leaves the units unknown and the codes at 1, drops the third axis of a single slice, and fails on the
+    map of a colour picture. The map of a plain picture is also written as a PNG in the picture's own pixels, 0 to 255;
+    with ``output_ext=".png"`` as nothing else.
     """
+
+    def set_data_array(
+        self, data_array: NdarrayOrTensor, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **kwargs: Any
+    ) -> None:
+        """Remember the map ``(1, I, J, K)``, or ``(1, I, J)`` of a picture.
+
+        Raises:
+            InputError: more than one channel.
+        """
+        array = _array(data_array)
+        array = array if channel_dim is None else np.moveaxis(array, channel_dim, 0)
+        if channel_dim is not None and len(array) != 1:
+            raise InputError("A map must have one channel", f"the shape {array.shape}", "Save its channels one by one")
+        array = array if channel_dim is None else array[0]
+        array = array.reshape(array.shape + (1,) * (3 - array.ndim))
+        # without this MONAI takes the first spatial axis for channels
+        self.data_obj = MetaTensor(array, meta={"original_channel_dim": float("nan")})
+        self.channel_dim = None
 
     def set_metadata(self, meta_dict: Mapping[str, Any] | None, resample: bool = True, **options: Any) -> None:
         """Remember the metadata of the map's source besides what MONAI keeps."""
         super().set_metadata(meta_dict, resample=resample, **options)
-        self._meta = dict(meta_dict or {})
+        self._meta = listed_meta(meta_dict or {})
 
     def write(self, filename: str | Path, verbose: bool = False, **kwargs: Any) -> None:
         """Write one map.
 
         Raises:
-            InputError: more than one channel; OutputError: the file cannot be written.
+            InputError: a volume as PNG; OutputError: the file cannot be written.
         """
-        array = np.asarray(self.data_obj)
-        if array.ndim > 3:
-            raise InputError("A map must have one channel", f"the shape {array.shape}", "Save its channels one by one")
-        array = array.reshape(array.shape + (1,) * (3 - array.ndim))
-        save_image(map_image(array, self._exact_affine(), self._meta), Path(filename))
+        path, array = Path(filename), _array(self.data_obj)
+        is_2d = self._meta.get(
+            "is_2d", "original_affine" not in self._meta
+        )  # MONAI's readers place no picture in space
+        is_picture = bool(is_2d) and array.shape[2] == 1
+        if path.suffix.lower() != ".png":
+            save_image(map_image(array, self._exact_affine(), self._meta), path)
+        elif not is_picture:
+            raise InputError("Only the map of a plain picture can be a PNG", f"the shape {array.shape}", "Use .nii.gz")
+        if is_picture:
+            stem = path.name.removesuffix(".png").removesuffix(".gz").removesuffix(".nii")
+            _save_png(array[:, :, 0].T, path.with_name(f"{stem}.png"))
 
     def _exact_affine(self) -> Affine:
         """The source's own affine where the map lies on its grid, free of the rounding of there and back."""
@@ -50,3 +82,13 @@ class NiftiMapWriter(NibabelWriter):
             if known.shape == affine.shape and np.allclose(known, affine, rtol=_ROUNDING, atol=_ROUNDING):
                 affine = known
         return check_affine(affine, "the map")
+
+
+def _save_png(levels: NDArray[Any], path: Path) -> None:
+    """A map in [0, 1], rows first, as an 8-bit grey picture."""
+    with atomic_path(path) as draft:
+        Image.fromarray((levels.clip(0, 1) * 255).round().astype(np.uint8)).save(draft, format="PNG")
+
+
+def _array(data: Any) -> NDArray[Any]:
+    return data.detach().cpu().numpy() if hasattr(data, "detach") else np.asarray(data)
