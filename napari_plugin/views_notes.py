@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from qtpy.QtCore import Signal
@@ -13,6 +14,7 @@ from .views_base import Button, Words
 
 _PLAIN, _WRONG, _WARNING = "#c8ccd4", "#ff8a7a", "#ffb454"
 _KEPT = 20
+_LONGEST = 160  # letters of a warning: four lines of the dock
 
 
 class StatusLine(Words):
@@ -29,6 +31,23 @@ class StatusLine(Words):
         self.setText(text)
         self.setStyleSheet(f"color: {_WRONG if is_wrong else _PLAIN};")
         self.setToolTip("\n".join(reversed(self._lines)))
+
+
+class WarningLine(Words):
+    """What the result warns of, above everything else: its first line, all of it in the tooltip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setStyleSheet(f"color: #1c1c1c; background: {_WARNING}; padding: 4px; font-weight: bold;")
+        self.show_warnings(())
+
+    def show_warnings(self, warnings: Sequence[str]) -> None:
+        """Show these, or nothing."""
+        more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
+        first = next(iter(warnings[0].strip().splitlines()), "") if warnings else ""
+        self.setText(f"⚠ {textwrap.shorten(first, _LONGEST, placeholder=' …')}{more}" if warnings else "")
+        self.setToolTip("\n".join(f"⚠ {warning}" for warning in warnings))
+        self.setVisible(bool(warnings))
 
 
 class Footer(QWidget):

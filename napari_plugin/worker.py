@@ -6,9 +6,11 @@ onnxruntime only when it runs; a runner on another machine would yield the same 
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +145,9 @@ def keep_triton_out() -> None:
 
 
 def in_words(error: BaseException) -> str:
-    """An error as the status line tells it."""
+    """An error as the status line tells it; with ``HEADCLIP_DEBUG`` set, one that nobody foresaw is printed as well."""
+    if os.environ.get("HEADCLIP_DEBUG") and not isinstance(error, HeadclipError):
+        traceback.print_exception(error)
     if isinstance(error, CancelledError):
         return "The run was cancelled; nothing was written."
     if isinstance(error, ModuleNotFoundError) and error.name:

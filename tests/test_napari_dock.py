@@ -157,8 +157,9 @@ def test_the_review_is_saved_when_the_window_is_asked_to_close(
     dock = make_dock()
     dock.review_session(open_session(tmp_path))
     dock.views.findings.decide("accepted")
+    files = dock.review.session.review_files("case")
     dock.eventFilter(viewer.window._qt_window, QEvent(QEvent.Type.Close))
-    assert "accepted" in dock.review.session.review_files("case").review.read_text()
+    assert "accepted" in files.review.read_text()
 
 
 def test_a_drag_with_the_right_button_sets_the_window(dock: Any, viewer: Any, tmp_path: Path) -> None:
