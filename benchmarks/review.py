@@ -102,7 +102,8 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
     case = session.case
 
     def show(_: int) -> None:
-        dock.review._show_layers(case)
+        dock.layers.open(picture_of(case, dock.review.source.volume))
+        dock.review._show(dock.review._shown)
 
     found = {
         "first picture after reading": medians(viewer, show, [0] * 5, before=dock.layers.close),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from headclip_med import keep_triton_out
 from headclip_med.errors import InputError
 from headclip_med.review import OpenCase
 from headclip_med.review.sources import LinkedImage, linked_image
@@ -15,7 +16,7 @@ from .case_layers import CaseLayers
 from .dock_parts import told
 from .review_control import ReviewControl
 from .views_heads import HeadsBox
-from .worker import in_words, keep_triton_out
+from .worker import in_words
 
 
 class CaseTools:

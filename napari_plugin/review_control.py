@@ -205,7 +205,7 @@ class ReviewControl:
     @told
     def go_to_finding(self, key: str) -> None:
         """Show the slices through a finding, and mark it."""
-        case = self.case
+        case = self._ready()
         if case is not None:
             drawn = case.review.drawn.get(key)
             place = drawn.finding.centroid_mm if drawn else case.finding(key).finding.peak_mm

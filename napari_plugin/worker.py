@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -127,21 +126,9 @@ class LocalRunner:
 
 def load_any_engine(model: str) -> Any:
     """The engine for a model's name or file; needs onnxruntime for an ``.onnx`` file and torch for all else."""
-    if not model.endswith(".onnx"):
-        keep_triton_out()
     from headclip_med import load_engine, load_onnx_engine
 
     return load_onnx_engine(model) if model.endswith(".onnx") else load_engine(model)
-
-
-def keep_triton_out() -> None:
-    """Have torch do without triton in this process, unless it is loaded already; call it before torch is.
-
-    triton brings an LLVM of its own. Loaded after Mesa's OpenGL, which brings another one, it ends the process; an
-    engine never compiles, so nothing is lost. Windows and macOS have no Mesa.
-    """
-    if sys.platform.startswith("linux"):
-        sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
 
 
 def in_words(error: BaseException) -> str:
