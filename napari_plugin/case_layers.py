@@ -168,6 +168,8 @@ class CaseLayers:
             self.drawn, self._labels = None, None
             self.grid, self._map_array, self._axis = picture.grid, picture.map_array, picture.axis
             self.map_range = picture.map_range
+            for layer in self._ours():  # napari draws at once, and complains where mm lie beside pixels
+                layer.units = picture.map[1]["units"]
             self._put_sources(picture.sources)
             self.map = self._put(self.map, picture.map)
             self.map.opacity = self._opacity

@@ -26,6 +26,7 @@ from .case_layers import CaseLayers, Picture, picture_of
 from .dock_parts import Views, told
 from .drawing import Drawing
 from .orientation import Orientation, patient_world
+from .views_notes import NOTHING_OPEN
 from .windows import preset_limits, presets
 from .worker import in_words
 
@@ -140,6 +141,7 @@ class ReviewControl:
                 self.session.close_case()
         self._shown = None
         self.show_nothing()
+        self.views.footer.status.say("A run is on the screen. Choose a case in the list to go back to it.")
 
     def come_back(self) -> None:
         """A run has ended without a result: show the case again, or nothing."""
@@ -542,8 +544,8 @@ class ReviewControl:
         self.views.display.show_sequences(names, [layer.visible for layer in self.layers.sources])
         self.views.display.show_windows(presets(record.source.modality))
         self.views.export.show_case(True, volume is not None and volume.meta.get("source_format") == "dicom")
-        self.views.provenance.show_provenance(rows.provenance(record))
-        self.views.footer.show_provenance(rows.provenance(record))
+        self.views.provenance.show_provenance(rows.provenance(case))
+        self.views.footer.show_provenance(rows.provenance(case))
         self.views.warnings.show_warnings(record.warnings)
         self.views.findings.show_units(plain)
         self.views.slices.show_slices(rows.slice_rows(case))
@@ -593,6 +595,7 @@ class ReviewControl:
         self.views.footer.show_provenance(())
         self.views.footer.show_history(False, False)
         self.views.warnings.show_warnings(())
+        self.views.footer.status.say(NOTHING_OPEN)
         self.drawing.show(None)
         self._show_cases()
         self._follow_volume()

@@ -13,7 +13,6 @@ from headclip_med.writing.panels import coordinate_text, position_text
 
 if TYPE_CHECKING:
     from headclip_med.review import OpenCase, Session
-    from headclip_med.writing.record import ResultRecord
 
 
 @dataclass(frozen=True)
@@ -115,13 +114,15 @@ def opinion_words(case: OpenCase) -> str:
     return "" if first is None else f"First opinion, without it: {first.rating}, {first.confidence} % sure."
 
 
-def provenance(record: ResultRecord) -> list[tuple[str, str]]:
+def provenance(case: OpenCase) -> list[tuple[str, str]]:
     """What a reader should know about the numbers, as pairs of name and value."""
+    record = case.record
     facts, source = record.provenance, record.source
     hashes = (facts.get("weights_sha256"), facts.get("export_sha256"), facts.get("pack_sha256"))
     preprocessing = facts.get("preprocessing") or {}
     window = preprocessing.get("window")
     pairs = [
+        ("case", case.key),
         ("model", " · ".join(str(facts[key]) for key in ("model", "method") if facts.get(key))),
         ("tower", str(facts.get("tower") or "")),
         ("weights", " · ".join(f"{str(sha)[:12]}…" for sha in hashes if sha)),

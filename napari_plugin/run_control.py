@@ -79,6 +79,7 @@ class RunControl:
         self._scores: dict[int, SliceRow] = {}
         self._source: RunSource | None = None
         self._folder: Path | None = None
+        self._wrong = ""
         viewer.layers.events.inserted.connect(self._show_source)
         viewer.layers.events.removed.connect(self._show_source)
         viewer.layers.selection.events.active.connect(self._show_source)
@@ -103,7 +104,7 @@ class RunControl:
             self._footer.status.say(in_words(error), is_wrong=True)
             return
         options = RunOptions(self._box.model.currentText().strip(), self._box.chosen_domain, self._box.chosen_plane)
-        self._source, self._scores = source, {}
+        self._source, self._scores, self._wrong = source, {}, ""
         self._box.show_running(True)
         self._box.show_progress("starting", 0, 0)
         runner = self.runner
@@ -149,22 +150,22 @@ class RunControl:
         self._slices.mark(self._layers.current_index())
 
     def _failed(self, error: BaseException) -> None:
-        self._footer.status.say(in_words(error), is_wrong=True)
+        self._wrong = in_words(error)
 
     def _ended(self) -> None:
         was_cancelled = self._task is not None and self._task.is_stopped
         self._task, folder, self._folder = None, self._folder, None
         self._box.show_running(False)
-        turned_away = bool(self._scores) and self._review.case is not None
-        if folder is not None and self._source is not None:
-            if not turned_away:  # nobody is taken from a case that was opened after the run was on the screen
-                paths = (self._source.source,) if isinstance(self._source.source, Path) else ()
-                self._finished(folder, SourceMatch(self._source.volume, paths))
-        else:
-            if self._layers.is_run:
-                self._review.come_back()
-            if was_cancelled:
-                self._footer.status.say("The run was cancelled; nothing was written.")
+        left = bool(self._scores) and self._review.case is not None  # for a case that was opened meanwhile
+        if folder is not None and self._source is not None and not left:
+            paths = (self._source.source,) if isinstance(self._source.source, Path) else ()
+            self._finished(folder, SourceMatch(self._source.volume, paths))
+        if self._layers.is_run:  # no result has taken its place
+            self._review.come_back()
+        if was_cancelled and folder is None:
+            self._footer.status.say("The run was cancelled; nothing was written.")
+        elif self._wrong:
+            self._footer.status.say(self._wrong, is_wrong=True)
         self._show_source()
 
     def _show_source(self, event: object = None) -> None:

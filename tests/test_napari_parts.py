@@ -71,7 +71,7 @@ def test_a_case_in_words(tmp_path: Path) -> None:
         assert rows.slice_rows(case)[0].index == 4
         assert rows.slice_rows(case)[0].position == "I 5.0 mm"
         assert rows.score_words(case) == "case: score 0.950, 2 findings at 0.500."
-        facts = dict(rows.provenance(case.record))
+        facts = dict(rows.provenance(case))
         assert facts["model"] == "tiny-random"
         assert facts["weights"].startswith("abababababab")
         case.set_threshold(0.3)
