@@ -452,6 +452,7 @@ class CaseLayers:
         if "contrast_limits" in kwargs:
             old.contrast_limits_range = old.contrast_limits = kwargs["contrast_limits"]
         old.visible = kwargs.get("visible", True)
+        lock(old)
         return old
 
     def _put_drawn(self, made: LayerTuple | None) -> None:

@@ -21,12 +21,18 @@ class Drawing:
 
     Args:
         case: gives the case that is on the screen, or None. mend: puts right what others changed of its layers.
+        settle: keeps the threshold that is being dragged.
     """
 
     def __init__(
-        self, views: Views, layers: CaseLayers, case: Callable[[], OpenCase | None], mend: Callable[[], None]
+        self,
+        views: Views,
+        layers: CaseLayers,
+        case: Callable[[], OpenCase | None],
+        mend: Callable[[], None],
+        settle: Callable[[], None],
     ) -> None:
-        self.views, self._layers, self._case, self._mend = views, layers, case, mend
+        self.views, self._layers, self._case, self._mend, self._settle = views, layers, case, mend, settle
         self._before: NDArray[np.uint16] | None = None
         self._is_following = False
         self._soon = QTimer()  # napari tells of some strokes before they are in the array
@@ -86,6 +92,7 @@ class Drawing:
         if case is None or labels is None or self._is_following:
             return
         self._is_following = True
+        self._settle()
         try:
             case.set_drawn_labels(labels)
         except HeadclipError as error:

@@ -67,7 +67,7 @@ class ReviewControl:
         self._shown: _Shown | None = None
         self._aside: tuple[str, SourceMatch] | None = None  # while a run is on the screen
         self._is_changing = False
-        self.drawing = Drawing(views, layers, lambda: self.case, self.mend)
+        self.drawing = Drawing(views, layers, lambda: self.case, self.mend, self._settle_now)
         self._preview: float | None = None
         self._was_concealed = False
         self._soon = QTimer()
@@ -352,10 +352,7 @@ class ReviewControl:
             source = known or match_source(case.record, session.sources)
             shown = _Shown(session, case, source, picture_of(case, source.volume))
             with self._change():
-                self.layers.open(shown.picture)
-                if case.may_show_overlay and case.read_only is None:
-                    case.show_overlay()
-                self._show(shown)
+                self._show_first(shown)
         except Exception as error:
             if case is not None:
                 session.discard(case)
@@ -471,7 +468,7 @@ class ReviewControl:
         try:
             shown.case.set_threshold(wanted)
         finally:
-            self._show_again(shown)  # also where it could not be kept, or is what it was
+            self._show_again(shown, is_drawn=False)  # also where it could not be kept, or is what it was
 
     @told
     def _settled(self, case: OpenCase, found: Components) -> None:
@@ -489,7 +486,7 @@ class ReviewControl:
             return
         open_now, shown = self.session.case, self._shown
         if shown is not None and open_now is shown.case:
-            self._show_again(shown)
+            self._show_again(shown, is_drawn=change.what in ("drawn", "case"))
         elif open_now is None:
             self._shown = None
             self.layers.close()
@@ -497,8 +494,11 @@ class ReviewControl:
         else:
             self._show_taken(self.session, open_now)
 
-    def _show_again(self, shown: _Shown) -> None:
-        """Everything that an action can change; the picture itself where the overlay has just been allowed."""
+    def _show_again(self, shown: _Shown, is_drawn: bool) -> None:
+        """Everything that an action can change; the picture itself where the overlay has just been allowed.
+
+        What is painted stays as it is where the action was none of drawing: a stroke may be going on.
+        """
         try:
             with self._change():
                 if self._was_concealed and not shown.case.concealed:
@@ -508,7 +508,8 @@ class ReviewControl:
                     self.layers.show(shown.picture)
                     self._show(shown)
                 else:
-                    self.layers.show_drawn(shown.case.drawn_labels())
+                    if is_drawn:
+                        self.layers.show_drawn(shown.case.drawn_labels())
                     self._show_case(shown)
             self._shown = shown
         except Exception as error:
@@ -520,20 +521,28 @@ class ReviewControl:
             with self._change():
                 source = match_source(case.record, session.sources)
                 shown = _Shown(session, case, source, picture_of(case, source.volume))
-                self.layers.open(shown.picture)
-                if case.may_show_overlay and case.read_only is None:
-                    case.show_overlay()
-                self._show(shown)
+                self._show_first(shown)
         except Exception as error:
             self._lose(error)
         else:
             self._shown, self._aside = shown, None
             self._say_opened(shown)
 
+    def _show_first(self, shown: _Shown) -> None:
+        """All of a case that was not on the screen; that its overlay was seen is recorded when it was."""
+        self.layers.open(shown.picture)
+        self._show(shown)
+        case, was_concealed = shown.case, shown.case.concealed
+        if case.may_show_overlay and case.read_only is None:
+            case.show_overlay()
+        if was_concealed and not case.concealed:
+            self._show(shown)
+
     def _show(self, shown: _Shown) -> None:
         """The views of a case whose picture has just been put on the screen."""
         self._preview = None
         self.views.opinion.forget()
+        self.views.findings.forget()
         case, record, volume = shown.case, shown.case.record, shown.source.volume
         plain, grid = record.source.is_2d, shown.picture.grid
         self._orientation.follow(None if plain else grid.world_to_ras)

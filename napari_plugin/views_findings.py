@@ -169,6 +169,10 @@ class FindingList(QGroupBox):
             self.note.setModified(False)
             self.described.emit(key, self.label.text(), self.note.text())
 
+    def forget(self) -> None:
+        """Another case: what was chosen is not one of its findings, whatever they are called."""
+        self.choose(None)
+
     def choose(self, key: str | None) -> None:
         """Choose a finding; says nothing but what was typed for the one before."""
         self.say_words()
