@@ -209,9 +209,7 @@ class ReviewControl:
         """Show the slices through a finding, and mark it."""
         case = self._ready()
         if case is not None:
-            drawn = case.review.drawn.get(key)
-            place = drawn.finding.centroid_mm if drawn else case.finding(key).finding.peak_mm
-            self.layers.go_to(rows.vector(place))
+            self.layers.go_to(rows.place_of(case, key))
             self.jump(case.slice_of(key)) if self.layers.current_index() is not None else None
             self._show_contours(case)
 
@@ -565,7 +563,7 @@ class ReviewControl:
     def _go_to_start(self, case: OpenCase) -> None:
         """Where to begin: the most suspicious slice; in the other planes, the slices through the highest peak."""
         if case.findings:
-            self.layers.go_to(rows.vector(case.findings[0].finding.peak_mm))
+            self.layers.go_to(rows.place_of(case, case.findings[0].id))
         self.layers.jump(case.start_slice())
         self.views.slices.mark(self.layers.current_index())
 

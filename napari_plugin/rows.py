@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headclip_med.geometry import world_to_voxel
+from headclip_med.geometry import voxel_to_world, world_to_voxel
 from headclip_med.types import Vector
 from headclip_med.writing.panels import coordinate_text, position_text
 
@@ -144,6 +144,14 @@ def score_words(case: OpenCase) -> str:
     count = len(case.findings)
     found = f"{count} finding{'' if count == 1 else 's'}"
     return f"{case.key}: score {case.record.pred_score:.3f}, {found} at {case.threshold:.3f}."
+
+
+def place_of(case: OpenCase, key: str) -> Vector:
+    """Where a finding is shown: its peak, or the middle of a drawn one, in RAS mm of the case's grid."""
+    drawn = case.review.drawn.get(key)
+    if drawn is not None:
+        return vector(drawn.finding.centroid_mm)
+    return voxel_to_world(case.data.affine, np.asarray(case.finding(key).peak_voxel))
 
 
 def vector(values: tuple[float, float, float]) -> Vector:

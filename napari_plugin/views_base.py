@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from headclip_med.review.model import readable
+from headclip_med.errors import readable
 
 DOCK_WIDTH = 300
 _KEY = Qt.ItemDataRole.UserRole
@@ -61,7 +61,7 @@ class Table(QTableWidget):
             for column, text in enumerate(cells):
                 item = QTableWidgetItem(readable(text))
                 item.setData(_KEY, key)
-                item.setToolTip(readable(tip or text))
+                item.setToolTip(_lines(tip or text))
                 self.setItem(place, column, item)
         for column in range(self.columnCount()):  # once: a header that follows its contents costs 1 ms a cell
             if column != self._wide:
@@ -97,7 +97,7 @@ class Words(QLabel):
     """A line or more of text that wraps, can be copied and never widens the dock."""
 
     def __init__(self, text: str = "", colour: str | None = None) -> None:
-        super().__init__(readable(text))
+        super().__init__(_lines(text))
         self.setWordWrap(True)
         self.setTextFormat(Qt.TextFormat.PlainText)
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -107,12 +107,12 @@ class Words(QLabel):
 
     def setText(self, text: str) -> None:  # noqa: N802 - Qt's name
         """Show another text, and take the height that it needs."""
-        super().setText(readable(text))
+        super().setText(_lines(text))
         self._fit()
 
     def setToolTip(self, text: str) -> None:  # noqa: N802 - Qt's name
         """Say more when the mouse rests on it."""
-        super().setToolTip(readable(text))
+        super().setToolTip(_lines(text))
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802 - Qt's name
         """Take the height that the text needs at this width; layouts within layouts do not always ask for it."""
@@ -153,6 +153,11 @@ def calm_wheel(widget: QWidget) -> None:
     """Keep a slider, a combo or a spin box as it is when the wheel only happens to pass over it."""
     widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)  # the wheel gives no focus either
     widget.installEventFilter(_Calm(widget))
+
+
+def _lines(text: str) -> str:
+    """Text of one or more lines without anything in it that Qt cannot show."""
+    return "\n".join(map(readable, text.split("\n")))
 
 
 def column(*widgets: QWidget, margin: int = 0, spacing: int = 4) -> QWidget:

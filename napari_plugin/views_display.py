@@ -10,7 +10,7 @@ from qtpy.QtCore import QRectF, QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QGroupBox, QLabel, QSlider, QVBoxLayout, QWidget
 
-from headclip_med.review.model import readable
+from headclip_med.errors import readable
 from headclip_med.types import PLANES
 
 from .orientation import CONVENTIONS

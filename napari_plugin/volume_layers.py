@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headclip_med.errors import readable
 from headclip_med.reading.base import AnyVolume, volume_array
-from headclip_med.review.model import readable
 from headclip_med.types import RESEARCH_ONLY
 
 from .layers import display_grid

@@ -337,6 +337,33 @@ def test_without_a_screen_words_say_what_is_missing(tmp_path: Path, environment:
     assert "review-tables need no window" in said
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="file names of bytes")
+def test_names_that_are_no_utf8_are_shown_kept_and_exported(dock: Any, tmp_path: Path) -> None:
+    source, out = write_case(tmp_path)
+    strange = os.fsdecode(b"caf\xe9")
+    out.rename(out.with_name(strange))
+    source.rename(source.with_name(strange + ".nii.gz"))
+    dock.review_session(open_session(tmp_path))
+    key = "caf%E9"
+    assert dock.review.case.key == key
+    assert [layer.name for layer in dock.layers.sources] == [key + ".nii.gz"], "found by its content"
+    assert dock.views.cases.table.item(0, 0).text() == key
+    assert key in dock.views.footer.provenance.text()
+    dock.views.findings.decide("accepted")
+    dock.tools.add_sequence(source.with_name(strange + ".nii.gz"))
+    wait_for(lambda: not dock.background.is_busy)
+    assert dock.views.display._boxes[1].text().startswith(key + ".nii.gz")
+    dock.tools.export(tmp_path / strange, ["json", "csv", "nifti", "html"])
+    wait_for(lambda: not dock.background.is_busy)
+    assert status(dock) == f"4 files written to '{key}/{key}'."
+    assert dock.review.case.findings[0].status == "accepted"
+    dock.views.footer.status.say(strange, is_wrong=True)
+    assert dock.views.footer.status.toolTip().startswith(key)
+    dock.run_box.source.setText(strange)
+    dock.review.open_folder(tmp_path / "results" / strange / "none", "anna", False)
+    assert "must hold a result" in status(dock)
+
+
 def test_a_drag_with_the_right_button_sets_the_window(dock: Any, viewer: Any, tmp_path: Path) -> None:
     from types import SimpleNamespace
 

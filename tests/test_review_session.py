@@ -532,13 +532,13 @@ def test_a_name_that_is_no_utf8_is_reviewed_and_exported(tmp_path: Path) -> None
     write_case(folder)
     with Session.open([tmp_path], session_dir=tmp_path / "kept") as session:
         (entry,) = session.cases
-        assert entry.key == r"Mu\udce9ller"
+        assert entry.key == "Mu%E9ller"
         case = session.open_case(entry.key)
         case.show_overlay()
         decide(case)
         files = export(ReviewedCase.of(case), tmp_path / "exported")
-        assert r"Mu\udce9ller" in files["csv"].read_text(encoding="utf-8")
-        assert r"Mu\\udce9ller" in files["json"].read_text(encoding="utf-8")
+        assert "Mu%E9ller" in files["csv"].read_text(encoding="utf-8")
+        assert "Mu%E9ller" in files["json"].read_text(encoding="utf-8")
     assert opened(tmp_path, entry.key, session_dir=tmp_path / "kept")[1].findings[0].status == "accepted"
 
 

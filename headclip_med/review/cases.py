@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import HeadclipError, InputError
+from headclip_med.errors import HeadclipError, InputError, readable
 from headclip_med.geometry import SliceFrame, slice_frame
 from headclip_med.hashing import sha256_file
-from headclip_med.review.model import ResultLink, readable
+from headclip_med.review.model import ResultLink
 from headclip_med.types import Affine
 from headclip_med.writing.atomic import RECORD_NAME
 from headclip_med.writing.record import ResultRecord, load_result

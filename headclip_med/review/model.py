@@ -123,11 +123,6 @@ class CaseReview(_Record):
     done: bool = False
 
 
-def readable(text: str) -> str:
-    r"""Text that any file and any screen takes: what a name holds that is no UTF-8 becomes ``\udce9`` in letters."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 @contextmanager
 def values_in_words() -> Iterator[None]:
     """pydantic's refusal of a value becomes an :class:`InputError`."""
