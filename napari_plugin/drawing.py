@@ -33,7 +33,7 @@ class Drawing:
         settle: Callable[[], None],
     ) -> None:
         self.views, self._layers, self._case, self._mend, self._settle = views, layers, case, mend, settle
-        self._before: NDArray[np.uint16] | None = None
+        self._before: tuple[OpenCase, NDArray[np.uint16]] | None = None
         self._is_following = False
         self._soon = QTimer()  # napari tells of some strokes before they are in the array
         self._soon.setSingleShot(True)
@@ -54,7 +54,7 @@ class Drawing:
         if case is None or self.is_going_on or case.read_only is not None:
             return
         number = next_number(case.review.drawn)
-        self._before = case.drawn_labels()
+        self._before = case, case.drawn_labels()
         self._layers.begin_drawing(number)
         self.views.footer.status.say("Paint the region, in one slice or several; every stroke is kept at once.")
         self.show(case)
@@ -67,10 +67,11 @@ class Drawing:
     @told
     def drop(self) -> None:
         """Throw away whatever was painted since the drawing began; undo brings it back."""
-        before, case = self._before, self._case()
+        before = self._before
         self.end()
-        if before is not None and case is not None:
-            case.set_drawn_labels(before)
+        if before is not None and before[0] is self._case():
+            case, labels = before
+            case.set_drawn_labels(labels)
 
     def end(self) -> None:
         """Take the brush back; what is painted stays."""
@@ -81,7 +82,9 @@ class Drawing:
             self.show(self._case())
 
     def show(self, case: OpenCase | None) -> None:
-        """What can be drawn now in this case."""
+        """What can be drawn now in this case; what was begun in another one ends with that."""
+        if self._before is not None and self._before[0] is not case:
+            self._before = None
         reason = "Open a case first" if case is None else case.read_only
         self._layers.allow_drawing(reason is None)
         self.views.draw.show_drawing(self.is_going_on, reason)

@@ -147,8 +147,10 @@ class ReviewControl:
         """A run has ended without a result: show the case again, or nothing."""
         aside, self._aside = self._aside, None
         self.layers.close()
-        if aside is None or self.session is None or not self._open(self.session, *aside):
+        if aside is None or self.session is None:
             self.show_nothing()
+        else:
+            self._open(self.session, *aside)
 
     def close_session(self) -> None:
         """Save, unlock and forget the session; the layers go with it."""
@@ -249,7 +251,7 @@ class ReviewControl:
                 components_at,
                 (data.volume_map, data.affine, threshold, data.axis),
                 lambda found: self._settled(case, found),
-                lambda error: self.views.footer.status.say(in_words(error), is_wrong=True),
+                lambda error: self._unsettled(case, error),
             )
 
     def step_threshold(self, by: int) -> None:
@@ -357,9 +359,9 @@ class ReviewControl:
             self._go_back(before, picture, view)
             self.views.footer.status.say(self._still(f"{key} cannot be opened: {in_words(error)}"), is_wrong=True)
             return False
+        self._shown, self._aside = shown, None
         with self._change():
             session.take(case)
-        self._shown, self._aside = shown, None
         self._follow(session)
         self._say_opened(shown)
         return True
@@ -459,21 +461,33 @@ class ReviewControl:
     @told
     def _settle_now(self) -> None:
         """The threshold that is on the screen already counts from here on."""
-        wanted, shown = self._preview, self._shown
-        if wanted is None or self.case is None or shown is None or shown.case.concealed:
-            return
-        self._preview = None
-        try:
-            shown.case.set_threshold(wanted)
-        finally:
-            self._show_again(shown, is_drawn=False)  # also where it could not be kept, or is what it was
+        if self._preview is not None and self.case is not None and not self.case.concealed:
+            self._keep_threshold(self._preview)
 
     @told
     def _settled(self, case: OpenCase, found: Components) -> None:
         if self.case is case and abs(found.threshold - self.views.threshold.value) < 1e-6:
             self.mend()
-            case.set_threshold(found.threshold, found)
+            self._keep_threshold(found.threshold, found)
             self.views.footer.status.say(rows.score_words(case))
+
+    def _unsettled(self, case: OpenCase, error: BaseException) -> None:
+        if self.case is case and self._shown is not None:
+            self._preview = None
+            self._show_again(self._shown, is_drawn=False)
+        self.views.footer.status.say(in_words(error), is_wrong=True)
+
+    def _keep_threshold(self, threshold: float, components: Components | None = None) -> None:
+        """Keep what was dragged; where it cannot be kept, the one before is shown again."""
+        shown, self._preview = self._shown, None
+        if shown is None:
+            return
+        actions = shown.case.review.actions
+        try:
+            shown.case.set_threshold(threshold, components)
+        finally:
+            if shown.case.review.actions == actions:
+                self._show_again(shown, is_drawn=False)
 
     # -- inside: views
 

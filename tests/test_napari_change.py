@@ -164,6 +164,11 @@ def test_a_case_that_went_meanwhile_is_told_and_passed_over(dock: Any, tmp_path:
     assert "must stay where it is" in status(dock)
     assert dock.review.case.findings[0].status is None
     agreement.check()
+    dock.views.threshold.number.setValue(0.3)
+    wait_for(lambda: dock.review._preview is None and not dock.background.is_busy)
+    assert "must stay where it is" in status(dock)
+    assert dock.views.threshold.value == 0.5, "what cannot be kept is not shown either"
+    agreement.check()
 
 
 def test_another_folder_that_cannot_be_reviewed_leaves_the_review_open(dock: Any, tmp_path: Path) -> None:

@@ -226,6 +226,20 @@ def test_a_case_left_while_drawing_keeps_its_region_and_the_next_one_has_none(do
         assert set(drawn) == {"d1", "d2"}
 
 
+def test_a_drawing_ends_with_its_case_even_where_a_script_opens_the_next_one(dock: Any, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_case(tmp_path, name)
+    dock.review_session(open_session(tmp_path), "one")
+    stroke(dock)
+    dock.views.draw.draw_button.click()
+    dock.review.session.open_case("two")
+    assert seen(dock) == {}
+    assert not dock.review.drawing.is_going_on
+    dock.review.drawing.drop()
+    dock.review.drawing.keep()
+    assert seen(dock) == {}
+
+
 @pytest.mark.parametrize("why", ["full disk", "journal gone", "looking only"])
 def test_what_cannot_be_kept_is_not_shown_either(
     drawing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str

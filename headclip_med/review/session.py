@@ -127,10 +127,11 @@ class Session:
         Raises:
             InputError: no such case, or a result that cannot be reviewed; the open case stays open.
         """
-        if self.case is None or self.case.key != key or self.case.read_only is not None:
-            self.take(self.prepare(key))
-        assert self.case is not None
-        return self.case
+        if self.case is not None and self.case.key == key and self.case.read_only is None:
+            return self.case
+        case = self.prepare(key)
+        self.take(case)
+        return case
 
     def prepare(self, key: str, instead_of: OpenCase | None = None) -> OpenCase:
         """Do all of :meth:`open_case` that can fail; the open case stays open, and nobody is told.
