@@ -336,8 +336,6 @@ class CaseLayers:
         """Back to looking."""
         if self._is_there(self.drawn):
             self.drawn.mode = "pan_zoom"
-            self._has_drawing = bool(np.asarray(self.drawn.data).any())
-            self._set_visible()
             if self.sources and self._is_there(self.sources[0]):
                 self._viewer.layers.selection.active = self.sources[0]
 
@@ -358,15 +356,16 @@ class CaseLayers:
 
     def show_drawn(self, labels: NDArray[Any]) -> None:
         """Show these labels ``(I, J, K)``, which are kept, instead of what is painted."""
-        if self.grid is None or not self._is_there(self.drawn):
+        made = None if self.picture is None else self.picture.drawn
+        if self.grid is None or made is None or not self._is_there(self.drawn) or not _can_be_kept(self.drawn, made):
             return
         self._kept = np.array(self.grid.view(labels), order="C")
         if not np.array_equal(self.drawn.data, self._kept):
             self.drawn.data[...] = self._kept
             _forget_strokes(self.drawn)
             _redraw(self.drawn)
-        if self.drawn.mode == "pan_zoom":
-            self._has_drawing = bool(self._kept.any())  # an empty layer costs time with every slice
+        if not self._has_drawing and self._kept.any():
+            self._has_drawing = True  # and stays it, even empty: a hidden layer tells nobody of napari's redo
             self._set_visible()
 
     # -- the source's window
@@ -459,7 +458,7 @@ class CaseLayers:
         if made is None:
             return
         self.drawn, self._kept = self._add(made), made[0].copy()
-        self._has_drawing = bool(made[0].any())
+        self._has_drawing = bool(made[0].any())  # an empty layer costs time with every slice
         for event in (self.drawn.events.paint, self.drawn.events.set_data, self.drawn.events.data):
             event.connect(self._was_painted)
 

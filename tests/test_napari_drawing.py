@@ -90,6 +90,9 @@ def test_a_stroke_taken_back_with_naparis_own_undo_is_not_kept(drawing: Any) -> 
     assert seen(drawing) == {}
     drawing.views.draw.keep_button.click()
     assert seen(drawing) == {}
+    layer.redo()
+    assert seen(drawing) == {"d1": size}
+    layer.undo()
     drawing.review.undo()  # our own brings it back
     assert seen(drawing) == {"d1": size}
     layer.undo()  # napari's history leads back from what is no longer there: it is empty
