@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from napari_case import MISSED, open_session, paint, ras_of, status, wait_for, write_case
+from napari_case import MISSED, Endless, open_session, paint, ras_of, status, wait_for, write_case
 
-from headclip_med.errors import CancelledError, InputError
+from headclip_med.errors import InputError
 from headclip_med.review import Session
 
 pytest.importorskip("napari")
@@ -224,21 +223,6 @@ def test_the_review_is_saved_when_the_window_is_asked_to_close(
     files = dock.review.session.review_files("case")
     dock.eventFilter(viewer.window._qt_window, QEvent(QEvent.Type.Close))
     assert "accepted" in files.review.read_text()
-
-
-class Endless:
-    """An engine that goes on until it is told to stop."""
-
-    is_stopped = False
-
-    def predict(self, source: Any, *, cancel: Any, progress: Any, **rest: Any) -> None:
-        done = 0
-        while not cancel():
-            done += 1
-            progress(done, 10**6)
-            time.sleep(0.001)
-        self.is_stopped = True
-        raise CancelledError("stopped")
 
 
 @pytest.mark.parametrize("how", ["code", "window", "dock", "deleted"])
