@@ -88,6 +88,7 @@ def medians(
 
 def measure(folder: Path, repeats: int) -> dict[str, Any]:
     """Open the case in a window and time it."""
+    from napari_headclip_med.case_layers import picture_of
     from napari_headclip_med.launch import dock_of, open_review
     from vispy.gloo import gl
 
@@ -102,7 +103,8 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
     case = session.case
 
     def show(_: int) -> None:
-        dock.review._show_layers(case)
+        dock.layers.open(picture_of(case, dock.review.source.volume))
+        dock.review._show(dock.review._shown)
 
     found = {
         "first picture after reading": medians(viewer, show, [0] * 5, before=dock.layers.close),

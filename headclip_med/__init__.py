@@ -5,6 +5,8 @@ The public names are loaded on first use, so that importing the package does not
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +50,25 @@ if TYPE_CHECKING:
     from headclip_med.result import AnomalyResult, Finding, SliceScore
 
 
+def keep_triton_out() -> None:
+    """Have torch do without triton where Mesa's OpenGL is open, such as in a process with a napari window.
+
+    triton brings an LLVM of its own. Loaded after Mesa's, it ends the process; an engine never compiles, so that
+    nothing is lost. Windows and macOS have no Mesa. It must be called before torch's compiler is loaded.
+    """
+    if "triton" in sys.modules or not sys.platform.startswith("linux"):
+        return
+    with suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:  # noqa: PTH123
+        if any(name in line for line in maps for name in ("libLLVM", "libgallium", "_dri.so")):
+            sys.modules["triton"] = None  # type: ignore[assignment]
+
+
+keep_triton_out()
+
+
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
+        keep_triton_out()
         return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'headclip_med' has no attribute {name!r}")
 

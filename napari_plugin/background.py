@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,6 +32,8 @@ class Background:
     def __init__(self) -> None:
         self._workers: set[Any] = set()
         self._tasks: list[Task] = []
+        self._is_closed = False
+        atexit.register(self._end)  # a thread that outlives Python aborts the process
 
     @property
     def is_busy(self) -> bool:
@@ -48,7 +51,7 @@ class Background:
         from napari.qt.threading import create_worker
 
         worker: Any = create_worker(_caught, work, given, _start_thread=False)
-        worker.returned.connect(lambda outcome: (failed if isinstance(outcome, BaseException) else done)(outcome))
+        worker.returned.connect(lambda outcome: self._tell(outcome, done, failed))
         self._start(worker)
 
     def follow(
@@ -68,21 +71,36 @@ class Background:
         task = Task()
         self._tasks.append(task)
         worker: Any = create_worker(_caught_events, events, task, _start_thread=False)
-        worker.yielded.connect(lambda event: (failed if isinstance(event, BaseException) else arrived)(event))
-        worker.finished.connect(ended)
+        worker.yielded.connect(lambda event: self._tell(event, arrived, failed))
+        worker.finished.connect(lambda: self._tell(None, lambda _: ended(), failed))
         self._start(worker)
         return task
 
     def close(self) -> None:
-        """Ask everything to stop and wait for it."""
+        """Ask everything to stop and wait for it; nothing is told to anybody any more."""
+        self._is_closed = True
+        self._stop(_PATIENCE_MS)
+
+    def _tell(self, outcome: Any, done: Callable[[Any], None], failed: Callable[[BaseException], None]) -> None:
+        """Pass on what came out of a thread; Qt still delivers what was on its way when a dock was closed."""
+        if not self._is_closed:
+            (failed if isinstance(outcome, BaseException) else done)(outcome)
+
+    def _end(self) -> None:
+        """Python ends: wait as long as it takes."""
+        self._stop(-1)
+
+    def _stop(self, patience_ms: int) -> None:
         from qtpy.QtCore import QThreadPool
 
         for task in self._tasks:
             task.stop()
         for worker in tuple(self._workers):
             _disconnect(worker)
-        QThreadPool.globalInstance().waitForDone(_PATIENCE_MS)
-        self._workers.clear()
+        if self._workers and QThreadPool.globalInstance().waitForDone(patience_ms):
+            self._workers.clear()
+        if not self._workers:
+            atexit.unregister(self._end)
 
     def _start(self, worker: Any) -> None:
         self._workers.add(worker)

@@ -6,7 +6,9 @@ lie on one :class:`.layers.DisplayGrid`; the arrays are views of the session's o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +19,15 @@ from headclip_med.reading.base import AnyVolume, LoadedVolume
 from headclip_med.slices import put_back_array
 from headclip_med.types import RESEARCH_ONLY, Affine, Vector, VolumeMeta
 
+from .compat import lock, world_steps
 from .layers import DisplayGrid, display_grid, map_colours
+from .orientation import own_order
 from .volume_layers import LayerTuple, volume_layers
 from .windows import Limits
 
 if TYPE_CHECKING:
     from headclip_med.review import OpenCase, ReviewFinding
+    from headclip_med.review.model import ResultLink
 
 # Contour colours by decision: apart in lightness and hue for every kind of colour vision, none of them in the map.
 _COLOURS = {
@@ -38,76 +43,201 @@ _CHOSEN_COLOUR = "#ff4fd8"
 _DRAWN_COLOUR = "#7dff5a"
 _BRUSH = 6
 _RUN_RANGE = (0.3, 1.0)  # of the map's colours while the threshold is not known yet
+_PLACE = ("scale", "translate", "units", "axis_labels", "metadata", "name", "colormap")
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """All that the layers of a case show, made before anything on the screen changes.
+
+    Attributes:
+        link: the result whose map it is; None of a run, whose map is still being made.
+        axis: array axis of the primary plane's slices. map_array: ``(I, J, K)`` in the source's order.
+        map_range: values that the map's colours span. is_overlay_shown: whether map and contours may be seen.
+        sources, map, contours, drawn: what each layer is made of.
+    """
+
+    link: ResultLink | None
+    grid: DisplayGrid
+    axis: int
+    map_array: NDArray[np.float32]
+    map_range: Limits
+    is_overlay_shown: bool
+    sources: tuple[LayerTuple, ...]
+    map: LayerTuple
+    contours: LayerTuple
+    drawn: LayerTuple | None
+
+
+def picture_of(case: OpenCase, volume: AnyVolume | None) -> Picture:
+    """The picture of a case; ``volume`` is its source on the same grid, None where there is none."""
+    data, record, is_shown = case.data, case.record, case.may_show_overlay
+    # while it is concealed, not even a thumbnail or a value below the cursor may tell
+    seen = data.volume_map if is_shown else np.zeros_like(data.volume_map)
+    grid = display_grid(data.affine, data.shape, record.source.is_2d)
+    facts = {
+        "source": record.source.name,
+        "pred_score": record.pred_score if is_shown else None,
+        "threshold": record.threshold,
+        **data.codes,
+    }
+    colours = map_range(seen, record.threshold) if is_shown else (0.0, 1.0)
+    labels = np.array(grid.view(case.drawn_labels()), order="C")
+    drawn = _labels_layer(grid, labels, {"name": "drawn findings", "colormap": _drawn_colours(), "opacity": 0.5}, facts)
+    return _picture(data.link, volume, grid, data.axis, seen, colours, is_shown, drawn, facts)
+
+
+def picture_of_run(volume: AnyVolume, affine: Affine, axis: int) -> Picture:
+    """The picture of a source and a map that is still to come; see :meth:`CaseLayers.put_maps`."""
+    _, i, j, k = volume.shape
+    grid = display_grid(affine, (i, j, k), bool(volume.meta.get("is_2d", False)))
+    empty = np.zeros((i, j, k), dtype=np.float32)
+    return _picture(None, volume, grid, axis, empty, _RUN_RANGE, True, None, {})
+
+
+def _picture(
+    link: ResultLink | None,
+    volume: AnyVolume | None,
+    grid: DisplayGrid,
+    axis: int,
+    map_array: NDArray[np.float32],
+    colours: Limits,
+    is_shown: bool,
+    drawn: LayerTuple | None,
+    facts: dict[str, Any],
+) -> Picture:
+    shown = grid.view(map_array)
+    look = {"name": "anomaly map", "contrast_limits": colours, **_map_look()}
+    place = grid.layer_kwargs(research_use_only=RESEARCH_ONLY, **facts)
+    contours = _labels_layer(grid, np.zeros(shown.shape, dtype=np.uint8), _contour_look(), facts)
+    sources = [] if volume is None else volume_layers(volume, grid.is_plain)
+    return Picture(
+        link, grid, axis, map_array, colours, is_shown, tuple(sources), (shown, {**look, **place}, "image"), contours,
+        drawn,
+    )  # fmt: skip
+
+
+def _labels_layer(grid: DisplayGrid, labels: NDArray[Any], look: dict[str, Any], facts: dict[str, Any]) -> LayerTuple:
+    return labels, {**look, **grid.layer_kwargs(research_use_only=RESEARCH_ONLY, **facts)}, "labels"
 
 
 class CaseLayers:
-    """Layers of one case in a viewer; made anew when another one opens."""
+    """Layers of one case in a viewer; others' are only hidden while one is open.
+
+    Attributes:
+        picture: what is on the screen, all of it; None while it is not.
+        lost: called when somebody else has removed one of the layers. painted: when the drawn layer may have changed.
+    """
 
     def __init__(self, viewer: Any) -> None:
         self._viewer = viewer
+        self.picture: Picture | None = None
         self.grid: DisplayGrid | None = None
         self.sources: list[Any] = []
         self.map: Any = None
         self.contours: Any = None
         self.drawn: Any = None
         self.map_range: Limits = (0.0, 1.0)
+        self.lost: Callable[[], None] = _nothing
+        self.painted: Callable[[], None] = _nothing
         self._axis = 0
         self._map_array: NDArray[np.float32] | None = None
+        self._kept: NDArray[Any] | None = None
         self._labels: NDArray[np.int32] | None = None
         self._codes: dict[int, int] = {}
         self._hidden: list[Any] = []
-        self._is_run = self._has_drawing = False
+        self._has_drawing = self._is_changing = False
         self._opacity, self._is_shown, self._is_peeking = 0.6, True, False
+        viewer.layers.events.removed.connect(self._removed)
 
     # -- opening and closing
 
-    def open_case(self, case: OpenCase, volume: AnyVolume | None) -> None:
-        """Show a case; ``volume`` is its source on the same grid, None where there is none."""
-        data, seen = case.data, case.data.volume_map
-        if case.concealed:  # not even a thumbnail or a value below the cursor may tell
-            seen = np.zeros_like(seen)
-        facts = {
-            "source": case.record.source.name,
-            "pred_score": case.record.pred_score if not case.concealed else None,
-            "threshold": case.record.threshold,
-            **data.codes,
-        }
-        self.map_range = (0.0, 1.0) if case.concealed else map_range(seen, case.record.threshold)
-        self._open(volume, seen, data.affine, data.axis, facts)
-        labels = case.drawn_labels()
-        self._add_drawn(labels, facts)
-        self._has_drawing = bool(labels.any())
-        self.show_overlay(not case.concealed)
+    def open(self, picture: Picture) -> None:
+        """Show a picture instead of the one before, and hide whatever else is open, which would lie over it."""
+        for layer in self._viewer.layers:
+            if layer.visible and layer not in self._ours():
+                layer.visible = False
+                self._hidden.append(layer)
+        self.show(picture)
 
-    def open_run(self, volume: AnyVolume, affine: Affine, axis: int) -> None:
-        """Show a source and a map that is still to come; see :meth:`put_maps`."""
-        shape = tuple(volume.shape[1:])
-        self.map_range = _RUN_RANGE
-        self._open(volume, np.zeros(shape, dtype=np.float32), affine, axis, {})
-        self._is_run = True
-        self.show_overlay(True)
+    def show(self, picture: Picture) -> None:
+        """Show all of a picture; until it is, nothing counts as shown. Layers that are there are used again."""
+        self.picture = None
+        with self._changing():
+            self._remove(self.drawn)  # with its history, and whatever stroke is going on
+            self.drawn, self._labels = None, None
+            self.grid, self._map_array, self._axis = picture.grid, picture.map_array, picture.axis
+            self.map_range = picture.map_range
+            for layer in self._ours():  # napari draws at once, and complains where mm lie beside pixels
+                layer.units = picture.map[1]["units"]
+            self._put_sources(picture.sources)
+            self.map = self._put(self.map, picture.map)
+            self.map.opacity = self._opacity
+            self.contours = self._put(self.contours, picture.contours)
+            self.contours.contour = 1
+            self.contours.editable = False
+            self._put_drawn(picture.drawn)
+            self._stack()
+            if self.sources:
+                self._viewer.layers.selection.active = self.sources[0]
+        self.picture = picture
+        self.show_overlay(picture.is_overlay_shown)
 
     def close(self) -> None:
         """Remove every layer of ours, and show again what was hidden for them."""
-        for layer in (*self.sources, self.map, self.contours, self.drawn):
-            self._remove(layer)
+        self.picture = None
+        with self._changing():
+            for layer in self._ours():
+                self._remove(layer)
         self.sources, self.map, self.contours, self.drawn = [], None, None, None
-        self.grid, self._map_array, self._labels, self._is_run = None, None, None, False
+        self.grid, self._map_array, self._labels, self._kept = None, None, None, None
         for layer in self._hidden:
             layer.visible = True
         self._hidden = []
 
+    def let_go(self) -> None:
+        """Leave the viewer as it is, and listen to it no more."""
+        self.lost = self.painted = _nothing
+        self._viewer.layers.events.removed.disconnect(self._removed)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is a run that is on the screen."""
+        return self.picture is not None and self.picture.link is None
+
+    def is_whole(self) -> bool:
+        """Whether every layer of the picture is there, with its own values in its own place."""
+        picture = self.picture
+        if picture is None or len(self.sources) != len(picture.sources):
+            return False
+        pairs = [*zip(self.sources, picture.sources, strict=True), (self.map, picture.map)]
+        pairs.append((self.contours, picture.contours))
+        return all(self._is_there(layer) and _is_as_made(layer, made) for layer, made in pairs) and (
+            picture.drawn is None or (self._is_there(self.drawn) and _can_be_kept(self.drawn, picture.drawn))
+        )
+
+    def shown(self) -> ResultLink | None:
+        """The result whose map is on the screen, whole; None where there is none."""
+        return self.picture.link if self.picture is not None and self.is_whole() else None
+
     # -- going somewhere
 
     def current_index(self) -> int | None:
-        """The slice of the primary plane that is shown; None in another plane or in 3-D."""
+        """The slice of the primary plane that is shown; None in another plane, in 3-D, or beyond the volume."""
         if self.grid is None or self._map_array is None:
             return None
         display_axis = self.grid.display_axis(self._axis)
-        if display_axis in self._viewer.dims.displayed:
+        size, step = self._map_array.shape[self._axis], self._step(display_axis)
+        if self._cut_axis() != display_axis or not 0 <= step < size:
             return None
-        size = self._map_array.shape[self._axis]
-        return self.grid.display_index(self._axis, self._step(display_axis, size), size)
+        return self.grid.display_index(self._axis, step, size)
+
+    def is_beyond(self) -> bool:
+        """Whether the screen cuts beyond the volume, where another layer reaches further."""
+        axis = self._cut_axis()
+        if self.picture is None or axis is None:
+            return False
+        return not 0 <= self._step(axis) < self.picture.grid.view(self.picture.map_array).shape[axis]
 
     def jump(self, index: int) -> None:
         """Show a slice of the primary plane, by its index in the source."""
@@ -115,12 +245,15 @@ class CaseLayers:
             return
         axis = self.grid.display_axis(self._axis)
         step = self.grid.display_index(self._axis, index, self._map_array.shape[self._axis])
-        self._viewer.dims.set_point(axis, float(self.grid.translate[axis] + step * self.grid.scale[axis]))
+        place = self.grid.translate[axis] + step * self.grid.scale[axis]
+        self._viewer.dims.set_point(self._viewer.dims.ndim - 3 + axis, float(place * self._steps()[axis]))
 
     def go_to(self, ras_mm: Vector) -> None:
         """Show the slices through a place of the patient, in every plane."""
         if self.grid is not None:
-            self._viewer.dims.set_point(range(3), tuple(float(v) for v in self.grid.world_of(ras_mm)))
+            ndim = self._viewer.dims.ndim
+            place = self.grid.world_of(ras_mm) * self._steps()
+            self._viewer.dims.set_point(range(ndim - 3, ndim), tuple(float(v) for v in place))
 
     # -- the overlay
 
@@ -142,13 +275,12 @@ class CaseLayers:
 
     def preview(self, threshold: float) -> None:
         """Contours of the slice on the screen at a threshold, at once; the rest of the volume follows later."""
-        displayed = self._viewer.dims.displayed
-        if self.grid is None or self._map_array is None or len(displayed) != 2 or not self._is_there(self.contours):
+        axis = self._cut_axis()
+        if self.picture is None or axis is None or self.is_beyond() or not self._is_there(self.contours):
             return
-        axis = next(a for a in range(3) if a not in displayed)
-        shown = self.grid.view(self._map_array)
-        here = (slice(None),) * axis + (self._step(axis, shown.shape[axis]),)
-        self.contours.data[here] = shown[here] >= threshold
+        shown = self.picture.grid.view(self.picture.map_array)
+        here = (slice(None),) * axis + (self._step(axis),)
+        self.picture.contours[0][here] = shown[here] >= threshold
         self._labels = None
         _redraw(self.contours)
 
@@ -160,15 +292,16 @@ class CaseLayers:
         Args:
             labels: ``(I, J, K)`` of :class:`headclip_med.review.Components`.
         """
-        if self.grid is None or not self._is_there(self.contours):
+        if self.picture is None or not self._is_there(self.contours):
             return
+        grid, shown = self.picture.grid, self.picture.contours[0]
         codes = {row.finding.label: _code(row, chosen) for row in findings}
         if labels is not self._labels:
             table = np.zeros(len(findings) + 1, dtype=np.uint8)
             table[list(codes)] = list(codes.values())
-            self.contours.data[...] = table[self.grid.view(labels)]
+            shown[...] = table[grid.view(labels)]
         else:
-            painted = self.grid.to_source(self.contours.data)
+            painted = grid.to_source(shown)
             for row in findings:
                 label = row.finding.label
                 if codes[label] != self._codes.get(label):
@@ -181,7 +314,7 @@ class CaseLayers:
 
     def put_maps(self, frame: SliceFrame, indices: Sequence[int], maps: NDArray[np.float32]) -> None:
         """Maps ``(n, H, W)`` of a run, as they come; nothing where a case has been opened meanwhile."""
-        if self._map_array is not None and self._is_run:
+        if self._map_array is not None and self.is_run:
             put_back_array(maps, self._map_array, frame, indices)
             if self._is_there(self.map):
                 _redraw(self.map)
@@ -194,6 +327,7 @@ class CaseLayers:
             self._viewer.layers.selection.active = self.drawn
             self._has_drawing = True
             self._set_visible()
+            self.drawn.editable = True
             self.drawn.selected_label = number
             self.drawn.brush_size = _BRUSH
             self.drawn.mode = "paint"
@@ -202,22 +336,37 @@ class CaseLayers:
         """Back to looking."""
         if self._is_there(self.drawn):
             self.drawn.mode = "pan_zoom"
-            self._has_drawing = bool(np.asarray(self.drawn.data).any())
-            self._set_visible()
             if self.sources and self._is_there(self.sources[0]):
                 self._viewer.layers.selection.active = self.sources[0]
 
-    def drawn_labels(self) -> NDArray[Any] | None:
-        """What is painted now, ``(I, J, K)`` in the source's grid; a view."""
-        return None if self.grid is None or self.drawn is None else self.grid.to_source(np.asarray(self.drawn.data))
+    def allow_drawing(self, is_allowed: bool) -> None:
+        """Let the drawn layer be painted on, or not."""
+        if self._is_there(self.drawn) and self.drawn.editable != is_allowed:
+            self.drawn.editable = is_allowed
+
+    def painted_labels(self) -> NDArray[Any] | None:
+        """``(I, J, K)`` of the drawn layer, a view, where it is not what is kept; None where it is, or is not there."""
+        if self.grid is None or not self._is_there(self.drawn) or self.picture is None or self.picture.drawn is None:
+            return None
+        if self._kept is None or not _can_be_kept(self.drawn, self.picture.drawn):
+            return None
+        if np.array_equal(self.drawn.data, self._kept):
+            return None
+        return self.grid.to_source(np.asarray(self.drawn.data))
 
     def show_drawn(self, labels: NDArray[Any]) -> None:
-        """Show these labels ``(I, J, K)`` instead of what is painted."""
-        if self.grid is not None and self._is_there(self.drawn):
-            self.drawn.data[...] = self.grid.view(labels)
-            self._has_drawing = bool(labels.any())  # an empty layer costs time with every slice
-            self._set_visible()
+        """Show these labels ``(I, J, K)``, which are kept, instead of what is painted."""
+        made = None if self.picture is None else self.picture.drawn
+        if self.grid is None or made is None or not self._is_there(self.drawn) or not _can_be_kept(self.drawn, made):
+            return
+        self._kept = np.array(self.grid.view(labels), order="C")
+        if not np.array_equal(self.drawn.data, self._kept):
+            self.drawn.data[...] = self._kept
+            _forget_strokes(self.drawn)
             _redraw(self.drawn)
+        if not self._has_drawing and self._kept.any():
+            self._has_drawing = True  # and stays it, even empty: a hidden layer tells nobody of napari's redo
+            self._set_visible()
 
     # -- the source's window
 
@@ -247,81 +396,89 @@ class CaseLayers:
 
     def add_sequence(self, name: str, array: NDArray[np.float32]) -> None:
         """Another image of the patient on the same grid, ``(I, J, K)`` or in colour ``(I, J, K, 3)``; just above."""
-        if self.grid is None:
+        if self.picture is None:
             return
         volume = LoadedVolume(
             np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None],
-            self.grid.affine,
+            self.picture.grid.affine,
             VolumeMeta(source_name=name, is_rgb=array.ndim == 4),
         )
+        (made,) = volume_layers(volume, self.picture.grid.is_plain)
         place = max(
             (self._viewer.layers.index(layer) + 1 for layer in self.sources if self._is_there(layer)), default=0
         )
-        self.sources.append(self._add(*volume_layers(volume)[0]))
+        self.sources.append(self._add(made))
         self._viewer.layers.move(len(self._viewer.layers) - 1, place)
+        self.picture = replace(self.picture, sources=(*self.picture.sources, made))
 
     # -- inside
 
-    def _open(
-        self, volume: AnyVolume | None, map_array: NDArray[np.float32], affine: Affine, axis: int, facts: dict[str, Any]
-    ) -> None:
-        ours = (*self.sources, self.map, self.contours, self.drawn)
-        for layer in self._viewer.layers:
-            if layer.visible and layer not in ours:
-                layer.visible = False  # whatever else is open would lie over the case
-                self._hidden.append(layer)
-        self._remove(self.drawn)
-        i, j, k = map_array.shape
-        self.grid, self._map_array, self._axis = display_grid(affine, (i, j, k)), map_array, axis
-        self.drawn, self._labels, self._is_run = None, None, False
-        self._put_sources([] if volume is None else volume_layers(volume))
-        place = self.grid.layer_kwargs(research_use_only=RESEARCH_ONLY, **facts)
-        shown = self.grid.view(map_array)
-        look: dict[str, Any] = {"name": "anomaly map", "contrast_limits": self.map_range}
-        self.map = self._put(self.map, shown, {**look, **_map_look(), "opacity": self._opacity, **place}, "image")
-        codes = np.zeros(shown.shape, dtype=np.uint8)
-        self.contours = self._put(self.contours, codes, {**_contour_look(), **place}, "labels")
-        self.contours.contour = 1
-        self.contours.editable = False
-        if self.sources:
-            self._viewer.layers.selection.active = self.sources[0]
+    def _ours(self) -> tuple[Any, ...]:
+        return tuple(layer for layer in (*self.sources, self.map, self.contours, self.drawn) if layer is not None)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """What is removed meanwhile is removed by us."""
+        self._is_changing = True
+        try:
+            yield
+        finally:
+            self._is_changing = False
+
+    def _removed(self, event: Any) -> None:
+        if not self._is_changing and event.value in self._ours():
+            self.lost()
 
     def _put_sources(self, wanted: Sequence[LayerTuple]) -> None:
         """Layers of these sequences; those that are there are used again, since napari takes long to remove one."""
         olds, self.sources = self.sources, []
-        fitting = len(olds) == len(wanted) and all(self._is_there(old) for old in olds)
-        if not fitting:
-            for layer in (*olds, *((self.map, self.contours) if wanted else ())):
-                self._remove(layer)  # the map lies above the sequences
-        for place, (data, kwargs, kind) in enumerate(wanted):
-            self.sources.append(self._put(olds[place] if fitting else None, data, kwargs, kind))
-
-    def _put(self, old: Any, data: Any, kwargs: dict[str, Any], kind: str) -> Any:
-        """A layer with this content: ``old`` where it can be used again, else a new one."""
-        if not self._is_there(old) or getattr(old, "rgb", False) != kwargs.get("rgb", False):
+        for old in olds[len(wanted) :]:
             self._remove(old)
-            return self._add(data, kwargs, kind)
+        for place, made in enumerate(wanted):
+            self.sources.append(self._put(olds[place] if place < len(olds) else None, made))
+
+    def _put(self, old: Any, made: LayerTuple) -> Any:
+        """A layer with this content: ``old`` where it can be used again, else a new one."""
+        data, kwargs, _ = made
+        is_fitting = self._is_there(old) and getattr(old, "rgb", False) == kwargs.get("rgb", False)
+        if not is_fitting or not _is_upright(old):
+            self._remove(old)
+            return self._add(made)
         old.data = data
-        for name in ("scale", "translate", "metadata", "name"):
-            setattr(old, name, kwargs[name])
+        for name in _PLACE:
+            if name in kwargs:
+                setattr(old, name, kwargs[name])
         if "contrast_limits" in kwargs:
             old.contrast_limits_range = old.contrast_limits = kwargs["contrast_limits"]
         old.visible = kwargs.get("visible", True)
+        lock(old)
         return old
 
-    def _add_drawn(self, labels: NDArray[Any], facts: dict[str, Any]) -> None:
-        if self.grid is None:
+    def _put_drawn(self, made: LayerTuple | None) -> None:
+        if made is None:
             return
-        place = self.grid.layer_kwargs(research_use_only=RESEARCH_ONLY, **facts)
-        look = {"name": "drawn findings", "colormap": _drawn_colours(), "opacity": 0.5}
-        self.drawn = self._add(np.ascontiguousarray(self.grid.view(labels)), {**look, **place}, "labels")
-        if self.sources:
-            self._viewer.layers.selection.active = self.sources[0]
+        self.drawn, self._kept = self._add(made), made[0].copy()
+        self._has_drawing = bool(made[0].any())  # an empty layer costs time with every slice
+        for event in (self.drawn.events.paint, self.drawn.events.set_data, self.drawn.events.data):
+            event.connect(self._was_painted)
 
-    def _add(self, data: Any, kwargs: dict[str, Any], kind: str) -> Any:
+    def _was_painted(self, event: Any) -> None:
+        self.painted()
+
+    def _stack(self) -> None:
+        """Put our layers in their order, above all others, where they are not."""
+        layers = self._viewer.layers
+        places = [layers.index(layer) for layer in self._ours()]
+        if places != sorted(places):
+            for layer in self._ours():
+                layers.move(layers.index(layer), len(layers))
+
+    def _add(self, made: LayerTuple) -> Any:
         from napari.layers import Layer
 
-        return self._viewer.add_layer(Layer.create(data, kwargs, kind))
+        layer = self._viewer.add_layer(Layer.create(*made))
+        lock(layer)
+        return layer
 
     def _remove(self, layer: Any) -> None:
         if self._is_there(layer):
@@ -338,16 +495,59 @@ class CaseLayers:
         if self._is_there(self.drawn):
             self.drawn.visible = self._has_drawing and not self._is_peeking
 
-    def _step(self, axis: int, size: int) -> int:
-        """Index along a displayed array's axis of what is on the screen."""
-        if self.grid is None:
-            return 0
-        step = (self._viewer.dims.point[axis] - self.grid.translate[axis]) / self.grid.scale[axis]
-        return int(np.clip(np.rint(step), 0, size - 1))
+    def _cut_axis(self) -> int | None:
+        """The displayed array's axis across which the screen cuts; None in 3-D."""
+        order = own_order(self._viewer.dims)
+        return order[0] if order and self._viewer.dims.ndisplay == 2 else None
+
+    def _step(self, axis: int) -> int:
+        """Index along a displayed array's axis of what is on the screen, which may lie beyond the array."""
+        if self.grid is None or self._viewer.dims.ndim < 3:
+            return -1
+        place = self._viewer.dims.point[axis - 3] / self._steps()[axis]
+        return int(np.rint((place - self.grid.translate[axis]) / self.grid.scale[axis]))
+
+    def _steps(self) -> NDArray[np.float64]:
+        layer = next((layer for layer in self._ours() if self._is_there(layer)), None)
+        return np.ones(3) if layer is None else world_steps(self._viewer, layer)
 
     def _shown_source(self) -> Any:
         shown = [layer for layer in self.sources if self._is_there(layer) and layer.visible and not layer.rgb]
         return shown[-1] if shown else None
+
+
+def _nothing() -> None:
+    pass
+
+
+def _is_as_made(layer: Any, made: LayerTuple) -> bool:
+    return layer.data is made[0] and _is_in_place(layer, made)
+
+
+def _can_be_kept(layer: Any, made: LayerTuple) -> bool:
+    """Whether what is painted lies on the case's grid: its array may be another one."""
+    data = layer.data
+    return np.shape(data) == made[0].shape and np.asarray(data).dtype.kind in "bui" and _is_in_place(layer, made)
+
+
+def _is_in_place(layer: Any, made: LayerTuple) -> bool:
+    near = all(np.allclose(getattr(layer, name), made[1][name]) for name in ("scale", "translate"))
+    return near and _is_upright(layer)
+
+
+def _is_upright(layer: Any) -> bool:
+    """Whether nobody has turned, sheared or moved it by hand."""
+    whole = np.eye(layer.ndim)
+    turned = np.allclose(layer.rotate, whole) and np.allclose(layer.shear, 0)
+    return turned and np.allclose(layer.affine.affine_matrix, np.eye(layer.ndim + 1))
+
+
+def _forget_strokes(layer: Any) -> None:
+    """Empty napari's own history of a labels layer: its steps lead back from what is no longer there."""
+    mode, label = layer.mode, layer.selected_label
+    layer.editable = False
+    layer.editable = True
+    layer.mode, layer.selected_label = mode, label
 
 
 def _code(row: ReviewFinding, chosen: str | None) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from headclip_med import keep_triton_out
 from headclip_med.errors import InputError
+from headclip_med.review import OpenCase
 from headclip_med.review.sources import LinkedImage, linked_image
 from headclip_med.writing.record import ResultRecord
 
@@ -14,7 +16,7 @@ from .case_layers import CaseLayers
 from .dock_parts import told
 from .review_control import ReviewControl
 from .views_heads import HeadsBox
-from .worker import in_words, keep_triton_out
+from .worker import in_words
 
 
 class CaseTools:
@@ -55,7 +57,9 @@ class CaseTools:
         case = self.review.case
         if case is not None:
             self.views.footer.status.say(f"Reading {path.name}…")
-            self._background.run(linked_image, (path, case.data), self._show_sequence, self._fail)
+            self._background.run(
+                linked_image, (path, case.data), lambda found: self._show_sequence(case, found), self._fail
+            )  # fmt: skip
 
     def show_heads(self) -> None:
         """Run the result's model on the slice on the screen."""
@@ -67,16 +71,27 @@ class CaseTools:
             self._heads.show_words("Give your first opinion, then the heads can be shown.")
             return
         self._heads.show_working(True)
-        self._background.run(_explain, (case.record, source.paths[0], index), self._show_heads, self._fail_heads)
+        self._background.run(
+            _explain,
+            (case.record, source.paths[0], index),
+            lambda found: self._show_heads(case, found),
+            self._fail_heads,
+        )
 
-    def _show_sequence(self, found: LinkedImage) -> None:
+    def _show_sequence(self, case: OpenCase, found: LinkedImage) -> None:
+        if self.review.case is not case:
+            self.views.footer.status.say(f"{found.name} belongs to {case.key}, which is not open any more.")
+            return
         self._layers.add_sequence(found.name, found.array)
         names = [layer.name for layer in self._layers.sources]
         self.views.display.show_sequences(names, [layer.visible for layer in self._layers.sources])
         self.views.footer.status.say(found.message or f"{found.name} lies on the same grid.")
 
-    def _show_heads(self, found: Any) -> None:
+    def _show_heads(self, case: OpenCase, found: Any) -> None:
         self._heads.show_working(False)
+        if self.review.case is not case:
+            self._heads.show_words(f"The heads were those of {case.key}, which is not open any more.")
+            return
         lines = [f"layer {row.layer}, head {row.head}: {row.logits:+.3f}" for row in found.rows[:5]]
         self._heads.show_words("\n".join([found.place, found.patches, *lines, *found.notes]))
         self._heads.show_picture(found.picture)

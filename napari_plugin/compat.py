@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 _LETTER_SIZE = 14
 
 
@@ -29,9 +32,29 @@ def camera_of(viewer: Any) -> Any:
 
 
 def show_scale_bar(viewer: Any) -> None:
-    """A scale bar in the layers' own unit, mm."""
+    """A scale bar in the layers' own unit, mm or pixels."""
     bar = viewer.canvas.overlays.scale_bar if hasattr(viewer, "canvas") else viewer.scale_bar
     bar.visible = True
+
+
+def plain_viewer(viewer: Any) -> Any:
+    """The viewer itself: to a dock that is opened by name napari hands a proxy, whose window Qt does not take."""
+    return getattr(viewer, "__wrapped__", viewer)
+
+
+def lock(layer: Any) -> None:
+    """Protect a layer from being deleted or merged from the layer list, where this napari can (0.9)."""
+    if hasattr(layer, "locked"):
+        layer.locked = True
+
+
+def world_steps(viewer: Any, layer: Any) -> NDArray[np.float64]:
+    """World units of the viewer in one unit of the layer, ``(3,)``; another layer may bring smaller units (0.9)."""
+    wanted = getattr(viewer.dims, "units", None)
+    if wanted is None:
+        return np.ones(3)
+    pairs = zip(layer.units[-3:], wanted[-3:], strict=True)
+    return np.array([1.0 if own == unit else float((1 * own).to(unit).magnitude) for own, unit in pairs])
 
 
 def main_window(viewer: Any) -> Any:

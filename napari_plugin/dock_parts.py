@@ -13,7 +13,7 @@ from .views_cases import CaseList
 from .views_display import DisplayBox
 from .views_export import ExportBox
 from .views_findings import DrawBox, FindingList, ThresholdBox
-from .views_notes import Footer, ProvenanceBox
+from .views_notes import Footer, ProvenanceBox, WarningLine
 from .views_reading import OpinionBox
 from .views_slices import SliceList
 
@@ -38,6 +38,7 @@ def told(action: F) -> F:
 class Views:
     """The parts of the dock that show a review."""
 
+    warnings: WarningLine
     cases: CaseList
     opinion: OpinionBox
     slices: SliceList

@@ -1,91 +1,114 @@
-"""Drawing what the map missed: every stroke is an action of the session, so that nothing is lost and undo goes back."""
+"""Drawing what the map missed: what is kept is what is painted, whatever painted it, and every stroke can be undone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QTimer
+
+from headclip_med.errors import HeadclipError
 from headclip_med.review import OpenCase
+from headclip_med.review.drawing import next_number
 
 from .case_layers import CaseLayers
 from .dock_parts import Views, told
 
 
 class Drawing:
-    """One region at a time is drawn, with a number of its own.
+    """Keeps what is painted on the drawn layer: by the dock's brush, by napari's own tools, by its undo.
 
     Args:
-        case: gives the case that is open, or None.
+        case: gives the case that is on the screen, or None. mend: puts right what others changed of its layers.
+        settle: keeps the threshold that is being dragged.
     """
 
-    def __init__(self, views: Views, layers: CaseLayers, case: Callable[[], OpenCase | None]) -> None:
-        self.views, self._layers, self._case = views, layers, case
-        self._number: int | None = None
-        self._paint: Any = None
+    def __init__(
+        self,
+        views: Views,
+        layers: CaseLayers,
+        case: Callable[[], OpenCase | None],
+        mend: Callable[[], None],
+        settle: Callable[[], None],
+    ) -> None:
+        self.views, self._layers, self._case, self._mend, self._settle = views, layers, case, mend, settle
+        self._before: tuple[OpenCase, NDArray[np.uint16]] | None = None
+        self._is_following = False
+        self._soon = QTimer()  # napari tells of some strokes before they are in the array
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._soon.timeout.connect(self.follow)
+        layers.painted = self._painted
 
     @property
     def is_going_on(self) -> bool:
         """Whether a region is being drawn."""
-        return self._number is not None
+        return self._before is not None
 
+    @told
     def begin(self) -> None:
-        """Hand the reader a brush."""
+        """Hand the reader a brush with a number of its own."""
+        self._mend()
         case = self._case()
-        if case is None or self.is_going_on or case.read_only is not None or self._layers.drawn is None:
+        if case is None or self.is_going_on or case.read_only is not None:
             return
-        self._number = 1 + max([int(name[1:]) for name in case.review.drawn] or [0])
-        self._layers.begin_drawing(self._number)
-        self._paint = self._layers.drawn.events.paint
-        self._paint.connect(self._painted)
+        number = next_number(case.review.drawn)
+        self._before = case, case.drawn_labels()
+        self._layers.begin_drawing(number)
         self.views.footer.status.say("Paint the region, in one slice or several; every stroke is kept at once.")
-        self.show()
+        self.show(case)
 
     def keep(self) -> None:
         """The drawing is finished."""
         if self.is_going_on:
-            self._painted()
             self.end()
 
     @told
     def drop(self) -> None:
-        """Throw the drawing away; undo brings it back."""
-        key, case = f"d{self._number}", self._case()
+        """Throw away whatever was painted since the drawing began; undo brings it back."""
+        before = self._before
         self.end()
-        if case is not None and key in case.review.drawn:
-            case.erase(key)
-
-    @told
-    def erase(self, key: str) -> None:
-        """Remove a drawn finding."""
-        case = self._case()
-        if case is not None:
-            case.erase(key)
+        if before is not None and before[0] is self._case():
+            case, labels = before
+            case.set_drawn_labels(labels)
 
     def end(self) -> None:
-        """Take the brush back; what was kept stays."""
-        if self._paint is not None:
-            self._paint.disconnect(self._painted)
-            self._paint = None
+        """Take the brush back; what is painted stays."""
+        self.follow()
         if self.is_going_on:
-            self._number = None
+            self._before = None
             self._layers.end_drawing()
-            self.show()
+            self.show(self._case())
 
-    def show(self) -> None:
-        """What can be drawn now."""
-        case = self._case()
+    def show(self, case: OpenCase | None) -> None:
+        """What can be drawn now in this case; what was begun in another one ends with that."""
+        if self._before is not None and self._before[0] is not case:
+            self._before = None
         reason = "Open a case first" if case is None else case.read_only
+        self._layers.allow_drawing(reason is None)
         self.views.draw.show_drawing(self.is_going_on, reason)
 
-    @told
-    def _painted(self, event: object = None) -> None:
-        """Keep what was painted for the number in the brush; an eraser may have changed others."""
-        labels, case = self._layers.drawn_labels(), self._case()
-        if labels is None or case is None or self._number is None:
+    def follow(self) -> None:
+        """Keep what is painted now; what cannot be kept is not shown either."""
+        case, labels = self._case(), self._layers.painted_labels()
+        if case is None or labels is None or self._is_following:
             return
-        if getattr(self._layers.drawn, "mode", "") == "erase":
+        self._is_following = True
+        self._settle()
+        try:
             case.set_drawn_labels(labels)
-            return
-        key, mask = f"d{self._number}", labels == self._number
-        if mask.any() and not (key in case.review.drawn and bool((case.mask_of(key) == mask).all())):
-            case.draw(mask, key)
+        except HeadclipError as error:
+            self._layers.show_drawn(case.drawn_labels())
+            self.views.footer.status.say(str(error), is_wrong=True)
+        finally:
+            self._is_following = False
+
+    def close(self) -> None:
+        """The dock goes."""
+        self._soon.stop()
+        self._layers.painted = lambda: None
+
+    def _painted(self) -> None:
+        self.follow()
+        self._soon.start()

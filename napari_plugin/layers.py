@@ -1,5 +1,7 @@
 """Volumes → napari layers: axis-aligned views in one millimetre world that all our layers share.
 
+A plain picture has neither millimetres nor a patient: its world is its own pixels, frames, rows and columns.
+
 napari cannot slice a rotated layer in 2-D, so no layer gets a volume's affine. It gets a view of the array
 (no copy) whose axes run as near as can be towards the patient's inferior, posterior and left, with a positive
 scale in mm and a shift. World axes are therefore
@@ -23,11 +25,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.geometry import directions, slice_frame, spacing
+from headclip_med.geometry import directions, slice_frame, spacing, voxel_to_world, world_to_voxel
 from headclip_med.types import Affine
 
 AXIS_LABELS = ("I", "P", "L")  # one letter each: napari's sliders have no room for more
 UNITS = ("mm", "mm", "mm")
+PLAIN_LABELS = ("n", "y", "x")
+PLAIN_UNITS = ("pixel", "pixel", "pixel")
 
 # Additive: black where nothing was found, so that anatomy below stays as it is.
 MAP_LOOK: dict[str, Any] = {"contrast_limits": (0.0, 1.0), "colormap": "inferno", "blending": "additive"}
@@ -46,10 +50,12 @@ class DisplayGrid:
     Attributes:
         affine: voxel index → RAS mm, of the volume as it is on disk.
         display_to_voxel: index in the displayed array → voxel index; a signed permutation with a shift.
+        is_plain: a picture without a patient, whose world is its pixels.
     """
 
     affine: Affine
     display_to_voxel: Affine
+    is_plain: bool = False
 
     @property
     def display_to_ras(self) -> Affine:
@@ -58,8 +64,9 @@ class DisplayGrid:
 
     @property
     def scale(self) -> NDArray[np.float64]:
-        """Positive steps in mm along the displayed axes, shape ``(3,)``."""
-        return spacing(self.display_to_ras)
+        """Positive steps in world units along the displayed axes, shape ``(3,)``; oblong pixels stay oblong."""
+        steps = spacing(self.display_to_ras)
+        return np.array([1.0, *(steps[1:] / steps[1:].min())]) if self.is_plain else steps
 
     @property
     def world_to_ras(self) -> Affine:
@@ -70,7 +77,9 @@ class DisplayGrid:
 
     @property
     def translate(self) -> NDArray[np.float64]:
-        """World mm of the displayed array's first voxel centre, shape ``(3,)``."""
+        """World place of the displayed array's first voxel centre, shape ``(3,)``."""
+        if self.is_plain:
+            return np.zeros(3)
         return np.asarray(np.linalg.solve(self.world_to_ras[:3, :3], self.display_to_ras[:3, 3]))
 
     def view(self, array: NDArray[Any]) -> NDArray[Any]:
@@ -86,11 +95,15 @@ class DisplayGrid:
         return displayed[flips].transpose(tuple(np.abs(turn).argmax(axis=1)))
 
     def world_of(self, ras_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-        """RAS mm → napari world mm, ``(..., 3)``."""
+        """RAS mm → napari world, ``(..., 3)``."""
+        if self.is_plain:
+            return world_to_voxel(self.display_to_ras, np.asarray(ras_mm, dtype=float)) * self.scale
         return np.asarray(np.asarray(ras_mm, dtype=float) @ self.world_to_ras[:3, :3])
 
     def ras_of(self, world_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-        """napari world mm → RAS mm, ``(..., 3)``."""
+        """napari world → RAS mm, ``(..., 3)``."""
+        if self.is_plain:
+            return voxel_to_world(self.display_to_ras, np.asarray(world_mm, dtype=float) / self.scale)
         return np.asarray(np.asarray(world_mm, dtype=float) @ self.world_to_ras[:3, :3].T)
 
     def display_axis(self, axis: int) -> int:
@@ -104,21 +117,18 @@ class DisplayGrid:
 
     def layer_kwargs(self, **metadata: object) -> dict[str, Any]:
         """Keyword arguments that place a layer; ``metadata`` is kept beside the way back to the patient."""
-        way_back = {
-            "affine": self.affine,
-            "display_to_voxel": self.display_to_voxel,
-            "world_to_ras": self.world_to_ras,
-        }
+        way_back: dict[str, object] = {"affine": self.affine, "display_to_voxel": self.display_to_voxel}
+        way_back |= {"is_2d": True} if self.is_plain else {"world_to_ras": self.world_to_ras}
         return {
             "scale": tuple(float(step) for step in self.scale),
             "translate": tuple(float(shift) for shift in self.translate),
-            "units": UNITS,
-            "axis_labels": AXIS_LABELS,
+            "units": PLAIN_UNITS if self.is_plain else UNITS,
+            "axis_labels": PLAIN_LABELS if self.is_plain else AXIS_LABELS,
             "metadata": {"headclip_med": {**way_back, **metadata}},
         }
 
 
-def display_grid(affine: Affine, shape: tuple[int, int, int]) -> DisplayGrid:
+def display_grid(affine: Affine, shape: tuple[int, int, int], is_plain: bool = False) -> DisplayGrid:
     """The display layout of a volume of ``shape`` voxels placed by ``affine`` (voxel index → RAS mm)."""
     frame = slice_frame(affine, "axial")
     flip_slices = bool(directions(affine)[:, frame.axis] @ _INFERIOR < 0)
@@ -128,7 +138,7 @@ def display_grid(affine: Affine, shape: tuple[int, int, int]) -> DisplayGrid:
     for column, (axis, flip) in enumerate(zip(axes, (flip_slices, frame.flip_rows, frame.flip_cols), strict=True)):
         display_to_voxel[axis, column] = -1 if flip else 1
         display_to_voxel[axis, 3] = shape[axis] - 1 if flip else 0
-    return DisplayGrid(np.asarray(affine, dtype=np.float64), display_to_voxel)
+    return DisplayGrid(np.asarray(affine, dtype=np.float64), display_to_voxel, is_plain)
 
 
 def map_colours() -> NDArray[np.float32]:

@@ -27,6 +27,29 @@ PLANE_ORDER: dict[Plane, tuple[int, int, int]] = {
     "sagittal": (2, 0, 1),
 }
 
+
+def own_order(dims: Any) -> tuple[int, ...]:
+    """Order of the three axes of our layers, which are the last ones of a viewer, whatever lies before them.
+
+    The last ``dims.ndisplay`` of them are on the screen: napari leaves out what a layer does not have. Empty for a
+    viewer with fewer axes, where none of our layers is open.
+    """
+    before = dims.ndim - 3
+    return tuple(axis - before for axis in dims.order if axis >= before) if before >= 0 else ()
+
+
+def own_displayed(dims: Any) -> tuple[int, ...]:
+    """Axes of our layers that are on the screen, as rows and columns."""
+    return own_order(dims)[-dims.ndisplay :]
+
+
+def patient_world(viewer: Any) -> Affine | None:
+    """napari world → RAS of the volume on the screen, the chosen one first; None where none of ours is a patient's."""
+    layers = (viewer.layers.selection.active, *reversed(viewer.layers))
+    shown = (layer.metadata.get("headclip_med") or {} for layer in layers if layer is not None and layer.visible)
+    return next((kept["world_to_ras"] for kept in shown if "world_to_ras" in kept), None)
+
+
 _EDGES = ("middle_left", "middle_right", "top_center", "bottom_center")
 
 
@@ -59,7 +82,7 @@ class Orientation:
         self._viewer = viewer
         self.convention = convention
         self._camera = camera_of(viewer)
-        self.world_to_ras = PATIENT_WORLD
+        self.world_to_ras: Affine | None = PATIENT_WORLD
         self._overlays = [canvas_overlay(viewer, f"headclip_med_{edge}", edge) for edge in _EDGES]
         self._events = (viewer.dims.events.order, viewer.dims.events.ndisplay, self._camera.events.orientation)
         for event in self._events:
@@ -68,14 +91,14 @@ class Orientation:
 
     @property
     def letters(self) -> tuple[str, str, str, str]:
-        """What stands at the left, right, top and bottom edge now; empty in 3-D."""
-        displayed = self._viewer.dims.displayed
-        if len(displayed) != 2 or self._viewer.dims.ndim != 3:
+        """What stands at the left, right, top and bottom edge now; empty in 3-D and where there is no patient."""
+        displayed = own_displayed(self._viewer.dims)
+        if len(displayed) != 2 or self.world_to_ras is None:
             return "", "", "", ""
         return edge_letters(self.world_to_ras, displayed, self._camera.orientation2d)
 
-    def follow(self, world_to_ras: Affine) -> None:
-        """Take the letters from another volume's world."""
+    def follow(self, world_to_ras: Affine | None) -> None:
+        """Take the letters from another volume's world; None: a picture, which has no sides and is never mirrored."""
         self.world_to_ras = world_to_ras
         self._update()
 
@@ -85,9 +108,11 @@ class Orientation:
         self._update()
 
     def show_plane(self, plane: Plane) -> None:
-        """Turn the 2-D view to ``plane``."""
-        self._viewer.dims.ndisplay = 2
-        self._viewer.dims.order = PLANE_ORDER[plane]
+        """Turn the 2-D view to ``plane``; axes of other layers stay before ours."""
+        before = self._viewer.dims.ndim - 3
+        if before >= 0:
+            self._viewer.dims.ndisplay = 2
+            self._viewer.dims.order = (*range(before), *(axis + before for axis in PLANE_ORDER[plane]))
 
     def close(self) -> None:
         """Let go of the viewer."""
@@ -97,9 +122,10 @@ class Orientation:
             overlay.visible = False
 
     def _update(self, event: object = None) -> None:
-        displayed = self._viewer.dims.displayed
-        if len(displayed) == 2 and self._viewer.dims.ndim == 3:
-            wanted = camera_orientation(displayed, self.convention)
+        displayed = own_displayed(self._viewer.dims)
+        if len(displayed) == 2:
+            convention = "radiological" if self.world_to_ras is None else self.convention
+            wanted = camera_orientation(displayed, convention)
             if tuple(str(side) for side in self._camera.orientation2d) != wanted:
                 self._camera.orientation2d = wanted  # comes back here
                 return

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import InputError
+from headclip_med.errors import InputError, readable
 from headclip_med.geometry import check_affine
 from headclip_med.reading import list_series, load_volume
 from headclip_med.reading.content import Format, is_format
@@ -140,7 +140,8 @@ def _is_single(path: Path) -> bool:
 def _layer(path: Path, record: ResultRecord, dtype: type, look: dict[str, Any], kind: str) -> LayerTuple:
     image: Any = nib.load(path)
     array: NDArray[Any] = np.asarray(image.dataobj, dtype=dtype)
-    grid = display_grid(check_affine(image.affine, path.name), (array.shape[0], array.shape[1], array.shape[2]))
+    shape = (array.shape[0], array.shape[1], array.shape[2])
+    grid = display_grid(check_affine(image.affine, path.name), shape, record.source.is_2d)
     place = grid.layer_kwargs(
         source=record.source.name,
         plane=record.planes[0],
@@ -148,5 +149,5 @@ def _layer(path: Path, record: ResultRecord, dtype: type, look: dict[str, Any], 
         threshold=record.threshold,
         research_use_only=RESEARCH_ONLY,
     )
-    name = f"{record.source.name} {path.name.removesuffix('.nii.gz').replace('_', ' ')}"
+    name = f"{readable(record.source.name)} {path.name.removesuffix('.nii.gz').replace('_', ' ')}"
     return grid.view(array), {"name": name, **look, **place}, kind

@@ -1,25 +1,46 @@
-"""What happens when: a session's state into the views and layers, and the reader's actions into the session."""
+"""What happens when: a session's state into the views and layers, and the reader's actions into the session.
+
+A case is on the screen whole, with its layers, its words and its journal, or no case is open at all. Everything of a
+case is prepared before anything of the one before changes, in :meth:`ReviewControl.open_case` alone; every action goes
+through :meth:`ReviewControl._ready`, which puts right what others changed of the picture meanwhile.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from qtpy.QtCore import QTimer
+
+from headclip_med.errors import HeadclipError
 from headclip_med.reading.base import volume_array
 from headclip_med.review import Change, Components, OpenCase, Session, components_at
 from headclip_med.review.sources import SourceMatch, match_source
 
 from . import rows
 from .background import Background
-from .case_layers import CaseLayers
+from .case_layers import CaseLayers, Picture, picture_of
 from .dock_parts import Views, told
 from .drawing import Drawing
-from .orientation import Orientation
+from .orientation import Orientation, patient_world
+from .views_notes import NOTHING_OPEN
 from .windows import preset_limits, presets
 from .worker import in_words
 
 _STEP = 0.01  # of the threshold, by key
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """The case that is on the screen, with all that it was made of."""
+
+    session: Session
+    case: OpenCase
+    source: SourceMatch
+    picture: Picture
 
 
 class ReviewControl:
@@ -27,6 +48,7 @@ class ReviewControl:
 
     Args:
         place_opinion: told whether the opinion is asked for before everything else.
+        show_reader: told whose session is open; None: nobody's.
     """
 
     def __init__(
@@ -37,113 +59,145 @@ class ReviewControl:
         orientation: Orientation,
         background: Background,
         place_opinion: Callable[[bool], None],
+        show_reader: Callable[[Session | None], None],
     ) -> None:
         self.views, self.layers, self.session = views, layers, cast("Session | None", None)
         self._viewer, self._orientation, self._background = viewer, orientation, background
-        self._place_opinion = place_opinion
-        self.source: SourceMatch | None = None
-        self.drawing = Drawing(views, layers, lambda: self.case)
-        self._known: SourceMatch | None = None
+        self._place_opinion, self._show_reader = place_opinion, show_reader
+        self._shown: _Shown | None = None
+        self._aside: tuple[str, SourceMatch] | None = None  # while a run is on the screen
+        self._is_changing = False
+        self.drawing = Drawing(views, layers, lambda: self.case, self.mend, self._settle_now)
         self._preview: float | None = None
         self._was_concealed = False
+        self._soon = QTimer()
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._soon.timeout.connect(self.mend)
+        layers.lost = self._soon.start
         viewer.dims.events.current_step.connect(self._moved)
         viewer.dims.events.order.connect(self._moved)
+        for event in self._layer_events():
+            event.connect(self._follow_volume)
+        self.show_nothing()
 
     # -- session and case
 
     @property
     def case(self) -> OpenCase | None:
-        """The case that is open."""
-        return None if self.session is None else self.session.case
+        """The case that is open, which is the one on the screen."""
+        return None if self._shown is None or self._is_changing else self._shown.case
 
-    def use(self, session: Session, key: str | None = None) -> None:
-        """Review this session from now on, beginning with its first case or the one named."""
-        self.close_session()
-        self.session = session
-        session.changed.connect(self._changed)
-        first = next((entry.key for entry in session.cases if entry.problem is None), None)
-        self.views.cases.show_cases(rows.case_rows(session), None)
-        wanted = key or first
-        if wanted is None:
-            self.views.footer.status.say("None of these results can be reviewed; the list says why.", is_wrong=True)
+    @property
+    def source(self) -> SourceMatch | None:
+        """The source of the case on the screen."""
+        return None if self._shown is None else self._shown.source
+
+    @told
+    def use(self, session: Session, key: str | None = None, source: SourceMatch | None = None) -> None:
+        """Review this session from now on, beginning with its first case or the one named.
+
+        A case that is open stays open where none of the new session can be.
+        """
+        if session is not self.session:
+            session.show_on(self.layers.shown)
+        wanted = key or next((entry.key for entry in session.cases if entry.problem is None), None)
+        if wanted is not None and self._open(session, wanted, source):
+            return
+        if self.case is not None and session is not self.session:
+            session.show_on(None)
         else:
-            self.open_case(wanted)
+            self._follow(session)
+            self._show_cases()
+        if wanted is None:
+            words = "None of these results can be reviewed; the list says why."
+            self.views.footer.status.say(words if self.case is None else self._still(words), is_wrong=True)
 
     @told
     def open_folder(self, folder: Path, reader: str, unaided_first: bool, source: SourceMatch | None = None) -> None:
         """Find the results in a folder and review them; ``source``: of a result that was just made."""
         paths = [folder] if source is None else [*source.paths]
-        session = Session.open([folder], reader, unaided_first=unaided_first, sources=paths)
-        self._known = source
-        try:
-            self.use(session)
-        finally:
-            self._known = None
+        self.use(Session.open([folder], reader, unaided_first=unaided_first, sources=paths), None, source)
 
-    @told
     def open_case(self, key: str) -> None:
         """Open a case: its source, its map, its findings, at the most suspicious slice."""
-        if self.session is None or (self.case is not None and self.case.key == key):
-            return
-        self.drawing.end()
-        case = self.session.open_case(key)
-        self.source = self._known or match_source(case.record, self.session.sources)
-        if not case.concealed and case.read_only is None:
-            case.show_overlay()
-        self._show_layers(case)
-        if self.source.message and self.source.volume is None:
-            self.session.tell(self.source.message)
-        elif case.read_only is None:
-            notes = f" Source: {self.source.message}." if self.source.message else ""
-            self.views.footer.status.say(rows.score_words(case) + notes)
+        if self.session is not None and not self._is_open(key):
+            self._open(self.session, key)
 
     def step_case(self, by: int) -> None:
-        """Open the case ``by`` further down the list."""
-        key = None if self.session is None else self.session.step_case(by)
-        if key is not None:
-            self.open_case(key)
+        """Open the case ``by`` further down the list; one that cannot be opened is passed over."""
+        session, tried = self.session, set[str]()
+        key = None if session is None else session.step_case(by)
+        while session is not None and key is not None and key not in tried and not self._open(session, key):
+            tried.add(key)
+            key = session.step_case(by)  # the list knows by now that it has a problem
 
     def make_room(self) -> None:
-        """A run is about to show its own layers; the case stays open."""
-        self.drawing.end()
-        self._preview = None
+        """A run is about to show its own layers: the case is put aside, so that nothing is decided meanwhile."""
+        self.finish()
+        if self.session is not None and self._shown is not None:
+            self._aside = self._shown.case.key, self._shown.source
+            with self._change():
+                self.session.close_case()
+        self._shown = None
+        self.show_nothing()
+        self.views.footer.status.say("A run is on the screen. Choose a case in the list to go back to it.")
 
     def come_back(self) -> None:
         """A run has ended without a result: show the case again, or nothing."""
-        if self.case is not None:
-            self._show_layers(self.case)
+        aside, self._aside = self._aside, None
+        self.layers.close()
+        if aside is None or self.session is None:
+            self.show_nothing()
         else:
-            self.layers.close()
-            self.views.slices.show_slices(())
+            self._open(self.session, *aside)
 
     def close_session(self) -> None:
         """Save, unlock and forget the session; the layers go with it."""
-        self.drawing.end()
-        if self.session is not None:
-            self.session.changed.disconnect(self._changed)
-            self.session.close()
-            self.session = None
+        self.finish()
+        self._follow(None)
+        self._shown = self._aside = None
         self.layers.close()
-        self.views.export.show_case(False, False)
-        self.source = None
+        self.show_nothing()
 
     def close(self) -> None:
         """The dock goes: let go of session and viewer."""
+        if self.layers.is_whole():  # a viewer that is closed by code has no layers any more
+            self.finish()
+        self._soon.stop()
+        self.drawing.close()
+        self.layers.let_go()
         self._viewer.dims.events.current_step.disconnect(self._moved)
         self._viewer.dims.events.order.disconnect(self._moved)
+        for event in self._layer_events():
+            event.disconnect(self._follow_volume)
+        self.abandon()
+
+    def save(self) -> None:
+        """Bring the review's files up to date, with what is still being typed."""
+        self.finish()
         if self.session is not None:
-            self.session.changed.disconnect(self._changed)
-            self.session.close()
-            self.session = None
+            try:
+                self.session.save()
+            except (HeadclipError, OSError) as error:
+                self.views.footer.status.say(in_words(error), is_wrong=True)
+
+    def abandon(self) -> None:
+        """Save and unlock the session; touches no window, which may be gone."""
+        session, self.session, self._shown = self.session, None, None
+        if session is not None:
+            session.changed.disconnect(self._changed)
+            session.close()
+            session.show_on(None)
 
     # -- going through slices and findings
 
     def jump(self, index: int) -> None:
         """Show a slice of the primary plane."""
-        if self.case is not None:
-            if self.layers.current_index() is None:
-                self._orientation.show_plane(self.case.record.planes[0])
-            self.layers.jump(index)
+        case = self.case
+        if case is not None and self.layers.current_index() is None:
+            self._orientation.show_plane(case.record.planes[0])
+        self.layers.jump(index)
 
     def step_suspicious(self, by: int) -> None:
         """The slice that comes next by score."""
@@ -155,11 +209,9 @@ class ReviewControl:
     @told
     def go_to_finding(self, key: str) -> None:
         """Show the slices through a finding, and mark it."""
-        case = self.case
+        case = self._ready()
         if case is not None:
-            drawn = case.review.drawn.get(key)
-            place = drawn.finding.centroid_mm if drawn else case.finding(key).finding.peak_mm
-            self.layers.go_to(rows.vector(place))
+            self.layers.go_to(rows.place_of(case, key))
             self.jump(case.slice_of(key)) if self.layers.current_index() is not None else None
             self._show_contours(case)
 
@@ -168,18 +220,20 @@ class ReviewControl:
     @told
     def decide(self, key: str, status: Any) -> None:
         """Accept, reject or doubt a finding."""
-        if self.case is not None:
-            self.case.judge(key, status)
+        case = self._ready()
+        if case is not None:
+            case.judge(key, status)
 
     @told
     def describe(self, key: str, label: str, note: str) -> None:
         """Name a finding."""
-        if self.case is None:
+        case = self._ready()
+        if case is None:
             return
-        if key in self.case.review.drawn:
-            self.case.edit_drawn(key, label=label, note=note)
+        if key in case.review.drawn:
+            case.edit_drawn(key, label=label, note=note)
         else:
-            self.case.judge(key, label=label, note=note)
+            case.judge(key, label=label, note=note)
 
     def preview(self, threshold: float) -> None:
         """The slice on the screen follows the threshold at once."""
@@ -197,7 +251,7 @@ class ReviewControl:
                 components_at,
                 (data.volume_map, data.affine, threshold, data.axis),
                 lambda found: self._settled(case, found),
-                lambda error: self.views.footer.status.say(in_words(error), is_wrong=True),
+                lambda error: self._unsettled(case, error),
             )
 
     def step_threshold(self, by: int) -> None:
@@ -208,20 +262,22 @@ class ReviewControl:
     @told
     def give_opinion(self, rating: Any, confidence: int) -> None:
         """The opinion on the whole case; the first one brings the overlay."""
-        if self.case is not None:
-            self.case.give_opinion(rating, confidence)
-            self.case.save()
+        case = self._ready()
+        if case is not None:
+            case.give_opinion(rating, confidence)
+            case.save()
             self.views.footer.status.say(f"Opinion kept: {rating}, {confidence} % sure.")
 
     @told
     def set_done(self, is_done: bool) -> None:
         """Mark the case as read."""
-        if self.case is not None:
-            try:
-                self.case.set_done(is_done)
-                self.case.save()
-            finally:
-                self._show_cases()
+        try:
+            case = self._ready()
+            if case is not None:
+                case.set_done(is_done)
+                case.save()
+        finally:
+            self._show_cases()
 
     def toggle_done(self) -> None:
         """Read, or not read."""
@@ -231,14 +287,23 @@ class ReviewControl:
     @told
     def undo(self) -> None:
         """Take the last action of this case back."""
-        if self.case is not None:
-            self.case.undo()
+        case = self._ready()
+        if case is not None:
+            case.undo()
 
     @told
     def redo(self) -> None:
         """Do again what was taken back."""
-        if self.case is not None:
-            self.case.redo()
+        case = self._ready()
+        if case is not None:
+            case.redo()
+
+    @told
+    def remove_drawn(self, key: str) -> None:
+        """Remove a drawn finding."""
+        case = self._ready()
+        if case is not None:
+            case.erase(key)
 
     # -- display
 
@@ -253,47 +318,274 @@ class ReviewControl:
         if volume is not None and number < len(volume.array):
             self.layers.set_limits(preset_limits(name, volume_array(volume)[number], volume.meta))
 
-    # -- inside
+    def mend(self) -> None:
+        """Put the layers of the case back that somebody else has removed, moved or filled with something else."""
+        shown = self._shown
+        if shown is None or self._is_changing or self.layers.is_whole():
+            return
+        self.drawing.end()
+        try:
+            with self._change():
+                self.layers.show(self.layers.picture or shown.picture)
+                self.layers.show_drawn(shown.case.drawn_labels())
+                self._show_case(shown)
+                if self.layers.is_beyond():  # without its layers, napari had nowhere to stay
+                    self._go_to_start(shown.case)
+        except Exception as error:
+            self._lose(error)
+        else:
+            words = f"{shown.case.key}: its layers were changed by hand, and were put back."
+            self.views.footer.status.say(words, is_wrong=True)
+
+    # -- inside: change of case
+
+    def _is_open(self, key: str) -> bool:
+        """Whether there is no need to open it; one that could only be looked at may be free by now."""
+        return self.case is not None and self.case.key == key and self.case.read_only is None
+
+    def _open(self, session: Session, key: str, known: SourceMatch | None = None) -> bool:
+        """Show a case instead of the one before: all of it, or the one before stays as it is."""
+        self.finish()
+        before, picture, view, case = self._shown, self.layers.picture, self._view(), None
+        try:
+            case = session.prepare(key, None if before is None else before.case)
+            source = known or match_source(case.record, session.sources)
+            shown = _Shown(session, case, source, picture_of(case, source.volume))
+            with self._change():
+                self._show_first(shown)
+        except Exception as error:
+            if case is not None:
+                session.discard(case)
+            self._go_back(before, picture, view)
+            self.views.footer.status.say(self._still(f"{key} cannot be opened: {in_words(error)}"), is_wrong=True)
+            return False
+        self._shown, self._aside = shown, None
+        with self._change():
+            session.take(case)
+        self._follow(session)
+        self._say_opened(shown)
+        return True
+
+    def _go_back(self, before: _Shown | None, picture: Picture | None, view: dict[str, Any]) -> None:
+        """What was on the screen before, as it was; where even that cannot be shown, nothing is open."""
+        try:
+            if picture is None:
+                self.layers.close()
+                self.show_nothing()
+            elif self.layers.picture is not picture:
+                with self._change():
+                    self.layers.show(picture)
+                    if before is not None:
+                        self.layers.show_drawn(before.case.drawn_labels())
+                        self._show(before)
+                    self._viewer.dims.update(view)
+            self._show_cases()
+        except Exception as error:
+            self._lose(error)
+
+    def _lose(self, error: BaseException) -> None:
+        """The screen cannot show what is open: nothing is, so that nothing is decided on something else."""
+        self._shown = None
+        with self._change():
+            if self.session is not None:
+                self.session.close_case()
+        self.layers.close()
+        self.show_nothing()
+        self.views.footer.status.say(f"No case is open any more: {in_words(error)}", is_wrong=True)
+
+    def _follow(self, session: Session | None) -> None:
+        """Listen to this session and to no other."""
+        old, self.session = self.session, session
+        if old is not None and old is not session:
+            old.changed.disconnect(self._changed)
+            known = len(old.messages)
+            old.close()
+            old.show_on(None)
+            for message in old.messages[known:]:
+                self.views.footer.status.say(message, is_wrong=True)
+        if session is not None and session is not old:
+            session.changed.connect(self._changed)
+        if session is not old:
+            self._show_reader(session)
+
+    def _say_opened(self, shown: _Shown) -> None:
+        """One line about the case on the screen: what is wrong with it before what is in it."""
+        case, source = shown.case, shown.source
+        self._show_cases()
+        if case.messages:
+            self.views.footer.status.say("; ".join(case.messages), is_wrong=True)
+        elif source.message and source.volume is None:
+            shown.session.tell(f"{case.key}: {source.message}")
+        else:
+            notes = f" Source: {source.message}." if source.message else ""
+            self.views.footer.status.say(rows.score_words(case) + notes)
+
+    def _still(self, words: str) -> str:
+        """Words about what did not happen, and what is on the screen."""
+        return f"{words} {'No case is open.' if self.case is None else f'Still open: {self.case.key}.'}"
+
+    def _layer_events(self) -> tuple[Any, ...]:
+        layers = self._viewer.layers
+        return layers.events.inserted, layers.events.removed, layers.selection.events.active
+
+    def _view(self) -> dict[str, Any]:
+        dims = self._viewer.dims
+        return {"ndisplay": dims.ndisplay, "order": dims.order, "point": dims.point}
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """Meanwhile nothing is open to anybody, and what events tell is half of the truth."""
+        outer, self._is_changing = self._is_changing, True
+        try:
+            yield
+        finally:
+            self._is_changing = outer
+
+    def finish(self) -> None:
+        """Keep what is typed, painted or dragged in the case on the screen, before it is left."""
+        if self.case is not None:
+            self.views.findings.say_words()
+            self.drawing.end()
+            self._settle_now()
+        self.views.threshold.rest()
+
+    # -- inside: actions
+
+    def _ready(self) -> OpenCase | None:
+        """The open case, when the screen shows it as it is kept; what is painted or dragged is kept first."""
+        self.mend()
+        self.drawing.follow()
+        self._settle_now()
+        return self.case
+
+    @told
+    def _settle_now(self) -> None:
+        """The threshold that is on the screen already counts from here on."""
+        if self._preview is not None and self.case is not None and not self.case.concealed:
+            self._keep_threshold(self._preview)
+
+    @told
+    def _settled(self, case: OpenCase, found: Components) -> None:
+        if self.case is case and abs(found.threshold - self.views.threshold.value) < 1e-6:
+            self.mend()
+            self._keep_threshold(found.threshold, found)
+            self.views.footer.status.say(rows.score_words(case))
+
+    def _unsettled(self, case: OpenCase, error: BaseException) -> None:
+        if self.case is case and self._shown is not None:
+            self._preview = None
+            self._show_again(self._shown, is_drawn=False)
+        self.views.footer.status.say(in_words(error), is_wrong=True)
+
+    def _keep_threshold(self, threshold: float, components: Components | None = None) -> None:
+        """Keep what was dragged; where it cannot be kept, the one before is shown again."""
+        shown, self._preview = self._shown, None
+        if shown is None:
+            return
+        actions = shown.case.review.actions
+        try:
+            shown.case.set_threshold(threshold, components)
+        finally:
+            if shown.case.review.actions == actions:
+                self._show_again(shown, is_drawn=False)
+
+    # -- inside: views
 
     def _changed(self, change: Change) -> None:
-        case = self.case
         if change.what == "message":
             self.views.footer.status.say(change.message, is_wrong=True)
-        if change.what in ("message", "cases") or case is None:
+        if change.what in ("message", "cases") or self._is_changing or self.session is None:
             return
-        if self._was_concealed and not case.concealed:
-            self._show_layers(case)
-            return
-        self._show_case(case, is_new_drawing=change.what in ("case", "drawn"))
+        open_now, shown = self.session.case, self._shown
+        if shown is not None and open_now is shown.case:
+            self._show_again(shown, is_drawn=change.what in ("drawn", "case"))
+        elif open_now is None:
+            self._shown = None
+            self.layers.close()
+            self.show_nothing()
+        else:
+            self._show_taken(self.session, open_now)
 
-    def _show_layers(self, case: OpenCase) -> None:
-        """Everything of a case that has just been opened, or whose overlay has just been shown."""
+    def _show_again(self, shown: _Shown, is_drawn: bool) -> None:
+        """Everything that an action can change; the picture itself where the overlay has just been allowed.
+
+        What is painted stays as it is where the action was none of drawing: a stroke may be going on.
+        """
+        try:
+            with self._change():
+                if self._was_concealed and not shown.case.concealed:
+                    shown = _Shown(
+                        shown.session, shown.case, shown.source, picture_of(shown.case, shown.source.volume)
+                    )  # fmt: skip
+                    self.layers.show(shown.picture)
+                    self._show(shown)
+                else:
+                    if is_drawn:
+                        self.layers.show_drawn(shown.case.drawn_labels())
+                    self._show_case(shown)
+            self._shown = shown
+        except Exception as error:
+            self._lose(error)
+
+    def _show_taken(self, session: Session, case: OpenCase) -> None:
+        """A case that somebody else has opened in the session: the window follows."""
+        try:
+            with self._change():
+                source = match_source(case.record, session.sources)
+                shown = _Shown(session, case, source, picture_of(case, source.volume))
+                self._show_first(shown)
+        except Exception as error:
+            self._lose(error)
+        else:
+            self._shown, self._aside = shown, None
+            self._say_opened(shown)
+
+    def _show_first(self, shown: _Shown) -> None:
+        """All of a case that was not on the screen; that its overlay was seen is recorded when it was."""
+        self.layers.open(shown.picture)
+        self._show(shown)
+        case, was_concealed = shown.case, shown.case.concealed
+        if case.may_show_overlay and case.read_only is None:
+            case.show_overlay()
+        if was_concealed and not case.concealed:
+            self._show(shown)
+
+    def _show(self, shown: _Shown) -> None:
+        """The views of a case whose picture has just been put on the screen."""
         self._preview = None
-        volume = self.source.volume if self.source else None
-        self.layers.open_case(case, volume)
-        if self.layers.grid is not None:
-            self._orientation.follow(self.layers.grid.world_to_ras)
-        self._orientation.show_plane(case.record.planes[0])
-        self.views.display.show_plane(case.record.planes[0])
+        self.views.opinion.forget()
+        self.views.findings.forget()
+        case, record, volume = shown.case, shown.case.record, shown.source.volume
+        plain, grid = record.source.is_2d, shown.picture.grid
+        self._orientation.follow(None if plain else grid.world_to_ras)
+        self._orientation.show_plane(record.planes[0])
+        self.views.display.show_case(record.planes[0], plain)
         self.views.display.legend.show_range(*self.layers.map_range)
         names = [layer.name for layer in self.layers.sources]
         self.views.display.show_sequences(names, [layer.visible for layer in self.layers.sources])
-        self.views.display.show_windows(presets(case.record.source.modality))
+        self.views.display.show_windows(presets(record.source.modality))
         self.views.export.show_case(True, volume is not None and volume.meta.get("source_format") == "dicom")
-        self.views.provenance.show_provenance(rows.provenance(case.record))
-        self.views.footer.show_provenance(rows.provenance(case.record))
+        self.views.provenance.show_provenance(rows.provenance(case))
+        self.views.footer.show_provenance(rows.provenance(case))
+        self.views.warnings.show_warnings(record.warnings)
+        self.views.findings.show_units(plain)
         self.views.slices.show_slices(rows.slice_rows(case))
-        self._show_case(case, is_new_drawing=False)
+        self._show_case(shown)
         self._viewer.reset_view()
+        self._go_to_start(case)
+
+    def _go_to_start(self, case: OpenCase) -> None:
+        """Where to begin: the most suspicious slice; in the other planes, the slices through the highest peak."""
         if case.findings:
-            self.layers.go_to(rows.vector(case.findings[0].finding.peak_mm))  # for the other planes
-        self.jump(case.start_slice())
+            self.layers.go_to(rows.place_of(case, case.findings[0].id))
+        self.layers.jump(case.start_slice())
         self.views.slices.mark(self.layers.current_index())
 
-    def _show_case(self, case: OpenCase, is_new_drawing: bool) -> None:
+    def _show_case(self, shown: _Shown) -> None:
         """Everything that an action can change."""
+        case = shown.case
         self._was_concealed = case.concealed
-        self._show_cases()
+        self.views.cases.show_cases(rows.case_rows(shown.session), case.key)
         reason = "Give your first opinion, then the findings are shown" if case.concealed else None
         self.views.findings.show_findings(rows.finding_rows(case), reason or "There is no finding at this threshold")
         self.views.threshold.setEnabled(not case.concealed)
@@ -301,16 +593,38 @@ class ReviewControl:
         self.views.display.legend.show_threshold(case.threshold)
         said = case.review.first_opinion if case.concealed else case.review.opinion
         rating, confidence = (None, None) if said is None else (said.rating, said.confidence)
+        self.views.opinion.setEnabled(True)
         self.views.opinion.show_opinion(case.concealed, rating, confidence, rows.opinion_words(case))
         self._place_opinion(case.concealed)
         self.views.footer.show_history(case.can_undo, case.can_redo)
-        if is_new_drawing and not self.drawing.is_going_on:
-            self.layers.show_drawn(case.drawn_labels())
-        self.drawing.show()
+        self.drawing.show(case)
         self._show_contours(case)
 
+    def show_nothing(self) -> None:
+        """No case is open: there is nothing to decide on."""
+        self._preview, self._was_concealed = None, False
+        reason = "Open a case first"
+        self.views.slices.show_slices(())
+        self.views.findings.show_findings((), reason)
+        self.views.threshold.setEnabled(False)
+        self.views.threshold.show_threshold(0.5, reason)
+        self.views.opinion.show_opinion(False, None, None)
+        self.views.opinion.setEnabled(False)
+        self.views.display.show_sequences((), ())
+        self.views.export.show_case(False, False)
+        self.views.provenance.show_provenance(())
+        self.views.footer.show_provenance(())
+        self.views.footer.show_history(False, False)
+        self.views.warnings.show_warnings(())
+        self.views.footer.status.say(NOTHING_OPEN)
+        self.drawing.show(None)
+        self._show_cases()
+        self._follow_volume()
+
     def _show_cases(self) -> None:
-        if self.session is not None:
+        if self.session is None:
+            self.views.cases.show_cases((), None)
+        else:
             self.views.cases.show_cases(rows.case_rows(self.session), None if self.case is None else self.case.key)
 
     def _show_contours(self, case: OpenCase) -> None:
@@ -318,13 +632,14 @@ class ReviewControl:
             self._preview = None
             self.layers.show_findings(case.components.labels, case.findings, self.views.findings.current)
 
-    @told
-    def _settled(self, case: OpenCase, found: Components) -> None:
-        if self.case is case and abs(found.threshold - self.views.threshold.value) < 1e-6:
-            case.set_threshold(found.threshold, found)
-            self.views.footer.status.say(rows.score_words(case))
+    def _follow_volume(self, event: object = None) -> None:
+        """Without a case, the letters are those of the volume on the screen; none where no patient is."""
+        if self._shown is None and not self._is_changing:
+            self._orientation.follow(patient_world(self._viewer))
 
     def _moved(self, event: object = None) -> None:
+        if self._is_changing:
+            return
         self.views.slices.mark(self.layers.current_index())
         if self._preview is not None:
             self.layers.preview(self._preview)

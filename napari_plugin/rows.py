@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headclip_med.geometry import voxel_to_world, world_to_voxel
 from headclip_med.types import Vector
 from headclip_med.writing.panels import coordinate_text, position_text
 
 if TYPE_CHECKING:
     from headclip_med.review import OpenCase, Session
-    from headclip_med.writing.record import ResultRecord
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,17 @@ class SliceRow:
 
 @dataclass(frozen=True)
 class FindingRow:
-    """One finding: ``status`` accepted, rejected, uncertain, mixed or None; places are in words."""
+    """One finding: ``status`` accepted, rejected, uncertain, mixed or None; sizes and places are in words.
+
+    Of a volume ``size`` is in ml and ``place`` in mm with the patient's letters, of a picture both are in pixels.
+    """
 
     key: str
     status: str | None
     peak: float
-    volume_mm3: float
+    size: str
     place: str
+    words: str
     slices: str
     label: str = ""
     note: str = ""
@@ -72,19 +76,27 @@ def slice_rows(case: OpenCase) -> list[SliceRow]:
 def finding_rows(case: OpenCase) -> list[FindingRow]:
     """Findings at the threshold, highest peak first, then what was drawn."""
     found = [
-        _finding_row(row.id, "mixed" if row.mixed else row.status, row.finding, row.label, row.note, False)
+        _finding_row(case, row.id, "mixed" if row.mixed else row.status, row.finding, row.label, row.note, False)
         for row in case.findings
     ]
-    drawn = [_finding_row(key, None, one.finding, one.label, one.note, True) for key, one in case.review.drawn.items()]
-    return found + drawn
+    drawn = case.review.drawn.items()
+    return found + [_finding_row(case, key, None, one.finding, one.label, one.note, True) for key, one in drawn]
 
 
-def _finding_row(key: str, status: str | None, finding: Any, label: str, note: str, is_drawn: bool) -> FindingRow:
+def _finding_row(
+    case: OpenCase, key: str, status: str | None, finding: Any, label: str, note: str, is_drawn: bool
+) -> FindingRow:
     first, last = finding.slices
-    letters = [coordinate_text(value, axis).split() for axis, value in enumerate(finding.centroid_mm)]
-    place = " ".join(f"{letter}{float(millimetres):.0f}" for letter, millimetres in letters)
     slices = f"{first}" if first == last else f"{first}–{last}"
-    return FindingRow(key, status, finding.peak, finding.volume_mm3, place, slices, label, note, is_drawn)
+    if case.record.source.is_2d:
+        x, y, _ = world_to_voxel(case.data.affine, vector(finding.centroid_mm))
+        size, place = f"{finding.voxels}", f"{x:.0f}, {y:.0f}"
+        words = f"{finding.voxels} pixels, centre at column {x:.0f}, row {y:.0f}"
+    else:
+        letters = [coordinate_text(value, axis).split() for axis, value in enumerate(finding.centroid_mm)]
+        place = " ".join(f"{letter}{float(millimetres):.0f}" for letter, millimetres in letters)
+        size, words = f"{finding.volume_mm3 / 1000:.2f}", f"{finding.volume_mm3:.0f} mm³, centre {place} mm"
+    return FindingRow(key, status, finding.peak, size, place, words, slices, label, note, is_drawn)
 
 
 def threshold_words(case: OpenCase) -> str:
@@ -102,13 +114,15 @@ def opinion_words(case: OpenCase) -> str:
     return "" if first is None else f"First opinion, without it: {first.rating}, {first.confidence} % sure."
 
 
-def provenance(record: ResultRecord) -> list[tuple[str, str]]:
+def provenance(case: OpenCase) -> list[tuple[str, str]]:
     """What a reader should know about the numbers, as pairs of name and value."""
+    record = case.record
     facts, source = record.provenance, record.source
     hashes = (facts.get("weights_sha256"), facts.get("export_sha256"), facts.get("pack_sha256"))
     preprocessing = facts.get("preprocessing") or {}
     window = preprocessing.get("window")
     pairs = [
+        ("case", case.key),
         ("model", " · ".join(str(facts[key]) for key in ("model", "method") if facts.get(key))),
         ("tower", str(facts.get("tower") or "")),
         ("weights", " · ".join(f"{str(sha)[:12]}…" for sha in hashes if sha)),
@@ -130,6 +144,14 @@ def score_words(case: OpenCase) -> str:
     count = len(case.findings)
     found = f"{count} finding{'' if count == 1 else 's'}"
     return f"{case.key}: score {case.record.pred_score:.3f}, {found} at {case.threshold:.3f}."
+
+
+def place_of(case: OpenCase, key: str) -> Vector:
+    """Where a finding is shown: its peak, or the middle of a drawn one, in RAS mm of the case's grid."""
+    drawn = case.review.drawn.get(key)
+    if drawn is not None:
+        return vector(drawn.finding.centroid_mm)
+    return voxel_to_world(case.data.affine, np.asarray(case.finding(key).peak_voxel))
 
 
 def vector(values: tuple[float, float, float]) -> Vector:

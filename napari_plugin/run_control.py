@@ -21,13 +21,14 @@ from headclip_med.writing.atomic import case_folder, check_writable
 from headclip_med.writing.panels import position_text
 
 from .background import Background, Task
-from .case_layers import CaseLayers
-from .layers import DisplayGrid
+from .case_layers import CaseLayers, picture_of_run
+from .review_control import ReviewControl
 from .rows import SliceRow
 from .views_notes import Footer
 from .views_run import RunBox
 from .views_slices import SliceList
 from .worker import Progress, Runner, RunOptions, SlicesDone, in_words
+from .writer import grid_of
 
 _FORMATS = ("nifti", "png")
 
@@ -53,7 +54,7 @@ class RunControl:
 
     Args:
         results_folder: where results go; finished: told the new result's folder and its source.
-        make_room: called before a run shows its layers; come_back: after one that left no result.
+        review: makes room for the layers of a run, and comes back after one that left no result.
     """
 
     def __init__(
@@ -67,18 +68,18 @@ class RunControl:
         runner: Runner,
         results_folder: Callable[[], Path],
         finished: Callable[[Path, SourceMatch], None],
-        make_room: Callable[[], None],
-        come_back: Callable[[], None],
+        review: ReviewControl,
     ) -> None:
         self.runner = runner
         self._viewer, self._box, self._slices, self._footer = viewer, box, slices, footer
         self._layers, self._background = layers, background
         self._results_folder, self._finished = results_folder, finished
-        self._make_room, self._come_back = make_room, come_back
+        self._review = review
         self._task: Task | None = None
         self._scores: dict[int, SliceRow] = {}
         self._source: RunSource | None = None
         self._folder: Path | None = None
+        self._wrong = ""
         viewer.layers.events.inserted.connect(self._show_source)
         viewer.layers.events.removed.connect(self._show_source)
         viewer.layers.selection.events.active.connect(self._show_source)
@@ -103,7 +104,7 @@ class RunControl:
             self._footer.status.say(in_words(error), is_wrong=True)
             return
         options = RunOptions(self._box.model.currentText().strip(), self._box.chosen_domain, self._box.chosen_plane)
-        self._source, self._scores = source, {}
+        self._source, self._scores, self._wrong = source, {}, ""
         self._box.show_running(True)
         self._box.show_progress("starting", 0, 0)
         runner = self.runner
@@ -137,30 +138,34 @@ class RunControl:
         if source is None:
             return
         if not self._scores:
-            self._make_room()
-            self._layers.open_run(source.volume, source.volume.affine, event.frame.axis)
+            self._review.make_room()
+            self._layers.open(picture_of_run(source.volume, source.volume.affine, event.frame.axis))
             self._layers.jump(event.indices[0])
         self._layers.put_maps(event.frame, event.indices, event.maps)
         for index, score in zip(event.indices, event.scores, strict=True):
             self._scores[index] = SliceRow(index, _position(source.volume, event, index), float(score))
+        if not self._layers.is_run:  # a case was opened meanwhile: its own slices stand in the list
+            return
         self._slices.show_slices(sorted(self._scores.values(), key=lambda row: -(row.score or 0.0)))
         self._slices.mark(self._layers.current_index())
 
     def _failed(self, error: BaseException) -> None:
-        self._footer.status.say(in_words(error), is_wrong=True)
+        self._wrong = in_words(error)
 
     def _ended(self) -> None:
         was_cancelled = self._task is not None and self._task.is_stopped
         self._task, folder, self._folder = None, self._folder, None
         self._box.show_running(False)
-        if folder is not None and self._source is not None:
+        left = bool(self._scores) and self._review.case is not None  # for a case that was opened meanwhile
+        if folder is not None and self._source is not None and not left:
             paths = (self._source.source,) if isinstance(self._source.source, Path) else ()
             self._finished(folder, SourceMatch(self._source.volume, paths))
-        else:
-            if self._scores:
-                self._come_back()
-            if was_cancelled:
-                self._footer.status.say("The run was cancelled; nothing was written.")
+        if self._layers.is_run:  # no result has taken its place
+            self._review.come_back()
+        if was_cancelled and folder is None:
+            self._footer.status.say("The run was cancelled; nothing was written.")
+        elif self._wrong:
+            self._footer.status.say(self._wrong, is_wrong=True)
         self._show_source()
 
     def _show_source(self, event: object = None) -> None:
@@ -180,8 +185,8 @@ def chosen_layer(viewer: Any) -> Any:
 
 def source_of(layer: Any) -> RunSource:
     """The volume of a layer of ours, in the source's own grid."""
-    kept = layer.metadata["headclip_med"]
-    grid = DisplayGrid(np.asarray(kept["affine"]), np.asarray(kept["display_to_voxel"]))
+    kept, grid = layer.metadata["headclip_med"], grid_of({"metadata": layer.metadata})
+    assert grid is not None
     colours = [np.asarray(layer.data)[..., c] for c in range(3)] if layer.rgb else [np.asarray(layer.data)]
     array = np.stack([grid.to_source(channel) for channel in colours]).astype(np.float32)
     meta: Any = {key: value for key, value in kept.items() if key in VolumeMeta.__annotations__}
@@ -237,6 +242,8 @@ def _free_name(out: Path, name: str) -> str:
 def _position(volume: LoadedVolume, event: SlicesDone, index: int) -> str:
     from headclip_med.geometry import slice_centres
 
+    if volume.meta.get("is_2d", False):
+        return ""
     shape = (volume.array.shape[1], volume.array.shape[2], volume.array.shape[3])
     x, y, z = slice_centres(volume.affine, shape, plane_axis(volume.affine, event.frame.plane))[index]
     return position_text((float(x), float(y), float(z)), event.frame.plane)

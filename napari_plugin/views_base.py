@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtGui import QKeyEvent, QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -18,6 +18,8 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+
+from headclip_med.errors import readable
 
 DOCK_WIDTH = 300
 _KEY = Qt.ItemDataRole.UserRole
@@ -57,9 +59,9 @@ class Table(QTableWidget):
         self._place = {key: place for place, (key, _, _) in enumerate(rows)}
         for place, (key, cells, tip) in enumerate(rows):
             for column, text in enumerate(cells):
-                item = QTableWidgetItem(text)
+                item = QTableWidgetItem(readable(text))
                 item.setData(_KEY, key)
-                item.setToolTip(tip or text)
+                item.setToolTip(_lines(tip or text))
                 self.setItem(place, column, item)
         for column in range(self.columnCount()):  # once: a header that follows its contents costs 1 ms a cell
             if column != self._wide:
@@ -95,7 +97,7 @@ class Words(QLabel):
     """A line or more of text that wraps, can be copied and never widens the dock."""
 
     def __init__(self, text: str = "", colour: str | None = None) -> None:
-        super().__init__(text)
+        super().__init__(_lines(text))
         self.setWordWrap(True)
         self.setTextFormat(Qt.TextFormat.PlainText)
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -105,8 +107,12 @@ class Words(QLabel):
 
     def setText(self, text: str) -> None:  # noqa: N802 - Qt's name
         """Show another text, and take the height that it needs."""
-        super().setText(text)
+        super().setText(_lines(text))
         self._fit()
+
+    def setToolTip(self, text: str) -> None:  # noqa: N802 - Qt's name
+        """Say more when the mouse rests on it."""
+        super().setToolTip(_lines(text))
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802 - Qt's name
         """Take the height that the text needs at this width; layouts within layouts do not always ask for it."""
@@ -130,6 +136,28 @@ class Button(QPushButton):
         """Enable the button, or disable it for ``reason``."""
         self.setEnabled(reason is None)
         self.setToolTip(self._tip if reason is None else reason)
+
+
+class _Calm(QObject):
+    """Leaves the mouse wheel to whatever scrolls around a widget, unless the widget has the focus."""
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 - Qt's name
+        """Let a wheel pass that is meant for the dock."""
+        if event.type() == QEvent.Type.Wheel and isinstance(watched, QWidget) and not watched.hasFocus():
+            event.ignore()
+            return True
+        return False
+
+
+def calm_wheel(widget: QWidget) -> None:
+    """Keep a slider, a combo or a spin box as it is when the wheel only happens to pass over it."""
+    widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)  # the wheel gives no focus either
+    widget.installEventFilter(_Calm(widget))
+
+
+def _lines(text: str) -> str:
+    """Text of one or more lines without anything in it that Qt cannot show."""
+    return "\n".join(map(readable, text.split("\n")))
 
 
 def column(*widgets: QWidget, margin: int = 0, spacing: int = 4) -> QWidget:

@@ -10,11 +10,13 @@ from qtpy.QtCore import QRectF, QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QGroupBox, QLabel, QSlider, QVBoxLayout, QWidget
 
+from headclip_med.errors import readable
 from headclip_med.types import PLANES
 
 from .orientation import CONVENTIONS
-from .views_base import Button
+from .views_base import Button, calm_wheel
 
+_SIDES = "radiological: the patient's right is on your left"
 _TEXT, _CUT = "#c8ccd4", "#35e0ff"
 
 
@@ -85,7 +87,7 @@ class DisplayBox(QGroupBox):
         self.plane, self.convention, self.window_choice = QComboBox(), QComboBox(), QComboBox()
         self.plane.addItems(list(PLANES))
         self.convention.addItems(list(CONVENTIONS))
-        self.convention.setToolTip("radiological: the patient's right is on your left")
+        self.convention.setToolTip(_SIDES)
         self.window_choice.setToolTip(
             "Black and white; drag over the picture with the right mouse button for any other"
         )
@@ -98,6 +100,8 @@ class DisplayBox(QGroupBox):
         self._sequences = QVBoxLayout()
         self._sequences.setSpacing(0)
         self._boxes: list[QCheckBox] = []
+        for widget in (self.plane, self.convention, self.window_choice, self.opacity):
+            calm_wheel(widget)
         self._lay_out()
         self.plane.textActivated.connect(self.plane_chosen.emit)
         self.convention.textActivated.connect(self.convention_chosen.emit)
@@ -125,9 +129,13 @@ class DisplayBox(QGroupBox):
         layout.addWidget(self.add_button, len(rows) + 3, 0, 1, 2)
         self.add_button.clicked.connect(lambda: self.sequence_wanted.emit())
 
-    def show_plane(self, plane: str) -> None:
-        """Show which plane is on the screen; says nothing."""
+    def show_case(self, plane: str, is_plain: bool) -> None:
+        """Show which plane is on the screen; a picture has one only, and no sides. Says nothing."""
         self.plane.setCurrentText(plane)
+        for widget in (self.plane, self.convention):
+            widget.setEnabled(not is_plain)
+        self.plane.setToolTip("A picture has one plane only" if is_plain else "")
+        self.convention.setToolTip("A picture has no sides of a patient" if is_plain else _SIDES)
 
     def show_windows(self, names: Sequence[str]) -> None:
         """Offer these windows."""
@@ -143,7 +151,7 @@ class DisplayBox(QGroupBox):
         if len(names) < 2:
             return
         for number, (name, is_shown) in enumerate(zip(names, visible, strict=True)):
-            box = QCheckBox(name)
+            box = QCheckBox(readable(name))
             with QSignalBlocker(box):
                 box.setChecked(is_shown)
             box.toggled.connect(partial(self.sequence_toggled.emit, number))

@@ -17,10 +17,11 @@ from qtpy.QtWidgets import (
 )
 
 from .rows import FindingRow
-from .views_base import Button, Table, Words
+from .views_base import Button, Table, Words, calm_wheel
 
 _STEPS = 1000  # of the slider over [0, 1]
 _QUIET_MS = 180  # without a movement, until the volume follows
+_HEADINGS = {False: ["", "peak", "ml", "centre (mm)", "slices"], True: ["", "peak", "pixels", "centre (x, y)", "slice"]}
 _SYMBOLS = {"accepted": "✓", "rejected": "✗", "uncertain": "?", "mixed": "±", None: "·", "drawn": "✎"}
 
 
@@ -40,6 +41,8 @@ class ThresholdBox(QGroupBox):
         self.number.setSingleStep(0.01)
         self.number.setFixedWidth(84)
         self.words = Words()
+        for widget in (self.slider, self.number):
+            calm_wheel(widget)
         row = QHBoxLayout()
         row.addWidget(self.slider)
         row.addWidget(self.number)
@@ -63,6 +66,10 @@ class ThresholdBox(QGroupBox):
         """Show a threshold and where it came from; says nothing."""
         self._set(value)
         self.words.setText(words)
+        self._timer.stop()
+
+    def rest(self) -> None:
+        """Forget that it was moved."""
         self._timer.stop()
 
     def step(self, by: float) -> None:
@@ -90,7 +97,7 @@ class FindingList(QGroupBox):
 
     def __init__(self) -> None:
         super().__init__("Findings")
-        self.table = Table(["", "peak", "ml", "centre (mm)", "slices"], rows_shown=5, wide=3)
+        self.table = Table(_HEADINGS[False], rows_shown=5, wide=3)
         self.accept_button = Button("✓ accept", "This finding is real")
         self.reject_button = Button("✗ reject", "This is no finding")
         self.uncertain_button = Button("? unsure", "Uncertain")
@@ -130,7 +137,7 @@ class FindingList(QGroupBox):
         for button, status in pairs:
             button.clicked.connect(lambda _=False, status=status: self.decide(status))
         for line in (self.label, self.note):
-            line.editingFinished.connect(self._describe)
+            line.editingFinished.connect(self.say_words)
         self.remove_button.clicked.connect(self._remove)
 
     @property
@@ -138,9 +145,13 @@ class FindingList(QGroupBox):
         """The key of the finding that is chosen."""
         return self.table.chosen()
 
+    def show_units(self, is_plain: bool) -> None:
+        """Head the columns for a picture in pixels, or a volume in millimetres."""
+        self.table.setHorizontalHeaderLabels(_HEADINGS[is_plain])
+
     def show_findings(self, rows: Sequence[FindingRow], none_reason: str = "There is no finding to decide on") -> None:
         """Show these findings in this order; the chosen one stays chosen, else the first one is."""
-        self._describe()
+        self.say_words()
         self._rows = {row.key: row for row in rows}
         self.table.fill([(row.key, _cells(row), _tip(row)) for row in rows])
         if self.current is None and rows:
@@ -150,9 +161,21 @@ class FindingList(QGroupBox):
         self._none_reason = none_reason
         self._show_current()
 
+    def say_words(self) -> None:
+        """Say what was typed, once, for the finding that it was typed for."""
+        key = self._described
+        if key is not None and (self.label.isModified() or self.note.isModified()):
+            self.label.setModified(False)
+            self.note.setModified(False)
+            self.described.emit(key, self.label.text(), self.note.text())
+
+    def forget(self) -> None:
+        """Another case: what was chosen is not one of its findings, whatever they are called."""
+        self.choose(None)
+
     def choose(self, key: str | None) -> None:
         """Choose a finding; says nothing but what was typed for the one before."""
-        self._describe()
+        self.say_words()
         self.table.choose(key)
         self._show_current()
 
@@ -171,7 +194,7 @@ class FindingList(QGroupBox):
             self.decided.emit(row.key, None if row.status == status else status)
 
     def _choose(self) -> None:
-        self._describe()
+        self.say_words()
         self._show_current()
         if self.current is not None:
             self.selected.emit(self.current)
@@ -188,14 +211,6 @@ class FindingList(QGroupBox):
         self._described = self.current
         self.remove_button.setVisible(row is not None and row.is_drawn)
 
-    def _describe(self) -> None:
-        """Say what was typed, once, for the finding that it was typed for."""
-        key = self._described
-        if key is not None and (self.label.isModified() or self.note.isModified()):
-            self.label.setModified(False)
-            self.note.setModified(False)
-            self.described.emit(key, self.label.text(), self.note.text())
-
     def _remove(self) -> None:
         if self.current is not None:
             self.removed.emit(self.current)
@@ -203,12 +218,12 @@ class FindingList(QGroupBox):
 
 def _cells(row: FindingRow) -> tuple[str, ...]:
     symbol = _SYMBOLS["drawn"] if row.is_drawn else _SYMBOLS[row.status]
-    return symbol, f"{row.peak:.2f}", f"{row.volume_mm3 / 1000:.2f}", row.place, row.slices
+    return symbol, f"{row.peak:.2f}", row.size, row.place, row.slices
 
 
 def _tip(row: FindingRow) -> str:
     kind = "drawn" if row.is_drawn else row.status or "not decided"
-    words = [f"{row.key}: {kind}", f"{row.volume_mm3:.0f} mm³, centre {row.place} mm", row.label, row.note]
+    words = [f"{row.key}: {kind}", row.words, row.label, row.note]
     return "\n".join(word for word in words if word)
 
 

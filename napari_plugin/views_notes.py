@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from qtpy.QtCore import Signal
@@ -13,6 +14,8 @@ from .views_base import Button, Words
 
 _PLAIN, _WRONG, _WARNING = "#c8ccd4", "#ff8a7a", "#ffb454"
 _KEPT = 20
+NOTHING_OPEN = "Open results to review, or run a model on a volume."
+_LONGEST = 160  # letters of a warning: four lines of the dock
 
 
 class StatusLine(Words):
@@ -21,7 +24,7 @@ class StatusLine(Words):
     def __init__(self) -> None:
         super().__init__()
         self._lines: list[str] = []
-        self.say("Open results to review, or run a model on a volume.")
+        self.say(NOTHING_OPEN)
 
     def say(self, text: str, is_wrong: bool = False) -> None:
         """Show a message; ``is_wrong``: something could not be done."""
@@ -31,8 +34,25 @@ class StatusLine(Words):
         self.setToolTip("\n".join(reversed(self._lines)))
 
 
+class WarningLine(Words):
+    """What the result warns of, above everything else: its first line, all of it in the tooltip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setStyleSheet(f"color: #1c1c1c; background: {_WARNING}; padding: 4px; font-weight: bold;")
+        self.show_warnings(())
+
+    def show_warnings(self, warnings: Sequence[str]) -> None:
+        """Show these, or nothing."""
+        more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
+        first = next(iter(warnings[0].strip().splitlines()), "") if warnings else ""
+        self.setText(f"⚠ {textwrap.shorten(first, _LONGEST, placeholder=' …')}{more}" if warnings else "")
+        self.setToolTip("\n".join(f"⚠ {warning}" for warning in warnings))
+        self.setVisible(bool(warnings))
+
+
 class Footer(QWidget):
-    """Undo and redo, the status line, the provenance in short, and the warning that never goes away."""
+    """Undo and redo, the status line, which case is on the screen and what made it, and the warning that stays."""
 
     undone = Signal()
     redone = Signal()
@@ -66,9 +86,9 @@ class Footer(QWidget):
         self.redo_button.allow(None if can_redo else "Nothing to redo in this case")
 
     def show_provenance(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """The model, the weights and the source in a line or two; everything in the tooltip."""
+        """The case, the model, the weights and the source in a line each; everything in the tooltip."""
         facts = dict(pairs)
-        short = (("", "model"), ("weights ", "weights"), ("source ", "content"))
+        short = (("case ", "case"), ("", "model"), ("weights ", "weights"), ("source ", "content"))
         self.provenance.setText("\n".join(word + facts[key] for word, key in short if facts.get(key)))
         self.provenance.setToolTip("\n".join(f"{name}: {value}" for name, value in pairs))
 

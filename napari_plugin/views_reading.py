@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QButtonGroup, QGroupBox, QHBoxLayout, QLabel, QRadioB
 
 from headclip_med.review.model import RATINGS
 
-from .views_base import Button, Words
+from .views_base import Button, Words, calm_wheel
 
 _UNAIDED = "Look at the bare volume and say what you think. The map is shown when you have committed; both are kept."
 _AIDED = "With the map."
@@ -31,6 +31,7 @@ class OpinionBox(QGroupBox):
         self.confidence = QSlider(Qt.Orientation.Horizontal)
         self.confidence.setRange(0, 100)
         self.confidence.setValue(50)
+        calm_wheel(self.confidence)
         self._number = QLabel("50 %")
         self._number.setFixedWidth(40)
         self.confidence.valueChanged.connect(lambda value: self._number.setText(f"{value} %"))
@@ -46,6 +47,7 @@ class OpinionBox(QGroupBox):
         layout.addLayout(sure)
         layout.addWidget(self.commit_button)
         self.commit_button.clicked.connect(self._commit)
+        self._last: tuple[object, ...] = ()
         self._allow()
 
     @property
@@ -53,8 +55,18 @@ class OpinionBox(QGroupBox):
         """What is chosen."""
         return next((rating for rating, button in self.ratings.items() if button.isChecked()), None)
 
+    def forget(self) -> None:
+        """Another case: what was chosen and not committed was not meant for it."""
+        self._last = ()
+
     def show_opinion(self, is_unaided: bool, rating: str | None, confidence: int | None, first: str = "") -> None:
-        """Show which opinion is asked for and what was said; ``first``: the opinion before the overlay, in words."""
+        """Show which opinion is asked for and what was said; ``first``: the opinion before the overlay, in words.
+
+        What is chosen and not committed yet stays while nothing of that changes.
+        """
+        if self._last == (is_unaided, rating, confidence, first):
+            return
+        self._last = is_unaided, rating, confidence, first
         self.setTitle("First opinion, without the map" if is_unaided else "Opinion")
         self.words.setText(_UNAIDED if is_unaided else " ".join(filter(None, (_AIDED, first))))
         self.commit_button.setText("Commit and show the map" if is_unaided else "Commit opinion")

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QComboBox, QGridLayout, QGroupBox, QHBoxLayout, QLabe
 
 from headclip_med.choices import DOMAINS, PLANES
 
-from .views_base import Button, Words
+from .views_base import Button, Words, calm_wheel
 
 _OWN = "the model's own"
 DEFAULT_MODEL = "headclip-tiny"
@@ -33,6 +33,7 @@ class RunBox(QGroupBox):
         self.domain.addItems([_OWN, *DOMAINS])
         self.plane.addItems(["as acquired", *PLANES])
         for box in (self.model, self.domain, self.plane):
+            calm_wheel(box)
             box.setMinimumContentsLength(8)
             box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.source = Words("No volume is open.")

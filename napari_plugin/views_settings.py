@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QGridLayout, QGroupBox, QLabel, QLineEdit
 
 from .views_base import Button, Words
 
 _READER, _FOLDER, _UNAIDED = "settings/reader", "settings/results_folder", "settings/unaided_first"
 _HOME = "~/headclip_med_results"
+_NEXT = "These hold for the next review that is opened."
 
 
 class SettingsBox(QGroupBox):
@@ -34,10 +36,11 @@ class SettingsBox(QGroupBox):
         layout.addWidget(self.folder_edit, 1, 1)
         layout.addWidget(self.folder_button, 1, 2)
         layout.addWidget(self.unaided_box, 2, 0, 1, 3)
-        layout.addWidget(Words("These hold for the next review that is opened."), 3, 0, 1, 3)
-        self.reader_edit.editingFinished.connect(self._keep)
-        self.folder_edit.editingFinished.connect(self._keep)
-        self.unaided_box.toggled.connect(lambda _: self._keep())
+        self.words = Words(_NEXT)
+        layout.addWidget(self.words, 3, 0, 1, 3)
+        self.reader_edit.editingFinished.connect(lambda: self._keep_typed(_READER, self.reader_edit))
+        self.folder_edit.editingFinished.connect(lambda: self._keep_typed(_FOLDER, self.folder_edit))
+        self.unaided_box.toggled.connect(lambda is_first: self._keep(_UNAIDED, "yes" if is_first else "no"))
         self.folder_button.clicked.connect(self._choose)
 
     @property
@@ -55,12 +58,26 @@ class SettingsBox(QGroupBox):
         """Whether a first opinion is asked for before the map."""
         return bool(self.unaided_box.isChecked())
 
-    def _keep(self) -> None:
-        self._store[_READER], self._store[_FOLDER] = self.reader, self.folder_edit.text().strip()
-        self._store[_UNAIDED] = "yes" if self.is_unaided_first else "no"
+    def show_reader(self, reader: str | None, is_unaided_first: bool = False) -> None:
+        """Show whose review is open, who is then the reader of what is opened next; None: nobody's."""
+        if reader is None:
+            self.words.setText(_NEXT)
+            return
+        self.reader_edit.setText(reader)
+        with QSignalBlocker(self.unaided_box):
+            self.unaided_box.setChecked(is_unaided_first)
+        self.words.setText(f"Open is the review of {reader}. {_NEXT}")
+
+    def _keep_typed(self, name: str, line: QLineEdit) -> None:
+        if line.isModified():  # not what only a session has shown here
+            line.setModified(False)
+            self._keep(name, line.text().strip())
+
+    def _keep(self, name: str, value: str) -> None:
+        self._store[name] = value
 
     def _choose(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Results go to", str(self.results_folder))
         if folder:
             self.folder_edit.setText(folder)
-            self._keep()
+            self._keep(_FOLDER, folder)

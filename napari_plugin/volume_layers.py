@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headclip_med.errors import readable
 from headclip_med.reading.base import AnyVolume, volume_array
 from headclip_med.types import RESEARCH_ONLY
 
@@ -19,13 +20,19 @@ LayerTuple = tuple[Any, dict[str, Any], str]
 _KEPT = ("source_format", "modality", "qform_code", "sform_code", "slice_uids", "slice_positions", "content_sha256")
 
 
-def volume_layers(volume: AnyVolume) -> list[LayerTuple]:
-    """Image layers of a volume ``(C, I, J, K)``; colour as one layer, sequences as one each, the first one shown."""
+def volume_layers(volume: AnyVolume, is_plain: bool | None = None) -> list[LayerTuple]:
+    """Image layers of a volume ``(C, I, J, K)``; colour as one layer, sequences as one each, the first one shown.
+
+    Args:
+        is_plain: whether it is a picture without a patient; by default what the volume says of itself.
+    """
     array, meta = volume_array(volume), dict(volume.meta)
     names = channel_names(meta, len(array))
-    grid = display_grid(np.asarray(volume.affine, dtype=np.float64), (array.shape[1], array.shape[2], array.shape[3]))
+    shape = (array.shape[1], array.shape[2], array.shape[3])
+    is_plain = bool(meta.get("is_2d", False)) if is_plain is None else is_plain
+    grid = display_grid(np.asarray(volume.affine, dtype=np.float64), shape, is_plain)
     kept = {key: meta[key] for key in _KEPT if meta.get(key) is not None}
-    place = grid.layer_kwargs(source=str(meta.get("source_name", "volume")), research_use_only=RESEARCH_ONLY, **kept)
+    place = grid.layer_kwargs(source=_source_name(meta), research_use_only=RESEARCH_ONLY, **kept)
     if meta.get("is_rgb", False):
         return [(_colours(array, grid.view), {"name": names[0], "rgb": True, **place}, "image")]
     layers: list[LayerTuple] = []
@@ -42,11 +49,15 @@ def volume_layers(volume: AnyVolume) -> list[LayerTuple]:
 
 def channel_names(meta: dict[str, Any], channels: int) -> list[str]:
     """A name for each channel: the file's own where several were stacked, else the source's with a number."""
-    source = str(meta.get("source_name") or "volume")
+    source = _source_name(meta)
     parts = source.split(" + ")
     if channels == 1 or meta.get("is_rgb", False):
         return [source]
     return parts if len(parts) == channels else [f"{source} {number + 1}" for number in range(channels)]
+
+
+def _source_name(meta: dict[str, Any]) -> str:
+    return readable(str(meta.get("source_name") or "volume"))
 
 
 def _colours(array: NDArray[np.float32], view: Any) -> NDArray[np.uint8]:

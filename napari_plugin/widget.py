@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from headclip_med.errors import HeadclipError
 from .background import Background
 from .case_layers import CaseLayers
 from .case_tools import CaseTools
-from .compat import binding_problem, main_window, show_scale_bar
+from .compat import binding_problem, main_window, plain_viewer, show_scale_bar
 from .dock_parts import Views
 from .keys import Keys, WindowDrag
 from .layers import map_colours
@@ -31,7 +32,7 @@ from .views_export import ExportBox
 from .views_findings import DrawBox, FindingList, ThresholdBox
 from .views_heads import HeadsBox
 from .views_help import ShortcutBox
-from .views_notes import Footer, ProvenanceBox
+from .views_notes import Footer, ProvenanceBox, WarningLine
 from .views_reading import OpinionBox
 from .views_run import RunBox
 from .views_settings import SettingsBox
@@ -57,7 +58,7 @@ class ReviewWidget(QWidget):
         self, napari_viewer: Any, *, runner: Runner | None = None, store: MutableMapping[str, str] | None = None
     ) -> None:
         super().__init__()
-        self.viewer = napari_viewer
+        self.viewer = napari_viewer = plain_viewer(napari_viewer)
         self._is_closed = self._was_docked = False
         store = SettingsStore() if store is None else store
         self.background, self.layers = Background(), CaseLayers(napari_viewer)
@@ -65,7 +66,13 @@ class ReviewWidget(QWidget):
         self.shortcuts = Shortcuts(store, napari_keys())
         self._make_views(store)
         self.review = ReviewControl(
-            napari_viewer, self.views, self.layers, self.orientation, self.background, self._place_opinion
+            napari_viewer,
+            self.views,
+            self.layers,
+            self.orientation,
+            self.background,
+            self._place_opinion,
+            self._show_reader,
         )
         self.run = RunControl(
             napari_viewer,
@@ -77,8 +84,7 @@ class ReviewWidget(QWidget):
             runner or LocalRunner(),
             lambda: self.settings_box.results_folder,
             self._open_result,
-            self.review.make_room,
-            self.review.come_back,
+            self.review,
         )
         self.tools = CaseTools(self.review, self.layers, self.background, self.heads_box)
         self.drag = WindowDrag(napari_viewer, lambda: self.layers.limits, self.layers.set_limits)
@@ -91,6 +97,7 @@ class ReviewWidget(QWidget):
             window.installEventFilter(self)
         if problem := binding_problem():
             self.views.footer.status.say(problem, is_wrong=True)
+        self.destroyed.connect(partial(_let_go, self.background, self.review))
 
     # -- what others call
 
@@ -109,8 +116,10 @@ class ReviewWidget(QWidget):
             return
         self._is_closed = True
         self.background.close()
-        self.review.close()
-        for part in () if is_window_gone else (self.run, self.drag, self.keys, self.orientation):
+        if is_window_gone:
+            self.review.abandon()
+            return
+        for part in (self.review, self.run, self.drag, self.keys, self.orientation):
             part.close()
 
     def event(self, event: QEvent) -> bool:
@@ -122,15 +131,19 @@ class ReviewWidget(QWidget):
         return bool(super().event(event))
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 - Qt's name
-        """The window may go with everything in it: bring the review's file up to date before."""
-        if event.type() == QEvent.Type.Close and self.review.session is not None:
-            self.review.session.save()
+        """The window goes with everything in it; the user may still be asked whether it shall, code is not."""
+        if event.type() == QEvent.Type.Close and not self._is_closed:
+            if event.spontaneous():
+                self.review.save()
+            else:
+                self.close_all()
         return False
 
     # -- inside
 
     def _make_views(self, store: MutableMapping[str, str]) -> None:
         self.views = Views(
+            warnings=WarningLine(),
             cases=CaseList(),
             opinion=OpinionBox(),
             slices=SliceList(),
@@ -160,6 +173,7 @@ class ReviewWidget(QWidget):
         self.tabs.addTab(_scrolling(more), "Run and settings")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(v.warnings)
         layout.addWidget(self.tabs, 1)
         layout.addWidget(v.footer)
         self.setMinimumWidth(DOCK_WIDTH)
@@ -183,7 +197,7 @@ class ReviewWidget(QWidget):
         v.findings.selected.connect(review.go_to_finding)
         v.findings.decided.connect(review.decide)
         v.findings.described.connect(review.describe)
-        v.findings.removed.connect(review.drawing.erase)
+        v.findings.removed.connect(review.remove_drawn)
         v.draw.begun.connect(review.drawing.begin)
         v.draw.kept.connect(review.drawing.keep)
         v.draw.dropped.connect(review.drawing.drop)
@@ -225,6 +239,12 @@ class ReviewWidget(QWidget):
             "done": lambda _: review.toggle_done(),
         }
 
+    def _show_reader(self, session: Session | None) -> None:
+        if session is None:
+            self.settings_box.show_reader(None)
+        else:
+            self.settings_box.show_reader(session.reader, session.unaided_first)
+
     def switch_sides(self) -> None:
         """Radiological to neurological, or back."""
         box = self.views.display.convention
@@ -263,6 +283,12 @@ class ReviewWidget(QWidget):
         self.shortcuts.reset()
         self.keys.bind()
         self.help_box.show_keys(self.shortcuts.keys())
+
+
+def _let_go(background: Background, review: ReviewControl) -> None:
+    """Stop what runs and unlock the review when a window has taken the dock with it."""
+    background.close()
+    review.abandon()
 
 
 def _scrolling(widget: QWidget) -> QScrollArea:

@@ -6,9 +6,10 @@ onnxruntime only when it runs; a runner on another machine would yield the same 
 
 from __future__ import annotations
 
+import os
 import queue
-import sys
 import threading
+import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,25 +126,15 @@ class LocalRunner:
 
 def load_any_engine(model: str) -> Any:
     """The engine for a model's name or file; needs onnxruntime for an ``.onnx`` file and torch for all else."""
-    if not model.endswith(".onnx"):
-        keep_triton_out()
     from headclip_med import load_engine, load_onnx_engine
 
     return load_onnx_engine(model) if model.endswith(".onnx") else load_engine(model)
 
 
-def keep_triton_out() -> None:
-    """Have torch do without triton in this process, unless it is loaded already; call it before torch is.
-
-    triton brings an LLVM of its own. Loaded after Mesa's OpenGL, which brings another one, it ends the process; an
-    engine never compiles, so nothing is lost. Windows and macOS have no Mesa.
-    """
-    if sys.platform.startswith("linux"):
-        sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
-
-
 def in_words(error: BaseException) -> str:
-    """An error as the status line tells it."""
+    """An error as the status line tells it; with ``HEADCLIP_DEBUG`` set, one that nobody foresaw is printed as well."""
+    if os.environ.get("HEADCLIP_DEBUG") and not isinstance(error, HeadclipError):
+        traceback.print_exception(error)
     if isinstance(error, CancelledError):
         return "The run was cancelled; nothing was written."
     if isinstance(error, ModuleNotFoundError) and error.name:

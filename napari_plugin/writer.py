@@ -34,7 +34,8 @@ def grid_of(attributes: dict[str, Any]) -> DisplayGrid | None:
     kept = (attributes.get("metadata") or {}).get("headclip_med")
     if not kept or "affine" not in kept or "display_to_voxel" not in kept:
         return None
-    return DisplayGrid(np.asarray(kept["affine"]), np.asarray(kept["display_to_voxel"]))
+    is_plain = bool(kept.get("is_2d", False))
+    return DisplayGrid(np.asarray(kept["affine"]), np.asarray(kept["display_to_voxel"]), is_plain)
 
 
 def _write(path: str, data: Any, attributes: dict[str, Any], dtype: type, what: str) -> list[str]:

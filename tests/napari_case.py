@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 from writing_phantom import make_result
 
+from headclip_med.errors import CancelledError
 from headclip_med.geometry import voxel_to_world
 from headclip_med.hashing import sha256_file
 from headclip_med.review import Session
@@ -72,6 +73,21 @@ def killed(session: Session) -> None:
 def ras_of(voxel: tuple[int, int, int]) -> np.ndarray:
     """RAS mm of a voxel's centre."""
     return voxel_to_world(affine_2mm(), np.array(voxel))
+
+
+class Endless:
+    """An engine that goes on until it is told to stop."""
+
+    is_stopped = False
+
+    def predict(self, source: Any, *, cancel: Any, progress: Any, **rest: Any) -> None:
+        done = 0
+        while not cancel():
+            done += 1
+            progress(done, 10**6)
+            time.sleep(0.001)
+        self.is_stopped = True
+        raise CancelledError("stopped")
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:

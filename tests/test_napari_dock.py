@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from napari_case import MISSED, open_session, paint, ras_of, status, wait_for, write_case
+from napari_case import MISSED, Endless, open_session, paint, ras_of, status, wait_for, write_case
 
 from headclip_med.errors import InputError
 from headclip_med.review import Session
@@ -122,6 +125,66 @@ def test_next_case_and_done(dock: Any, tmp_path: Path) -> None:
     assert dock.review.case.key == first
 
 
+# -- the mouse wheel
+
+
+def turn_wheel(widget: Any) -> None:
+    """One notch of the wheel over the middle of a widget, as the system sends it: to the window."""
+    from qtpy.QtCore import QPoint, QPointF
+    from qtpy.QtTest import QTest
+    from qtpy.QtWidgets import QApplication
+
+    window = widget.window()
+    QTest.wheelEvent(window.windowHandle(), QPointF(widget.mapTo(window, widget.rect().center())), QPoint(0, -120))
+    QApplication.processEvents()
+
+
+def test_the_wheel_over_a_slider_combo_or_spin_box_scrolls_the_dock_and_changes_nothing(
+    dock: Any, viewer: Any, tmp_path: Path
+) -> None:
+    """ "Sure" fell from 50 to 35 per cent, and axial became sagittal, by scrolling past."""
+    from qtpy.QtWidgets import QAbstractSpinBox, QApplication, QComboBox, QSlider
+
+    write_case(tmp_path)
+    dock.review_session(open_session(tmp_path))
+    viewer.window._qt_window.resize(900, 500)
+    viewer.window._qt_window.show()
+    kinds = (QSlider, QComboBox, QAbstractSpinBox)
+    found = [widget for kind in kinds for widget in dock.findChildren(kind)]
+    assert len(found) >= 10
+
+    def state() -> list[Any]:
+        return [w.currentText() if isinstance(w, QComboBox) else w.value() for w in found]
+
+    for tab in (0, 1):
+        dock.tabs.setCurrentIndex(tab)
+        area = dock.tabs.widget(tab)
+        bar = area.verticalScrollBar()
+        for widget in found:
+            if area.isAncestorOf(widget) and widget.isVisibleTo(area):
+                bar.setValue(0)
+                QApplication.processEvents()
+                area.ensureWidgetVisible(widget)
+                bar.setValue(min(bar.value(), bar.maximum() - 1))
+                QApplication.processEvents()
+                before, place = state(), bar.value()
+                turn_wheel(widget)
+                assert state() == before, widget
+                assert not widget.hasFocus(), "nor does it take the focus for the next turn"
+                assert bar.value() > place, f"{widget} keeps the dock from scrolling"
+    assert dock.review.case.threshold == 0.5
+    dock.tabs.setCurrentIndex(0)
+    slider = dock.views.display.opacity
+    slider.setFocus()
+    QApplication.processEvents()
+    if slider.hasFocus():  # a window without a window manager may never be active
+        turn_wheel(slider)
+        assert slider.value() != 60
+
+
+# -- the end
+
+
 def test_closing_the_dock_saves_and_unlocks(make_dock: MakeDock, tmp_path: Path) -> None:
     write_case(tmp_path)
     dock = make_dock()
@@ -157,8 +220,132 @@ def test_the_review_is_saved_when_the_window_is_asked_to_close(
     dock = make_dock()
     dock.review_session(open_session(tmp_path))
     dock.views.findings.decide("accepted")
+    files = dock.review.session.review_files("case")
     dock.eventFilter(viewer.window._qt_window, QEvent(QEvent.Type.Close))
-    assert "accepted" in dock.review.session.review_files("case").review.read_text()
+    assert "accepted" in files.review.read_text()
+
+
+@pytest.mark.parametrize("how", ["code", "window", "dock", "deleted"])
+def test_closing_while_a_run_goes_on_cancels_it_and_nothing_deleted_is_touched(
+    make_dock: MakeDock, viewer: Any, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_headclip_med.reader import read_volume_files
+    from napari_headclip_med.worker import LocalRunner
+    from qtpy.QtWidgets import QApplication
+
+    engine, dock, source = Endless(), make_dock(), write_case(tmp_path)[0]
+    errors: list[object] = []
+    monkeypatch.setattr("sys.excepthook", lambda *error: errors.append(error))
+    dock.run.runner = LocalRunner(lambda name: engine)
+    for data, kwargs, _ in read_volume_files(str(source)):
+        viewer.add_image(data, **kwargs)
+    dock.review_session(open_session(tmp_path))
+    dock.views.findings.decide("accepted")
+    dock.settings_box.folder_edit.setText(str(tmp_path / "out"))
+    dock.run.start()
+    wait_for(lambda: dock.run_box.bar.value() > 2)
+    background = dock.background
+    if how == "code":
+        viewer.close()
+    elif how == "window":
+        viewer.window._qt_window.close()
+    elif how == "dock":
+        viewer.window.remove_dock_widget(dock)
+    else:  # by Qt, after the user has said yes to napari's question
+        dock.setParent(None)
+        dock.deleteLater()
+    wait_for(lambda: engine.is_stopped)
+    for _ in range(20):
+        QApplication.processEvents()
+    assert not background.is_busy
+    assert errors == []
+    assert list((tmp_path / "out").iterdir()) == []
+    with open_session(tmp_path) as session:
+        case = session.open_case("case")
+        assert case.read_only is None
+        assert case.findings[0].status == "accepted"
+
+
+def test_a_window_that_the_user_keeps_open_after_all_keeps_its_review(dock: Any, viewer: Any, tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from qtpy.QtCore import QEvent
+
+    write_case(tmp_path)
+    dock.review_session(open_session(tmp_path))
+    dock.views.findings.label.setText("oedema")
+    dock.views.findings.label.setModified(True)
+    asked = SimpleNamespace(type=lambda: QEvent.Type.Close, spontaneous=lambda: True)
+    assert not dock.eventFilter(viewer.window._qt_window, asked)
+    assert dock.review.case.findings[0].label == "oedema"
+    assert "oedema" in dock.review.session.review_files("case").review.read_text()
+    dock.views.findings.decide("accepted")
+    assert dock.review.case.findings[0].status == "accepted"
+
+
+def test_the_dock_opens_through_naparis_proxy_of_a_viewer(viewer: Any, tmp_path: Path) -> None:
+    """``viewer.window.add_plugin_dock_widget`` and ``napari -w headclip-med`` hand over a proxy."""
+    from napari.utils._proxies import PublicOnlyProxy
+    from napari_headclip_med.widget import ReviewWidget
+
+    write_case(tmp_path)
+    dock = ReviewWidget(PublicOnlyProxy(viewer), store={})
+    assert dock.viewer is viewer
+    viewer.window.add_dock_widget(dock, name="by name")
+    dock.review_session(open_session(tmp_path))
+    press(dock, "8")
+    assert dock.review.case.findings[0].status == "accepted"
+    dock.close_all()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="X is Linux's")
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({}, "no screen: DISPLAY is not set"),
+        ({"DISPLAY": ":9999"}, "no screen at DISPLAY=:9999"),
+        ({"QT_QPA_PLATFORM": "nonsense"}, "Unset QT_QPA_PLATFORM, which is nonsense"),
+    ],
+)
+def test_without_a_screen_words_say_what_is_missing(tmp_path: Path, environment: dict[str, str], words: str) -> None:
+    """Qt ended the process, and a core file was all that it left."""
+    write_case(tmp_path)
+    kept = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    code = "from headclip_med.cli import main; main()"
+    command = [sys.executable, "-c", code, "review", str(tmp_path / "results")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**kept, **environment})
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert "A window must be able to open" in said
+    assert words in said
+    assert "review-tables need no window" in said
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="file names of bytes")
+def test_names_that_are_no_utf8_are_shown_kept_and_exported(dock: Any, tmp_path: Path) -> None:
+    source, out = write_case(tmp_path)
+    strange = os.fsdecode(b"caf\xe9")
+    out.rename(out.with_name(strange))
+    source.rename(source.with_name(strange + ".nii.gz"))
+    dock.review_session(open_session(tmp_path))
+    key = "caf%E9"
+    assert dock.review.case.key == key
+    assert [layer.name for layer in dock.layers.sources] == [key + ".nii.gz"], "found by its content"
+    assert dock.views.cases.table.item(0, 0).text() == key
+    assert key in dock.views.footer.provenance.text()
+    dock.views.findings.decide("accepted")
+    dock.tools.add_sequence(source.with_name(strange + ".nii.gz"))
+    wait_for(lambda: not dock.background.is_busy)
+    assert dock.views.display._boxes[1].text().startswith(key + ".nii.gz")
+    dock.tools.export(tmp_path / strange, ["json", "csv", "nifti", "html"])
+    wait_for(lambda: not dock.background.is_busy)
+    assert status(dock) == f"4 files written to '{key}/{key}'."
+    assert dock.review.case.findings[0].status == "accepted"
+    dock.views.footer.status.say(strange, is_wrong=True)
+    assert dock.views.footer.status.toolTip().startswith(key)
+    dock.run_box.source.setText(strange)
+    dock.review.open_folder(tmp_path / "results" / strange / "none", "anna", False)
+    assert "must hold a result" in status(dock)
 
 
 def test_a_drag_with_the_right_button_sets_the_window(dock: Any, viewer: Any, tmp_path: Path) -> None:

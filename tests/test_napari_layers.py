@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from dicom_series import CtSeries
 from napari_case import PEAKS, SHAPE, affine_2mm, anomaly_map, open_session, write_case
-from napari_headclip_med.case_layers import CaseLayers, map_range
+from napari_headclip_med.case_layers import CaseLayers, map_range, picture_of, picture_of_run
 from napari_headclip_med.layers import display_grid
 from napari_headclip_med.orientation import PLANE_ORDER, Orientation, camera_orientation, edge_letters
 from napari_headclip_med.reader import get_dicom_reader, get_volume_reader, read_volume_files
@@ -106,7 +106,7 @@ def test_a_marked_corner_is_where_it_should_be_in_every_layer(affine: np.ndarray
     image = np.zeros((1, *SHAPE), dtype=np.float32)
     image[0, 0, 0, 0] = 7
     layers = CaseLayers(model)
-    layers.open_case(case, LoadedVolume(image, affine, VolumeMeta(source_name="x.nii.gz")))
+    layers.open(picture_of(case, LoadedVolume(image, affine, VolumeMeta(source_name="x.nii.gz"))))
     assert layers.grid is not None
     world = (-ras[2], -ras[1], -ras[0])  # inferior, posterior, left
     np.testing.assert_allclose(layers.grid.world_of(ras), world)
@@ -130,7 +130,7 @@ def test_maps_of_a_run_go_where_their_slices_are(model: Any) -> None:
 
     affine = affine_2mm()
     layers, amap = CaseLayers(model), anomaly_map().astype(np.float32)
-    layers.open_run(LoadedVolume(amap[None], affine, VolumeMeta(source_name="x")), affine, 2)
+    layers.open(picture_of_run(LoadedVolume(amap[None], affine, VolumeMeta(source_name="x")), affine, 2))
     frame = slice_frame(affine, "axial")
     from headclip_med.slices import cut_array
 
@@ -148,7 +148,7 @@ def test_what_was_open_before_is_hidden_for_the_case_and_shown_again(model: Any,
     write_case(tmp_path)
     layers = CaseLayers(model)
     with open_session(tmp_path) as session:
-        layers.open_case(session.open_case("case"), None)
+        layers.open(picture_of(session.open_case("case"), None))
         assert not other.visible
         layers.close()
         assert other.visible
@@ -165,7 +165,7 @@ def test_contours_follow_decisions_where_only_they_changed(model: Any, tmp_path:
     with open_session(tmp_path) as session:
         case = session.open_case("case")
         case.show_overlay()
-        layers.open_case(case, None)
+        layers.open(picture_of(case, None))
         assert layers.grid is not None
         codes = layers.grid.to_source(layers.contours.data)
         layers.show_findings(case.components.labels, case.findings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from napari_case import PEAKS, SHAPE, contour_at, killed, open_session, ras_of, status, wait_for, write_case
+from napari_case import PEAKS, SHAPE, Endless, contour_at, killed, open_session, ras_of, status, wait_for, write_case
 from small_cases import write_volume
-
-from headclip_med.errors import CancelledError
 
 pytest.importorskip("napari")
 
@@ -249,18 +246,6 @@ def test_closing_the_dock_stops_the_engine(make_dock: MakeDock, viewer: Any, tmp
     from napari_headclip_med.reader import read_volume_files
     from napari_headclip_med.worker import LocalRunner
 
-    class Endless:
-        stopped = False
-
-        def predict(self, source: Any, *, cancel: Any, progress: Any, **rest: Any) -> None:
-            done = 0
-            while not cancel():
-                done += 1
-                progress(done, 10**6)
-                time.sleep(0.001)
-            self.stopped = True
-            raise CancelledError("stopped")
-
     engine, dock = Endless(), make_dock()
     dock.run.runner = LocalRunner(lambda name: engine)
     for data, kwargs, _ in read_volume_files(str(write_volume(tmp_path / "scan.nii.gz"))):
@@ -270,12 +255,12 @@ def test_closing_the_dock_stops_the_engine(make_dock: MakeDock, viewer: Any, tmp
     wait_for(lambda: dock.run_box.bar.value() > 2)
     dock.run.cancel()
     wait_for(lambda: not dock.run.is_running)
-    assert engine.stopped
-    engine.stopped = False
+    assert engine.is_stopped
+    engine.is_stopped = False
     dock.run.start()
     wait_for(lambda: dock.run_box.bar.value() > 2)
     dock.close_all()
-    assert engine.stopped
+    assert engine.is_stopped
 
 
 def test_drawing_in_a_case_that_somebody_deleted_the_layer_of_does_not_end_the_dock(dock: Any, tmp_path: Path) -> None:

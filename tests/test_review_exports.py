@@ -300,6 +300,15 @@ def test_a_linked_image_of_another_grid_is_resampled_and_says_so(tmp_path: Path)
         linked_image(_nifti(tmp_path / "far.nii.gz", ramp[0], far), case.data)
 
 
+def test_a_linked_picture_must_have_the_size_of_the_case_since_it_has_no_place(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (SHAPE[1], SHAPE[0]), dtype=np.uint8)
+    (tmp_path / "small.png").parent.mkdir(exist_ok=True)
+    Image.fromarray(picture[:4]).save(tmp_path / "small.png")
+    _, case = opened(write_case(tmp_path / "case"))
+    with pytest.raises(InputError, match="no place in a patient"):
+        linked_image(tmp_path / "small.png", case.data)
+
+
 def test_every_export_says_research_use_only(tmp_path: Path) -> None:
     files = export(ReviewedCase.of(reviewed_case(tmp_path / "case")), tmp_path / "out")
     for kind in ("json", "csv", "html"):

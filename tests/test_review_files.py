@@ -162,6 +162,57 @@ def test_a_damaged_journal_alone_gives_what_comes_before_the_damage(folder: Path
     assert reviewed(folder) == {at(TWIN): "accepted", at(LOW): None}
 
 
+def of_the_first_version(journal: Path) -> None:
+    """What an earlier program wrote: another version in the first line, and no map in the others."""
+    header, *events = (json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines())
+    header["schema_version"] = "headclip_med.review_journal/1"
+    for event in events:
+        del event["map_sha256"]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in (header, *events))
+    journal.write_text(text, encoding="utf-8")
+
+
+def test_a_journal_of_the_first_version_is_read_undone_and_goes_on(folder: Path) -> None:
+    judge(folder, "accepted")
+    (folder / "review_reader.json").unlink()
+    journal = folder / "review_reader.journal"
+    of_the_first_version(journal)
+    session, case = opened(folder)
+    assert session.messages == []
+    assert case.findings[0].status == "accepted"
+    case.judge(at(LOW), "rejected")
+    case.undo()
+    case.undo()
+    case.redo()
+    session.close()
+    (folder / "review_reader.json").unlink()
+    assert reviewed(folder) == {at(TWIN): "accepted", at(LOW): None}
+
+
+def test_a_journal_of_a_later_version_is_left_alone(folder: Path) -> None:
+    judge(folder, "accepted")
+    journal = folder / "review_reader.journal"
+    later = journal.read_bytes().replace(b"review_journal/2", b"review_journal/3").replace(b'"start"', b'"begin"')
+    journal.write_bytes(later)
+    with Session.open([folder]) as session:
+        assert "Use a newer headclip_med" in str(session.open_case("case").read_only)
+    assert journal.read_bytes() == later
+
+
+def test_an_event_about_another_map_is_not_followed(folder: Path) -> None:
+    judge(folder, "accepted")
+    judge(folder, "rejected")
+    (folder / "review_reader.json").unlink()
+    journal = folder / "review_reader.journal"
+    lines = journal.read_text(encoding="utf-8").splitlines()
+    last = json.loads(lines[-1])
+    lines[-1] = json.dumps({**last, "map_sha256": "0" * 64})
+    journal.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    session, case = opened(folder)
+    assert case.findings[0].status == "accepted"
+    assert f"line {len(lines)} of review_reader.journal is damaged" in session.messages[0]
+
+
 def test_two_unreadable_files_are_left_alone(folder: Path) -> None:
     (folder / "review_reader.json").write_text("{}", encoding="utf-8")
     session = Session.open([folder])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,8 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from review_cases import AFFINE, LOW, SHAPE, SHORT, TALL, TWIN, at, hand_map, mm, opened, write_case
 
-from headclip_med.errors import InputError
+from headclip_med.errors import InputError, OutputError
+from headclip_med.hashing import sha256_file
 from headclip_med.review import CaseReview, Mark, OpenCase, Session, components_at, slice_mask
+from headclip_med.review.exports import export
+from headclip_med.review.reviewed import ReviewedCase
 from headclip_med.volume_map import find_components
 
 # -- the list of cases
@@ -344,6 +350,196 @@ def test_without_the_option_a_first_opinion_is_given_once(tmp_path: Path) -> Non
     case.give_opinion("abnormal", 10)
     with pytest.raises(InputError, match="fit its schema"):
         case.give_opinion("abnormal", 101)
+
+
+def test_a_process_killed_between_first_opinion_and_overlay_leaves_no_case_that_stays_concealed(tmp_path: Path) -> None:
+    write_case(tmp_path / "case")
+    session = Session.open([tmp_path / "case"], "r1", unaided_first=True)
+    case = session.open_case("case")
+    case.give_opinion("normal", 70)
+    journal = session.review_files("case").journal
+    session.close()
+    session.review_files("case").review.unlink()
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-1]))
+    case = Session.open([tmp_path / "case"], "r1").open_case("case")
+    assert (case.concealed, case.may_show_overlay) == (True, True)
+    case.show_overlay()
+    assert not case.concealed
+
+
+# -- change of case, and whose map is on the screen
+
+
+def decide(case: OpenCase) -> None:
+    case.judge(case.findings[0].id, "accepted")
+
+
+def test_a_prepared_case_changes_nothing_until_it_is_taken(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_case(tmp_path / "out" / name)
+    told: list[str] = []
+    session, one = opened(tmp_path / "out", "one", session_dir=tmp_path / "kept")
+    session.changed.connect(lambda change: told.append(change.what))
+    two = session.prepare("two")
+    assert (session.case, told) == (one, [])
+    decide(one)
+    session.discard(two)
+    assert not session.review_files("two").folder.exists(), "nothing is left of a review that was never begun"
+    assert two.read_only is not None
+    two = session.prepare("two")
+    session.take(two)
+    assert session.case is two
+    assert one.read_only == "the case is closed"
+    assert told == ["findings", "case"]
+    two.show_overlay()
+    assert told[-1] == "overlay", "the session tells what its open case does"
+
+
+def test_a_case_that_cannot_be_prepared_leaves_the_open_one_open_and_is_marked_in_the_list(tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        write_case(tmp_path / name)
+    session, one = opened(tmp_path, "one")
+    (tmp_path / "two" / "anomaly_map.nii.gz").write_bytes(b"altered")
+    with pytest.raises(InputError, match="has changed or is cut off"):
+        session.open_case("two")
+    decide(one)
+    assert session.case is one
+    assert {e.key: e.problem is None for e in session.cases} == {"one": True, "two": False, "three": True}
+    assert session.step_case(1) == "three"
+
+
+def test_a_review_goes_on_when_its_case_is_opened_by_another_session_in_the_place_of_the_first(tmp_path: Path) -> None:
+    write_case(tmp_path / "case")
+    first, one = opened(tmp_path)
+    decide(one)
+    second = Session.open([tmp_path])
+    again = second.prepare("case", one)
+    assert again.read_only is None, "no lock of our own is in the way"
+    second.discard(again)
+    one.set_note("still open")
+    again = second.prepare("case", one)
+    second.take(again)
+    first.close()
+    again.undo()
+    again.set_done()
+    second.close()
+    review = opened(tmp_path)[1].review
+    assert (review.note, review.done, len(review.findings)) == ("", True, 1)
+
+
+def test_copies_of_one_result_share_their_review_without_locking_each_other_out(tmp_path: Path) -> None:
+    shutil.copytree(write_case(tmp_path / "a" / "case"), tmp_path / "b" / "case")
+    session, one = opened(tmp_path, "case", session_dir=tmp_path / "kept")
+    decide(one)
+    two = session.open_case("case_2")
+    assert two.read_only is None
+    assert two.findings[0].status == "accepted"
+    assert one.read_only is not None
+
+
+@pytest.mark.parametrize("seen", ["nothing", "another map", "another result of that map"])
+def test_nothing_is_decided_on_a_case_that_is_not_the_one_on_the_screen(tmp_path: Path, seen: str) -> None:
+    for name, scale in (("one", 1.0), ("two", 0.9)):
+        write_case(tmp_path / name, hand_map(scale))
+    session, one = opened(tmp_path, "one")
+    link = one.data.link
+    shown = {
+        "nothing": None,
+        "another map": session.prepare("two").data.link,
+        "another result of that map": link.model_copy(update={"result_sha256": "0" * 64}),
+    }[seen]
+    session.show_on(lambda: shown)
+    actions = [
+        lambda: decide(one),
+        lambda: one.set_threshold(0.4),
+        lambda: one.draw(np.ones(SHAPE)),
+        lambda: one.give_opinion("normal", 1),
+        lambda: one.set_note("x"),
+        lambda: one.set_done(),
+    ]
+    for action in actions:
+        with pytest.raises(InputError, match="must be on the screen"):
+            action()
+    session.show_on(None)
+    session.show_on(lambda: link)
+    decide(one)
+    one.undo()
+    session.close()
+    lines = session.review_files("one").journal.read_text().splitlines()
+    assert {json.loads(line)["map_sha256"] for line in lines[1:]} == {sha256_file(tmp_path / "one/anomaly_map.nii.gz")}
+    assert len(lines) == 4
+
+
+def test_a_session_is_shown_in_one_window_only(tmp_path: Path) -> None:
+    session, _ = opened(write_case(tmp_path / "case"))
+    session.show_on(lambda: None)
+    with pytest.raises(InputError, match="one window"):
+        session.show_on(lambda: None)
+
+
+@pytest.mark.parametrize("what", ["map altered", "map gone", "record altered", "folder gone", "folder moved"])
+def test_nothing_is_decided_on_a_result_that_was_altered_or_taken_away_meanwhile(tmp_path: Path, what: str) -> None:
+    folder = write_case(tmp_path / "out" / "case")
+    _, case = opened(tmp_path / "out", session_dir=tmp_path / "kept")
+    decide(case)
+    content = (folder / "anomaly_map.nii.gz").read_bytes()
+    todo = {
+        "map altered": lambda: (folder / "anomaly_map.nii.gz").write_bytes(b"another"),
+        "map gone": lambda: (folder / "anomaly_map.nii.gz").unlink(),
+        "record altered": lambda: (folder / "result.json").write_text("{}"),
+        "folder gone": lambda: shutil.rmtree(folder),
+        "folder moved": lambda: folder.rename(tmp_path / "elsewhere"),
+    }
+    todo[what]()
+    review = case.review
+    with pytest.raises(InputError, match=r"'case' (must stay where it is|has changed)|must stay as it is"):
+        case.judge(case.findings[0].id, "rejected")
+    assert case.review == review
+    if what.startswith("map"):  # the same bytes again: whoever touched them
+        (folder / "anomaly_map.nii.gz").write_bytes(content)
+        case.judge(case.findings[0].id, "rejected")
+
+
+@pytest.mark.parametrize("what", ["deleted", "moved", "replaced"])
+def test_nothing_is_written_to_a_journal_that_is_no_longer_there(tmp_path: Path, what: str) -> None:
+    """A file that was deleted under an open program takes everything that is written to it."""
+    session, case = opened(write_case(tmp_path / "out" / "case"), session_dir=tmp_path / "kept")
+    decide(case)
+    journal = session.review_files("case").journal
+    if what == "moved":
+        (tmp_path / "kept").rename(tmp_path / "moved")
+    else:
+        journal.unlink()
+    if what == "replaced":
+        journal.write_text("another")
+    review = case.review
+    with pytest.raises(OutputError, match="must stay where it is"):
+        case.set_note("lost")
+    assert case.review == review
+    session.close()  # told, not raised: there is nothing that could be done about it
+    assert "must stay where it is" in session.messages[-1]
+
+
+def test_the_map_in_memory_cannot_be_changed_by_whoever_shows_it(tmp_path: Path) -> None:
+    _, case = opened(write_case(tmp_path / "case"))
+    with pytest.raises(ValueError, match="read-only"):
+        case.data.volume_map[0, 0, 0] = 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of bytes")
+def test_a_name_that_is_no_utf8_is_reviewed_and_exported(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"Mu\xe9ller")
+    write_case(folder)
+    with Session.open([tmp_path], session_dir=tmp_path / "kept") as session:
+        (entry,) = session.cases
+        assert entry.key == "Mu%E9ller"
+        case = session.open_case(entry.key)
+        case.show_overlay()
+        decide(case)
+        files = export(ReviewedCase.of(case), tmp_path / "exported")
+        assert "Mu%E9ller" in files["csv"].read_text(encoding="utf-8")
+        assert "Mu%E9ller" in files["json"].read_text(encoding="utf-8")
+    assert opened(tmp_path, entry.key, session_dir=tmp_path / "kept")[1].findings[0].status == "accepted"
 
 
 # -- undo and redo, any sequence

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import HeadclipError, InputError
+from headclip_med.errors import HeadclipError, InputError, readable
 from headclip_med.geometry import SliceFrame, slice_frame
 from headclip_med.hashing import sha256_file
 from headclip_med.review.model import ResultLink
@@ -24,6 +27,9 @@ _RUN_NAME = "run.json"
 _AFFINE_TOLERANCE = 1e-3
 
 _AGAIN = "Run the prediction again"
+
+# Size and time of change of a file: enough to know that nobody has touched it.
+Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,9 @@ class CaseData:
     """One case in memory.
 
     Attributes:
-        volume_map: ``(I, J, K)`` float32 in [0, 1]; affine: voxel → RAS mm, as the source has it.
+        volume_map: ``(I, J, K)`` float32 in [0, 1], read-only; affine: voxel → RAS mm, as the source has it.
         frame: how slices of the primary plane are cut. codes: of the source's header, for files written on its grid.
+        stamps: record and map as they lay on the disk when they were read.
     """
 
     key: str
@@ -59,6 +66,7 @@ class CaseData:
     affine: Affine
     frame: SliceFrame
     codes: dict[str, int]
+    stamps: dict[Path, Stamp]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -102,34 +110,78 @@ def load_case(found: FoundResult) -> CaseData:
     """Read a result's map, and check its files once more.
 
     Raises:
-        InputError: it has changed since, or map and record do not fit.
+        InputError: it has changed since or is gone, or map and record do not fit.
     """
-    import nibabel as nib
-
-    record, map_path, _ = load_result(found.folder)
-    link = link_of(found.folder, record)
-    if map_path is None or link != found.link:
-        raise InputError("A result must stay as it is while it is reviewed", f"'{found.folder.name}' has changed")
-    image = nib.load(map_path)
+    try:
+        record, map_path, _ = load_result(found.folder)
+        link = link_of(found.folder, record)
+        if map_path is None or link != found.link:
+            raise _changed(found.key)
+        stamps = {path.absolute(): _stamp(path) for path in (found.folder / RECORD_NAME, map_path)}
+        image = _read_map(map_path, link.map_sha256, found.key)
+    except OSError as error:
+        raise InputError(
+            f"The result of '{found.key}' must be readable", error.strerror or type(error).__name__, "Bring it back"
+        ) from error
     values = np.ascontiguousarray(image.dataobj, dtype=np.float32)
+    values.setflags(write=False)  # what is judged is what was predicted, whoever holds this array
     affine = np.array(record.source.affine, dtype=np.float64)
     if values.shape != record.source.shape or not np.allclose(image.affine, affine, atol=_AFFINE_TOLERANCE):
-        raise InputError("A map must lie on its source's grid", f"another one in '{found.folder.name}'", _AGAIN)
+        raise InputError("A map must lie on its source's grid", f"another one in '{found.key}'", _AGAIN)
     codes = {"qform_code": int(image.header["qform_code"]), "sform_code": int(image.header["sform_code"])}
     frame = slice_frame(affine, record.planes[0])
-    return CaseData(found.key, found.folder, record, link, values, affine, frame, codes)
+    return CaseData(found.key, found.folder, record, link, values, affine, frame, codes, stamps)
+
+
+def check_unaltered(data: CaseData) -> None:
+    """Make sure that record and map on the disk are still those in memory; reads them only where somebody touched them.
+
+    Raises:
+        InputError: they were altered, moved or deleted.
+    """
+    wanted = dict(zip(data.stamps, (data.link.result_sha256, data.link.map_sha256), strict=True))
+    for path, stamp in data.stamps.items():
+        try:
+            same = _stamp(path) == stamp or sha256_file(path) == wanted[path]
+        except OSError as error:
+            raise InputError(
+                f"The result of '{data.key}' must stay where it is while it is reviewed",
+                f"{path.name}: {error.strerror or type(error).__name__}",
+                "Bring it back; nothing can be decided without it",
+            ) from error
+        if not same:
+            raise _changed(data.key)
 
 
 def link_of(folder: Path, record: ResultRecord) -> ResultLink:
     """The hashes that tie a review to the result in ``folder``."""
     return ResultLink(
-        name=folder.resolve().name,
+        name=readable(folder.resolve().name),
         result_sha256=sha256_file(folder / RECORD_NAME),
         map_sha256=record.files["map"].sha256,
         source_name=record.source.name,
         content_sha256=record.source.content_sha256,
         shape=record.source.shape,
     )
+
+
+def _changed(key: str) -> InputError:
+    return InputError("A result must stay as it is while it is reviewed", f"'{key}' has changed", _AGAIN)
+
+
+def _stamp(path: Path) -> Stamp:
+    seen = path.stat()
+    return seen.st_size, seen.st_mtime_ns
+
+
+def _read_map(path: Path, sha256: str, key: str) -> Any:
+    """The image in exactly the bytes that have this hash."""
+    import nibabel as nib
+
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise _changed(key)
+    return nib.Nifti1Image.from_bytes(gzip.decompress(content) if path.suffix == ".gz" else content)
 
 
 def _below(path: Path) -> Iterator[tuple[Path, str | None]]:
@@ -184,7 +236,7 @@ def _failed(run: Path) -> Iterator[tuple[str, str]]:
 def _keys(folders: Iterable[Path]) -> dict[Path, str]:
     keys: dict[Path, str] = {}
     for folder in folders:
-        name, number = folder.resolve().name, 2
+        name, number = readable(folder.resolve().name), 2
         key = name
         while key in keys.values():
             key, number = f"{name}_{number}", number + 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,21 @@ def drawn_finding(data: CaseData, drawn_id: str, mask: Mask, facts: Mapping[str,
 def drawn_number(drawn_id: str) -> int:
     """n of ``dn``; 0 for anything else."""
     return int(drawn_id[1:]) if drawn_id[1:].isdecimal() else 0
+
+
+def next_number(drawn: Collection[str]) -> int:
+    """The number of the next drawn region: above all others, or a free one where that is no label any more.
+
+    Raises:
+        InputError: there is no free number.
+    """
+    taken = {drawn_number(name) for name in drawn}
+    number = max(taken, default=0) + 1
+    if number > _MOST:
+        number = next((n for n in range(1, _MOST + 1) if n not in taken), 0)
+    if not number:
+        raise InputError(f"A case must have at most {_MOST} drawn regions", len(taken), "Remove one first")
+    return number
 
 
 def centre_mark(drawn: DrawnFinding) -> Mark:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from headclip_med.review.model import CaseReview, DrawnFinding, FindingReview, Opinion, _Record
+from headclip_med.review.model import CaseReview, DrawnFinding, FindingReview, Opinion, Sha256, _Record
 
 Kind = Literal[
     "judge", "draw", "threshold", "opinion", "note", "done", "first_opinion", "show_overlay", "undo", "redo"
@@ -31,11 +31,15 @@ class Patch(_Record):
 
 
 class Event(_Record):
-    """One line of the journal; ``n`` counts from 1."""
+    """One line of the journal; ``n`` counts from 1.
+
+    ``map_sha256`` is of the map that was on the screen; journals of the first version do not have it.
+    """
 
     n: int
     when: str
     do: Kind
+    map_sha256: Sha256 | None = None
     patch: Patch | None = None
 
 
@@ -76,8 +80,11 @@ class History:
         """Follow one event.
 
         Raises:
-            ValueError: an event that does not follow the one before, or undo or redo without anything to take.
+            ValueError: an event that does not follow the one before, one about another map, or undo or redo without
+                anything to take.
         """
+        if event.map_sha256 not in (None, self.review.result.map_sha256):
+            raise ValueError("an event about another map")
         if event.n != self.review.actions + 1:
             raise ValueError(f"event {event.n} after {self.review.actions}")
         if event.do == "undo":

@@ -11,10 +11,17 @@ from numpy.typing import NDArray
 
 from headclip_med.errors import InputError, OutputError
 from headclip_med.review.case_list import is_concealed
-from headclip_med.review.cases import CaseData
+from headclip_med.review.cases import CaseData, check_unaltered
 from headclip_med.review.components import Components, Mask, from_runs, slice_mask, to_runs
 from headclip_med.review.decisions import Regions, ReviewFinding, accepted_mask, judged_patch, standing
-from headclip_med.review.drawing import centre_mark, checked_mask, drawn_finding, drawn_number, masks_of_labels
+from headclip_med.review.drawing import (
+    centre_mark,
+    checked_mask,
+    drawn_finding,
+    drawn_number,
+    masks_of_labels,
+    next_number,
+)
 from headclip_med.review.history import Event, History, Kind, Patch
 from headclip_med.review.model import (
     CaseReview,
@@ -23,6 +30,7 @@ from headclip_med.review.model import (
     Mark,
     Opinion,
     Rating,
+    ResultLink,
     Status,
     values_in_words,
 )
@@ -50,11 +58,16 @@ def utc_now() -> str:
 
 
 class OpenCase:
-    """One case under review. Actions raise :class:`InputError` where they make no sense and :class:`OutputError`
-    where they could not be kept; nothing has changed then.
+    """One case under review. Actions raise :class:`InputError` where they make no sense, or where the reader looks at
+    something else, and :class:`OutputError` where they could not be kept; nothing has changed then.
+
+    Args:
+        screen: tells whose result the reader sees when an action is kept; by default this one.
+        before: an open case of the same review, whose store goes on in this one.
 
     Attributes:
         data: map, affine, record. read_only: why nothing can be kept, in words; None where all is well.
+        changed: calls everyone who connected after every action. messages: what was odd on opening, in words.
     """
 
     def __init__(
@@ -62,16 +75,20 @@ class OpenCase:
         data: CaseData,
         history: History,
         store: ReviewStore | None,
-        changed: Signal,
         *,
         unaided_first: bool = False,
         read_only: str | None = None,
+        messages: Sequence[str] = (),
+        screen: Callable[[], ResultLink | None] | None = None,
         clock: Callable[[], str] = utc_now,
+        before: OpenCase | None = None,
     ) -> None:
-        self.data, self.read_only = data, read_only
+        self.before = before
+        self.data, self.read_only, self.messages, self.changed = data, read_only, tuple(messages), Signal()
         self.regions = Regions(data)
         self._shown: tuple[dict[str, FindingReview], float, tuple[ReviewFinding, ...]] | None = None
-        self._history, self._store, self._changed, self._clock = history, store, changed, clock
+        self._history, self._store, self._clock = history, store, clock
+        self._screen = screen or (lambda: data.link)
         self._unaided_first = unaided_first or self.review.unaided_first
 
     # -- what is known
@@ -95,6 +112,11 @@ class OpenCase:
     def concealed(self) -> bool:
         """Whether the machine's opinion is still hidden: map, findings, scores and their order."""
         return is_concealed(self.review, self._unaided_first)
+
+    @property
+    def may_show_overlay(self) -> bool:
+        """Whether the overlay may be shown: it was, nothing forbids it, or the first opinion has been given."""
+        return not self.concealed or self.review.first_opinion is not None
 
     @property
     def overlay(self) -> Literal["hidden", "shown"]:
@@ -239,7 +261,7 @@ class OpenCase:
         """
         found = checked_mask(mask, self.data.shape)
         if drawn_id is None:
-            drawn_id = f"d{max((drawn_number(name) for name in self.review.drawn), default=0) + 1}"
+            drawn_id = f"d{next_number(self.review.drawn)}"
         changes = _given(label=label, note=note, confidence=confidence)
         self._act("draw", {"drawn": {drawn_id: self._drawn(drawn_id, found, changes)}})
         return drawn_id
@@ -307,7 +329,7 @@ class OpenCase:
         """
         if self.overlay == "shown":
             return
-        if self._unaided_first and self.review.first_opinion is None:
+        if not self.may_show_overlay:
             raise InputError(
                 "The first opinion must be given before the overlay is shown", "none yet", "Give your opinion first"
             )
@@ -348,12 +370,18 @@ class OpenCase:
         if self._store is not None:
             self._store.save()
 
-    def close(self) -> None:
-        """Save and unlock; Session does it."""
-        if self._store is not None:
-            self._store.close()
-            self._history, self._store = self._store.history, None
-            self.read_only = self.read_only or "the case is closed"
+    @property
+    def store(self) -> ReviewStore | None:
+        """Where the review is kept; None where nothing can be kept."""
+        return self._store
+
+    def let_go(self) -> ReviewStore | None:
+        """Keep nothing from now on, and give back what has kept it; the session closes or discards that."""
+        store, self._store = self._store, None
+        if store is not None:
+            self._history = store.history
+        self.read_only = self.read_only or "the case is closed"
+        return store
 
     # -- inside
 
@@ -369,9 +397,22 @@ class OpenCase:
             raise OutputError(
                 "A review must be kept somewhere", self.read_only or "a closed case", "Choose --session DIR"
             )  # fmt: skip
+        seen = self._seen()
         fields: dict[str, Any] = {"n": self.review.actions + 1, "when": self._clock(), "do": do}
-        self._store.append(Event(**fields, patch=patch) if patch is not None else Event(**fields))
-        self._changed.emit(Change(_WHAT[do]))
+        fields |= {"map_sha256": seen.map_sha256} | ({} if patch is None else {"patch": patch})
+        self._store.append(Event(**fields))
+        self.changed.emit(Change(_WHAT[do]))
+
+    def _seen(self) -> ResultLink:
+        """The result whose map the reader sees: this one, as it still lies on the disk."""
+        seen = self._screen()
+        if seen is None or seen != self.data.link:
+            given = "nothing, or not all of it" if seen is None else f"the map of '{seen.name}'"
+            raise InputError(
+                f"What is decided about '{self.key}' must be on the screen", given, f"Choose '{self.key}' in the list"
+            )
+        check_unaltered(self.data)
+        return seen
 
     def _must_be_open(self, what: str) -> None:
         if self.concealed:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from headclip_med import __version__
 from headclip_med.errors import HeadclipError, InputError
 from headclip_med.review.case_list import CaseEntry, entry_of, in_order
-from headclip_med.review.cases import FoundResult, find_results, load_case
+from headclip_med.review.cases import CaseData, FoundResult, find_results, load_case
 from headclip_med.review.decisions import ReviewFinding
 from headclip_med.review.history import History
 from headclip_med.review.model import READER_PATTERN, CaseReview, ResultLink
@@ -28,7 +29,7 @@ class Session:
 
     Attributes:
         changed: calls everyone who connected after every change, with a :class:`Change`.
-        case: the open case, None before the first one. messages: what was odd so far, in words.
+        case: the open case; None before the first one, and where none could be shown. messages: what was odd so far.
         reader, unaided_first, session_dir: as given. sources: files and folders where source images may be.
     """
 
@@ -51,7 +52,7 @@ class Session:
         self.changed = Signal()
         self.case: OpenCase | None = None
         self.messages: list[str] = []
-        self._clock = clock
+        self._clock, self._screen = clock, _Screen()
         self._found = {found.key: found for found in results}
         entries = in_order([entry_of(found, *self._peek(found)) for found in results])
         self._entries = {entry.key: entry for entry in entries}
@@ -107,6 +108,16 @@ class Session:
         """The record of a case, None where it cannot be reviewed."""
         return self._of(key).record
 
+    def show_on(self, screen: Callable[[], ResultLink | None] | None) -> None:
+        """Ask a window, at every action from now on, whose map the reader sees; None: there is no window any more.
+
+        Raises:
+            InputError: another window shows this session already.
+        """
+        if screen is not None and self._screen.ask is not None:
+            raise InputError("A session must be reviewed in one window", "two", "Open a session of its own there")
+        self._screen.ask = screen
+
     def open_case(self, key: str) -> OpenCase:
         """Close the open case and open this one; the result is checked once more.
 
@@ -116,28 +127,67 @@ class Session:
         Raises:
             InputError: no such case, or a result that cannot be reviewed; the open case stays open.
         """
+        if self.case is not None and self.case.key == key and self.case.read_only is None:
+            return self.case
+        case = self.prepare(key)
+        self.take(case)
+        return case
+
+    def prepare(self, key: str, instead_of: OpenCase | None = None) -> OpenCase:
+        """Do all of :meth:`open_case` that can fail; the open case stays open, and nobody is told.
+
+        What comes back must be given to :meth:`take` or to :meth:`discard`.
+
+        Args:
+            instead_of: a case of another session that is to be closed, whose review is taken over where it is the same.
+
+        Raises:
+            InputError: as :meth:`open_case`.
+        """
         found = self._of(key)
         if found.record is None or found.link is None:
             raise InputError(f"The case '{key}' must be a complete, unaltered result", found.problem or "")
-        if self.case is not None and self.case.key == key and self.case.read_only is None:
-            return self.case
-        data = load_case(found)
-        self.close_case()
+        data = self._load(found)
         fresh, files = self._fresh(found.record, found.link), self._files(found, found.link)
-        store, reason, history = None, None, History(fresh)
+        before = _same_review((self.case, instead_of), files)
+        store, reason, history = None if before is None else before.store, None, History(fresh)
+        messages: list[str] = []
         try:
-            store = ReviewStore.open(files, fresh)
-            messages = store.messages
+            if store is None:
+                store = ReviewStore.open(files, fresh)
+                messages = store.messages
         except HeadclipError as error:
             reason, messages = str(error), [f"looking only: {error}"]
             history = self._seen(files, found.link) or history
-        self.case = OpenCase(
-            data, history, store, self.changed, unaided_first=self.unaided_first, read_only=reason, clock=self._clock
+        return OpenCase(
+            data,
+            history,
+            store,
+            unaided_first=self.unaided_first,
+            read_only=reason,
+            messages=[f"{key}: {message}" for message in messages],
+            screen=self._screen.of(data.link),
+            clock=self._clock,
+            before=before,
         )
+
+    def take(self, case: OpenCase) -> None:
+        """Make a prepared case the open one, and close the one before."""
+        if case.before is not None:
+            case.before.let_go()
+            case.before = None
+        self._close_case()
+        self.case = case
+        case.changed.connect(self.changed.emit)
         self.changed.emit(Change("case"))
-        for message in messages:
-            self.tell(f"{key}: {message}")
-        return self.case
+        for message in case.messages:
+            self.tell(message)
+
+    def discard(self, case: OpenCase) -> None:
+        """Let go of a prepared case that is not to be opened after all."""
+        store = case.let_go()
+        if store is not None and case.before is None:
+            store.discard()
 
     def step_case(self, step: int = 1, *, open_only: bool = False) -> str | None:
         """Key of the case ``step`` after the open one, None beyond the ends; ``open_only`` passes over those done."""
@@ -148,9 +198,8 @@ class Session:
     def close_case(self) -> None:
         """Save and unlock the open case."""
         if self.case is not None:
-            self._refresh()
-            case, self.case = self.case, None
-            case.close()
+            self._close_case()
+            self.changed.emit(Change("case"))
 
     def save(self) -> None:
         """Bring the compact review file of the open case up to date."""
@@ -172,6 +221,30 @@ class Session:
         if found.link is None:
             raise InputError(f"The case '{key}' must be a complete, unaltered result", found.problem or "")
         return self._files(found, found.link)
+
+    def _close_case(self) -> None:
+        if self.case is None:
+            return
+        self._refresh()
+        case, self.case = self.case, None
+        case.changed.disconnect(self.changed.emit)
+        store = case.let_go()
+        try:
+            if store is not None:
+                store.close()
+        except (HeadclipError, OSError) as error:  # the journal has everything, and nobody must stay for that
+            self.tell(f"{case.key}: {error}")
+
+    def _load(self, found: FoundResult) -> CaseData:
+        """The case in memory; the list says from now on why there is none, or no longer."""
+        entry = self._entries[found.key]
+        try:
+            data = load_case(found)
+        except HeadclipError as error:
+            self._entries[found.key] = replace(entry, problem=str(error))
+            raise
+        self._entries[found.key] = replace(entry, problem=None)
+        return data
 
     def _refresh(self) -> None:
         if self.case is not None:
@@ -213,3 +286,21 @@ class Session:
             unaided_first=self.unaided_first,
             threshold=record.threshold,
         )
+
+
+class _Screen:
+    """The window that shows a session, where there is one; cases hold this and not their session."""
+
+    def __init__(self) -> None:
+        self.ask: Callable[[], ResultLink | None] | None = None
+
+    def of(self, link: ResultLink) -> Callable[[], ResultLink | None]:
+        """Tells what is seen while the case of ``link`` is open: itself, where no window shows anything."""
+        return lambda: self.ask() if self.ask is not None else link
+
+
+def _same_review(cases: Sequence[OpenCase | None], files: ReviewFiles) -> OpenCase | None:
+    """The one of these cases that keeps its review in exactly these files."""
+    place = files.journal.resolve()
+    kept = (case for case in cases if case is not None and case.store is not None)
+    return next((case for case in kept if case.store and case.store.files.journal.resolve() == place), None)

@@ -93,7 +93,7 @@ def linked_image(path: str | Path, data: CaseData) -> LinkedImage:
     Positions in the patient decide; nothing is registered. Nothing is measured on a resampled image.
 
     Raises:
-        InputError: unreadable, several images in one, or nowhere near the result.
+        InputError: unreadable, several images in one, nowhere near the result, or a picture of other size.
     """
     from headclip_med.reading import load_volume
 
@@ -102,6 +102,12 @@ def linked_image(path: str | Path, data: CaseData) -> LinkedImage:
     array = np.moveaxis(volume.array, 0, -1) if volume.meta.get("is_rgb") else volume.array[0]
     if array.shape[:3] == data.shape and same_grid(volume.affine, data.affine):
         return LinkedImage(name, array, False, 0.0)
+    if data.record.source.is_2d or volume.meta.get("is_2d", False):
+        raise InputError(
+            f"{name} must have the size of the case: a picture has no place in a patient to align it by",
+            " × ".join(map(str, array.shape[:3])),
+            f"Choose a picture of {' × '.join(map(str, data.shape))} pixels",
+        )
     moved, inside = _onto(array, volume.affine, data)
     if not inside.any():
         raise InputError(f"{name} must lie where the result lies", "no voxel in common", "Choose an image of this scan")

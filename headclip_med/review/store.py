@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,7 +24,9 @@ from headclip_med.review.model import SCHEMA_VERSION, CaseReview, ResultLink, re
 from headclip_med.writing.atomic import atomic_path
 from headclip_med.writing.record import _first_problem
 
-JOURNAL_SCHEMA = "headclip_med.review_journal/1"
+# The second version says of every event which map was on the screen; journals of the first one are read and go on.
+JOURNAL_SCHEMA = "headclip_med.review_journal/2"
+_JOURNALS = ("headclip_med.review_journal/1", JOURNAL_SCHEMA)
 
 _ELSEWHERE = "Choose another place for the review with --session DIR"
 
@@ -108,6 +111,7 @@ class ReviewStore:
     def __init__(self, files: ReviewFiles, journal: int, loaded: Loaded, fresh: CaseReview) -> None:
         self.files, self.history, self.messages = files, loaded.history or History(fresh), loaded.messages
         self._journal, self._loaded = journal, loaded
+        self._is_new = loaded.history is None
         self._saved = loaded.compact_actions if loaded.journal_fits else -1
         self._close = weakref.finalize(self, os.close, journal)  # a store that is let go of unlocks, as a kill does
 
@@ -134,12 +138,20 @@ class ReviewStore:
         return store
 
     def append(self, event: Event) -> None:
-        """Force one event to the disk, then follow it.
+        """Force one event to the disk, then follow it; its map must be the one that the review is about.
 
         Raises:
+            InputError: an event about another map.
             OutputError: it could not be written; nothing has changed then, in the file or here.
         """
+        if event.map_sha256 != self.history.review.result.map_sha256:
+            raise InputError(
+                f"What is kept in {self.files.journal.name} must be about its own map",
+                "an action on another map" if event.map_sha256 else "an action without a map",
+                "Open the case again",
+            )
         after = self.history.after(event)
+        self._check_in_place()
         self._write(_line(event))
         self.history = after
 
@@ -152,9 +164,31 @@ class ReviewStore:
     def close(self) -> None:
         """Save and unlock."""
         try:
+            self._check_in_place()
             self.save()
         finally:
             self._close()
+
+    def discard(self) -> None:
+        """Unlock, and leave nothing behind of a review that was never begun."""
+        if self._is_new and self.history.review.actions == 0:
+            with suppress(OSError):
+                self.files.journal.unlink()
+                self.files.folder.rmdir()  # of reviews, with nothing in it; one with files stays
+        self._close()
+
+    def _check_in_place(self) -> None:
+        """A file that was deleted or moved away takes what is written without a word."""
+        try:
+            in_place = self.files.journal.stat().st_size == os.fstat(self._journal).st_size
+        except OSError:
+            in_place = False
+        if not in_place:
+            raise OutputError(
+                f"The journal {self.files.journal.name} must stay where it is while a case is reviewed",
+                f"moved, deleted or replaced in '{self.files.folder.name}'",
+                "Bring its folder back, or write what was decided elsewhere with Export; nothing more is kept",
+            )
 
     def _begin(self) -> None:
         """A journal that can be appended to: cut behind its last sound line, or new where it does not fit."""
@@ -201,7 +235,7 @@ def _read_journal(path: Path) -> Loaded:
     for number, line in enumerate(lines):
         try:
             if history is None:
-                history = History(_Header.model_validate_json(line).start)
+                history = History(_start(line, path.name))
             else:
                 history.apply(Event.model_validate_json(line))
         except ValueError:  # pydantic's errors among them
@@ -218,6 +252,21 @@ def _read_journal(path: Path) -> Loaded:
 class _Header(BaseModel):
     schema_version: str
     start: CaseReview
+
+
+def _start(line: bytes, name: str) -> CaseReview:
+    """The state that a journal begins with.
+
+    Raises:
+        InputError: a journal of a later version, which is left alone. ValueError: a damaged line.
+    """
+    header = json.loads(line)
+    version = str(header.get("schema_version")) if isinstance(header, dict) else ""
+    if re.fullmatch(r"headclip_med\.review_journal/[0-9]+", version) and version not in _JOURNALS:
+        raise InputError(
+            f"{name} must be a journal of {JOURNAL_SCHEMA} or earlier", version, "Use a newer headclip_med"
+        )
+    return _Header.model_validate_json(line).start
 
 
 def _read_compact(path: Path, loaded: Loaded) -> CaseReview | None:
