@@ -170,7 +170,7 @@ def sha256_of_digests(digests: Iterable[str]) -> str:
 
 
 @contextmanager
-def in_words(name: str, kind: str) -> Iterator[None]:
+def in_words(name: str, kind: str, do: str = _EXPORT_AGAIN) -> Iterator[None]:
     """Turn whatever a third-party parser raises on a damaged file into one :class:`InputError`.
 
     The parser's own text may hold paths or patient data, so only the kind of problem is repeated.
@@ -183,7 +183,7 @@ def in_words(name: str, kind: str) -> Iterator[None]:
         raise InputError(
             f"{name} must be a readable {kind} file",
             f"a damaged, truncated or unsupported file ({type(problem).__name__})",
-            _EXPORT_AGAIN,
+            do,
         ) from problem
 
 
@@ -218,6 +218,7 @@ def _noting(notes: list[str], otherwise: Callable[..., None]) -> Callable[..., N
 
 
 def _short(text: str) -> str:
+    text = re.sub(r"^<[^>]*>\s*", "", text)  # tifffile begins with what it is about, the file's name in it
     return re.split(r"[:'\"(\n]", text)[0].strip()[:120]
 
 
