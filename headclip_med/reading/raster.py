@@ -48,10 +48,10 @@ _LIBTIFF_EXACT = {
 }
 
 
-class _Plane(NamedTuple):
+class Samples(NamedTuple):
     """``(1 or 3, rows, columns)``, and whether low values are white in it."""
 
-    samples: NDArray[np.generic]
+    array: NDArray[np.generic]
     inverted: bool = False
 
 
@@ -73,12 +73,7 @@ def read_raster(path: Path, *, time: int | None = None) -> LoadedVolume:
     """
     notes: list[str] = []
     source_format = identify(path)
-    with (
-        in_words(path.name, _KINDS.get(source_format, "picture"), "Copy or export the file again, or save it as PNG"),
-        collected_warnings(notes, "pillow", "PIL"),
-        collected_warnings(notes, "tifffile", "tifffile"),
-    ):
-        plane, inverted = (_tiff if source_format == "tiff" else _picture)(path, time, notes)
+    plane, inverted = read_samples(path, time, notes)
     meta = VolumeMeta(
         source_format=source_format,
         source_name=path.name,
@@ -93,21 +88,38 @@ def read_raster(path: Path, *, time: int | None = None) -> LoadedVolume:
     return finish(plane.transpose(0, 2, 1)[..., None], RAS_TO_LPS.copy(), meta, notes)
 
 
-def _picture(path: Path, time: int | None, notes: list[str]) -> _Plane:
+def read_samples(path: Path, time: int | None, notes: list[str]) -> Samples:
+    """As :func:`read_raster`, but samples alone, constant ones too; doubts go to ``notes``."""
+    found = identify(path)
+    with (
+        in_words(path.name, _KINDS.get(found, "picture"), "Copy or export the file again, or save it as PNG"),
+        collected_warnings(notes, "pillow", "PIL"),
+        collected_warnings(notes, "tifffile", "tifffile"),
+    ):
+        return (_tiff if found == "tiff" else _picture)(path, time, notes)
+
+
+def _picture(path: Path, time: int | None, notes: list[str]) -> Samples:
     """What Pillow reads, but for the samples of a deep PNG."""
     with _open(path) as image:
-        pages = getattr(image, "n_frames", 1)
-        if image.format == "MPO":  # a camera's JPEG with previews after the picture
-            notes.append(f"the first of {pages} pictures in the file is read")
-            pages = 1
-        image.seek(pick_time(pages, time, path.name))
         if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
             raise InputError(
                 f"{path.name} must say whether its CMYK means ink or light", "no mark by Adobe", "Save it as RGB"
             )
         if image.format == "PNG" and image.mode != "I;16" and ";16" in str(image.tile):
-            return _Plane(_deep_png(path, image, notes))
-        return _Plane(_plane(ImageOps.exif_transpose(image), notes))
+            pick_time(getattr(image, "n_frames", 1), time, path.name)
+            return Samples(_deep_png(path, image, notes))
+        return Samples(_plane(_oriented(image, time, path.name, notes), notes))
+
+
+def _oriented(image: Any, time: int | None, name: str, notes: list[str]) -> Any:
+    """The chosen page, upright."""
+    pages = getattr(image, "n_frames", 1)
+    if image.format == "MPO":  # a camera's JPEG with previews after the picture
+        notes.append(f"the first of {pages} pictures in the file is read")
+        pages = 1
+    image.seek(pick_time(pages, time, name))
+    return ImageOps.exif_transpose(image)
 
 
 @contextmanager
@@ -167,7 +179,7 @@ def _deep_png(path: Path, image: Any, notes: list[str]) -> NDArray[np.generic]:
         samples = np.ascontiguousarray(_unpacked(path, "RGBA")).view(">u2").astype(np.uint16)
     else:
         high, low = (_unpacked(path, f"{kind};16{order}").astype(np.uint16) for order in "BL")
-        samples = high << 8 | low
+        samples = np.asarray(high << 8 | low, dtype=np.uint16)
     samples = _turned(samples, image.getexif().get(_ORIENTATION, 1))
     return _grey_or_colour(_on_black(samples, 1 if kind == "LA" else 3, notes), notes)
 
@@ -197,7 +209,7 @@ def _turned(samples: NDArray[Any], orientation: int) -> NDArray[Any]:
     return samples[:, ::-1] if orientation in (2, 3, 6, 7) else samples
 
 
-def _tiff(path: Path, time: int | None, notes: list[str]) -> _Plane:
+def _tiff(path: Path, time: int | None, notes: list[str]) -> Samples:
     """A TIFF's page, by the kind of its samples."""
     import tifffile
 
@@ -220,14 +232,13 @@ def _tiff(path: Path, time: int | None, notes: list[str]) -> _Plane:
 _PAGES = "Save it as a TIFF with a page for each"
 
 
-def _of_pillow(path: Path, number: int, notes: list[str]) -> _Plane:
+def _of_pillow(path: Path, number: int, notes: list[str]) -> Samples:
     """A page of at most 8 bits a sample; where low values are white, Pillow has turned them round."""
     with _open(path) as image:
-        image.seek(number)
-        return _Plane(_plane(ImageOps.exif_transpose(image), notes))
+        return Samples(_plane(_oriented(image, number, path.name, notes), notes))
 
 
-def _deep_tiff(path: Path, page: Any, number: int, notes: list[str]) -> _Plane:
+def _deep_tiff(path: Path, page: Any, number: int, notes: list[str]) -> Samples:
     """Samples of more than 8 bits, signed or in floating point."""
     colours = 3 if page.photometric == _RGB else 1
     others = page.samplesperpixel - colours
@@ -245,11 +256,11 @@ def _deep_tiff(path: Path, page: Any, number: int, notes: list[str]) -> _Plane:
         samples = samples[..., :colours]
     samples = _on_black(samples, colours, notes)
     if page.photometric != _WHITE_IS_ZERO:
-        return _Plane(_grey_or_colour(samples, notes))
+        return Samples(_grey_or_colour(samples, notes))
     if page.dtype == np.uint16:
-        return _Plane(np.uint16((1 << page.bitspersample) - 1) - samples[None, ..., 0])
+        return Samples(np.uint16((1 << page.bitspersample) - 1) - samples[None, ..., 0])
     notes.append("low values are white (WhiteIsZero): they are kept as stored, and shown and scored inverted")
-    return _Plane(samples[None, ..., 0], inverted=True)
+    return Samples(samples[None, ..., 0], inverted=True)
 
 
 def _has_codec(page: Any) -> bool:
