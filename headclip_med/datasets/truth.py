@@ -8,7 +8,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from headclip_med.datasets.case import Case
@@ -17,7 +16,7 @@ from headclip_med.errors import InputError
 from headclip_med.geometry import check_affine
 from headclip_med.reading import nifti
 from headclip_med.reading import sitk as itk
-from headclip_med.reading.base import GRID_TOLERANCE, LoadedVolume, check_size, in_words
+from headclip_med.reading.base import GRID_TOLERANCE, LoadedVolume
 from headclip_med.reading.content import existing_path, identify
 from headclip_med.types import Affine
 
@@ -147,13 +146,5 @@ def _nifti(path: Path) -> tuple[Values, Affine]:
 
 def _itk(path: Path, kind: str) -> tuple[Values, Affine]:
     """As :func:`_nifti` for NRRD and MetaImage."""
-    itk._data_file(path, kind)
-    with in_words(path.name, "NRRD" if kind == "nrrd" else "MetaImage"), itk._quiet():
-        reader = sitk.ImageFileReader()
-        reader.SetImageIO(itk._IMAGE_IO[kind])
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        check_size([*reader.GetSize(), reader.GetNumberOfComponents()], path.name)
-        image = reader.Execute()
-        values, _ = itk._channels(image, None, path.name)
-        return values.max(axis=0), itk._ras_affine(image)
+    stored = itk.read_stored(path, kind, None, [])
+    return stored.array.max(axis=0), stored.affine

@@ -128,7 +128,7 @@ def _fill_non_finite(values: NDArray[np.float32], name: str) -> list[str]:
     return [f"{count} of {values.size} voxels were NaN or Inf and are read as the minimum {lowest:g}"]
 
 
-def check_size(shape: Iterable[int], name: str) -> None:
+def check_size(shape: Iterable[float], name: str) -> None:
     """Refuse a header that claims an empty array or one of more than 4 GiB, before anything is decoded."""
     sizes = [int(n) for n in shape]
     if any(n < 1 for n in sizes):
@@ -185,6 +185,11 @@ def in_words(name: str, kind: str, do: str = _EXPORT_AGAIN) -> Iterator[None]:
             f"a damaged, truncated or unsupported file ({type(problem).__name__})",
             do,
         ) from problem
+
+
+def contradiction(name: str, must: str, given: object) -> InputError:
+    """What to raise for a header that contradicts its format, or itself."""
+    return InputError(f"The header of {name} must name {must}", given, "Repair the header or convert the file again")
 
 
 @contextmanager

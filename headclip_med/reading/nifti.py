@@ -23,6 +23,7 @@ from headclip_med.reading.base import (
     LoadedVolume,
     check_size,
     collected_warnings,
+    contradiction,
     finish,
     in_words,
     pick_time,
@@ -159,7 +160,7 @@ def _shape(header: Any, name: str, notes: list[str]) -> tuple[int, ...]:
     """The dimensions, which a header may write as 0 beyond the third."""
     count = int(header["dim"][0])
     if not 1 <= count <= 7:
-        raise _contradiction(name, "1 to 7 dimensions", f"{count} (dim[0])")
+        raise contradiction(name, "1 to 7 dimensions", f"{count} (dim[0])")
     if 0 in header["dim"][4 : count + 1]:
         notes.append("a dimension of 0 beyond the third counts as 1")
         beyond = header["dim"][4 : count + 1]
@@ -181,7 +182,7 @@ def _dtype(header: Any, name: str) -> np.dtype[Any]:
     except (HeaderDataError, KeyError):
         dtype = np.dtype("V")
     if dtype.itemsize == 0:
-        raise _contradiction(name, "a type of voxel that NIfTI can store", f"code {code} (datatype)")
+        raise contradiction(name, "a type of voxel that NIfTI can store", f"code {code} (datatype)")
     return dtype
 
 
@@ -198,7 +199,7 @@ def _offset(header: Any, streams: Sequence[IO[bytes]], size: int, name: str, not
             if start + size == length:
                 notes.append(f"the data cannot start at byte {offset:g} (vox_offset): they are the last {size} bytes")
                 return int(start)
-    raise _contradiction(name, f"data from byte {first} on", f"from byte {offset:g} on (vox_offset)")
+    raise contradiction(name, f"data from byte {first} on", f"from byte {offset:g} on (vox_offset)")
 
 
 def _scaling(header: Any, name: str, notes: list[str]) -> tuple[float, float]:
@@ -206,7 +207,7 @@ def _scaling(header: Any, name: str, notes: list[str]) -> tuple[float, float]:
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if math.isinf(slope) or math.isinf(inter):
         given = f"{slope:g} and {inter:g} (scl_slope, scl_inter)"
-        raise _contradiction(name, "a finite slope and intercept", given)
+        raise contradiction(name, "a finite slope and intercept", given)
     if slope == 0 or math.isnan(slope):
         if inter != 0 and not math.isnan(inter):
             notes.append(f"an intercept of {inter:g} without a slope (scl_slope): values are as stored")
@@ -224,15 +225,11 @@ def _check_length(image: Stored, length: int, name: str, notes: list[str]) -> No
     if length < size or (length > size and not agrees):
         given = f"{length} of them" + ("" if agrees else f", and {bits} bits a voxel (bitpix)")
         voxels = f"{' × '.join(map(str, image.shape))} voxels of {dtype.name}"
-        raise _contradiction(name, f"the {size} bytes of {voxels}", given)
+        raise contradiction(name, f"the {size} bytes of {voxels}", given)
     if not agrees:
         notes.append(f"{bits} bits a voxel (bitpix) contradict the type {dtype.name}, which fits: it is used")
     if length > size:
         notes.append(f"{length - size} bytes after the image are ignored")
-
-
-def _contradiction(name: str, must: str, given: str) -> InputError:
-    return InputError(f"The header of {name} must name {must}", given, "Repair the header or convert the file again")
 
 
 def _read_values(image: Stored, time: int | None, name: str, notes: list[str]) -> NDArray[np.generic]:
@@ -337,16 +334,16 @@ def _check_steps(header: Any, shape: tuple[int, ...], name: str, notes: list[str
             header["pixdim"][3] = 1
             notes.append("a single slice without thickness: 1 mm is assumed")
     if wrong.any():
-        raise _contradiction(name, "positive voxel sizes", f"{steps.tolist()} (pixdim)")
+        raise contradiction(name, "positive voxel sizes", f"{steps.tolist()} (pixdim)")
 
 
 def _check_rotation(header: Any, name: str) -> None:
     """A qform that counts must be a rotation."""
     length = float(np.linalg.norm([float(header[f"quatern_{part}"]) for part in "bcd"]))
     if length > 1 + _FLOAT32_ROUNDING:
-        raise _contradiction(name, "a rotation by a quaternion of length 1", f"{length:.6g} (quatern_b, c, d)")
+        raise contradiction(name, "a rotation by a quaternion of length 1", f"{length:.6g} (quatern_b, c, d)")
     if header["pixdim"][0] not in (-1, 1):
-        raise _contradiction(name, "a sign of 1 or -1 for its third axis", f"{header['pixdim'][0]:g} (pixdim[0])")
+        raise contradiction(name, "a sign of 1 or -1 for its third axis", f"{header['pixdim'][0]:g} (pixdim[0])")
 
 
 def _unit_scale(header: Any, notes: list[str]) -> float:
