@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -94,7 +95,7 @@ def read_stored(
         streams = [opened.enter_context(_open(file)) for file in files]
         image = _open_image(streams, name, notes)
         array = _read_values(image, time, name, notes)
-        _check_length(image, _length(streams), name, notes)
+        _check_length(image, streams, name, notes)
         return array, _affine_mm(image, name, notes), image
 
 
@@ -130,12 +131,19 @@ def _open(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if compressed else path.open("rb")  # type: ignore[return-value]
 
 
-def _length(streams: Sequence[IO[bytes]]) -> int:
-    """Bytes of the last stream, inflated. All are read to their ends: only there does gzip compare checksums, and a
-    damaged stream may inflate."""
+def _length(streams: Sequence[IO[bytes]], most: int, name: str) -> int:
+    """Bytes of the last stream, inflated, of which an image needs ``most``.
+
+    Packed ones are read to their ends: only there does gzip compare checksums, and a damaged stream may inflate.
+    """
     for stream in streams:
-        while stream.read(1 << 20):
-            pass
+        if isinstance(stream, gzip.GzipFile):
+            while stream.read(1 << 20):
+                if stream.tell() > most + _MAX_EXTENSION_BYTES:
+                    given = f"{stream.tell()} bytes, and more"
+                    raise contradiction(name, f"the {most} bytes of its header and voxels", given)
+        else:
+            stream.seek(0, os.SEEK_END)
     return streams[-1].tell()
 
 
@@ -194,7 +202,7 @@ def _offset(header: Any, streams: Sequence[IO[bytes]], size: int, name: str, not
     if first <= offset and offset.is_integer():
         return int(offset)
     if 0 <= offset < first:
-        length = _length(streams)
+        length = _length(streams, int(first) + size, name)
         for start in (first, header.sizeof_hdr):  # with, and without the four bytes that announce extensions
             if start + size == length:
                 notes.append(f"the data cannot start at byte {offset:g} (vox_offset): they are the last {size} bytes")
@@ -217,10 +225,11 @@ def _scaling(header: Any, name: str, notes: list[str]) -> tuple[float, float]:
     return slope, 0.0 if math.isnan(inter) else inter
 
 
-def _check_length(image: Stored, length: int, name: str, notes: list[str]) -> None:
+def _check_length(image: Stored, streams: Sequence[IO[bytes]], name: str, notes: list[str]) -> None:
     """Whether the file is as long as its header says; where bits and type of a voxel differ, that must decide."""
-    dtype, length = image.dataobj.dtype, length - image.dataobj.offset
+    dtype, offset = image.dataobj.dtype, image.dataobj.offset
     size, bits = math.prod(image.shape) * dtype.itemsize, int(image.header["bitpix"])
+    length = _length(streams, offset + size, name) - offset
     agrees = bits in (0, 8 * dtype.itemsize)
     if length < size or (length > size and not agrees):
         given = f"{length} of them" + ("" if agrees else f", and {bits} bits a voxel (bitpix)")
