@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 
 from headclip_med.cohort import CaseOutcome, CohortSummary, Watcher
+from headclip_med.errors import readable
 
 if TYPE_CHECKING:
     from headclip_med.catalogue import MethodSummary, ModelInfo, PackSummary
@@ -30,7 +31,8 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 def say_json(value: object) -> None:
     """One JSON object on stdout."""
-    out.print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), markup=False, highlight=False)
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    out.print(text.encode("utf-8", "backslashreplace").decode(), markup=False, highlight=False)
 
 
 def say_error(message: str) -> None:
@@ -102,7 +104,8 @@ class TerminalWatcher(Watcher):
 def case_line(outcome: CaseOutcome) -> str:
     """Score, findings and where everything was written."""
     again = " (finished earlier)" if outcome.status == "skipped" else ""
-    return f"{outcome.name}: score {outcome.pred_score or 0:.3f}, {_findings(outcome)} → {outcome.folder}{again}"
+    folder = readable(str(outcome.folder))
+    return f"{outcome.name}: score {outcome.pred_score or 0:.3f}, {_findings(outcome)} → {folder}{again}"
 
 
 def run_json(outcomes: Sequence[CaseOutcome], cases: int) -> dict[str, Any]:

@@ -2,6 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import re
+
+# Control characters, ends of lines and paragraphs, what turns the direction of a line, and what stands for bytes that
+# are no UTF-8 in a file name.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def readable(name: str) -> str:
+    """A name as any file, screen and file system takes it: ``caf%E9.nii`` for bytes that no text can hold."""
+    return _UNPRINTABLE.sub(_as_bytes, name)
+
+
+def _lines(text: str) -> str:
+    """Words that may hold names, and a list whose items begin a line, indented."""
+    return "\n  ".join(map(readable, text.split("\n  ")))
+
+
+def _as_bytes(match: re.Match[str]) -> str:
+    try:
+        content = os.fsencode(match[0])
+    except UnicodeEncodeError:  # no part of a file name
+        content = match[0].encode("utf-8", "surrogatepass")
+    return "".join(f"%{byte:02X}" for byte in content)
+
 
 class HeadclipError(Exception):
     """Base of every error that headclip_med raises on purpose.
@@ -13,13 +38,13 @@ class HeadclipError(Exception):
     """
 
     def __init__(self, must: str, given: object = "", do: str = "") -> None:
-        self.must, self.given, self.do = must, str(given), do
-        message = must
+        self.must, self.given, self.do = (_lines(part) for part in (must, str(given), do))
+        message = self.must
         if self.given:
             message += f"; given: {self.given}"
         message += "."
         if do:
-            message += f" {do}."
+            message += f" {self.do}."
         super().__init__(message)
 
     def __reduce__(self) -> tuple[type[HeadclipError], tuple[str, str, str]]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.ahead import WARNINGS
-from headclip_med.errors import HeadclipError, InputError
+from headclip_med.errors import HeadclipError, InputError, readable
 from headclip_med.geometry import check_affine
 from headclip_med.hashing import sha256_file
 from headclip_med.types import Affine, VolumeMeta
@@ -97,7 +97,7 @@ def finish(
         )
     _check_plausible(affine, name)
     checked = check_affine(affine, name, allow_shear=bool(meta.get("sheared", False)))
-    complete = VolumeMeta(**{**meta, "reader_warnings": messages})
+    complete = VolumeMeta(**{**meta, "source_name": readable(name), "reader_warnings": list(map(readable, messages))})
     return LoadedVolume(values, checked, complete)
 
 

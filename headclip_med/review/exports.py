@@ -16,7 +16,7 @@ from headclip_med.errors import InputError, OutputError
 from headclip_med.review.model import review_json
 from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
 from headclip_med.types import RESEARCH_ONLY
-from headclip_med.writing.atomic import atomic_path, check_writable
+from headclip_med.writing.atomic import check_writable, write_text
 
 if TYPE_CHECKING:
     from headclip_med.writing.dicom_options import DicomOptions
@@ -135,12 +135,6 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
-
-
-def write_text(path: Path, text: str) -> None:
-    """UTF-8 text, whole or not at all."""
-    with atomic_path(path) as draft:
-        draft.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _cells(case: ReviewedCase, row: ReviewedFinding) -> dict[str, Any]:

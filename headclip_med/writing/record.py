@@ -17,12 +17,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from headclip_med.errors import InputError, OutputError
+from headclip_med.errors import InputError, OutputError, readable
 from headclip_med.geometry import spacing
 from headclip_med.hashing import sha256_file
 from headclip_med.result import AnomalyResult
 from headclip_med.types import RESEARCH_ONLY, Plane
-from headclip_med.writing.atomic import RECORD_NAME, atomic_path
+from headclip_med.writing.atomic import RECORD_NAME, write_text
 
 SCHEMA_VERSION = "headclip_med.result/1"
 
@@ -143,8 +143,7 @@ def record_json(record: ResultRecord) -> str:
 
 def write_record(record: ResultRecord, path: Path) -> None:
     """Write :func:`record_json` to ``path``, whole or not at all."""
-    with atomic_path(path) as draft:
-        draft.write_text(record_json(record), encoding="utf-8", newline="\n")
+    write_text(path, record_json(record))
 
 
 def load_result(folder: Path, verify: bool = True) -> tuple[ResultRecord, Path | None, Path | None]:
@@ -185,7 +184,7 @@ def _source(result: AnomalyResult) -> dict[str, Any]:
     meta = result.meta
     channels, *shape = result.source_array.shape
     return {
-        "name": PurePath(str(meta.get("source_name") or "volume")).name,
+        "name": readable(PurePath(str(meta.get("source_name") or "volume")).name),
         "format": meta.get("source_format"),
         "content_sha256": meta.get("content_sha256"),
         "shape": shape,
@@ -218,7 +217,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return _plain(value.item())
     if isinstance(value, PurePath):
-        return value.name
+        return readable(value.name)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

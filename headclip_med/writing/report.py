@@ -16,7 +16,7 @@ from PIL import Image
 from headclip_med.geometry import slice_frame, world_to_voxel
 from headclip_med.result import AnomalyResult, Finding
 from headclip_med.types import RESEARCH_ONLY
-from headclip_med.writing.atomic import atomic_path
+from headclip_med.writing.atomic import write_text
 from headclip_med.writing.overlay import montage
 from headclip_med.writing.panels import coordinate_text, is_plain_image, position_text
 from headclip_med.writing.record import ResultRecord, to_record
@@ -59,8 +59,7 @@ def write_report(result: AnomalyResult, path: Path, picture: Image.Image | None 
         OutputError: when the file cannot be written.
     """
     page = render_report(result, picture)
-    with atomic_path(path) as draft:
-        draft.write_text(page, encoding="utf-8", newline="\n")
+    write_text(path, page)
 
 
 def _source_facts(record: ResultRecord) -> list[tuple[str, str]]:
