@@ -14,6 +14,7 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from headclip_med.case_outcome import TopFinding
 from headclip_med.cohort import CaseOutcome, CohortSummary, Watcher
 from headclip_med.errors import readable
 
@@ -233,10 +234,14 @@ def _findings(outcome: CaseOutcome) -> str:
         return "no findings"
     top = outcome.top_finding
     count = "1 finding" if outcome.findings == 1 else f"{outcome.findings} findings"
-    if top.centroid_mm is None:
-        return f"{count}, highest {top.peak:.3f}"
-    where, millilitres = _place(top.centroid_mm), top.volume_mm3 / 1000
-    return f"{count}, highest {top.peak:.3f} at RAS {where} mm ({millilitres:.1f} mL)"
+    return f"{count}, highest {top.peak:.3f} {_where(top)}"
+
+
+def _where(top: TopFinding) -> str:
+    if top.centroid_px is not None:
+        column, row = top.centroid_px
+        return f"at column {column:.0f}, row {row:.0f} ({top.voxels} px)"
+    return f"at RAS {_place(top.centroid_mm or ())} mm ({(top.volume_mm3 or 0.0) / 1000:.1f} mL)"
 
 
 def _place(ras_mm: Sequence[float]) -> str:

@@ -157,9 +157,7 @@ class ReviewControl:
         """Show the slices through a finding, and mark it."""
         case = self.case
         if case is not None:
-            drawn = case.review.drawn.get(key)
-            place = drawn.finding.centroid_mm if drawn else case.finding(key).finding.peak_mm
-            self.layers.go_to(rows.vector(place))
+            self.layers.go_to(rows.place_of(case, key))
             self.jump(case.slice_of(key)) if self.layers.current_index() is not None else None
             self._show_contours(case)
 
@@ -195,7 +193,7 @@ class ReviewControl:
             data = case.data
             self._background.run(
                 components_at,
-                (data.volume_map, data.affine, threshold, data.axis),
+                (data.volume_map, data.affine, threshold, data.axis, data.is_plain),
                 lambda found: self._settled(case, found),
                 lambda error: self.views.footer.status.say(in_words(error), is_wrong=True),
             )
@@ -286,7 +284,7 @@ class ReviewControl:
         self._show_case(case, is_new_drawing=False)
         self._viewer.reset_view()
         if case.findings:
-            self.layers.go_to(rows.vector(case.findings[0].finding.peak_mm))  # for the other planes
+            self.layers.go_to(rows.place_of(case, case.findings[0].id))  # for the other planes
         self.jump(case.start_slice())
         self.views.slices.mark(self.layers.current_index())
 

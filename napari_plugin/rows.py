@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headclip_med.geometry import displayed_pixel, voxel_to_world
 from headclip_med.types import Vector
 from headclip_med.writing.panels import coordinate_text, position_text
 
@@ -38,13 +39,17 @@ class SliceRow:
 
 @dataclass(frozen=True)
 class FindingRow:
-    """One finding: ``status`` accepted, rejected, uncertain, mixed or None; places are in words."""
+    """One finding: ``status`` accepted, rejected, uncertain, mixed or None; sizes and places are in words.
+
+    Of a volume ``size`` is in ml and ``place`` in mm with the patient's letters, of a picture both are in pixels.
+    """
 
     key: str
     status: str | None
     peak: float
-    volume_mm3: float
+    size: str
     place: str
+    words: str
     slices: str
     label: str = ""
     note: str = ""
@@ -72,19 +77,27 @@ def slice_rows(case: OpenCase) -> list[SliceRow]:
 def finding_rows(case: OpenCase) -> list[FindingRow]:
     """Findings at the threshold, highest peak first, then what was drawn."""
     found = [
-        _finding_row(row.id, "mixed" if row.mixed else row.status, row.finding, row.label, row.note, False)
+        _finding_row(case, row.id, "mixed" if row.mixed else row.status, row.finding, row.label, row.note, False)
         for row in case.findings
     ]
-    drawn = [_finding_row(key, None, one.finding, one.label, one.note, True) for key, one in case.review.drawn.items()]
-    return found + drawn
+    drawn = case.review.drawn.items()
+    return found + [_finding_row(case, key, None, one.finding, one.label, one.note, True) for key, one in drawn]
 
 
-def _finding_row(key: str, status: str | None, finding: Any, label: str, note: str, is_drawn: bool) -> FindingRow:
+def _finding_row(
+    case: OpenCase, key: str, status: str | None, finding: Any, label: str, note: str, is_drawn: bool
+) -> FindingRow:
     first, last = finding.slices
-    letters = [coordinate_text(value, axis).split() for axis, value in enumerate(finding.centroid_mm)]
-    place = " ".join(f"{letter}{float(millimetres):.0f}" for letter, millimetres in letters)
     slices = f"{first}" if first == last else f"{first}–{last}"
-    return FindingRow(key, status, finding.peak, finding.volume_mm3, place, slices, label, note, is_drawn)
+    if case.data.is_plain:
+        x, y = displayed_pixel(case.data.frame, case.data.shape, case.data.present(finding).centroid_voxel)
+        size, place = f"{finding.voxels}", f"{x:.0f}, {y:.0f}"
+        words = f"{finding.voxels} pixels, centre at column {x:.0f}, row {y:.0f}"
+    else:
+        letters = [coordinate_text(value, axis).split() for axis, value in enumerate(finding.centroid_mm)]
+        place = " ".join(f"{letter}{float(millimetres):.0f}" for letter, millimetres in letters)
+        size, words = f"{finding.volume_mm3 / 1000:.2f}", f"{finding.volume_mm3:.0f} mm³, centre {place} mm"
+    return FindingRow(key, status, finding.peak, size, place, words, slices, label, note, is_drawn)
 
 
 def threshold_words(case: OpenCase) -> str:
@@ -130,6 +143,13 @@ def score_words(case: OpenCase) -> str:
     count = len(case.findings)
     found = f"{count} finding{'' if count == 1 else 's'}"
     return f"{case.key}: score {case.record.pred_score:.3f}, {found} at {case.threshold:.3f}."
+
+
+def place_of(case: OpenCase, key: str) -> Vector:
+    """Where a finding is shown: its peak, or the middle of a drawn one, in the millimetres of the case's layers."""
+    drawn = case.review.drawn.get(key)
+    voxel = case.data.present(drawn.finding).centroid_voxel if drawn else case.finding(key).peak_voxel
+    return voxel_to_world(case.data.affine, np.asarray(voxel))
 
 
 def vector(values: tuple[float, float, float]) -> Vector:

@@ -203,12 +203,12 @@ class FindingList(QGroupBox):
 
 def _cells(row: FindingRow) -> tuple[str, ...]:
     symbol = _SYMBOLS["drawn"] if row.is_drawn else _SYMBOLS[row.status]
-    return symbol, f"{row.peak:.2f}", f"{row.volume_mm3 / 1000:.2f}", row.place, row.slices
+    return symbol, f"{row.peak:.2f}", row.size, row.place, row.slices
 
 
 def _tip(row: FindingRow) -> str:
     kind = "drawn" if row.is_drawn else row.status or "not decided"
-    words = [f"{row.key}: {kind}", f"{row.volume_mm3:.0f} mm³, centre {row.place} mm", row.label, row.note]
+    words = [f"{row.key}: {kind}", row.words, row.label, row.note]
     return "\n".join(word for word in words if word)
 
 
