@@ -118,12 +118,19 @@ class ResultRecord(_Record):
         """A record of the first version as one of the present."""
         if not isinstance(record, dict) or record.get("schema_version") != _FIRST_SCHEMA:
             return record
-        source = record["source"]
-        findings = [present_finding(finding, source["affine"], source["is_2d"]) for finding in record["findings"]]
-        if source["is_2d"]:
-            source = {**source, "spacing_mm": None}
-            record = {**record, "slices": [{**entry, "position_mm": None} for entry in record["slices"]]}
-        return {**record, "schema_version": SCHEMA_VERSION, "source": source, "findings": findings}
+        try:
+            return _present_record(record)
+        except (KeyError, TypeError, ValueError, np.linalg.LinAlgError):  # damaged: told by its version
+            return record
+
+
+def _present_record(record: dict[str, Any]) -> dict[str, Any]:
+    source = record["source"]
+    findings = [present_finding(finding, source["affine"], source["is_2d"]) for finding in record["findings"]]
+    if source["is_2d"]:
+        source = {**source, "spacing_mm": None}
+        record = {**record, "slices": [{**entry, "position_mm": None} for entry in record["slices"]]}
+    return {**record, "schema_version": SCHEMA_VERSION, "source": source, "findings": findings}
 
 
 def present_finding(finding: Mapping[str, Any], affine: Any, is_plain: bool) -> dict[str, Any]:
