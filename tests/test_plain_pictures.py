@@ -314,3 +314,14 @@ def test_a_volume_keeps_its_millimetres(volume: Path, tiny_pack: Path) -> None:
     affine = np.array(record.source.affine)
     np.testing.assert_allclose(affine @ [*(first.centroid_voxel or ()), 1], [*(first.centroid_mm or ()), 1])
     assert sorted(folder.glob("anomaly_*.png")) == []
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "i2", "f4"])
+def test_a_negative_is_scored_as_the_picture_that_it_shows(tmp_path: Path, tiny_pack: Path, kind: str) -> None:
+    positive = _picture().astype(int)
+    top = np.iinfo(kind).max if kind.startswith("u") else 0
+    tifffile.imwrite(tmp_path / "negative.tif", (top - positive).astype(kind), photometric="miniswhite")
+    Image.fromarray(_picture()).save(tmp_path / "positive.png")
+    engine = load_engine(str(tiny_pack), "cpu")
+    negative, shown = (engine.predict(tmp_path / name).map_array for name in ("negative.tif", "positive.png"))
+    np.testing.assert_allclose(negative, shown, atol=1e-5)

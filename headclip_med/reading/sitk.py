@@ -239,7 +239,7 @@ def _meta_scale(name: str, fields: dict[str, str], notes: list[str]) -> float:
         raise contradiction(name, "a type of voxel", "no ElementType")
     size = next((field for field in ("ElementSpacing", "ElementSize") if field in fields), None)
     if size is None:
-        notes.append("no voxel sizes in the header (ElementSpacing): 1 mm is assumed")
+        notes += ["no voxel sizes in the header (ElementSpacing): 1 mm is assumed"] * (count > 2)
     elif not all(step > 0 for step in _numbers(name, size, fields[size], count)):
         raise contradiction(name, "positive voxel sizes", f"{fields[size]} ({size})")
     for field in ("Offset", "Position", "Origin"):
