@@ -132,11 +132,22 @@ def _plane_of(volume: LoadedVolume) -> np.ndarray:
     return volume.array[..., 0].transpose(2, 1, 0).squeeze()
 
 
-def _tiff(path: Path, data: bytes, size: tuple[int, int], bits: int, *, order: str = "<", **tags: int) -> Path:
+def _tiff(
+    path: Path,
+    data: bytes,
+    size: tuple[int, int],
+    bits: int,
+    *,
+    order: str = "<",
+    without: tuple[int, ...] = (),
+    **tags: int,
+) -> Path:
     """A grey TIFF of one strip, tag by tag; ``size`` in rows and columns."""
     codes = {"compression": (259, 1), "photometric": (262, 1), "fill_order": (266, 1), "sample_format": (339, 1)}
     entries = {256: size[1], 257: size[0], 258: bits, 277: 1, 278: size[0], 279: len(data)}
     entries |= {code: tags.get(name, default) for name, (code, default) in codes.items()}
+    for code in without:
+        del entries[code]
     entries[273] = 8 + 2 + 12 * (len(entries) + 1) + 4
     ifd = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, entries[tag]) for tag in sorted(entries))
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
@@ -432,3 +443,23 @@ def test_a_jpeg_of_another_kind_is_refused_with_what_can_be_read(tmp_path: Path)
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(InputError, match=r"must be a readable 8-bit JPEG.*or save it as PNG"):
         load(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "i2", "f4"])
+def test_a_tiff_that_does_not_say_what_is_white_is_black_at_zero(tmp_path: Path, kind: str) -> None:
+    stored = _noise(kind)
+    kinds = {"u": 1, "i": 2, "f": 3}
+    path = _tiff(
+        tmp_path / "a.tif", stored.tobytes(), (20, 30), 8 * stored.itemsize, without=(262,),
+        sample_format=kinds[kind[0]],
+    )  # fmt: skip
+    volume = load(path)
+    np.testing.assert_array_equal(_plane_of(volume), stored)
+    assert volume.meta["display_inverted"] is False
+    assert volume.meta["reader_warnings"] == ["nothing says which values are white: 0 is read as black"]
+
+
+def test_data_that_are_longer_than_their_bits_are_refused(tmp_path: Path) -> None:
+    path = _tiff(tmp_path / "a.tif", _noise("u2").tobytes(), (20, 30), 16, without=(258,))
+    with pytest.raises(InputError, match=r"bits a sample that make up its data; given: 1 and 1200 bytes"):
+        load(path)

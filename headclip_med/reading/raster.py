@@ -24,6 +24,7 @@ from headclip_med.reading.base import (
     LoadedVolume,
     check_size,
     collected_warnings,
+    contradiction,
     finish,
     in_words,
     pick_time,
@@ -37,8 +38,8 @@ _KINDS = {"png": "PNG", "jpeg": "8-bit JPEG", "tiff": "TIFF", "bmp": "BMP"}
 _GREY_MODES = ("L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
-_RAW, _DEFLATE, _PACKBITS = (1,), (8, 32946), (32773,)
-_ORIENTATION = 0x0112
+_RAW, _FACSIMILE, _JPEG, _DEFLATE, _PACKBITS = (1,), (2, 3, 4), (6, 7), (8, 32946), (32773,)
+_PHOTOMETRIC, _ORIENTATION = 0x0106, 0x0112
 
 # What Pillow's libtiff decodes exactly, by byte order and kind of grey sample (NumPy's letters): it has LZW and other
 # codecs that tifffile takes from imagecodecs. Other big-endian samples come out in the wrong byte order (Pillow 13).
@@ -220,16 +221,27 @@ def _tiff(path: Path, time: int | None, notes: list[str]) -> Samples:
         check_size((page.imagewidth, page.imagelength, page.samplesperpixel), path.name)
         stacked = len(pages) == 1 and (file.is_imagej or file.is_shaped) and file.series[0].size > page.size
         if stacked or page.imagedepth > 1:
-            raise InputError(f"{path.name} must have a page for each plane", "several planes in one page", _PAGES)
+            raise InputError(
+                f"{path.name} must have a page for each plane",
+                "several planes in one page",
+                "Save it as a TIFF with a page for each",
+            )
+        row = math.ceil(page.imagewidth * page.samplesperpixel * np.max(page.bitspersample) / 8)
+        if page.compression in _RAW and sum(page.databytecounts) > 2 * row * max(page.imagelength, page.tilelength):
+            given = f"{page.bitspersample} and {sum(page.databytecounts)} bytes"
+            raise contradiction(path.name, "bits a sample that make up its data", given)
         if 0 in page.extrasamples:
             notes.append("a sample of unknown meaning beside grey or colour is ignored")
+        photometric = page.photometric
+        says_which = _PHOTOMETRIC in page.tags or page.samplesperpixel > 1 or page.compression in (*_FACSIMILE, *_JPEG)
+        if not says_which:
+            notes.append("nothing says which values are white: 0 is read as black")
+            photometric = _BLACK_IS_ZERO
         deep = page.dtype is None or page.dtype.itemsize > 1 or page.dtype.kind not in "ub"
-        if not (deep and page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)):
-            return _of_pillow(path, number, notes)
-        return _deep_tiff(path, page, number, notes)
-
-
-_PAGES = "Save it as a TIFF with a page for each"
+        if deep and photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
+            return _deep_tiff(path, page, number, photometric, notes)
+        read = _of_pillow(path, number, notes)
+        return read if says_which else Samples(255 - read.array)  # which Pillow has turned round
 
 
 def _of_pillow(path: Path, number: int, notes: list[str]) -> Samples:
@@ -238,9 +250,9 @@ def _of_pillow(path: Path, number: int, notes: list[str]) -> Samples:
         return Samples(_plane(_oriented(image, number, path.name, notes), notes))
 
 
-def _deep_tiff(path: Path, page: Any, number: int, notes: list[str]) -> Samples:
+def _deep_tiff(path: Path, page: Any, number: int, photometric: int, notes: list[str]) -> Samples:
     """Samples of more than 8 bits, signed or in floating point."""
-    colours = 3 if page.photometric == _RGB else 1
+    colours = 3 if photometric == _RGB else 1
     others = page.samplesperpixel - colours
     known = page.dtype is not None and page.dtype.kind in "iuf" and page.bitspersample in (*range(8, 17), 32, 64)
     if not known or others > 1 or (colours == 3 and page.dtype != np.uint16):
@@ -255,7 +267,7 @@ def _deep_tiff(path: Path, page: Any, number: int, notes: list[str]) -> Samples:
     if others and (page.dtype.kind != "u" or page.extrasamples[:1] != (2,)):  # no opacity, or weighted with it already
         samples = samples[..., :colours]
     samples = _on_black(samples, colours, notes)
-    if page.photometric != _WHITE_IS_ZERO:
+    if photometric != _WHITE_IS_ZERO:
         return Samples(_grey_or_colour(samples, notes))
     if page.dtype == np.uint16:
         return Samples(np.uint16((1 << page.bitspersample) - 1) - samples[None, ..., 0])
