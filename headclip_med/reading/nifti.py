@@ -52,7 +52,7 @@ _FLOAT32_ROUNDING = 1e-6
 _FORM_TOLERANCE_MM = 1e-3
 
 
-class Stored(NamedTuple):
+class NiftiFile(NamedTuple):
     """A file's header, already judged, its shape, and its values, still on disk."""
 
     header: Any
@@ -81,7 +81,7 @@ def read_nifti(path: Path, *, time: int | None = None) -> LoadedVolume:
 
 def read_stored(
     files: Sequence[Path], time: int | None, name: str, notes: list[str]
-) -> tuple[NDArray[np.generic], Affine, Stored]:
+) -> tuple[NDArray[np.generic], Affine, NiftiFile]:
     """``(C, I, J, K)`` as of :func:`read_nifti`, voxel index → RAS mm, and the header; doubts go to ``notes``.
 
     Args:
@@ -147,7 +147,7 @@ def _length(streams: Sequence[IO[bytes]], most: int, name: str) -> int:
     return streams[-1].tell()
 
 
-def _open_image(streams: Sequence[IO[bytes]], name: str, notes: list[str]) -> Stored:
+def _open_image(streams: Sequence[IO[bytes]], name: str, notes: list[str]) -> NiftiFile:
     """The header, judged, and the values, still on disk."""
     start = streams[0].read(540)
     two = start[4:8] in (b"n+2\0", b"ni2\0")
@@ -161,7 +161,7 @@ def _open_image(streams: Sequence[IO[bytes]], name: str, notes: list[str]) -> St
     offset = _offset(header, streams, math.prod(shape) * dtype.itemsize, name, notes)
     streams[-1].seek(0)
     spec = (shape, dtype, offset, *_scaling(header, name, notes))
-    return Stored(header, shape, ArrayProxy(streams[-1], spec, mmap=False))
+    return NiftiFile(header, shape, ArrayProxy(streams[-1], spec, mmap=False))
 
 
 def _shape(header: Any, name: str, notes: list[str]) -> tuple[int, ...]:
@@ -225,7 +225,7 @@ def _scaling(header: Any, name: str, notes: list[str]) -> tuple[float, float]:
     return slope, 0.0 if math.isnan(inter) else inter
 
 
-def _check_length(image: Stored, streams: Sequence[IO[bytes]], name: str, notes: list[str]) -> None:
+def _check_length(image: NiftiFile, streams: Sequence[IO[bytes]], name: str, notes: list[str]) -> None:
     """Whether the file is as long as its header says; where bits and type of a voxel differ, that must decide."""
     dtype, offset = image.dataobj.dtype, image.dataobj.offset
     size, bits = math.prod(image.shape) * dtype.itemsize, int(image.header["bitpix"])
@@ -241,7 +241,7 @@ def _check_length(image: Stored, streams: Sequence[IO[bytes]], name: str, notes:
         notes.append(f"{length - size} bytes after the image are ignored")
 
 
-def _read_values(image: Stored, time: int | None, name: str, notes: list[str]) -> NDArray[np.generic]:
+def _read_values(image: NiftiFile, time: int | None, name: str, notes: list[str]) -> NDArray[np.generic]:
     """``(C, I, J, K)`` in float or integer values after ``scl_slope``; reads only the chosen time point."""
     shape = image.shape
     chosen = pick_time(shape[3] if len(shape) > 3 else 1, time, name)
@@ -281,7 +281,7 @@ def _colour(values: NDArray[np.void], notes: list[str]) -> NDArray[np.generic]:
     return np.stack([values[channel] for channel in ("R", "G", "B")])
 
 
-def _affine_mm(image: Stored, name: str, notes: list[str]) -> Affine:
+def _affine_mm(image: NiftiFile, name: str, notes: list[str]) -> Affine:
     """Voxel index → RAS mm from sform, else qform, else the voxel sizes; doubts go to ``notes``."""
     header, shape = image.header, (*image.shape[:3], 1)[:3]
     scale = _unit_scale(header, notes)
@@ -376,7 +376,7 @@ def _form_difference(header: Any, shape: tuple[int, ...], scale: float) -> list[
     return [f"sform and qform disagree by up to {apart:.3g} mm: the sform is used"]
 
 
-def _meta(image: Stored, path: Path, affine: Affine, *, is_rgb: bool) -> VolumeMeta:
+def _meta(image: NiftiFile, path: Path, affine: Affine, *, is_rgb: bool) -> VolumeMeta:
     header = image.header
     slice_axis = header.get_dim_info()[2]
     codes = int(header["qform_code"]), int(header["sform_code"])

@@ -55,7 +55,7 @@ _MM_PER_UNIT = {"mm": 1.0, "cm": 10.0, "m": 1e3, "um": 1e-3, "µm": 1e-3, "μm":
 _UNIT_TOLERANCE = 1e-2
 
 
-class Header(NamedTuple):
+class TextHeader(NamedTuple):
     """A text header, judged.
 
     Attributes:
@@ -73,7 +73,7 @@ class Header(NamedTuple):
     skip: int
 
 
-class Stored(NamedTuple):
+class TextImage(NamedTuple):
     """``(C, I, J, K)``, whether the channels are colours, voxel index → RAS mm, ITK's image, and the files read."""
 
     array: NDArray[np.generic]
@@ -117,7 +117,7 @@ def read_sitk(path: Path, *, time: int | None = None) -> LoadedVolume:
     return finish(array, affine, meta, notes)
 
 
-def read_stored(path: Path, found: str, time: int | None, notes: list[str]) -> Stored:
+def read_stored(path: Path, found: str, time: int | None, notes: list[str]) -> TextImage:
     """As :func:`read_sitk`, constant volumes too; doubts go to ``notes``.
 
     Args:
@@ -137,7 +137,7 @@ def read_stored(path: Path, found: str, time: int | None, notes: list[str]) -> S
         array, is_rgb = _channels(image, time, path.name)
         affine = _ras_affine(image)
         affine[:3] *= header.scale
-        return Stored(array, is_rgb, affine, image, [path, *({header.file} - {path})])
+        return TextImage(array, is_rgb, affine, image, [path, *({header.file} - {path})])
 
 
 def _write(draft: Path, content: bytes, name: str) -> None:
@@ -166,7 +166,7 @@ def _read_header(path: Path, found: str) -> tuple[list[str], dict[str, str], int
         return lines, fields, file.tell()
 
 
-def _nrrd_header(path: Path, notes: list[str]) -> Header:
+def _nrrd_header(path: Path, notes: list[str]) -> TextHeader:
     lines, fields, start = _read_header(path, "nrrd")
     for name in ("data file", "byte skip", "line skip"):
         if name.replace(" ", "") in fields:
@@ -186,7 +186,7 @@ def _nrrd_header(path: Path, notes: list[str]) -> Header:
     ]
     as_text = encoding if encoding in ("ascii", "hex") else "raw"
     place = data or path, 0 if data else start, encoding, skip_lines, skip
-    return Header([*kept, f"encoding: {as_text}", ""], _nrrd_scale(path.name, fields, notes), *place)
+    return TextHeader([*kept, f"encoding: {as_text}", ""], _nrrd_scale(path.name, fields, notes), *place)
 
 
 def _nrrd_scale(name: str, fields: dict[str, str], notes: list[str]) -> float:
@@ -210,7 +210,7 @@ def _nrrd_scale(name: str, fields: dict[str, str], notes: list[str]) -> float:
     return _mm_per_unit(name, re.findall('"([^"]*)"', fields.get("space units", fields.get("units", ""))), notes)
 
 
-def _meta_header(path: Path, notes: list[str]) -> Header:
+def _meta_header(path: Path, notes: list[str]) -> TextHeader:
     lines, fields, start = _read_header(path, "mha")
     name = path.name
     if "ElementDataFile" not in fields:
@@ -228,7 +228,7 @@ def _meta_header(path: Path, notes: list[str]) -> Header:
     own = ("ElementDataFile", "HeaderSize", "CompressedData", "CompressedDataSize")
     kept = [line for line in lines if not re.match(rf"\s*({'|'.join(own)})\s*[=:]", line)]
     place = data or path, 0 if data else start, encoding, 0, skip
-    return Header([*kept, "ElementDataFile = LOCAL"], _meta_scale(name, fields, notes), *place)
+    return TextHeader([*kept, "ElementDataFile = LOCAL"], _meta_scale(name, fields, notes), *place)
 
 
 def _meta_scale(name: str, fields: dict[str, str], notes: list[str]) -> float:
@@ -349,7 +349,7 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _voxels(header: Header, size: int, name: str, notes: list[str]) -> bytes:
+def _voxels(header: TextHeader, size: int, name: str, notes: list[str]) -> bytes:
     """``size`` bytes of voxels, unpacked; or text as it is."""
     with header.file.open("rb") as file:
         file.seek(header.start)
