@@ -434,6 +434,12 @@ def test_a_text_header_that_contradicts_itself_is_refused(
     assert capfd.readouterr().err == ""
 
 
+def test_an_empty_line_in_a_metaimage_header_is_no_end(tmp_path: Path) -> None:
+    path = _text(tmp_path / "scan.mha", {})
+    path.write_bytes(path.read_bytes().replace(b"NDims", b"\nNDims", 1))
+    assert _same(path) == []
+
+
 def test_a_full_temporary_folder_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _text(tmp_path / "scan.nrrd", {})
     written = Path.open

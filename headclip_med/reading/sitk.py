@@ -156,7 +156,10 @@ def _read_header(path: Path, found: str) -> tuple[list[str], dict[str, str], int
     """Lines, fields by name (in lower case for NRRD), and where what follows them starts."""
     fields, lines = dict[str, str](), list[str]()
     with path.open("rb") as file:
-        while file.tell() < _HEADER_BYTES and (line := os.fsdecode(file.readline(_HEADER_BYTES)).rstrip("\r\n")):
+        while file.tell() < _HEADER_BYTES and (content := file.readline(_HEADER_BYTES)):
+            line = os.fsdecode(content).rstrip("\r\n")
+            if found == "nrrd" and not line:
+                break
             lines.append(line)
             match = _FIELD[found].match(line)
             if match:
