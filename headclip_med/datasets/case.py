@@ -53,7 +53,8 @@ class Case:
 
     def __post_init__(self) -> None:
         _make_readable(self, "name", "patient", "category", "split")
-        object.__setattr__(self, "columns", {readable(key): readable(value) for key, value in self.columns.items()})
+        facts = {key: value.encode(errors="backslashreplace").decode() for key, value in self.columns.items()}
+        object.__setattr__(self, "columns", facts)  # text of tables, with its lines
 
     @property
     def has_mask(self) -> bool:
