@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headclip_med.errors import InputError
+from headclip_med.errors import InputError, readable
 from headclip_med.reading.content import existing_path, identify
 from headclip_med.writing.atomic import RECORD_NAME
 
@@ -19,8 +19,8 @@ _IMAGE_ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
 )
 
-# File systems take 255 bytes; this leaves room for a suffix and for names outside ASCII.
-_LONGEST_NAME = 80
+# File systems take 255 bytes; this leaves room for a suffix.
+_LONGEST_NAME, _LONGEST_NAME_BYTES = 80, 200
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,17 @@ def expand_inputs(inputs: Sequence[str | Path], reserved: Iterable[str] = ()) ->
 def case_name(source: Source) -> str:
     """Name of a case: the file's without its ending, the folder's, or several files' joined by ``+``."""
     if isinstance(source, tuple):
-        return "+".join(case_name(path) for path in source)[:_LONGEST_NAME]
+        return _shortened("+".join(case_name(path) for path in source))
     if source.is_dir():
         name = source.resolve().name
     else:
         lowered = source.name.lower()
         name = source.name[:-7] if lowered.endswith(".nii.gz") else source.stem
-    return name.lstrip(".").strip()[:_LONGEST_NAME] or "case"
+    return _shortened(readable(name).lstrip(".").strip()) or "case"
+
+
+def _shortened(name: str) -> str:
+    return name[:_LONGEST_NAME].encode()[:_LONGEST_NAME_BYTES].decode(errors="ignore").rstrip()
 
 
 def _sources(text: str) -> list[Source]:

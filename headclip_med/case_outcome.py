@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from headclip_med.geometry import SliceFrame, displayed_pixel
+
 if TYPE_CHECKING:
     from headclip_med.result import Finding
     from headclip_med.writing.record import FindingRecord
@@ -17,11 +19,18 @@ Status = Literal["done", "skipped", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class TopFinding:
-    """The finding with the highest peak; position in RAS mm, None in a plain 2-D image."""
+    """The finding with the highest peak: its size and centre.
+
+    Attributes:
+        volume_mm3, centroid_mm: RAS; None in a plain picture. voxels: of a plain picture its pixels.
+        centroid_px: column and row as displayed, from 0 in the top left corner; None in a volume.
+    """
 
     peak: float
-    volume_mm3: float
+    volume_mm3: float | None
+    voxels: int
     centroid_mm: tuple[float, float, float] | None
+    centroid_px: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -83,8 +92,13 @@ class Watcher:
         """The case is over, whatever became of it. Called from another thread, maybe after the next one has begun."""
 
 
-def top_finding(findings: Sequence[Finding | FindingRecord], is_2d: bool) -> TopFinding | None:
+def top_finding(
+    findings: Sequence[Finding | FindingRecord], frame: SliceFrame, shape: tuple[int, ...]
+) -> TopFinding | None:
     """The first finding: both the engine and the record list them by falling peak."""
     if not findings:
         return None
-    return TopFinding(findings[0].peak, findings[0].volume_mm3, None if is_2d else findings[0].centroid_mm)
+    first, pixel = findings[0], None
+    if first.volume_mm3 is None and first.centroid_voxel is not None:
+        pixel = displayed_pixel(frame, shape, first.centroid_voxel)
+    return TopFinding(first.peak, first.volume_mm3, first.voxels, first.centroid_mm, pixel)

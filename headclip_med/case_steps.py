@@ -13,6 +13,7 @@ from headclip_med.case_inputs import Source
 from headclip_med.case_options import CaseOptions
 from headclip_med.case_outcome import CaseOutcome, top_finding
 from headclip_med.errors import CancelledError, HeadclipError, internal_error
+from headclip_med.geometry import slice_frame
 from headclip_med.writing import write_result
 from headclip_med.writing.atomic import case_folder, check_writable
 from headclip_med.writing.dicom_options import check_dicom_source
@@ -42,7 +43,7 @@ def write_case(result: AnomalyResult, out_dir: Path, name: str, options: CaseOpt
     result = replace(result, provenance={**result.provenance, "options": options.recorded()})
     with case_folder(out_dir, name) as folder:
         write_result(result, folder, options.formats, options.keep_identifiers, options.dicom)
-    is_2d = bool(result.meta.get("is_2d", False))
+    frame = slice_frame(result.affine, result.planes[0])
     return CaseOutcome(
         name=name,
         status="done",
@@ -50,7 +51,7 @@ def write_case(result: AnomalyResult, out_dir: Path, name: str, options: CaseOpt
         folder=out_dir / name,
         pred_score=result.pred_score,
         findings=len(result.findings),
-        top_finding=top_finding(result.findings, is_2d),
+        top_finding=top_finding(result.findings, frame, result.map_array.shape),
         warnings=result.warnings,
     )
 

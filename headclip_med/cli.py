@@ -7,7 +7,9 @@ to stderr. Heavy modules are imported inside the commands, so that ``--help`` an
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -236,4 +238,7 @@ def _engine(
 
 def main() -> None:
     """Entry point of the ``headclip-med`` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold what its encoding cannot
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -170,7 +170,7 @@ class CohortRun:
         check_writable(self.out_dir)
         text = json.dumps(self._record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         with atomic_path(self.out_dir / RUN_NAME) as draft:
-            draft.write_text(text, encoding="utf-8", newline="\n")
+            draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
     def _record(self) -> dict[str, Any]:
         setting = {**self.engine.setting(), "resume": self.resume}

@@ -14,7 +14,9 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from headclip_med.case_outcome import TopFinding
 from headclip_med.cohort import CaseOutcome, CohortSummary, Watcher
+from headclip_med.errors import readable
 
 if TYPE_CHECKING:
     from headclip_med.catalogue import MethodSummary, ModelInfo, PackSummary
@@ -30,7 +32,8 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 def say_json(value: object) -> None:
     """One JSON object on stdout."""
-    out.print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), markup=False, highlight=False)
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    out.print(text.encode("utf-8", "backslashreplace").decode(), markup=False, highlight=False)
 
 
 def say_error(message: str) -> None:
@@ -102,7 +105,8 @@ class TerminalWatcher(Watcher):
 def case_line(outcome: CaseOutcome) -> str:
     """Score, findings and where everything was written."""
     again = " (finished earlier)" if outcome.status == "skipped" else ""
-    return f"{outcome.name}: score {outcome.pred_score or 0:.3f}, {_findings(outcome)} → {outcome.folder}{again}"
+    folder = readable(str(outcome.folder))
+    return f"{outcome.name}: score {outcome.pred_score or 0:.3f}, {_findings(outcome)} → {folder}{again}"
 
 
 def run_json(outcomes: Sequence[CaseOutcome], cases: int) -> dict[str, Any]:
@@ -230,10 +234,14 @@ def _findings(outcome: CaseOutcome) -> str:
         return "no findings"
     top = outcome.top_finding
     count = "1 finding" if outcome.findings == 1 else f"{outcome.findings} findings"
-    if top.centroid_mm is None:
-        return f"{count}, highest {top.peak:.3f}"
-    where, millilitres = _place(top.centroid_mm), top.volume_mm3 / 1000
-    return f"{count}, highest {top.peak:.3f} at RAS {where} mm ({millilitres:.1f} mL)"
+    return f"{count}, highest {top.peak:.3f} {_where(top)}"
+
+
+def _where(top: TopFinding) -> str:
+    if top.centroid_px is not None:
+        column, row = top.centroid_px
+        return f"at column {column:.0f}, row {row:.0f} ({top.voxels} px)"
+    return f"at RAS {_place(top.centroid_mm or ())} mm ({(top.volume_mm3 or 0.0) / 1000:.1f} mL)"
 
 
 def _place(ras_mm: Sequence[float]) -> str:

@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from headclip_med.case_outcome import CaseOutcome, top_finding
 from headclip_med.errors import InputError
+from headclip_med.geometry import slice_frame
 from headclip_med.versions import package_versions
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ def _of_versions(provenance: dict[str, Any]) -> dict[str, Any]:
 
 
 def skipped(record: ResultRecord, folder: Path) -> CaseOutcome:
+    frame = slice_frame(np.array(record.source.affine), record.planes[0])
     return CaseOutcome(
         name=folder.name,
         status="skipped",
@@ -53,6 +57,6 @@ def skipped(record: ResultRecord, folder: Path) -> CaseOutcome:
         folder=folder,
         pred_score=record.pred_score,
         findings=len(record.findings),
-        top_finding=top_finding(record.findings, record.source.is_2d),
+        top_finding=top_finding(record.findings, frame, record.source.shape),
         warnings=tuple(record.warnings),
     )

@@ -136,6 +136,15 @@ def _right(plane: Plane) -> Vector:
     return np.array([0.0, -1.0, 0.0]) if plane == "sagittal" else np.array([-1.0, 0.0, 0.0])
 
 
+def displayed_pixel(frame: SliceFrame, shape: Sequence[int], index: Sequence[float]) -> tuple[float, float]:
+    """Column and row of a voxel index in its slice as displayed, from 0 in the top left corner."""
+    column, row = float(index[frame.col_axis]), float(index[frame.row_axis])
+    return (
+        shape[frame.col_axis] - 1 - column if frame.flip_cols else column,
+        shape[frame.row_axis] - 1 - row if frame.flip_rows else row,
+    )
+
+
 def voxel_to_world(affine: Affine, ijk: NDArray[np.floating | np.integer]) -> NDArray[np.float64]:
     """Voxel indices ``(..., 3)`` → RAS mm ``(..., 3)``."""
     return np.asarray(np.asarray(ijk, dtype=float) @ affine[:3, :3].T + affine[:3, 3])

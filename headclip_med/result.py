@@ -19,7 +19,7 @@ class SliceScore:
 
     Attributes:
         index: position along the array axis of the plane, in the source's own voxel grid (0-based).
-        position_mm: RAS mm of the slice's centre.
+        position_mm: RAS mm of the slice's centre; None in a plain picture, which has no place in a patient.
         score: joint anomaly score in [0, 1]; 0 for a background slice, which never enters the tower.
         background: nothing but background in it.
         uid: SOPInstanceUID where the source is DICOM.
@@ -27,7 +27,7 @@ class SliceScore:
     """
 
     index: int
-    position_mm: tuple[float, float, float]
+    position_mm: tuple[float, float, float] | None
     score: float
     background: bool = False
     uid: str | None = None
@@ -38,12 +38,14 @@ class SliceScore:
 class Finding:
     """One 3-D connected component of the volume map above the threshold.
 
+    Of a plain picture everything in millimetres is None: it has pixels, and no place in a patient.
+
     Attributes:
         label: 1 for the finding with the highest peak, then descending.
         peak, mean: of the volume map within the component, in [0, 1].
-        volume_mm3, voxels: size.
-        centroid_mm: RAS mm, map-weighted over the component's voxel centres.
-        peak_mm: RAS mm of the voxel with the highest value.
+        volume_mm3, voxels: size; voxels of a plain picture are its pixels.
+        centroid_mm, centroid_voxel: map-weighted over the component's voxel centres, in RAS mm and in voxel indices.
+        peak_mm, peak_voxel: the voxel with the highest value, likewise.
         extent_mm: size of the bounding box along the array axes, in mm.
         voxel_min, voxel_max: inclusive bounding box in voxel indices.
         slices: first and last index along the primary plane's axis, inclusive.
@@ -52,11 +54,13 @@ class Finding:
     label: int
     peak: float
     mean: float
-    volume_mm3: float
+    volume_mm3: float | None
     voxels: int
-    centroid_mm: tuple[float, float, float]
-    peak_mm: tuple[float, float, float]
-    extent_mm: tuple[float, float, float]
+    centroid_mm: tuple[float, float, float] | None
+    peak_mm: tuple[float, float, float] | None
+    extent_mm: tuple[float, float, float] | None
+    centroid_voxel: tuple[float, float, float]
+    peak_voxel: tuple[int, int, int]
     voxel_min: tuple[int, int, int]
     voxel_max: tuple[int, int, int]
     slices: tuple[int, int]

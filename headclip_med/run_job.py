@@ -86,7 +86,8 @@ def finish_case(case: CaseRun) -> AnomalyResult:
     job, planes = case.job, case.slices.planes
     maps = [smooth_along(plane.volume_map, plane.frame.axis, job.affine, case.sigma_mm) for plane in planes]
     volume_map = fuse_planes(maps)
-    findings = find_components(volume_map, job.affine, case.threshold[0], planes[0].frame.axis)
+    is_plain = bool(job.volume.meta.get("is_2d", False))
+    findings = find_components(volume_map, job.affine, case.threshold[0], planes[0].frame.axis, is_plain)
     case.clock.lap("map")
     notes = (*case.warnings, *few_scored(planes), *many_findings(len(findings)))
     return AnomalyResult(

@@ -25,7 +25,7 @@ def slice_scores(run: PlaneRun, job: Job) -> tuple[SliceScore, ...]:
         found.append(
             SliceScore(
                 index=i,
-                position_mm=(float(place[0]), float(place[1]), float(place[2])),
+                position_mm=None if meta.get("is_2d") else (float(place[0]), float(place[1]), float(place[2])),
                 score=float(run.scores[i]),
                 background=bool(run.background[i]),
                 uid=(str(uids[source]) or None) if uids and source is not None else None,

@@ -39,11 +39,11 @@ class VolumeMeta(TypedDict, total=False):
     """
 
     source_format: str  # nifti, nrrd, mha, dicom, png, jpeg, tiff, bmp, array
-    source_name: str  # base name of the file or folder; never a path, never patient data
+    source_name: str  # base name of the file or folder, readable; never a path, never patient data
     content_sha256: str  # of the bytes that were read; for a series: of the sorted files' hashes
     modality: str | None  # DICOM code (CT, MR, US, ...), None when the format does not say
     is_rgb: bool  # three colour channels in [0, 255]
-    is_2d: bool  # a plain image: no patient space, one pixel = one millimetre; K = 1, or the frames of a cine
+    is_2d: bool  # a plain image: pixels, no millimetres, no patient space; K = 1, or the frames of a cine
     slice_normal: list[float] | None  # unit vector (RAS) along which slices were acquired, None: unknown
     display_inverted: bool  # MONOCHROME1: invert for eyes and network, never in stored values
     default_window: list[float] | None  # [level, width] stored in the file

@@ -1,4 +1,4 @@
-"""2-D maps → one map in the source's grid; a volume's score; findings in millimetres."""
+"""2-D maps → one map in the source's grid; a volume's score; findings in millimetres or pixels."""
 
 from __future__ import annotations
 
@@ -47,32 +47,37 @@ def volume_score(slice_scores: Sequence[float]) -> float:
     return float(np.mean(sorted(slice_scores, reverse=True)[:top]))
 
 
-def find_components(volume_map: Map, affine: Affine, threshold: float, axis: int) -> tuple[Finding, ...]:
+def find_components(
+    volume_map: Map, affine: Affine, threshold: float, axis: int, is_plain: bool = False
+) -> tuple[Finding, ...]:
     """26-connected components of ``volume_map >= threshold``, highest peak first.
 
     Args:
         volume_map: ``(I, J, K)`` in [0, 1]; affine: voxel → RAS mm; axis: of the primary plane.
+        is_plain: a picture, which has no millimetres.
     """
-    return _ranked(volume_map, affine, threshold, axis)[0]
+    return _ranked(volume_map, affine, threshold, axis, is_plain)[0]
 
 
 def labelled_components(
-    volume_map: Map, affine: Affine, threshold: float, axis: int
+    volume_map: Map, affine: Affine, threshold: float, axis: int, is_plain: bool = False
 ) -> tuple[tuple[Finding, ...], NDArray[np.int32]]:
     """As :func:`find_components`, and ``(I, J, K)`` with a finding's ``label`` inside it, 0 outside."""
-    findings, order, labels = _ranked(volume_map, affine, threshold, axis)
+    findings, order, labels = _ranked(volume_map, affine, threshold, axis, is_plain)
     rank = np.zeros(len(findings) + 1, dtype=np.int32)
     rank[order] = np.arange(1, len(findings) + 1)
     return findings, rank[labels]
 
 
 def _ranked(
-    volume_map: Map, affine: Affine, threshold: float, axis: int
+    volume_map: Map, affine: Affine, threshold: float, axis: int, is_plain: bool
 ) -> tuple[tuple[Finding, ...], list[int], NDArray[np.int32]]:
     """Findings, highest peak first; which of the labels each is; labels in no order."""
-    labels, count = connected_components(volume_map, threshold)
-    boxes = ndimage.find_objects(labels)
-    found = [(i + 1, _measure(volume_map, labels, i + 1, boxes[i], affine, axis)) for i in range(count)]
+    labels = connected_components(volume_map, threshold)[0]
+    found = []
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        index = np.argwhere(labels[box] == label) + [s.start for s in box]
+        found.append((label, measures(volume_map, index, affine, axis, is_plain)))
     found.sort(key=lambda f: (-f[1]["peak"], -f[1]["voxels"], f[1]["voxel_min"]))
     findings = tuple(Finding(label=rank + 1, **facts) for rank, (_, facts) in enumerate(found))
     return findings, [label for label, _ in found], labels
@@ -84,28 +89,40 @@ def connected_components(volume_map: Map, threshold: float) -> tuple[NDArray[np.
     return labels, int(count)
 
 
-def _measure(
-    volume_map: Map, labels: NDArray[np.int32], label: int, box: tuple[slice, ...], affine: Affine, axis: int
+def measures(
+    volume_map: Map, index: NDArray[np.integer], affine: Affine, axis: int, is_plain: bool, *, is_weighted: bool = True
 ) -> dict[str, Any]:
-    """Everything of one finding but its rank."""
-    inside = labels[box] == label
-    values = volume_map[box][inside].astype(np.float64)
-    index = np.argwhere(inside) + [s.start for s in box]
+    """Everything of one :class:`Finding` but its label.
+
+    Args:
+        index: ``(n, 3)`` of its voxels. is_weighted: the centroid follows the map, where that is not 0 everywhere.
+    """
+    values = volume_map[tuple(index.T)].astype(np.float64)
     low, high = index.min(axis=0), index.max(axis=0)
-    centroid = (index * values[:, None]).sum(axis=0) / values.sum() if values.sum() > 0 else index.mean(axis=0)
+    weights = values if is_weighted and values.sum() > 0 else np.ones(len(index))
+    centroid, peak = (index * weights[:, None]).sum(axis=0) / weights.sum(), index[values.argmax()]
+    millimetres = {
+        "volume_mm3": len(index) * voxel_volume(affine),
+        "centroid_mm": _triple(voxel_to_world(affine, centroid)),
+        "peak_mm": _triple(voxel_to_world(affine, peak)),
+        "extent_mm": _triple((high - low + 1) * spacing(affine)),
+    }
     return {
         "peak": float(values.max()),
         "mean": float(values.mean()),
-        "volume_mm3": len(values) * voxel_volume(affine),
-        "voxels": len(values),
-        "centroid_mm": _triple(voxel_to_world(affine, centroid)),
-        "peak_mm": _triple(voxel_to_world(affine, index[values.argmax()])),
-        "extent_mm": _triple((high - low + 1) * spacing(affine)),
-        "voxel_min": tuple(int(v) for v in low),
-        "voxel_max": tuple(int(v) for v in high),
+        **(dict.fromkeys(millimetres) if is_plain else millimetres),
+        "voxels": len(index),
+        "centroid_voxel": _triple(centroid),
+        "peak_voxel": _whole(peak),
+        "voxel_min": _whole(low),
+        "voxel_max": _whole(high),
         "slices": (int(low[axis]), int(high[axis])),
     }
 
 
 def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
     return float(values[0]), float(values[1]), float(values[2])
+
+
+def _whole(values: NDArray[np.integer]) -> tuple[int, int, int]:
+    return int(values[0]), int(values[1]), int(values[2])

@@ -249,7 +249,7 @@ class ReviewControl:
             data = case.data
             self._background.run(
                 components_at,
-                (data.volume_map, data.affine, threshold, data.axis),
+                (data.volume_map, data.affine, threshold, data.axis, data.is_plain),
                 lambda found: self._settled(case, found),
                 lambda error: self._unsettled(case, error),
             )

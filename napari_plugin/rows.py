@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headclip_med.geometry import voxel_to_world, world_to_voxel
+from headclip_med.geometry import displayed_pixel, voxel_to_world
 from headclip_med.types import Vector
 from headclip_med.writing.panels import coordinate_text, position_text
 
@@ -88,8 +88,8 @@ def _finding_row(
 ) -> FindingRow:
     first, last = finding.slices
     slices = f"{first}" if first == last else f"{first}–{last}"
-    if case.record.source.is_2d:
-        x, y, _ = world_to_voxel(case.data.affine, vector(finding.centroid_mm))
+    if case.data.is_plain:
+        x, y = displayed_pixel(case.data.frame, case.data.shape, case.data.centre(finding))
         size, place = f"{finding.voxels}", f"{x:.0f}, {y:.0f}"
         words = f"{finding.voxels} pixels, centre at column {x:.0f}, row {y:.0f}"
     else:
@@ -147,11 +147,10 @@ def score_words(case: OpenCase) -> str:
 
 
 def place_of(case: OpenCase, key: str) -> Vector:
-    """Where a finding is shown: its peak, or the middle of a drawn one, in RAS mm of the case's grid."""
+    """Where a finding is shown: its peak, or the middle of a drawn one, in the millimetres of the case's layers."""
     drawn = case.review.drawn.get(key)
-    if drawn is not None:
-        return vector(drawn.finding.centroid_mm)
-    return voxel_to_world(case.data.affine, np.asarray(case.finding(key).peak_voxel))
+    voxel = case.data.centre(drawn.finding) if drawn else case.finding(key).peak_voxel
+    return voxel_to_world(case.data.affine, np.asarray(voxel))
 
 
 def vector(values: tuple[float, float, float]) -> Vector:

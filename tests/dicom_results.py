@@ -80,11 +80,16 @@ def result_of(
         amap = np.random.default_rng(3).uniform(0, 0.4, shape).astype(np.float32)
         amap[1:3, 2:6, : max(1, shape[2] - 3)] = 0.9
         amap[-1, -1, -1] = 0.7
-    centres = slice_centres(volume.affine, shape, 2)
+    centres, plain = slice_centres(volume.affine, shape, 2), bool(volume.meta.get("is_2d"))
     uids = volume.meta.get("slice_uids") or []
     uids = uids if len(uids) == shape[2] else [None] * shape[2]
     slices = tuple(
-        SliceScore(k, (float(c[0]), float(c[1]), float(c[2])), float(amap[..., k].max()), uid=uids[k] or None)
+        SliceScore(
+            k,
+            None if plain else (float(c[0]), float(c[1]), float(c[2])),
+            float(amap[..., k].max()),
+            uid=uids[k] or None,
+        )
         for k, c in enumerate(centres)
     )
     return AnomalyResult(
@@ -95,7 +100,7 @@ def result_of(
         threshold_origin="test",
         planes=("axial",),
         slices=slices,
-        findings=find_components(amap, volume.affine, threshold, 2),
+        findings=find_components(amap, volume.affine, threshold, 2, plain),
         display_window=(-100.0, 900.0),
         provenance={"model": model, "weights_sha256": "ab" * 32, "device": "cpu"},
     )

@@ -267,7 +267,8 @@ def test_a_plain_picture_goes_through(tmp_path: Path) -> None:
     assert result.map_array.shape == (60, 40, 1)
     assert len(result.slices) == 1
     assert result.pred_score == result.slices[0].score
-    np.testing.assert_allclose(result.findings[0].centroid_mm, (-37, -14.5, 0), atol=0.5)
+    np.testing.assert_allclose(result.findings[0].centroid_voxel, (37, 14.5, 0), atol=0.5)
+    assert (result.findings[0].centroid_mm, result.findings[0].volume_mm3) == (None, None)
 
 
 @pytest.mark.parametrize(

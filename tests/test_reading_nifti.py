@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -288,7 +289,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "far data": ("scan.nii", _header_bytes(vox_offset=1e9), "within 64 MiB"),
     "no voxels": ("scan.nii", _header_bytes(dim=[3, 5, 0, 4, 1, 1, 1, 1]), "must contain voxels"),
     "five dimensions": ("scan.nii", _header_bytes(dim=[5, 2, 2, 2, 2, 3, 1, 1]), "at most four dimensions"),
-    "unknown type": ("scan.nii", _header_bytes(datatype=77), "readable NIfTI"),
+    "unknown type": ("scan.nii", _header_bytes(datatype=77), r"code 77 \(datatype\)"),
     "singular": ("scan.nii", _raw(np.diag([1.0, 0, 1, 1])), "invertible"),
     "sheared": ("scan.nii", _raw(_shear()), "orthogonal"),
     "nan affine": ("scan.nii", _raw(np.diag([1.0, np.nan, 1, 1])), "finite"),
@@ -345,3 +346,165 @@ def test_a_damaged_gzip_stream_that_still_inflates_is_refused(tmp_path: Path) ->
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"scan.nii.gz must be a readable NIfTI file"):
         read_volume(path)
+
+
+# -- headers that contradict their format
+
+
+def _scan(path: Path, before: bytes = b"", after: bytes = b"", **fields: object) -> Path:
+    """A single file of :data:`SHAPE` at rest (sform 1), with header fields set; bytes before and after its data."""
+    rows = dict(zip(("srow_x", "srow_y", "srow_z"), np.diag([2.0, 2.0, 3.0, 1.0])[:3], strict=True))
+    header = _header_bytes(**{"sform_code": 1, **rows, **fields})
+    path.write_bytes(header + before + _marked("<i2").tobytes(order="F") + after)
+    return path
+
+
+_PIXDIM = [1.0, 2.0, 2.0, 3.0, 1, 1, 1, 1]
+READ_WITH_A_WORD: dict[str, tuple[dict[str, object], str | None]] = {
+    "offset 0": ({"vox_offset": 0}, "cannot start at byte 0"),
+    "offset inside the header": ({"vox_offset": 100}, "cannot start at byte 100"),
+    "offset at the extension's mark": ({"vox_offset": 348}, "cannot start at byte 348"),
+    "fourth dimension of 0": ({"dim": [4, *SHAPE, 0, 1, 1, 1]}, "beyond the third counts as 1"),
+    "seven dimensions of 0": ({"dim": [7, *SHAPE, 1, 0, 0, 0]}, "beyond the third counts as 1"),
+    "bits a voxel": ({"bitpix": 32}, r"32 bits a voxel \(bitpix\)"),
+    "no bits a voxel": ({"bitpix": 0}, None),
+    "slope NaN": ({"scl_slope": np.nan, "scl_inter": np.nan}, None),
+    "intercept without a slope": ({"scl_slope": 0, "scl_inter": -1024}, "an intercept of -1024 without a slope"),
+    "slope with an intercept of NaN": ({"scl_slope": 1, "scl_inter": np.nan}, "intercept of NaN"),
+    "bytes behind": ({"after": b"\1\2\3"}, "3 bytes after the image are ignored"),
+    "extension that reaches too far": ({"before": b"\xff" * 16, "vox_offset": 368}, None),
+    "size of the header": ({"sizeof_hdr": 0}, "does not say its size"),
+    "sign 0": ({"pixdim": [0.0, *_PIXDIM[1:]], "qform_code": 1, "sform_code": 0}, None),
+    "code of no form": ({"sform_code": 77}, "sform's code 77 is none of NIfTI's: it is read as 2"),
+    "negative code": ({"qform_code": -3}, "qform's code -3 is none of NIfTI's: it is read as 0"),
+    "empty sform": ({"srow_x": 0, "srow_y": 0, "srow_z": 0, "qform_code": 1, "pixdim": _PIXDIM}, "sform is empty"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("case", READ_WITH_A_WORD)
+def test_a_contradiction_with_one_meaning_is_read_with_a_word(tmp_path: Path, case: str, suffix: str) -> None:
+    fields, words = READ_WITH_A_WORD[case]
+    path = _scan(tmp_path / "scan.nii", **({"pixdim": _PIXDIM} | fields))
+    if suffix == ".nii.gz":
+        content = gzip.compress(path.read_bytes())
+        path = tmp_path / "scan.nii.gz"
+        path.write_bytes(content)
+    volume = load(path)
+    np.testing.assert_array_equal(volume.array[0], _marked("<i2"))
+    np.testing.assert_allclose(volume.affine, np.diag([2.0, 2.0, 3.0, 1.0]))
+    notes = volume.meta["reader_warnings"]
+    assert len(notes) == (words is not None), notes
+    if words:
+        assert re.search(words, notes[0])
+
+
+_Q = {"qform_code": 1, "sform_code": 0}
+REFUSED: dict[str, tuple[dict[str, object], str]] = {
+    "offset inside, bytes behind": ({"vox_offset": 0, "after": b"123"}, r"data from byte 352 on.*0 on \(vox_offset\)"),
+    "offset -16": ({"vox_offset": -16}, r"from byte -16 on \(vox_offset\)"),
+    "offset NaN": ({"vox_offset": np.nan}, r"from byte nan on"),
+    "offset of half a byte": ({"vox_offset": 352.5}, "352.5"),
+    "offset behind the file": ({"vox_offset": 4000}, "damaged, truncated"),
+    "no dimension": ({"dim": [0, *SHAPE, 1, 1, 1, 1]}, r"1 to 7 dimensions; given: 0 \(dim\[0\]\)"),
+    "eight dimensions": ({"dim": [8, *SHAPE, 1, 1, 1, 1]}, "1 to 7 dimensions; given: 8"),
+    "minus three dimensions": ({"dim": [-3, *SHAPE, 1, 1, 1, 1]}, "1 to 7 dimensions; given: -3"),
+    "a dimension of 0": ({"dim": [3, 5, 6, 0, 1, 1, 1, 1]}, "must contain voxels"),
+    "a negative dimension": ({"dim": [3, 5, -6, 4, 1, 1, 1, 1]}, "must contain voxels"),
+    "a negative fourth dimension": ({"dim": [4, *SHAPE, -1, 1, 1, 1]}, "at most four dimensions"),
+    "more slices than data": ({"dim": [3, 5, 6, 9, 1, 1, 1, 1]}, "damaged, truncated"),
+    "no type": ({"datatype": 0}, r"code 0 \(datatype\)"),
+    "bits of one": ({"datatype": 1}, r"code 1 \(datatype\)"),
+    "bits and length contradict": (
+        {"bitpix": 32, "after": b"1" * 240},
+        "the 240 bytes of .*480 of them, and 32 bits a voxel",
+    ),
+    "slope inf": ({"scl_slope": np.inf}, "a finite slope"),
+    "intercept -inf": ({"scl_slope": 1, "scl_inter": -np.inf}, "a finite slope"),
+    "step 0": ({**_Q, "pixdim": [1, 2, 0, 3, 1, 1, 1, 1]}, r"positive voxel sizes; given: \[2.0, 0.0, 3.0\]"),
+    "step negative": ({**_Q, "pixdim": [1, -2, 2, 3, 1, 1, 1, 1]}, "positive voxel sizes"),
+    "step NaN": ({**_Q, "pixdim": [1, 2, 2, np.nan, 1, 1, 1, 1]}, "positive voxel sizes"),
+    "step inf": ({"sform_code": 0, "pixdim": [1, 2, 2, np.inf, 1, 1, 1, 1]}, "positive voxel sizes"),
+    "step negative without a form": ({"sform_code": 0, "pixdim": [1, 2, -2, 3, 1, 1, 1, 1]}, "positive voxel sizes"),
+    "sign of a half": ({**_Q, "pixdim": [0.5, 2, 2, 3, 1, 1, 1, 1]}, r"0.5 \(pixdim\[0\]\)"),
+    "quaternion of length 1.1": ({**_Q, "pixdim": _PIXDIM, "quatern_b": 1.1}, "quaternion of length 1; given: 1.1"),
+    "quaternion NaN": ({**_Q, "pixdim": _PIXDIM, "quatern_c": np.nan}, "finite"),
+    "place inf": ({**_Q, "pixdim": _PIXDIM, "qoffset_x": np.inf}, "finite"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_contradiction_without_a_meaning_is_refused(tmp_path: Path, case: str) -> None:
+    fields, words = REFUSED[case]
+    with pytest.raises(InputError, match=words) as caught:
+        load(_scan(tmp_path / "scan.nii", **fields))
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_cut_off_4d_file_is_refused_whichever_volume_is_asked_for(tmp_path: Path) -> None:
+    values = np.stack([_marked("<i2"), _marked("<i2")], axis=-1)
+    path = _save(nib.Nifti1Image(values, AFFINES["ras"]), tmp_path / "scan.nii")
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError, match="the 480 bytes of 5 × 6 × 4 × 2 voxels of int16; given: 470 of them"):
+        load(path, time=0)
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (5, 6, 1)])
+@pytest.mark.parametrize("codes", [(0, 0), (1, 0)])
+def test_a_single_slice_without_thickness_is_a_millimetre_thick(
+    tmp_path: Path, shape: tuple[int, ...], codes: tuple[int, int]
+) -> None:
+    dim = [len(shape), *shape, *([1] * (7 - len(shape)))]
+    pixdim = [1.0, 2.0, 2.0, 0.0, 1, 1, 1, 1]
+    path = tmp_path / "scan.nii"
+    header = _header_bytes(dim=dim, pixdim=pixdim, qform_code=codes[0], sform_code=codes[1])
+    path.write_bytes(header + _marked("<i2", (5, 6)).tobytes(order="F"))
+    volume = load(path)
+    np.testing.assert_allclose(np.linalg.norm(volume.affine[:3, :3], axis=0), [2, 2, 1])
+    assert any("1 mm is assumed" in note for note in volume.meta["reader_warnings"])
+
+
+@pytest.mark.parametrize("turn", [(0.0, 1.0, 1.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (1.0, 1.0, 1.0), (-1.0, 2.0, 0.5)])
+@pytest.mark.parametrize("excess", [2e-7, 4e-7, 1e-6, 1e-5, 1e-4, 1e-3])
+def test_quaternion_rounding_is_a_half_turn(tmp_path: Path, excess: float, turn: tuple[float, float, float]) -> None:
+    """b² + c² + d² = 1 + a rounding has a clear meaning: a half turn about that axis."""
+    axis = np.array(turn) / np.linalg.norm(turn)
+    half_turn = 2 * np.outer(axis, axis) - np.eye(3)
+    parts = dict(zip(("quatern_b", "quatern_c", "quatern_d"), axis * np.sqrt(1 + excess), strict=True))
+    volume = load(_scan(tmp_path / "scan.nii", pixdim=_PIXDIM, qform_code=1, sform_code=0, **parts))
+    np.testing.assert_allclose(volume.affine[:3, :3], half_turn * [2, 2, 3], atol=3e-3)
+    said = [note for note in volume.meta["reader_warnings"] if "quaternion" in note]
+    assert len(said) == (excess >= 1e-5)
+
+
+def test_a_rounded_quaternion_beside_an_sform_changes_nothing(tmp_path: Path) -> None:
+    path = _scan(tmp_path / "scan.nii", pixdim=_PIXDIM, qform_code=1, quatern_b=1.1)
+    volume = load(path)
+    np.testing.assert_allclose(volume.affine, np.diag([2.0, 2.0, 3.0, 1.0]))
+    assert volume.meta["reader_warnings"] == ["the qform is damaged: the sform is used"]
+
+
+@pytest.mark.parametrize("digits", [3, 4, 6])
+def test_directions_rounded_to_a_few_digits_are_orthogonal_enough(tmp_path: Path, digits: int) -> None:
+    affine = np.round(AFFINES["oblique"], digits)
+    volume = load(_save(nib.Nifti1Image(_marked(), affine), tmp_path / "scan.nii"))
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-5)
+
+
+def test_the_data_of_a_pair_are_judged_too(tmp_path: Path) -> None:
+    for keep, words in ((-1, "damaged, truncated"), (None, "7 bytes after the image")):
+        _save(nib.Nifti1Pair(_marked("<i2"), AFFINES["ras"]), tmp_path / "scan.hdr")
+        data = tmp_path / "scan.img"
+        data.write_bytes(data.read_bytes()[:keep] if keep else data.read_bytes() + bytes(7))
+        if keep:
+            with pytest.raises(InputError, match=words):
+                load(data)
+        else:
+            assert words in load(data).meta["reader_warnings"][0]
+
+
+@pytest.mark.parametrize("asked", ["scan.img", "scan.hdr"])
+def test_an_analyze_pair_is_told_by_its_name(tmp_path: Path, asked: str) -> None:
+    nib.save(nib.Spm99AnalyzeImage(_marked("<i2"), np.diag([-1.0, 1, 1, 1])), tmp_path / "scan.img")
+    with pytest.raises(InputError, match=r"scan\.hdr must be .*Analyze 7\.5 header, which does not say how"):
+        load(tmp_path / asked)

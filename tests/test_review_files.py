@@ -217,7 +217,7 @@ def test_two_unreadable_files_are_left_alone(folder: Path) -> None:
     (folder / "review_reader.json").write_text("{}", encoding="utf-8")
     session = Session.open([folder])
     case = session.open_case("case")
-    assert "must be a review of headclip_med.review/1" in (case.read_only or "")
+    assert "must be a review of headclip_med.review/2" in (case.read_only or "")
     assert (folder / "review_reader.json").read_text(encoding="utf-8") == "{}"
 
 

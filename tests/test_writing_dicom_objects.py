@@ -243,3 +243,23 @@ def test_a_damaged_source_is_written_about_or_refused_in_words(tmp_path: Path) -
     assert written > 10
     assert len(said) > 10
     assert not any(marker.lower() in words.lower() for marker in MARKERS for words in said)
+
+
+def test_findings_of_a_picture_are_counted_in_pixels(tmp_path: Path) -> None:
+    complete_series(tmp_path / "in", slices=1)
+    (path,) = (tmp_path / "in").iterdir()
+    edit(path, ImagePositionPatient=None, ImageOrientationPatient=None, FrameOfReferenceUID=None)
+    result = result_of(path)
+    assert result.meta["is_2d"] is True
+    files = write_dicom(result, tmp_path, ["sr"])
+    for group, finding in zip(
+        hd.sr.srread(files["sr"]).content.get_volumetric_roi_measurement_groups(), result.findings, strict=True
+    ):
+        (size, *scores) = group.get_measurements()
+        assert (size.name.meaning, size.value, size.unit.value) == ("Number of pixels", finding.voxels, "{pixels}")
+        assert [m.name.value for m in scores] == ["anomaly-score", "anomaly-score"]
+    described = [segment.SegmentDescription for segment in dcmread(files["seg"]).SegmentSequence]
+    assert [f"; {finding.voxels} px; " in text for finding, text in zip(result.findings, described, strict=True)] == [
+        True for _ in result.findings
+    ]
+    assert validation_errors(files["sr"]) == []

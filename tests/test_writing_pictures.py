@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from writing_phantom import FINDING, SHAPE, UID, make_result, oblique_affine, tensor, without_finding
+from writing_phantom import FINDING, NO_MILLIMETRES, SHAPE, UID, make_result, oblique_affine, tensor, without_finding
 
 from headclip_med.geometry import world_to_voxel
 from headclip_med.result import AnomalyResult
@@ -126,7 +126,8 @@ def _colour_image() -> AnomalyResult:
     image = np.zeros((3, 40, 20, 1))
     image[0] = 255
     meta = {"is_2d": True, "is_rgb": True, "source_name": "endoscopy.png", "source_format": "png"}
-    finding = replace(FINDING, centroid_mm=(-7.0, -9.5, 0.0), extent_mm=(5.0, 10.0, 1.0), voxels=50)
+    places = {"centroid_voxel": (7.0, 9.5, 0.0), "voxel_min": (5, 5, 0), "voxel_max": (9, 14, 0)}
+    finding = replace(FINDING, voxels=50, slices=(0, 0), **places, **NO_MILLIMETRES)
     affine = np.diag([-1.0, -1.0, 1.0, 1.0])
     return replace(make_result(affine=affine, amap=amap, image=image, meta=meta), findings=(finding,))
 
@@ -213,7 +214,6 @@ def test_a_page_without_findings_does_not_reassure() -> None:
 def test_a_plain_image_is_measured_in_pixels(tmp_path: Path) -> None:
     write_report(_colour_image(), tmp_path / "report.html")
     words = _Page((tmp_path / "report.html").read_text(encoding="utf-8")).words
-    # The affine puts x = -column and y = -row: the centroid (-7, -9.5) lies at column 7, row 9.5.
     assert "column 7, row 10" in words
     assert "5 × 10" in words
     assert "40 × 20 pixels" in words

@@ -34,7 +34,7 @@ def test_the_schema_in_the_package_is_the_models_schema() -> None:
 def test_the_record_holds_the_result_and_fits_the_schema() -> None:
     record = json.loads(record_json(to_record(make_result())))
     jsonschema.Draft202012Validator(result_schema()).validate(record)
-    assert record["schema_version"] == "headclip_med.result/1"
+    assert record["schema_version"] == "headclip_med.result/2"
     assert "Research use only" in record["research_use_only"]
     assert record["source"]["shape"] == [12, 10, 6]
     np.testing.assert_allclose(record["source"]["spacing_mm"], [1, 1.5, 4])
@@ -144,9 +144,9 @@ def _edit(folder: Path, old: str, new: str) -> None:
     ("damage", "words"),
     [
         (lambda f: (f / "result.json").unlink(), "complete result; given: no result.json"),
-        (lambda f: _cut_off(f, "result.json"), "record of headclip_med.result/1"),
+        (lambda f: _cut_off(f, "result.json"), "record of headclip_med.result/2"),
         (lambda f: (f / "result.json").write_bytes(b"\xff\xfe\x00"), "readable text"),
-        (lambda f: _edit(f, "headclip_med.result/1", "headclip_med.result/9"), "schema_version"),
+        (lambda f: _edit(f, "headclip_med.result/2", "headclip_med.result/9"), "schema_version"),
         (lambda f: _edit(f, '"anomaly_map.nii.gz"', '"../anomaly_map.nii.gz"'), "files.map.name"),
         (lambda f: (f / "anomaly_map.nii.gz").unlink(), r"no anomaly_map\.nii\.gz"),
         (lambda f: _cut_off(f, "anomaly_map.nii.gz"), r"anomaly_map\.nii\.gz has changed or is cut off"),

@@ -45,11 +45,12 @@ def make_result(
         amap = np.full(SHAPE, 0.1)
         amap[2:4, 5:8, 3:5] = 0.8
     image = 50 * np.ones((1, *amap.shape)) if image is None else image
+    plain = bool((meta or {}).get("is_2d"))
     axis = plane_axis(affine, plane)
     scores = amap.max(axis=tuple(a for a in range(3) if a != axis))
     centres = slice_centres(affine, amap.shape, axis)
     slices = tuple(
-        SliceScore(i, (float(c[0]), float(c[1]), float(c[2])), float(scores[i]), uid=f"{UID}.{i}")
+        SliceScore(i, None if plain else (float(c[0]), float(c[1]), float(c[2])), float(scores[i]), uid=f"{UID}.{i}")
         for i, c in enumerate(centres)
     )
     return AnomalyResult(
@@ -60,7 +61,7 @@ def make_result(
         threshold_origin="test",
         planes=(plane,),
         slices=slices,
-        findings=(FINDING,),
+        findings=(replace(FINDING, **NO_MILLIMETRES) if plain else FINDING,),
         display_window=window,
         timings={"encode": 1.25},
         warnings=("one odd thing",),
@@ -68,6 +69,7 @@ def make_result(
     )
 
 
+NO_MILLIMETRES: dict[str, Any] = dict.fromkeys(("volume_mm3", "centroid_mm", "peak_mm", "extent_mm"))
 FINDING = Finding(
     label=1,
     peak=0.8,
@@ -77,6 +79,8 @@ FINDING = Finding(
     centroid_mm=(-23.1, 10.2, 33.0),
     peak_mm=(1.0, -2.0, -3.0),
     extent_mm=(2.0, 4.5, 8.0),
+    centroid_voxel=(2.5, 6.0, 3.5),
+    peak_voxel=(3, 7, 4),
     voxel_min=(2, 5, 3),
     voxel_max=(3, 7, 4),
     slices=(3, 4),

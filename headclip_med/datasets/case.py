@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from headclip_med.errors import readable
+
 if TYPE_CHECKING:
     from monai.data import MetaTensor
+
+
+def _make_readable(record: object, *fields: str) -> None:
+    """Names of files and folders may hold what no table, page or JSON can."""
+    for field_name in fields:
+        value = getattr(record, field_name)
+        shown = readable(value) if isinstance(value, str) else tuple(map(readable, value))
+        object.__setattr__(record, field_name, shown)
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,11 @@ class Case:
     columns: Mapping[str, str] = field(default_factory=dict)
     volumes: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        _make_readable(self, "name", "patient", "category", "split")
+        facts = {key: value.encode(errors="backslashreplace").decode() for key, value in self.columns.items()}
+        object.__setattr__(self, "columns", facts)  # text of tables, with its lines
+
     @property
     def has_mask(self) -> bool:
         """Whether a file says where the lesions are."""
@@ -67,6 +82,9 @@ class LabelledVolume:
     sha256: str
     warnings: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _make_readable(self, "warnings")
+
 
 @dataclass(frozen=True)
 class CaseDataset:
@@ -83,6 +101,9 @@ class CaseDataset:
     cases: tuple[Case, ...]
     notes: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _make_readable(self, "name", "notes", "strays")
 
     def __len__(self) -> int:
         return len(self.cases)

@@ -16,14 +16,7 @@ from headclip_med.errors import InputError
 from headclip_med.geometry import RAS_TO_LPS
 from headclip_med.hashing import sha256_file
 from headclip_med.reading import raster
-from headclip_med.reading.base import (
-    LoadedVolume,
-    check_size,
-    collected_warnings,
-    finish,
-    in_words,
-    sha256_of_digests,
-)
+from headclip_med.reading.base import LoadedVolume, check_size, finish, sha256_of_digests
 from headclip_med.reading.content import existing_path
 from headclip_med.types import VolumeMeta
 
@@ -35,12 +28,7 @@ def read_plane(path: Path, notes: list[str]) -> NDArray[np.generic]:
         InputError: no such file, no picture, several pages, or a damaged one.
     """
     existing_path(path)
-    with (
-        in_words(path.name, "PNG, JPEG, TIFF or BMP"),
-        collected_warnings(notes, "pillow", "PIL"),
-        raster._open(path) as image,
-    ):
-        return raster._plane(raster._oriented(image, None, path.name, notes), notes).transpose(0, 2, 1)
+    return raster.read_samples(path, None, notes).array.transpose(0, 2, 1)
 
 
 def read_stack(case: Case) -> LoadedVolume:

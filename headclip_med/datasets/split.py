@@ -13,7 +13,7 @@ import numpy as np
 
 from headclip_med.datasets.case import CaseDataset
 from headclip_med.datasets.tables import FIELDS
-from headclip_med.errors import InputError
+from headclip_med.errors import InputError, OutputError, readable
 from headclip_med.writing.atomic import atomic_path
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -97,8 +97,13 @@ def write_split(
             "split": splits[case.name],
         }
         writer.writerow([*(facts[field] for field in FIELDS), *(case.columns.get(name, "") for name in columns)])
+    try:
+        content = out.getvalue().encode()
+    except UnicodeEncodeError as error:
+        given = readable(error.object[error.start : error.object.find("\n", error.end)])
+        raise OutputError("A list must name files whose names are UTF-8", given, "Rename them") from error
     with atomic_path(path) as draft:
-        draft.write_text(out.getvalue(), encoding="utf-8", newline="\n")
+        draft.write_bytes(content)
 
 
 def check_listable(dataset: CaseDataset) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from headclip_med.datasets.case import Case
@@ -17,7 +16,7 @@ from headclip_med.errors import InputError
 from headclip_med.geometry import check_affine
 from headclip_med.reading import nifti
 from headclip_med.reading import sitk as itk
-from headclip_med.reading.base import GRID_TOLERANCE, LoadedVolume, check_size, collected_warnings, in_words
+from headclip_med.reading.base import GRID_TOLERANCE, LoadedVolume
 from headclip_med.reading.content import existing_path, identify
 from headclip_med.types import Affine
 
@@ -141,28 +140,11 @@ def _reordered(values: Values, affine: Affine, wanted: Affine) -> tuple[Values, 
 
 def _nifti(path: Path) -> tuple[Values, Affine]:
     """Values and affine by the reader's own rules, without its refusal of constant volumes."""
-    notes: list[str] = []
-    with (
-        ExitStack() as opened,
-        in_words(path.name, "NIfTI"),
-        collected_warnings(notes, "nibabel", "nibabel.global"),
-    ):
-        streams = [opened.enter_context(nifti._open(file)) for file in nifti._pair(path)]
-        image = nifti._open_image(streams, path.name)
-        values = nifti._read_values(image, None, path.name, notes).max(axis=0)
-        nifti._read_to_end(streams)
-        return values, nifti._affine_mm(image, values.shape, notes)
+    values, affine, _ = nifti.read_stored(nifti.pair_of(path), None, path.name, [])
+    return values.max(axis=0), affine
 
 
 def _itk(path: Path, kind: str) -> tuple[Values, Affine]:
     """As :func:`_nifti` for NRRD and MetaImage."""
-    itk._data_file(path, kind)
-    with in_words(path.name, "NRRD" if kind == "nrrd" else "MetaImage"), itk._quiet():
-        reader = sitk.ImageFileReader()
-        reader.SetImageIO(itk._IMAGE_IO[kind])
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        check_size([*reader.GetSize(), reader.GetNumberOfComponents()], path.name)
-        image = reader.Execute()
-        values, _ = itk._channels(image, None, path.name)
-        return values.max(axis=0), itk._ras_affine(image)
+    stored = itk.read_stored(path, kind, None, [])
+    return stored.array.max(axis=0), stored.affine

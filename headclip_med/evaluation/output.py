@@ -37,4 +37,4 @@ def write_evaluation(record: EvaluationRecord, folder: Path, pictures: Mapping[s
 
 def _write(path: Path, text: str) -> None:
     with atomic_path(path) as draft:
-        draft.write_text(text, encoding="utf-8", newline="\n")
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

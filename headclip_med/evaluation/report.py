@@ -59,7 +59,7 @@ def write_report(record: EvaluationRecord, pictures: Mapping[str, Path], path: P
     """
     page = render_evaluation(record, pictures)
     with atomic_path(path) as draft:
-        draft.write_text(page, encoding="utf-8", newline="\n")
+        draft.write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def _levels(record: EvaluationRecord) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headclip_med.errors import InputError
+from headclip_med.errors import InputError, readable
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -146,7 +146,7 @@ def _load_archive(path: Path, **options: Any) -> LoadedVolume:
         found_series: LoadedVolume = _reader("dicom")(content, name=path.name, **options)
         return found_series
     volume = load(content, **options)
-    return replace(volume, meta={**volume.meta, "source_name": path.name})
+    return replace(volume, meta={**volume.meta, "source_name": readable(path.name)})
 
 
 def _one_series(source: Sequence[str | Path]) -> list[Path] | None:

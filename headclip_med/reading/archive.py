@@ -20,13 +20,19 @@ _CHUNK = 1 << 20
 # Unpacked archives that are kept, so that what is written after reading can go back to the source images.
 _KEPT = 4
 
+# An export packed by a portal and again by a mail program is two deep.
+_MOST_LEVELS = 3
+
 _kept: OrderedDict[tuple[str, int, int], tempfile.TemporaryDirectory[str]] = OrderedDict()
 _lock = threading.Lock()
 
 
-def unpacked(path: Path) -> Path:
+def unpacked(path: Path, packed: int | None = None) -> Path:
     """Unpack the archive at ``path`` into a temporary folder, which lives until the fourth archive after it or the end
     of the process.
+
+    Args:
+        packed: bytes that came from outside, where the archive lay in another one.
 
     Raises:
         InputError: damaged, encrypted, a member that is a link or leads elsewhere, or too much of anything.
@@ -37,7 +43,7 @@ def unpacked(path: Path) -> Path:
         if key not in _kept:
             folder = tempfile.TemporaryDirectory(prefix="headclip-med-", ignore_cleanup_errors=True)
             try:
-                _unpack(path, Path(folder.name))
+                _unpack(path, Path(folder.name), found.st_size if packed is None else packed)
             except BaseException:
                 folder.cleanup()
                 raise
@@ -49,35 +55,55 @@ def unpacked(path: Path) -> Path:
 
 
 def content_of(path: Path) -> Path:
-    """What to read of an archive: its folder where it holds DICOM, else the one image in it."""
-    folder = unpacked(path)
+    """What to read of an archive: its folder where it holds DICOM, else the one image in it; of an archive in it, the
+    content of that.
+
+    Raises:
+        InputError: as of :func:`unpacked`; none or several images; archives too deep in each other.
+    """
+    content, name, packed = path, path.name, path.stat().st_size
+    for _ in range(_MOST_LEVELS):
+        content = _content(unpacked(content, packed), name)
+        if content.is_dir() or not is_format(content, "zip"):
+            return content
+    must = f"{name} must hold its images within {_MOST_LEVELS} archives"
+    raise InputError(must, "another archive in the innermost", "Unpack it and give the images")
+
+
+def _content(folder: Path, name: str) -> Path:
     images = []
     for file in sorted(folder.rglob("*")):
-        if not file.is_file():
+        if not file.is_file() or file.name.startswith("._"):  # macOS puts a shadow beside each file
             continue
         if is_format(file, "dicom"):
             return folder
-        if known_format(file) and not (file.suffix == ".img" and file.with_suffix(".hdr").exists()):
+        if known_format(file) and not (file.suffix.lower() == ".img" and _has_header(file)):
             images.append(file)
     if len(images) != 1:
         raise InputError(
-            f"{path.name} must hold one DICOM series or one image",
+            f"{name} must hold one DICOM series or one image",
             f"{len(images)} images",
             "Unpack it and give the image, or the folder",
         )
     return images[0]
 
 
-def _unpack(path: Path, folder: Path) -> None:
+def _has_header(file: Path) -> bool:
+    return any(file.with_suffix(suffix).exists() for suffix in (".hdr", ".HDR"))
+
+
+def _unpack(path: Path, folder: Path, packed: int) -> None:
     again = "Copy or pack the archive again"
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-            _check_members(members, path)
+            _check_members(members, path.name, packed)
             for member in members:
                 _extract(archive, member, folder.joinpath(*_parts(member.filename)))
     except InputError:
         raise
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as problem:
+        raise InputError(f"{path.name} must hold each file once", "two of one name", again) from problem
     except OSError as problem:
         given = problem.strerror or type(problem).__name__
         raise InputError(f"{path.name} must be unpacked to the temporary folder", given, "Free some space") from problem
@@ -86,16 +112,16 @@ def _unpack(path: Path, folder: Path) -> None:
         raise InputError(f"{path.name} must be a readable zip archive", given, again) from problem
 
 
-def _check_members(members: list[zipfile.ZipInfo], path: Path) -> None:
+def _check_members(members: list[zipfile.ZipInfo], name: str, packed: int) -> None:
     """Refuse by the archive's own listing, before anything is unpacked."""
-    name, again = path.name, "Pack the archive again, with nothing but the images"
+    again = "Pack the archive again, with nothing but the images"
     if not 0 < len(members) <= _MOST_MEMBERS:
         raise InputError(f"{name} must hold 1 to {_MOST_MEMBERS} files", len(members), again)
     total = sum(member.file_size for member in members)
     if total > _MOST_BYTES:
         given = f"{total / 2**30:.1f} GiB"
         raise InputError(f"{name} must hold at most {_MOST_BYTES / 2**30:g} GiB", given, again)
-    check_growth(min(total, 2**32), path.stat().st_size, name)
+    check_growth(min(total, 2**32), packed, name)
     for member in members:
         if member.flag_bits & 1:
             raise InputError(f"{name} must not be encrypted", "a password", "Unpack it first")
@@ -106,9 +132,12 @@ def _check_members(members: list[zipfile.ZipInfo], path: Path) -> None:
 
 
 def _parts(name: str) -> list[str]:
-    """A member's name as parts of a path below the folder; empty where it leads elsewhere."""
-    parts = [part for part in name.split("/") if part != "."]
-    leads_away = name.startswith("/") or "\\" in name or any(part in ("", "..") for part in parts)
+    """A member's name as parts of a path below the folder; empty where it leads elsewhere.
+
+    Some programs on Windows write a backslash where the format has a slash.
+    """
+    parts = [part for part in name.replace("\\", "/").split("/") if part != "."]
+    leads_away = any(part in ("", "..") for part in parts)
     odd = any(set(part) & set(":\0") or len(part.encode("utf-8", "replace")) > 255 for part in parts)
     return [] if leads_away or odd else parts
 

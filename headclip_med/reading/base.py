@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.ahead import WARNINGS
-from headclip_med.errors import HeadclipError, InputError
+from headclip_med.errors import HeadclipError, InputError, readable
 from headclip_med.geometry import check_affine
 from headclip_med.hashing import sha256_file
 from headclip_med.types import Affine, VolumeMeta
@@ -103,7 +103,7 @@ def finish(
         )
     _check_plausible(affine, name)
     checked = check_affine(affine, name, allow_shear=bool(meta.get("sheared", False)))
-    complete = VolumeMeta(**{**meta, "reader_warnings": messages})
+    complete = VolumeMeta(**{**meta, "source_name": readable(name), "reader_warnings": list(map(readable, messages))})
     return LoadedVolume(values, checked, complete)
 
 
@@ -134,7 +134,7 @@ def _fill_non_finite(values: NDArray[np.float32], name: str) -> list[str]:
     return [f"{count} of {values.size} voxels were NaN or Inf and are read as the minimum {lowest:g}"]
 
 
-def check_size(shape: Iterable[int], name: str) -> None:
+def check_size(shape: Iterable[float], name: str) -> None:
     """Refuse a header that claims an empty array or one of more than 4 GiB, before anything is decoded."""
     sizes = [int(n) for n in shape]
     if any(n < 1 for n in sizes):
@@ -176,7 +176,7 @@ def sha256_of_digests(digests: Iterable[str]) -> str:
 
 
 @contextmanager
-def in_words(name: str, kind: str) -> Iterator[None]:
+def in_words(name: str, kind: str, do: str = _EXPORT_AGAIN) -> Iterator[None]:
     """Turn whatever a third-party parser raises on a damaged file into one :class:`InputError`.
 
     The parser's own text may hold paths or patient data, so only the kind of problem is repeated.
@@ -189,8 +189,13 @@ def in_words(name: str, kind: str) -> Iterator[None]:
         raise InputError(
             f"{name} must be a readable {kind} file",
             f"a damaged, truncated or unsupported file ({type(problem).__name__})",
-            _EXPORT_AGAIN,
+            do,
         ) from problem
+
+
+def contradiction(name: str, must: str, given: object) -> InputError:
+    """What to raise for a header that contradicts its format, or itself."""
+    return InputError(f"The header of {name} must name {must}", given, "Repair the header or convert the file again")
 
 
 @contextmanager
@@ -224,6 +229,7 @@ def _noting(notes: list[str], otherwise: Callable[..., None]) -> Callable[..., N
 
 
 def _short(text: str) -> str:
+    text = re.sub(r"^<[^>]*>\s*", "", text)  # tifffile begins with what it is about, the file's name in it
     return re.split(r"[:'\"(\n]", text)[0].strip()[:120]
 
 

@@ -28,13 +28,20 @@ def check_growth(inflated: int, packed: int, name: str) -> None:
     )
 
 
-def check_inflated_file(path: Path, start: int) -> None:
-    """Inflate the raw deflate stream from byte ``start`` on, in bounded memory, and refuse one that grows too far."""
-    inflater, total, size = zlib.decompressobj(wbits=-zlib.MAX_WBITS), 0, path.stat().st_size
+def check_inflated_file(path: Path, start: int, length: int | None = None, *, raw: bool = True) -> None:
+    """Inflate ``length`` bytes (None: all) from byte ``start`` on in bounded memory, and refuse what grows too far.
+
+    Args:
+        raw: a bare deflate stream; False: with the head and checksum of zlib.
+    """
+    inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS if raw else zlib.MAX_WBITS)
+    total, size = 0, path.stat().st_size
+    left = size if length is None else length
     with path.open("rb") as file:
         file.seek(start)
-        pending = file.read(_CHUNK)
+        pending = file.read(min(_CHUNK, left))
         while pending and not inflater.eof:
             total += len(inflater.decompress(pending, 1 << 24))
             check_growth(total, size, path.name)
-            pending = inflater.unconsumed_tail or file.read(_CHUNK)
+            left -= len(pending) - len(inflater.unconsumed_tail)
+            pending = inflater.unconsumed_tail or file.read(min(_CHUNK, left))

@@ -19,7 +19,7 @@ from headclip_med.hashing import sha256_file
 from headclip_med.review.model import ResultLink
 from headclip_med.types import Affine
 from headclip_med.writing.atomic import RECORD_NAME
-from headclip_med.writing.record import ResultRecord, load_result
+from headclip_med.writing.record import FindingRecord, ResultRecord, load_result, present_finding
 
 _RUN_NAME = "run.json"
 
@@ -73,6 +73,23 @@ class CaseData:
         """Voxels along the array axes."""
         i, j, k = self.volume_map.shape
         return i, j, k
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the source is a picture without millimetres and patient."""
+        return self.record.source.is_2d
+
+    def present(self, finding: FindingRecord) -> FindingRecord:
+        """A finding of a review as it is kept now: an older one has no places in voxels."""
+        if finding.centroid_voxel is not None:
+            return finding
+        return FindingRecord.model_validate(present_finding(dict(finding), self.affine, self.is_plain))
+
+    def centre(self, finding: FindingRecord) -> tuple[float, float, float]:
+        """The middle of a finding of a review, in voxel indices."""
+        voxel = self.present(finding).centroid_voxel
+        assert voxel is not None
+        return voxel
 
     @property
     def axis(self) -> int:

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.geometry import spacing, voxel_to_world, voxel_volume, world_to_voxel
 from headclip_med.result import Finding
 from headclip_med.types import Affine
-from headclip_med.volume_map import Map, labelled_components
+from headclip_med.volume_map import Map, labelled_components, measures
 
 Voxel = tuple[int, int, int]
 Mask = NDArray[np.bool_]
@@ -65,10 +64,10 @@ def slice_mask(volume_map: Map, axis: int, index: int, threshold: float) -> Mask
     return np.asarray(volume_map[(slice(None),) * axis + (index,)] >= threshold)
 
 
-def components_at(volume_map: Map, affine: Affine, threshold: float, axis: int) -> Components:
-    """Findings at a threshold; pure, for a thread. ``axis`` of the primary plane."""
-    findings, labels = labelled_components(volume_map, affine, threshold, axis)
-    return Components(threshold, findings, tuple(_voxel(affine, finding.peak_mm) for finding in findings), labels)
+def components_at(volume_map: Map, affine: Affine, threshold: float, axis: int, is_plain: bool = False) -> Components:
+    """Findings at a threshold; pure, for a thread. ``axis`` of the primary plane; ``is_plain``: without millimetres."""
+    findings, labels = labelled_components(volume_map, affine, threshold, axis, is_plain)
+    return Components(threshold, findings, tuple(finding.peak_voxel for finding in findings), labels)
 
 
 def region_of(mask: Mask) -> Region:
@@ -78,28 +77,14 @@ def region_of(mask: Mask) -> Region:
     return Region((i, j, k), mask[i, j, k].copy())
 
 
-def measure(mask: Mask, volume_map: Map, affine: Affine, axis: int, label: int = 1) -> Finding:
+def measure(mask: Mask, volume_map: Map, affine: Affine, axis: int, label: int = 1, is_plain: bool = False) -> Finding:
     """A drawn or cut region with at least one voxel as a :class:`Finding`; as one, whatever its parts.
 
     The centroid is the mean of the voxel centres: what was drawn may lie where the map is 0.
     """
     region = region_of(mask)
     index = np.argwhere(region.inside) + [s.start for s in region.box]
-    values = volume_map[tuple(index.T)].astype(np.float64)
-    low, high = index.min(axis=0), index.max(axis=0)
-    return Finding(
-        label=label,
-        peak=float(values.max()),
-        mean=float(values.mean()),
-        volume_mm3=len(index) * voxel_volume(affine),
-        voxels=len(index),
-        centroid_mm=_triple(voxel_to_world(affine, index.mean(axis=0))),
-        peak_mm=_triple(voxel_to_world(affine, index[values.argmax()])),
-        extent_mm=_triple((high - low + 1) * spacing(affine)),
-        voxel_min=_voxels(low),
-        voxel_max=_voxels(high),
-        slices=(int(low[axis]), int(high[axis])),
-    )
+    return Finding(label=label, **measures(volume_map, index, affine, axis, is_plain, is_weighted=False))
 
 
 def to_runs(mask: Mask) -> tuple[tuple[int, int], ...]:
@@ -119,15 +104,3 @@ def from_runs(runs: Sequence[tuple[int, int]], shape: Voxel) -> Mask:
     for first, length in runs:
         flat[first : first + length] = True
     return flat.reshape(shape)
-
-
-def _voxel(affine: Affine, ras_mm: tuple[float, float, float]) -> Voxel:
-    return _voxels(np.rint(world_to_voxel(affine, np.asarray(ras_mm))))
-
-
-def _voxels(values: NDArray[np.generic]) -> Voxel:
-    return int(values[0]), int(values[1]), int(values[2])
-
-
-def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    return float(values[0]), float(values[1]), float(values[2])

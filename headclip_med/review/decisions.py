@@ -72,7 +72,8 @@ class Regions:
     def at(self, threshold: float) -> Components:
         """Findings at a threshold."""
         if threshold not in self._components:
-            self.keep(components_at(self.case.volume_map, self.case.affine, threshold, self.case.axis))
+            case = self.case
+            self.keep(components_at(case.volume_map, case.affine, threshold, case.axis, case.is_plain))
         self._components.move_to_end(threshold)
         return self._components[threshold]
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.errors import InputError
+from headclip_med.geometry import voxel_to_world
 from headclip_med.review.cases import CaseData
 from headclip_med.review.components import Mask, Voxel, measure, to_runs
 from headclip_med.review.decisions import finding_record
@@ -46,7 +47,7 @@ def masks_of_labels(labels: NDArray[Any], shape: Voxel) -> dict[str, Mask]:
 
 def drawn_finding(data: CaseData, drawn_id: str, mask: Mask, facts: Mapping[str, Any]) -> DrawnFinding:
     """A drawn region with its measures; ``facts`` are the other fields."""
-    finding = measure(mask, data.volume_map, data.affine, data.axis, drawn_number(drawn_id))
+    finding = measure(mask, data.volume_map, data.affine, data.axis, drawn_number(drawn_id), data.is_plain)
     return DrawnFinding(id=drawn_id, runs=to_runs(mask), finding=finding_record(finding), **facts)
 
 
@@ -70,6 +71,7 @@ def next_number(drawn: Collection[str]) -> int:
     return number
 
 
-def centre_mark(drawn: DrawnFinding) -> Mark:
+def centre_mark(drawn: DrawnFinding, data: CaseData) -> Mark:
     """The place of a drawn region as a mark."""
-    return Mark(position_mm=drawn.finding.centroid_mm, confidence=drawn.confidence, drawn=drawn.id)
+    x, y, z = voxel_to_world(data.affine, np.asarray(data.centre(drawn.finding)))
+    return Mark(position_mm=(float(x), float(y), float(z)), confidence=drawn.confidence, drawn=drawn.id)

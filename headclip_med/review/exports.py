@@ -16,19 +16,22 @@ from headclip_med.errors import InputError, OutputError
 from headclip_med.review.model import review_json
 from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
 from headclip_med.types import RESEARCH_ONLY
-from headclip_med.writing.atomic import atomic_path, check_writable
+from headclip_med.writing.atomic import check_writable, write_text
 
 if TYPE_CHECKING:
     from headclip_med.writing.dicom_options import DicomOptions
+    from headclip_med.writing.record import Millimetres
 
 FORMATS = ("json", "csv", "nifti", "png", "html")
 DICOM_FORMATS = ("seg", "sr")
 
 JSON_NAME, CSV_NAME, MASK_NAME, PAGE_NAME = "review.json", "findings.csv", "accepted_mask.nii.gz", "review.html"
+MASK_PICTURE_NAME = "accepted_mask.png"
 
 _COLUMNS = (
     *("reader", "case", "source", "finding", "kind", "status", "label", "note", "confidence"),
     *("peak", "mean", "volume_mm3", "voxels", "x_mm", "y_mm", "z_mm", "peak_x_mm", "peak_y_mm", "peak_z_mm"),
+    *("x_px", "y_px", "peak_x_px", "peak_y_px"),
     *("first_slice", "last_slice", "threshold", "unaided", "who", "when", "research_use_only"),
 )
 
@@ -42,7 +45,7 @@ def export(
         formats: any of ``json``, ``csv``, ``nifti``, ``png``, ``html``, and for a DICOM source ``seg``, ``sr``.
 
     Returns:
-        Paths by kind; pictures as ``png_01``, ``png_02``, …
+        Paths by kind; pictures as ``png_01``, ``png_02``, …, the mask of a plain picture as ``mask_png``, too.
 
     Raises:
         OutputError: an unknown format, or a file that cannot be written.
@@ -64,6 +67,7 @@ def export(
             write(reviewed, files[kind])
     if "png" in formats:
         files |= {f"png_{n:02d}": path for n, path in enumerate(write_pictures(reviewed, folder), start=1)}
+        files |= _write_mask_picture(reviewed, folder)
     dicom = [kind for kind in DICOM_FORMATS if kind in formats]
     return files | (write_dicom_review(reviewed, folder, dicom, options) if dicom else {})
 
@@ -74,7 +78,10 @@ def write_review(reviewed: ReviewedCase, path: Path) -> None:
 
 
 def write_findings(reviewed: ReviewedCase | Iterable[ReviewedCase], path: Path) -> None:
-    """A CSV of one or more cases: a line for every judged or drawn finding, positions in RAS mm."""
+    """A CSV of one or more cases: a line for every judged or drawn finding.
+
+    Positions are in RAS mm; those of a plain picture are its column and row, and all of its ``mm`` are empty.
+    """
     cases = [reviewed] if isinstance(reviewed, ReviewedCase) else list(reviewed)
     write_csv(path, _COLUMNS, (_cells(case, row) for case in cases for row in case.rows()))
 
@@ -102,6 +109,18 @@ def write_pictures(reviewed: ReviewedCase, folder: Path) -> list[Path]:
         paths.append(folder / f"finding_{number:02d}.png")
         save_picture(picture, paths[-1])
     return paths
+
+
+def _write_mask_picture(reviewed: ReviewedCase, folder: Path) -> dict[str, Path]:
+    """What was accepted or drawn in a plain picture, in the picture's own pixels."""
+    from headclip_med.writing.overlay import write_mask_picture
+    from headclip_med.writing.panels import is_one_picture
+
+    result, path = reviewed.result(), folder / MASK_PICTURE_NAME
+    if not is_one_picture(result):
+        return {}
+    write_mask_picture(result.pred_mask, result, path)
+    return {"mask_png": path}
 
 
 def write_page(reviewed: ReviewedCase, path: Path) -> None:
@@ -137,16 +156,8 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     write_text(path, text.getvalue())
 
 
-def write_text(path: Path, text: str) -> None:
-    """UTF-8 text, whole or not at all."""
-    with atomic_path(path) as draft:
-        draft.write_text(text, encoding="utf-8", newline="\n")
-
-
 def _cells(case: ReviewedCase, row: ReviewedFinding) -> dict[str, Any]:
     measures = row.measures
-    x, y, z = (round(value, 4) for value in measures.centroid_mm)
-    peak_x, peak_y, peak_z = (round(value, 4) for value in measures.peak_mm)
     return {
         "reader": case.review.reader,
         "case": case.review.result.name,
@@ -159,9 +170,10 @@ def _cells(case: ReviewedCase, row: ReviewedFinding) -> dict[str, Any]:
         "confidence": row.confidence,
         "peak": round(measures.peak, 6),
         "mean": round(measures.mean, 6),
-        "volume_mm3": round(measures.volume_mm3, 4),
+        "volume_mm3": None if measures.volume_mm3 is None else round(measures.volume_mm3, 4),
         "voxels": measures.voxels,
-        **{"x_mm": x, "y_mm": y, "z_mm": z, "peak_x_mm": peak_x, "peak_y_mm": peak_y, "peak_z_mm": peak_z},
+        **place_cells(case, measures.centroid_mm, measures.centroid_voxel),
+        **{f"peak_{name}": value for name, value in place_cells(case, measures.peak_mm, measures.peak_voxel).items()},
         "first_slice": measures.slices[0],
         "last_slice": measures.slices[1],
         "threshold": row.threshold,
@@ -170,6 +182,16 @@ def _cells(case: ReviewedCase, row: ReviewedFinding) -> dict[str, Any]:
         "when": row.when,
         "research_use_only": RESEARCH_ONLY,
     }
+
+
+def place_cells(
+    case: ReviewedCase, place_mm: Millimetres | None, voxel: Sequence[float] | None
+) -> dict[str, float | None]:
+    """A place in RAS mm, or in a plain picture its column and row."""
+    if case.data.is_plain and voxel is not None:
+        x, y = (round(value, 4) for value in case.pixel(voxel))
+        return {"x_px": x, "y_px": y}
+    return {f"{axis}_mm": round(value, 4) for axis, value in zip("xyz", place_mm or (), strict=False)}
 
 
 __all__ = [

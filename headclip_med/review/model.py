@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from headclip_med.errors import InputError
 from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing.record import FindingRecord, Millimetres, Voxel, _first_problem
 
-SCHEMA_VERSION = "headclip_med.review/1"
+# The second version follows that of results: no millimetres of a plain picture, and places in voxels, too.
+SCHEMA_VERSION = "headclip_med.review/2"
+_FIRST_SCHEMA = "headclip_med.review/1"
 
 Status = Literal["accepted", "rejected", "uncertain"]
 STATUSES: tuple[Status, ...] = ("accepted", "rejected", "uncertain")
@@ -36,12 +38,17 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Run = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
 
 
+def _present_version(version: Any) -> Any:
+    """Fields of a review's first version are those of the second, less some."""
+    return SCHEMA_VERSION if version == _FIRST_SCHEMA else version
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Mark(_Record):
-    """A place that the reader pointed at, in RAS mm (column, row and 0 of a plain image in its own millimetres)."""
+    """A place that the reader pointed at: RAS mm, of a plain image a pixel through the affine of its record."""
 
     position_mm: Millimetres
     confidence: Confidence | None = None
@@ -104,7 +111,9 @@ class ResultLink(_Record):
 class CaseReview(_Record):
     """Everything that one reader said about one result: the content of ``review_READER.json``."""
 
-    schema_version: Literal["headclip_med.review/1"] = "headclip_med.review/1"
+    schema_version: Annotated[Literal["headclip_med.review/2"], BeforeValidator(_present_version)] = (
+        "headclip_med.review/2"
+    )
     research_use_only: str = RESEARCH_ONLY
     reader: str = Field(pattern=READER_PATTERN)
     result: ResultLink

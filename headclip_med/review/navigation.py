@@ -16,7 +16,7 @@ class SliceRow:
     """A slice of the primary plane; ``index`` along its array axis. ``score`` is None while it is concealed."""
 
     index: int
-    position_mm: tuple[float, float, float]
+    position_mm: tuple[float, float, float] | None
     score: float | None
     background: bool
 

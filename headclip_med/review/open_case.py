@@ -310,7 +310,7 @@ class OpenCase:
         with values_in_words():
             places = [m if isinstance(m, Mark) else Mark(position_mm=m) for m in marks]
             if self.overlay == "hidden":
-                places += [centre_mark(one) for one in self.review.drawn.values()]
+                places += [centre_mark(one, self.data) for one in self.review.drawn.values()]
             opinion = Opinion(rating=rating, confidence=confidence, marks=tuple(places), when=self._clock())
         if self.overlay == "shown":
             self._act("opinion", {"opinion": opinion})

@@ -11,7 +11,7 @@ from headclip_med.review.model import Opinion
 from headclip_med.review.pictures import finding_pictures
 from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
 from headclip_med.types import RESEARCH_ONLY
-from headclip_med.writing.panels import coordinate_text
+from headclip_med.writing.panels import place_text, size_text
 from headclip_med.writing.report import _data_uri, _flat
 
 # More pictures than anybody looks at on one page; the others are in the mask and the table.
@@ -49,7 +49,8 @@ def render_page(reviewed: ReviewedCase) -> str:
         counts={
             name: sum(row.status == name for row in rows) for name in ("accepted", "rejected", "uncertain", "drawn")
         },
-        rows=[_cells(row, record.source.is_2d) for row in rows],
+        rows=[_cells(reviewed, row) for row in rows],
+        plain=reviewed.data.is_plain,
         pictures=pictures,
         pictures_left_out=sum(row.counts for row in rows) - len(pictures),
         without_source=reviewed.source is None,
@@ -64,16 +65,25 @@ def _opinion(opinion: Opinion | None) -> str:
 
 def _words(row: ReviewedFinding) -> str:
     name = row.label or ("drawn finding" if row.kind == "drawn" else "accepted finding")
-    return f"{row.id} · {name} · {row.measures.volume_mm3:,.1f} mm³"
+    return f"{row.id} · {name} · {size_text(row.measures)}"
 
 
-def _cells(row: ReviewedFinding, plain: bool) -> list[str]:
+def _cells(reviewed: ReviewedCase, row: ReviewedFinding) -> list[str]:
     measures = row.measures
-    place = "" if plain else " · ".join(coordinate_text(v, axis) for axis, v in enumerate(measures.centroid_mm))
-    size = f"{measures.voxels} pixels" if plain else f"{measures.volume_mm3:,.1f} mm³"
+    place = place_text(measures.centroid_mm, reviewed.pixel(measures.centroid_voxel or (0, 0, 0)))
     slices = "–".join(str(index) for index in dict.fromkeys(measures.slices))
     sure = "" if row.confidence is None else f"{row.confidence} %"
-    return [row.id, row.status or "open", row.label, sure, f"{measures.peak:.3f}", size, place, slices, row.note]
+    return [
+        row.id,
+        row.status or "open",
+        row.label,
+        sure,
+        f"{measures.peak:.3f}",
+        size_text(measures),
+        place,
+        slices,
+        row.note,
+    ]
 
 
 def _facts(reviewed: ReviewedCase) -> list[tuple[str, Any]]:

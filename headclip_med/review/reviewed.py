@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from headclip_med.errors import InputError
+from headclip_med.geometry import displayed_pixel
 from headclip_med.reading.base import LoadedVolume
 from headclip_med.result import AnomalyResult, Finding, SliceScore
 from headclip_med.review.cases import CaseData, find_results, load_case
@@ -86,7 +88,8 @@ class ReviewedCase:
         """Judged regions by falling peak, then drawn ones in order."""
         judged = sorted(self.review.findings.values(), key=lambda f: (-f.finding.peak, f.id))
         drawn = sorted(self.review.drawn.values(), key=lambda d: drawn_number(d.id))
-        return [_of_map(one) for one in judged] + [_of_drawn(one) for one in drawn]
+        rows = [_of_map(one) for one in judged] + [_of_drawn(one) for one in drawn]
+        return [replace(row, measures=self.data.present(row.measures)) for row in rows]
 
     def mask_of(self, row: ReviewedFinding) -> Mask:
         """``(I, J, K)`` of one row."""
@@ -123,14 +126,16 @@ class ReviewedCase:
             threshold_origin=f"reader {self.review.reader}",
             planes=tuple(record.planes),
             slices=self._slices(source),
-            findings=tuple(
-                replace(Finding(**dict(row.measures)), label=n) for n, (row, _) in enumerate(found, start=1)
-            ),
+            findings=tuple(Finding(**{**dict(row.measures), "label": n}) for n, (row, _) in enumerate(found, start=1)),
             display_window=record.display_window,
             warnings=tuple(record.warnings),
             provenance={**record.provenance, "review": review},
             finding_labels=self.labels(),
         )
+
+    def pixel(self, index: Sequence[float]) -> tuple[float, float]:
+        """Column and row of a voxel index as displayed, from 0 in the top left corner."""
+        return displayed_pixel(self.data.frame, self.data.shape, index)
 
     def _slices(self, source: LoadedVolume) -> tuple[SliceScore, ...]:
         """Scores of the record, with the images' UIDs where the source knows them slice by slice."""

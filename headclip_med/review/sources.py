@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import HeadclipError, InputError
+from headclip_med.errors import HeadclipError, InputError, readable
 from headclip_med.hashing import sha256_file
 from headclip_med.reading.base import GRID_TOLERANCE, LoadedVolume
 from headclip_med.review.cases import CaseData
@@ -78,7 +78,7 @@ def match_source(record: ResultRecord, places: Sequence[str | Path]) -> SourceMa
         for volume in _volumes(paths, options):
             if volume.meta.get("content_sha256") == wanted:
                 return _checked(record, volume, paths)
-        changed = changed or _JOIN.join(path.resolve().name for path in paths) == record.source.name
+        changed = changed or readable(_JOIN.join(path.resolve().name for path in paths)) == record.source.name
     name = record.source.name
     if changed:
         words = f"'{name}' was found, but its content is another than the result was made from"
@@ -149,11 +149,14 @@ def _candidates(record: ResultRecord, wanted: str, places: Sequence[Path]) -> It
 
 
 def _named(name: str, places: Sequence[Path]) -> Iterator[Path]:
+    name = readable(name)
     for place in places:
-        if place.name == name or (place.is_dir() and place.resolve().name == name):
+        if readable(place.name) == name or (place.is_dir() and readable(place.resolve().name) == name):
             yield place
         if place.is_dir():
-            yield from (path for path in sorted(place.rglob("*")) if path.name == name and not _is_result(path))
+            yield from (
+                path for path in sorted(place.rglob("*")) if readable(path.name) == name and not _is_result(path)
+            )
 
 
 def _folders(places: Sequence[Path]) -> Iterator[Path]:

@@ -4,6 +4,8 @@
 * ``cases.csv``: reader × case with both opinions; ``roc_*`` from 0 (surely normal) to 100 (surely abnormal).
 * ``marks.csv``: reader × case × condition × mark with rating, place in RAS mm and the lesion it hits: for JAFROC.
 * ``lesions.csv``: every lesion of the truth, where there is one: JAFROC counts those without a mark too.
+
+A plain picture has no millimetres: its places are columns and rows (``px``), and what is in ``mm`` is empty.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from scipy import ndimage
 from headclip_med.errors import InputError, OutputError
 from headclip_med.geometry import voxel_to_world, voxel_volume, world_to_voxel
 from headclip_med.review.components import Mask, from_runs
-from headclip_med.review.exports import write_csv, write_findings
+from headclip_med.review.exports import place_cells, write_csv, write_findings
 from headclip_med.review.model import CaseReview, Mark, Opinion
 from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
 from headclip_med.types import RESEARCH_ONLY
@@ -36,9 +38,9 @@ _CASES = (
 )
 _MARKS = (
     *("reader", "case", "condition", "mark", "status", "rating", "rating_from"),
-    *("x_mm", "y_mm", "z_mm", "lesion", "research_use_only"),
+    *("x_mm", "y_mm", "z_mm", "x_px", "y_px", "lesion", "research_use_only"),
 )
-_LESIONS = ("case", "lesion", "x_mm", "y_mm", "z_mm", "volume_mm3", "voxels", "research_use_only")
+_LESIONS = ("case", "lesion", "x_mm", "y_mm", "z_mm", "x_px", "y_px", "volume_mm3", "voxels", "research_use_only")
 
 _FULL_CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
 
@@ -181,8 +183,9 @@ def _mark_rows(reading: Reading) -> Iterator[dict[str, Any]]:
 def _region(reading: Reading, row: ReviewedFinding, opinion: Opinion | None) -> dict[str, Any]:
     peak = round(100 * row.measures.peak, 2) if row.kind == "map" else None
     hit = None if reading.lesions is None else reading.lesions.hit(reading.reviewed.mask_of(row))
-    rated, place = _rated(row.confidence, opinion, peak), _place(row.measures.centroid_mm, hit)
-    return {**_named(reading, "aided", row.id, row.status), **rated, **place}
+    place = place_cells(reading.reviewed, row.measures.centroid_mm, row.measures.centroid_voxel)
+    named, rated = _named(reading, "aided", row.id, row.status), _rated(row.confidence, opinion, peak)
+    return {**named, **rated, **place, "lesion": hit, "research_use_only": RESEARCH_ONLY}
 
 
 def _points(reading: Reading, condition: str, opinion: Opinion) -> Iterator[dict[str, Any]]:
@@ -192,7 +195,10 @@ def _points(reading: Reading, condition: str, opinion: Opinion) -> Iterator[dict
         number += mark.drawn is None
         named = _named(reading, condition, mark.drawn or f"p{number}", "drawn" if mark.drawn else "point")
         rated = _rated(mark.confidence, opinion, None)
-        yield {**named, **rated, **_place(mark.position_mm, _lesion_of(reading, mark))}
+        voxel = world_to_voxel(reading.reviewed.data.affine, np.asarray(mark.position_mm)).tolist()
+        place = place_cells(reading.reviewed, mark.position_mm, voxel)
+        lesion = _lesion_of(reading, mark)
+        yield {**named, **rated, **place, "lesion": lesion, "research_use_only": RESEARCH_ONLY}
 
 
 def _lesion_of(reading: Reading, mark: Mark) -> str | None:
@@ -223,23 +229,19 @@ def _rated(own: int | None, opinion: Opinion | None, peak: float | None) -> dict
     return {"rating": peak, "rating_from": "none" if peak is None else "map"}
 
 
-def _place(position_mm: Millimetres, lesion: str | None) -> dict[str, Any]:
-    x, y, z = (round(value, 4) for value in position_mm)
-    return {"x_mm": x, "y_mm": y, "z_mm": z, "lesion": lesion, "research_use_only": RESEARCH_ONLY}
-
-
 def _lesion_rows(reading: Reading) -> Iterator[dict[str, Any]]:
-    lesions, affine = reading.lesions, reading.reviewed.data.affine
+    lesions, data = reading.lesions, reading.reviewed.data
     for label, name in (lesions.names if lesions else {}).items():
         index = np.argwhere(lesions.labels == label) if lesions else np.empty((0, 3))
         if not len(index):  # hidden below another one
             continue
-        x, y, z = (round(float(v), 4) for v in voxel_to_world(affine, index.mean(axis=0)))
+        centre = index.mean(axis=0)
+        x, y, z = (float(v) for v in voxel_to_world(data.affine, centre))
         yield {
             "case": reading.case,
             "lesion": name,
-            **{"x_mm": x, "y_mm": y, "z_mm": z},
-            "volume_mm3": round(len(index) * voxel_volume(affine), 4),
+            **place_cells(reading.reviewed, (x, y, z), centre.tolist()),
+            "volume_mm3": None if data.is_plain else round(len(index) * voxel_volume(data.affine), 4),
             "voxels": len(index),
             "research_use_only": RESEARCH_ONLY,
         }

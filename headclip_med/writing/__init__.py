@@ -14,6 +14,8 @@ ALL_FORMATS = (*FORMATS, *DICOM_FORMATS)
 
 MAP_NAME = "anomaly_map.nii.gz"
 MASK_NAME = "anomaly_mask.nii.gz"
+MAP_PICTURE_NAME = "anomaly_map.png"
+MASK_PICTURE_NAME = "anomaly_mask.png"
 PREVIEW_NAME = "preview.png"
 REPORT_NAME = "report.html"
 
@@ -31,13 +33,13 @@ def write_result(
     complete, and no map should be found without its provenance.
 
     Args:
-        formats: any of ``nifti`` (map and mask), ``png``, ``html``, ``json``, and for a DICOM source those of
-            :func:`headclip_med.writing.dicom.write_dicom`.
+        formats: any of ``nifti`` (map and mask), ``png`` (a preview; of a plain picture also map and mask), ``html``,
+            ``json``, and for a DICOM source those of :func:`headclip_med.writing.dicom.write_dicom`.
         keep_identifiers: keep SOPInstanceUIDs in ``result.json``.
         dicom: how DICOM objects are written.
 
     Returns:
-        Paths by kind: ``map``, ``mask``, ``preview``, ``report``, ``seg``, …, ``result``.
+        Paths by kind: ``map``, ``mask``, ``map_png``, ``mask_png``, ``preview``, ``report``, ``seg``, …, ``result``.
 
     Raises:
         OutputError: for an unknown format, a file that cannot be written, or DICOM from another source.
@@ -80,7 +82,8 @@ def _write_maps(result: AnomalyResult, folder: Path) -> dict[str, Path]:
 def _write_pictures(result: AnomalyResult, folder: Path, formats: Sequence[str]) -> dict[str, Path]:
     if not {"png", "html"} & set(formats):
         return {}
-    from headclip_med.writing.overlay import montage, save_picture
+    from headclip_med.writing.overlay import montage, save_picture, write_map_picture, write_mask_picture
+    from headclip_med.writing.panels import is_one_picture
     from headclip_med.writing.report import write_report
 
     picture = montage(result)
@@ -88,6 +91,10 @@ def _write_pictures(result: AnomalyResult, folder: Path, formats: Sequence[str])
     if "png" in formats:
         files["preview"] = folder / PREVIEW_NAME
         save_picture(picture, files["preview"])
+    if "png" in formats and is_one_picture(result):
+        files |= {"map_png": folder / MAP_PICTURE_NAME, "mask_png": folder / MASK_PICTURE_NAME}
+        write_map_picture(result, files["map_png"])
+        write_mask_picture(result.pred_mask, result, files["mask_png"])
     if "html" in formats:
         files["report"] = folder / REPORT_NAME
         write_report(result, files["report"], picture)

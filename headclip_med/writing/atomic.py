@@ -83,6 +83,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    r"""Write UTF-8 text, whole or not at all; what no UTF-8 can hold becomes ``\\udce9``, as JSON has it."""
+    with atomic_path(path) as draft:
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
 def remove_file(path: Path) -> None:
     """Remove a file where there is one; :class:`OutputError` where that is not allowed."""
     with _os_errors_in_words(path):

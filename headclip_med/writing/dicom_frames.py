@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from headclip_med.errors import OutputError
-from headclip_med.geometry import RAS_TO_LPS, world_to_voxel
+from headclip_med.geometry import RAS_TO_LPS
 from headclip_med.result import AnomalyResult
 from headclip_med.types import Affine
 from headclip_med.volume_map import connected_components
@@ -40,8 +40,7 @@ def segment_volume(result: AnomalyResult) -> NDArray[np.uint8]:
     segments = np.full(count + 1, MOST_SEGMENTS + 1, dtype=np.uint8)
     segments[0] = 0
     for number, finding in enumerate(result.findings[:MOST_SEGMENTS], start=1):
-        peak = np.round(world_to_voxel(result.affine, np.asarray(finding.peak_mm))).astype(int)
-        label = labels[tuple(peak)]
+        label = labels[finding.peak_voxel]
         if label == 0:
             raise OutputError("A finding must lie where its map reaches the threshold", f"finding {number} does not")
         segments[label] = number

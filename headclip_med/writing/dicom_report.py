@@ -18,13 +18,15 @@ from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing.dicom_frames import MOST_SEGMENTS
 from headclip_med.writing.dicom_seg import frames_by_segment
 from headclip_med.writing.dicom_sources import SourceFrame
-from headclip_med.writing.dicom_study import ABNORMAL, ALGORITHM, MANUFACTURER, Study
+from headclip_med.writing.dicom_study import ABNORMAL, ALGORITHM, MANUFACTURER, Study, total_size
 
 # DICOM has no codes for these; a designator that begins with 99 is for local schemes.
 _SCHEME = "99HEADCLIP"
 _SCORE = Code("anomaly-score", _SCHEME, "Anomaly score")
 _THRESHOLD = Code("anomaly-threshold", _SCHEME, "Threshold of the anomaly map")
 _FINDINGS = Code("findings", _SCHEME, "Number of findings")
+_PIXELS = Code("pixels", _SCHEME, "Number of pixels")
+_PIXEL = Code("{pixels}", "UCUM", "pixels")
 _CENTROID = tuple(Code(f"centroid-{a}", _SCHEME, f"Centroid, patient {a.upper()} (LPS)") for a in "xyz")
 _USE = Code("intended-use", _SCHEME, "Intended use")
 _RESEARCH = Code("research-only", _SCHEME, RESEARCH_ONLY)
@@ -137,11 +139,11 @@ def _of_slices(study: Study) -> Iterator[sr.Measurement]:
 
 def _measured(study: Study, finding: Finding) -> list[sr.Measurement]:
     measured = [
-        _number(codes.SCT.Volume, finding.volume_mm3, codes.UCUM.CubicMillimeter),
+        _size([finding]),
         _number(_SCORE, finding.peak, derivation=codes.SCT.Maximum),
         _number(_SCORE, finding.mean, derivation=codes.SCT.Mean),
     ]
-    if study.sources.placed:
+    if study.sources.placed and finding.centroid_mm is not None:
         lps = RAS_TO_LPS[:3, :3] @ finding.centroid_mm
         measured += [_number(name, x, codes.UCUM.Millimeter) for name, x in zip(_CENTROID, lps, strict=True)]
     return measured
@@ -149,8 +151,15 @@ def _measured(study: Study, finding: Finding) -> list[sr.Measurement]:
 
 def _of_others(study: Study) -> Iterator[sr.Measurement]:
     yield _number(_FINDINGS, len(study.others))
-    yield _number(codes.SCT.Volume, sum(f.volume_mm3 for f in study.others), codes.UCUM.CubicMillimeter)
+    yield _size(study.others)
     yield _number(_SCORE, study.others[0].peak, derivation=codes.SCT.Maximum)
+
+
+def _size(findings: Sequence[Finding]) -> sr.Measurement:
+    size, is_plain = total_size(findings)
+    if is_plain:
+        return _number(_PIXELS, size, _PIXEL)
+    return _number(codes.SCT.Volume, size, codes.UCUM.CubicMillimeter)
 
 
 def _group(

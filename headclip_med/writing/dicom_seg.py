@@ -9,7 +9,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from headclip_med.result import Finding
 from headclip_med.writing.dicom_frames import MOST_SEGMENTS, frame_scores, frame_segments
-from headclip_med.writing.dicom_study import ABNORMAL, Study, research_text
+from headclip_med.writing.dicom_study import ABNORMAL, Study, research_text, size_text
 
 
 def findings_segmentation(study: Study) -> Segmentation:
@@ -66,7 +66,7 @@ def _segmentation(
 def _finding_segment(study: Study, number: int, finding: Finding) -> SegmentDescription:
     facts = (
         f"Score {finding.peak:.3f} (peak), {finding.mean:.3f} (mean)",
-        f"{finding.volume_mm3:.1f} mm3",
+        size_text([finding]),
         f"threshold {study.result.threshold:.3g}",
     )
     label = f"Finding {number}, score {finding.peak:.2f}"
@@ -78,7 +78,7 @@ def _others_segment(study: Study) -> SegmentDescription:
     text = research_text(
         f"{len(others)} findings with lower scores than the {MOST_SEGMENTS} before, together",
         f"highest score {others[0].peak:.3f}",
-        f"{sum(finding.volume_mm3 for finding in others):.1f} mm3",
+        size_text(others),
     )
     label = f"{len(others)} further findings, score up to {others[0].peak:.2f}"
     return _segment(study, MOST_SEGMENTS + 1, label, "further findings", text)

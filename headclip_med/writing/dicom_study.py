@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -203,6 +203,19 @@ def quiet(what: str) -> Iterator[None]:
             f"{type(problem).__name__} from highdicom",
             "Leave the DICOM formats out, or repair the source's header",
         ) from problem
+
+
+def total_size(findings: Sequence[Finding]) -> tuple[float, bool]:
+    """Size of findings together, and whether it is in pixels of a plain picture instead of mm³."""
+    volumes = [finding.volume_mm3 for finding in findings if finding.volume_mm3 is not None]
+    is_plain = len(volumes) < len(findings)
+    return (sum(finding.voxels for finding in findings) if is_plain else sum(volumes)), is_plain
+
+
+def size_text(findings: Sequence[Finding]) -> str:
+    """``37.5 mm3``, or ``412 px`` in a plain picture; in ASCII, as any character set of DICOM holds it."""
+    size, is_plain = total_size(findings)
+    return f"{size:.0f} px" if is_plain else f"{size:.1f} mm3"
 
 
 def research_text(*facts: str) -> str:

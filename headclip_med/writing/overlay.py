@@ -23,7 +23,7 @@ from headclip_med.ahead import WARNINGS
 from headclip_med.result import AnomalyResult
 from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing.atomic import atomic_path
-from headclip_med.writing.panels import Panel, cropped, is_plain_image, overlay_slices
+from headclip_med.writing.panels import Panel, cropped, displayed_slice, is_plain_image, overlay_slices
 
 # Inferno without its near-black end, which would only darken the anatomy below it.
 _COLOURS = ListedColormap(colormaps["inferno"](np.linspace(0.3, 1.0, 256)), name="inferno from 0.3")
@@ -101,6 +101,21 @@ def slice_picture(result: AnomalyResult, panel: Panel, height: float = 6.0) -> I
 def write_preview(result: AnomalyResult, path: Path) -> None:
     """Write the montage as PNG, whole or not at all."""
     save_picture(montage(result), path)
+
+
+def write_map_picture(result: AnomalyResult, path: Path) -> None:
+    """Write the map of a plain picture as 16-bit grey PNG of the picture's own pixels: 65535 is 1.
+
+    Raises:
+        OutputError: when the file cannot be written.
+    """
+    levels = np.rint(np.clip(displayed_slice(result, result.map_array), 0, 1) * 65535)
+    save_picture(Image.fromarray(levels.astype(np.uint16)), path)
+
+
+def write_mask_picture(mask: NDArray[np.uint8], result: AnomalyResult, path: Path) -> None:
+    """Write a mask ``(I, J, 1)`` of a plain picture as PNG of the picture's own pixels: 255 inside, 0 outside."""
+    save_picture(Image.fromarray((displayed_slice(result, mask) > 0).astype(np.uint8) * 255), path)
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
@@ -188,7 +203,8 @@ def _caption(result: AnomalyResult, panel: Panel, overlaid: bool, single: bool) 
     if single:
         return f"anomaly map · score {panel.score:.3f}" if overlaid else "source"
     top = panel.score == max(entry.score for entry in result.slices)
-    words = [f"slice {panel.index}", panel.position, f"score {panel.score:.3f}"]
+    one = "frame" if is_plain_image(result) else "slice"
+    words = [f"{one} {panel.index}", panel.position, f"score {panel.score:.3f}"]
     return " · ".join(word for word in words if word) + (" ▲" if top else "")
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.geometry import SliceFrame, directions, ras_axis, slice_frame, spacing
-from headclip_med.result import AnomalyResult, SliceScore
+from headclip_med.result import AnomalyResult, Finding, SliceScore
 from headclip_med.slices import cut_array
 from headclip_med.types import Plane, Vector
+
+if TYPE_CHECKING:
+    from headclip_med.writing.record import FindingRecord
 
 _PATIENT_LETTERS = (("R", "L"), ("A", "P"), ("S", "I"))  # towards +, towards - of each RAS axis
 
@@ -55,7 +59,7 @@ def overlay_slices(result: AnomalyResult, n: int = 8) -> list[Panel]:
     nothing else.
     """
     axis = ras_axis(result.planes[0])
-    chosen = sorted(_spread(result.slices, n), key=lambda s: s.position_mm[axis])
+    chosen = sorted(_spread(result.slices, n), key=lambda s: (s.position_mm[axis] if s.position_mm else 0.0, s.index))
     frame = slice_frame(result.affine, result.planes[0])
     return [_panel(result, frame, entry) for entry in chosen]
 
@@ -77,8 +81,20 @@ def is_plain_image(result: AnomalyResult) -> bool:
     return bool(result.meta.get("is_2d", False))
 
 
-def position_text(position_mm: tuple[float, float, float], plane: Plane) -> str:
-    """Where a slice of ``plane`` lies: ``S 12.3 mm`` for 12.3 mm towards superior of the origin."""
+def is_one_picture(result: AnomalyResult) -> bool:
+    """Whether the source is a single plain image: not the frames of a cine."""
+    return is_plain_image(result) and len(result.slices) == 1
+
+
+def displayed_slice(result: AnomalyResult, array: NDArray[Any], index: int = 0) -> NDArray[Any]:
+    """One slice of ``(I, J, K)`` on the result's grid as ``(H, W)`` in display orientation."""
+    return cut_array(array[None], slice_frame(result.affine, result.planes[0]), [index])[0][0]
+
+
+def position_text(position_mm: tuple[float, float, float] | None, plane: Plane) -> str:
+    """Where a slice of ``plane`` lies: ``S 12.3 mm`` for 12.3 mm towards superior of the origin; no words of None."""
+    if position_mm is None:
+        return ""
     axis = ras_axis(plane)
     return coordinate_text(position_mm[axis], axis) + " mm"
 
@@ -87,6 +103,18 @@ def coordinate_text(value_mm: float, ras_axis: int) -> str:
     """One RAS coordinate with the letter instead of the sign: ``-4.0`` on axis 0 is ``L 4.0``."""
     towards_plus, towards_minus = _PATIENT_LETTERS[ras_axis]
     return f"{towards_plus if value_mm >= 0 else towards_minus} {abs(value_mm):.1f}"
+
+
+def size_text(finding: Finding | FindingRecord) -> str:
+    """``1,234.5 mm³``, or ``412 px`` in a plain picture."""
+    return f"{finding.voxels:,} px" if finding.volume_mm3 is None else f"{finding.volume_mm3:,.1f} mm³"
+
+
+def place_text(place_mm: tuple[float, float, float] | None, pixel: tuple[float, float]) -> str:
+    """``R 1.0 · A 2.0 · S 3.0``, or ``column 4, row 5`` where there are no millimetres."""
+    if place_mm is None:
+        return f"column {pixel[0]:.0f}, row {pixel[1]:.0f}"
+    return " · ".join(coordinate_text(value, axis) for axis, value in enumerate(place_mm))
 
 
 def direction_letters(direction: Vector) -> str:
@@ -128,7 +156,7 @@ def _panel(result: AnomalyResult, frame: SliceFrame, entry: SliceScore) -> Panel
     return Panel(
         index=entry.index,
         score=entry.score,
-        position="" if plain else position_text(entry.position_mm, frame.plane),
+        position=position_text(entry.position_mm, frame.plane),
         image=_on_screen(result, _cut(result.source_array, frame, entry.index)),
         anomaly=anomaly,
         mask=anomaly >= result.threshold,

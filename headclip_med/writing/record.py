@@ -15,18 +15,21 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from headclip_med.errors import InputError, OutputError
-from headclip_med.geometry import spacing
+from headclip_med.errors import InputError, OutputError, readable
+from headclip_med.geometry import spacing, world_to_voxel
 from headclip_med.hashing import sha256_file
 from headclip_med.result import AnomalyResult
 from headclip_med.types import RESEARCH_ONLY, Plane
-from headclip_med.writing.atomic import RECORD_NAME, atomic_path
+from headclip_med.writing.atomic import RECORD_NAME, write_text
 
-SCHEMA_VERSION = "headclip_med.result/1"
+# The second version has no millimetres for a plain picture, and places in voxels beside those in millimetres.
+SCHEMA_VERSION = "headclip_med.result/2"
+_FIRST_SCHEMA = "headclip_med.result/1"
 
 Millimetres = tuple[float, float, float]
+Place = tuple[float, float, float]
 Voxel = tuple[int, int, int]
 Row = tuple[float, float, float, float]
 
@@ -43,17 +46,19 @@ class SourceRecord(_Record):
     content_sha256: str | None
     shape: Voxel = Field(description="voxels along the array axes")
     channels: int
-    spacing_mm: Millimetres
-    affine: tuple[Row, Row, Row, Row] = Field(description="voxel index to RAS mm")
+    spacing_mm: Millimetres | None = Field(description="null for a plain image")
+    affine: tuple[Row, Row, Row, Row] = Field(
+        description="voxel index to RAS mm; of a plain image only how its NIfTI files lay out its pixels"
+    )
     modality: str | None
-    is_2d: bool = Field(description="a plain image: one pixel counts as one millimetre, no patient space")
+    is_2d: bool = Field(description="a plain image: it has pixels, but no millimetres and no place in a patient")
 
 
 class SliceRecord(_Record):
     """One slice of the primary plane."""
 
     index: int = Field(description="0-based, along the array axis of the primary plane")
-    position_mm: Millimetres = Field(description="RAS mm of the slice's centre")
+    position_mm: Millimetres | None = Field(description="RAS mm of the slice's centre; null for a plain image")
     score: float
     background: bool
     uid: str | None = Field(default=None, description="SOPInstanceUID, only where identifiers were kept")
@@ -61,16 +66,20 @@ class SliceRecord(_Record):
 
 
 class FindingRecord(_Record):
-    """One 3-D connected component of the map above the threshold."""
+    """One 3-D connected component of the map above the threshold; millimetres are null for a plain image."""
 
     label: int
     peak: float
     mean: float
-    volume_mm3: float
-    voxels: int
-    centroid_mm: Millimetres
-    peak_mm: Millimetres
-    extent_mm: Millimetres
+    volume_mm3: float | None
+    voxels: int = Field(description="of a plain image: pixels")
+    centroid_mm: Millimetres | None
+    peak_mm: Millimetres | None
+    extent_mm: Millimetres | None
+    centroid_voxel: Place | None = Field(
+        default=None, description="array indices: column, row and 0 of a plain image; null in older files"
+    )
+    peak_voxel: Voxel | None = Field(default=None, description="array indices, likewise")
     voxel_min: Voxel
     voxel_max: Voxel
     slices: tuple[int, int]
@@ -86,7 +95,7 @@ class FileRecord(_Record):
 class ResultRecord(_Record):
     """Everything that one prediction found, and what it was made with."""
 
-    schema_version: Literal["headclip_med.result/1"]
+    schema_version: Literal["headclip_med.result/2"]
     research_use_only: str
     source: SourceRecord
     pred_score: float = Field(ge=0, le=1)
@@ -99,7 +108,42 @@ class ResultRecord(_Record):
     timings: dict[str, float] = Field(description="seconds by step")
     warnings: list[str]
     provenance: dict[str, Any]
-    files: dict[str, FileRecord] = Field(description="by kind: map, mask, preview, report, ...")
+    files: dict[str, FileRecord] = Field(
+        description="by kind: map, mask, preview, report, ...; of a plain image also map_png, mask_png"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_first_version(cls, record: Any) -> Any:
+        """A record of the first version as one of the present."""
+        if not isinstance(record, dict) or record.get("schema_version") != _FIRST_SCHEMA:
+            return record
+        try:
+            return _present_record(record)
+        except (KeyError, TypeError, ValueError, np.linalg.LinAlgError):  # damaged: told by its version
+            return record
+
+
+def _present_record(record: dict[str, Any]) -> dict[str, Any]:
+    source = record["source"]
+    findings = [present_finding(finding, source["affine"], source["is_2d"]) for finding in record["findings"]]
+    if source["is_2d"]:
+        source = {**source, "spacing_mm": None}
+        record = {**record, "slices": [{**entry, "position_mm": None} for entry in record["slices"]]}
+    return {**record, "schema_version": SCHEMA_VERSION, "source": source, "findings": findings}
+
+
+def present_finding(finding: Mapping[str, Any], affine: Any, is_plain: bool) -> dict[str, Any]:
+    """The fields of a finding that was written before places were kept in voxels, too."""
+    matrix, places = np.asarray(affine, dtype=np.float64), dict[str, Any]()
+    if finding.get("peak_voxel") is None:
+        peak = world_to_voxel(matrix, np.asarray(finding["peak_mm"]))
+        places["peak_voxel"] = tuple(round(float(index)) for index in peak)
+    if finding.get("centroid_voxel") is None:
+        centroid = world_to_voxel(matrix, np.asarray(finding["centroid_mm"]))
+        places["centroid_voxel"] = tuple(float(index) for index in centroid)
+    none = dict.fromkeys(("volume_mm3", "centroid_mm", "peak_mm", "extent_mm")) if is_plain else {}
+    return {**finding, **places, **none}
 
 
 def to_record(
@@ -143,8 +187,7 @@ def record_json(record: ResultRecord) -> str:
 
 def write_record(record: ResultRecord, path: Path) -> None:
     """Write :func:`record_json` to ``path``, whole or not at all."""
-    with atomic_path(path) as draft:
-        draft.write_text(record_json(record), encoding="utf-8", newline="\n")
+    write_text(path, record_json(record))
 
 
 def load_result(folder: Path, verify: bool = True) -> tuple[ResultRecord, Path | None, Path | None]:
@@ -185,12 +228,12 @@ def _source(result: AnomalyResult) -> dict[str, Any]:
     meta = result.meta
     channels, *shape = result.source_array.shape
     return {
-        "name": PurePath(str(meta.get("source_name") or "volume")).name,
+        "name": readable(PurePath(str(meta.get("source_name") or "volume")).name),
         "format": meta.get("source_format"),
         "content_sha256": meta.get("content_sha256"),
         "shape": shape,
         "channels": channels,
-        "spacing_mm": spacing(result.affine),
+        "spacing_mm": None if meta.get("is_2d") else spacing(result.affine),
         "affine": result.affine,
         "modality": meta.get("modality"),
         "is_2d": bool(meta.get("is_2d", False)),
@@ -218,7 +261,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return _plain(value.item())
     if isinstance(value, PurePath):
-        return value.name
+        return readable(value.name)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -9,16 +9,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from headclip_med.geometry import slice_frame, world_to_voxel
-from headclip_med.result import AnomalyResult, Finding
+from headclip_med.geometry import displayed_pixel, slice_frame
+from headclip_med.result import AnomalyResult, Finding, SliceScore
 from headclip_med.types import RESEARCH_ONLY
-from headclip_med.writing.atomic import atomic_path
+from headclip_med.writing.atomic import write_text
 from headclip_med.writing.overlay import montage
-from headclip_med.writing.panels import coordinate_text, is_plain_image, position_text
+from headclip_med.writing.panels import is_plain_image, place_text, position_text
 from headclip_med.writing.record import ResultRecord, to_record
 
 # More rows than anybody reads; all of them are in result.json.
@@ -59,8 +58,7 @@ def write_report(result: AnomalyResult, path: Path, picture: Image.Image | None 
         OutputError: when the file cannot be written.
     """
     page = render_report(result, picture)
-    with atomic_path(path) as draft:
-        draft.write_text(page, encoding="utf-8", newline="\n")
+    write_text(path, page)
 
 
 def _source_facts(record: ResultRecord) -> list[tuple[str, str]]:
@@ -72,7 +70,7 @@ def _source_facts(record: ResultRecord) -> list[tuple[str, str]]:
     facts.append(("Size", f"{size} pixels" if source.is_2d else f"{size} voxels"))
     if source.channels > 1:
         facts.append(("Channels", str(source.channels)))
-    if not source.is_2d:
+    if source.spacing_mm is not None:
         facts.append(("Spacing", " × ".join(f"{step:.3g}" for step in source.spacing_mm) + " mm"))
         facts.append(("Planes", ", ".join(record.planes)))
     facts.append(("Display window", " to ".join(f"{end:.4g}" for end in record.display_window)))
@@ -87,47 +85,39 @@ def _curve(result: AnomalyResult) -> dict[str, Any] | None:
     if len(slices) < 2:
         return None
     first, last = slices[0].index, slices[-1].index
-    plane = result.planes[0]
     dots = [
         {
             "x": f"{_CURVE_WIDTH * (s.index - first) / (last - first):.2f}",
             "y": f"{_CURVE_HEIGHT * (1 - s.score):.2f}",
-            "words": f"slice {s.index}, {position_text(s.position_mm, plane)}, "
-            + ("background" if s.background else f"score {s.score:.3f}"),
+            "words": f"{_slice_words(result, s)}, " + ("background" if s.background else f"score {s.score:.3f}"),
             "background": s.background,
         }
         for s in slices
     ]
-    ends = [f"slice {s.index} ({position_text(s.position_mm, plane)})" for s in (slices[0], slices[-1])]
+    ends = [_slice_words(result, s) for s in (slices[0], slices[-1])]
     _, peak = max(zip(slices, dots, strict=True), key=lambda pair: pair[0].score)
     return {"dots": dots, "first": ends[0], "last": ends[1], "peak": peak}
+
+
+def _slice_words(result: AnomalyResult, entry: SliceScore) -> str:
+    if entry.position_mm is None:
+        return f"frame {entry.index}"
+    return f"slice {entry.index}, {position_text(entry.position_mm, result.planes[0])}"
 
 
 def _finding_row(result: AnomalyResult, finding: Finding) -> list[str]:
     """Cells of the findings table, in the order of the template's headings."""
     values = [str(finding.label), f"{finding.peak:.3f}", f"{finding.mean:.3f}"]
-    if is_plain_image(result):
-        sides = [f"{side:.0f}" for side in finding.extent_mm if side > 0][:2]
-        return [*values, f"{finding.voxels}", _pixel(result, finding.centroid_mm), " × ".join(sides)]
-    extent = " × ".join(f"{side:.1f}" for side in finding.extent_mm)
     slices = "–".join(str(index) for index in dict.fromkeys(finding.slices))
-    places = [_place(finding.centroid_mm), _place(finding.peak_mm)]
+    if finding.extent_mm is None:
+        frame = slice_frame(result.affine, result.planes[0])
+        pixel = displayed_pixel(frame, result.map_array.shape, finding.centroid_voxel)
+        width, height = (finding.voxel_max[a] - finding.voxel_min[a] + 1 for a in (frame.col_axis, frame.row_axis))
+        frames = [slices] if len(result.slices) > 1 else []
+        return [*values, f"{finding.voxels:,}", place_text(None, pixel), f"{width} × {height}", *frames]
+    extent = " × ".join(f"{side:.1f}" for side in finding.extent_mm)
+    places = [place_text(place, (0, 0)) for place in (finding.centroid_mm, finding.peak_mm)]
     return [*values, f"{finding.volume_mm3:,.1f}", *places, extent, slices]
-
-
-def _place(ras_mm: tuple[float, float, float]) -> str:
-    return " · ".join(coordinate_text(value, axis) for axis, value in enumerate(ras_mm))
-
-
-def _pixel(result: AnomalyResult, ras_mm: tuple[float, float, float]) -> str:
-    """Column and row of a point in a plain image, counted from the top left corner as displayed."""
-    frame = slice_frame(result.affine, result.planes[0])
-    shape = result.map_array.shape
-    index = world_to_voxel(result.affine, np.asarray(ras_mm))
-    column, row = index[frame.col_axis], index[frame.row_axis]
-    column = shape[frame.col_axis] - 1 - column if frame.flip_cols else column
-    row = shape[frame.row_axis] - 1 - row if frame.flip_rows else row
-    return f"column {column:.0f}, row {row:.0f}"
 
 
 def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
