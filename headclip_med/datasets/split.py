@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from headclip_med.datasets.case import CaseDataset
-from headclip_med.datasets.tables import FIELDS
+from headclip_med.datasets.tables import FIELDS, written_values
 from headclip_med.errors import InputError
 from headclip_med.writing.atomic import atomic_path
 
@@ -89,12 +89,13 @@ def write_split(
         label = known[case.name]
         facts = {
             "image": _SEPARATOR.join(_relative(image, path) for image in case.images),
-            "mask": "".join(_relative(mask, path) for mask in case.masks[:1] if mask is not None),
+            "mask": _SEPARATOR.join(_relative(mask, path) for mask in case.masks if mask is not None),
             "label": "" if label is None else int(label),
             "patient": case.patient or case.name,
             "name": case.name,
             "category": case.category,
             "split": splits[case.name],
+            **written_values(case.values),
         }
         writer.writerow([*(facts[field] for field in FIELDS), *(case.columns.get(name, "") for name in columns)])
     with atomic_path(path) as draft:
@@ -110,8 +111,8 @@ def check_listable(dataset: CaseDataset) -> None:
         if case.volumes:
             hint = "Save the sequences as files of their own"
             raise InputError("A CSV of paths must list whole files", f"{case.name}, a volume of a 4-D file", hint)
-        if any(_SEPARATOR in image.name for image in case.images):
-            raise InputError(f"The images of {case.name} must have no {_SEPARATOR} in their names", "one with it")
+        if any(_SEPARATOR in str(file) for file in (*case.images, *case.masks)):
+            raise InputError(f"The files of {case.name} must have no {_SEPARATOR} in their paths", "one with it")
 
 
 def _check_shares(shares: Mapping[str, float]) -> None:

@@ -1,0 +1,471 @@
+"""Sets of images with masks, and sets whose folders say what is normal: told by words in folders and names.
+
+``pairs``: every image has a mask somewhere: beside it, in a folder of masks, in a tree of its own. ``folders``: every
+image lies in a folder that says whether it is normal; masks count where they show lesions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from headclip_med.datasets.case import Case
+from headclip_med.datasets.listing import UNKNOWN_PATIENTS, Listing, Tree, counted, split_in
+from headclip_med.datasets.names import MASK_FOLDER, NO_IMAGES, label_of, split_of, stem_of, without_split
+from headclip_med.datasets.patterns import ABOVE, Found, Rule, folder_of, matches, pair, rules_of_globs
+from headclip_med.datasets.truth import shows_something
+from headclip_med.errors import InputError
+
+# --- how images and masks are called -----------------------------------------------------------------------------
+
+_IMAGES = r"original[ _-]images?|originals?|images?|imgs?|bbdd|inputs?|frames|jpegimages|pictures|photos"
+_PART = r"(?:(?P<part>train\w*|test\w*|val\w*)[-_ ])?"
+_TAG = r"(?:[-_ ](?P<tag>[^/]+))?"
+_SUB = r"(?P<sub>(?:[^/]+/)*)"
+_ANY_ABOVE = r"(?P<above>(?:[^/]+/)*)"
+_ISIC = r"(?:.*/)?IS(?:BI|IC)[^/]*?(?P<year>201\d)[^/]*_(?P<part>training|validation|test)(?:_v\d)?"
+
+# Folders of an image and of its mask: images/ and masks/; one folder; TUMOUR/ and masks/TUMOUR/ or masks/; x/ and
+# x/masks/.
+_BOTH = (rf"{ABOVE}{_PART}(?:{_IMAGES}){_TAG}/{_SUB}", rf"{ABOVE}{_PART}(?:{MASK_FOLDER}){_TAG}/{_SUB}")
+_ONE = (_ANY_ABOVE, _ANY_ABOVE)
+_MIRRORED = (rf"{ABOVE}(?P<sub>[^/]+/)", rf"{ABOVE}(?:{MASK_FOLDER})/(?P<sub>[^/]+/)")
+_SIBLING = (rf"{_ANY_ABOVE}(?!(?:{MASK_FOLDER})/)[^/]+/", rf"{_ANY_ABOVE}(?:{MASK_FOLDER})/")
+_CHILD = (_ANY_ABOVE, rf"{_ANY_ABOVE}(?:{MASK_FOLDER})/")
+_ISIC_FOLDERS = (rf"{_ISIC}_(?:data|input)/(?:[^/]+/)?", rf"{_ISIC}(?:_part1)?_groundtruth/(?:[^/]+/)?")
+
+_DECATHLON = (rf"{ABOVE}images(?P<part>tr|ts|val)/", rf"{ABOVE}labels(?P<part>tr|ts|val)/")
+
+_MASK_WORDS = r"masks?|labels?|segmentations?|segm?|gt|ground[-_ ]?truth|annotations?|roi|lesions?"
+_SUFFIX = rf"(?:[-_ ]*masks?|[-_ ]+(?:{_MASK_WORDS}|tumou?r|polyp))(?:[-_ ]?\d+)?"
+_POST = r"(?P<post>(?:[-_ ]?\d.*|[-_ ].*)?)"
+
+# Names of an image and of its mask: 7 and 7; 7 and 7_mask_1; img_7 and mask_7; 7 and p7; image-7 and segmentation-7.
+_SAME = (r"(?P<stem>.+)", r"(?P<stem>.+)")
+_ENDED = (r"(?P<stem>.+?)[-_ ]*", rf"(?P<stem>.+?){_SUFFIX}")
+_BEGUN = (r"(?:[a-z]+[-_ ])?(?P<stem>\d.*)", rf"(?:{_MASK_WORDS})[-_ ]?(?P<stem>\d.*)")
+_NUMBERED = (r"(?P<stem>\d+)", r"p(?P<stem>\d+)")
+_WORDED = (
+    rf"(?P<pre>(?:.*[-_ ])?)(?:image|img|imaging|volume|original|orig|input|scan|raw){_POST}",
+    rf"(?P<pre>(?:.*[-_ ])?)(?:{_MASK_WORDS}){_POST}",
+)
+
+_TOGETHER = (
+    (_BOTH, (_SAME, _ENDED, _BEGUN, _NUMBERED, _WORDED)),
+    (_ISIC_FOLDERS, (_SAME, _ENDED)),
+    (_DECATHLON, (_SAME,)),
+    (_ONE, (_ENDED, _BEGUN, _NUMBERED, _WORDED)),
+    (_MIRRORED, (_SAME, _ENDED)),
+    (_SIBLING, (_SAME, _ENDED, _NUMBERED)),
+    (_CHILD, (_SAME, _ENDED, _NUMBERED, _WORDED)),
+)
+RULES = tuple(
+    Rule((folders[0], names[0]), (folders[1], names[1])) for folders, choices in _TOGETHER for names in choices
+)
+
+_IMAGE_PART = re.compile(rf"{_PART}(?:{_IMAGES}){_TAG}", re.IGNORECASE)
+_MASK_PART = re.compile(rf"{_PART}(?:{MASK_FOLDER}){_TAG}", re.IGNORECASE)
+_MASK_NAME = re.compile(rf".+?{_SUFFIX}", re.IGNORECASE)
+_NO_IMAGE_NAME = re.compile(
+    r".*[-_ ](?:super[-_]?pixels?|overlay|bbox|contours?|edges?|pred(?:iction)?|heat_?map|attribute_.*|vis)", re.IGNORECASE
+)
+_FORMATS = re.compile(r"(?:png|tiff?|jpe?g|bmp|gif)", re.IGNORECASE)
+_WORD_NAME = re.compile(r"(?:image|img|imaging|volume|original|orig|input|scan|raw|flair|t1|t2|ct|mri?)", re.IGNORECASE)
+_PATIENT = re.compile(r"(?:p|pat|patient|case|sub|subject|study|series|seq|sequence|video|id)[-_ ]?\d+\w*", re.IGNORECASE)
+_NO_CLASS = re.compile(rf"{NO_IMAGES.pattern}|(?:un|not?)[-_ ]?label+ed|unknown|unclassified", re.IGNORECASE)
+_PLAIN_KINDS = ("yes", "abnormal", "ungood", "bad", "defect", "anomaly", "tumor", "tumour", "positive", "lesion")
+
+
+Files = Mapping[str, Sequence[str]]  # names by folder
+
+
+def images_of(tree: Tree) -> Files:
+    """Images and volumes by folder, without folders of predictions, overlays and the like."""
+    return {
+        folder: names
+        for folder, names in tree.folders.items()
+        if not any(NO_IMAGES.fullmatch(part) for part in folder.split("/") if part)
+    }
+
+
+# --- pairs -------------------------------------------------------------------------------------------------------
+
+
+def recognise_pairs(tree: Tree) -> bool:
+    """Some images have masks, and no folders say what they are."""
+    found = pair(tree, RULES, images_of(tree))
+    return bool(found) and not _covers(_classes(tree).classes, found)
+
+
+def list_pairs(
+    tree: Tree, image: Sequence[str] = (), mask: Sequence[str] = (), normal: Sequence[str] = ()
+) -> Listing:
+    """A case per image with a mask, per image beside such ones without, and per image in a folder of a normal name.
+
+    The mask says whether an image is normal; one without a mask has no truth, unless its folder says normal.
+
+    Args:
+        image, mask: patterns of a user; see :func:`headclip_med.datasets.patterns.rules_of_globs`.
+        normal: patterns of images that are normal and have no mask.
+
+    Raises:
+        InputError: a pattern that fits no file, or patterns of which no image and mask belong together.
+    """
+    if image or mask or normal:
+        return _listed_by_user(tree, image, mask, normal)
+    files = images_of(tree)
+    found = pair(tree, RULES, files)
+    used = {entry.image for entry in found} | _masks_of(found)
+    strays = [file for file in _mask_files(files, found) if file not in used]
+    used.update(strays)
+    mates = [file for file in _mates(files, found) if file not in used]
+    used.update(mates)
+    healthy = [folder for folder in files if any(label_of(part) is False for part in folder.split("/") if part)]
+    normal_ones = [folder + name for folder in healthy for name in files[folder] if folder + name not in used]
+    return _listing(tree, found, mates, normal_ones, strays)
+
+
+_KEYS = ("image", "mask", "normal")
+_AS_IN = "As in 'pairs:ROOT?image=*.jpg&mask=*_mask*.png'; **/ stands for any folders"
+
+
+def _listed_by_user(tree: Tree, image: Sequence[str], mask: Sequence[str], normal: Sequence[str]) -> Listing:
+    images, masks, healthy = (_fitting(tree, what, globs) for what, globs in zip(_KEYS, (image, mask, normal), strict=True))
+    found = pair(tree, [rule for ours in image for theirs in mask for rule in rules_of_globs(ours, theirs)])
+    if not found and not healthy:
+        given = f"{images[0] if images else 'no image'} and {masks[0] if masks else 'no mask'}, which differ where * stands"
+        raise InputError("An image and its mask must agree in what * stands for", given, _AS_IN)
+    used = {entry.image for entry in found} | _masks_of(found) | set(healthy)
+    mates = [file for file in images if file not in used and file not in masks]
+    return _listing(tree, found, mates, healthy, [file for file in masks if file not in used])
+
+
+def _fitting(tree: Tree, what: str, globs: Sequence[str]) -> list[str]:
+    """Files that fit the patterns of a user, each of which must fit one."""
+    found: dict[str, None] = {}
+    for glob in globs:
+        fits = [file for file, _ in matches(tree, rules_of_globs(glob, "*")[1].image)]
+        if not fits:
+            there = counted(tree.files, "{}") if tree.files else "no image in the folder"
+            raise InputError(f"The pattern {what}={glob} must fit a file", there, _AS_IN)
+        found |= dict.fromkeys(fits)
+    return list(found)
+
+
+def _listing(
+    tree: Tree, found: Sequence[Found], mates: Sequence[str], normal: Sequence[str], strays: Sequence[str]
+) -> Listing:
+    """Images with masks, without any, and normal ones as cases."""
+    images, repeated = _without_other_formats(found)
+    cases = [_case(tree, entry.image, [file for file, _ in entry.masks], entry.groups.get("part", "")) for entry in images]
+    cases += [_case(tree, file) for file in mates]
+    cases += [replace(_case(tree, file), label=False) for file in normal]
+    cases.sort(key=lambda case: case.images)
+    notes = [counted(repeated, "{} passed over: the same names in another format")] if repeated else []
+    notes += [counted(mates, "{} without a mask beside images that have one", "image")] if mates else []
+    notes += [counted(normal, "{} without a mask in folders that say normal", "image")] if normal else []
+    why = f"{images[0].image} with {images[0].masks[0][0]}" if images else ""
+    known = [tree.path(file) for file in repeated]
+    cases = _with_categories(with_patients(tree.root, cases, notes))
+    return Listing(cases, notes, [tree.path(file) for file in strays], known, why)
+
+
+def _masks_of(found: Iterable[Found]) -> set[str]:
+    return {file for entry in found for file, _ in entry.masks}
+
+
+def _without_other_formats(found: Sequence[Found]) -> tuple[list[Found], list[str]]:
+    """The images that count; those of the same name in another format, or in a folder named after one, repeat them."""
+    first: dict[str, Found] = {}
+    repeated = [file for entry in found for file in entry.alike]
+    for entry in found:
+        folder = "/".join(part for part in folder_of(entry.image).split("/") if not _FORMATS.fullmatch(part))
+        key = f"{folder}/{stem_of(Path(entry.image))}".casefold()
+        if key in first:
+            repeated += [entry.image, *(file for file, _ in entry.masks)]
+        first.setdefault(key, entry)
+    return list(first.values()), repeated
+
+
+def _mask_files(files: Files, found: Sequence[Found]) -> list[str]:
+    """Files that are masks by their folder, or by their names in a folder that has masks beside images."""
+    beside = {folder_of(file) for entry in found for file, _ in entry.masks}
+    masks = []
+    for folder, names in files.items():
+        if _MASK_PART.fullmatch(_last(folder)):
+            masks += [folder + name for name in names]
+        elif folder in beside:
+            masks += [folder + name for name in names if _MASK_NAME.fullmatch(stem_of(Path(name)))]
+    return masks
+
+
+def _mates(files: Files, found: Sequence[Found]) -> list[str]:
+    """Images in folders where some have a mask, called as those are."""
+    rules = {(folder_of(entry.image), entry.rule): None for entry in found}
+    mates: dict[str, None] = {}
+    for folder, rule in rules:
+        for file, _ in matches(Tree(Path(), {folder: files[folder]}, {}), rule.image):
+            if not _NO_IMAGE_NAME.fullmatch(stem_of(Path(file))):
+                mates[file] = None
+    return list(mates)
+
+
+# --- folders -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Class:
+    """A folder that says whether its images are normal."""
+
+    folder: str
+    label: bool
+    split: str
+    category: str
+
+    @property
+    def name(self) -> str:
+        """Of the folder alone."""
+        return self.folder.rstrip("/").rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """What folders say: classes, folders beside them that say nothing, and folders that are surely no class."""
+
+    classes: tuple[_Class, ...] = ()
+    unknown: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
+
+
+def recognise_folders(tree: Tree) -> bool:
+    """Folders say what is normal, and masks, where there are any, belong to the images in them."""
+    classes = _classes(tree).classes
+    if not any(not part.label for part in classes) and len(classes) < 2:
+        return False
+    found = pair(tree, RULES, images_of(tree))
+    return not found or _covers(classes, found)
+
+
+def list_folders(tree: Tree, normal: Sequence[str] = (), abnormal: Sequence[str] = ()) -> Listing:
+    """A case per image in a folder that says whether it is normal.
+
+    Args:
+        normal, abnormal: names of folders that say so because the user says it; others beside them are passed over.
+
+    Raises:
+        InputError: a folder of images beside the others that says nothing, or none that says anything.
+    """
+    told = {name.casefold(): False for name in normal} | {name.casefold(): True for name in abnormal}
+    found = _classes(tree, told)
+    if not found.classes:
+        there = ", ".join(folder.rstrip("/") for folder in tree.children("")[:_NAMED]) or "none"
+        raise InputError("A folder must say that its images are normal or abnormal", f"the folders {there}", _SAY_IT)
+    if found.unknown and not told:
+        say = ", ".join(f"{folder.rstrip('/')} ({len(tree.below(folder))} images)" for folder in found.unknown[:_NAMED])
+        raise InputError("Every folder of images must say whether they are normal", say, _SAY_IT)
+    pairs = [entry for entry in pair(tree, RULES, images_of(tree)) if _covers(found.classes, [entry])]
+    notes = [
+        counted(tree.below(folder), f"{{}} in {folder.rstrip('/')} passed over: it is no class") for folder in found.apart
+    ]
+    masks, truths = _lesion_masks(tree, found.classes, pairs, notes)
+    abnormal_names = {part.name.casefold() for part in found.classes if part.label}
+    cases = []
+    for part in found.classes:
+        for file in _class_images(tree, part, truths):
+            stem = stem_of(Path(file))
+            name = stem if stem.casefold().startswith(part.name.casefold()) else f"{part.name}_{stem}"
+            has_kind = part.label and (len(abnormal_names) > 1 or part.name.casefold() not in _PLAIN_KINDS)
+            cases.append(
+                Case(
+                    name=name,
+                    images=(tree.path(file),),
+                    masks=tuple(tree.path(mask) for mask in masks.get(file, ())),
+                    label=part.label,
+                    split=part.split,
+                    category=part.category,
+                    columns={"kind": part.name} if has_kind else {},
+                )
+            )
+    why = ", ".join(f"{part.folder.rstrip('/')} {'abnormal' if part.label else 'normal'}" for part in found.classes)
+    known = [tree.path(file) for folder in found.apart for file in tree.below(folder)]
+    known += [tree.path(file) for file in truths]
+    places = {tree.path(part.folder) for part in found.classes}
+    return Listing(_with_categories(with_patients(tree.root, cases, notes, places)), notes, [], known, why)
+
+
+_NAMED = 6  # folders in an error
+_DEEPEST = 4  # folders above the class folders
+_SAY_IT = (
+    "Say it, as in 'folders:ROOT?normal=A,B&abnormal=C' (other folders are then passed over), rename the folder, or list "
+    "the images in a CSV"
+)
+
+_Told = dict[str, bool]  # what the user says of folders, by name in lower case
+
+
+def _label(folder: str, told: _Told) -> bool | None:
+    name = _last(folder)
+    return told.get(name.casefold()) if told else label_of(without_split(name)[1])
+
+
+def _last(folder: str) -> str:
+    return folder.rstrip("/").rpartition("/")[2]
+
+
+def _classes(tree: Tree, told: _Told | None = None) -> _Classes:
+    """The class folders that lie nearest to the root, all at one depth, and what lies beside them."""
+    say = told or {}
+    level = [""]
+    places: list[str] = []
+    for _ in range(_DEEPEST):
+        places = [folder for folder in level if any(_label(child, say) is not None for child in tree.children(folder))]
+        if places:
+            break
+        level = [child for folder in level for child in tree.children(folder) if not NO_IMAGES.fullmatch(_last(child))]
+    found = [_beside(tree, place, say) for place in places]
+    if found and all(part.split for one in found for part in one.classes):  # train_normal/ beside test/{normal,...}/
+        inner = [child for place in places for child in tree.children(place) if split_of(_last(child)) in _SPLITS]
+        found += [_beside(tree, child, say) for child in inner if child not in places]
+    several = len({part.category for one in found for part in one.classes}) > 1
+    classes = [replace(part, category=part.category if several else "") for one in found for part in one.classes]
+    within = tuple(part.folder for part in classes)
+    return _Classes(
+        tuple(classes),
+        tuple(folder for one in found for folder in one.unknown),
+        tuple(f for one in found for f in one.apart if not any(folder.startswith(f) for folder in within)),
+    )
+
+
+def _beside(tree: Tree, place: str, told: _Told) -> _Classes:
+    """The folders of one place: classes, unknown ones, and those that are surely none."""
+    split, category = split_in(place)
+    classes, unknown, apart = [], [], []
+    for child in tree.children(place):
+        name, label = _last(child), _label(child, told)
+        inner = {_label(grandchild, told) for grandchild in tree.children(child)} - {None}
+        if label is not None and (told or inner <= {label}):
+            classes.append(_Class(child, label, without_split(name)[0] or split, category))
+        elif inner or split_of(name) in _SPLITS or _holds_splits(tree, child) or _NO_CLASS.fullmatch(name):
+            apart.append(child)  # a set of its own, or images that are not labelled
+        elif not _MASK_PART.fullmatch(name):
+            unknown.append(child)
+    return _Classes(tuple(classes), tuple(unknown), tuple(apart))
+
+
+def _holds_splits(tree: Tree, folder: str) -> bool:
+    return any(split_of(_last(child)) in _SPLITS for child in tree.children(folder))
+
+
+def _covers(classes: Sequence[_Class], found: Sequence[Found]) -> bool:
+    """Whether every image with a mask lies in a class folder."""
+    return bool(classes) and all(any(entry.image.startswith(c.folder) for c in classes) for entry in found)
+
+
+def _class_images(tree: Tree, part: _Class, truths: set[str]) -> list[str]:
+    """Images of a class: not masks, nor what lies in folders of masks, predictions and the like."""
+    files = {folder: names for folder, names in images_of(tree).items() if folder.startswith(part.folder)}
+    return [
+        folder + name
+        for folder, names in files.items()
+        if not any(_MASK_PART.fullmatch(inner) for inner in folder[len(part.folder) :].split("/") if inner)
+        for name in names
+        if folder + name not in truths and not _NO_IMAGE_NAME.fullmatch(stem_of(Path(name)))
+    ]
+
+
+def _lesion_masks(
+    tree: Tree, classes: Sequence[_Class], pairs: Sequence[Found], notes: list[str]
+) -> tuple[dict[str, list[str]], set[str]]:
+    """Masks by image, and all mask files; masks that show something in normal images show no lesions: none is used."""
+    masks = {entry.image: [file for file, _ in entry.masks] for entry in pairs}
+    truths = {file for files in masks.values() for file in files}
+    healthy = [c.folder for c in classes if not c.label]
+    of_normal = [files[0] for image, files in masks.items() if any(image.startswith(folder) for folder in healthy)]
+    if any(shows_something(tree.path(file)) for file in of_normal[:_LOOKED_AT]):
+        notes.append(counted(sorted(truths), "{} not used: normal images have some too, so they show no lesions", "mask"))
+        return {}, truths
+    return masks, truths
+
+
+_LOOKED_AT = 8  # masks of normal images
+
+
+# --- what is known about an image --------------------------------------------------------------------------------
+
+
+def _case(tree: Tree, file: str, masks: Sequence[str] = (), part: str = "") -> Case:
+    """An image; its category is its folder, as far as that is no word of ours."""
+    folders = [p for p in folder_of(file).split("/") if p and not _IMAGE_PART.fullmatch(p) and not _FORMATS.fullmatch(p)]
+    folders = [p for p in folders if not (part and part.lower() in p.lower())]
+    split, category = split_in("/".join(folders))
+    return Case(
+        name=stem_of(Path(file)),
+        images=(tree.path(file),),
+        masks=tuple(tree.path(mask) for mask in masks),
+        split=split_of(part) if part else split,
+        category=category,
+    )
+
+
+def _with_categories(cases: Sequence[Case]) -> list[Case]:
+    """Categories only where there are several."""
+    several = len({case.category for case in cases}) > 1
+    return [case if several else replace(case, category="") for case in cases]
+
+
+def with_patients(
+    root: Path, cases: Sequence[Case], notes: list[str], classes: Collection[Path] = (), *, by_numbers: bool = True
+) -> list[Case]:
+    """Patients where the folders say them; images whose names say nothing are called after their folder.
+
+    A folder is a patient where it is called one, where its image has a name such as image or flair, or where several
+    folders are such that their images are called after them or, ``by_numbers``, alike in all of them.
+    """
+    by_folder: dict[Path, list[Case]] = defaultdict(list)
+    for case in cases:
+        by_folder[_own_folder(root, case)].append(case)
+    stems = {folder: [stem_of(case.images[0]).casefold() for case in group] for folder, group in by_folder.items()}
+    often = Counter(stem for group in stems.values() for stem in set(group))
+    who = [folder for folder in stems if _SAYS_WHO.search(folder.name)]
+    named = {folder for folder in who if by_numbers and all(s.startswith(folder.name.casefold()) for s in stems[folder])}
+    alike = {f for f in stems if all(_WORD_NAME.fullmatch(s) or (by_numbers and often[s] > 2) for s in stems[f])}
+    alike = {folder for folder in alike if folder == by_folder[folder][0].images[0].parent}
+    found = []
+    for case in cases:
+        folder = _own_folder(root, case)
+        is_word = label_of(folder.name) is not None or split_of(folder.name) in _SPLITS or folder in (root, *classes)
+        is_like_others = not is_word and any(len(s) > 1 and folder in s for s in (named, alike))
+        said = folder != root and _PATIENT.fullmatch(folder.name) is not None
+        found.append(_of_patient(root, case, folder) if said or is_like_others else case)
+    if not any(case.patient for case in found):
+        notes.append(UNKNOWN_PATIENTS)
+    return found
+
+
+def _of_patient(root: Path, case: Case, folder: Path) -> Case:
+    """The case of the patient whose folder this is."""
+    name, stem = folder.name, stem_of(case.images[0])
+    own = stem if stem.casefold().startswith(name.casefold()) else f"{name}_{stem}"
+    above, _, last = case.category.rpartition("/")
+    longer = split_in(folder.relative_to(root).as_posix())[1] if folder.is_relative_to(root) else name
+    return replace(
+        case,
+        name=name if _WORD_NAME.fullmatch(stem) else own,
+        patient=name if _SAYS_WHO.search(name) else longer,
+        category=above if last == name else case.category,
+    )
+
+
+def _own_folder(root: Path, case: Case) -> Path:
+    """The folder that an image's folder of images lies in."""
+    folder = case.images[0].parent
+    while folder != root and _IMAGE_PART.fullmatch(folder.name):
+        folder = folder.parent
+    return folder
+
+
+_SAYS_WHO = re.compile(r"[a-z].*\d|\d{3}", re.IGNORECASE)
+_SPLITS = ("train", "val", "test")
