@@ -35,22 +35,6 @@ DataArgument = Annotated[
 SequencesOption = Annotated[
     str | None, typer.Option(metavar="A,B", help="Which sequences become channels, such as t2f or t1c,t2f.")
 ]
-LesionValuesOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="2,4",
-        help="Values of the masks that are lesion: numbers, colours such as #ff0000, names of the set, or all.",
-        show_default="what the layout knows, else the only value there is",
-    ),
-]
-IgnoreValuesOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="255",
-        help="Values of the masks about which nothing is known: these voxels enter no metric and no training.",
-        show_default="what the layout knows",
-    ),
-]
 
 
 @data_app.command("layouts")
@@ -73,8 +57,8 @@ def layouts(as_json: options.JsonOption = False) -> None:
 def check(
     data: DataArgument,
     sequences: SequencesOption = None,
-    lesion_values: LesionValuesOption = None,
-    ignore_values: IgnoreValuesOption = None,
+    lesion_values: options.LesionValuesOption = None,
+    ignore_values: options.IgnoreValuesOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """What was found, what is missing or inconsistent, and how to mend it; exit code 1 if anything is wrong."""
@@ -101,8 +85,8 @@ def split(
     fractions: Annotated[str, typer.Option(help="Shares of train, val and test.")] = "0.7,0.15,0.15",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same splits.")] = 0,
     sequences: SequencesOption = None,
-    lesion_values: LesionValuesOption = None,
-    ignore_values: IgnoreValuesOption = None,
+    lesion_values: options.LesionValuesOption = None,
+    ignore_values: options.IgnoreValuesOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Split by patient: no patient and no copied image is in two splits."""
@@ -168,7 +152,9 @@ def _show(report: DataReport) -> None:
             table.add_row(f"{kind} {name}".replace("[", r"\["), str(count))
     for value, facts in report.mask_values.items():
         words = f"mask value {value} {facts['name']}".strip()
-        table.add_row(words.replace("[", r"\["), f"{facts['means']}, in {facts['cases']} cases")
+        table.add_row(
+            words.replace("[", r"\["), f"{facts['means']}, in {facts['cases']} case{'' if facts['cases'] == 1 else 's'}"
+        )
     console.out.print(table)
     if report.why:
         console.out.print(f"recognised by: {report.why}", markup=False)

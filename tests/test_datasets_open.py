@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dataset_trees import pairs_tree, put_image, put_json, put_text, put_volume
+from dataset_trees import pairs_tree, put_image, put_json, put_label, put_text, put_volume
 
 from headclip_med import choices
 from headclip_med.datasets import LAYOUTS, Case, open_dataset
@@ -50,12 +50,14 @@ def test_a_layout_without_a_path_is_told() -> None:
 def test_a_folder_that_no_layout_fits_lists_them(tmp_path: Path) -> None:
     put_image(tmp_path / "photo.png")
     said = _refused(tmp_path)
-    assert said.startswith(f"The layout of {tmp_path.name} must be one of brats, bids, msd, pairs,")
-    assert "given: none that fits. Name it, as in pairs:FOLDER" in said
+    assert said.startswith(f"The layout of {tmp_path.name} must be one of {', '.join(LAYOUTS)}")
+    assert "given: none that fits 1 images and volumes, such as photo.png" in said
+    assert "'pairs:FOLDER?image=*.jpg&mask=*_mask.png'" in said
 
 
 def test_two_layouts_that_fit_equally_are_told(tmp_path: Path) -> None:
     put_volume(tmp_path / "case1" / "flair.nii.gz")
+    put_label(tmp_path / "case1" / "seg.nii.gz")
     pairs_tree(tmp_path)
     said = _refused(tmp_path)
     assert f"given: it fits brats and pairs. Name the one that is meant, as in brats:{tmp_path.name}." in said
@@ -81,7 +83,9 @@ def test_tables_that_list_no_images_do_not_matter(tmp_path: Path) -> None:
 def test_an_empty_set_is_told(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
-    assert f"must find at least one case; given: none in {tmp_path.name}" in _refused(tmp_path)
+    put_text(tmp_path / "images" / "1.webp", "")
+    assert "none that fits no image or volume (1 .webp)" in _refused(tmp_path)
+    assert f"must find at least one case; given: none in {tmp_path.name}" in _refused(f"pairs:{tmp_path}")
 
 
 def test_a_choice_that_leaves_nothing_says_what_there_is(tmp_path: Path) -> None:
@@ -98,7 +102,7 @@ def test_a_file_for_a_layout_of_folders_is_told(tmp_path: Path) -> None:
 
 def test_sequences_of_a_layout_that_has_none_are_told(tmp_path: Path) -> None:
     pairs_tree(tmp_path)
-    assert "Sequences can be chosen in the layouts brats, bids, msd; given: pairs." in _refused(
+    assert "Sequences can be chosen in the layouts brats, wmh, isbi, mslesseg, nnunet, bids, msd; given: pairs." in _refused(
         tmp_path, sequences=["t1"]
     )
 

@@ -96,7 +96,9 @@ def _listed(
             )
         )
     used = {mask for case in cases for mask in case.masks}
-    shown = {file for rule in rules for file, groups in matches(tree, rule.mask) if not _is_normal(groups.get("kind", ""))}
+    shown = {
+        file for rule in rules for file, groups in matches(tree, rule.mask) if not _is_normal(groups.get("kind", ""))
+    }
     strays = [tree.path(file) for file in sorted(shown) if tree.path(file) not in used]
     notes = [UNKNOWN_PATIENTS]
     notes += [counted(without, "{} without a mask: abnormal, and nothing says where", "image")] if without else []

@@ -89,7 +89,7 @@ def list_cases(tree: Tree, sequences: Sequence[str] | None = None) -> Listing:
     notes += [counted(runs, "{} passed over: another run or space of the same suffix is used")] if runs else []
     notes += [counted(short, f"{{}} left out: no {', '.join(chosen)}", "case")] if short else []
     notes += [counted(without, "{} without a lesion mask, and so without truth", "case")] if without else []
-    notes += [counted(several, "{} further masks of a case not used", "file")] if several else []
+    notes += [counted(several, "{} further of a case not used", "mask")] if several else []
     known += [tree.path(mask.file) for mask in masks]
     first = next((case for case in cases if case.masks), None)
     why = f"{first.images[0].name} with {first.masks[0].name}" if first and first.masks[0] else "subject folders"
@@ -153,7 +153,9 @@ def _by_visit(masks: Sequence[_File], visits: Sequence[_Visit]) -> tuple[dict[_V
     strays = []
     for mask in masks:
         own = [visit for visit in visits if visit[0] == mask.visit[0]]
-        fits = [visit for visit in own if visit == mask.visit] or (own if len(own) == 1 and "" in (own[0][1], mask.visit[1]) else [])
+        fits = [visit for visit in own if visit == mask.visit] or (
+            own if len(own) == 1 and "" in (own[0][1], mask.visit[1]) else []
+        )
         if fits:
             found[fits[0]].append(mask)
         else:
@@ -171,7 +173,9 @@ def _usual_order(
 ) -> list[str]:
     """Suffixes by preference; those that lie on the grid of the first mask come first (ISLES draws on the DWI)."""
     for visit, masks in truths.items():
-        fits = [suffix for suffix in _ORDER if suffix in parts[visit] and _one_grid(tree, parts[visit][suffix], masks[0])]
+        fits = [
+            suffix for suffix in _ORDER if suffix in parts[visit] and _one_grid(tree, parts[visit][suffix], masks[0])
+        ]
         return [*fits, *(suffix for suffix in _ORDER if suffix not in fits)]
     return list(_ORDER)
 
@@ -179,7 +183,7 @@ def _usual_order(
 def _one_grid(tree: Tree, image: _File, mask: _File) -> bool:
     """Whether two files have one shape; what cannot be read is told when it is read."""
     try:
-        shapes = [nib.load(tree.path(file.file)).shape[:3] for file in (image, mask)]  # type: ignore[attr-defined]
+        shapes = [nib.load(tree.path(file.file)).shape[:3] for file in (image, mask)]
     except Exception:
         return False
     return bool(shapes[0] == shapes[1])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.datasets.values import MaskValues
+from headclip_med.datasets.values import NOT_KNOWN, MaskValues
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -44,7 +44,7 @@ class Case:
     split: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
     volumes: tuple[int, ...] = ()
-    values: MaskValues = MaskValues()
+    values: MaskValues = NOT_KNOWN
 
     @property
     def has_mask(self) -> bool:

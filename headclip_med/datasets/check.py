@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headclip_med.datasets.case import Case, CaseDataset
-from headclip_med.datasets.loading import CONTRADICTION
 from headclip_med.datasets.fingerprints import Fingerprint, meaning_question
+from headclip_med.datasets.loading import CONTRADICTION
 from headclip_med.datasets.mask_pictures import NOT_BINARY, TOO_DARK
 from headclip_med.datasets.truth import GridError, Mask, MaskError, MeaningError
 from headclip_med.datasets.values import value_text
@@ -35,8 +35,8 @@ class Problem:
     Attributes:
         severity: ``error`` makes numbers wrong, ``warning`` is worth a look.
         kind: missing_file, unreadable_image, unreadable_mask, mask_grid, mask_meaning (nothing says which values are
-            lesions), mask_values, mask_dark, mask_full, contradiction, no_mask, no_label, stray_mask, copies, copies_across_labels, copies_across_splits,
-            patients_across_splits, or reader (what the reader found odd).
+            lesions), mask_values, mask_dark, mask_full, contradiction, no_mask, no_label, stray_mask, copies,
+            copies_across_labels, copies_across_splits, patients_across_splits, or reader (what it found odd).
         cases: names; of copies ``a = b``; of stray masks the files; of patients in several splits the patients.
         what, mend: in words.
     """
@@ -219,7 +219,9 @@ def _masks(dataset: CaseDataset, facts: list[_Facts]) -> Iterable[Problem]:
     inverted = {fact.case.name for fact in facts if fact.looks_inverted}
     large = tuple(name for name, share in shares.items() if share < 1 and (share > _LARGE_SHARE or name in inverted))
     if large:
-        what = f"the mask looks inverted: it covers the edge of the image and most of it, or more than {_LARGE_SHARE:.0%}"
+        what = (
+            f"the mask looks inverted: it covers the edge of the image and most of it, or more than {_LARGE_SHARE:.0%}"
+        )
         yield Problem("warning", "mask_full", what, large, _INVERTED)
     without = tuple(fact.case.name for fact in facts if fact.label is not False and not fact.case.has_mask)
     if dataset.has_masks and without:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from headclip_med.datasets.case import Case, CaseDataset
 from headclip_med.datasets.truth import MeaningError
-from headclip_med.datasets.values import MaskValues, ask_for_values
+from headclip_med.datasets.values import NOT_KNOWN, MaskValues, ask_for_values
 from headclip_med.errors import HeadclipError, InputError, internal_error
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Fingerprint:
     has_mask: bool = False
     error: str = ""
     values: tuple[int, ...] = ()
-    meaning: MaskValues = MaskValues()
+    meaning: MaskValues = NOT_KNOWN
 
 
 @dataclass(frozen=True)

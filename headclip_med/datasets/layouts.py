@@ -116,7 +116,7 @@ LAYOUTS: dict[str, Layout] = {
             "train/images/1.png + train/masks/1.png, images/train/1.png + masks/train/1.png",
             "TestDataset/CVC-300/images/1.png + TestDataset/CVC-300/masks/1.png",
             "data_C1/images_C1/1.jpg + data_C1/masks_C1/1_mask.jpg",
-            "ISIC2018_Task1-2_Training_Input/ISIC_1.jpg + ISIC2018_Task1_Training_GroundTruth/ISIC_1_segmentation.png",
+            "ISIC-2017_Test_v2_Data/I_1.jpg + ISIC-2017_Test_v2_Part1_GroundTruth/I_1_segmentation.png",
             "ETIS-LaribPolypDB/1.tif + Ground Truth/p1.tif, CVC-ColonDB/1.bmp + p1.bmp",
             "TCGA_CS_1/TCGA_CS_1_1.tif + TCGA_CS_1_1_mask.tif, x.png + x_mask.png + x_mask_1.png",
             "case/image.nii.gz + case/mask.nii.gz, volume-0.nii + segmentation-0.nii",
@@ -210,8 +210,8 @@ def open_dataset(
     Args:
         name: in tables; default the folder's. sequences: which become channels, where a case has several.
         split: only cases of this split (train, val, test), where the layout knows any. category: only cases of it.
-        lesion_values: values of the masks that are lesion: ``"2,4"``, ``[2, 4]``, colours such as ``#ff0000``, names that
-            the set has, or ``all``; default what the layout knows, else the only value there is.
+        lesion_values: values of the masks that are lesion: ``"2,4"``, ``[2, 4]``, colours such as ``#ff0000``, names
+            that the set has, or ``all``; default what the layout knows, else the only value there is.
         ignore_values: values of voxels that enter no metric and no training.
 
     Raises:
@@ -253,7 +253,9 @@ def _said_of_values(cases: Sequence[Case]) -> list[str]:
         if values.lesion is None or not (values.chosen or values.names or values.ignored):
             continue
         every = "every value but 0" if not values.lesion else values.shown(values.lesion)
-        rest = [value for value in values.names if value not in (*values.lesion, *values.ignored)] if values.lesion else []
+        rest = (
+            [value for value in values.names if value not in (*values.lesion, *values.ignored)] if values.lesion else []
+        )
         parts = [f"lesion: {every}"]
         parts += [f"no lesion: {values.shown(rest)}"] if rest else []
         parts += [f"ignored: {values.shown(values.ignored)}"] if values.ignored else []
@@ -328,9 +330,8 @@ def _recognised(root: Path, tree: Tree | None) -> str:
     for name, layout in sorted(LAYOUTS.items(), key=lambda item: -item[1].rank):
         if fits and layout.rank < LAYOUTS[fits[0]].rank:
             break
-        if layout.is_list and layout.recognise(root):
-            fits.append(name)
-        elif tree is not None and not layout.is_list and layout.recognise(tree):
+        place = root if layout.is_list else tree
+        if place is not None and layout.recognise(place):
             fits.append(name)
     if not fits:
         raise _unknown(root, tree)

@@ -77,7 +77,7 @@ def read_tree(root: Path) -> Tree:
         folders[folder] = tuple(n for n in listed if n.lower().endswith(_ENDINGS))
         for name in listed:
             if not name.lower().endswith(_ENDINGS):
-                others[os.path.splitext(name)[1].lower() or name] += 1
+                others[Path(name).suffix.lower() or name] += 1
     return Tree(root, dict(sorted(folders.items())), dict(others))
 
 

@@ -19,7 +19,7 @@ from headclip_med.reading.base import collected_warnings, in_words
 from headclip_med.reading.content import existing_path
 
 Labels = NDArray[np.int32]
-Pixels = NDArray[np.generic]
+Pixels = NDArray[Any]
 Mask = NDArray[np.bool_]
 
 # How warnings about masks begin; the check of a set tells them by it.
@@ -99,13 +99,13 @@ def _starts_black(image: Any, indices: Pixels) -> bool:
 
 
 def _without_alpha(rgba: Pixels) -> Pixels:
-    """Colours on black; of a picture of one colour whose transparency varies, the transparency."""
+    """Colours on black; of a picture of one colour that is not opaque, the transparency."""
     colour, alpha = rgba[..., :3], rgba[..., 3]
-    if alpha.min() == alpha.max():
+    is_flat = bool((colour == colour[0, 0]).all())
+    if alpha.min() == alpha.max() and not (is_flat and alpha.max() == 0):
         return colour
     seen = np.where((alpha >= 128)[..., None], colour, 0)
-    flat = (colour.reshape(-1, 3) == colour[0, 0]).all() or not seen.any()
-    return np.repeat(alpha[..., None], 3, axis=-1) if flat else seen
+    return np.repeat(alpha[..., None], 3, axis=-1) if is_flat or not seen.any() else seen
 
 
 def _grey_if_equal(colour: Pixels) -> Pixels:

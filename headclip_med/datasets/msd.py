@@ -11,7 +11,7 @@ from headclip_med.datasets.listed_paths import as_object, inside, json_file, nee
 from headclip_med.datasets.listing import Listing, counted, no_such_sequence, told_apart
 from headclip_med.datasets.names import files_in, named, stem_of
 from headclip_med.datasets.patterns import without_ending
-from headclip_med.datasets.values import MaskValues, values_of_labels
+from headclip_med.datasets.values import NOT_KNOWN, MaskValues, values_of_labels
 from headclip_med.errors import InputError
 
 _FOLDERS = (("train", "imagestr", "labelstr"), ("test", "imagests", "labelsts"))
@@ -35,7 +35,7 @@ def list_cases(root: Path, sequences: Sequence[str] | None = None) -> Listing:
     path = needed(json_file(root, "dataset.json"), root, "a file dataset.json")
     facts = read_object(path)
     rows = _rows(facts)
-    values = values_of_labels(facts["labels"], path.name) if facts.get("labels") else MaskValues()
+    values = values_of_labels(facts["labels"], path.name) if facts.get("labels") else NOT_KNOWN
     if rows is None or _has_channel_files(path):
         return _nnunet(path, facts, sequences, values)
     volumes, notes = _channels(path, facts, sequences)
@@ -86,7 +86,9 @@ def _who(paths: Sequence[str]) -> list[tuple[str, str]]:
     return [(name, patients[folder]) for name, folder in zip(names, folders, strict=True)]
 
 
-def _decathlon(path: Path, row: Any, who: tuple[str, str], where: str, volumes: Sequence[int], values: MaskValues) -> Case:
+def _decathlon(
+    path: Path, row: Any, who: tuple[str, str], where: str, volumes: Sequence[int], values: MaskValues
+) -> Case:
     """One entry; ``volumes`` are those to read of its 4-D file, none for a file of one volume."""
     image = inside(path.parent, str(row["image"]), where)
     mask = (inside(path.parent, str(row["label"]), where),) if row.get("label") else ()

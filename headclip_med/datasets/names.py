@@ -13,10 +13,15 @@ from headclip_med.datasets.case import Case
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
-_NORMAL = frozenset(
-    "no normal normals good healthy negative negatives neg control controls ok uninfected noncovid nondemented".split()
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_NORMAL = _words(
+    "no normal normals good healthy negative negatives neg control controls ok uninfected noncovid nondemented"
 )
-_ABNORMAL = frozenset(
+_ABNORMAL = _words(
     """yes abnormal abnormals ungood bad ko defect defects defective anomaly anomalies anomalous positive positives pos
     disease diseased diseases sick pathological pathology lesion lesions finding findings infected parasitized tumor
     tumors tumour tumours cancer cancers cancerous benign malignant carcinoma adenocarcinoma squamous glioma gliomas
@@ -24,14 +29,16 @@ _ABNORMAL = frozenset(
     hemorrhagic haemorrhagic bleeding stroke ischemic ischaemic infarct infarction aneurysm edema oedema pneumonia
     bacteria bacterial viral virus covid covid19 tuberculosis tb effusion opacity atelectasis cardiomegaly consolidation
     emphysema fibrosis hernia infiltration pneumothorax nodule nodules mass cyst cysts stone stones fracture fractured
-    fractures cataract glaucoma retinopathy dr amd drusen cnv dme myopia polyp polyps ulcer ulcerative colitis esophagitis
-    demented dementia alzheimer alzheimers sclerosis arthritis osteoarthritis crack scratch hole broken contamination
-    blowhole fray uneven""".split()
+    fractures cataract glaucoma retinopathy dr amd drusen cnv dme myopia polyp polyps ulcer ulcerative colitis
+    esophagitis demented dementia alzheimer alzheimers sclerosis arthritis osteoarthritis crack scratch hole broken
+    contamination blowhole fray uneven"""
 )
-_DENYING = frozenset("no non not without".split())
-_SETS = frozenset("data dataset datasets database db archive".split())  # brain_tumor_dataset is no class
+_DENYING = _words("no non not without")
+_SETS = _words("data dataset datasets database db archive")  # brain_tumor_dataset is no class
 _DENIED = re.compile("^(?:non?|not|un|without)")
-_SPLIT = re.compile(r"(?:[a-z]\. )?(?:(train(?:ing|val)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))[-_ ]?(?:data)?(?:set)?")
+_SPLIT = re.compile(
+    r"(?:[a-z]\. )?(?:(train(?:ing|val)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))[-_ ]?(?:data)?(?:set)?"
+)
 _SPLIT_PREFIX = re.compile(r"^(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)[-_ ](?=.)")
 
 MASK_FOLDER = (

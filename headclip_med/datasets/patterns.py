@@ -94,7 +94,8 @@ def rules_of_globs(image: str, mask: str) -> tuple[Rule, Rule]:
     several = "/" not in image and "/" not in mask
     stars = len(_STAR.findall(image))
     return tuple(  # type: ignore[return-value]
-        Rule(_of_glob(image, stars, star, several), _of_glob(mask, stars, star, several)) for star in ("[^/]*?", "[^/]*")
+        Rule(_of_glob(image, stars, star, several), _of_glob(mask, stars, star, several))
+        for star in ("[^/]*?", "[^/]*")
     )
 
 

@@ -70,11 +70,14 @@ _IMAGE_PART = re.compile(rf"{_PART}(?:{_IMAGES}){_TAG}", re.IGNORECASE)
 _MASK_PART = re.compile(rf"{_PART}(?:{MASK_FOLDER}){_TAG}", re.IGNORECASE)
 _MASK_NAME = re.compile(rf".+?{_SUFFIX}", re.IGNORECASE)
 _NO_IMAGE_NAME = re.compile(
-    r".*[-_ ](?:super[-_]?pixels?|overlay|bbox|contours?|edges?|pred(?:iction)?|heat_?map|attribute_.*|vis)", re.IGNORECASE
+    r".*[-_ ](?:super[-_]?pixels?|overlay|bbox|contours?|edges?|pred(?:iction)?|heat_?map|attribute_.*|vis)",
+    re.IGNORECASE,
 )
 _FORMATS = re.compile(r"(?:png|tiff?|jpe?g|bmp|gif)", re.IGNORECASE)
 _WORD_NAME = re.compile(r"(?:image|img|imaging|volume|original|orig|input|scan|raw|flair|t1|t2|ct|mri?)", re.IGNORECASE)
-_PATIENT = re.compile(r"(?:p|pat|patient|case|sub|subject|study|series|seq|sequence|video|id)[-_ ]?\d+\w*", re.IGNORECASE)
+_PATIENT = re.compile(
+    r"(?:p|pat|patient|case|sub|subject|study|series|seq|sequence|video|id)[-_ ]?\d+\w*", re.IGNORECASE
+)
 _NO_CLASS = re.compile(rf"{NO_IMAGES.pattern}|(?:un|not?)[-_ ]?label+ed|unknown|unclassified", re.IGNORECASE)
 _PLAIN_KINDS = ("yes", "abnormal", "ungood", "bad", "defect", "anomaly", "tumor", "tumour", "positive", "lesion")
 
@@ -100,9 +103,7 @@ def recognise_pairs(tree: Tree) -> bool:
     return bool(found) and not _covers(_classes(tree).classes, found)
 
 
-def list_pairs(
-    tree: Tree, image: Sequence[str] = (), mask: Sequence[str] = (), normal: Sequence[str] = ()
-) -> Listing:
+def list_pairs(tree: Tree, image: Sequence[str] = (), mask: Sequence[str] = (), normal: Sequence[str] = ()) -> Listing:
     """A case per image with a mask, per image beside such ones without, and per image in a folder of a normal name.
 
     The mask says whether an image is normal; one without a mask has no truth, unless its folder says normal.
@@ -133,10 +134,14 @@ _AS_IN = "As in 'pairs:ROOT?image=*.jpg&mask=*_mask*.png'; **/ stands for any fo
 
 
 def _listed_by_user(tree: Tree, image: Sequence[str], mask: Sequence[str], normal: Sequence[str]) -> Listing:
-    images, masks, healthy = (_fitting(tree, what, globs) for what, globs in zip(_KEYS, (image, mask, normal), strict=True))
+    images, masks, healthy = (
+        _fitting(tree, what, globs) for what, globs in zip(_KEYS, (image, mask, normal), strict=True)
+    )
     found = pair(tree, [rule for ours in image for theirs in mask for rule in rules_of_globs(ours, theirs)])
     if not found and not healthy:
-        given = f"{images[0] if images else 'no image'} and {masks[0] if masks else 'no mask'}, which differ where * stands"
+        given = (
+            f"{images[0] if images else 'no image'} and {masks[0] if masks else 'no mask'}, which differ where * stands"
+        )
         raise InputError("An image and its mask must agree in what * stands for", given, _AS_IN)
     used = {entry.image for entry in found} | _masks_of(found) | set(healthy)
     mates = [file for file in images if file not in used and file not in masks]
@@ -160,7 +165,9 @@ def _listing(
 ) -> Listing:
     """Images with masks, without any, and normal ones as cases."""
     images, repeated = _without_other_formats(found)
-    cases = [_case(tree, entry.image, [file for file, _ in entry.masks], entry.groups.get("part", "")) for entry in images]
+    cases = [
+        _case(tree, entry.image, [file for file, _ in entry.masks], entry.groups.get("part", "")) for entry in images
+    ]
     cases += [_case(tree, file) for file in mates]
     cases += [replace(_case(tree, file), label=False) for file in normal]
     cases.sort(key=lambda case: case.images)
@@ -207,7 +214,7 @@ def _mates(files: Files, found: Sequence[Found]) -> list[str]:
     rules = {(folder_of(entry.image), entry.rule): None for entry in found}
     mates: dict[str, None] = {}
     for folder, rule in rules:
-        for file, _ in matches(Tree(Path(), {folder: files[folder]}, {}), rule.image):
+        for file, _ in matches(Tree(Path(), {folder: tuple(files[folder])}, {}), rule.image):
             if not _NO_IMAGE_NAME.fullmatch(stem_of(Path(file))):
                 mates[file] = None
     return list(mates)
@@ -268,7 +275,8 @@ def list_folders(tree: Tree, normal: Sequence[str] = (), abnormal: Sequence[str]
         raise InputError("Every folder of images must say whether they are normal", say, _SAY_IT)
     pairs = [entry for entry in pair(tree, RULES, images_of(tree)) if _covers(found.classes, [entry])]
     notes = [
-        counted(tree.below(folder), f"{{}} in {folder.rstrip('/')} passed over: it is no class") for folder in found.apart
+        counted(tree.below(folder), f"{{}} in {folder.rstrip('/')} passed over: it is no class")
+        for folder in found.apart
     ]
     masks, truths = _lesion_masks(tree, found.classes, pairs, notes)
     abnormal_names = {part.name.casefold() for part in found.classes if part.label}
@@ -289,7 +297,7 @@ def list_folders(tree: Tree, normal: Sequence[str] = (), abnormal: Sequence[str]
                     columns={"kind": part.name} if has_kind else {},
                 )
             )
-    why = ", ".join(f"{part.folder.rstrip('/')} {'abnormal' if part.label else 'normal'}" for part in found.classes)
+    why = ", ".join(f"{part.folder} is {'abnormal' if part.label else 'normal'}" for part in found.classes)
     known = [tree.path(file) for folder in found.apart for file in tree.below(folder)]
     known += [tree.path(file) for file in truths]
     places = {tree.path(part.folder) for part in found.classes}
@@ -299,8 +307,8 @@ def list_folders(tree: Tree, normal: Sequence[str] = (), abnormal: Sequence[str]
 _NAMED = 6  # folders in an error
 _DEEPEST = 4  # folders above the class folders
 _SAY_IT = (
-    "Say it, as in 'folders:ROOT?normal=A,B&abnormal=C' (other folders are then passed over), rename the folder, or list "
-    "the images in a CSV"
+    "Say it, as in 'folders:ROOT?normal=A,B&abnormal=C' (other folders are then passed over), rename the folder, or "
+    "list the images in a CSV"
 )
 
 _Told = dict[str, bool]  # what the user says of folders, by name in lower case
@@ -385,7 +393,9 @@ def _lesion_masks(
     healthy = [c.folder for c in classes if not c.label]
     of_normal = [files[0] for image, files in masks.items() if any(image.startswith(folder) for folder in healthy)]
     if any(shows_something(tree.path(file)) for file in of_normal[:_LOOKED_AT]):
-        notes.append(counted(sorted(truths), "{} not used: normal images have some too, so they show no lesions", "mask"))
+        notes.append(
+            counted(sorted(truths), "{} not used: normal images have some too, so they show no lesions", "mask")
+        )
         return {}, truths
     return masks, truths
 
@@ -398,7 +408,9 @@ _LOOKED_AT = 8  # masks of normal images
 
 def _case(tree: Tree, file: str, masks: Sequence[str] = (), part: str = "") -> Case:
     """An image; its category is its folder, as far as that is no word of ours."""
-    folders = [p for p in folder_of(file).split("/") if p and not _IMAGE_PART.fullmatch(p) and not _FORMATS.fullmatch(p)]
+    folders = [
+        p for p in folder_of(file).split("/") if p and not _IMAGE_PART.fullmatch(p) and not _FORMATS.fullmatch(p)
+    ]
     folders = [p for p in folders if not (part and part.lower() in p.lower())]
     split, category = split_in("/".join(folders))
     return Case(
@@ -430,7 +442,9 @@ def with_patients(
     stems = {folder: [stem_of(case.images[0]).casefold() for case in group] for folder, group in by_folder.items()}
     often = Counter(stem for group in stems.values() for stem in set(group))
     who = [folder for folder in stems if _SAYS_WHO.search(folder.name)]
-    named = {folder for folder in who if by_numbers and all(s.startswith(folder.name.casefold()) for s in stems[folder])}
+    named = {
+        folder for folder in who if by_numbers and all(s.startswith(folder.name.casefold()) for s in stems[folder])
+    }
     alike = {f for f in stems if all(_WORD_NAME.fullmatch(s) or (by_numbers and often[s] > 2) for s in stems[f])}
     alike = {folder for folder in alike if folder == by_folder[folder][0].images[0].parent}
     found = []

@@ -13,7 +13,7 @@ from headclip_med.datasets.listing import Listing, Tree, counted, no_such_sequen
 from headclip_med.datasets.names import VOLUME_ENDINGS, split_of
 from headclip_med.datasets.patterns import ABOVE, Groups, Key, folder_of, key_of, matches, pair
 from headclip_med.datasets.pictures import RULES
-from headclip_med.datasets.values import EVERY_VALUE, MaskValues
+from headclip_med.datasets.values import EVERY_VALUE, NOT_KNOWN, MaskValues
 
 Pattern = tuple[str, str]
 Any_ = TypeVar("Any_", bound=Hashable)
@@ -40,7 +40,7 @@ class SequenceSet:
     order: tuple[str, ...] = ("t2f", "t1c", "t2w", "t1n")
     same: Mapping[str, str] = field(default_factory=dict)
     rank: tuple[str, tuple[str, ...]] = ("", ("",))
-    values: Callable[[str, set[str]], MaskValues] = lambda _name, _called: MaskValues()
+    values: Callable[[str, set[str]], MaskValues] = lambda _name, _called: NOT_KNOWN
     flat: bool = False
 
 
@@ -197,7 +197,7 @@ def _brats_values(name: str, called: set[str]) -> MaskValues:
     """All labels of BraTS are tumour, but the cavity that surgery left, since 2024, is neither that nor normal."""
     if _AFTER_TREATMENT.fullmatch(name):
         return MaskValues((), (_RESECTION_CAVITY,), {})
-    return EVERY_VALUE if called & _BRATS_WORDS else MaskValues()
+    return EVERY_VALUE if called & _BRATS_WORDS else NOT_KNOWN
 
 
 _CASE = rf"{ABOVE}(?P<case>(?!anat/)[^/]+/)?"

@@ -111,8 +111,9 @@ def check_listable(dataset: CaseDataset) -> None:
         if case.volumes:
             hint = "Save the sequences as files of their own"
             raise InputError("A CSV of paths must list whole files", f"{case.name}, a volume of a 4-D file", hint)
-        if any(_SEPARATOR in str(file) for file in (*case.images, *case.masks)):
-            raise InputError(f"The files of {case.name} must have no {_SEPARATOR} in their paths", "one with it")
+        files = [file for file in (*case.images, *case.masks) if file is not None]
+        if any(_SEPARATOR in part for file in files for part in file.parts[len(dataset.root.parts) :] or [file.name]):
+            raise InputError(f"The files of {case.name} must have no {_SEPARATOR} in their names", "one with it")
 
 
 def _check_shares(shares: Mapping[str, float]) -> None:

@@ -42,9 +42,9 @@ def recognise(root: Path) -> bool:
 def list_cases(root: Path) -> Listing:
     """Columns ``image`` (several joined by ``;``), and any of mask, label, patient, name, category, split.
 
-    ``lesion_values`` and ``ignore_values`` say what the values of the mask mean. Every other column is kept for subgroup
-    tables. Paths are relative to the file or to the folder above it, or absolute. Without a column ``image``, a column
-    such as ``id`` and one of labels are enough where the images lie below.
+    ``lesion_values`` and ``ignore_values`` say what the values of the mask mean. Every other column is kept for
+    subgroup tables. Paths are relative to the file or to the folder above it, or absolute. Without a column ``image``,
+    a column such as ``id`` and one of labels are enough where the images lie below.
 
     Raises:
         InputError: no column ``image``; a row without image, with more fields than columns, or with a label that is
@@ -71,7 +71,9 @@ def list_cases(root: Path) -> Listing:
 
 
 def _case(folder: Path, row: Mapping[str, str], where: str, end: str) -> Case:
-    images, masks = ([part.strip() for part in row.get(key, "").split(";") if part.strip()] for key in ("image", "mask"))
+    images, masks = (
+        [part.strip() for part in row.get(key, "").split(";") if part.strip()] for key in ("image", "mask")
+    )
     if not images:
         raise InputError("Every row must name its image", where)
     return Case(
@@ -89,8 +91,15 @@ def _case(folder: Path, row: Mapping[str, str], where: str, end: str) -> Case:
 
 def _path(folder: Path, text: str) -> Path:
     """Relative to the folder of the list, or to the one above where only that has it."""
-    path = folder / text
-    return path if path.exists() or not (folder.parent / text).exists() else folder.parent / text
+    here, above = folder / text, folder.parent / text
+    return above if _exists(above) and not _exists(here) else here
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _lesion(text: str) -> tuple[int, ...] | None:
@@ -116,7 +125,9 @@ def _by_name(path: Path, text: str) -> Listing:
     name_at, label_at = _label_column(text) or (0, 1)
     header = next(iter(_rows(text)))[1]
     files = _files_by_name(path.parent)
-    cases, missing, twice = [], [], []
+    cases: list[Case] = []
+    missing: list[str] = []
+    twice: list[str] = []
     for number, row in _rows(text)[1:]:
         where = f"{path.name}, row {number}"
         fields = _by_column(header, row, where)

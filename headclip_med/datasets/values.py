@@ -45,7 +45,7 @@ class MaskValues:
         return ", ".join(f"{value_text(value)} {self.names.get(value, '')}".strip() for value in values)
 
 
-EVERY_VALUE = MaskValues(lesion=())
+EVERY_VALUE, NOT_KNOWN = MaskValues(lesion=()), MaskValues()
 
 
 def value_text(value: int) -> str:
@@ -152,7 +152,9 @@ _ORGAN = re.compile(
     r"putamen|cerebell|brainstem|cortex|spinal|\bcord\b|nerve|tissue|organ|body|\bducts?\b|instrument|catheter|\btools?\b"
 )
 _NO_LESION = re.compile(r"\b(no|not|without|normal|healthy|free)\b|\bnon (tumou?r|lesion|cancer)")
-_IGNORED = re.compile(r"\bignored?\b|other patholog|uncertain|unlabell?ed|don.?t care|\bvoid\b|\b(resection|surgical)\b")
+_IGNORED = re.compile(
+    r"\bignored?\b|other patholog|uncertain|unlabell?ed|don.?t care|\bvoid\b|\b(resection|surgical)\b"
+)
 _PLAIN = re.compile(r"^(label|mask|foreground|fg|roi|target|object|class|segmentation|seg|region|positive)? ?\d*$")
 _JOINT = re.compile(r"\b(?:and|with|plus|incl\w*)\b|[+&/]")
 
@@ -185,14 +187,14 @@ def _named(labels: Any, where: str) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for key, value in labels.items():
         if isinstance(value, str) and _is_whole(key) and not _is_whole(value):
-            name, numbers = value, (int(key),)
+            name, numbers = value, [int(key)]
         else:
             listed = value if isinstance(value, list) else [value]
             if not listed or not all(_is_whole(number) for number in listed):
                 raise InputError(f"The labels of {where} must be whole numbers with names", f"{key}: {value}", _LABELS)
-            name, numbers = str(key), tuple(int(number) for number in listed)
+            name, numbers = str(key), [int(number) for number in listed]
         if _spaced(name) != "background" and set(numbers) != {0}:
-            found[name] = found.get(name, ()) + numbers
+            found[name] = (*found.get(name, ()), *numbers)
     return found
 
 
