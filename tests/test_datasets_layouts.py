@@ -279,8 +279,7 @@ def test_bids_says_what_it_chose(tmp_path: Path) -> None:
     assert dataset.notes == (
         "1 file passed over: another run or space of the same suffix is used, such as sub-01/anat/"
         "sub-01_run-2_T2w.nii.gz",
-        "1 mask further of a case not used, such as derivatives/r/sub-01/"
-        "sub-01_run-2_label-lesion_mask.nii.gz",
+        "1 mask further of a case not used, such as derivatives/r/sub-01/sub-01_run-2_label-lesion_mask.nii.gz",
     )
     with pytest.raises(InputError, match="A sequence must be one of T2w; given: dwi"):
         open_dataset(tmp_path, sequences=["dwi"])

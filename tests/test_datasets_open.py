@@ -102,8 +102,9 @@ def test_a_file_for_a_layout_of_folders_is_told(tmp_path: Path) -> None:
 
 def test_sequences_of_a_layout_that_has_none_are_told(tmp_path: Path) -> None:
     pairs_tree(tmp_path)
-    assert "Sequences can be chosen in the layouts brats, wmh, isbi, mslesseg, nnunet, bids, msd; given: pairs." in _refused(
-        tmp_path, sequences=["t1"]
+    assert (
+        "Sequences can be chosen in the layouts brats, wmh, isbi, mslesseg, nnunet, bids, msd; given: pairs."
+        in _refused(tmp_path, sequences=["t1"])
     )
 
 

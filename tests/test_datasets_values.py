@@ -283,9 +283,7 @@ def test_wmh_counts_hyperintensities_and_ignores_other_pathology(tmp_path: Path)
         ("BraTS-MEN-RT-0000-1", "t1c", "gtv", 9, 0),
     ],
 )
-def test_brats_knows_its_labels(
-    tmp_path: Path, case: str, called: str, mask: str, lesion: int, ignored: int
-) -> None:
+def test_brats_knows_its_labels(tmp_path: Path, case: str, called: str, mask: str, lesion: int, ignored: int) -> None:
     joint = "_" if called == "flair" or mask == "gtv" else "-"
     put_volume(tmp_path / case / f"{case}{joint}{called}.nii.gz")
     put_volume(tmp_path / case / f"{case}{joint}{'t1ce' if called == 'flair' else 't1n'}.nii.gz", seed=1)

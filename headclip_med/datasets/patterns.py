@@ -87,38 +87,34 @@ def matches(tree: Tree, pattern: tuple[str, str]) -> list[tuple[str, Groups]]:
 
 
 def rules_of_globs(image: str, mask: str) -> tuple[Rule, Rule]:
-    """Rules of two patterns as in a shell: ``*`` in the image's and the first ``*`` in the mask's say the same.
+    """Rules of two patterns as in a shell: wildcards of the image and the first ones of the mask say the same, in order.
 
-    A pattern without ``/`` holds in every folder; ``**/`` is any folders.
+    A pattern without ``/`` holds in every folder, ``**/`` is any folders, and wildcards in an ending say nothing.
     """
-    several = "/" not in image and "/" not in mask
-    stars = len(_STAR.findall(image))
-    return tuple(  # type: ignore[return-value]
-        Rule(_of_glob(image, stars, star, several), _of_glob(mask, stars, star, several))
+    together = "/" not in image and "/" not in mask
+    count = len(_WILD.findall(image.rpartition(".")[0] or image))
+    lazy, greedy = (
+        Rule(_of_glob(image, count, star, together), _of_glob(mask, count, star, together))
         for star in ("[^/]*?", "[^/]*")
     )
+    return lazy, greedy
 
 
-_STAR = re.compile(r"\*\*/|\*")
-_GLOB = re.compile(r"\*\*/|\*|\?|\[!?[^\]/]+\]|.", re.DOTALL)
+_WILD = re.compile(r"\*\*/|\*|\?|\[!?[^\]/]+\]")
+_GLOB = re.compile(rf"{_WILD.pattern}|.", re.DOTALL)
 
 
-def _of_glob(glob: str, stars: int, star: str, together: bool) -> tuple[str, str]:
-    """Folder and name; the first ``stars`` wildcards are groups ``s0``, ``s1``, …"""
-    number = 0
-    parts = []
+def _of_glob(glob: str, count: int, star: str, together: bool) -> tuple[str, str]:
+    """Folder and name; the first ``count`` wildcards are groups ``w0``, ``w1``, …"""
+    number, parts = 0, []
     for piece in _GLOB.findall(glob.lstrip("/")):
-        if _STAR.fullmatch(piece):
-            text = "(?:[^/]+/)*" if piece == "**/" else star
-            parts.append(f"(?P<s{number}>{text})" if number < stars else f"(?:{text})")
+        if _WILD.fullmatch(piece):
+            text = {"**/": "(?:[^/]+/)*", "*": star, "?": "[^/]"}.get(piece, piece.replace("[!", "[^"))
+            parts.append(f"(?P<w{number}>{text})" if number < count else f"(?:{text})")
             number += 1
-        elif piece == "?":
-            parts.append("[^/]")
-        elif len(piece) > 1:
-            parts.append(piece.replace("[!", "[^"))
         else:
-            parts.append("/" if piece == "/" else re.escape(piece))
-    cut = max((i for i, part in enumerate(parts) if part.endswith("/") or part.endswith("/)*)")), default=-1) + 1
+            parts.append(piece if piece == "/" else re.escape(piece))
+    cut = max((i for i, part in enumerate(parts) if part.endswith(("/", "/)*)"))), default=-1) + 1
     anywhere = "(?P<place>(?:[^/]+/)*)" if together else "(?:[^/]+/)*"
     return "".join(parts[:cut]) if "/" in glob else anywhere, "=" + "".join(parts[cut:])
 

@@ -75,9 +75,8 @@ _NO_IMAGE_NAME = re.compile(
 )
 _FORMATS = re.compile(r"(?:png|tiff?|jpe?g|bmp|gif)", re.IGNORECASE)
 _WORD_NAME = re.compile(r"(?:image|img|imaging|volume|original|orig|input|scan|raw|flair|t1|t2|ct|mri?)", re.IGNORECASE)
-_PATIENT = re.compile(
-    r"(?:p|pat|patient|case|sub|subject|study|series|seq|sequence|video|id)[-_ ]?\d+\w*", re.IGNORECASE
-)
+_PATIENT = re.compile(r"(?:p|pat|patient|case|sub|subject|id)[-_ ]?\d+\w*", re.IGNORECASE)
+_STUDY = re.compile(r"(?:study|series|seq|sequence|video)[-_ ]?\d+\w*", re.IGNORECASE)
 _NO_CLASS = re.compile(rf"{NO_IMAGES.pattern}|(?:un|not?)[-_ ]?label+ed|unknown|unclassified", re.IGNORECASE)
 _PLAIN_KINDS = ("yes", "abnormal", "ungood", "bad", "defect", "anomaly", "tumor", "tumour", "positive", "lesion")
 
@@ -436,40 +435,58 @@ def with_patients(
     A folder is a patient where it is called one, where its image has a name such as image or flair, or where several
     folders are such that their images are called after them or, ``by_numbers``, alike in all of them.
     """
-    by_folder: dict[Path, list[Case]] = defaultdict(list)
-    for case in cases:
-        by_folder[_own_folder(root, case)].append(case)
-    stems = {folder: [stem_of(case.images[0]).casefold() for case in group] for folder, group in by_folder.items()}
-    often = Counter(stem for group in stems.values() for stem in set(group))
-    who = [folder for folder in stems if _SAYS_WHO.search(folder.name)]
-    named = {
-        folder for folder in who if by_numbers and all(s.startswith(folder.name.casefold()) for s in stems[folder])
-    }
-    alike = {f for f in stems if all(_WORD_NAME.fullmatch(s) or (by_numbers and often[s] > 2) for s in stems[f])}
-    alike = {folder for folder in alike if folder == by_folder[folder][0].images[0].parent}
+    said = [_called_patient(root, case.images[0]) for case in cases]
+    alike = _alike_folders(root, cases, classes, by_numbers)
     found = []
-    for case in cases:
-        folder = _own_folder(root, case)
-        is_word = label_of(folder.name) is not None or split_of(folder.name) in _SPLITS or folder in (root, *classes)
-        is_like_others = not is_word and any(len(s) > 1 and folder in s for s in (named, alike))
-        said = folder != root and _PATIENT.fullmatch(folder.name) is not None
-        found.append(_of_patient(root, case, folder) if said or is_like_others else case)
+    for case, folder in zip(cases, said, strict=True):
+        own = _own_folder(root, case)
+        if folder is not None and (_PATIENT.fullmatch(folder.name) or len(set(said)) > 1):
+            found.append(_of_patient(root, case, folder))
+        else:
+            found.append(_of_patient(root, case, own) if own in alike else case)
     if not any(case.patient for case in found):
         notes.append(UNKNOWN_PATIENTS)
     return found
 
 
+def _called_patient(root: Path, image: Path) -> Path | None:
+    """The outermost folder that is called a patient, else a study or a series."""
+    above = [folder for folder in reversed(image.parents) if root in folder.parents] or [image.parent]
+    kinds = ([folder for folder in above if kind.fullmatch(folder.name)] for kind in (_PATIENT, _STUDY))
+    return next((folders[0] for folders in kinds if folders), None)
+
+
+def _alike_folders(root: Path, cases: Sequence[Case], classes: Collection[Path], by_numbers: bool) -> set[Path]:
+    """Folders of one patient each: their images have the folder's name, a name that says nothing, or all the same."""
+    by_folder: dict[Path, list[Case]] = defaultdict(list)
+    for case in cases:
+        folder = _own_folder(root, case)
+        is_word = label_of(folder.name) is not None or split_of(folder.name) in _SPLITS
+        if not is_word and folder not in (root, *classes):
+            by_folder[folder].append(case)
+    stems = {folder: [stem_of(case.images[0]).casefold() for case in group] for folder, group in by_folder.items()}
+    often = Counter(stem for group in stems.values() for stem in set(group))
+    who = [folder for folder in stems if by_numbers and _SAYS_WHO.search(folder.name)]
+    named = {folder for folder in who if all(stem.startswith(folder.name.casefold()) for stem in stems[folder])}
+    direct = [folder for folder in stems if folder == by_folder[folder][0].images[0].parent]
+    alike = {f for f in direct if all(_WORD_NAME.fullmatch(s) or (by_numbers and often[s] > 2) for s in stems[f])}
+    return {folder for folders in (named, alike) if len(folders) > 1 for folder in folders}
+
+
 def _of_patient(root: Path, case: Case, folder: Path) -> Case:
     """The case of the patient whose folder this is."""
     name, stem = folder.name, stem_of(case.images[0])
-    own = stem if stem.casefold().startswith(name.casefold()) else f"{name}_{stem}"
-    above, _, last = case.category.rpartition("/")
+    is_word = _WORD_NAME.fullmatch(stem) is not None
     longer = split_in(folder.relative_to(root).as_posix())[1] if folder.is_relative_to(root) else name
     return replace(
         case,
-        name=name if _WORD_NAME.fullmatch(stem) else own,
+        name=name
+        if is_word
+        else case.name
+        if case.name.casefold().startswith(name.casefold())
+        else f"{name}_{case.name}",
         patient=name if _SAYS_WHO.search(name) else longer,
-        category=above if last == name else case.category,
+        category="/".join(part for part in case.category.split("/") if part != name),
     )
 
 
