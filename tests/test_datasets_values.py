@@ -365,3 +365,33 @@ def test_one_label_of_several_sets_stays_what_it_is(tmp_path: Path) -> None:
     put_volume(tmp_path / "a" / "image.nii.gz")
     put_label(tmp_path / "a" / "mask.nii.gz")  # value 2 alone
     assert _truths(open_dataset(tmp_path)) == [(1, True, 0)]
+
+
+def test_training_takes_a_choice(tmp_path: Path) -> None:
+    from headclip_med.training.auxiliary import auxiliary_parts
+    from headclip_med.training.config import load_config
+
+    masks = [_label(v1=ORGAN, v2=TUMOUR), _label(v1=ORGAN), _label(v1=ORGAN, v2=TUMOUR)]
+    root = _kits(tmp_path / "set", *masks)
+    config = tmp_path / "run.yaml"
+    put_text(config, f"model: tower\nout: out\ndata:\n- path: {root}\n  lesion_values: [2]\n")
+    (part,) = auxiliary_parts(load_config(config))
+    assert [part.dataset.load(case).gt_label for case in part.dataset] == [True, False, True]
+    put_text(config, f"model: tower\nout: out\ndata:\n- path: {root}\n")
+    with pytest.raises(InputError, match="which values of the masks are lesions; given: 1, 2"):
+        auxiliary_parts(load_config(config))
+
+
+def test_train_passes_the_choice_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def stop(config, **options):
+        seen.append(config.data)
+        raise InputError("Enough has been seen", "nothing")
+
+    monkeypatch.setattr("headclip_med.training.run.train", stop)
+    words = ["train", "--model", "tower", "--out", str(tmp_path / "out"), "--lesion-values", "2,4"]
+    assert CliRunner().invoke(app, [*words, "--data", "set", "--ignore-values", "5"]).exit_code == 2
+    assert (seen[0][0].lesion_values, seen[0][0].ignore_values) == ("2,4", "5")
+    refused = CliRunner().invoke(app, words)
+    assert (refused.exit_code, "Values of masks must go with --data" in refused.stderr) == (2, True)

@@ -68,7 +68,7 @@ def pair(tree: Tree, rules: Iterable[Rule], files: Mapping[str, Sequence[str]] |
         truths = {file for group in masks.values() for file, _ in group}
         for key, group in masks.items():
             free = [(file, groups) for file, groups in group if file not in taken and file not in found]
-            named = [(file, groups) for file, groups in images.get(key, []) if file not in truths and file not in taken]
+            named = [item for item in images.get(key, []) if item[0] not in truths and item[0] not in taken]
             if not free or not named or len({without_ending(file) for file, _ in named}) > 1:
                 continue
             image, groups = named[0]
@@ -87,7 +87,7 @@ def matches(tree: Tree, pattern: tuple[str, str]) -> list[tuple[str, Groups]]:
 
 
 def rules_of_globs(image: str, mask: str) -> tuple[Rule, Rule]:
-    """Rules of two patterns as in a shell: wildcards of the image and the first ones of the mask say the same, in order.
+    """Rules of two patterns as in a shell: what wildcards of the image stand for, the first ones of the mask do too.
 
     A pattern without ``/`` holds in every folder, ``**/`` is any folders, and wildcards in an ending say nothing.
     """
