@@ -237,6 +237,15 @@ def test_masks_of_organs_are_not_used(tmp_path: Path) -> None:
     assert any(note.startswith("6 masks not used: normal images have some too") for note in dataset.notes)
 
 
+def test_a_mask_without_its_image_is_no_image(tmp_path: Path) -> None:
+    _masks_beside(tmp_path)
+    put_mask(tmp_path / "tumor" / "gone_mask.png")
+    put_mask(tmp_path / "mask" / "lost.png")
+    dataset = open_dataset(tmp_path)
+    assert _labels(dataset) == (3, 3)
+    assert sorted(dataset.strays) == ["gone_mask.png", "lost.png"]
+
+
 def test_images_beside_the_class_folders_are_counted(tmp_path: Path) -> None:
     _put(tmp_path, "yes", "no")
     put_image(tmp_path / "example.png", seed=999)

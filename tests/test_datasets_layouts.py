@@ -283,3 +283,68 @@ def test_bids_says_what_it_chose(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="A sequence must be one of T2w; given: dwi"):
         open_dataset(tmp_path, sequences=["dwi"])
+
+
+def _bids_masks(root: Path, *files: str) -> dict[str, list[str]]:
+    """Masks of each case of a set of two subjects with two sessions each; the files are masks."""
+    for subject in ("sub-01", "sub-02"):
+        for session in ("ses-1", "ses-2"):
+            name = f"{subject}_{session}_FLAIR.nii.gz"
+            put_volume(root / subject / session / "anat" / name, seed=len(name) + int(subject[-1] + session[-1]))
+    for file in files:
+        put_label(root / file)
+    dataset = open_dataset(f"bids:{root}")
+    assert len(dataset) == 4
+    return {case.name: [mask.name for mask in case.masks if mask] for case in dataset if case.has_mask}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "sub-01/ses-1/anat/sub-01_ses-1_label-L_desc-T1lesion_mask.nii.gz",  # beside the image
+        "sub-01/ses-1/anat/sub-01_ses-1_label-lesion_roi.nii.gz",
+        "derivatives/sub-01/ses-1/sub-01_ses-1_msk.nii.gz",
+        "derivatives/lesions/sub-01/ses-1/anat/sub-01_ses-1_desc-lesion_mask.nii.gz",
+        "derivatives/manual/deep/er/sub-01/ses-1/anat/sub-01_ses-1_FLAIR_lesion_mask.nii.gz",
+        "derivatives/nnunet/sub-01/ses-1/anat/sub-01_ses-1_space-orig_label-WMH_dseg.nii.gz",
+    ],
+)
+def test_bids_masks_are_found_wherever_they_lie(tmp_path: Path, file: str) -> None:
+    assert _bids_masks(tmp_path, file) == {"sub-01_ses-1": [file.rpartition("/")[2]]}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "derivatives/prep/sub-01/ses-1/anat/sub-01_ses-1_desc-brain_mask.nii.gz",
+        "sub-01/ses-1/anat/sub-01_ses-1_label-regmask_mask.nii.gz",
+        "derivatives/prep/sub-01/ses-1/anat/sub-01_ses-1_label-GM_probseg.nii.gz",
+        "derivatives/fs/sub-01/ses-1/anat/sub-01_ses-1_desc-aseg_dseg.nii.gz",
+        "derivatives/lesions/sub-03/ses-1/anat/sub-03_ses-1_label-lesion_mask.nii.gz",
+    ],
+)
+def test_bids_masks_of_anatomy_and_of_nobody_are_not(tmp_path: Path, file: str) -> None:
+    assert _bids_masks(tmp_path, file) == {}
+
+
+def test_a_bids_mask_belongs_to_its_session_and_its_space(tmp_path: Path) -> None:
+    start = "derivatives/lesions/sub-01/ses-2/anat/sub-01_ses-2"
+    masks = _bids_masks(
+        tmp_path,
+        f"{start}_space-MNI152NLin2009cAsym_label-lesion_mask.nii.gz",
+        f"{start}_label-lesion_mask.nii.gz",
+        "derivatives/lesions/sub-02/anat/sub-02_label-lesion_mask.nii.gz",  # of which session nobody can tell
+    )
+    assert masks["sub-01_ses-2"][0] == "sub-01_ses-2_label-lesion_mask.nii.gz"
+    assert "sub-02_ses-1" not in masks
+    dataset = open_dataset(f"bids:{tmp_path}")
+    assert dataset.strays == ("sub-02_label-lesion_mask.nii.gz",)
+    assert any(note.startswith("1 mask further of a case not used") for note in dataset.notes)
+
+
+def test_a_bids_mask_without_session_belongs_to_the_only_one(tmp_path: Path) -> None:
+    put_volume(tmp_path / "sub-01" / "ses-1" / "anat" / "sub-01_ses-1_T1w.nii.gz")
+    put_volume(tmp_path / "sub-01" / "ses-1" / "func" / "sub-01_ses-1_task-rest_bold.nii.gz", seed=1)
+    put_label(tmp_path / "derivatives" / "sub-01" / "sub-01_label-lesion_mask.nii.gz")
+    (case,) = open_dataset(tmp_path)
+    assert (case.name, case.has_mask, case.images[0].name) == ("sub-01_ses-1", True, "sub-01_ses-1_T1w.nii.gz")

@@ -350,6 +350,12 @@ def test_a_csv_says_what_values_mean(tmp_path: Path, cell: str, lesion: tuple[in
     assert open_dataset(tmp_path / "list.csv")[0].values.lesion == lesion
 
 
+def test_a_csv_that_says_nonsense_about_values_is_told(tmp_path: Path) -> None:
+    put_text(tmp_path / "list.csv", "image,mask,lesion_values\na.png,m.png,tumour\n")
+    with pytest.raises(InputError, match=r"must be a whole number or a colour .* given: tumour in list.csv, row 2"):
+        open_dataset(f"csv:{tmp_path / 'list.csv'}")
+
+
 def test_evaluate_takes_a_choice(tmp_path: Path) -> None:
     root = _kits(tmp_path / "set", _label(v1=ORGAN, v2=TUMOUR), _label(v1=ORGAN))
     words = ["evaluate", "--data", str(root), "--out", str(tmp_path / "out"), "-m", "control:intensity"]

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.names import IMAGE_ENDINGS, VOLUME_ENDINGS, split_of
@@ -26,11 +27,13 @@ class Tree:
 
     Attributes:
         folders: names by folder, such as ``a/b/``; the root itself is empty. others: how many files end otherwise.
+        memory: what was found out about it once, as several layouts ask the same.
     """
 
     root: Path
     folders: Mapping[str, tuple[str, ...]]
     others: Mapping[str, int]
+    memory: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def files(self) -> list[str]:

@@ -59,26 +59,25 @@ def pair(tree: Tree, rules: Iterable[Rule], files: Mapping[str, Sequence[str]] |
     Where several images are called alike, those that differ in their ending only are one image in several formats, of
     which the first counts; any others leave the mask without an image, as nobody can tell whose it is.
     """
-    listed = tree.folders if files is None else files
-    found: dict[str, Found] = {}
-    taken: set[str] = set()
+    left = {folder: list(names) for folder, names in (tree.folders if files is None else files).items()}
+    found: list[Found] = []
     for rule in rules:
-        masks = _by_key(listed, rule.mask, rule.shared)
-        images = _by_key(listed, rule.image, rule.shared) if masks else {}
+        masks = _by_key(left, rule.mask, rule.shared)
+        images = _by_key(left, rule.image, rule.shared) if masks else {}
         truths = {file for group in masks.values() for file, _ in group}
+        used: set[str] = set()
         for key, group in masks.items():
-            free = [(file, groups) for file, groups in group if file not in taken and file not in found]
-            named = [item for item in images.get(key, []) if item[0] not in truths and item[0] not in taken]
-            if not free or not named or len({without_ending(file) for file, _ in named}) > 1:
+            named = [item for item in images.get(key, []) if item[0] not in truths]
+            if not named or len({without_ending(file) for file, _ in named}) > 1:
                 continue
             image, groups = named[0]
-            if image in found:
-                continue
-            place = folder_of(free[0][0])
-            masks_there = [(file, groups) for file, groups in free if folder_of(file) == place]
-            taken.update(file for file, _ in masks_there)
-            found[image] = Found(image, groups, rule, masks_there, [file for file, _ in named[1:]])
-    return list(found.values())
+            place = folder_of(group[0][0])
+            of_image = [(file, theirs) for file, theirs in group if folder_of(file) == place]
+            found.append(Found(image, groups, rule, of_image, [file for file, _ in named[1:]]))
+            used.update([file for file, _ in named], [file for file, _ in of_image])
+        for folder in {folder_of(file) for file in used}:
+            left[folder] = [name for name in left[folder] if folder + name not in used]
+    return found
 
 
 def matches(tree: Tree, pattern: tuple[str, str]) -> list[tuple[str, Groups]]:

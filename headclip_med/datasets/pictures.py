@@ -84,6 +84,14 @@ _PLAIN_KINDS = ("yes", "abnormal", "ungood", "bad", "defect", "anomaly", "tumor"
 Files = Mapping[str, Sequence[str]]  # names by folder
 
 
+def pairs_of(tree: Tree) -> list[Found]:
+    """Images with masks by any of the rules, found once for a tree."""
+    if "pairs" not in tree.memory:
+        tree.memory["pairs"] = pair(tree, RULES, images_of(tree))
+    found: list[Found] = tree.memory["pairs"]
+    return found
+
+
 def images_of(tree: Tree) -> Files:
     """Images and volumes by folder, without folders of predictions, overlays and the like."""
     return {
@@ -98,7 +106,7 @@ def images_of(tree: Tree) -> Files:
 
 def recognise_pairs(tree: Tree) -> bool:
     """Some images have masks, and no folders say what they are."""
-    found = pair(tree, RULES, images_of(tree))
+    found = pairs_of(tree)
     return bool(found) and not _covers(_classes(tree).classes, found)
 
 
@@ -117,7 +125,7 @@ def list_pairs(tree: Tree, image: Sequence[str] = (), mask: Sequence[str] = (), 
     if image or mask or normal:
         return _listed_by_user(tree, image, mask, normal)
     files = images_of(tree)
-    found = pair(tree, RULES, files)
+    found = pairs_of(tree)
     used = {entry.image for entry in found} | _masks_of(found)
     strays = [file for file in _mask_files(files, found) if file not in used]
     used.update(strays)
@@ -251,7 +259,7 @@ def recognise_folders(tree: Tree) -> bool:
     classes = _classes(tree).classes
     if not any(not part.label for part in classes) and len(classes) < 2:
         return False
-    found = pair(tree, RULES, images_of(tree))
+    found = pairs_of(tree)
     return not found or _covers(classes, found)
 
 
@@ -272,22 +280,38 @@ def list_folders(tree: Tree, normal: Sequence[str] = (), abnormal: Sequence[str]
     if found.unknown and not told:
         say = ", ".join(f"{folder.rstrip('/')} ({len(tree.below(folder))} images)" for folder in found.unknown[:_NAMED])
         raise InputError("Every folder of images must say whether they are normal", say, _SAY_IT)
-    pairs = [entry for entry in pair(tree, RULES, images_of(tree)) if _covers(found.classes, [entry])]
+    pairs = [entry for entry in pairs_of(tree) if _covers(found.classes, [entry])]
     notes = [
         counted(tree.below(folder), f"{{}} in {folder.rstrip('/')} passed over: it is no class")
         for folder in found.apart
     ]
     masks, truths = _lesion_masks(tree, found.classes, pairs, notes)
-    abnormal_names = {part.name.casefold() for part in found.classes if part.label}
+    apart = {file for folder in found.apart for file in tree.below(folder)}
+    strays = [file for file in _mask_files(images_of(tree), pairs) if file not in truths and file not in apart]
+    cases = _class_cases(tree, found.classes, masks, truths | set(strays))
+    cases = with_patients(tree.root, cases, notes, {tree.path(part.folder) for part in found.classes})
+    return Listing(
+        _with_categories(cases),
+        notes,
+        [tree.path(file) for file in strays],
+        [tree.path(file) for file in (*apart, *truths)],
+        ", ".join(f"{part.folder} is {'abnormal' if part.label else 'normal'}" for part in found.classes),
+    )
+
+
+def _class_cases(
+    tree: Tree, classes: Sequence[_Class], masks: Mapping[str, Sequence[str]], no_images: set[str]
+) -> list[Case]:
+    """A case per image of every class; its kind where there are several abnormal ones, or one of a name of its own."""
+    abnormal = {part.name.casefold() for part in classes if part.label}
     cases = []
-    for part in found.classes:
-        for file in _class_images(tree, part, truths):
+    for part in classes:
+        has_kind = part.label and (len(abnormal) > 1 or part.name.casefold() not in _PLAIN_KINDS)
+        for file in _class_images(tree, part, no_images):
             stem = stem_of(Path(file))
-            name = stem if stem.casefold().startswith(part.name.casefold()) else f"{part.name}_{stem}"
-            has_kind = part.label and (len(abnormal_names) > 1 or part.name.casefold() not in _PLAIN_KINDS)
             cases.append(
                 Case(
-                    name=name,
+                    name=stem if stem.casefold().startswith(part.name.casefold()) else f"{part.name}_{stem}",
                     images=(tree.path(file),),
                     masks=tuple(tree.path(mask) for mask in masks.get(file, ())),
                     label=part.label,
@@ -296,11 +320,7 @@ def list_folders(tree: Tree, normal: Sequence[str] = (), abnormal: Sequence[str]
                     columns={"kind": part.name} if has_kind else {},
                 )
             )
-    why = ", ".join(f"{part.folder} is {'abnormal' if part.label else 'normal'}" for part in found.classes)
-    known = [tree.path(file) for folder in found.apart for file in tree.below(folder)]
-    known += [tree.path(file) for file in truths]
-    places = {tree.path(part.folder) for part in found.classes}
-    return Listing(_with_categories(with_patients(tree.root, cases, notes, places)), notes, [], known, why)
+    return cases
 
 
 _NAMED = 6  # folders in an error
@@ -435,7 +455,9 @@ def with_patients(
     A folder is a patient where it is called one, where its image has a name such as image or flair, or where several
     folders are such that their images are called after them or, ``by_numbers``, alike in all of them.
     """
-    said = [_called_patient(root, case.images[0]) for case in cases]
+    folders = {case.images[0].parent for case in cases}
+    called = {folder: _called_patient(root, folder) for folder in folders}
+    said = [called[case.images[0].parent] for case in cases]
     alike = _alike_folders(root, cases, classes, by_numbers)
     found = []
     for case, folder in zip(cases, said, strict=True):
@@ -449,9 +471,9 @@ def with_patients(
     return found
 
 
-def _called_patient(root: Path, image: Path) -> Path | None:
-    """The outermost folder that is called a patient, else a study or a series."""
-    above = [folder for folder in reversed(image.parents) if root in folder.parents] or [image.parent]
+def _called_patient(root: Path, folder: Path) -> Path | None:
+    """The outermost folder that is called a patient, else a study or a series; this one or one above it."""
+    above = [one for one in (*reversed(folder.parents), folder) if root in one.parents] or [folder]
     kinds = ([folder for folder in above if kind.fullmatch(folder.name)] for kind in (_PATIENT, _STUDY))
     return next((folders[0] for folders in kinds if folders), None)
 

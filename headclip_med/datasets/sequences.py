@@ -11,8 +11,8 @@ from typing import TypeVar
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.listing import Listing, Tree, counted, no_such_sequence, split_in, told_apart
 from headclip_med.datasets.names import VOLUME_ENDINGS, split_of
-from headclip_med.datasets.patterns import ABOVE, Groups, Key, folder_of, key_of, matches, pair
-from headclip_med.datasets.pictures import RULES
+from headclip_med.datasets.patterns import ABOVE, Groups, Key, folder_of, key_of, matches
+from headclip_med.datasets.pictures import pairs_of
 from headclip_med.datasets.values import EVERY_VALUE, NOT_KNOWN, MaskValues
 
 Pattern = tuple[str, str]
@@ -55,7 +55,7 @@ def recognise_brats(tree: Tree) -> bool:
     if recognise_sequences(tree, BRATS):
         return True
     parts = [_best(group, BRATS) for group in _images(tree, BRATS).values()]
-    return any("t2f" in files or len(files) > 1 for files in parts) and not pair(tree, RULES)
+    return any("t2f" in files or len(files) > 1 for files in parts) and not pairs_of(tree)
 
 
 def list_sequences(tree: Tree, kind: SequenceSet, sequences: Sequence[str] | None = None) -> Listing:

@@ -85,7 +85,7 @@ def _case(folder: Path, row: Mapping[str, str], where: str, end: str) -> Case:
         category=row.get("category", ""),
         split=split_of(row.get("split", "")),
         columns={key: value for key, value in row.items() if key not in FIELDS},
-        values=MaskValues(_lesion(row.get("lesion_values", "")), _values(row.get("ignore_values", ""))),
+        values=_mask_values(row, where),
     )
 
 
@@ -100,6 +100,13 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError:  # a name that no file can have
         return False
+
+
+def _mask_values(row: Mapping[str, str], where: str) -> MaskValues:
+    try:
+        return MaskValues(_lesion(row.get("lesion_values", "")), _values(row.get("ignore_values", "")))
+    except InputError as error:
+        raise InputError(error.must, f"{error.given} in {where}") from error
 
 
 def _lesion(text: str) -> tuple[int, ...] | None:

@@ -20,7 +20,7 @@ from headclip_med.slices import cut_slices
 
 Mask = NDArray[np.bool_]
 
-_TRUTH, _FOUND, _IGNORED = "#00E5FF", "#FFB000", "#FFFFFF"
+_TRUTH, _FOUND, _IGNORED = "#00E5FF", "#FFB000", "#FF4FD8"
 _WIDTH, _DPI = 9.0, 90
 _PALETTE = 256  # colours; fewer leave bands in the map
 
