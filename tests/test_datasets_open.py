@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dataset_trees import pairs_tree, put_image, put_json, put_label, put_text, put_volume
+from dataset_trees import pairs_tree, put_image, put_json, put_label, put_mask, put_text, put_volume
 
 from headclip_med import choices
 from headclip_med.datasets import LAYOUTS, Case, open_dataset
@@ -22,6 +22,30 @@ def _refused(spec: str | Path, **options: object) -> str:
 def test_every_layout_is_offered_for_completion() -> None:
     assert set(LAYOUTS) == set(choices.LAYOUTS)
     assert all(layout.words for layout in LAYOUTS.values())
+
+
+EXAMPLES = [
+    (name, tree)
+    for name, layout in LAYOUTS.items()
+    for tree in layout.trees
+    if not layout.is_list and not tree.startswith("'")
+]
+
+
+@pytest.mark.parametrize(("name", "tree"), EXAMPLES)
+def test_every_tree_that_is_shown_is_recognised_as_what_it_is(tmp_path: Path, name: str, tree: str) -> None:
+    """``a + b`` are an image and its mask, which lies in the same folder unless it names another."""
+    for number, example in enumerate(part.split(" + ") for part in tree.split(", ")):
+        root = tmp_path if name == "folders" else tmp_path / str(number)
+        for i, file in enumerate(example):
+            path = root / (file if i == 0 or "/" in file else Path(example[0]).parent / file)
+            is_volume = ".nii" in file
+            put = (put_label if i else put_volume) if is_volume else (put_mask if i else put_image)
+            put(path)
+        dataset = open_dataset(root) if name != "folders" or number else None
+        if dataset is not None:
+            masks = sum(case.has_mask for case in dataset)
+            assert (dataset.layout, masks >= 1) == (name, any(" + " in part for part in tree.split(", ")))
 
 
 def test_a_path_and_a_named_layout_give_the_same(tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ LAYOUTS: dict[str, Layout] = {
         "a folder per case, a file per sequence, and seg",
         (
             "BraTS20_001/BraTS20_001_flair.nii.gz + BraTS20_001_seg.nii.gz",
-            "BraTS-GLI-00001-000/BraTS-GLI-00001-000-t2f.nii.gz + …-seg.nii.gz",
-            "BraTS-MEN-RT-0000-1/BraTS-MEN-RT-0000-1_t1c.nii.gz + …_gtv.nii.gz",
+            "BraTS-GLI-00001-000/BraTS-GLI-00001-000-t2f.nii.gz + BraTS-GLI-00001-000-seg.nii.gz",
+            "BraTS-MEN-RT-0000-1/BraTS-MEN-RT-0000-1_t1c.nii.gz + BraTS-MEN-RT-0000-1_gtv.nii.gz",
             "patient07/flair.nii.gz + seg.nii.gz",
         ),
         seq.recognise_brats,
@@ -92,8 +92,9 @@ LAYOUTS: dict[str, Layout] = {
     "bids": Layout(
         "BIDS with lesion masks beside the images or among the derivatives",
         (
-            "sub-1/anat/sub-1_FLAIR.nii.gz + derivatives/…/sub-1_label-lesion_mask.nii.gz",
-            "sub-1/ses-1/anat/sub-1_ses-1_space-X_T1w.nii.gz + …_space-X_label-L_desc-T1lesion_mask.nii.gz",
+            "sub-1/anat/sub-1_FLAIR.nii.gz + derivatives/x/sub-1/sub-1_label-lesion_mask.nii.gz",
+            "sub-1/ses-1/anat/sub-1_ses-1_space-X_T1w.nii.gz + sub-1_ses-1_space-X_label-L_desc-T1lesion_mask.nii.gz",
+            "sub-1/ses-1/dwi/sub-1_ses-1_dwi.nii.gz + derivatives/sub-1/ses-1/sub-1_ses-1_msk.nii.gz",
         ),
         bids.recognise,
         bids.list_cases,
@@ -118,7 +119,7 @@ LAYOUTS: dict[str, Layout] = {
             "data_C1/images_C1/1.jpg + data_C1/masks_C1/1_mask.jpg",
             "ISIC-2017_Test_v2_Data/I_1.jpg + ISIC-2017_Test_v2_Part1_GroundTruth/I_1_segmentation.png",
             "ETIS-LaribPolypDB/1.tif + Ground Truth/p1.tif, CVC-ColonDB/1.bmp + p1.bmp",
-            "TCGA_CS_1/TCGA_CS_1_1.tif + TCGA_CS_1_1_mask.tif, x.png + x_mask.png + x_mask_1.png",
+            "TCGA_CS_1/TCGA_CS_1_1.tif + TCGA_CS_1_1_mask.tif, x.png + x_mask.png, x.png + x_mask_1.png",
             "case/image.nii.gz + case/mask.nii.gz, volume-0.nii + segmentation-0.nii",
             "'pairs:ROOT?image=*.jpg&mask=*_mask*.png' with patterns of your own, and normal=healthy/*.jpg",
         ),
@@ -130,7 +131,7 @@ LAYOUTS: dict[str, Layout] = {
     "folders": Layout(
         "folders that say what is normal; lesion masks are found as in pairs",
         (
-            "yes/1.jpg, no/1.jpg (pred/ and copies are passed over)",
+            "yes/1.jpg, no/1.jpg",
             "Training/glioma_tumor/1.jpg, Testing/no_tumor/1.jpg",
             "benign/benign (1).png + benign (1)_mask.png, normal/normal (1).png",
             "'folders:ROOT?normal=A,B&abnormal=C' where names do not say it",
