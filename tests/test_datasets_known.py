@@ -13,6 +13,7 @@ from dataset_trees import put_array, put_image, put_json, put_label, put_mask, p
 
 from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.datasets.check import check_dataset
+from headclip_med.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -669,6 +670,18 @@ def test_patients_are_found_above_a_study_that_says_its_class(tmp_path: Path) ->
     )
 
 
+def test_masks_in_two_folders_are_asked_for(tmp_path: Path) -> None:
+    for number in (1, 2):
+        put_image(tmp_path / "images" / f"{number}.png", seed=number)
+        put_mask(tmp_path / "mask" / f"{number}.png", [(0, 0)])  # the field of view
+        put_mask(tmp_path / "label" / f"{number}.png", [(4, 4)])
+    with pytest.raises(InputError, match="which folder of masks shows the lesions; given: label/ and mask/") as caught:
+        open_dataset(tmp_path)
+    assert "'pairs:ROOT?image=images/*.png&mask=lesions/*.png'" in caught.value.do
+    chosen = open_dataset(f"pairs:{tmp_path}?image=images/*.png&mask=label/*.png")
+    assert [mask.parent.name for case in chosen for mask in case.masks if mask] == ["label", "label"]
+
+
 # --- patterns of a user ------------------------------------------------------------------------------------------
 
 
@@ -735,8 +748,6 @@ def test_stars_of_image_and_mask_say_the_same(tmp_path: Path, pattern: str) -> N
     ],
 )
 def test_patterns_that_fit_nothing_are_told(tmp_path: Path, options: str, said: str) -> None:
-    from headclip_med.errors import InputError
-
     with pytest.raises(InputError) as caught:
         open_dataset(f"pairs:{_odd(tmp_path)}?{options}")
     assert said in str(caught.value)

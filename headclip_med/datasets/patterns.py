@@ -44,13 +44,14 @@ class Rule:
 
 @dataclass
 class Found:
-    """An image: its groups, its masks with theirs, and other files that are called alike."""
+    """An image: its groups, its masks with theirs, other files that are called alike, and masks in further folders."""
 
     image: str
     groups: Groups
     rule: Rule
     masks: list[tuple[str, Groups]] = field(default_factory=list)
     alike: list[str] = field(default_factory=list)
+    rivals: list[str] = field(default_factory=list)
 
 
 def pair(tree: Tree, rules: Iterable[Rule], files: Mapping[str, Sequence[str]] | None = None) -> list[Found]:
@@ -73,7 +74,8 @@ def pair(tree: Tree, rules: Iterable[Rule], files: Mapping[str, Sequence[str]] |
             image, groups = named[0]
             place = folder_of(group[0][0])
             of_image = [(file, theirs) for file, theirs in group if folder_of(file) == place]
-            found.append(Found(image, groups, rule, of_image, [file for file, _ in named[1:]]))
+            rivals = [file for file, _ in group if folder_of(file) != place]
+            found.append(Found(image, groups, rule, of_image, [file for file, _ in named[1:]], rivals))
             used.update([file for file, _ in named], [file for file, _ in of_image])
         for folder in {folder_of(file) for file in used}:
             left[folder] = [name for name in left[folder] if folder + name not in used]

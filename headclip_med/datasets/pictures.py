@@ -126,6 +126,7 @@ def list_pairs(tree: Tree, image: Sequence[str] = (), mask: Sequence[str] = (), 
         return _listed_by_user(tree, image, mask, normal)
     files = images_of(tree)
     found = pairs_of(tree)
+    _check_one_truth(found)
     used = {entry.image for entry in found} | _masks_of(found)
     strays = [file for file in _mask_files(files, found) if file not in used]
     used.update(strays)
@@ -185,6 +186,18 @@ def _listing(
     known = [tree.path(file) for file in repeated]
     cases = _with_categories(with_patients(tree.root, cases, notes))
     return Listing(cases, notes, [tree.path(file) for file in strays], known, why)
+
+
+def _check_one_truth(found: Iterable[Found]) -> None:
+    """Refuse images with masks in several folders: one may show the lesion, another the organ or the field of view."""
+    entry = next((entry for entry in found if entry.rivals), None)
+    if entry is not None:
+        folders = dict.fromkeys(folder_of(file) for file in (entry.masks[0][0], *entry.rivals))
+        raise InputError(
+            "It must be known which folder of masks shows the lesions",
+            " and ".join(folders),
+            "Say it, as in 'pairs:ROOT?image=images/*.png&mask=lesions/*.png'",
+        )
 
 
 def _masks_of(found: Iterable[Found]) -> set[str]:
@@ -281,6 +294,7 @@ def list_folders(tree: Tree, normal: Sequence[str] = (), abnormal: Sequence[str]
         say = ", ".join(f"{folder.rstrip('/')} ({len(tree.below(folder))} images)" for folder in found.unknown[:_NAMED])
         raise InputError("Every folder of images must say whether they are normal", say, _SAY_IT)
     pairs = [entry for entry in pairs_of(tree) if _covers(found.classes, [entry])]
+    _check_one_truth(pairs)
     notes = [
         counted(tree.below(folder), f"{{}} in {folder.rstrip('/')} passed over: it is no class")
         for folder in found.apart
