@@ -463,7 +463,7 @@ KNOWN: dict[str, Known] = {
         categories={"data_C1", "data_C3", "data_C6", "sequenceData/positive", "sequenceData/negativeOnly"},
         notes=(
             f"4 files {SKIPPED}imagesAll_positive/100H0050.jpg",
-            "2 images without a mask in folders that say normal",
+            "2 images without a mask count as normal, as their folders or the pattern say",
         ),
     ),
     "PraNet": Known(

@@ -220,6 +220,13 @@ def test_a_tiff_of_one_bit_whose_white_is_zero(tmp_path: Path) -> None:
     assert np.array_equal(_seen(_load(tmp_path, path)), TRUTH ^ np.array(Image.open(path))[0, 0])
 
 
+def test_a_mask_of_several_pages_is_told_what_helps(tmp_path: Path) -> None:
+    page = Image.fromarray(_box())
+    path = _saved(tmp_path / "m.tif", page, save_all=True, append_images=[page])
+    with pytest.raises(MaskError, match=r"m.tif must be one picture; given: 2 pages\. Save the page"):
+        _load(tmp_path, path)
+
+
 # --- several values ----------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from dataset_trees import pairs_tree, put_image, put_json, put_label, put_mask, 
 from headclip_med import choices
 from headclip_med.datasets import LAYOUTS, Case, open_dataset
 from headclip_med.datasets.names import uniquely_named
+from headclip_med.datasets.split import check_listable
 from headclip_med.errors import InputError
 
 
@@ -130,6 +132,21 @@ def test_sequences_of_a_layout_that_has_none_are_told(tmp_path: Path) -> None:
         "Sequences can be chosen in the layouts brats, wmh, isbi, mslesseg, nnunet, bids, msd; given: pairs."
         in _refused(tmp_path, sequences=["t1"])
     )
+
+
+def test_names_that_are_no_utf_8_can_be_shown(tmp_path: Path) -> None:
+    pairs_tree(tmp_path)
+    try:
+        (tmp_path / "images" / "00.png").rename(os.fsdecode(os.fsencode(tmp_path / "images") + b"/\xff.png"))
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    dataset = open_dataset(tmp_path)
+    assert len(dataset) == 3
+    assert "images/\\udcff.png" in dataset.notes[0]
+    for text in (*dataset.notes, *dataset.strays, dataset.why, *(case.name for case in dataset)):
+        text.encode()
+    with pytest.raises(InputError, match="must have names in UTF-8 to be listed"):
+        check_listable(dataset)
 
 
 def test_names_are_safe_unique_and_do_not_depend_on_the_choice() -> None:

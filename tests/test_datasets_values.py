@@ -147,6 +147,9 @@ def test_what_names_do_not_say_is_asked_for_with_the_names(tmp_path: Path, label
         ({"liver": []}, "must be whole numbers with names; given: liver: []"),
         ({"liver": None}, "given: liver: None"),
         ({"liver": True}, "given: liver: True"),
+        ({"liver": [[1]]}, "given: liver: [[1]]"),
+        ({"lesion": 99999999999}, "given: lesion: 99999999999"),
+        (5, "must be a JSON object; given: int"),
     ],
 )
 def test_broken_labels_are_told(tmp_path: Path, labels: object, said: str) -> None:
@@ -191,17 +194,21 @@ def test_chosen_values_beat_what_is_ignored(tmp_path: Path) -> None:
     [
         ("", None, "The lesion values must be named; given: nothing"),
         ("2,,4", None, "The lesion values must be named; given: 2,,4"),
-        ("tumour", None, "whole number or a colour such as #ff0000, or one of the names liver, cancer; given: tumour"),
+        ("tumour", None, "a colour such as #ff0000, or one of the names liver, cancer; given: tumour"),
         ("2.5", None, "given: 2.5"),
         ("#ff", None, "given: #ff"),
         ("1,2", "2", "must be lesion or ignored, not both; given: 2 cancer"),
         (None, "x", "given: x"),
+        (2.5, None, "given: 2.5"),
+        ([], None, "The lesion values must be named; given: nothing"),
+        (True, None, "given: True"),
+        ("99999999999", None, "must be a whole number below 16777216"),
     ],
 )
-def test_wrong_choices_are_told(tmp_path: Path, lesion: str | None, ignored: str | None, said: str) -> None:
+def test_wrong_choices_are_told(tmp_path: Path, lesion: object, ignored: object, said: str) -> None:
     root = _decathlon(tmp_path, {"1": "liver", "2": "cancer"}, _label(v1=ORGAN, v2=TUMOUR))
     with pytest.raises(InputError) as caught:
-        open_dataset(root, lesion_values=lesion, ignore_values=ignored)
+        open_dataset(root, lesion_values=lesion, ignore_values=ignored)  # type: ignore[arg-type]
     assert said in str(caught.value)
 
 
@@ -320,7 +327,7 @@ def test_data_check_shows_the_values_and_takes_a_choice(tmp_path: Path) -> None:
     assert found["mask_values"]["1"] == {"name": "", "means": "no lesion", "cases": 2}
     assert "mask value 2" in _run("check", root, "--lesion-values", "2").stdout
     refused = _run("check", root, "--lesion-values", "two")
-    assert (refused.exit_code, "whole number or a colour" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "must be a whole number below" in refused.stderr) == (2, True)
 
 
 def test_data_split_keeps_what_the_values_mean(tmp_path: Path) -> None:
@@ -352,7 +359,7 @@ def test_a_csv_says_what_values_mean(tmp_path: Path, cell: str, lesion: tuple[in
 
 def test_a_csv_that_says_nonsense_about_values_is_told(tmp_path: Path) -> None:
     put_text(tmp_path / "list.csv", "image,mask,lesion_values\na.png,m.png,tumour\n")
-    with pytest.raises(InputError, match=r"must be a whole number or a colour .* given: tumour in list.csv, row 2"):
+    with pytest.raises(InputError, match=r"must be a whole number below .* given: tumour in list.csv, row 2"):
         open_dataset(f"csv:{tmp_path / 'list.csv'}")
 
 

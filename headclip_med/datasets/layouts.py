@@ -13,7 +13,7 @@ from headclip_med.datasets import benchmarks, bids, bmad, json_lists, msd, pictu
 from headclip_med.datasets import sequences as seq
 from headclip_med.datasets.case import Case, CaseDataset
 from headclip_med.datasets.listing import Listing, Tree, left_over, read_tree
-from headclip_med.datasets.names import split_of, uniquely_named
+from headclip_med.datasets.names import printable, split_of, uniquely_named
 from headclip_med.datasets.values import Words, ask_for_values, chosen_values
 from headclip_med.errors import InputError
 from headclip_med.reading.content import existing_path
@@ -232,9 +232,9 @@ def open_dataset(
     if not cases:
         raise _empty(layout, root, listing, split, category)
     shown = name or (root.resolve().name if root.is_dir() else root.stem) or layout
-    notes = tuple(dict.fromkeys([*listing.notes, *_said_of_values(cases)]))
-    strays = tuple(path.name for path in listing.strays)
-    return CaseDataset(shown, layout, root, cases, notes, strays, "" if given else listing.why)
+    notes = tuple(dict.fromkeys(printable(note) for note in (*listing.notes, *_said_of_values(cases))))
+    strays = tuple(printable(path.name) for path in listing.strays)
+    return CaseDataset(printable(shown), layout, root, cases, notes, strays, "" if given else printable(listing.why))
 
 
 # --- the values of masks -----------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def _with_values(case: Case, lesion: Words | None, ignored: Words | None) -> Cas
     values = chosen_values(case.values, lesion, ignored)
     if values.names and values.lesion is None and case.has_mask:
         raise ask_for_values(values, values.names, "the masks")
-    return replace(case, values=values)
+    return replace(case, values=values, patient=printable(case.patient), category=printable(case.category))
 
 
 def _said_of_values(cases: Sequence[Case]) -> list[str]:

@@ -55,6 +55,7 @@ def picture_labels(path: Path, warnings: list[str], *, in_colour: bool = False) 
         collected_warnings(notes, "pillow", "PIL"),
         raster._open(path) as image,
     ):
+        _check_one_page(image, path.name)
         lossy = image.format in ("JPEG", "MPO") or image.info.get("compression") in _LOSSY_TIFF
         pixels = _pixels(raster._oriented(image, None, path.name, notes))
     pixels = pixels.swapaxes(0, 1)  # rows, columns → I, J
@@ -66,6 +67,13 @@ def picture_labels(path: Path, warnings: list[str], *, in_colour: bool = False) 
         return _codes(np.where(pixels >= 128, 255, 0))
     grey = pixels.max(axis=-1) if pixels.ndim == 3 else pixels
     return _cut(grey, path.name, warnings) if lossy else _grey(grey, path.name, warnings)
+
+
+def _check_one_page(image: Any, name: str) -> None:
+    pages = getattr(image, "n_frames", 1)
+    if pages > 1 and image.format != "MPO":
+        do = "Save the page that belongs to the image as a file of its own"
+        raise InputError(f"The mask {name} must be one picture", f"{pages} pages", do)
 
 
 def distinct_values(values: Pixels) -> Pixels:

@@ -90,6 +90,11 @@ def named(folder: Path, *names: str) -> Path | None:
     return next((by_name[name] for name in names if name in by_name), None)
 
 
+def printable(text: str) -> str:
+    """The same text with escapes for what is no UTF-8 in a file's name."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def split_of(name: str) -> str:
     """``train``, ``val`` or ``test`` for what sets call them, such as Training or TestDataset; else the name itself."""
     match = _SPLIT.fullmatch(name.lower())

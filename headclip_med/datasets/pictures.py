@@ -181,7 +181,11 @@ def _listing(
     cases.sort(key=lambda case: case.images)
     notes = [counted(repeated, "{} passed over: the same names in another format")] if repeated else []
     notes += [counted(mates, "{} without a mask beside images that have one", "image")] if mates else []
-    notes += [counted(normal, "{} without a mask in folders that say normal", "image")] if normal else []
+    notes += (
+        [counted(normal, "{} without a mask count as normal, as their folders or the pattern say", "image")]
+        if normal
+        else []
+    )
     why = f"{images[0].image} with {images[0].masks[0][0]}" if images else ""
     known = [tree.path(file) for file in repeated]
     cases = _with_categories(with_patients(tree.root, cases, notes))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from headclip_med.datasets.case import CaseDataset
+from headclip_med.datasets.names import printable
 from headclip_med.datasets.tables import FIELDS, written_values
 from headclip_med.errors import InputError
 from headclip_med.writing.atomic import atomic_path
@@ -112,8 +113,14 @@ def check_listable(dataset: CaseDataset) -> None:
             hint = "Save the sequences as files of their own"
             raise InputError("A CSV of paths must list whole files", f"{case.name}, a volume of a 4-D file", hint)
         files = [file for file in (*case.images, *case.masks) if file is not None]
+        if not all(map(_is_text, files)):
+            raise InputError(f"The files of {case.name} must have names in UTF-8 to be listed", "others", "Rename them")
         if any(_SEPARATOR in part for file in files for part in file.parts[len(dataset.root.parts) :] or [file.name]):
             raise InputError(f"The files of {case.name} must have no {_SEPARATOR} in their names", "one with it")
+
+
+def _is_text(file: Path) -> bool:
+    return printable(str(file)) == str(file)
 
 
 def _check_shares(shares: Mapping[str, float]) -> None:

@@ -55,10 +55,11 @@ def value_text(value: int) -> str:
 
 def value_of(text: str | int) -> int:
     """What :func:`value_text` wrote."""
-    if _is_whole(text):
+    if _is_whole(text) and abs(int(text)) < COLOUR:
         return int(text)
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", str(text)):
-        raise InputError("A value of a mask must be a whole number or a colour such as #ff0000", text)
+        must = f"A value of a mask must be a whole number below {COLOUR} or a colour such as #ff0000"
+        raise InputError(must, text)
     return COLOUR + int(str(text)[1:], 16)
 
 
@@ -186,11 +187,11 @@ def _named(labels: Any, where: str) -> dict[str, tuple[int, ...]]:
         raise InputError(f"The labels of {where} must be a JSON object", type(labels).__name__, _LABELS)
     found: dict[str, tuple[int, ...]] = {}
     for key, value in labels.items():
-        if isinstance(value, str) and _is_whole(key) and not _is_whole(value):
+        if isinstance(value, str) and _is_whole(key) and abs(int(key)) < COLOUR and not _is_whole(value):
             name, numbers = value, [int(key)]
         else:
             listed = value if isinstance(value, list) else [value]
-            if not listed or not all(_is_whole(number) for number in listed):
+            if not listed or not all(_is_whole(number) and abs(int(number)) < COLOUR for number in listed):
                 raise InputError(f"The labels of {where} must be whole numbers with names", f"{key}: {value}", _LABELS)
             name, numbers = str(key), [int(number) for number in listed]
         if _spaced(name) != "background" and set(numbers) != {0}:
@@ -206,7 +207,7 @@ def _is_whole(value: object) -> bool:
 
 
 def _parts(words: Words, what: str) -> list[str | int]:
-    listed = words.split(",") if isinstance(words, str) else [words] if isinstance(words, int) else list(words)
+    listed = words.split(",") if isinstance(words, str) else list(words) if isinstance(words, Iterable) else [words]
     parts = [part.strip() if isinstance(part, str) else part for part in listed]
     if not parts or "" in parts:
         raise InputError(f"The {what} must be named", words or "nothing", "For example 2,4")
