@@ -214,10 +214,17 @@ def test_a_mask_of_one_value_counts_however_it_is_written(tmp_path: Path, way: s
         assert _load(tmp_path, empty).gt_label is False
 
 
+def test_a_tiff_of_floats(tmp_path: Path) -> None:
+    path = _saved(tmp_path / "m.tif", Image.fromarray(_box(1).astype(np.float32)))
+    assert np.array_equal(_seen(_load(tmp_path, path)), TRUTH)
+    soft = _saved(tmp_path / "s.tif", Image.fromarray(_box(1).astype(np.float32) * 0.7 + np.float32(0.2)))
+    assert np.array_equal(_seen(_load(tmp_path, soft)), TRUTH)
+
+
 def test_a_tiff_of_one_bit_whose_white_is_zero(tmp_path: Path) -> None:
-    path = tmp_path / "m.tif"
-    Image.fromarray(~TRUTH).save(path, tiffinfo={262: 0})
-    assert np.array_equal(_seen(_load(tmp_path, path)), TRUTH ^ np.array(Image.open(path))[0, 0])
+    path = _saved(tmp_path / "m.tif", Image.fromarray(TRUTH), tiffinfo={262: 0})
+    assert Image.open(path).tag_v2[262] == 0  # type: ignore[attr-defined]
+    assert np.array_equal(_seen(_load(tmp_path, path)), TRUTH)
 
 
 def test_a_mask_of_several_pages_is_told_what_helps(tmp_path: Path) -> None:

@@ -106,6 +106,16 @@ def test_tables_that_list_no_images_do_not_matter(tmp_path: Path) -> None:
     assert open_dataset(tmp_path).layout == "pairs"
 
 
+def test_images_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    pairs_tree(tmp_path)
+    for name in ("images/a.webp", "masks/a.gif", "masks/b.gif", "notes.txt"):
+        put_text(tmp_path / name, "")
+    notes = open_dataset(tmp_path).notes
+    assert "2 files ending in .gif passed over" in notes
+    assert "1 file ending in .webp passed over" in notes
+    assert not any(".txt" in note for note in notes)
+
+
 def test_an_empty_set_is_told(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()

@@ -189,6 +189,11 @@ def test_chosen_values_beat_what_is_ignored(tmp_path: Path) -> None:
     assert _truths(open_dataset(root, lesion_values="2", ignore_values="1")) == [(136, True, 8)]
 
 
+def test_an_ignored_value_need_not_have_a_name(tmp_path: Path) -> None:
+    root = _nnunet(tmp_path, {"background": 0, "lesion": 1}, _label(v255=ORGAN, v1=TUMOUR))
+    assert _truths(open_dataset(root, ignore_values=255)) == [(8, True, 136)]
+
+
 @pytest.mark.parametrize(
     ("lesion", "ignored", "said"),
     [

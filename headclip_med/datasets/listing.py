@@ -17,6 +17,23 @@ from headclip_med.errors import InputError
 UNKNOWN_PATIENTS = "patients are not known: every image counts as its own patient"
 
 _ENDINGS = (*IMAGE_ENDINGS, *VOLUME_ENDINGS)
+# Images that labelled sets are not read from; tables, texts and the like are no loss.
+_UNREAD = (
+    ".gif",
+    ".webp",
+    ".dcm",
+    ".dicom",
+    ".npy",
+    ".npz",
+    ".mat",
+    ".h5",
+    ".hdf5",
+    ".jp2",
+    ".pgm",
+    ".ppm",
+    ".svs",
+    ".zip",
+)
 _DEEPEST = 10  # folders below the root
 _SHOWN = 8  # groups of files in notes
 
@@ -113,7 +130,9 @@ def left_over(tree: Tree, listing: Listing) -> list[str]:
     rest = sum(map(len, ordered[_SHOWN:]))
     if rest:
         notes.append(f"{rest} further files in {len(ordered) - _SHOWN} folders passed over")
-    return notes
+    unread = {ending: count for ending, count in tree.others.items() if ending in _UNREAD}
+    many = [(ending, f"{count} file{'' if count == 1 else 's'}") for ending, count in sorted(unread.items())]
+    return [*notes, *(f"{files} ending in {ending} passed over" for ending, files in many)]
 
 
 def counted(names: Sequence[str], words: str, of: str = "file") -> str:

@@ -79,7 +79,7 @@ def _check_one_page(image: Any, name: str) -> None:
 def distinct_values(values: Pixels) -> Pixels:
     """The different values, rising; small whole numbers are counted instead of sorted."""
     if values.dtype.kind in "iu" and values.size and values.min() >= 0 and values.max() < 2**16:
-        return np.flatnonzero(np.bincount(values.ravel()))
+        return np.flatnonzero(np.bincount(values.ravel(order="K")))
     return np.unique(values)
 
 

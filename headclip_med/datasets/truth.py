@@ -143,7 +143,7 @@ def _meant(labels: Values, values: MaskValues, name: str) -> Truth:
             error = ask_for_values(values, beside, f"the mask {name}")
             raise MeaningError(error.must, error.given, error.do, beside)
     elif values.names and not values.chosen:
-        strange = [value for value in beside if value not in values.names]
+        strange = [value for value in open_values if value not in values.names]
         if strange:
             must = f"The mask {name} must hold no values but those that the set names ({values.shown(values.names)})"
             raise MaskError(must, values.shown(strange), "Correct it, or name the lesions with --lesion-values")
