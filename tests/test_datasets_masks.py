@@ -223,7 +223,8 @@ def test_a_tiff_of_floats(tmp_path: Path) -> None:
 
 def test_a_tiff_of_one_bit_whose_white_is_zero(tmp_path: Path) -> None:
     path = _saved(tmp_path / "m.tif", Image.fromarray(TRUTH), tiffinfo={262: 0})
-    assert Image.open(path).tag_v2[262] == 0  # type: ignore[attr-defined]
+    with Image.open(path) as stored:
+        assert stored.tag_v2[262] == 0  # type: ignore[attr-defined]
     assert np.array_equal(_seen(_load(tmp_path, path)), TRUTH)
 
 

@@ -21,7 +21,7 @@ from headclip_med.datasets.listed_paths import (
 )
 from headclip_med.datasets.listing import Listing
 from headclip_med.datasets.names import split_of, stem_of
-from headclip_med.datasets.pictures import with_patients
+from headclip_med.datasets.patients import with_patients
 from headclip_med.datasets.values import EVERY_VALUE
 from headclip_med.errors import InputError
 

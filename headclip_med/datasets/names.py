@@ -41,10 +41,18 @@ _SPLIT = re.compile(
 )
 _SPLIT_PREFIX = re.compile(r"^(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)[-_ ](?=.)")
 
+SPLITS = ("train", "val", "test")
+
+IMAGE_FOLDER = r"original[ _-]images?|originals?|images?|imgs?|bbdd|inputs?|frames|jpegimages|pictures|photos"
 MASK_FOLDER = (
     r"masks?|anomaly[ _-]?masks?|ground[ _-]?truths?|gts?|labels?|annotations?|annots?|segs?|segmentations?|gtpolyp|"
     r"(?:segmentation|seg|binary|lesion|gt|ground[ _-]?truth)[ _-](?:masks?|labels?|images?)|mask[ _-]images?"
 )
+# What may stand before and behind such a word: train_images, images_C1.
+PART = r"(?:(?P<part>train\w*|test\w*|val\w*)[-_ ])?"
+TAG = r"(?:[-_ ](?P<tag>[^/]+))?"
+IMAGE_PART = re.compile(rf"{PART}(?:{IMAGE_FOLDER}){TAG}", re.IGNORECASE)
+MASK_PART = re.compile(rf"{PART}(?:{MASK_FOLDER}){TAG}", re.IGNORECASE)
 # Folders of what is neither an image nor its truth.
 NO_IMAGES = re.compile(
     r"(?:pred(?:icted|ictions?|s)?|results?|outputs?|overlays?|visuali[sz]ations?|edges?|contours?|boundar(?:y|ies)|"

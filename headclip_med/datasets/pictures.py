@@ -7,30 +7,40 @@ image lies in a folder that says whether it is normal; masks count where they sh
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headclip_med.datasets.case import Case
-from headclip_med.datasets.listing import UNKNOWN_PATIENTS, Listing, Tree, counted, split_in
-from headclip_med.datasets.names import MASK_FOLDER, NO_IMAGES, label_of, split_of, stem_of, without_split
+from headclip_med.datasets.listing import Listing, Tree, counted, split_in
+from headclip_med.datasets.names import (
+    IMAGE_FOLDER,
+    IMAGE_PART,
+    MASK_FOLDER,
+    MASK_PART,
+    NO_IMAGES,
+    PART,
+    SPLITS,
+    TAG,
+    label_of,
+    split_of,
+    stem_of,
+    without_split,
+)
+from headclip_med.datasets.patients import with_patients
 from headclip_med.datasets.patterns import ABOVE, Found, Rule, folder_of, matches, pair, rules_of_globs
 from headclip_med.datasets.truth import shows_something
 from headclip_med.errors import InputError
 
 # --- how images and masks are called -----------------------------------------------------------------------------
 
-_IMAGES = r"original[ _-]images?|originals?|images?|imgs?|bbdd|inputs?|frames|jpegimages|pictures|photos"
-_PART = r"(?:(?P<part>train\w*|test\w*|val\w*)[-_ ])?"
-_TAG = r"(?:[-_ ](?P<tag>[^/]+))?"
 _SUB = r"(?P<sub>(?:[^/]+/)*)"
 _ANY_ABOVE = r"(?P<above>(?:[^/]+/)*)"
 _ISIC = r"(?:.*/)?IS(?:BI|IC)[^/]*?(?P<year>201\d)[^/]*_(?P<part>training|validation|test)(?:_v\d)?"
 
 # Folders of an image and of its mask: images/ and masks/; one folder; TUMOUR/ and masks/TUMOUR/ or masks/; x/ and
 # x/masks/.
-_BOTH = (rf"{ABOVE}{_PART}(?:{_IMAGES}){_TAG}/{_SUB}", rf"{ABOVE}{_PART}(?:{MASK_FOLDER}){_TAG}/{_SUB}")
+_BOTH = (rf"{ABOVE}{PART}(?:{IMAGE_FOLDER}){TAG}/{_SUB}", rf"{ABOVE}{PART}(?:{MASK_FOLDER}){TAG}/{_SUB}")
 _ONE = (_ANY_ABOVE, _ANY_ABOVE)
 _MIRRORED = (rf"{ABOVE}(?P<sub>[^/]+/)", rf"{ABOVE}(?:{MASK_FOLDER})/(?P<sub>[^/]+/)")
 _SIBLING = (rf"{_ANY_ABOVE}(?!(?:{MASK_FOLDER})/)[^/]+/", rf"{_ANY_ABOVE}(?:{MASK_FOLDER})/")
@@ -66,17 +76,12 @@ RULES = tuple(
     Rule((folders[0], names[0]), (folders[1], names[1])) for folders, choices in _TOGETHER for names in choices
 )
 
-_IMAGE_PART = re.compile(rf"{_PART}(?:{_IMAGES}){_TAG}", re.IGNORECASE)
-_MASK_PART = re.compile(rf"{_PART}(?:{MASK_FOLDER}){_TAG}", re.IGNORECASE)
 _MASK_NAME = re.compile(rf".+?{_SUFFIX}", re.IGNORECASE)
 _NO_IMAGE_NAME = re.compile(
     r".*[-_ ](?:super[-_]?pixels?|overlay|bbox|contours?|edges?|pred(?:iction)?|heat_?map|attribute_.*|vis)",
     re.IGNORECASE,
 )
 _FORMATS = re.compile(r"(?:png|tiff?|jpe?g|bmp|gif)", re.IGNORECASE)
-_WORD_NAME = re.compile(r"(?:image|img|imaging|volume|original|orig|input|scan|raw|flair|t1|t2|ct|mri?)", re.IGNORECASE)
-_PATIENT = re.compile(r"(?:p|pat|patient|case|sub|subject|id)[-_ ]?\d+\w*", re.IGNORECASE)
-_STUDY = re.compile(r"(?:study|series|seq|sequence|video)[-_ ]?\d+\w*", re.IGNORECASE)
 _NO_CLASS = re.compile(rf"{NO_IMAGES.pattern}|(?:un|not?)[-_ ]?label+ed|unknown|unclassified", re.IGNORECASE)
 _PLAIN_KINDS = ("yes", "abnormal", "ungood", "bad", "defect", "anomaly", "tumor", "tumour", "positive", "lesion")
 
@@ -181,11 +186,8 @@ def _listing(
     cases.sort(key=lambda case: case.images)
     notes = [counted(repeated, "{} passed over: the same names in another format")] if repeated else []
     notes += [counted(mates, "{} without a mask beside images that have one", "image")] if mates else []
-    notes += (
-        [counted(normal, "{} without a mask count as normal, as their folders or the pattern say", "image")]
-        if normal
-        else []
-    )
+    said = "{} without a mask count as normal, as their folders or the pattern say"
+    notes += [counted(normal, said, "image")] if normal else []
     why = f"{images[0].image} with {images[0].masks[0][0]}" if images else ""
     known = [tree.path(file) for file in repeated]
     cases = _with_categories(with_patients(tree.root, cases, notes))
@@ -226,7 +228,7 @@ def _mask_files(files: Files, found: Sequence[Found]) -> list[str]:
     beside = {folder_of(file) for entry in found for file, _ in entry.masks}
     masks = []
     for folder, names in files.items():
-        if _MASK_PART.fullmatch(_last(folder)):
+        if MASK_PART.fullmatch(_last(folder)):
             masks += [folder + name for name in names]
         elif folder in beside:
             masks += [folder + name for name in names if _MASK_NAME.fullmatch(stem_of(Path(name)))]
@@ -259,7 +261,7 @@ class _Class:
     @property
     def name(self) -> str:
         """Of the folder alone."""
-        return self.folder.rstrip("/").rpartition("/")[2]
+        return _last(self.folder)
 
 
 @dataclass(frozen=True)
@@ -372,7 +374,7 @@ def _classes(tree: Tree, told: _Told | None = None) -> _Classes:
         level = [child for folder in level for child in tree.children(folder) if not NO_IMAGES.fullmatch(_last(child))]
     found = [_beside(tree, place, say) for place in places]
     if found and all(part.split for one in found for part in one.classes):  # train_normal/ beside test/{normal,...}/
-        inner = [child for place in places for child in tree.children(place) if split_of(_last(child)) in _SPLITS]
+        inner = [child for place in places for child in tree.children(place) if split_of(_last(child)) in SPLITS]
         found += [_beside(tree, child, say) for child in inner if child not in places]
     several = len({part.category for one in found for part in one.classes}) > 1
     classes = [replace(part, category=part.category if several else "") for one in found for part in one.classes]
@@ -393,15 +395,15 @@ def _beside(tree: Tree, place: str, told: _Told) -> _Classes:
         inner = {_label(grandchild, told) for grandchild in tree.children(child)} - {None}
         if label is not None and (told or inner <= {label}):
             classes.append(_Class(child, label, without_split(name)[0] or split, category))
-        elif inner or split_of(name) in _SPLITS or _holds_splits(tree, child) or _NO_CLASS.fullmatch(name):
+        elif inner or split_of(name) in SPLITS or _holds_splits(tree, child) or _NO_CLASS.fullmatch(name):
             apart.append(child)  # a set of its own, or images that are not labelled
-        elif not _MASK_PART.fullmatch(name):
+        elif not MASK_PART.fullmatch(name):
             unknown.append(child)
     return _Classes(tuple(classes), tuple(unknown), tuple(apart))
 
 
 def _holds_splits(tree: Tree, folder: str) -> bool:
-    return any(split_of(_last(child)) in _SPLITS for child in tree.children(folder))
+    return any(split_of(_last(child)) in SPLITS for child in tree.children(folder))
 
 
 def _covers(classes: Sequence[_Class], found: Sequence[Found]) -> bool:
@@ -415,7 +417,7 @@ def _class_images(tree: Tree, part: _Class, truths: set[str]) -> list[str]:
     return [
         folder + name
         for folder, names in files.items()
-        if not any(_MASK_PART.fullmatch(inner) for inner in folder[len(part.folder) :].split("/") if inner)
+        if not any(MASK_PART.fullmatch(inner) for inner in folder[len(part.folder) :].split("/") if inner)
         for name in names
         if folder + name not in truths and not _NO_IMAGE_NAME.fullmatch(stem_of(Path(name)))
     ]
@@ -445,9 +447,7 @@ _LOOKED_AT = 8  # masks of normal images
 
 def _case(tree: Tree, file: str, masks: Sequence[str] = (), part: str = "") -> Case:
     """An image; its category is its folder, as far as that is no word of ours."""
-    folders = [
-        p for p in folder_of(file).split("/") if p and not _IMAGE_PART.fullmatch(p) and not _FORMATS.fullmatch(p)
-    ]
+    folders = [p for p in folder_of(file).split("/") if p and not IMAGE_PART.fullmatch(p) and not _FORMATS.fullmatch(p)]
     folders = [p for p in folders if not (part and part.lower() in p.lower())]
     split, category = split_in("/".join(folders))
     return Case(
@@ -463,80 +463,3 @@ def _with_categories(cases: Sequence[Case]) -> list[Case]:
     """Categories only where there are several."""
     several = len({case.category for case in cases}) > 1
     return [case if several else replace(case, category="") for case in cases]
-
-
-def with_patients(
-    root: Path, cases: Sequence[Case], notes: list[str], classes: Collection[Path] = (), *, by_numbers: bool = True
-) -> list[Case]:
-    """Patients where the folders say them; images whose names say nothing are called after their folder.
-
-    A folder is a patient where it is called one, where its image has a name such as image or flair, or where several
-    folders are such that their images are called after them or, ``by_numbers``, alike in all of them.
-    """
-    folders = {case.images[0].parent for case in cases}
-    called = {folder: _called_patient(root, folder) for folder in folders}
-    said = [called[case.images[0].parent] for case in cases]
-    alike = _alike_folders(root, cases, classes, by_numbers)
-    found = []
-    for case, folder in zip(cases, said, strict=True):
-        own = _own_folder(root, case)
-        if folder is not None and (_PATIENT.fullmatch(folder.name) or len(set(said)) > 1):
-            found.append(_of_patient(root, case, folder))
-        else:
-            found.append(_of_patient(root, case, own) if own in alike else case)
-    if not any(case.patient for case in found):
-        notes.append(UNKNOWN_PATIENTS)
-    return found
-
-
-def _called_patient(root: Path, folder: Path) -> Path | None:
-    """The outermost folder that is called a patient, else a study or a series; this one or one above it."""
-    above = [one for one in (*reversed(folder.parents), folder) if root in one.parents] or [folder]
-    kinds = ([folder for folder in above if kind.fullmatch(folder.name)] for kind in (_PATIENT, _STUDY))
-    return next((folders[0] for folders in kinds if folders), None)
-
-
-def _alike_folders(root: Path, cases: Sequence[Case], classes: Collection[Path], by_numbers: bool) -> set[Path]:
-    """Folders of one patient each: their images have the folder's name, a name that says nothing, or all the same."""
-    by_folder: dict[Path, list[Case]] = defaultdict(list)
-    for case in cases:
-        folder = _own_folder(root, case)
-        is_word = label_of(folder.name) is not None or split_of(folder.name) in _SPLITS
-        if not is_word and folder not in (root, *classes):
-            by_folder[folder].append(case)
-    stems = {folder: [stem_of(case.images[0]).casefold() for case in group] for folder, group in by_folder.items()}
-    often = Counter(stem for group in stems.values() for stem in set(group))
-    who = [folder for folder in stems if by_numbers and _SAYS_WHO.search(folder.name)]
-    named = {folder for folder in who if all(stem.startswith(folder.name.casefold()) for stem in stems[folder])}
-    direct = [folder for folder in stems if folder == by_folder[folder][0].images[0].parent]
-    alike = {f for f in direct if all(_WORD_NAME.fullmatch(s) or (by_numbers and often[s] > 2) for s in stems[f])}
-    return {folder for folders in (named, alike) if len(folders) > 1 for folder in folders}
-
-
-def _of_patient(root: Path, case: Case, folder: Path) -> Case:
-    """The case of the patient whose folder this is."""
-    name, stem = folder.name, stem_of(case.images[0])
-    is_word = _WORD_NAME.fullmatch(stem) is not None
-    longer = split_in(folder.relative_to(root).as_posix())[1] if folder.is_relative_to(root) else name
-    return replace(
-        case,
-        name=name
-        if is_word
-        else case.name
-        if case.name.casefold().startswith(name.casefold())
-        else f"{name}_{case.name}",
-        patient=name if _SAYS_WHO.search(name) else longer,
-        category="/".join(part for part in case.category.split("/") if part != name),
-    )
-
-
-def _own_folder(root: Path, case: Case) -> Path:
-    """The folder that an image's folder of images lies in."""
-    folder = case.images[0].parent
-    while folder != root and _IMAGE_PART.fullmatch(folder.name):
-        folder = folder.parent
-    return folder
-
-
-_SAYS_WHO = re.compile(r"[a-z].*\d|\d{3}", re.IGNORECASE)
-_SPLITS = ("train", "val", "test")

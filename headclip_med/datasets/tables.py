@@ -12,8 +12,8 @@ from headclip_med.datasets.case import Case
 from headclip_med.datasets.listed_paths import needed, read_label, read_text
 from headclip_med.datasets.listing import Listing, counted, read_tree, told_apart
 from headclip_med.datasets.names import files_in, split_of, stem_of
+from headclip_med.datasets.patients import with_patients
 from headclip_med.datasets.patterns import without_ending
-from headclip_med.datasets.pictures import with_patients
 from headclip_med.datasets.values import MaskValues, value_of, value_text
 from headclip_med.errors import InputError
 
