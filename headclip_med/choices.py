@@ -38,7 +38,24 @@ PLANES = ("axial", "coronal", "sagittal", "all")
 CHANNELS = ("repeat", "neighbours")
 IRREGULAR = ("error", "split", "resample", "keep")
 CONTROLS = ("intensity", "redness", "edges", "chance")
-LAYOUTS = ("meta", "jsonl", "msd", "csv", "bids", "bmad", "mvtec", "pairs", "brats", "folders")
+LAYOUTS = (
+    "brats",
+    "wmh",
+    "isbi",
+    "mslesseg",
+    "nnunet",
+    "bids",
+    "msd",
+    "pairs",
+    "folders",
+    "mvtec",
+    "visa",
+    "mosmed",
+    "bmad",
+    "meta",
+    "jsonl",
+    "csv",
+)
 FORMATS = ("nifti", "png", "html", "json")  # written by default
 DICOM_FORMATS = ("seg", "segscore", "pm", "sr", "sc", "dicom")
 SPEEDS = ("exact", "balanced", "fast")

@@ -39,26 +39,34 @@ SequencesOption = Annotated[
 
 @data_app.command("layouts")
 def layouts(as_json: options.JsonOption = False) -> None:
-    """The folder layouts that are understood."""
+    """The folder layouts that are understood, each with examples of its files."""
     with errors_in_words():
         from headclip_med import console
         from headclip_med.datasets import LAYOUTS
 
         if as_json:
-            console.say_json({name: layout.words for name, layout in LAYOUTS.items()})
+            console.say_json({n: {"words": layout.words, "trees": layout.trees} for n, layout in LAYOUTS.items()})
             return
         for name, layout in LAYOUTS.items():
-            console.out.print(f"{name:>8}  {layout.words}", markup=False)
+            console.out.print(f"{name:>8}  {layout.words}", markup=False, highlight=False)
+            for tree in layout.trees:
+                console.out.print(f"{'':>12}{tree}", markup=False, highlight=False, soft_wrap=True)
 
 
 @data_app.command("check")
-def check(data: DataArgument, sequences: SequencesOption = None, as_json: options.JsonOption = False) -> None:
+def check(
+    data: DataArgument,
+    sequences: SequencesOption = None,
+    lesion_values: options.LesionValuesOption = None,
+    ignore_values: options.IgnoreValuesOption = None,
+    as_json: options.JsonOption = False,
+) -> None:
     """What was found, what is missing or inconsistent, and how to mend it; exit code 1 if anything is wrong."""
     with errors_in_words():
         from headclip_med import console
         from headclip_med.datasets.check import check_dataset
 
-        dataset = _dataset(data, sequences)
+        dataset = _dataset(data, sequences, lesion_values, ignore_values)
         with console.steps("reading", len(dataset)) as progress:
             report = check_dataset(dataset, progress)
         if as_json:
@@ -77,43 +85,46 @@ def split(
     fractions: Annotated[str, typer.Option(help="Shares of train, val and test.")] = "0.7,0.15,0.15",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same splits.")] = 0,
     sequences: SequencesOption = None,
+    lesion_values: options.LesionValuesOption = None,
+    ignore_values: options.IgnoreValuesOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Split by patient: no patient and no copied image is in two splits."""
     with errors_in_words():
         from headclip_med import console
-        from headclip_med.datasets.fingerprints import fingerprint_case
+        from headclip_med.datasets.fingerprints import check_meaning, fingerprint_case
         from headclip_med.datasets.split import check_listable, split_patients, write_split
         from headclip_med.writing.atomic import check_writable
 
         shares = dict(zip(("train", "val", "test"), _shares(fractions), strict=True))
-        dataset = _dataset(data, sequences)
+        dataset = _dataset(data, sequences, lesion_values, ignore_values)
         check_listable(dataset)
         check_writable(out.absolute().parent)
-        labels: dict[str, bool | None] = {}
-        images: dict[str, str] = {}
+        found = []
         with console.steps("reading", len(dataset)) as progress:
             for done, case in enumerate(dataset, start=1):
-                read = fingerprint_case(dataset, case)
-                if read.error:
-                    console.say_error(f"{case.name} is split by its patient alone: {read.error}")
-                else:
-                    labels[case.name], images[case.name] = read.label, read.image_sha256
+                found.append(fingerprint_case(dataset, case))
                 progress(done, len(dataset))
-        found = split_patients(dataset, labels, images, shares, seed)
-        write_split(dataset, found, out, labels)
-        counts = {name: sum(s == name for s in found.values()) for name in shares}
+        check_meaning(found)
+        for read in found:
+            if read.error:
+                console.say_error(f"{read.case} is split by its patient alone: {read.error}")
+        labels = {read.case: read.label for read in found if not read.error}
+        images = {read.case: read.image_sha256 for read in found if not read.error}
+        splits = split_patients(dataset, labels, images, shares, seed)
+        write_split(dataset, splits, out, labels)
+        counts = {name: sum(s == name for s in splits.values()) for name in shares}
         if as_json:
             console.say_json({"file": str(out), "cases": counts})
         else:
             console.out.print(f"{', '.join(f'{n} {name}' for name, n in counts.items())} → {out}", markup=False)
 
 
-def _dataset(data: str, sequences: str | None) -> CaseDataset:
+def _dataset(data: str, sequences: str | None, lesion_values: str | None, ignore_values: str | None) -> CaseDataset:
     from headclip_med.datasets import open_dataset
 
     chosen = None if sequences is None else [part.strip() for part in sequences.split(",") if part.strip()]
-    return open_dataset(data, sequences=chosen)
+    return open_dataset(data, sequences=chosen, lesion_values=lesion_values, ignore_values=ignore_values)
 
 
 def _shares(text: str) -> list[float]:
@@ -139,7 +150,14 @@ def _show(report: DataReport) -> None:
     for kind, found in (("split", report.splits), ("category", report.categories)):
         for name, count in found.items():
             table.add_row(f"{kind} {name}".replace("[", r"\["), str(count))
+    for value, facts in report.mask_values.items():
+        words = f"mask value {value} {facts['name']}".strip()
+        table.add_row(
+            words.replace("[", r"\["), f"{facts['means']}, in {facts['cases']} case{'' if facts['cases'] == 1 else 's'}"
+        )
     console.out.print(table)
+    if report.why:
+        console.out.print(f"recognised by: {report.why}", markup=False)
     for note in report.notes:
         console.out.print(f"note: {note}", markup=False)
     for problem in report.problems:

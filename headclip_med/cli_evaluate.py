@@ -57,6 +57,8 @@ def evaluate(
         str | None,
         typer.Option(metavar="A,B", help="Which sequences become channels, such as t2f or t1c,t2f."),
     ] = None,
+    lesion_values: options.LesionValuesOption = None,
+    ignore_values: options.IgnoreValuesOption = None,
     split: Annotated[str | None, typer.Option(help="Only cases of this split: train, val or test.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N cases, for a try.")] = None,
     groups: Annotated[
@@ -125,7 +127,7 @@ def evaluate(
         case_options.check_options(chosen)
         _check_weights(model or [], weights)
         settings = Settings(exact=exact, replicates=bootstrap, seed=seed, min_overlap=min_overlap)
-        dataset = _dataset(data, name, sequences, split, limit, groups)
+        dataset = _dataset(data, name, sequences, (lesion_values, ignore_values), split, limit, groups)
         specs = [
             ModelSpec(
                 given,
@@ -180,7 +182,13 @@ def _with_controls(models: list[str], controls: bool, dataset: CaseDataset) -> l
 
 
 def _dataset(
-    data: str, name: str | None, sequences: str | None, split: str | None, limit: int | None, groups: Path | None
+    data: str,
+    name: str | None,
+    sequences: str | None,
+    values: tuple[str | None, str | None],
+    split: str | None,
+    limit: int | None,
+    groups: Path | None,
 ) -> CaseDataset:
     from dataclasses import replace
 
@@ -188,7 +196,8 @@ def _dataset(
     from headclip_med.evaluation.groups import with_columns
 
     chosen = None if sequences is None else [part.strip() for part in sequences.split(",") if part.strip()]
-    dataset = open_dataset(data, name=name, sequences=chosen, split=split)
+    lesion, ignored = values
+    dataset = open_dataset(data, name=name, sequences=chosen, split=split, lesion_values=lesion, ignore_values=ignored)
     if limit is not None and limit < len(dataset):
         note = f"only the first {limit} of {len(dataset)} cases were asked for"
         dataset = replace(dataset, cases=dataset.cases[:limit], notes=(*dataset.notes, note))

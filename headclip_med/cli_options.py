@@ -212,3 +212,19 @@ DeidentifyOption = Annotated[
         "HEADCLIP_DEIDENTIFY_SALT keeps new UIDs equal across runs and unguessable.",
     ),
 ]
+LesionValuesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="2,4",
+        help="Values of the masks that are lesion: numbers, colours such as #ff0000, names of the set, or all.",
+        show_default="what the layout knows, else the only value there is",
+    ),
+]
+IgnoreValuesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="255",
+        help="Values of the masks about which nothing is known: these voxels enter no metric and no training.",
+        show_default="what the layout knows",
+    ),
+]

@@ -19,6 +19,8 @@ def train(
         list[str] | None,
         typer.Option(metavar="[LAYOUT:]PATH", help="Auxiliary set with masks; repeatable."),
     ] = None,
+    lesion_values: options.LesionValuesOption = None,
+    ignore_values: options.IgnoreValuesOption = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Tower: a name, or a weight file.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="The pack and its checkpoint go here.")
@@ -39,6 +41,7 @@ def train(
     with errors_in_words():
         from headclip_med.console import say_json
         from headclip_med.console_train import TrainBar, show_trained
+        from headclip_med.errors import InputError
         from headclip_med.training.config import load_config
         from headclip_med.training.run import train as run
 
@@ -52,8 +55,13 @@ def train(
             "seed": seed,
         }
         changes = {key: value for key, value in changes.items() if value is not None}
+        values = {"lesion_values": lesion_values, "ignore_values": ignore_values}
         if data:
-            changes["data"] = [{"path": path} for path in data]
+            changes["data"] = [{"path": path, **values} for path in data]
+        elif any(values.values()):
+            raise InputError(
+                "Values of masks must go with --data", "none", "In the configuration, give them to each set"
+            )
         chosen = load_config(config, **changes, **_settings(set_ or []))
         with TrainBar() as watcher:
             trained = run(chosen, resume=resume, watcher=watcher)

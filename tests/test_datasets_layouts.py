@@ -43,7 +43,7 @@ def test_brats_names_old_new_and_bare(tmp_path: Path, case: str, flair: str, t1c
         assert (found.name, found.patient, found.label) == (case, patient, None)
         assert [path.name for path in found.images] == [files["flair"]]
         assert [path.name for path in found.masks if path] == [files["seg"]]
-        assert dataset.notes == ("sequence t2f is used, of t2f, t1c",)
+        assert dataset.notes[0] == "sequence t2f is used, of t2f, t1c"
     both = open_dataset(f"brats:{tmp_path / 'set'}", sequences=["t1ce", "FLAIR"])
     assert [path.name for path in both[0].images] == [files["t1c"], files["flair"]]
 
@@ -60,11 +60,11 @@ def test_brats_without_flair_everywhere_takes_what_all_have(tmp_path: Path) -> N
     put_volume(tmp_path / "b" / "b_t1.nii")
     dataset = open_dataset(tmp_path)
     assert _files(dataset) == {"a": ["a_t1.nii.gz"], "b": ["b_t1.nii"]}
-    assert "b: no seg, so it has no truth" in dataset.notes
+    assert "2 cases without a mask, and so without truth, such as a" in dataset.notes
     assert not dataset.has_masks
     flair = open_dataset(tmp_path, sequences=["flair"])
     assert _names(flair) == ["a"]
-    assert "b: left out, it has no t2f" in flair.notes
+    assert "1 case left out: not every one of t2f is there, such as b" in flair.notes
 
 
 def test_brats_in_grades_as_until_2019(tmp_path: Path) -> None:
@@ -155,7 +155,9 @@ def test_masks_of_lungs_are_no_images(tmp_path: Path) -> None:
         put_mask(tmp_path / kind / "masks" / "1.png")
     dataset = open_dataset(tmp_path)
     assert _names(dataset) == ["COVID_1", "NORMAL_1"]
-    assert "masks in the class folders are not used: they need not show lesions" in dataset.notes
+    said = "2 masks not used: normal images have some too, so they show no lesions, such as COVID/masks/1.png"
+    assert said in dataset.notes
+    assert not dataset.has_masks
 
 
 # --- mvtec -------------------------------------------------------------------------------------------------------
@@ -257,7 +259,12 @@ def test_bids(tmp_path: Path) -> None:
     assert {case.name: case.patient for case in dataset} == {"sub-01": "sub-01", "sub-02_ses-a": "sub-02"}
     masks = [mask.name for case in dataset for mask in case.masks if mask]
     assert masks == ["sub-01_label-lesion_mask.nii.gz", "sub-02_ses-a_dseg.nii.gz"]
-    assert dataset.notes == ("suffix FLAIR is used, of FLAIR, T1w", "sub-02_ses-b: left out, it has no FLAIR")
+    assert dataset.notes == (
+        "sequence FLAIR is used, of FLAIR, T1w",
+        "1 case left out: no FLAIR, such as sub-02_ses-b",
+        "1 file passed over, neither image nor mask of a case, such as derivatives/lesions/sub-01/anat/"
+        "sub-01_desc-brain_mask.nii.gz",
+    )
     assert dataset.strays == ("sub-03_label-lesion_mask.nii.gz",)
     both = open_dataset(tmp_path, sequences=["t1w", "flair"])
     assert _files(both) == {"sub-01": ["sub-01_T1w.nii.gz", "sub-01_FLAIR.nii.gz"]}
@@ -268,9 +275,76 @@ def test_bids_says_what_it_chose(tmp_path: Path) -> None:
         put_volume(tmp_path / "sub-01" / "anat" / f"sub-01_run-{run}_T2w.nii.gz")
         put_label(tmp_path / "derivatives" / "r" / "sub-01" / f"sub-01_run-{run}_label-lesion_mask.nii.gz")
     dataset = open_dataset(tmp_path)
+    assert [mask.name for mask in dataset[0].masks if mask] == ["sub-01_run-1_label-lesion_mask.nii.gz"]
     assert dataset.notes == (
-        "sub-01_run-2_T2w.nii.gz is passed over: sub-01_run-1_T2w.nii.gz is used",
-        "sub-01: 2 masks; sub-01_run-1_label-lesion_mask.nii.gz is used",
+        "1 file passed over: another run or space of the same suffix is used, such as sub-01/anat/"
+        "sub-01_run-2_T2w.nii.gz",
+        "1 mask further of a case not used, such as derivatives/r/sub-01/sub-01_run-2_label-lesion_mask.nii.gz",
     )
     with pytest.raises(InputError, match="A sequence must be one of T2w; given: dwi"):
         open_dataset(tmp_path, sequences=["dwi"])
+
+
+def _bids_masks(root: Path, *files: str) -> dict[str, list[str]]:
+    """Masks of each case of a set of two subjects with two sessions each; the files are masks."""
+    for subject in ("sub-01", "sub-02"):
+        for session in ("ses-1", "ses-2"):
+            name = f"{subject}_{session}_FLAIR.nii.gz"
+            put_volume(root / subject / session / "anat" / name, seed=len(name) + int(subject[-1] + session[-1]))
+    for file in files:
+        put_label(root / file)
+    dataset = open_dataset(f"bids:{root}")
+    assert len(dataset) == 4
+    return {case.name: [mask.name for mask in case.masks if mask] for case in dataset if case.has_mask}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "sub-01/ses-1/anat/sub-01_ses-1_label-L_desc-T1lesion_mask.nii.gz",  # beside the image
+        "sub-01/ses-1/anat/sub-01_ses-1_label-lesion_roi.nii.gz",
+        "derivatives/sub-01/ses-1/sub-01_ses-1_msk.nii.gz",
+        "derivatives/lesions/sub-01/ses-1/anat/sub-01_ses-1_desc-lesion_mask.nii.gz",
+        "derivatives/manual/deep/er/sub-01/ses-1/anat/sub-01_ses-1_FLAIR_lesion_mask.nii.gz",
+        "derivatives/nnunet/sub-01/ses-1/anat/sub-01_ses-1_space-orig_label-WMH_dseg.nii.gz",
+    ],
+)
+def test_bids_masks_are_found_wherever_they_lie(tmp_path: Path, file: str) -> None:
+    assert _bids_masks(tmp_path, file) == {"sub-01_ses-1": [file.rpartition("/")[2]]}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "derivatives/prep/sub-01/ses-1/anat/sub-01_ses-1_desc-brain_mask.nii.gz",
+        "sub-01/ses-1/anat/sub-01_ses-1_label-regmask_mask.nii.gz",
+        "derivatives/prep/sub-01/ses-1/anat/sub-01_ses-1_label-GM_probseg.nii.gz",
+        "derivatives/fs/sub-01/ses-1/anat/sub-01_ses-1_desc-aseg_dseg.nii.gz",
+        "derivatives/lesions/sub-03/ses-1/anat/sub-03_ses-1_label-lesion_mask.nii.gz",
+    ],
+)
+def test_bids_masks_of_anatomy_and_of_nobody_are_not(tmp_path: Path, file: str) -> None:
+    assert _bids_masks(tmp_path, file) == {}
+
+
+def test_a_bids_mask_belongs_to_its_session_and_its_space(tmp_path: Path) -> None:
+    start = "derivatives/lesions/sub-01/ses-2/anat/sub-01_ses-2"
+    masks = _bids_masks(
+        tmp_path,
+        f"{start}_space-MNI152NLin2009cAsym_label-lesion_mask.nii.gz",
+        f"{start}_label-lesion_mask.nii.gz",
+        "derivatives/lesions/sub-02/anat/sub-02_label-lesion_mask.nii.gz",  # of which session nobody can tell
+    )
+    assert masks["sub-01_ses-2"][0] == "sub-01_ses-2_label-lesion_mask.nii.gz"
+    assert "sub-02_ses-1" not in masks
+    dataset = open_dataset(f"bids:{tmp_path}")
+    assert dataset.strays == ("sub-02_label-lesion_mask.nii.gz",)
+    assert any(note.startswith("1 mask further of a case not used") for note in dataset.notes)
+
+
+def test_a_bids_mask_without_session_belongs_to_the_only_one(tmp_path: Path) -> None:
+    put_volume(tmp_path / "sub-01" / "ses-1" / "anat" / "sub-01_ses-1_T1w.nii.gz")
+    put_volume(tmp_path / "sub-01" / "ses-1" / "func" / "sub-01_ses-1_task-rest_bold.nii.gz", seed=1)
+    put_label(tmp_path / "derivatives" / "sub-01" / "sub-01_label-lesion_mask.nii.gz")
+    (case,) = open_dataset(tmp_path)
+    assert (case.name, case.has_mask, case.images[0].name) == ("sub-01_ses-1", True, "sub-01_ses-1_T1w.nii.gz")

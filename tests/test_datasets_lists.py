@@ -148,7 +148,7 @@ def test_nnunet(tmp_path: Path) -> None:
     assert dataset.strays == ("case_9.nii.gz",)
     both = open_dataset(tmp_path, sequences=["flair", "t1"])
     assert [path.name for path in both[0].images] == ["case_7_0001.nii.gz", "case_7_0000.nii.gz"]
-    assert both.notes == ("case_8: left out, a channel is missing",)
+    assert both.notes == ("1 case left out: a channel is missing, such as case_8",)
     with pytest.raises(InputError, match="A sequence must be one of t1, flair; given: dwi"):
         open_dataset(tmp_path, sequences=["dwi"])
 

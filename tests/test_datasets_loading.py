@@ -66,14 +66,6 @@ def test_a_mask_is_turned_as_exif_says(tmp_path: Path) -> None:
     assert _lesion(labelled.gt_mask) == [(7, 0, 0), (7, 1, 0), (7, 2, 0)]
 
 
-def test_up_to_eight_values_are_labels(tmp_path: Path) -> None:
-    array = np.arange(48, dtype=np.uint8).reshape(8, 6) % 8
-    labelled = _load(put_image(tmp_path / "i.png"), _array(tmp_path / "m.png", array))
-    assert labelled.gt_mask is not None
-    assert labelled.gt_mask.sum() == 42  # all but the six zeros
-    assert labelled.warnings == ()
-
-
 @pytest.mark.parametrize(("dtype", "step", "half"), [(np.uint8, 16, 128), (np.uint16, 1400, 32768)])
 def test_a_smoothed_mask_counts_from_half_of_its_range(tmp_path: Path, dtype: type, step: int, half: int) -> None:
     array = np.zeros((8, 6), dtype=dtype)
@@ -87,21 +79,6 @@ def test_a_smoothed_mask_counts_from_half_of_its_range(tmp_path: Path, dtype: ty
     count = len(np.unique(array))
     words = f"the mask is not binary: m.png has {count} values, from {half} on they count as lesion"
     assert labelled.warnings == (words,)
-
-
-def test_a_coloured_mask_counts_by_its_highest_channel(tmp_path: Path) -> None:
-    array = np.zeros((8, 6, 3), dtype=np.uint8)
-    array[2, 4] = (0, 200, 0)
-    array[5, 1] = (0, 0, 9)
-    truth = _truth(put_image(tmp_path / "i.png"), _array(tmp_path / "m.png", array))
-    assert _lesion(truth) == [(1, 5, 0), (4, 2, 0)]
-
-
-def test_a_one_bit_mask_is_read(tmp_path: Path) -> None:
-    array = np.zeros((8, 6), dtype=bool)
-    array[2, 4] = True
-    Image.fromarray(array).save(tmp_path / "m.png")
-    assert _lesion(_truth(put_image(tmp_path / "i.png"), tmp_path / "m.png")) == [(4, 2, 0)]
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
@@ -220,14 +197,28 @@ def test_units_of_the_header_count_for_masks_too(tmp_path: Path) -> None:
 
 def test_fractions_and_nan_in_a_label_volume_are_told(tmp_path: Path) -> None:
     array = np.zeros((4, 5, 3), dtype=np.float32)
-    array[0, 0, 0], array[1, 1, 1], array[2, 2, 2] = 0.25, 1, np.nan
+    array[0, 0, 0], array[0, 0, 1], array[1, 1, 1], array[2, 2, 2] = 0.25, 0.5, 1, np.nan
     labelled = _load(put_volume(tmp_path / "i.nii.gz"), put_array(tmp_path / "m.nii.gz", array))
     assert labelled.gt_mask is not None
-    assert _lesion(labelled.gt_mask) == [(0, 0, 0), (1, 1, 1)]
+    assert _lesion(labelled.gt_mask) == [(0, 0, 1), (1, 1, 1)]
     assert labelled.warnings == (
         "the mask is not binary: m.nii.gz holds NaN or Inf, which count as no lesion",
-        "the mask is not binary: m.nii.gz holds fractions, and all above or below 0 count as lesion",
+        "the mask is not binary: m.nii.gz holds fractions, from 0.5 on they count as lesion",
     )
+
+
+def test_labels_of_a_scaled_header_are_whole(tmp_path: Path) -> None:
+    array = np.zeros((4, 5, 3), dtype=np.float32)
+    array[1, 1, 1], array[2, 2, 2] = 0.9998, 1.0002
+    labelled = _load(put_volume(tmp_path / "i.nii.gz"), put_array(tmp_path / "m.nii.gz", array))
+    assert (labelled.mask_values, labelled.warnings) == ((1,), ())
+
+
+def test_labels_mixed_by_interpolation_are_refused(tmp_path: Path) -> None:
+    array = np.zeros((4, 5, 3), dtype=np.float32)
+    array[1, 1, 1], array[2, 2, 2] = 1.5, 2
+    with pytest.raises(MaskError, match=r"must hold whole numbers; given: fractions between 0 and 2"):
+        _load(put_volume(tmp_path / "i.nii.gz"), put_array(tmp_path / "m.nii.gz", array))
 
 
 def test_an_nrrd_mask_of_a_nifti_volume(tmp_path: Path) -> None:

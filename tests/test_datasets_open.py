@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-from dataset_trees import pairs_tree, put_image, put_json, put_text, put_volume
+from dataset_trees import pairs_tree, put_image, put_json, put_label, put_mask, put_text, put_volume
 
 from headclip_med import choices
 from headclip_med.datasets import LAYOUTS, Case, open_dataset
 from headclip_med.datasets.names import uniquely_named
+from headclip_med.datasets.split import check_listable
 from headclip_med.errors import InputError
 
 
@@ -22,6 +24,30 @@ def _refused(spec: str | Path, **options: object) -> str:
 def test_every_layout_is_offered_for_completion() -> None:
     assert set(LAYOUTS) == set(choices.LAYOUTS)
     assert all(layout.words for layout in LAYOUTS.values())
+
+
+EXAMPLES = [
+    (name, tree)
+    for name, layout in LAYOUTS.items()
+    for tree in layout.trees
+    if not layout.is_list and not tree.startswith("'")
+]
+
+
+@pytest.mark.parametrize(("name", "tree"), EXAMPLES)
+def test_every_tree_that_is_shown_is_recognised_as_what_it_is(tmp_path: Path, name: str, tree: str) -> None:
+    """``a + b`` are an image and its mask, which lies in the same folder unless it names another."""
+    for number, example in enumerate(part.split(" + ") for part in tree.split(", ")):
+        root = tmp_path if name == "folders" else tmp_path / str(number)
+        for i, file in enumerate(example):
+            path = root / (file if i == 0 or "/" in file else Path(example[0]).parent / file)
+            is_volume = ".nii" in file
+            put = (put_label if i else put_volume) if is_volume else (put_mask if i else put_image)
+            put(path)
+        dataset = open_dataset(root) if name != "folders" or number else None
+        if dataset is not None:
+            masks = sum(case.has_mask for case in dataset)
+            assert (dataset.layout, masks >= 1) == (name, any(" + " in part for part in tree.split(", ")))
 
 
 def test_a_path_and_a_named_layout_give_the_same(tmp_path: Path) -> None:
@@ -50,12 +76,14 @@ def test_a_layout_without_a_path_is_told() -> None:
 def test_a_folder_that_no_layout_fits_lists_them(tmp_path: Path) -> None:
     put_image(tmp_path / "photo.png")
     said = _refused(tmp_path)
-    assert said.startswith(f"The layout of {tmp_path.name} must be one of brats, bids, msd, pairs,")
-    assert "given: none that fits. Name it, as in pairs:FOLDER" in said
+    assert said.startswith(f"The layout of {tmp_path.name} must be one of {', '.join(LAYOUTS)}")
+    assert "given: none that fits 1 images and volumes, such as photo.png" in said
+    assert "'pairs:FOLDER?image=*.jpg&mask=*_mask.png'" in said
 
 
 def test_two_layouts_that_fit_equally_are_told(tmp_path: Path) -> None:
     put_volume(tmp_path / "case1" / "flair.nii.gz")
+    put_label(tmp_path / "case1" / "seg.nii.gz")
     pairs_tree(tmp_path)
     said = _refused(tmp_path)
     assert f"given: it fits brats and pairs. Name the one that is meant, as in brats:{tmp_path.name}." in said
@@ -78,10 +106,22 @@ def test_tables_that_list_no_images_do_not_matter(tmp_path: Path) -> None:
     assert open_dataset(tmp_path).layout == "pairs"
 
 
+def test_images_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    pairs_tree(tmp_path)
+    for name in ("images/a.webp", "masks/a.gif", "masks/b.gif", "notes.txt"):
+        put_text(tmp_path / name, "")
+    notes = open_dataset(tmp_path).notes
+    assert "2 files ending in .gif passed over" in notes
+    assert "1 file ending in .webp passed over" in notes
+    assert not any(".txt" in note for note in notes)
+
+
 def test_an_empty_set_is_told(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
-    assert f"must find at least one case; given: none in {tmp_path.name}" in _refused(tmp_path)
+    put_text(tmp_path / "images" / "1.webp", "")
+    assert "none that fits no image or volume (1 .webp)" in _refused(tmp_path)
+    assert f"must find at least one case; given: none in {tmp_path.name}" in _refused(f"pairs:{tmp_path}")
 
 
 def test_a_choice_that_leaves_nothing_says_what_there_is(tmp_path: Path) -> None:
@@ -98,9 +138,25 @@ def test_a_file_for_a_layout_of_folders_is_told(tmp_path: Path) -> None:
 
 def test_sequences_of_a_layout_that_has_none_are_told(tmp_path: Path) -> None:
     pairs_tree(tmp_path)
-    assert "Sequences can be chosen in the layouts brats, bids, msd; given: pairs." in _refused(
-        tmp_path, sequences=["t1"]
+    assert (
+        "Sequences can be chosen in the layouts brats, wmh, isbi, mslesseg, nnunet, bids, msd; given: pairs."
+        in _refused(tmp_path, sequences=["t1"])
     )
+
+
+def test_names_that_are_no_utf_8_can_be_shown(tmp_path: Path) -> None:
+    pairs_tree(tmp_path)
+    try:
+        (tmp_path / "images" / "00.png").rename(os.fsdecode(os.fsencode(tmp_path / "images") + b"/\xff.png"))
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    dataset = open_dataset(tmp_path)
+    assert len(dataset) == 3
+    assert "images/\\udcff.png" in dataset.notes[0]
+    for text in (*dataset.notes, *dataset.strays, dataset.why, *(case.name for case in dataset)):
+        text.encode()
+    with pytest.raises(InputError, match="must have names in UTF-8 to be listed"):
+        check_listable(dataset)
 
 
 def test_names_are_safe_unique_and_do_not_depend_on_the_choice() -> None:

@@ -49,4 +49,4 @@ def test_a_case_without_seg_is_said(shared: Path) -> None:
     assert dataset.layout == "brats"
     labels = {case.patient: dataset.load(case).gt_label for case in dataset}
     assert labels == {"BraTS-GLI-00001": None, "TCGA-DU-7294": True}
-    assert any("no seg, so it has no truth" in note for note in dataset.notes)
+    assert "1 case without a mask, and so without truth, such as BraTS-GLI-00001-000" in dataset.notes

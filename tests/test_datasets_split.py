@@ -155,7 +155,7 @@ def test_what_a_csv_cannot_list_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"must list whole files; given: two, a volume of a 4-D file"):
         write_split(in_one_file, {"two": "train"}, tmp_path / "list.csv")
     separated = _dataset([Case("odd", (Path("a;b.png"),))])
-    with pytest.raises(InputError, match=r"The images of odd must have no ; in their names"):
+    with pytest.raises(InputError, match=r"The files of odd must have no ; in their names"):
         write_split(separated, {"odd": "train"}, tmp_path / "list.csv")
     assert not list(tmp_path.iterdir())
 

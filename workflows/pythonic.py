@@ -86,6 +86,8 @@ class Settings:
     precision: Precision = "float32"
     layout: str | None = None
     sequences: Sequence[str] = ()
+    lesion_values: int | str | Sequence[int | str] | None = None
+    ignore_values: int | str | Sequence[int | str] | None = None
     val_fraction: float = 0.2
     seed: int = 0
     data_licence: str = "not stated"
@@ -168,6 +170,8 @@ class _Workflow(PythonicWorkflow):
                 chosen.dataset_dir,
                 layout=chosen.layout,
                 sequences=chosen.sequences,
+                lesion_values=chosen.lesion_values,
+                ignore_values=chosen.ignore_values,
                 val_fraction=chosen.val_fraction,
                 seed=chosen.seed,
             )

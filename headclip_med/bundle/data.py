@@ -20,6 +20,7 @@ from headclip_med.datasets.case import Case
 from headclip_med.datasets.fingerprints import Inventory, fingerprint_case, take_inventory
 from headclip_med.datasets.loading import load_case
 from headclip_med.datasets.split import split_patients
+from headclip_med.datasets.values import Words, plain_values, values_from_plain
 from headclip_med.errors import InputError
 from headclip_med.evaluation.protocol import overlap_with
 from headclip_med.intensity import Preprocessing
@@ -99,6 +100,8 @@ def find_cases(
     sequences: Sequence[str] = (),
     val_fraction: float = 0.2,
     seed: int = 0,
+    lesion_values: Words | None = None,
+    ignore_values: Words | None = None,
 ) -> Cases:
     """Read a labelled set once and split it by patient.
 
@@ -106,6 +109,7 @@ def find_cases(
         dataset_dir: the set; layout: one of `headclip-med data layouts`, None: recognised.
         sequences: which become channels, where a case has several.
         val_fraction: share of the patients held back, above 0 and below 1; with one patient nobody is.
+        lesion_values, ignore_values: what the values of the masks mean; see :func:`headclip_med.open_dataset`.
 
     Cases that are left out (copies, unreadable ones, those without a mask) are named in the log.
 
@@ -114,7 +118,12 @@ def find_cases(
     """
     if not 0 < val_fraction < 1:
         raise InputError("val_fraction must lie above 0 and below 1", val_fraction)
-    dataset = open_dataset(f"{layout}:{dataset_dir}" if layout else dataset_dir, sequences=list(sequences) or None)
+    dataset = open_dataset(
+        f"{layout}:{dataset_dir}" if layout else dataset_dir,
+        sequences=list(sequences) or None,
+        lesion_values=lesion_values,
+        ignore_values=ignore_values,
+    )
     if not dataset.has_masks:
         raise InputError("A labelled set must say where lesions are", f"{dataset.name} has no masks")
     found = [fingerprint_case(dataset, case) for case in _with_bar(dataset.cases, "reading the data")]
@@ -176,6 +185,7 @@ def item_of(case: Case, label: bool | None) -> Item:
         "abnormal": label,
         "stacked": case.stacked,
         "volumes": list(case.volumes),
+        "values": plain_values(case.values),
     }
 
 
@@ -192,12 +202,15 @@ def case_of(item: Mapping[str, Any]) -> Case:
         patient=str(item.get("patient") or ""),
         stacked=bool(item.get("stacked", False)),
         volumes=tuple(item.get("volumes") or ()),
+        values=values_from_plain(item.get("values")),
     )
 
 
 class LoadCase(Transform):
     """An item of paths → ``image`` and ``label`` MetaTensors ``(C, I, J, K)`` and ``(1, I, J, K)`` on one grid, and
-    ``name``. Masks are read by the rules of :mod:`headclip_med.datasets`, and must lie on the image's grid."""
+    ``name``; the label is 1 in a lesion, 0 elsewhere, and -1 where nothing is known. Masks are read by the rules of
+    :mod:`headclip_med.datasets`, and must lie on the image's grid; an item's
+    ``{"values": {"lesion": [2], "ignored": [3]}}`` says what their values mean."""
 
     def __call__(self, data: Mapping[str, Any]) -> Item:
         """Read one case.
@@ -210,6 +223,8 @@ class LoadCase(Transform):
         if labelled.gt_mask is None:
             raise InputError("A case must say where its lesions are", f"{case.name} has no mask")
         label = torch.from_numpy(labelled.gt_mask[None].astype("float32"))
+        if labelled.ignored is not None:
+            label[torch.from_numpy(labelled.ignored[None])] = -1
         meta = {**flat_meta(labelled.volume.meta), "filename_or_obj": _file_name(case.name)}
         image = MetaTensor(labelled.volume.as_tensor(), meta=dict(meta))
         meta["original_channel_dim"] = float("nan")

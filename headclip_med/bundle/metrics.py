@@ -27,6 +27,7 @@ class AnomalyMetrics(Metric):
     All of them go to ``engine.state.metrics`` under ``PREFIX_pixel_auroc`` and the like; those that are undefined (one
     class only) are left out. The metric's own name gets ``key``, NaN where undefined. Pixels are counted inside the
     patient, where maps are above 0, and wherever there is a lesion; background slices without a lesion do not count.
+    Labels below 0 mean that nothing is known: such voxels count nowhere, nor do slices with them that hold no lesion.
 
     Args:
         key: what the metric itself is, such as ``pixel_average_precision``.
@@ -61,7 +62,8 @@ class AnomalyMetrics(Metric):
     def update(self, output: Sequence[Mapping[str, Any]]) -> None:
         """Count some cases."""
         for data in output:
-            self._add(_array(data["pred"])[0], _array(data["label"])[0] > 0, data)
+            label = _array(data["label"])[0]
+            self._add(_array(data["pred"])[0], label > 0, label < 0, data)
 
     def compute(self) -> dict[str, float]:
         """Every defined metric by name, over all processes."""
@@ -86,22 +88,28 @@ class AnomalyMetrics(Metric):
         engine.state.metrics |= {f"{self.prefix}_{metric}": value for metric, value in found.items()}
         engine.state.metrics[name] = found.get(self.key, float("nan"))
 
-    def _add(self, found: NDArray[np.float32], truth: NDArray[np.bool_], data: Mapping[str, Any]) -> None:
-        self._sums["pixel"].add(count_map(found, truth, inside=found > 0))
+    def _add(
+        self, found: NDArray[np.float32], truth: NDArray[np.bool_], ignored: NDArray[np.bool_], data: Mapping[str, Any]
+    ) -> None:
+        self._sums["pixel"].add(count_map(found, truth, inside=(found > 0) & ~ignored))
         if truth.any():
-            predicted = found >= self.threshold
+            predicted = (found >= self.threshold) & ~ignored
             self.dice_sum += 2 * float((predicted & truth).sum()) / float(predicted.sum() + truth.sum())
             self.dice_cases += 1
         if "pred_slice_scores" not in data:
-            case = float(found.max())
+            case, judged = float(found.max()), bool(truth.any() or not ignored.any())
         else:
             scores, background = (_array(data[f"pred_slice_{part}"]).ravel() for part in ("scores", "background"))
             axis = int(data["pred_slice_axis"])
-            labels = np.asarray(truth.any(axis=tuple(a for a in range(truth.ndim) if a != axis)))
-            kept = ~background.astype(bool) | labels
+            others = tuple(a for a in range(truth.ndim) if a != axis)
+            labels, is_open = np.asarray(truth.any(axis=others)), np.asarray(ignored.any(axis=others))
+            known, seen = labels | ~is_open, ~background.astype(bool)
+            kept = (seen | labels) & known
             self._sums["slice"].add(count_scores(scores[kept].astype(np.float32), labels[kept]))
-            case = float(data.get("pred_score", volume_score(scores.tolist())))
-        self._sums["case"].add(count_scores(np.array([case], dtype=np.float32), np.array([bool(truth.any())])))
+            whole = float(data.get("pred_score", volume_score(scores.tolist())))
+            case, judged = whole if known.all() else volume_score(scores[known & seen].tolist()), bool(known.any())
+        if judged:
+            self._sums["case"].add(count_scores(np.array([case], dtype=np.float32), np.array([bool(truth.any())])))
 
 
 def metric_names() -> tuple[str, ...]:

@@ -1,96 +1,189 @@
-"""BIDS: ``sub-*/[ses-*/]anat/*_FLAIR.nii.gz`` with lesion masks among the derivatives."""
+"""BIDS: ``sub-*/[ses-*/]anat/*_FLAIR.nii.gz`` with lesion masks beside the images or among the derivatives."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from headclip_med.datasets.case import Case
-from headclip_med.datasets.listing import Listing, no_such_sequence
-from headclip_med.datasets.names import files_in, folders_in, named, stem_of
+import nibabel as nib
 
-_NIFTI = (".nii.gz", ".nii")
-_NAME = re.compile(r"^(sub-[A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?.*_([A-Za-z0-9]+)$")
-_MASK = re.compile(r"_(mask|dseg|roi|lesions?|seg)$|label-(lesions?|tumou?r|L)_", re.IGNORECASE)
-_LESION = re.compile(r"lesion|tumou?r|label-L_", re.IGNORECASE)
+from headclip_med.datasets.case import Case
+from headclip_med.datasets.listing import Listing, Tree, counted, split_in
+from headclip_med.datasets.names import VOLUME_ENDINGS, stem_of
+from headclip_med.datasets.patterns import folder_of
+from headclip_med.datasets.sequences import choose_sequences
+
+_NAME = re.compile(r"(sub-[A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?((?:_[^_]+)*?)_([A-Za-z0-9]+)")
+_ENTITIES = re.compile(r"(?:_[A-Za-z0-9]+-[^_]*)*")
+_MASK = re.compile(r"mask|msk|dseg|rois?|lesions?|seg|segmentation", re.IGNORECASE)
+_LESION = re.compile(r"lesion|tumou?r|stroke|infarct|wmh|_label-[LR](?:_|$)|_msk$", re.IGNORECASE)
 # Masks of what is healthy: the brain, tissues, regions of an atlas.
 _ANATOMY = re.compile(
-    r"desc-(brain|aseg|aparc\w*|head)_|label-(brain|GM|WM|CSF|[A-Z]?GM|BS)_|aseg|aparc", re.IGNORECASE
+    r"desc-(?:brain|aseg|aparc\w*|head|tissue\w*)(?:_|$)|label-(?:brain|GM|WM|CSF|[A-Z]?GM|BS|regmask|head)(?:_|$)|aseg|"
+    r"aparc|brain_?mask|probseg",
+    re.IGNORECASE,
 )
-_NOT_IMAGES = ("mask", "dseg", "roi", "lesion", "lesions", "seg", "bold", "dwi", "sbref")
+_NOT_IMAGES = re.compile(r"mask|msk|dseg|probseg|rois?|lesions?|seg|segmentation|bold|sbref|epi", re.IGNORECASE)
+_OTHER_FOLDERS = ("func", "fmap", "perf", "pet", "eeg", "meg", "ieeg", "beh", "figures", "xfm")
+_ORDER = ("FLAIR", "T1w", "T2w", "dwi", "adc", "ADC", "T1ce", "ce-T1w", "PDw", "T2star", "SWI")
 
 _Visit = tuple[str, str]  # subject, session or nothing
 
 
-def recognise(root: Path) -> bool:
-    """A subject folder with anatomy in it."""
-    return bool(list(root.glob("sub-*/anat")) or list(root.glob("sub-*/ses-*/anat")))
+@dataclass(frozen=True)
+class _File:
+    """A file by the parts of its name; ``space`` is empty for the subject's own."""
+
+    file: str
+    visit: _Visit
+    space: str
+    suffix: str
+    plain: bool  # nothing but entities before the suffix
+
+    @property
+    def is_lesion(self) -> bool:
+        """Whether its name says that it shows lesions."""
+        return _LESION.search(stem_of(Path(self.file))) is not None
 
 
-def list_cases(root: Path, sequences: Sequence[str] | None = None) -> Listing:
+def recognise(tree: Tree) -> bool:
+    """A subject folder with images in it."""
+    return any(_scans(tree).values())
+
+
+def list_cases(tree: Tree, sequences: Sequence[str] | None = None) -> Listing:
     """A case per subject and session with the chosen suffixes (FLAIR, T1w, …) as its channels.
 
     Raises:
         InputError: a suffix that no subject has.
     """
-    scans, notes = _scans(root)
-    chosen, said = _choose(scans, sequences)
-    notes += said
-    masks, cases = _masks(root), []
-    for visit, parts in sorted(scans.items()):
+    scans, masks = _scans(tree), _masks(tree)
+    parts = {visit: _by_suffix(files) for visit, files in scans.items()}
+    known = [tree.path(file.file) for files in scans.values() for file in files]
+    truths, strays = _by_visit(masks, list(parts))
+    order = _usual_order(tree, parts, truths)
+    chosen, notes = choose_sequences(parts, sequences, order, {})
+    cases, short, without, several = [], [], [], []
+    for visit, files in sorted(parts.items()):
         name = "_".join(part for part in visit if part)
-        missing = [suffix for suffix in chosen if suffix not in parts]
-        if missing:
-            notes.append(f"{name}: left out, it has no {', '.join(missing)}")
+        if any(suffix not in files for suffix in chosen):
+            short.append(name)
             continue
-        truth = masks.get(visit, [])
-        if len(truth) > 1:
-            notes.append(f"{name}: {len(truth)} masks; {truth[0].name} is used")
-        if not truth:
-            notes.append(f"{name}: no lesion mask among the derivatives")
-        cases.append(Case(name, tuple(parts[suffix] for suffix in chosen), tuple(truth[:1]), patient=visit[0]))
-    strays = [path for visit, paths in masks.items() if visit not in scans for path in paths]
-    return Listing(cases, notes, strays)
+        images = [files[suffix] for suffix in chosen]
+        truth = _ranked(truths.get(visit, []), images[0])
+        several += [mask.file for mask in truth[1:]]
+        without += [] if truth else [name]
+        cases.append(
+            Case(
+                name=name,
+                images=tuple(tree.path(image.file) for image in images),
+                masks=tuple(tree.path(mask.file) for mask in truth[:1]),
+                patient=visit[0],
+                split=split_in(folder_of(images[0].file))[0],
+            )
+        )
+    runs = [file.file for visit, group in scans.items() for file in group if parts[visit][file.suffix] is not file]
+    notes += [counted(runs, "{} passed over: another run or space of the same suffix is used")] if runs else []
+    notes += [counted(short, f"{{}} left out: no {', '.join(chosen)}", "case")] if short else []
+    notes += [counted(without, "{} without a lesion mask, and so without truth", "case")] if without else []
+    notes += [counted(several, "{} further of a case not used", "mask")] if several else []
+    known += [tree.path(mask.file) for mask in masks]
+    first = next((case for case in cases if case.masks), None)
+    why = f"{first.images[0].name} with {first.masks[0].name}" if first and first.masks[0] else "subject folders"
+    return Listing(cases, notes, [tree.path(mask.file) for mask in strays], known, why)
 
 
-def _scans(root: Path) -> tuple[dict[_Visit, dict[str, Path]], list[str]]:
-    """Suffix → file for every visit, and a note where a suffix has several files (runs)."""
-    scans: dict[_Visit, dict[str, Path]] = {}
-    notes = []
-    subjects = [folder for folder in folders_in(root) if folder.name.startswith("sub-")]
-    for path in [path for folder in subjects for path in files_in(folder, _NIFTI, deep=True)]:
-        match = _NAME.match(stem_of(path))
-        if not match or path.parent.name != "anat" or match[3].lower() in _NOT_IMAGES:
-            continue
-        parts = scans.setdefault((match[1], match[2] or ""), {})
-        if match[3] in parts:
-            notes.append(f"{path.name} is passed over: {parts[match[3]].name} is used")
-        parts.setdefault(match[3], path)
-    return scans, notes
+def _files(tree: Tree) -> list[_File]:
+    """Volumes of subjects, by the parts of their names."""
+    found = []
+    for file in tree.files:
+        match = _NAME.fullmatch(stem_of(Path(file)))
+        if match and file.lower().endswith(VOLUME_ENDINGS) and f"{match[1]}/" in file:
+            space = re.search(r"_space-([^_]+)", match[3])
+            visit = (match[1], match[2] or "")
+            own = space is None or space[1] in _OWN
+            plain = _ENTITIES.fullmatch(match[3]) is not None
+            found.append(_File(file, visit, "" if own or space is None else space[1], match[4], plain))
+    return found
 
 
-def _choose(scans: dict[_Visit, dict[str, Path]], sequences: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """Suffixes to read: those asked for; else FLAIR where any has it; else the first that all have."""
-    there = sorted({suffix for parts in scans.values() for suffix in parts})
-    by_lower = {suffix.lower(): suffix for suffix in there}
-    if sequences:
-        wrong = [name for name in sequences if name.lower() not in by_lower]
-        if wrong:
-            raise no_such_sequence(wrong, there)
-        return [by_lower[name.lower()] for name in sequences], []
-    common = [suffix for suffix in there if all(suffix in parts for parts in scans.values())]
-    usual = [by_lower["flair"]] if "flair" in by_lower else (common or there)[:1]
-    return usual, [f"suffix {usual[0]} is used, of {', '.join(there)}"] if len(there) > 1 else []
+_OWN = ("orig", "native", "individual", "scanner", "T1w", "FLAIR", "T2w")
 
 
-def _masks(root: Path) -> dict[_Visit, list[Path]]:
-    """Masks that may show lesions; those that say so in their names come first."""
-    found: dict[_Visit, list[Path]] = {}
-    folder = named(root, "derivatives")
-    for path in files_in(folder, _NIFTI, deep=True) if folder else []:
-        stem = stem_of(path)
-        match = _NAME.match(stem)
-        if match and _MASK.search(stem) and (_LESION.search(stem) or not _ANATOMY.search(stem)):
-            found.setdefault((match[1], match[2] or ""), []).append(path)
-    return {visit: sorted(paths, key=lambda path: not _LESION.search(path.name)) for visit, paths in found.items()}
+def _is_mask(file: _File) -> bool:
+    stem = stem_of(Path(file.file))
+    return bool(_MASK.fullmatch(file.suffix)) and not (_ANATOMY.search(stem) and not file.is_lesion)
+
+
+def _scans(tree: Tree) -> dict[_Visit, list[_File]]:
+    """Images of every visit, derived ones only where there are no others."""
+    images = [
+        file
+        for file in _files(tree)
+        if file.plain and not _NOT_IMAGES.fullmatch(file.suffix) and file.file.split("/")[-2] not in _OTHER_FOLDERS
+    ]
+    raw = [file for file in images if "derivatives" not in file.file.split("/")]
+    scans: dict[_Visit, list[_File]] = defaultdict(list)
+    for file in raw or images:
+        scans[file.visit].append(file)
+    return dict(sorted(scans.items()))
+
+
+def _masks(tree: Tree) -> list[_File]:
+    """Masks that may show lesions, wherever they lie; where some names say lesion, only those of their subject."""
+    masks = [file for file in _files(tree) if _is_mask(file)]
+    said = {file.visit for file in masks if file.is_lesion}
+    return [file for file in masks if file.is_lesion or file.visit not in said]
+
+
+def _by_suffix(files: Sequence[_File]) -> dict[str, _File]:
+    """The first file of each suffix; the subject's own space before others."""
+    found: dict[str, _File] = {}
+    for file in sorted(files, key=lambda file: (file.space != "", file.file)):
+        found.setdefault(file.suffix, file)
+    return found
+
+
+def _by_visit(masks: Sequence[_File], visits: Sequence[_Visit]) -> tuple[dict[_Visit, list[_File]], list[_File]]:
+    """Masks by visit, and those of none; a mask without a session belongs to the only one of its subject."""
+    found: dict[_Visit, list[_File]] = defaultdict(list)
+    strays = []
+    for mask in masks:
+        own = [visit for visit in visits if visit[0] == mask.visit[0]]
+        fits = [visit for visit in own if visit == mask.visit] or (
+            own if len(own) == 1 and "" in (own[0][1], mask.visit[1]) else []
+        )
+        if fits:
+            found[fits[0]].append(mask)
+        else:
+            strays.append(mask)
+    return found, strays
+
+
+def _ranked(masks: Sequence[_File], image: _File) -> list[_File]:
+    """Masks of a visit: in the image's space first, then those that are called after lesions, then by name."""
+    return sorted(masks, key=lambda mask: (mask.space != image.space, not mask.is_lesion, mask.file))
+
+
+def _usual_order(
+    tree: Tree, parts: Mapping[_Visit, Mapping[str, _File]], truths: Mapping[_Visit, Sequence[_File]]
+) -> list[str]:
+    """Suffixes by preference; those that lie on the grid of the first mask come first (ISLES draws on the DWI)."""
+    for visit, masks in truths.items():
+        fits = [
+            suffix for suffix in _ORDER if suffix in parts[visit] and _one_grid(tree, parts[visit][suffix], masks[0])
+        ]
+        return [*fits, *(suffix for suffix in _ORDER if suffix not in fits)]
+    return list(_ORDER)
+
+
+def _one_grid(tree: Tree, image: _File, mask: _File) -> bool:
+    """Whether two files have one shape; what cannot be read is told when it is read."""
+    try:
+        shapes = [nib.load(tree.path(file.file)).shape[:3] for file in (image, mask)]
+    except Exception:
+        return False
+    return bool(shapes[0] == shapes[1])

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headclip_med.datasets.case import Case
-from headclip_med.datasets.listing import Listing
-from headclip_med.datasets.names import IMAGE_ENDINGS, SPLITS, files_in, folders_in, named, split_of, stem_of
+from headclip_med.datasets.listing import Listing, Tree
+from headclip_med.datasets.names import IMAGE_ENDINGS, files_in, folders_in, named, split_of, stem_of
+from headclip_med.datasets.values import EVERY_VALUE
 
 _SLICE = re.compile(r"^(.+)_(\d+)$")
 _MASKS = ("anomaly_mask", "label", "mask", "masks")
@@ -32,13 +33,14 @@ class _Slice(NamedTuple):
     split: str
 
 
-def recognise(root: Path) -> bool:
+def recognise(tree: Tree) -> bool:
     """A split has ``good`` or ``Ungood`` with an ``img`` folder below."""
-    return any(named(kind, "img") is not None for folder in _splits(root) for kind in folders_in(folder))
+    return any(named(kind, "img") is not None for folder in _splits(tree.root) for kind in folders_in(folder))
 
 
-def list_cases(root: Path) -> Listing:
+def list_cases(tree: Tree) -> Listing:
     """A case per ID and split, slices in the order of their numbers; names without a number stay single images."""
+    root = tree.root
     slices = [part for folder in _splits(root) for part in _slices(folder)]
     notes: list[str] = []
     has_masks = any(part.mask is not None for part in slices)
@@ -55,11 +57,12 @@ def list_cases(root: Path) -> Listing:
         ordered = sorted(found, key=lambda part: part.number)
         notes += [f"{identity} ({split}): {words}" for words in _doubts(ordered)]
         cases.append(_stack(ordered))
-    return Listing(cases, notes, _strays(root, slices))
+    why = next((part.image.relative_to(root).as_posix() for part in slices if part.mask), "")
+    return Listing(cases, notes, _strays(root, slices), why=why)
 
 
 def _splits(root: Path) -> list[Path]:
-    return [folder for folder in folders_in(root) if folder.name.lower() in SPLITS]
+    return [folder for folder in folders_in(root) if split_of(folder.name) in ("train", "val", "test")]
 
 
 def _slices(folder: Path) -> list[_Slice]:
@@ -84,6 +87,7 @@ def _single(part: _Slice) -> Case:
         label=part.abnormal,
         patient=part.identity,
         split=part.split,
+        values=EVERY_VALUE,
     )
 
 
@@ -100,6 +104,7 @@ def _stack(slices: list[_Slice]) -> Case:
         patient=first.identity,
         stacked=True,
         split=first.split,
+        values=EVERY_VALUE,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from headclip_med.datasets.values import NOT_KNOWN, MaskValues
 from headclip_med.errors import readable
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ class Case:
     Attributes:
         name: unique in its set, and safe as the name of a folder.
         images: one file; several sequences on one grid; or, where ``stacked``, the slices of one volume in order.
-        masks: truth: none, one file, or, where ``stacked``, one per slice (None: a slice without lesion).
+        masks: truth: none; one file; several that are one truth together; or, where ``stacked``, one per slice (None: a
+            slice without lesion).
+        values: what the values of the masks mean.
         label: True abnormal, False normal, None where only the mask can tell.
         patient: who it is of; splits and intervals never part the cases of one patient.
         category: class of a set with several (an MVTec object, an organ), else empty.
@@ -50,6 +53,7 @@ class Case:
     split: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
     volumes: tuple[int, ...] = ()
+    values: MaskValues = NOT_KNOWN
 
     def __post_init__(self) -> None:
         _make_readable(self, "name", "patient", "category", "split")
@@ -69,10 +73,11 @@ class LabelledVolume:
     Attributes:
         volume: ``(C, I, J, K)`` MetaTensor as :func:`headclip_med.read_volume` gives it; a plain image has K = 1.
         gt_mask: ``(I, J, K)`` bool on exactly that grid, None where nothing says where the lesions are.
+        ignored: ``(I, J, K)`` bool, voxels about which nothing is known; None: there are none. Never lesion.
         gt_label: True abnormal, False normal, None unknown.
         image_sha256: of the decoded values, so that copies are found whatever their files say; three equal channels
             count as one. sha256: of the values and the mask.
-        warnings: what was odd about the files, in words.
+        warnings: what was odd about the files, in words. mask_values: those in the masks beside 0.
     """
 
     volume: MetaTensor
@@ -81,6 +86,8 @@ class LabelledVolume:
     image_sha256: str
     sha256: str
     warnings: tuple[str, ...] = ()
+    ignored: NDArray[np.bool_] | None = None
+    mask_values: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _make_readable(self, "warnings")
@@ -93,6 +100,7 @@ class CaseDataset:
     Attributes:
         name: of the set, for tables. layout: the reader that listed it. root: what was listed.
         notes: what the listing passed over or guessed, in words. strays: names of masks that belong to no image.
+        why: what the layout was recognised by.
     """
 
     name: str
@@ -101,9 +109,10 @@ class CaseDataset:
     cases: tuple[Case, ...]
     notes: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
+    why: str = ""
 
     def __post_init__(self) -> None:
-        _make_readable(self, "name", "notes", "strays")
+        _make_readable(self, "name", "notes", "strays", "why")
 
     def __len__(self) -> int:
         return len(self.cases)

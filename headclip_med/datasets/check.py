@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headclip_med.datasets.case import Case, CaseDataset
+from headclip_med.datasets.fingerprints import Fingerprint, meaning_question
 from headclip_med.datasets.loading import CONTRADICTION
-from headclip_med.datasets.truth import NOT_BINARY, GridError, MaskError
+from headclip_med.datasets.mask_pictures import NOT_BINARY, TOO_DARK
+from headclip_med.datasets.truth import GridError, Mask, MaskError, MeaningError
+from headclip_med.datasets.values import value_text
 from headclip_med.errors import HeadclipError, InputError, internal_error
 from headclip_med.reading.content import existing_path
 
@@ -21,7 +24,8 @@ Progress = Callable[[int, int], None]  # cases done, cases in all
 
 _SPLIT_AGAIN = "Split by patient: `headclip-med data split`"
 _REPORT = "Report it: this is a fault of the program"
-_LARGE_SHARE = 0.9  # a mask of more than this share of its image is rather upside down than a lesion
+_LARGE_SHARE, _HALF = 0.9, 0.5  # a mask of more than this share of its image is rather upside down than a lesion
+_INVERTED = "If 0 means lesion, say --lesion-values 0"
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,9 @@ class Problem:
 
     Attributes:
         severity: ``error`` makes numbers wrong, ``warning`` is worth a look.
-        kind: missing_file, unreadable_image, unreadable_mask, mask_grid, mask_values, mask_full, contradiction,
-            no_mask, no_label, stray_mask, copies, copies_across_labels, copies_across_splits,
-            patients_across_splits, or reader (what the reader found odd).
+        kind: missing_file, unreadable_image, unreadable_mask, mask_grid, mask_meaning (nothing says which values are
+            lesions), mask_values, mask_dark, mask_full, contradiction, no_mask, no_label, stray_mask, copies,
+            copies_across_labels, copies_across_splits, patients_across_splits, or reader (what it found odd).
         cases: names; of copies ``a = b``; of stray masks the files; of patients in several splits the patients.
         what, mend: in words.
     """
@@ -50,7 +54,8 @@ class DataReport:
 
     Attributes:
         counts: cases, readable, unique, patients, volumes, images, normal, abnormal, unlabelled, with_mask.
-        splits, categories: cases by name. notes: of the listing.
+        splits, categories: cases by name. notes: of the listing; why: what the layout was recognised by.
+        mask_values: by value: its name, what it means, and in how many cases it occurs.
         problems: errors first, each kind once.
     """
 
@@ -61,6 +66,8 @@ class DataReport:
     categories: dict[str, int]
     notes: tuple[str, ...]
     problems: tuple[Problem, ...]
+    why: str
+    mask_values: dict[str, dict[str, str | int]]
 
     @property
     def ok(self) -> bool:
@@ -81,6 +88,8 @@ class _Facts:
     label: bool | None
     is_volume: bool
     lesion_share: float | None
+    looks_inverted: bool
+    values: tuple[int, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -88,6 +97,7 @@ class _Facts:
 def check_dataset(dataset: CaseDataset, progress: Progress | None = None) -> DataReport:
     """Read every case and report what is missing or inconsistent, and how to mend it."""
     facts: list[_Facts] = []
+    asked: list[Fingerprint] = []
     problems: list[Problem] = []
     for done, case in enumerate(dataset, start=1):
         missing = [path.name for path in _files(case) if not _exists(path)]
@@ -97,6 +107,8 @@ def check_dataset(dataset: CaseDataset, progress: Progress | None = None) -> Dat
         else:
             try:
                 facts.append(_facts(dataset, case))
+            except MeaningError as error:
+                asked.append(Fingerprint(case.name, values=error.values, meaning=case.values))
             except HeadclipError as error:
                 what = f"{_general(error.must, case)}; given: {_general(error.given, case)}"
                 problems.append(Problem("error", _kind_of(error), what, (case.name,), error.do))
@@ -105,7 +117,8 @@ def check_dataset(dataset: CaseDataset, progress: Progress | None = None) -> Dat
                 problems.append(Problem("error", "unreadable_image", internal_error(error), (case.name,), _REPORT))
         if progress is not None:
             progress(done, len(dataset))
-    problems += [*_masks(dataset, facts), *_said(facts), *_copies(facts), *_torn_patients(dataset)]
+    asked += [Fingerprint(fact.case.name, values=fact.values, meaning=fact.case.values) for fact in facts]
+    problems += [*_meaning(asked), *_masks(dataset, facts), *_said(facts), *_copies(facts), *_torn_patients(dataset)]
     return DataReport(
         name=dataset.name,
         layout=dataset.layout,
@@ -114,6 +127,8 @@ def check_dataset(dataset: CaseDataset, progress: Progress | None = None) -> Dat
         categories=dict(Counter(case.category for case in dataset if case.category)),
         notes=dataset.notes,
         problems=tuple(sorted(_gathered(problems), key=lambda problem: problem.severity)),
+        why=dataset.why,
+        mask_values=_mask_values(asked),
     )
 
 
@@ -138,9 +153,40 @@ def _facts(dataset: CaseDataset, case: Case) -> _Facts:
         label=labelled.gt_label,
         is_volume=not volume.meta.get("is_2d", False),
         lesion_share=None if truth is None or not case.has_mask else float(truth.mean()),
+        looks_inverted=truth is not None and case.has_mask and _looks_inverted(truth),
+        values=labelled.mask_values,
         warnings=labelled.warnings,
         notes=tuple(volume.meta.get("reader_warnings", ())),
     )
+
+
+def _looks_inverted(truth: Mask) -> bool:
+    """Whether the mask covers the whole edge of the image and more than half of the rest, as a background does."""
+    inner = truth[1:-1, 1:-1]
+    edge = truth.sum() - inner.sum() == truth.size - inner.size
+    return bool(edge and truth.mean() > _HALF)
+
+
+def _meaning(asked: list[Fingerprint]) -> Iterable[Problem]:
+    question = meaning_question(asked)
+    if question is not None:
+        cases = tuple(found.case for found in asked if found.values)
+        yield Problem("error", "mask_meaning", f"{question.must}; given: {question.given}", cases, question.do)
+
+
+def _mask_values(asked: list[Fingerprint]) -> dict[str, dict[str, str | int]]:
+    """Every value that some mask holds, rising; the only value of unknown meaning is the lesion."""
+    only = "lesion" if meaning_question(asked) is None else "not known"
+    cases = Counter(value for found in asked for value in found.values)
+    meanings = {value: found.meaning for found in asked for value in found.values}
+    return {
+        value_text(value): {
+            "name": meanings[value].names.get(value, ""),
+            "means": only if meanings[value].meaning(value) == "not known" else meanings[value].meaning(value),
+            "cases": count,
+        }
+        for value, count in sorted(cases.items())
+    }
 
 
 def _kind_of(error: HeadclipError) -> str:
@@ -169,11 +215,14 @@ def _masks(dataset: CaseDataset, facts: list[_Facts]) -> Iterable[Problem]:
     shares = {fact.case.name: fact.lesion_share for fact in facts if fact.lesion_share is not None}
     full = tuple(name for name, share in shares.items() if share == 1)
     if full:
-        yield Problem("error", "mask_full", "the mask covers the whole image", full, "Invert it if 0 means lesion")
-    large = tuple(name for name, share in shares.items() if _LARGE_SHARE < share < 1)
+        yield Problem("error", "mask_full", "the mask covers the whole image", full, _INVERTED)
+    inverted = {fact.case.name for fact in facts if fact.looks_inverted}
+    large = tuple(name for name, share in shares.items() if share < 1 and (share > _LARGE_SHARE or name in inverted))
     if large:
-        what = f"the mask covers more than {_LARGE_SHARE:.0%} of the image"
-        yield Problem("warning", "mask_full", what, large, "Invert it if 0 means lesion")
+        what = (
+            f"the mask looks inverted: it covers the edge of the image and most of it, or more than {_LARGE_SHARE:.0%}"
+        )
+        yield Problem("warning", "mask_full", what, large, _INVERTED)
     without = tuple(fact.case.name for fact in facts if fact.label is not False and not fact.case.has_mask)
     if dataset.has_masks and without:
         mend = "Add the masks, or take these cases out; without one a case counts at image level only"
@@ -195,8 +244,11 @@ def _said(facts: list[_Facts]) -> Iterable[Problem]:
             if words.startswith(CONTRADICTION):
                 yield Problem("error", "contradiction", words, name, "Correct the label or the mask")
             elif words.startswith(NOT_BINARY):
-                mend = "Pictures count from half of their range, volumes above and below 0; better save 0 and 1"
+                mend = "Lossy and smoothed masks count from half of their range; better save 0 and 1"
                 yield Problem("warning", "mask_values", NOT_BINARY, name, mend)
+            elif words.startswith(TOO_DARK):
+                mend = "Look at one of them; if its faint values mean lesion, save it as PNG with 0 and 255"
+                yield Problem("warning", "mask_dark", TOO_DARK, name, mend)
             else:
                 yield Problem("warning", "mask", _general(words, fact.case), name, "Look at one of them")
         for words in fact.notes:

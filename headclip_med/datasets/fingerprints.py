@@ -8,14 +8,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from headclip_med.datasets.case import Case, CaseDataset
-from headclip_med.errors import HeadclipError, internal_error
+from headclip_med.datasets.truth import MeaningError
+from headclip_med.datasets.values import NOT_KNOWN, MaskValues, ask_for_values
+from headclip_med.errors import HeadclipError, InputError, internal_error
 
 log = logging.getLogger(__name__)
+
+# Ways to write the one value of a mask: sets mix them.
+_WHITE = {1, 255, 65_535}
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Content of one case, or why it cannot be read."""
+    """Content of one case, or why it cannot be read; ``values`` of its masks beside 0, and what they mean."""
 
     case: str
     image_sha256: str = ""
@@ -23,6 +28,8 @@ class Fingerprint:
     label: bool | None = None
     has_mask: bool = False
     error: str = ""
+    values: tuple[int, ...] = ()
+    meaning: MaskValues = NOT_KNOWN
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,10 @@ def fingerprint_case(dataset: CaseDataset, case: Case) -> Fingerprint:
     try:
         labelled = dataset.load(case)
         has_mask = labelled.gt_mask is not None
-        return Fingerprint(case.name, labelled.image_sha256, labelled.sha256, labelled.gt_label, has_mask)
+        found = (labelled.image_sha256, labelled.sha256, labelled.gt_label, has_mask)
+        return Fingerprint(case.name, *found, values=labelled.mask_values, meaning=case.values)
+    except MeaningError as error:
+        return Fingerprint(case.name, error=str(error), values=error.values, meaning=case.values)
     except HeadclipError as error:
         return Fingerprint(case.name, error=str(error))
     except Exception as error:  # the text may hold paths or patient data
@@ -53,7 +63,11 @@ def take_inventory(fingerprints: Sequence[Fingerprint], seen: Iterable[str] = ()
 
     Args:
         seen: hashes of images that were counted elsewhere and do not count again.
+
+    Raises:
+        InputError: the masks hold several values and nothing says which are lesions, or none holds a chosen one.
     """
+    check_meaning(fingerprints)
     first: dict[str, str] = dict.fromkeys(seen, "a case of another set")
     counted, duplicates, failed = [], {}, {}
     for found in fingerprints:
@@ -67,6 +81,31 @@ def take_inventory(fingerprints: Sequence[Fingerprint], seen: Iterable[str] = ()
     kept = set(counted)
     digest = content_sha256(f"{f.sha256} {f.label}" for f in fingerprints if f.case in kept)
     return Inventory(tuple(counted), duplicates, failed, digest)
+
+
+def check_meaning(fingerprints: Sequence[Fingerprint]) -> None:
+    """Raise what :func:`meaning_question` finds."""
+    question = meaning_question(fingerprints)
+    if question is not None:
+        raise question
+
+
+def meaning_question(fingerprints: Sequence[Fingerprint]) -> InputError | None:
+    """What must be asked about the values of a set's masks before any of them is believed.
+
+    One case with several values puts the single values of the others in question too.
+    """
+    open_sets = [set(f.values) - set(f.meaning.ignored) for f in fingerprints if f.meaning.lesion is None]
+    every = {value for values in open_sets for value in values}
+    kinds = {1 if value in _WHITE else value for value in every}
+    if any(len(values) > 1 for values in open_sets) or len(kinds) > 1 or min(every, default=0) < 0:
+        return ask_for_values(fingerprints[0].meaning, every, "the masks")
+    chosen = [f for f in fingerprints if f.meaning.chosen and f.values]
+    if chosen and not any(f.meaning.meaning(value) == "lesion" for f in chosen for value in (0, *f.values)):
+        there = {value for f in chosen for value in f.values}
+        must = f"Some mask must hold a lesion value ({chosen[0].meaning.shown(chosen[0].meaning.lesion or ())})"
+        return InputError(must, f"the values {chosen[0].meaning.shown(sorted(there))}", "Choose among these")
+    return None
 
 
 def contradictions(fingerprints: Sequence[Fingerprint], inventory: Inventory) -> list[str]:

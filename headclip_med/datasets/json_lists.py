@@ -19,8 +19,10 @@ from headclip_med.datasets.listed_paths import (
     read_object,
     read_text,
 )
-from headclip_med.datasets.listing import UNKNOWN_PATIENTS, Listing
+from headclip_med.datasets.listing import Listing
 from headclip_med.datasets.names import split_of, stem_of
+from headclip_med.datasets.patients import with_patients
+from headclip_med.datasets.values import EVERY_VALUE
 from headclip_med.errors import InputError
 
 
@@ -47,7 +49,7 @@ def list_meta(root: Path) -> Listing:
             for number, row in enumerate(as_list(rows, place), start=1):
                 where = f"{place} entry {number}"
                 cases.append(_entry(path.parent, as_object(row, where), where, split_of(split), category))
-    return Listing(cases, [UNKNOWN_PATIENTS])
+    return _listing(path, cases)
 
 
 def recognise_lines(root: Path) -> bool:
@@ -67,7 +69,12 @@ def list_lines(root: Path) -> Listing:
         if line.strip():
             where = f"{path.name}, line {number}"
             cases.append(_entry(path.parent, as_object(parse_json(line, where), where), where, "", ""))
-    return Listing(cases, [UNKNOWN_PATIENTS])
+    return _listing(path, cases)
+
+
+def _listing(path: Path, cases: list[Case]) -> Listing:
+    notes: list[str] = []
+    return Listing(with_patients(path.parent, cases, notes, by_numbers=False), notes, why=path.name)
 
 
 def _entry(folder: Path, row: Mapping[str, Any], where: str, split: str, category: str) -> Case:
@@ -86,4 +93,5 @@ def _entry(folder: Path, row: Mapping[str, Any], where: str, split: str, categor
         category=str(row.get("cls_name") or row.get("class_name") or row.get("clsname") or category),
         split=split,
         columns={"kind": kind} if kind and label else {},
+        values=EVERY_VALUE,
     )

@@ -24,14 +24,17 @@ def load_case(case: Case, *, masks_known: bool) -> LabelledVolume:
         masks_known: the set says where lesions are, so that a normal case has an empty mask.
 
     Raises:
-        InputError: an unreadable image. MaskError, GridError: see :func:`headclip_med.datasets.truth.read_truth`.
+        InputError: an unreadable image. MaskError, GridError, MeaningError: see
+            :func:`headclip_med.datasets.truth.read_truth`.
     """
     volume = read_stack(case) if case.stacked else stack(_images(case))
     warnings: list[str] = []
     label, truth = case.label, None
+    ignored: Mask | None = None
+    values: tuple[int, ...] = ()
     if case.has_mask:
-        truth = read_truth(case, volume, warnings)
-        label = bool(truth.any())
+        truth, ignored, values = read_truth(case, volume, warnings)
+        label = case.label if ignored is not None and ignored.all() else bool(truth.any())
         if case.label not in (None, label):
             said, shown = ("abnormal", "empty") if case.label else ("normal", "not empty")
             warnings.append(f"{CONTRADICTION}{said}, but its mask is {shown}: the mask decides")
@@ -43,8 +46,10 @@ def load_case(case: Case, *, masks_known: bool) -> LabelledVolume:
         gt_mask=truth,
         gt_label=label,
         image_sha256=image,
-        sha256=hashlib.sha256(image.encode() + _packed(truth)).hexdigest(),
+        sha256=hashlib.sha256(image.encode() + _packed(truth) + _packed(ignored)).hexdigest(),
         warnings=tuple(warnings),
+        ignored=ignored,
+        mask_values=values,
     )
 
 

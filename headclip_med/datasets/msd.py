@@ -8,8 +8,10 @@ from typing import Any
 
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.listed_paths import as_object, inside, json_file, needed, read_object
-from headclip_med.datasets.listing import Listing, no_such_sequence
+from headclip_med.datasets.listing import Listing, counted, no_such_sequence, told_apart
 from headclip_med.datasets.names import files_in, named, stem_of
+from headclip_med.datasets.patterns import without_ending
+from headclip_med.datasets.values import NOT_KNOWN, MaskValues, values_of_labels
 from headclip_med.errors import InputError
 
 _FOLDERS = (("train", "imagestr", "labelstr"), ("test", "imagests", "labelsts"))
@@ -33,12 +35,18 @@ def list_cases(root: Path, sequences: Sequence[str] | None = None) -> Listing:
     path = needed(json_file(root, "dataset.json"), root, "a file dataset.json")
     facts = read_object(path)
     rows = _rows(facts)
+    values = values_of_labels(facts["labels"], path.name) if facts.get("labels") else NOT_KNOWN
     if rows is None or _has_channel_files(path):
-        return _nnunet(path, facts, sequences)
+        return _nnunet(path, facts, sequences, values)
     volumes, notes = _channels(path, facts, sequences)
     chosen = volumes if len(_channel_names(facts)) > 1 else []
-    cases = [_decathlon(path, row, f"{path.name}, training entry {i}", chosen) for i, row in enumerate(rows, start=1)]
-    return Listing(cases, notes)
+    images = [_image(row, f"{path.name}, training entry {i}") for i, row in enumerate(rows, start=1)]
+    said = _who([without_ending(image.removeprefix("./")) for image in images])
+    cases = [
+        _decathlon(path, row, who, f"{path.name}, training entry {i}", chosen, values)
+        for i, (row, who) in enumerate(zip(rows, said, strict=True), start=1)
+    ]
+    return Listing(cases, notes, why=path.name)
 
 
 def _rows(facts: Mapping[str, Any]) -> list[Any] | None:
@@ -60,32 +68,51 @@ def _has_channel_files(path: Path) -> bool:
     return folder is not None and any(stem_of(file).endswith("_0000") for file in files_in(folder))
 
 
-def _decathlon(path: Path, entry: Any, where: str, volumes: Sequence[int]) -> Case:
-    """One entry; ``volumes`` are those to read of its 4-D file, none for a file of one volume."""
+def _image(entry: Any, where: str) -> str:
     row = as_object(entry, where)
     if not row.get("image"):
         raise InputError("Every entry must name its image", where)
+    return str(row["image"])
+
+
+def _who(paths: Sequence[str]) -> list[tuple[str, str]]:
+    """Name and patient of every path: a name that repeats says nobody, then the folder above does."""
+    names = told_apart(paths)
+    if len({path.rpartition("/")[2] for path in paths}) == len(paths):
+        return [(name, name) for name in names]
+    folders = [path.rpartition("/")[0] for path in paths]
+    different = list(dict.fromkeys(folders))
+    patients = dict(zip(different, told_apart(different), strict=True))
+    return [(name, patients[folder]) for name, folder in zip(names, folders, strict=True)]
+
+
+def _decathlon(
+    path: Path, row: Any, who: tuple[str, str], where: str, volumes: Sequence[int], values: MaskValues
+) -> Case:
+    """One entry; ``volumes`` are those to read of its 4-D file, none for a file of one volume."""
     image = inside(path.parent, str(row["image"]), where)
     mask = (inside(path.parent, str(row["label"]), where),) if row.get("label") else ()
-    name = stem_of(image)
-    return Case(name, (image,) * max(len(volumes), 1), mask, patient=name, split="train", volumes=tuple(volumes))
+    images = (image,) * max(len(volumes), 1)
+    return Case(who[0], images, mask, patient=who[1], split="train", volumes=tuple(volumes), values=values)
 
 
-def _nnunet(path: Path, facts: Mapping[str, Any], sequences: Sequence[str] | None) -> Listing:
+def _nnunet(path: Path, facts: Mapping[str, Any], sequences: Sequence[str] | None, values: MaskValues) -> Listing:
     wanted, notes = _channels(path, facts, sequences)
-    cases, strays = [], []
+    cases, strays, short = [], [], []
     for split, images, labels in _FOLDERS:
         folder, truth = named(path.parent, images), named(path.parent, labels)
         masks = {stem_of(file): file for file in files_in(truth)} if truth else {}
         parts = _parts(files_in(folder) if folder else [])
         for stem, files in parts.items():
             if any(number not in files for number in wanted):
-                notes.append(f"{stem}: left out, a channel is missing")
+                short.append(stem)
                 continue
             mask = (masks[stem],) if stem in masks else ()
-            cases.append(Case(stem, tuple(files[n] for n in wanted), mask, patient=stem, split=split))
+            images_of = tuple(files[n] for n in wanted)
+            cases.append(Case(stem, images_of, mask, patient=stem, split=split, values=values))
         strays += [file for stem, file in masks.items() if stem not in parts]
-    return Listing(cases, notes, strays)
+    notes += [counted(short, "{} left out: a channel is missing", "case")] if short else []
+    return Listing(cases, notes, strays, why=path.name)
 
 
 def _channels(path: Path, facts: Mapping[str, Any], sequences: Sequence[str] | None) -> tuple[list[int], list[str]]:

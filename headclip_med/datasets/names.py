@@ -13,17 +13,53 @@ from headclip_med.datasets.case import Case
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
-NORMAL_WORDS = ("no", "normal", "good", "healthy", "negative", "control", "controls", "notumor")
-ABNORMAL_WORDS = ("yes", "abnormal", "ungood", "defect", "anomaly", "tumor", "tumour", "positive", "diseased", "lesion")
 
-MASK_FOLDERS = ("mask", "masks", "anomaly_mask", "ground_truth", "ground truth", "groundtruth", "gt", "label", "labels")
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
-# What splits are called; the values are ours.
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+
+_NORMAL = _words(
+    "no normal normals good healthy negative negatives neg control controls ok uninfected noncovid nondemented"
+)
+_ABNORMAL = _words(
+    """yes abnormal abnormals ungood bad ko defect defects defective anomaly anomalies anomalous positive positives pos
+    disease diseased diseases sick pathological pathology lesion lesions finding findings infected parasitized tumor
+    tumors tumour tumours cancer cancers cancerous benign malignant carcinoma adenocarcinoma squamous glioma gliomas
+    glioblastoma meningioma pituitary schwannoma melanoma nevus metastasis metastases lymphoma hemorrhage haemorrhage
+    hemorrhagic haemorrhagic bleeding stroke ischemic ischaemic infarct infarction aneurysm edema oedema pneumonia
+    bacteria bacterial viral virus covid covid19 tuberculosis tb effusion opacity atelectasis cardiomegaly consolidation
+    emphysema fibrosis hernia infiltration pneumothorax nodule nodules mass cyst cysts stone stones fracture fractured
+    fractures cataract glaucoma retinopathy dr amd drusen cnv dme myopia polyp polyps ulcer ulcerative colitis
+    esophagitis demented dementia alzheimer alzheimers sclerosis arthritis osteoarthritis crack scratch hole broken
+    contamination blowhole fray uneven"""
+)
+_DENYING = _words("no non not without")
+_SETS = _words("data dataset datasets database db archive")  # brain_tumor_dataset is no class
+_DENIED = re.compile("^(?:non?|not|un|without)")
+_SPLIT = re.compile(
+    r"(?:[a-z]\. )?(?:(train(?:ing|val)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))[-_ ]?(?:data)?(?:set)?"
+)
+_SPLIT_PREFIX = re.compile(r"^(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)[-_ ](?=.)")
+
+SPLITS = ("train", "val", "test")
+
+IMAGE_FOLDER = r"original[ _-]images?|originals?|images?|imgs?|bbdd|inputs?|frames|jpegimages|pictures|photos"
+MASK_FOLDER = (
+    r"masks?|anomaly[ _-]?masks?|ground[ _-]?truths?|gts?|labels?|annotations?|annots?|segs?|segmentations?|gtpolyp|"
+    r"(?:segmentation|seg|binary|lesion|gt|ground[ _-]?truth)[ _-](?:masks?|labels?|images?)|mask[ _-]images?"
+)
+# What may stand before and behind such a word: train_images, images_C1.
+PART = r"(?:(?P<part>train\w*|test\w*|val\w*)[-_ ])?"
+TAG = r"(?:[-_ ](?P<tag>[^/]+))?"
+IMAGE_PART = re.compile(rf"{PART}(?:{IMAGE_FOLDER}){TAG}", re.IGNORECASE)
+MASK_PART = re.compile(rf"{PART}(?:{MASK_FOLDER}){TAG}", re.IGNORECASE)
+# Folders of what is neither an image nor its truth.
+NO_IMAGES = re.compile(
+    r"(?:pred(?:icted|ictions?|s)?|results?|outputs?|overlays?|visuali[sz]ations?|edges?|contours?|boundar(?:y|ies)|"
+    r"b?box(?:es)?|bbox.*|bounding[ _-]?box.*|heat[ _-]?maps?|super[ _-]?pixels?|thumb(?:nail)?s?|previews?|gtlumen|"
+    r"gtspecular|gtvoid|border|cache|tmp|logs?)",
+    re.IGNORECASE,
+)
 
 _LONGEST_NAME, _MOST_BYTES = 80, 200  # file systems take 255 bytes; suffixes need room
 
@@ -63,14 +99,32 @@ def named(folder: Path, *names: str) -> Path | None:
 
 
 def split_of(name: str) -> str:
-    """``train``, ``val`` or ``test`` for what sets call them; any other name as it is."""
-    return SPLITS.get(name.lower(), name)
+    """``train``, ``val`` or ``test`` for what sets call them, such as Training or TestDataset; else the name itself."""
+    match = _SPLIT.fullmatch(name.lower())
+    if name.lower() in ("tr", "ts"):  # of imagesTr and imagesTs
+        return "train" if name.lower() == "tr" else "test"
+    return name if match is None else ("train", "val", "test")[(match.lastindex or 1) - 1]
 
 
-def label_of(folder_name: str) -> bool | None:
-    """True abnormal, False normal, None for a name that says neither."""
-    name = folder_name.lower()
-    return False if name in NORMAL_WORDS else True if name in ABNORMAL_WORDS else None
+def label_of(name: str) -> bool | None:
+    """True abnormal, False normal, None where a name says neither; ``no_tumor`` is normal, ``glioma_tumor`` is not."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower().replace("ab normal", "abnormal")
+    tokens = re.findall(r"[a-z0-9]+", spaced)
+    if not _SETS.isdisjoint(tokens):
+        return None
+    for i, token in enumerate(tokens):
+        if _DENIED.sub("", token) in _ABNORMAL - {token} or (
+            token in _DENYING and not _ABNORMAL.isdisjoint(tokens[i + 1 :])
+        ):
+            return False
+    found = {token in _ABNORMAL for token in tokens if token in _ABNORMAL or token in _NORMAL}
+    return found.pop() if len(found) == 1 else None
+
+
+def without_split(name: str) -> tuple[str, str]:
+    """``train_normal`` → ``train`` and ``normal``: the split that a class folder's name begins with, if any."""
+    match = _SPLIT_PREFIX.match(name.lower())
+    return (split_of(match[1]), name[match.end() :]) if match else ("", name)
 
 
 def uniquely_named(cases: Iterable[Case]) -> tuple[Case, ...]:

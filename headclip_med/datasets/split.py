@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from headclip_med.datasets.case import CaseDataset
-from headclip_med.datasets.tables import FIELDS
-from headclip_med.errors import InputError, OutputError, readable
+from headclip_med.datasets.tables import FIELDS, written_values
+from headclip_med.errors import InputError
 from headclip_med.writing.atomic import atomic_path
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -89,21 +89,17 @@ def write_split(
         label = known[case.name]
         facts = {
             "image": _SEPARATOR.join(_relative(image, path) for image in case.images),
-            "mask": "".join(_relative(mask, path) for mask in case.masks[:1] if mask is not None),
+            "mask": _SEPARATOR.join(_relative(mask, path) for mask in case.masks if mask is not None),
             "label": "" if label is None else int(label),
             "patient": case.patient or case.name,
             "name": case.name,
             "category": case.category,
             "split": splits[case.name],
+            **written_values(case.values),
         }
         writer.writerow([*(facts[field] for field in FIELDS), *(case.columns.get(name, "") for name in columns)])
-    try:
-        content = out.getvalue().encode()
-    except UnicodeEncodeError as error:
-        given = readable(error.object[error.start : error.object.find("\n", error.end)])
-        raise OutputError("A list must name files whose names are UTF-8", given, "Rename them") from error
     with atomic_path(path) as draft:
-        draft.write_bytes(content)
+        draft.write_text(out.getvalue(), encoding="utf-8", newline="\n")
 
 
 def check_listable(dataset: CaseDataset) -> None:
@@ -115,8 +111,19 @@ def check_listable(dataset: CaseDataset) -> None:
         if case.volumes:
             hint = "Save the sequences as files of their own"
             raise InputError("A CSV of paths must list whole files", f"{case.name}, a volume of a 4-D file", hint)
-        if any(_SEPARATOR in image.name for image in case.images):
-            raise InputError(f"The images of {case.name} must have no {_SEPARATOR} in their names", "one with it")
+        files = [file for file in (*case.images, *case.masks) if file is not None]
+        if not all(map(_is_text, files)):
+            raise InputError(f"The files of {case.name} must have names in UTF-8 to be listed", "others", "Rename them")
+        if any(_SEPARATOR in part for file in files for part in file.parts[len(dataset.root.parts) :] or [file.name]):
+            raise InputError(f"The files of {case.name} must have no {_SEPARATOR} in their names", "one with it")
+
+
+def _is_text(file: Path) -> bool:
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_shares(shares: Mapping[str, float]) -> None:

@@ -1,74 +1,235 @@
-"""A CSV of paths: the layout of whoever has none of the others, and what ``data split`` writes."""
+"""A CSV of paths: the layout of whoever has none of the others, and what ``data split`` writes; or one of labels."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from headclip_med.datasets.case import Case
-from headclip_med.datasets.listed_paths import needed, one_file, read_label, read_text
-from headclip_med.datasets.listing import UNKNOWN_PATIENTS, Listing
-from headclip_med.datasets.names import split_of, stem_of
+from headclip_med.datasets.listed_paths import needed, read_label, read_text
+from headclip_med.datasets.listing import Listing, counted, read_tree, told_apart
+from headclip_med.datasets.names import files_in, split_of, stem_of
+from headclip_med.datasets.patients import with_patients
+from headclip_med.datasets.patterns import without_ending
+from headclip_med.datasets.values import MaskValues, value_of, value_text
 from headclip_med.errors import InputError
 
-FIELDS = ("image", "mask", "label", "patient", "name", "category", "split")
+VALUES = ("lesion_values", "ignore_values")
+FIELDS = ("image", "mask", "label", "patient", "name", "category", "split", *VALUES)
+
+# What others call our columns; the first that is there counts.
+_CALLED = {
+    "image": ("image_path", "img_path", "image_file", "png_image_path", "tif_image_path"),
+    "mask": ("mask_path", "mask_file", "png_mask_path", "tif_mask_path"),
+    "patient": ("patient_id", "subject", "subject_id", "sequence_id"),
+    "category": ("object",),
+}
+_NAMES_OF_IMAGES = ("id", "image_id", "img_id", "id_code", "filename", "file", "file_name", "name")
+_NOT_LISTS = ("image_anno.csv",)  # of VisA: labels are kinds, paths those of its parent folder
+_EVERY = "all"
+
+Rows = list[tuple[int, list[str]]]
 
 
 def recognise(root: Path) -> bool:
-    """This is a CSV file with a column ``image``, or the folder has exactly one."""
-    path = one_file(root, ".csv")
-    try:
-        return path is not None and "image" in _columns(read_text(path))
-    except InputError:  # said when the layout is named
-        return False
+    """This is a CSV of images, or the folder has exactly one; a list of names and labels counts beside its images."""
+    return _list_of(root) is not None
 
 
 def list_cases(root: Path) -> Listing:
     """Columns ``image`` (several joined by ``;``), and any of mask, label, patient, name, category, split.
 
-    Every other column is kept for subgroup tables. Paths are relative to the file, or absolute.
+    ``lesion_values`` and ``ignore_values`` say what the values of the mask mean. Every other column is kept for
+    subgroup tables. Paths are relative to the file or to the folder above it, or absolute. Without a column ``image``,
+    a column such as ``id`` and one of labels are enough where the images lie below.
 
     Raises:
         InputError: no column ``image``; a row without image, with more fields than columns, or with a label that is
             none: it names the row, the header being row 1.
     """
-    path = needed(one_file(root, ".csv"), root, "one file that ends in .csv")
+    found = _list_of(root) or (root if root.is_file() else next(iter(_csv_files(root)), None))
+    path = needed(found, root, "one file that ends in .csv")
     text = read_text(path)
     columns = _columns(text)
     if "image" not in columns:
+        if _label_column(text) is not None:
+            return _by_name(path, text)
         raise InputError("A CSV of paths must have a column image", f"{path.name} with {', '.join(columns)}")
     if len(set(columns)) < len(columns):
         raise InputError(f"Every column of {path.name} must have a name of its own", ", ".join(columns))
     rows = [(f"{path.name}, row {number}", row) for number, row in _rows(text)[1:]]
-    cases = [_case(path.parent, _by_column(columns, row, where), where) for where, row in rows]
-    return Listing(cases, [] if any(case.patient for case in cases) else [UNKNOWN_PATIENTS])
+    named = [(where, _by_column(columns, row, where)) for where, row in rows]
+    ends = told_apart([without_ending(row["image"].replace("\\", "/")) for _, row in named])
+    cases = [_case(path.parent, row, where, end) for (where, row), end in zip(named, ends, strict=True)]
+    notes: list[str] = []
+    if not any(case.patient for case in cases):
+        cases = with_patients(path.parent, cases, notes, by_numbers=False)
+    return Listing(cases, notes, why=path.name)
 
 
-def _case(folder: Path, row: dict[str, str], where: str) -> Case:
-    images = [part.strip() for part in row["image"].split(";") if part.strip()]
+def _case(folder: Path, row: Mapping[str, str], where: str, end: str) -> Case:
+    images, masks = (
+        [part.strip() for part in row.get(key, "").split(";") if part.strip()] for key in ("image", "mask")
+    )
     if not images:
         raise InputError("Every row must name its image", where)
-    mask = row.get("mask", "")
     return Case(
-        name=row.get("name") or "+".join(stem_of(Path(image)) for image in images),
-        images=tuple(folder / image for image in images),
-        masks=(folder / mask,) if mask else (),
+        name=row.get("name") or (end if len(images) == 1 else "+".join(stem_of(Path(image)) for image in images)),
+        images=tuple(_path(folder, image) for image in images),
+        masks=tuple(_path(folder, mask) for mask in masks),
         label=read_label(row.get("label"), where),
         patient=row.get("patient", ""),
         category=row.get("category", ""),
         split=split_of(row.get("split", "")),
         columns={key: value for key, value in row.items() if key not in FIELDS},
+        values=_mask_values(row, where),
     )
 
 
+def _path(folder: Path, text: str) -> Path:
+    """Relative to the folder of the list, or to the one above where only that has it."""
+    here, above = folder / text, folder.parent / text
+    return above if _exists(above) and not _exists(here) else here
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file can have
+        return False
+
+
+def _mask_values(row: Mapping[str, str], where: str) -> MaskValues:
+    try:
+        return MaskValues(_lesion(row.get("lesion_values", "")), _values(row.get("ignore_values", "")))
+    except InputError as error:
+        raise InputError(error.must, f"{error.given} in {where}") from error
+
+
+def _lesion(text: str) -> tuple[int, ...] | None:
+    """``1;2``, or ``all``; nothing: not known."""
+    return None if not text else () if text.lower() == _EVERY else _values(text)
+
+
+def _values(text: str) -> tuple[int, ...]:
+    return tuple(value_of(part.strip()) for part in text.split(";") if part.strip())
+
+
+def written_values(values: MaskValues) -> dict[str, str]:
+    """The two columns of what the values of a mask mean."""
+    lesion = "" if values.lesion is None else ";".join(map(value_text, values.lesion)) or _EVERY
+    return dict(zip(VALUES, (lesion, ";".join(map(value_text, values.ignored))), strict=True))
+
+
+# --- lists of names and labels -----------------------------------------------------------------------------------
+
+
+def _by_name(path: Path, text: str) -> Listing:
+    """A case per row whose name is that of an image below; ``7`` is ``007.png`` too."""
+    name_at, label_at = _label_column(text) or (0, 1)
+    header = next(iter(_rows(text)))[1]
+    files = _files_by_name(path.parent)
+    cases: list[Case] = []
+    missing: list[str] = []
+    twice: list[str] = []
+    for number, row in _rows(text)[1:]:
+        where = f"{path.name}, row {number}"
+        fields = _by_column(header, row, where)
+        said = fields[header[name_at]]
+        found = files.get(_name_key(said), [])
+        if len(found) != 1:
+            (twice if found else missing).append(said)
+            continue
+        label = read_label(fields[header[label_at]], where)
+        columns = {"kind": header[label_at]} if label else {}
+        cases.append(Case(name=stem_of(found[0]), images=(found[0],), label=label, columns=columns))
+    notes = [counted(missing, "{} without an image of that name", "row")] if missing else []
+    notes += [counted(twice, "{} left out: several images have that name", "row")] if twice else []
+    used = {case.images[0] for case in cases}
+    rest = sorted(file for group in files.values() for file in group if file not in used)
+    names = [file.relative_to(path.parent).as_posix() for file in dict.fromkeys(rest)]
+    notes += [counted(names, f"{{}} not in {path.name} passed over")] if names else []
+    return Listing(with_patients(path.parent, cases, notes, by_numbers=False), notes, why=path.name)
+
+
+def _files_by_name(folder: Path) -> dict[str, list[Path]]:
+    tree = read_tree(folder)
+    found: dict[str, list[Path]] = defaultdict(list)
+    for file in tree.files:
+        found[_name_key(file.rpartition("/")[2])].append(tree.path(file))
+    return found
+
+
+def _name_key(name: str) -> str:
+    """The same for ``7``, ``007`` and ``007.png``."""
+    stem = without_ending(name.replace("\\", "/").rpartition("/")[2]).casefold()
+    return str(int(stem)) if stem.isdecimal() else stem
+
+
+def _label_column(text: str) -> tuple[int, int] | None:
+    """Places of the column of names and of the only column of labels 0 and 1, if the table is one of labels."""
+    rows = _rows(text)
+    header = [name.lower() for name in rows[0][1]] if rows else []
+    names = [i for i, name in enumerate(header) if name in _NAMES_OF_IMAGES]
+    if not names or len(rows) < 2:
+        return None
+    cells = [[row[i] if i < len(row) else "" for _, row in rows[1:]] for i in range(len(header))]
+    labels = [i for i, column in enumerate(cells) if i not in names and _are_labels(column)]
+    return (names[0], labels[0]) if len(labels) == 1 and len(header) <= 3 else None
+
+
+def _are_labels(column: Sequence[str]) -> bool:
+    try:
+        return {read_label(cell, "") for cell in column} >= {True, False}
+    except InputError:
+        return False
+
+
+# --- the file ----------------------------------------------------------------------------------------------------
+
+
+def _list_of(root: Path) -> Path | None:
+    """The CSV that lists images: the file itself, or the only one such in the folder."""
+    found = [path for path in ([root] if root.is_file() else _csv_files(root)) if _is_list(path)]
+    return found[0] if len(found) == 1 else None
+
+
+def _csv_files(root: Path) -> list[Path]:
+    return [path for path in files_in(root, (".csv", ".tsv")) if path.name.lower() not in _NOT_LISTS]
+
+
+def _is_list(path: Path) -> bool:
+    if not path.name.lower().endswith((".csv", ".tsv")):
+        return False
+    try:
+        text = read_text(path)
+        if "image" in _columns(text):
+            return True
+        place = _label_column(text)
+        if place is None:
+            return False
+        names = [row[place[0]] for _, row in _rows(text)[1:] if place[0] < len(row)]
+        files = _files_by_name(path.parent)
+        return 2 * sum(_name_key(name) in files for name in names) > len(names)
+    except InputError:  # said when the layout is named
+        return False
+
+
 def _columns(text: str) -> list[str]:
-    """Names in the first row; ours in whatever case they are written."""
+    """Names in the first row; ours in whatever case they are written, and for what others call them."""
     header = next(iter(_rows(text)), (1, []))[1]
-    return [name.lower() if name.lower() in FIELDS else name for name in header]
+    names = [name.lower() if name.lower() in FIELDS else name for name in header]
+    for ours, others in _CALLED.items():
+        theirs = next((name for other in others for name in names if name.lower() == other), None)
+        if theirs is not None and ours not in names:
+            names[names.index(theirs)] = ours
+    return names
 
 
-def _rows(text: str) -> list[tuple[int, list[str]]]:
+def _rows(text: str) -> Rows:
     """Rows that are not blank with the number of the line on which they end."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
     try:

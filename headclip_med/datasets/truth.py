@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.datasets.case import Case
-from headclip_med.datasets.planes import read_plane
+from headclip_med.datasets.mask_pictures import NOT_BINARY, distinct_values, picture_labels
+from headclip_med.datasets.values import COLOUR, MaskValues, ask_for_values
 from headclip_med.errors import InputError
 from headclip_med.geometry import check_affine
 from headclip_med.reading import nifti
@@ -23,11 +25,7 @@ from headclip_med.types import Affine
 Mask = NDArray[np.bool_]
 Values = NDArray[np.generic]
 
-# A picture of at most so many values was drawn as labels; one of more was compressed or smoothed.
-_MOST_LABELS = 8
-
-# How warnings about masks begin; the check of a set tells them by it.
-NOT_BINARY = "the mask is not binary"
+_ROUNDING = 1e-3  # scaled headers give 0.9999 for 1
 
 
 class MaskError(InputError):
@@ -38,28 +36,38 @@ class GridError(MaskError):
     """A mask that lies on another grid than its image."""
 
 
-def read_truth(case: Case, volume: LoadedVolume, warnings: list[str]) -> Mask:
-    """``(I, J, K)`` of the volume; what had to be decided goes to ``warnings``.
+class MeaningError(MaskError):
+    """A mask whose values may mean anything; ``values`` are those beside 0."""
+
+    def __init__(self, must: str, given: object = "", do: str = "", values: Sequence[int] = ()) -> None:
+        super().__init__(must, given, do)
+        self.values = tuple(values)
+
+
+class Truth(NamedTuple):
+    """Where lesions are, ``(I, J, K)``; where nothing is known (None: nowhere); values of the masks beside 0."""
+
+    lesion: Mask
+    ignored: Mask | None
+    values: tuple[int, ...]
+
+
+def read_truth(case: Case, volume: LoadedVolume, warnings: list[str]) -> Truth:
+    """The truth on the grid of the volume; what had to be decided goes to ``warnings``.
+
+    Several masks of a case are one truth together: a voxel is lesion where any of them says so.
 
     Raises:
-        GridError: another size or place than the image's. MaskError: a mask that cannot be read.
+        GridError: another size or place than the image's. MeaningError: several values of unknown meaning.
+        MaskError: a mask that cannot be read.
     """
-    shape = volume.array.shape[1:]
     with _as_mask_error():
         if case.stacked:
-            parts = [_blank(shape) if path is None else _picture(path, shape, warnings) for path in case.masks]
-            return np.stack(parts, axis=-1)
-        path = next(path for path in case.masks if path is not None)
-        if not existing_path(path).is_file():
-            raise MaskError("A mask must be a file", path.name)
-        kind = identify(path)
-        if kind == "dicom":
-            raise MaskError(f"The mask {path.name} must not be DICOM", "DICOM", "Convert it to NIfTI")
-        if kind in ("nifti", "nrrd", "mha"):
-            return _volume(path, volume, warnings, *(_nifti(path) if kind == "nifti" else _itk(path, kind)))
-        if shape[2] != 1:
-            raise GridError(f"The mask {path.name} must be a volume as its image is", "a picture")
-        return _picture(path, shape, warnings)[..., None]
+            shape = volume.array.shape[1:3]
+            parts = [_slice_truth(path, shape, case.values, warnings) for path in case.masks]
+            return _stacked(parts)
+        found = [_file_truth(path, volume, case.values, warnings) for path in case.masks if path is not None]
+        return found[0] if len(found) == 1 else _united(found)
 
 
 @contextmanager
@@ -72,33 +80,83 @@ def _as_mask_error() -> Iterator[None]:
         raise MaskError(error.must, error.given, error.do) from error
 
 
-def _blank(shape: tuple[int, ...]) -> Mask:
-    return np.zeros(shape[:2], dtype=bool)
+def _slice_truth(path: Path | None, shape: tuple[int, ...], values: MaskValues, warnings: list[str]) -> Truth:
+    if path is None:
+        return Truth(np.zeros(shape, dtype=bool), None, ())
+    return _picture(path, shape, values, warnings)
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------
+def _file_truth(path: Path, volume: LoadedVolume, values: MaskValues, warnings: list[str]) -> Truth:
+    shape = volume.array.shape[1:]
+    if not existing_path(path).is_file():
+        raise MaskError("A mask must be a file", path.name)
+    kind = identify(path)
+    if kind == "dicom":
+        raise MaskError(f"The mask {path.name} must not be DICOM", "DICOM", "Convert it to NIfTI")
+    if kind in ("nifti", "nrrd", "mha"):
+        labels = _volume(path, volume, warnings, *(_nifti(path) if kind == "nifti" else _itk(path, kind)))
+        return _meant(labels, values, path.name)
+    if shape[2] != 1:
+        raise GridError(f"The mask {path.name} must be a volume as its image is", "a picture")
+    return _stacked([_picture(path, shape[:2], values, warnings)])
 
 
-def _picture(path: Path, shape: tuple[int, ...], warnings: list[str]) -> Mask:
-    """``(I, J)``; a coloured mask counts by its highest channel."""
-    values = read_plane(path, []).max(axis=0)
-    if values.shape != shape[:2]:
-        given = f"{values.shape[0]} × {values.shape[1]} for an image of {shape[0]} × {shape[1]} pixels"
+def _stacked(parts: Sequence[Truth]) -> Truth:
+    """Slices as one volume along K."""
+    ignored = None
+    if any(part.ignored is not None for part in parts):
+        blank = np.zeros(parts[0].lesion.shape, dtype=bool)
+        ignored = np.stack([blank if part.ignored is None else part.ignored for part in parts], axis=-1)
+    values = tuple(sorted({value for part in parts for value in part.values}))
+    return Truth(np.stack([part.lesion for part in parts], axis=-1), ignored, values)
+
+
+def _united(parts: Sequence[Truth]) -> Truth:
+    lesion = np.logical_or.reduce([part.lesion for part in parts])
+    unknown = [part.ignored for part in parts if part.ignored is not None]
+    ignored = np.logical_or.reduce(unknown) & ~lesion if unknown else None
+    return Truth(lesion, ignored, tuple(sorted({value for part in parts for value in part.values})))
+
+
+def shows_something(path: Path) -> bool:
+    """Whether any pixel of a mask is not 0; one that cannot be read shows nothing."""
+    try:
+        kind = identify(existing_path(path))
+        if kind in ("nifti", "nrrd", "mha"):
+            return bool((_nifti(path) if kind == "nifti" else _itk(path, kind))[0].any())
+        return bool(picture_labels(path, []).any())
+    except InputError:
+        return False
+
+
+# --- meaning -----------------------------------------------------------------------------------------------------
+
+
+def _meant(labels: Values, values: MaskValues, name: str) -> Truth:
+    """Labels → lesion and ignored voxels."""
+    found = tuple(int(value) for value in distinct_values(labels))
+    beside = tuple(value for value in found if value != 0)
+    open_values = [value for value in beside if value not in values.ignored]
+    if values.lesion is None:
+        if len(open_values) > 1 or min(beside, default=0) < 0:
+            error = ask_for_values(values, beside, f"the mask {name}")
+            raise MeaningError(error.must, error.given, error.do, beside)
+    elif values.names and not values.chosen:
+        strange = [value for value in open_values if value not in values.names]
+        if strange:
+            must = f"The mask {name} must hold no values but those that the set names ({values.shown(values.names)})"
+            raise MaskError(must, values.shown(strange), "Correct it, or name the lesions with --lesion-values")
+    lesion = np.isin(labels, values.lesion) if values.lesion else (labels != 0) & ~np.isin(labels, values.ignored)
+    ignored = np.isin(labels, values.ignored) if set(found) & set(values.ignored) else None
+    return Truth(np.asarray(lesion), ignored, beside)
+
+
+def _picture(path: Path, shape: tuple[int, ...], values: MaskValues, warnings: list[str]) -> Truth:
+    labels = picture_labels(path, warnings, in_colour=any(value >= COLOUR for value in values.lesion or ()))
+    if labels.shape != shape:
+        given = f"{labels.shape[0]} × {labels.shape[1]} for an image of {shape[0]} × {shape[1]} pixels"
         raise GridError(f"The mask {path.name} must have the size of its image", given, _RESAMPLE)
-    distinct = np.unique(values)
-    if len(distinct) <= _MOST_LABELS:
-        return np.asarray(values > 0)
-    half = _half(values)
-    warnings.append(f"{NOT_BINARY}: {path.name} has {len(distinct)} values, from {half:g} on they count as lesion")
-    return np.asarray(values >= half)
-
-
-def _half(values: Values) -> float:
-    """Half of the range: of 8 bits, of 16, or of the values themselves where they are of another kind."""
-    highest = float(values.max())
-    if values.dtype.kind == "f":
-        return max(highest, 1.0) / 2
-    return next((limit / 2 for limit in (2.0**8, 2.0**16) if highest < limit), highest / 2)
+    return _meant(labels, values, path.name)
 
 
 # --- volumes -----------------------------------------------------------------------------------------------------
@@ -106,8 +164,8 @@ def _half(values: Values) -> float:
 _RESAMPLE = "Resample the mask to the image with nearest neighbours"
 
 
-def _volume(path: Path, volume: LoadedVolume, warnings: list[str], values: Values, affine: Affine) -> Mask:
-    """Nonzero voxels; a mask of the image's grid in another order of axes is put in its order."""
+def _volume(path: Path, volume: LoadedVolume, warnings: list[str], values: Values, affine: Affine) -> Values:
+    """Labels on the image's grid; a mask of the same grid in another order of axes is put in its order."""
     shape = volume.array.shape[1:]
     if values.shape != shape or _apart(affine, volume.affine) > GRID_TOLERANCE:
         values, affine = _reordered(values, check_affine(affine, path.name), volume.affine)
@@ -117,14 +175,24 @@ def _volume(path: Path, volume: LoadedVolume, warnings: list[str], values: Value
     if apart > GRID_TOLERANCE:
         given = f"affines {apart:.3g} mm apart"
         raise GridError(f"The mask {path.name} must lie on its image's grid", given, _RESAMPLE)
-    if values.dtype.kind != "f":
-        return np.asarray(values != 0)
+    return _whole(values, path.name, warnings) if values.dtype.kind == "f" else values
+
+
+def _whole(values: Values, name: str, warnings: list[str]) -> Values:
+    """Labels of a mask saved in fractions; a smoothed mask of 0 to 1 counts from a half on."""
     finite = np.isfinite(values)
     if not finite.all():
-        warnings.append(f"{NOT_BINARY}: {path.name} holds NaN or Inf, which count as no lesion")
-    if (values[finite] % 1 != 0).any():
-        warnings.append(f"{NOT_BINARY}: {path.name} holds fractions, and all above or below 0 count as lesion")
-    return np.asarray((values != 0) & finite)
+        warnings.append(f"{NOT_BINARY}: {name} holds NaN or Inf, which count as no lesion")
+    known = np.where(finite, values, 0)
+    rounded = np.rint(known)
+    if (np.abs(known - rounded) <= _ROUNDING).all():
+        return rounded.astype(np.int64)
+    if known.min() < 0 or known.max() > 1 + _ROUNDING:
+        given = f"fractions between {known.min():g} and {known.max():g}"
+        do = "Save whole numbers; a mask that was resampled must be resampled with nearest neighbours"
+        raise MaskError(f"The mask {name} must hold whole numbers", given, do)
+    warnings.append(f"{NOT_BINARY}: {name} holds fractions, from 0.5 on they count as lesion")
+    return (known >= 0.5).astype(np.int64)
 
 
 def _apart(affine: Affine, other: Affine) -> float:

@@ -142,7 +142,7 @@ class AnomalyCLIP(HeadCLIP):
         for patches in features.patch_features.values():
             grid = scoring.class_probabilities(patches, classes, scale)[..., 1].unflatten(-1, features.grid)
             maps = scoring.upsample(grid, truth.shape[-2:], sigma=0, mode=config.map_upsampling)
-            total = total + config.map_weight * map_loss(maps, truth)
+            total = total + config.map_weight * map_loss(batch.where_known(maps), truth)
         return total
 
     def fit(self, auxiliary: Auxiliary) -> None:

@@ -86,12 +86,18 @@ class LabelledPixels:
         pixels: ``(N, 3, S, S)`` float32, normalised as the tower expects.
         mask: ``(N, S, S)`` float32, 1 in a lesion; valid: ``(N, S, S)`` bool, the patient.
         labels: ``(N,)`` float32, 1 where there is a lesion.
+        known: ``(N, S, S)`` bool, where something is known about the pixels; None: everywhere.
     """
 
     pixels: Tensor
     mask: Tensor
     valid: Tensor
     labels: Tensor
+    known: Tensor | None = None
+
+    def where_known(self, maps: Tensor) -> Tensor:
+        """Maps ``(N, S, S)`` that are 0, as the mask is, where nothing is known: no loss comes from there."""
+        return maps if self.known is None else maps * self.known.to(maps)
 
 
 @dataclass(frozen=True)

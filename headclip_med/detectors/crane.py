@@ -205,6 +205,7 @@ class Crane(Detector):
         for view in logits:
             grid = view.softmax(dim=-1)[..., 1].unflatten(-1, views.grid)
             maps = scoring.upsample(grid, truth.shape[-2:], sigma=0, mode=config.train_upsampling)
+            maps = batch.where_known(maps)
             total = total + config.map_weight * (focal_loss(maps, truth) + dice_loss(maps, truth))
         return total
 

@@ -194,6 +194,7 @@ class MVFA(Detector):
         segmentation, detection = self._margins(self._read_outs(batch.pixels))
         truth = (batch.mask > 0.5).to(segmentation)
         maps = self._upsample(segmentation, batch.pixels).sigmoid()
+        maps = torch.stack([batch.where_known(each) for each in maps])
         of_maps = torch.stack([focal_loss(each, truth) + dice_loss(each, truth) for each in maps]).sum()
         means = self._mean_probabilities(detection, batch.pixels, batch.valid)
         labels = batch.labels.to(means).expand_as(means)

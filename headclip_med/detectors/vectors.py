@@ -159,6 +159,9 @@ class Vectors(Detector):
             for each in (batch.mask, batch.valid)
         )
         inside = (valid >= _PATIENT_SHARE).float()
+        if batch.known is not None:
+            known = F.adaptive_max_pool2d((~batch.known)[:, None].float(), features.grid)[:, 0] == 0
+            inside = inside * known.to(inside)
         of_maps = torch.stack([map_loss(each * inside, mask * inside) for each in self._patch_maps(features)]).sum()
         of_images = image_loss(self._image_logits(features), batch.labels.to(self.tower.device))
         return of_images + self.config.map_weight * of_maps

@@ -20,23 +20,26 @@ from headclip_med.slices import cut_slices
 
 Mask = NDArray[np.bool_]
 
-_TRUTH, _FOUND = "#00E5FF", "#FFB000"
+_TRUTH, _FOUND, _IGNORED = "#00E5FF", "#FFB000", "#FF4FD8"
 _WIDTH, _DPI = 9.0, 90
 _PALETTE = 256  # colours; fewer leave bands in the map
 
 
-def key_slice_picture(result: AnomalyResult, gt_mask: Mask | None) -> Image.Image:
+def key_slice_picture(result: AnomalyResult, gt_mask: Mask | None, ignored: Mask | None = None) -> Image.Image:
     """The slice where prediction and truth differ most (without truth: the one with the highest score)."""
     frame = slice_frame(result.affine, result.planes[0])
-    index = _key_slice(result, gt_mask, frame)
+    index = _key_slice(result, gt_mask, ignored, frame)
     image = _on_screen(result, frame, index)
     anomaly = _cut(result.map_array[None], frame, index)[0]
-    truth = None if gt_mask is None else _cut(gt_mask[None].astype(np.float32), frame, index)[0] > 0.5
+    truth, unknown = (
+        None if mask is None else _cut(mask[None].astype(np.float32), frame, index)[0] > 0.5
+        for mask in (gt_mask, ignored)
+    )
     steps = spacing(result.affine)
     aspect = float(steps[frame.row_axis] / steps[frame.col_axis])
     count = result.map_array.shape[frame.axis]
     where = f"slice {index + 1} of {count}" if count > 1 else "image"
-    return case_picture(image, anomaly, truth, result.threshold, where, aspect=aspect)
+    return case_picture(image, anomaly, truth, result.threshold, where, aspect=aspect, ignored=unknown)
 
 
 def case_picture(
@@ -47,12 +50,14 @@ def case_picture(
     title: str,
     *,
     aspect: float = 1.0,
+    ignored: Mask | None = None,
 ) -> Image.Image:
     """Three panels: the image, the image with both outlines, the map.
 
     Args:
         image: ``(H, W)`` or ``(H, W, 3)``, floats in [0, 1] or uint8. anomaly_map: ``(H, W)`` in [0, 1].
         gt_mask: ``(H, W)``, None where nothing says where the lesions are. aspect: height of a pixel over its width.
+        ignored: ``(H, W)``, where nothing is known.
 
     Returns:
         at most 900 pixels wide, with a palette so that its file is small.
@@ -69,7 +74,7 @@ def case_picture(
         panels[0].set_title(title, parse_math=False)
         panels[1].set_title("outlines")
         panels[2].set_title("anomaly map")
-        handles = _outlines(panels[1], anomaly_map >= threshold, gt_mask)
+        handles = _outlines(panels[1], anomaly_map >= threshold, gt_mask, ignored)
         for axes in panels:
             axes.set_xticks([])
             axes.set_yticks([])
@@ -77,16 +82,17 @@ def case_picture(
         for colour, width in (("white", 3), ("black", 1)):  # stands out on every colour of the map
             bar.ax.axhline(threshold, color=colour, linewidth=width)
         bar.set_label(f"line: threshold {threshold:.3g}")
-        page.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, handlelength=3.5)
+        page.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, handlelength=3.5)
         buffer = io.BytesIO()
         page.savefig(buffer, format="png")
     picture = Image.open(buffer).convert("RGB")
     return picture.quantize(_PALETTE)
 
 
-def _outlines(axes: Any, found: Mask, truth: Mask | None) -> list[Line2D]:
+def _outlines(axes: Any, found: Mask, truth: Mask | None, ignored: Mask | None) -> list[Line2D]:
     handles = []
-    for mask, colour, style, label in ((truth, _TRUTH, "solid", "truth"), (found, _FOUND, "dashed", "model")):
+    lines = [(truth, _TRUTH, "solid", "truth"), (found, _FOUND, "dashed", "model")]
+    for mask, colour, style, label in [*lines, (ignored, _IGNORED, "dotted", "ignored")][: 3 - (ignored is None)]:
         state = ": not known" if mask is None else "" if mask.any() else ": none here"
         handles.append(Line2D([], [], color=colour, linestyle=style, label=label + state))
         if mask is not None and mask.any():
@@ -99,10 +105,11 @@ def _outlines(axes: Any, found: Mask, truth: Mask | None) -> list[Line2D]:
     return handles
 
 
-def _key_slice(result: AnomalyResult, gt_mask: Mask | None, frame: SliceFrame) -> int:
+def _key_slice(result: AnomalyResult, gt_mask: Mask | None, ignored: Mask | None, frame: SliceFrame) -> int:
     others = tuple(axis for axis in range(3) if axis != frame.axis)
     if gt_mask is not None:
-        wrong = ((result.map_array >= result.threshold) ^ gt_mask).sum(axis=others)
+        known = True if ignored is None else ~ignored
+        wrong = (((result.map_array >= result.threshold) ^ gt_mask) & known).sum(axis=others)
         if wrong.any():
             return int(wrong.argmax())
     return max(result.slices, key=lambda entry: entry.score).index

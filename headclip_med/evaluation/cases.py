@@ -90,7 +90,7 @@ def _measure(bench: Bench, case: Case) -> None:
     if bench.pictures:
         picture = bench.folder / f"{case.name}{PICTURE_SUFFIX}"
         with atomic_path(picture) as draft:
-            key_slice_picture(result, labelled.gt_mask).save(draft, format="PNG", optimize=True)
+            key_slice_picture(result, labelled.gt_mask, labelled.ignored).save(draft, format="PNG", optimize=True)
         statistics = replace(statistics, row=statistics.row.model_copy(update={"picture": picture.name}))
     else:
         with suppress(OSError):

@@ -40,7 +40,12 @@ class CaseLesions:
 
 def candidates_from_map(anomaly_map: NDArray[np.floating], threshold: float) -> tuple[Labels, Array]:
     """Connected regions of ``map >= threshold`` as labels from 1 on, and the peak of each."""
-    labels, count = label_regions(anomaly_map >= threshold)
+    return candidates_of(anomaly_map, anomaly_map >= threshold)
+
+
+def candidates_of(anomaly_map: NDArray[np.floating], found_at: Mask) -> tuple[Labels, Array]:
+    """Connected regions of a mask as labels from 1 on, and the peak of the map in each."""
+    labels, count = label_regions(found_at)
     peaks, found = np.full(count, -np.inf), labels > 0
     np.maximum.at(peaks, labels[found] - 1, anomaly_map[found].astype(np.float64))
     return labels, peaks

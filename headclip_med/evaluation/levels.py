@@ -139,6 +139,9 @@ def pixel_levels(cohort: Cohort) -> tuple[Measured, Measured | None]:
         lambda: (p for i, c in with_pixels for p in ((i, part) for part in c.pixels())),
     )
     whole = dice.added_to(whole, with_pixels, settings)
+    ignored = sum(case.row.ignored_voxels or 0 for _, case in with_pixels)
+    if ignored:
+        whole = Measured(**{**vars(whole), "counts": {**whole.counts, "ignored": ignored}})
     if not beyond:
         return whole, None
     counted = _pixel_level(

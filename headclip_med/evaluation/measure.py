@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,16 @@ from headclip_med.datasets.case import Case, LabelledVolume
 from headclip_med.evaluation.controls import foreground_of
 from headclip_med.evaluation.counts import ScoreCounts, count_map, count_scores
 from headclip_med.evaluation.curves import auroc
-from headclip_med.evaluation.lesions import CaseLesions, candidates_from_map, match_lesions
+from headclip_med.evaluation.lesions import CaseLesions, candidates_of, match_lesions
 from headclip_med.evaluation.record import CaseRow
 from headclip_med.evaluation.settings import Settings
 from headclip_med.geometry import slice_frame
-from headclip_med.result import AnomalyResult
+from headclip_med.result import AnomalyResult, SliceScore
+from headclip_med.volume_map import volume_score
 
 Mask = NDArray[np.bool_]
+
+_NOTHING_KNOWN = "every slice holds voxels that are ignored and no lesion: it counts neither as normal nor as abnormal"
 
 
 @dataclass(frozen=True)
@@ -55,27 +59,39 @@ def case_facts(case: Case) -> dict[str, Any]:
 def measure(
     case: Case, labelled: LabelledVolume, result: AnomalyResult, settings: Settings, seconds: float
 ) -> CaseStatistics:
-    """Compare one prediction with its truth."""
+    """Compare one prediction with its truth; voxels about which nothing is known count nowhere.
+
+    A slice without a lesion that holds such voxels counts neither at slice level nor in the score of its case, and a
+    case of which no slice is left has no label: nobody can say that it is normal.
+    """
     truth = labelled.gt_mask
+    counted = None if labelled.ignored is None else ~labelled.ignored
     anomaly_map = result.map_array
-    scores, labels = _slices(result, truth)
+    judged = _judged_slices(result, truth, labelled.ignored)
+    label, pred_score, warnings = labelled.gt_label, result.pred_score, [*labelled.warnings, *result.warnings]
+    if len(judged) < len(result.slices):
+        pred_score = volume_score([part.score for part, _ in judged if not part.background])
+    if not judged and result.slices:
+        label, pred_score = None, result.pred_score
+        warnings.append(_NOTHING_KNOWN)
+    scores, labels = _slices(judged if truth is not None and len(result.slices) > 1 else [])
     row = CaseRow(
         **case_facts(case),
-        label=labelled.gt_label,
+        label=label,
         status="done",
-        pred_score=result.pred_score,
+        pred_score=pred_score,
+        ignored_voxels=None if labelled.ignored is None else int(labelled.ignored.sum()),
         seconds=round(seconds, 3),
-        warnings=(*labelled.warnings, *result.warnings),
+        warnings=tuple(warnings),
     )
     is_volume = min(anomaly_map.shape) > 1
     if truth is None:
-        row = row.model_copy(update={"error_size": _distance(result.pred_score, labelled.gt_label)})
+        row = row.model_copy(update={"error_size": _distance(pred_score, label)})
         return CaseStatistics(row, is_volume, scores, labels)
-    inside, outside = _count(result, truth, settings)
-    lesions = match_lesions(
-        *candidates_from_map(anomaly_map, result.threshold), truth, min_overlap=settings.min_overlap
-    )
-    dice = _dice(anomaly_map >= result.threshold, truth)
+    inside, outside = _count(result, truth, counted, settings)
+    found = anomaly_map >= result.threshold if counted is None else (anomaly_map >= result.threshold) & counted
+    lesions = match_lesions(*candidates_of(anomaly_map, found), truth, min_overlap=settings.min_overlap)
+    dice = _dice(found, truth)
     row = row.model_copy(
         update={
             "dice": dice,
@@ -83,26 +99,39 @@ def measure(
             "lesions": lesions.lesions,
             "lesions_found": int(lesions.is_hit.sum()),
             "false_positives": int((~lesions.is_hit & ~lesions.is_ignored).sum()),
-            "error_size": _distance(result.pred_score, labelled.gt_label) if dice is None else 1 - dice,
+            "error_size": _distance(pred_score, label) if dice is None else 1 - dice,
         }
     )
     return CaseStatistics(row, is_volume, scores, labels, inside, outside, lesions)
 
 
-def _slices(result: AnomalyResult, truth: Mask | None) -> tuple[NDArray[np.float64], Mask]:
-    """Scores and labels of the slices of a volume; a background slice counts only if it holds a lesion."""
-    if truth is None or len(result.slices) < 2:
-        return np.zeros(0), np.zeros(0, dtype=bool)
+def _judged_slices(result: AnomalyResult, truth: Mask | None, ignored: Mask | None) -> list[tuple[SliceScore, bool]]:
+    """Slices that can be judged and whether they hold a lesion: not those without one that hold ignored voxels."""
+    if truth is None:
+        return [(part, False) for part in result.slices]
     axis = slice_frame(result.affine, result.planes[0]).axis
-    abnormal = np.asarray(truth.any(axis=tuple(a for a in range(3) if a != axis)))
-    kept = [s for s in result.slices if abnormal[s.index] or not s.background]
-    return np.array([s.score for s in kept]), np.array([bool(abnormal[s.index]) for s in kept])
+    others = tuple(a for a in range(3) if a != axis)
+    abnormal = np.asarray(truth.any(axis=others))
+    open_ones = np.zeros_like(abnormal) if ignored is None else np.asarray(ignored.any(axis=others))
+    judged = [part for part in result.slices if abnormal[part.index] or not open_ones[part.index]]
+    return [(part, bool(abnormal[part.index])) for part in judged]
 
 
-def _count(result: AnomalyResult, truth: Mask, settings: Settings) -> tuple[ScoreCounts, ScoreCounts]:
+def _slices(judged: Sequence[tuple[SliceScore, bool]]) -> tuple[NDArray[np.float64], Mask]:
+    """Scores and labels of the slices of a volume; a background slice counts only if it holds a lesion."""
+    kept = [(part.score, abnormal) for part, abnormal in judged if abnormal or not part.background]
+    return np.array([score for score, _ in kept]), np.array([abnormal for _, abnormal in kept], dtype=bool)
+
+
+def _count(
+    result: AnomalyResult, truth: Mask, counted: Mask | None, settings: Settings
+) -> tuple[ScoreCounts, ScoreCounts]:
     array = np.asarray(result.volume.as_tensor().numpy(), dtype=np.float32)
     within = foreground_of(result.volume, array) | truth
-    beyond = result.map_array[~within]
+    without = ~within
+    if counted is not None:
+        within, without = within & counted, without & counted
+    beyond = result.map_array[without]
     inside = count_map(result.map_array, truth, inside=within, exact=settings.exact)
     return inside, count_scores(beyond, np.zeros(len(beyond), dtype=bool), exact=settings.exact)
 

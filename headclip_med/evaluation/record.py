@@ -77,6 +77,7 @@ class CaseRow(_Strict):
     Attributes:
         error_size: from 0 (right) to 1 (wrong): 1 − Dice where there is a lesion mask, else the distance of
             ``pred_score`` from the label; None where neither is known. best, median and worst go by it.
+        ignored_voxels: how many count nowhere because nothing is known about them; None: the masks know no such.
         picture: name of its overlay below ``cases/MODEL``, where one was made.
     """
 
@@ -92,6 +93,7 @@ class CaseRow(_Strict):
     lesions_found: int | None = None
     false_positives: int | None = None
     error_size: float | None = None
+    ignored_voxels: int | None = None
     seconds: float = 0.0
     error: str = ""
     duplicate_of: str = ""

@@ -79,7 +79,18 @@ def read_anatomy(
             truth = np.zeros(array.shape, dtype=bool) if labelled.gt_mask is None else labelled.gt_mask
             affine = check_affine(np.asarray(volume.affine, dtype=np.float64), case.name)
             share = source.share * (config.flair_share if sequence == "t2f" else 1.0)
-            parts.append(cut_anatomy(array, truth, affine, spec, sequence, share=share, skull_mm=source.skull_mm))
+            parts.append(
+                cut_anatomy(
+                    array,
+                    truth,
+                    affine,
+                    spec,
+                    sequence,
+                    share=share,
+                    skull_mm=source.skull_mm,
+                    ignored=labelled.ignored,
+                )
+            )
             hashes.append(labelled.image_sha256[:SHORT_HASH])
             if told is not None:
                 told(f"{case.name} {sequence}")
@@ -151,12 +162,14 @@ def cut_anatomy(
     every: int = 2,
     share: float = 1.0,
     skull_mm: float = 0.0,
+    ignored: NDArray[np.bool_] | None = None,
 ) -> Anatomy:
     """Every ``every``-th slice of each plane that shows the patient, and of those with a lesion all.
 
     Args:
         array: ``(I, J, K)``; truth: ``(I, J, K)``; sequence: one of SEQUENCES; share: of all its slices together.
         skull_mm: how deep the brain lies below the surface; 0 where the skull was stripped.
+        ignored: ``(I, J, K)``, voxels about which nothing is known: slices that hold any are left out.
     """
     mask = foreground(array[None], modality=None)
     brain = mask
@@ -170,7 +183,8 @@ def cut_anatomy(
         others = tuple(a for a in range(3) if a != frame.axis)
         seen = np.flatnonzero(mask.mean(axis=others) > _SEEN)
         with_lesion = np.flatnonzero(truth.any(axis=others))
-        cut = cut_slices(layers, frame, sorted({*seen[::every].tolist()} | {*with_lesion.tolist()}))
+        is_open = set() if ignored is None else {*np.flatnonzero(ignored.any(axis=others)).tolist()}
+        cut = cut_slices(layers, frame, sorted(({*seen[::every].tolist()} | {*with_lesion.tolist()}) - is_open))
         steps = spacing(affine)
         pixel_mm = (float(steps[frame.row_axis]), float(steps[frame.col_axis]))
         where = place((int(cut.shape[2]), int(cut.shape[3])), pixel_mm, spec.image_size, spec.fit)

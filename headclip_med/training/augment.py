@@ -17,7 +17,7 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from headclip_med.training.slices import TrainingSlice
+from headclip_med.training.slices import IGNORED, TrainingSlice
 
 _SPATIAL = ("levels", "mask", "valid")
 
@@ -58,9 +58,10 @@ def augmented(
             "valid": part.valid[None].float(),
         }
     )
-    mask, valid = (_plain(out[key])[0] >= 0.5 for key in ("mask", "valid"))
+    mask, valid = _plain(out["mask"])[0].round().to(torch.uint8), _plain(out["valid"])[0] >= 0.5
+    lesion, valid = mask == 1, valid & (mask != IGNORED)
     pixels = (_plain(out["levels"]) - centre) / spread
-    return replace(part, pixels=pixels.half(), mask=mask.to(torch.uint8), valid=valid | mask, label=bool(mask.any()))
+    return replace(part, pixels=pixels.half(), mask=mask, valid=valid | lesion, label=bool(lesion.any()))
 
 
 def _plain(tensor: Tensor) -> Tensor:

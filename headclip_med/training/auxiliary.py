@@ -32,7 +32,14 @@ def check_masks(config: TrainConfig) -> None:
 
 
 def _opened(data: DataConfig) -> CaseDataset:
-    dataset = open_dataset(data.path, name=data.name, sequences=list(data.sequences) or None, split=data.split)
+    dataset = open_dataset(
+        data.path,
+        name=data.name,
+        sequences=list(data.sequences) or None,
+        split=data.split,
+        lesion_values=data.lesion_values,
+        ignore_values=data.ignore_values,
+    )
     if not dataset.has_masks:
         raise InputError(
             "Auxiliary data must say where lesions are",

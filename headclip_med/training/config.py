@@ -27,6 +27,8 @@ class DataConfig(_Strict):
     Attributes:
         path: ``[LAYOUT:]PATH``; name, licence: for the ledger. sequences: which become channels.
         split: only these cases of the layout's own split, such as train.
+        lesion_values, ignore_values: which values of the masks are lesion, and which mean nothing; as in
+            :func:`headclip_med.open_dataset`.
     """
 
     path: str
@@ -34,6 +36,8 @@ class DataConfig(_Strict):
     licence: str = "not stated"
     sequences: tuple[str, ...] = ()
     split: str | None = None
+    lesion_values: int | str | tuple[int | str, ...] | None = None
+    ignore_values: int | str | tuple[int | str, ...] | None = None
 
 
 class SliceConfig(_Strict):

@@ -16,7 +16,7 @@ from headclip_med.encoders.tower import ImageTower
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.linear import in_half, stack_contributions, tapped_features
 from headclip_med.training.losses import VALID_SHARE
-from headclip_med.training.slices import TrainingSlice
+from headclip_med.training.slices import IGNORED, TrainingSlice
 
 # linear: from contributions; autograd: through the tower; fixed: features that nothing learned can change.
 Mode = Literal["linear", "autograd", "fixed"]
@@ -80,11 +80,12 @@ class FeatureBank:
         """Masks of some slices on the patch grid."""
         chosen = [self.slices[i] for i in indices]
         side = chosen[0].mask.shape[-1] // self.tower.patch_size
-        masks = torch.stack([part.mask for part in chosen]).float()
+        masks = torch.stack([part.mask for part in chosen])
         valid = torch.stack([part.valid for part in chosen]).float()
-        lesion = F.adaptive_avg_pool2d(masks[:, None], (side, side))[:, 0]
+        lesion = F.adaptive_avg_pool2d((masks == 1).float()[:, None], (side, side))[:, 0]
         inside = F.adaptive_avg_pool2d(valid[:, None], (side, side))[:, 0] >= VALID_SHARE
         inside = inside if self.foreground_only else torch.ones_like(inside)
+        inside &= F.adaptive_max_pool2d((masks == IGNORED).float()[:, None], (side, side))[:, 0] == 0
         labels = torch.tensor([part.label for part in chosen], dtype=torch.float32)
         return Truth(lesion, inside.float(), labels)
 

@@ -49,7 +49,7 @@ def pixel_features(
     patches = maps.mean(dim=0).unflatten(-1, (side, side))
     smooth = upsample(patches, (size, size), sigma=sigma * size / SIGMA_REFERENCE).clamp(0, 1)[0]
     levels = grey_levels(part.pixels[None].float(), bank.tower.mean, bank.tower.std)[0]
-    return smooth, levels, part.valid, part.mask > 0
+    return smooth, levels, part.valid, part.mask == 1
 
 
 def fused(maps: Tensor, levels: Tensor, fusion: Fusion | None) -> Tensor:

@@ -19,7 +19,7 @@ from headclip_med.training.checkpoint import NAME, RunState, load_checkpoint, sa
 from headclip_med.training.config import TrainConfig
 from headclip_med.training.fit import Fitted, TrainWatcher
 from headclip_med.training.objective import Quality, is_defined
-from headclip_med.training.slices import TrainingSlice
+from headclip_med.training.slices import IGNORED, TrainingSlice
 
 # Validation goes through the slices in groups of this size.
 _AT_ONCE = 4
@@ -107,9 +107,10 @@ def collate(slices: Sequence[TrainingSlice]) -> LabelledPixels:
     """Training slices as one batch."""
     return LabelledPixels(
         pixels=torch.stack([part.pixels for part in slices]).float(),
-        mask=torch.stack([part.mask for part in slices]).float(),
+        mask=torch.stack([part.mask == 1 for part in slices]).float(),
         valid=torch.stack([part.valid for part in slices]).bool(),
         labels=torch.tensor([float(part.label) for part in slices]),
+        known=torch.stack([part.mask != IGNORED for part in slices]),
     )
 
 

@@ -26,6 +26,8 @@ from headclip_med.scan import Scan
 from headclip_med.slices import cut_slices
 from headclip_med.training.config import SliceConfig
 
+IGNORED = 255  # in the mask of a training slice: no loss is taken there, and it is neither lesion nor free of one
+
 
 @dataclass(frozen=True)
 class TrainingSlice:
@@ -33,7 +35,8 @@ class TrainingSlice:
 
     Attributes:
         pixels: ``(3, S, S)`` float16, normalised as the tower expects.
-        mask: ``(S, S)`` uint8, 1 in a lesion; valid: ``(S, S)`` bool, the patient.
+        mask: ``(S, S)`` uint8, 1 in a lesion, IGNORED where nothing is known; valid: ``(S, S)`` bool, the patient as
+            far as anything is known of him.
         label: whether there is a lesion in it. case, patient, image_sha256: what it was cut from.
     """
 
@@ -106,18 +109,20 @@ def cut_case(
     ranges = intensity_ranges(array, inside, spec, is_rgb=is_rgb)
     frame = slice_frame(affine, choose_planes(affine, volume, None)[0][0])
     source = Scan(array, inside, affine, ranges, spec, inverted)
-    chosen = _choose(source.foreground_slices(frame), truth, inside, frame.axis, config)
+    unknown = np.zeros_like(truth) if labelled.ignored is None else labelled.ignored
+    chosen = _choose(source.foreground_slices(frame), truth, unknown, inside, frame.axis, config)
     cut = []
     where = source.placement(frame)
     for index in chosen:
-        mask = cut_slices(torch.from_numpy(truth)[None].float(), frame, [index])
+        mask, ignored = (cut_slices(torch.from_numpy(m)[None].float(), frame, [index]) for m in (truth, unknown))
         limits = torch.from_numpy(source.inside(frame, [index]))[:, None].float()
         mask, limits = (to_square(part, where)[0, 0] >= 0.5 for part in (mask, limits))
+        ignored = (to_square(ignored, where)[0, 0] > 0) & ~mask  # as far as it reaches into a pixel
         cut.append(
             TrainingSlice(
                 pixels=slice_pixels(source, frame, [index], torch.device("cpu"))[0].half(),
-                mask=mask.to(torch.uint8),
-                valid=limits | mask,
+                mask=mask.to(torch.uint8).masked_fill(ignored, IGNORED),
+                valid=(limits & ~ignored) | mask,
                 label=bool(truth.take(index, frame.axis).any()),
                 case=case.name,
                 patient=case.patient or case.name,
@@ -128,10 +133,16 @@ def cut_case(
 
 
 def _choose(
-    seen: Sequence[int], truth: NDArray[np.bool_], inside: NDArray[np.bool_], axis: int, config: SliceConfig
+    seen: Sequence[int],
+    truth: NDArray[np.bool_],
+    unknown: NDArray[np.bool_],
+    inside: NDArray[np.bool_],
+    axis: int,
+    config: SliceConfig,
 ) -> list[int]:
+    """Slices with lesion, and slices that are known to have none."""
     others = tuple(a for a in range(3) if a != axis)
-    lesion, body = truth.sum(axis=others), inside.sum(axis=others)
+    lesion, body, is_open = truth.sum(axis=others), inside.sum(axis=others), unknown.sum(axis=others) > 0
     with_lesion = [i for i in seen if lesion[i] > config.min_lesion * max(1, body[i])]
-    without = [i for i in seen if lesion[i] == 0]
+    without = [i for i in seen if lesion[i] == 0 and not is_open[i]]
     return sorted({*evenly(with_lesion, config.lesion), *evenly(without, config.free)})

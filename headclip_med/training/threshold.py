@@ -29,7 +29,8 @@ def choose_threshold(config: TrainConfig, parts: Sequence[Part]) -> Threshold:
             if labelled.gt_mask is None or not labelled.gt_mask.any():
                 continue
             found = engine.predict(labelled.volume, domain=config.domain).map_array
-            counts: ScoreCounts = count_scores(found.ravel(), labelled.gt_mask.ravel())
+            known = np.full(found.shape, True) if labelled.ignored is None else ~labelled.ignored
+            counts: ScoreCounts = count_scores(found[known], labelled.gt_mask[known])
             total += dice_curve(counts)
             cases += 1
     if not cases:

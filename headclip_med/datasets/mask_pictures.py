@@ -1,0 +1,211 @@
+"""A picture of a mask → a label for every pixel, whatever way it was saved: lossy, smoothed, palette, alpha, colours.
+
+What the content is decides, never the name of the file: a JPEG called .png is a JPEG.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from headclip_med.datasets.values import COLOUR
+from headclip_med.errors import InputError
+from headclip_med.reading import raster
+from headclip_med.reading.base import collected_warnings, in_words
+from headclip_med.reading.content import existing_path
+
+Labels = NDArray[np.int32]
+Pixels = NDArray[Any]
+Mask = NDArray[np.bool_]
+
+# How warnings about masks begin; the check of a set tells them by it.
+NOT_BINARY = "the mask is not binary"
+TOO_DARK = "the mask is nearly black and counts as empty"
+
+# Of the range: values this near to an end are noise around it.
+_NEAR = 1 / 8
+# So few values may be labels though they lie at the ends; a picture of more than so many is worth a word; more than
+# so many are shades, whatever areas they fill.
+_FEW, _MOST_LABELS, _MOST_SHADES = 4, 8, 64
+# A mask of more shades, more than half of whose pixels lie between black and white, is a photograph.
+_PHOTO_SHARE = 0.5
+_LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
+
+
+def picture_labels(path: Path, warnings: list[str], *, in_colour: bool = False) -> Labels:
+    """The labels of one picture ``(I, J)``, 0 where there is nothing; what had to be decided goes to ``warnings``.
+
+    Lossy pictures are cut at half of their range whatever they hold, and so are smoothed ones. Palettes count by index,
+    transparent pixels are background, and where only the transparency varies it is the mask.
+
+    Args:
+        in_colour: tell the colours of a lossy picture apart, each channel cut at half, instead of black and white.
+
+    Raises:
+        InputError: no such file, no picture, several pages, a damaged one, or a photograph.
+    """
+    existing_path(path)
+    notes: list[str] = []
+    with (
+        in_words(path.name, "PNG, JPEG, TIFF or BMP"),
+        collected_warnings(notes, "pillow", "PIL"),
+        raster._open(path) as image,
+    ):
+        _check_one_page(image, path.name)
+        lossy = image.format in ("JPEG", "MPO") or image.info.get("compression") in _LOSSY_TIFF
+        pixels = _pixels(raster._oriented(image, None, path.name, notes))
+    pixels = pixels.swapaxes(0, 1)  # rows, columns → I, J
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    _check_no_photograph(pixels, path.name)
+    if pixels.ndim == 3 and not lossy:
+        return _colours(pixels, path.name, warnings)
+    if pixels.ndim == 3 and in_colour:
+        return _codes(np.where(pixels >= 128, 255, 0))
+    grey = pixels.max(axis=-1) if pixels.ndim == 3 else pixels
+    return _cut(grey, path.name, warnings) if lossy else _grey(grey, path.name, warnings)
+
+
+def _check_one_page(image: Any, name: str) -> None:
+    pages = getattr(image, "n_frames", 1)
+    if pages > 1 and image.format != "MPO":
+        do = "Save the page that belongs to the image as a file of its own"
+        raise InputError(f"The mask {name} must be one picture", f"{pages} pages", do)
+
+
+def distinct_values(values: Pixels) -> Pixels:
+    """The different values, rising; small whole numbers are counted instead of sorted."""
+    if values.dtype.kind in "iu" and values.size and values.min() >= 0 and values.max() < 2**16:
+        return np.flatnonzero(np.bincount(values.ravel(order="K")))
+    return np.unique(values)
+
+
+def _pixels(image: Any) -> Pixels:
+    """``(rows, columns)`` grey values or palette indices, or ``(rows, columns, 3)`` colours."""
+    if image.mode == "1":
+        return np.asarray(image).astype(np.uint8)
+    if image.mode in raster._GREY_MODES:
+        return np.asarray(image)
+    if image.mode == "P" and not image.has_transparency_data:
+        indices = np.asarray(image)
+        if _starts_black(image, indices):
+            return indices
+    if image.has_transparency_data:
+        return _grey_if_equal(_without_alpha(np.asarray(image.convert("RGBA"))))
+    return _grey_if_equal(np.asarray(image.convert("RGB")))
+
+
+def _starts_black(image: Any, indices: Pixels) -> bool:
+    """Whether index 0 is the background of a palette: it is black, or no index in use is."""
+    palette = np.frombuffer(bytes(image.getpalette("RGB") or ()), dtype=np.uint8).reshape(-1, 3)
+    used = np.unique(indices)
+    black = [index for index in used if index >= len(palette) or not palette[index].any()]
+    return 0 in black or not black or len(black) == len(used)
+
+
+def _without_alpha(rgba: Pixels) -> Pixels:
+    """Colours on black; of a picture of one colour that is not opaque, the transparency."""
+    colour, alpha = rgba[..., :3], rgba[..., 3]
+    is_flat = bool((colour == colour[0, 0]).all())
+    if alpha.min() == alpha.max() and not (is_flat and alpha.max() == 0):
+        return colour
+    seen = np.where((alpha >= 128)[..., None], colour, 0)
+    return np.repeat(alpha[..., None], 3, axis=-1) if is_flat or not seen.any() else seen
+
+
+def _grey_if_equal(colour: Pixels) -> Pixels:
+    return colour[..., 0] if (colour == colour[..., :1]).all() else colour
+
+
+# --- grey --------------------------------------------------------------------------------------------------------
+
+
+def _grey(values: Pixels, name: str, warnings: list[str]) -> Labels:
+    """Labels as they are stored, unless the values are shades of a smoothed or once lossy mask."""
+    distinct = distinct_values(values)
+    is_whole = values.dtype.kind in "iu" or bool((distinct % 1 == 0).all())
+    if not is_whole or (len(distinct) > 2 and _is_smoothed(values, distinct)):
+        return _cut(values, name, warnings, always_told=True)
+    return np.asarray(values, dtype=np.int32)
+
+
+def _is_smoothed(values: Pixels, distinct: Pixels) -> bool:
+    """Whether the values reach both ends of the range, and those between are noise or edges without area."""
+    full = _full_range(distinct)
+    if distinct[-1] < full / 2 or distinct[0] < 0:
+        return False
+    between = distinct[(distinct > full * _NEAR) & (distinct < full * (1 - _NEAR))]
+    if len(between):
+        return len(distinct) > _MOST_SHADES or not _has_area(values, between)
+    low = distinct[(distinct > 0) & (distinct <= full * _NEAR)]
+    return len(distinct) > _FEW or not _has_area(values, low)  # 1 beside 255 are labels: lesion and not known
+
+
+def _has_area(values: Pixels, which: Pixels) -> bool:
+    return bool(np.isin(_with_area(values), which).any())
+
+
+def _with_area(values: Pixels) -> Pixels:
+    """The values that fill 3 × 3 pixels somewhere."""
+    even = ndimage.maximum_filter(values, 3, mode="nearest") == ndimage.minimum_filter(values, 3, mode="nearest")
+    return np.unique(values[even])
+
+
+def _cut(values: Pixels, name: str, warnings: list[str], *, always_told: bool = False) -> Labels:
+    """The highest value (1, 255 or 65,535) from half of the range on, 0 below."""
+    distinct = distinct_values(values)
+    full = _full_range(distinct)
+    half = full / 2
+    if distinct[-1] < half and len(distinct) > 1:
+        warnings.append(f"{TOO_DARK}: {name} reaches {distinct[-1]:g}, which is less than half of {full:g}")
+    elif always_told or len(distinct) > _MOST_LABELS:
+        warnings.append(f"{NOT_BINARY}: {name} has {len(distinct)} values, from {half:g} on they count as lesion")
+    return np.where(values >= half, max(1, int(full) - 1), 0).astype(np.int32)
+
+
+def _full_range(distinct: Pixels) -> float:
+    """Where the range of the values ends: 1 for fractions, 256, 65,536, or the highest value beyond."""
+    highest = float(distinct[-1])
+    if distinct.dtype.kind == "f" and highest <= 1:
+        return 1.0
+    return next((limit for limit in (2.0**8, 2.0**16) if highest < limit), highest)
+
+
+def _check_no_photograph(pixels: Pixels, name: str) -> None:
+    grey = pixels.max(axis=-1) if pixels.ndim == 3 else pixels
+    distinct = distinct_values(grey)
+    full = _full_range(distinct)
+    between = (grey > full * _NEAR) & (grey < full * (1 - _NEAR))
+    if len(distinct) > _MOST_SHADES and between.mean() > _PHOTO_SHARE:
+        given = f"a picture of {len(distinct)} shades, most of them grey"
+        raise InputError(f"The mask {name} must be black and white, or hold labels", given, "Check which file it is")
+
+
+# --- colours -----------------------------------------------------------------------------------------------------
+
+
+def _colours(pixels: Pixels, name: str, warnings: list[str]) -> Labels:
+    """A label per colour; shades on the edge of a colour go to the nearest one that fills an area, or to black."""
+    codes = _codes(pixels)
+    distinct = np.unique(codes)
+    shades = distinct[distinct != 0]
+    areas = [code for code in _with_area(codes) if code]
+    if len(shades) <= max(1, len(areas)) or (not areas and len(shades) <= _MOST_LABELS):
+        return codes
+    warnings.append(f"{NOT_BINARY}: {name} has {len(shades)} colours, and shades count as the nearest plain one")
+    kept = np.array([0, *(areas or [shades[_channels(shades).sum(axis=-1).argmax()]])], dtype=np.int32)
+    away = np.abs(_channels(distinct)[:, None] - _channels(kept)).sum(axis=-1)
+    return kept[away.argmin(axis=-1)][np.searchsorted(distinct, codes)]
+
+
+def _channels(codes: Labels) -> Labels:
+    return np.stack([codes >> shift & 255 for shift in (16, 8, 0)], axis=-1)
+
+
+def _codes(pixels: Pixels) -> Labels:
+    red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
+    code = red << 16 | green << 8 | blue
+    return np.where(code > 0, code + COLOUR, 0).astype(np.int32)

@@ -1,0 +1,316 @@
+"""Masks of pictures in every way that they are saved: which pixels count, and what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataset_trees import pairs_tree, put_image
+from PIL import Image
+
+from headclip_med.datasets import LabelledVolume, open_dataset
+from headclip_med.datasets.case import Case
+from headclip_med.datasets.check import check_dataset
+from headclip_med.datasets.loading import load_case
+from headclip_med.datasets.truth import MaskError, MeaningError
+from headclip_med.datasets.values import COLOUR, EVERY_VALUE, MaskValues
+
+ROWS, COLUMNS = 40, 48
+BOX = (slice(8, 20), slice(9, 22))  # rows and columns of the lesion
+
+
+def _box(value: int | tuple[int, ...] = 255, dtype: type = np.uint8) -> np.ndarray:
+    shape = (ROWS, COLUMNS) if isinstance(value, int) else (ROWS, COLUMNS, len(value))
+    array = np.zeros(shape, dtype=dtype)
+    array[BOX] = value
+    return array
+
+
+TRUTH = _box(1).astype(bool)
+
+
+def _load(folder: Path, mask: Path, values: MaskValues | None = None) -> LabelledVolume:
+    image = put_image(folder / "image.png", size=(COLUMNS, ROWS))
+    case = Case("case", (image,), (mask,)) if values is None else Case("case", (image,), (mask,), values=values)
+    return load_case(case, masks_known=True)
+
+
+def _seen(labelled: LabelledVolume) -> np.ndarray:
+    assert labelled.gt_mask is not None
+    return labelled.gt_mask[..., 0].T
+
+
+def _saved(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+# --- lossy pictures ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quality", [30, 60, 75, 95])
+@pytest.mark.parametrize("shape", ["band", "box", "aligned"])
+@pytest.mark.parametrize("name", ["m.jpg", "m.png", "m.tif"])  # the content decides, not the name
+def test_a_jpeg_mask_is_cut_at_half_whatever_it_holds(tmp_path: Path, quality: int, shape: str, name: str) -> None:
+    array = np.zeros((ROWS, COLUMNS), dtype=np.uint8)
+    array[{"band": np.s_[5:17], "box": np.s_[5:17, 3:9], "aligned": np.s_[8:24, 8:21]}[shape]] = 255
+    path = tmp_path / name
+    Image.fromarray(array).save(path, format="JPEG", quality=quality)
+    decoded = np.asarray(Image.open(path))
+    assert np.array_equal(_seen(_load(tmp_path, path)), decoded >= 128)
+
+
+def test_a_tiff_that_was_compressed_as_jpeg_is_lossy(tmp_path: Path) -> None:
+    path = _saved(tmp_path / "m.tif", Image.fromarray(_box()), compression="jpeg", quality=40)
+    assert np.array_equal(_seen(_load(tmp_path, path)), np.asarray(Image.open(path)) >= 128)
+
+
+@pytest.mark.parametrize("grey", [0, 1, 3, 9])
+def test_a_black_jpeg_mask_is_empty(tmp_path: Path, grey: int) -> None:
+    path = _saved(tmp_path / "m.jpg", Image.fromarray(np.full((ROWS, COLUMNS), grey, dtype=np.uint8)), quality=40)
+    labelled = _load(tmp_path, path)
+    assert (labelled.gt_label, labelled.warnings) == (False, ())
+
+
+def test_a_jpeg_mask_that_stays_dark_is_empty_and_told(tmp_path: Path) -> None:
+    for number in range(3):
+        put_image(tmp_path / "images" / f"{number}.png", seed=number, size=(COLUMNS, ROWS))
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(_box(60 if number else 255)).save(tmp_path / "masks" / f"{number}.jpg", quality=95)
+    report = check_dataset(open_dataset(tmp_path))
+    assert (report.counts["normal"], report.counts["abnormal"]) == (2, 1)
+    (problem,) = (problem for problem in report.problems if problem.kind == "mask_dark")
+    assert (problem.cases, problem.severity) == (("1", "2"), "warning")
+    assert problem.what == "the mask is nearly black and counts as empty"
+
+
+def test_a_jpeg_mask_in_colour_counts_by_its_highest_channel(tmp_path: Path) -> None:
+    array = np.zeros((ROWS, COLUMNS, 3), dtype=np.uint8)
+    array[8:20, 8:16], array[8:20, 24:32] = (255, 0, 0), (0, 255, 0)
+    path = _saved(tmp_path / "m.jpg", Image.fromarray(array), quality=90, subsampling=0)
+    both = _seen(_load(tmp_path, path))
+    assert both[10:18, 9:15].all()
+    assert both[10:18, 25:31].all()
+    red = _seen(_load(tmp_path, path, MaskValues((COLOUR + 0xFF0000,))))
+    assert red[10:18, 9:15].all()
+    assert not red[:, 24:32].any()
+
+
+# --- once lossy, smoothed ----------------------------------------------------------------------------------------
+
+
+def _again_as_png(quality: int) -> Image.Image:
+    buffer = BytesIO()
+    Image.fromarray(_box()).save(buffer, format="JPEG", quality=quality)
+    return Image.open(BytesIO(buffer.getvalue()))
+
+
+@pytest.mark.parametrize("quality", [20, 50, 75, 90])
+def test_a_jpeg_mask_that_was_saved_again_is_cut_at_half_too(tmp_path: Path, quality: int) -> None:
+    image = _again_as_png(quality)
+    labelled = _load(tmp_path, _saved(tmp_path / "m.png", image))
+    assert np.array_equal(_seen(labelled), np.asarray(image) >= 128)
+    assert labelled.mask_values == (255,)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_edges_of_an_enlarged_mask_are_no_labels(tmp_path: Path, factor: int) -> None:
+    small = Image.fromarray(_box()[::factor, ::factor])
+    large = small.resize((COLUMNS, ROWS), Image.Resampling.BILINEAR)
+    assert 2 < len(np.unique(np.asarray(large))) <= 32
+    labelled = _load(tmp_path, _saved(tmp_path / "m.png", large))
+    assert np.array_equal(_seen(labelled), np.asarray(large) >= 128)
+    assert labelled.warnings[0].startswith("the mask is not binary: m.png has ")
+
+
+def test_a_blurred_mask_counts_from_half_on(tmp_path: Path) -> None:
+    ramp = np.zeros((ROWS, COLUMNS), dtype=np.uint8)
+    ramp[8:20] = np.linspace(0, 255, COLUMNS).astype(np.uint8)
+    labelled = _load(tmp_path, _saved(tmp_path / "m.png", Image.fromarray(ramp)))
+    assert np.array_equal(_seen(labelled), ramp >= 128)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_a_photograph_is_no_mask(tmp_path: Path, ending: str) -> None:
+    noise = np.random.default_rng(0).normal(120, 30, (ROWS, COLUMNS)).clip(0, 255).astype(np.uint8)
+    path = _saved(tmp_path / f"m.{ending}", Image.fromarray(noise))
+    with pytest.raises(MaskError, match=r"must be black and white, or hold labels; given: a picture of \d+ shades"):
+        _load(tmp_path, path)
+
+
+# --- one value, however it is written ----------------------------------------------------------------------------
+
+
+def _palette(colours: list[int]) -> Callable[[np.ndarray], Image.Image]:
+    def make(array: np.ndarray) -> Image.Image:
+        image = Image.fromarray((array > 0).astype(np.uint8), mode="P")
+        image.putpalette(colours)
+        return image
+
+    return make
+
+
+def _alpha(colour: int, seen: int = 255) -> Callable[[np.ndarray], Image.Image]:
+    def make(array: np.ndarray) -> Image.Image:
+        rgba = np.full((*array.shape, 4), colour, dtype=np.uint8)
+        rgba[..., 3] = np.where(array > 0, seen, 0)
+        return Image.fromarray(rgba, "RGBA")
+
+    return make
+
+
+def _opaque(array: np.ndarray) -> Image.Image:
+    rgba = np.zeros((*array.shape, 4), dtype=np.uint8)
+    rgba[..., 0], rgba[..., 3] = np.where(array > 0, 255, 0), 255
+    return Image.fromarray(rgba, "RGBA")
+
+
+def _grey_alpha(array: np.ndarray) -> Image.Image:
+    both = np.zeros((*array.shape, 2), dtype=np.uint8)
+    both[..., 1] = np.where(array > 0, 255, 0)
+    return Image.fromarray(both, "LA")
+
+
+def _quantised(array: np.ndarray) -> Image.Image:
+    """A palette whose first colour is white, as Pillow orders them by how often they occur or by brightness."""
+    image = Image.fromarray((array == 0).astype(np.uint8), mode="P")
+    image.putpalette([255, 255, 255, 0, 0, 0])
+    return image
+
+
+WAYS: dict[str, Callable[[np.ndarray], Image.Image]] = {
+    "0 and 1": lambda array: Image.fromarray((array > 0).astype(np.uint8)),
+    "0 and 255": Image.fromarray,
+    "0 and 7": lambda array: Image.fromarray((array > 0).astype(np.uint8) * 7),
+    "1 bit": lambda array: Image.fromarray(array > 0),
+    "16 bit of 0 and 1": lambda array: Image.fromarray((array > 0).astype(np.uint16)),
+    "16 bit of 0 and 65535": lambda array: Image.fromarray((array > 0).astype(np.uint16) * 65535),
+    "16 bit of 0 and 256": lambda array: Image.fromarray((array > 0).astype(np.uint16) * 256),
+    "red on black": lambda array: Image.fromarray(np.stack([array, array * 0, array * 0], axis=-1)),
+    "dark red on black": lambda array: Image.fromarray(np.stack([array // 2, array * 0, array * 0], axis=-1)),
+    "white in colour": lambda array: Image.fromarray(np.stack([array] * 3, axis=-1)),
+    "palette with a colour": _palette([0, 0, 0, 128, 0, 0]),
+    "palette all black": _palette([0, 0, 0, 0, 0, 0]),
+    "palette of another background": _palette([68, 1, 84, 253, 231, 37]),
+    "palette that begins with white": _quantised,
+    "transparency over black": _alpha(0),
+    "transparency over white": _alpha(255),
+    "faint transparency": _alpha(255, seen=200),
+    "opaque colour": _opaque,
+    "transparency over grey": _grey_alpha,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_a_mask_of_one_value_counts_however_it_is_written(tmp_path: Path, way: str, ending: str) -> None:
+    path = _saved(tmp_path / f"m.{ending}", WAYS[way](_box()))
+    assert np.array_equal(_seen(_load(tmp_path, path)), TRUTH)
+    empty = _saved(tmp_path / f"e.{ending}", WAYS[way](_box(0)))
+    if way not in ("palette that begins with white",):  # of one colour alone nobody can tell what it means
+        assert _load(tmp_path, empty).gt_label is False
+
+
+def test_a_tiff_of_floats(tmp_path: Path) -> None:
+    path = _saved(tmp_path / "m.tif", Image.fromarray(_box(1).astype(np.float32)))
+    assert np.array_equal(_seen(_load(tmp_path, path)), TRUTH)
+    soft = _saved(tmp_path / "s.tif", Image.fromarray(_box(1).astype(np.float32) * 0.7 + np.float32(0.2)))
+    assert np.array_equal(_seen(_load(tmp_path, soft)), TRUTH)
+
+
+def test_a_tiff_of_one_bit_whose_white_is_zero(tmp_path: Path) -> None:
+    path = _saved(tmp_path / "m.tif", Image.fromarray(TRUTH), tiffinfo={262: 0})
+    with Image.open(path) as stored:
+        assert stored.tag_v2[262] == 0  # type: ignore[attr-defined]
+    assert np.array_equal(_seen(_load(tmp_path, path)), TRUTH)
+
+
+def test_a_mask_of_several_pages_is_told_what_helps(tmp_path: Path) -> None:
+    page = Image.fromarray(_box())
+    path = _saved(tmp_path / "m.tif", page, save_all=True, append_images=[page])
+    with pytest.raises(MaskError, match=r"m.tif must be one picture; given: 2 pages\. Save the page"):
+        _load(tmp_path, path)
+
+
+# --- several values ----------------------------------------------------------------------------------------------
+
+
+def _two(first: int, second: int, dtype: type = np.uint8) -> np.ndarray:
+    array = _box(first, dtype)
+    array[26:34, 9:22] = second
+    return array
+
+
+def _indexed(first: int, second: int) -> Image.Image:
+    image = Image.fromarray(_two(first, second), mode="P")
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, *[9] * 100])
+    return image
+
+
+def _coloured() -> Image.Image:
+    array = np.zeros((ROWS, COLUMNS, 3), dtype=np.uint8)
+    array[BOX], array[26:34, 9:22] = (255, 0, 0), (0, 255, 0)
+    return Image.fromarray(array)
+
+
+SEVERAL = {
+    "1 and 2": (lambda: Image.fromarray(_two(1, 2)), (1, 2), "1, 2"),
+    "128 and 255": (lambda: Image.fromarray(_two(128, 255)), (128, 255), "128, 255"),
+    "1 and not known": (lambda: Image.fromarray(_two(1, 255)), (1, 255), "1, 255"),
+    "16 bit": (lambda: Image.fromarray(_two(1, 500, np.uint16)), (1, 500), "1, 500"),
+    "palette": (lambda: _indexed(1, 2), (1, 2), "1, 2"),
+    "colours": (_coloured, (COLOUR + 0xFF0000, COLOUR + 0x00FF00), "#00ff00, #ff0000"),
+}
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_several_values_are_asked_for_and_chosen(tmp_path: Path, kind: str) -> None:
+    make, (first, second), shown = SEVERAL[kind]
+    path = _saved(tmp_path / "m.png", make())
+    with pytest.raises(MeaningError, match=f"which values of the mask m.png are lesions; given: {shown}") as caught:
+        _load(tmp_path, path)
+    assert caught.value.values == tuple(sorted((first, second)))
+    assert np.array_equal(_seen(_load(tmp_path, path, MaskValues((first,)))), TRUTH)
+    assert np.array_equal(_seen(_load(tmp_path, path, EVERY_VALUE)), _two(1, 1) > 0)
+    ignoring = _load(tmp_path, path, MaskValues((first,), (second,)))
+    assert np.array_equal(_seen(ignoring), TRUTH)
+    assert ignoring.ignored is not None
+    assert np.array_equal(ignoring.ignored[..., 0].T, (_two(0, 1) > 0) & ~TRUTH)
+
+
+def test_shades_of_two_colours_go_to_the_nearest(tmp_path: Path) -> None:
+    large = _coloured().resize((COLUMNS * 2, ROWS * 2), Image.Resampling.BILINEAR)
+    path = _saved(tmp_path / "m.png", large.resize((COLUMNS, ROWS), Image.Resampling.BILINEAR))
+    with pytest.raises(MeaningError, match="given: #00ff00, #ff0000"):
+        _load(tmp_path, path)
+    red = _seen(_load(tmp_path, path, MaskValues((COLOUR + 0xFF0000,))))
+    assert (red ^ TRUTH).sum() <= 0.1 * TRUTH.sum()
+
+
+def test_more_labels_than_anyone_would_list_are_asked_for_too(tmp_path: Path) -> None:
+    array = np.repeat(np.arange(12, dtype=np.uint8) * 3, 4)[None].repeat(ROWS, axis=0)
+    with pytest.raises(MeaningError, match="given: 3, 6, 9, 12, "):
+        _load(tmp_path, _saved(tmp_path / "m.png", Image.fromarray(array)))
+
+
+# --- the wrong way round -----------------------------------------------------------------------------------------
+
+
+def test_inverted_masks_are_told_and_can_be_read(tmp_path: Path) -> None:
+    pairs_tree(tmp_path, count=3)
+    for path in (tmp_path / "masks").iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    report = check_dataset(open_dataset(tmp_path))
+    told = {problem.kind: problem for problem in report.problems}
+    assert told["mask_full"].mend == "If 0 means lesion, say --lesion-values 0"
+    assert {case for problem in report.problems if problem.kind == "mask_full" for case in problem.cases} == {
+        "00",
+        "01",
+        "02",
+    }
+    upright = open_dataset(tmp_path, lesion_values=[0])
+    assert [upright.load(case).gt_label for case in upright] == [False, True, True]
+    assert check_dataset(upright).ok
