@@ -17,7 +17,7 @@ from headclip_med import __version__, choices
 from headclip_med import cli_options as options
 from headclip_med.cli_bundle import bundle_app
 from headclip_med.cli_data import data_app
-from headclip_med.cli_errors import DEBUG, errors_in_words
+from headclip_med.cli_errors import errors_in_words
 from headclip_med.cli_evaluate import evaluate
 from headclip_med.cli_models import models_app
 from headclip_med.cli_pacs import pacs_app
@@ -28,11 +28,10 @@ from headclip_med.types import RESEARCH_ONLY
 if TYPE_CHECKING:
     from headclip_med.scan_engine import ScanEngine
 
-app = typer.Typer(
+app = options.CommandApp(
+    f"Zero-shot anomaly detection for medical images. {RESEARCH_ONLY}",
     name="headclip-med",
-    help=f"Zero-shot anomaly detection for medical images. {RESEARCH_ONLY}",
     epilog="Exit codes: 0 all done, 1 some case failed, 2 nothing was run, 130 stopped.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -56,11 +55,6 @@ def _every_command(
     ] = False,
 ) -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # a failed download is told once, by us
-    if os.environ.get(DEBUG):
-        import logging
-
-        logging.basicConfig()
-        logging.getLogger("headclip_med").setLevel(logging.DEBUG)
 
 
 @app.command(epilog=RESEARCH_ONLY)

@@ -197,10 +197,10 @@ def _dataset(
 
 def _show(result: EvaluationResult, out: Path, as_json: bool) -> None:
     from headclip_med.console import say_json
-    from headclip_med.console_evaluation import show_evaluation, show_excluded
+    from headclip_med.console_evaluation import show_evaluation, show_told
 
     if as_json:
         say_json(result.record.model_dump(mode="json"))
     else:
         show_evaluation(result.record, out)
-    show_excluded(result.record)
+    show_told(result.record)

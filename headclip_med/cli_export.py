@@ -59,18 +59,18 @@ def export(
         if as_json:
             console.say_json({"files": [file.as_json() for file in files]})
         else:
-            console.out.print(_table(files))
+            console.show(_table(files))
 
 
 def _table(files: list[Exported]) -> Table:
-    from rich.table import Table
+    from headclip_med.console import table as make_table
 
-    table = Table("kind", "file", "MiB", "map error", "score error", "measured in")
+    table = make_table("kind", "file", "MiB", "map error", "score error", "measured in")
     for file in files:
         score = file.parity.score_error
         table.add_row(
             file.kind,
-            str(file.file).replace("[", r"\["),
+            str(file.file),
             f"{file.size / 2**20:.1f}",
             f"{file.parity.map_error:.1e}",
             "–" if score is None else f"{score:.1e}",

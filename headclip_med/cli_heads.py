@@ -98,14 +98,11 @@ def _show(facts: dict[str, Any]) -> None:
 
     for branch, rows in facts["head_weights"].items():
         known = [value for row in rows for value in row if value is not None]
-        console.out.print(
-            f"{branch} branch: {len(known)} head weights from {min(known):.3f} to {max(known):.3f}", markup=False
-        )
+        console.say_result(f"{branch} branch: {len(known)} head weights from {min(known):.3f} to {max(known):.3f}")
     if (found := facts["slice"]) is not None:
-        console.out.print(
+        console.say_result(
             f"{found['place']}: {found['patches']}; mean logit {found['mean_logit']['logit']:+.3f}, of it:",
-            markup=False,
         )
         for head in found["heads"]:
-            console.out.print(f"layer {head['layer']}, head {head['head']}: {head['logits']:+.3f}", markup=False)
-    console.out.print(f"picture: {facts['picture']}", markup=False)
+            console.say_result(f"layer {head['layer']}, head {head['head']}: {head['logits']:+.3f}")
+    console.say_result(f"picture: {facts['picture']}")

@@ -12,7 +12,7 @@ from headclip_med import cli_options as options
 from headclip_med.cli_errors import errors_in_words
 from headclip_med.cli_heads import heads
 
-models_app = typer.Typer(help="List, describe, download, convert and share models.", no_args_is_help=True)
+models_app = options.CommandApp("List, describe, download, convert and share models.")
 
 PackArgument = Annotated[
     str, typer.Argument(metavar="PACK", help="Built-in pack, pack folder, single-file pack or hf-pack:ORG/NAME.")
@@ -82,7 +82,7 @@ def models_pull(name: options.ModelArgument, as_json: options.JsonOption = False
         if as_json:
             console.say_json(asdict(pulled))
         else:
-            typer.echo(f"{pulled.name}: {pulled.architecture} from {pulled.source}\nsha256 {pulled.sha256}")
+            console.say_result(f"{pulled.name}: {pulled.architecture} from {pulled.source}\nsha256 {pulled.sha256}")
 
 
 @models_app.command("push")
@@ -103,7 +103,7 @@ def models_push(
         if as_json:
             console.say_json({"name": name})
         else:
-            typer.echo(f"{name}: use it with `predict --model {name}`")
+            console.say_result(f"{name}: use it with `predict --model {name}`")
 
 
 @models_app.command("export")
@@ -123,7 +123,7 @@ def models_export(
         if as_json:
             console.say_json({"file": str(written), "sha256": digest})
         else:
-            typer.echo(f"{written}\nsha256 {digest}")
+            console.say_result(f"{written}\nsha256 {digest}")
 
 
 @models_app.command("convert")
@@ -188,12 +188,11 @@ def models_convert(
                 domain=domain,
                 trained_on=trained_on,
             )
-        for note in made.notes:
-            console.err.print(f"warning: {note}", style="yellow", markup=False)
+        console.say_warnings(made.notes)
         if as_json:
             console.say_json({"folder": str(out), "record": made.record.model_dump(mode="json")})
         else:
-            typer.echo(f"{made.record.name}: {made.record.title}, in {out}")
+            console.say_result(f"{made.record.name}: {made.record.title}, in {out}")
 
 
 models_app.command("heads")(heads)

@@ -86,14 +86,12 @@ def test_json_is_the_only_thing_on_stdout(tmp_path: Path, tiny_pack: Path, volum
 
 
 def test_bars_appear_on_a_terminal_only_and_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rich.console import Console
-
     from headclip_med import console
     from headclip_med.cohort import CaseOutcome
 
     def shown(is_terminal: bool) -> str:
         drawn = io.StringIO()
-        screen = Console(file=drawn, force_terminal=is_terminal, width=100)
+        screen = console.Screen(file=drawn, force_terminal=is_terminal, width=100)
         monkeypatch.setattr(console, "err", screen)
         with console.TerminalWatcher(quiet=True) as watcher:
             watcher.case_started(1, 2, "flair [odd name]")
@@ -103,7 +101,7 @@ def test_bars_appear_on_a_terminal_only_and_on_stderr(monkeypatch: pytest.Monkey
 
     assert "slices of flair [odd name]" in shown(is_terminal=True)
     assert "3/155" in shown(is_terminal=True)
-    assert shown(is_terminal=False) == ""
+    assert shown(is_terminal=False) == "case 1 of 2: flair [odd name]\n"
 
 
 def test_options_reach_the_engine(
