@@ -22,6 +22,7 @@ from headclip_med.packs import Pack, builtin_packs, load_pack
 from headclip_med.packs.domains import Domain, get_domain
 from headclip_med.packs.pack import is_pack
 from headclip_med.packs.record import UNCALIBRATED, LedgerEntry, Threshold
+from headclip_med.packs.scope import Scope
 from headclip_med.packs.share import pack_place
 from headclip_med.speed import SPEEDS, Speed
 
@@ -60,13 +61,25 @@ class Model:
         pack = self.pack or self.lender
         return get_domain(pack.record.domain if pack else "generic")
 
+    def expected(self, domain: Domain) -> list[tuple[str, Scope]]:
+        """The images that it is for, in ``domain``: see :func:`headclip_med.packs.scope.out_of_scope`."""
+        record = None if self._trained is None else self._trained.record
+        own = [] if record is None else [(f"{record.name} is for", record.scope or get_domain(record.domain).scope)]
+        if record is None or domain.name != record.domain:
+            own.append((f"the domain {domain.name} is for", domain.scope))
+        return own
+
+    @property
+    def _trained(self) -> Pack | None:
+        """The pack, or that of the lent tower where it was trained with it."""
+        if self.pack is not None or self.lender is None:
+            return self.pack
+        return self.lender if self.lender.record.tower.kind == "embedded" else None
+
     @property
     def ledger(self) -> tuple[LedgerEntry, ...]:
         """What the model saw: the pack's data; of a lent tower that its pack was trained with, these too."""
-        if self.pack is not None:
-            return self.pack.record.ledger
-        own = self.lender is not None and self.lender.record.tower.kind == "embedded"
-        return self.lender.record.ledger if self.lender is not None and own else ()
+        return () if self._trained is None else self._trained.record.ledger
 
     def provenance(self) -> dict[str, Any]:
         """Names and hashes of weights and pack, as plain JSON values."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from headclip_med.evaluation.scorers import EngineScorer, ModelSpec, Scorer, che
 from headclip_med.evaluation.settings import Settings
 from headclip_med.evaluation.summary import ModelCases, differences, summarise_model
 from headclip_med.evaluation.workers import check_workers, run_all
+from headclip_med.packs.scope import OUT_OF_SCOPE
 from headclip_med.versions import package_versions
 from headclip_med.writing.atomic import check_writable
 
@@ -150,7 +152,7 @@ def evaluate(
             versions=package_versions(),
             models=tuple(summarise_model(model, run.settings, group_by) for model in measured),
             differences=tuple(differences(measured, run.settings)),
-            warnings=(*warnings, *_uneven(measured)),
+            warnings=(*warnings, *_uneven(measured), *_outside(measured)),
         )
         if folder is not None:
             from headclip_med.evaluation.output import write_evaluation
@@ -322,6 +324,18 @@ def _uneven(models: Sequence[ModelCases]) -> list[str]:
         return []
     each = ", ".join(f"{name} {count}" for name, count in counts.items())
     return [f"models were measured on different cases ({each}): only differences rest on the same ones"]
+
+
+def _outside(models: Sequence[ModelCases]) -> list[str]:
+    """How many cases of the set are no image that a model is for, by the reason."""
+    told = Counter(
+        (model.name, len(model.cases), words)
+        for model in models
+        for case in model.cases
+        for words in set(case.row.warnings)
+        if words.startswith(OUT_OF_SCOPE)
+    )
+    return [f"{name}: {count} of {cases} cases are {words}" for (name, cases, words), count in told.items()]
 
 
 def _excluded(case: Case, status: str, *, error: str = "", duplicate_of: str = "") -> CaseRow:

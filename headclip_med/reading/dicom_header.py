@@ -16,6 +16,7 @@ from pydicom.filereader import read_file_meta_info
 from headclip_med.errors import InputError
 from headclip_med.reading.content import is_bare_dicom
 from headclip_med.reading.inflate import check_inflated_file
+from headclip_med.reading.sequences import sequences_in
 
 DICOMDIR = "DICOMDIR"
 LOCALIZER = "localizer"
@@ -55,6 +56,9 @@ _TAGS = [
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
     "DimensionIndexSequence",
+    "SeriesDescription",
+    "ProtocolName",
+    "ContrastBolusAgent",
 ]
 
 # Objects with pixels that describe another image rather than being one.
@@ -79,7 +83,7 @@ class ImageHeader:
         pixel_spacing: between rows, between columns. kind: ``image``, or why it is not one to read.
         facts: what may tell it from another slice in the same place, by the names of :data:`FACTS`.
         rescale: slope and intercept of this very frame, None: the file's.
-        stamp: size and time of the file when its header was read.
+        stamp: size and time of the file when its header was read. sequence: of MR, as far as the series names it.
     """
 
     path: Path
@@ -106,6 +110,7 @@ class ImageHeader:
     stack: str = ""
     rescale: tuple[float, float] | None = None
     stamp: tuple[int, int] = (0, 0)
+    sequence: str = ""
 
     @property
     def is_pictures(self) -> bool:
@@ -239,7 +244,16 @@ def _header(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
             text(dataset, "AcquisitionDate") + text(dataset, "AcquisitionTime"),
         ),
         stamp=stamp,
+        sequence=_sequence(dataset),
     )
+
+
+def _sequence(dataset: Any) -> str:
+    """The MR sequences that the series names, joined by ``/``; its words, which may name a patient, are not kept."""
+    words = [text(dataset, keyword, 64) for keyword in ("SeriesDescription", "ProtocolName")]
+    agent = text(dataset, "ContrastBolusAgent", 64)
+    words += ["contrast"] * (agent.upper() not in ("", "NO", "NONE"))
+    return "/".join(sorted(sequences_in(" ".join(words)))) if text(dataset, "Modality") == "MR" else ""
 
 
 def _kind(dataset: Any, sop_class: str) -> str:
