@@ -131,7 +131,8 @@ def _shares(text: str) -> list[float]:
 def _show(report: DataReport) -> None:
     from headclip_med import console
 
-    table = console.table("", "", title=f"{report.name}, layout {report.layout}", show_header=False)
+    console.out.print(f"{report.name}, layout {report.layout}")
+    table = console.table("", "", show_header=False)
     for name, count in report.counts.items():
         table.add_row(name.replace("_", " "), str(count))
     for kind, found in (("split", report.splits), ("category", report.categories)):

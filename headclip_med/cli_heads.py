@@ -59,8 +59,10 @@ def heads(
         found: SliceHeads | None = None
         if slice_file is not None:
             with console.waiting("scoring slices" if slice_index is None else "scoring the slice"):
-                view = view_slice(detector, model.domain, slice_file, slice_index)
+                view = view_slice(detector, model.domain, slice_file, slice_index, model.expected(model.domain))
                 found = explain_slice(detector, view, model.threshold.value)
+        if found is not None:
+            console.say_warnings(found.view.warnings)
         table = acting_weights(detector, None if found is None else found.view.pixels)
         values = {branch: part.numpy() for branch, part in table.items()}
         save_picture(heads_picture(values, model.name, found), out)
@@ -87,6 +89,7 @@ def _facts(found: SliceHeads | None) -> dict[str, Any] | None:
     return {
         "index": found.view.index,
         "place": found.view.words,
+        "warnings": list(found.view.warnings),
         "patches": found.chosen,
         "mean_logit": found.parts(),
         "heads": [asdict(effect) for effect in found.effects],

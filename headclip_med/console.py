@@ -106,10 +106,9 @@ def show(thing: Any) -> None:
     out.print(thing, soft_wrap=False, crop=False)
 
 
-def table(*heads: str, title: str | None = None, show_header: bool = True) -> Table:
+def table(*heads: str, show_header: bool = True) -> Table:
     """A table that folds what does not fit, instead of cutting it."""
-    columns = [Column(Text(head), overflow="fold") for head in heads]
-    return Table(*columns, title=None if title is None else Text(title), show_header=show_header)
+    return Table(*[Column(head, overflow="fold") for head in heads], show_header=show_header)
 
 
 def progress_bars(*more: ProgressColumn, keep: bool = False) -> Progress:
@@ -125,14 +124,17 @@ def draws_bars() -> bool:
 
 
 class Pulse:
-    """Lines of progress on stderr where no bar is drawn, a few seconds apart."""
+    """Lines of progress on stderr where no bar is drawn, some seconds apart; what is done before that stays silent."""
 
     def __init__(self) -> None:
-        self._last = time.monotonic()
+        self._last: float | None = None
 
     def beat(self, words: str) -> None:
         """Say ``words`` if nothing was said for some seconds."""
-        if not err.is_terminal and time.monotonic() - self._last >= _EVERY:
+        now = time.monotonic()
+        if self._last is None:
+            self._last = now
+        elif now - self._last >= _EVERY:
             self.say(words)
 
     def say(self, words: str) -> None:
@@ -224,7 +226,8 @@ def show_counts(summary: CohortSummary, record: Path) -> None:
 
 def show_demo(demo: DemoOutcome) -> None:
     """Where the lesion is, where it was found, and the files to look at."""
-    facts = table("", "", title="A lesion of known place, in a synthetic head", show_header=False)
+    out.print("A lesion of known place, in a synthetic head")
+    facts = table("", "", show_header=False)
     facts.add_row("lesion", f"RAS {_place(demo.lesion_mm)} mm")
     facts.add_row("highest finding", "none" if demo.found_mm is None else f"RAS {_place(demo.found_mm)} mm")
     facts.add_row("distance", "–" if demo.distance_mm is None else f"{demo.distance_mm:.1f} mm")

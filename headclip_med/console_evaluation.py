@@ -62,8 +62,8 @@ class EvaluationBar(EvaluationWatcher):
 def show_evaluation(record: EvaluationRecord, folder: Path) -> None:
     """One row per level and metric, one column per model, and where the report is."""
     facts = record.dataset
-    title = f"{facts.name}: {facts.counted} cases of {facts.patients} patients"
-    rows = table("", "", *(result.model for result in record.models), title=title)
+    say_result(f"{facts.name}: {facts.counted} cases of {facts.patients} patients")
+    rows = table("", "", *(result.model for result in record.models))
     levels = dict.fromkeys(name for result in record.models for name in result.levels)
     for level in levels:
         found = [result.levels.get(level) for result in record.models]

@@ -39,6 +39,7 @@ from headclip_med.engine import Engine, load_engine
 from headclip_med.geometry import SliceFrame, check_affine, slice_frame, spacing
 from headclip_med.intensity import Fit, Placement, Preprocessing, foreground, intensity_ranges, parse_window, place
 from headclip_med.packs.domains import get_domain
+from headclip_med.packs.scope import warn_out_of_scope
 from headclip_med.pixels import from_square, normalise, rescale, three_channels, to_square
 from headclip_med.prepare import choose_planes, choose_window
 from headclip_med.slices import cut_slices, slices_to_volume
@@ -252,6 +253,7 @@ class AnomalyMapd(_WithEngine):
         out = dict(data)
         for key in self.key_iterator(out):
             result = self.engine.predict(out[key], **self.predict_options)
+            warn_out_of_scope(result.warnings)
             out[self.output_key] = _like(out[key], result.volume_map.as_tensor())
             out[self.output_key].meta["original_channel_dim"] = "no_channel"  # one channel, whatever the source had
             out[f"{self.output_key}_result"] = result

@@ -237,6 +237,18 @@ def test_many_cases_out_of_scope_are_told_once_and_counted(tmp_path: Path, flair
     assert loud.stderr.count(f": {OUT_OF_SCOPE}") == 3
 
 
+def test_a_pipeline_of_monai_is_warned(tmp_path: Path, flair_pack: Path) -> None:
+    from headclip_med.bundle import HeadCLIPInferer, build_network
+    from headclip_med.reading import read_volume
+    from headclip_med.transforms import AnomalyMapd
+
+    picture = read_volume(_polyp(tmp_path / "polyp.png"))
+    with pytest.warns(UserWarning, match="out of scope: tiny-random is for grey MR volumes"):
+        AnomalyMapd("image", model=flair_pack, device="cpu")({"image": picture})
+    with pytest.warns(UserWarning, match="out of scope: tiny-random is for grey MR volumes"):
+        HeadCLIPInferer()(picture[None], build_network(flair_pack, precision="float32"))
+
+
 def test_another_domain_than_the_packs_is_asked_for_too(tiny_pack: Path) -> None:
     warnings = load_engine(tiny_pack, "cpu").predict(_volume("t1.nii"), domain="head-ct").warnings
     assert any(words.startswith(f"{OUT_OF_SCOPE}the domain head-ct is for grey CT images") for words in warnings)

@@ -17,6 +17,7 @@ from headclip_med.bundle.network import HeadCLIPNetwork
 from headclip_med.errors import InputError, ModelError
 from headclip_med.geometry import slice_frame
 from headclip_med.intensity import Channels
+from headclip_med.packs.scope import warn_out_of_scope
 from headclip_med.result import AnomalyResult
 
 # An image without patient space: columns run to the left and rows to the back, as the raster reader says.
@@ -92,6 +93,7 @@ class HeadCLIPInferer(Inferer):
 
     def _map(self, item: Tensor, network: HeadCLIPNetwork | MethodNetwork) -> MetaTensor:
         result = self.predict(item, network)
+        warn_out_of_scope(result.warnings)
         found = torch.as_tensor(result.map_array)[None]
         history = list(item.applied_operations) if isinstance(item, MetaTensor) else []
         meta = {**_known(item), **_scores(result)}

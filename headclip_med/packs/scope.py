@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -135,6 +136,13 @@ def out_of_scope(expected: Iterable[tuple[str, Scope]], volume: AnyVolume) -> li
         for words, scope, reasons in found
         if reasons
     ]
+
+
+def warn_out_of_scope(messages: Iterable[str]) -> None:
+    """Raise as Python warnings what of a result's warnings says so: in a pipeline nobody else reads them."""
+    for words in messages:
+        if words.startswith(OUT_OF_SCOPE):
+            warnings.warn(words, stacklevel=3)
 
 
 def scope_of(kinds: Iterable[ImageKind]) -> Scope:
