@@ -87,6 +87,16 @@ def model_info(name: str) -> ModelInfo:
     return ModelInfo(name, "", _hub_record(name), {})
 
 
+def check_known(name: str) -> None:
+    """Refuse a name that cannot stand for any weights, before a hub is asked.
+
+    Raises:
+        ModelError: no table knows it, or its file cannot be read.
+    """
+    if not name.startswith((HUB_PREFIX, "hf-hub:")):
+        model_info(name)
+
+
 def pull_model(name: str) -> PulledModel:
     """Download a model's weights into the cache, or find them there; a pack of the Hub is brought up to date.
 

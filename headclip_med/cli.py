@@ -90,7 +90,7 @@ def predict(
 ) -> None:
     """Score scans: anomaly map, mask, findings in mm, preview and report for every case."""
     with errors_in_words():
-        from headclip_med import case_options, cohort, console
+        from headclip_med import case_options, cli_checks, cohort, console
         from headclip_med.pacs.run import plan_network
 
         chosen = case_options.CaseOptions(
@@ -114,9 +114,13 @@ def predict(
         case_options.check_name("speed", speed, choices.SPEEDS)
         case_options.check_options(chosen)
         cohort.check_output(out)
+        cli_checks.check_model(model)
+        cli_checks.check_weights(weights)
+        cli_checks.check_place(normals, "The normal images")
         plan = plan_network(
             inputs, out, chosen, push=push, spool=spool, keep_spool=keep_spool, reserved=[cohort.RUN_NAME]
         )
+        cli_checks.check_inputs(plan.cases, out)
         cohort.check_dicom_cases(plan.cases, plan.options)
         console.say_warnings(plan.warnings)
         engine = _engine(
@@ -160,10 +164,11 @@ def demo(
 ) -> None:
     """Find a lesion of known place in an embedded synthetic volume; offline, about a minute on a CPU."""
     with errors_in_words():
-        from headclip_med import cohort, console
+        from headclip_med import cli_checks, cohort, console
         from headclip_med.demo import CASE_NAME, run_demo
 
-        cohort.check_output(out)
+        cohort.check_output(out, CASE_NAME)
+        cli_checks.check_model(model)
         engine = _engine(model, device)
         watcher = console.TerminalWatcher(quiet=True)
         with watcher:

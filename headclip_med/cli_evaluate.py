@@ -109,10 +109,9 @@ def evaluate(
 ) -> None:
     """Evaluate models on a labelled set: metrics with intervals, tables, plots and a report."""
     with errors_in_words():
-        from headclip_med import case_options
-        from headclip_med.console_evaluation import EvaluationBar
+        from headclip_med import case_options, cli_checks
         from headclip_med.evaluation import ModelSpec, Settings
-        from headclip_med.evaluation import evaluate as run
+        from headclip_med.evaluation.output import check_folder
 
         chosen = case_options.CaseOptions(
             domain=domain, plane=plane, window=window, channels=channels, threshold=threshold, smooth_mm=smooth_mm
@@ -123,9 +122,18 @@ def evaluate(
         case_options.check_name("speed", speed, choices.SPEEDS)
         case_options.check_name("protocol", protocol, _PROTOCOLS)
         case_options.check_options(chosen)
-        _check_weights(model or [], weights)
+        check_folder(out)
+        for given in model or []:
+            _check_model(given)
+        cli_checks.check_weights(weights)
+        cli_checks.check_place(normals, "The normal images")
+        cli_checks.check_file(groups, "The table of groups")
         settings = Settings(exact=exact, replicates=bootstrap, seed=seed, min_overlap=min_overlap)
         dataset = _dataset(data, name, sequences, split, limit, groups)
+        from headclip_med.console_evaluation import EvaluationBar
+        from headclip_med.evaluation import evaluate as run
+
+        _check_weights(model or [], weights)
         specs = [
             ModelSpec(
                 given,
@@ -155,6 +163,16 @@ def evaluate(
             )
         _show(result, out, as_json)
         raise typer.Exit(0 if result.ok else 1)
+
+
+def _check_model(given: str) -> None:
+    from headclip_med.case_options import check_name
+    from headclip_med.cli_checks import check_model
+
+    if given.startswith("control:"):
+        check_name("control", given.removeprefix("control:"), choices.CONTROLS)
+    else:
+        check_model(given)
 
 
 def _check_weights(models: list[str], weights: Path | None) -> None:

@@ -45,11 +45,16 @@ def export(
 ) -> None:
     """Write a detector as one file that runs by itself, compared with the detector on the same slices."""
     with errors_in_words():
-        from headclip_med import console
+        from headclip_med import case_options, choices, cli_checks, console
         from headclip_med.exports.kinds import parse_kinds, targets
+        from headclip_med.writing.atomic import check_writable
 
         kinds = parse_kinds(kind, out)
-        targets(kinds, out)
+        check_writable(next(iter(targets(kinds, out).values())).absolute().parent)
+        cli_checks.check_model(model)
+        cli_checks.check_weights(weights)
+        cli_checks.check_file(ckpt, "The checkpoint")
+        case_options.check_name("domain", domain, choices.DOMAINS)
         with console.waiting(f"exporting {model} as {', '.join(k.name for k in kinds)}"):
             from headclip_med.exports.run import check_request, export_model, load_network
 

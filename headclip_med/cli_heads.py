@@ -34,23 +34,27 @@ def heads(
 ) -> None:
     """Draw a pack's head weights and, for a slice, the heads that raise its score most. Research use only."""
     with errors_in_words():
-        import torch
-
-        from headclip_med import console
-        from headclip_med.attribution import acting_weights
-        from headclip_med.detectors import HeadCLIP
+        from headclip_med import cli_checks, console
         from headclip_med.errors import InputError, ModelError
-        from headclip_med.head_slice import explain_slice, view_slice
-        from headclip_med.models import detector_for, load_model, place_model
         from headclip_med.writing.atomic import check_writable
-        from headclip_med.writing.heads_picture import heads_picture
-        from headclip_med.writing.overlay import save_picture
 
         if out.suffix.lower() != ".png":
             raise InputError("The picture must be a PNG file", out.name, "For example --out heads.png")
         if slice_index is not None and slice_file is None:
             raise InputError("--index must come with --slice FILE", slice_index)
-        check_writable(out.parent)
+        cli_checks.check_model(pack)
+        cli_checks.check_weights(weights)
+        cli_checks.check_place(slice_file, "The scan")
+        check_writable(out.absolute().parent)
+        import torch
+
+        from headclip_med.attribution import acting_weights
+        from headclip_med.detectors import HeadCLIP
+        from headclip_med.head_slice import explain_slice, view_slice
+        from headclip_med.models import detector_for, load_model, place_model
+        from headclip_med.writing.heads_picture import heads_picture
+        from headclip_med.writing.overlay import save_picture
+
         with console.waiting(f"loading {pack}"):
             model = place_model(load_model(pack, weights=weights), torch.device("cpu"), torch.float32)
             detector = detector_for(model, model.domain)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +13,7 @@ from headclip_med.case_inputs import CaseInput, Source
 from headclip_med.case_options import CaseOptions
 from headclip_med.case_outcome import CaseOutcome, CohortSummary, Watcher
 from headclip_med.case_steps import check_case, read_case, seconds_since, write_case
-from headclip_med.cohort_run import RUN_NAME, CohortRun
+from headclip_med.cohort_run import RUN_NAME, CohortRun, read_runs
 from headclip_med.errors import OutputError
 from headclip_med.writing.atomic import check_writable
 from headclip_med.writing.dicom_options import check_dicom_source
@@ -81,14 +80,18 @@ def run_cohort(
     return CohortSummary(run.outcomes, len(cases), seconds_since(run.begin), unrecorded)
 
 
-def check_output(out_dir: Path) -> None:
+def check_output(out_dir: Path, name: str | None = None) -> None:
     """Fail before a model is loaded when nothing could be written; no folder is made.
 
+    Args:
+        name: of a case, whose folder must be free or hold an earlier result.
+
     Raises:
-        OutputError: the folder, or the nearest one above it that exists, cannot be written to.
+        OutputError: the folder, or the nearest one above it that exists, cannot be written to, or holds a ``run.json``
+            of something else.
     """
-    existing = next(path for path in (out_dir, *out_dir.absolute().parents) if os.path.lexists(path))
-    check_writable(existing)
+    check_writable(out_dir, name)
+    read_runs(out_dir)
 
 
 def check_dicom_cases(cases: Sequence[CaseInput], options: CaseOptions) -> None:

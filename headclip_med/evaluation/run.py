@@ -22,7 +22,7 @@ from headclip_med.datasets.fingerprints import (
     fingerprint_case,
     take_inventory,
 )
-from headclip_med.errors import InputError, OutputError
+from headclip_med.errors import InputError
 from headclip_med.evaluation.cases import (
     Bench,
     kept_case,
@@ -30,6 +30,7 @@ from headclip_med.evaluation.cases import (
     measure_case,
 )
 from headclip_med.evaluation.measure import case_facts
+from headclip_med.evaluation.output import CASES, check_folder, mark_folder, write_evaluation
 from headclip_med.evaluation.protocol import check_kind, protocol_of
 from headclip_med.evaluation.record import CaseRow, DatasetFacts, EvaluationRecord, Metric
 from headclip_med.evaluation.scorers import EngineScorer, ModelSpec, Scorer, check_names, short_names
@@ -38,15 +39,11 @@ from headclip_med.evaluation.summary import ModelCases, differences, summarise_m
 from headclip_med.evaluation.workers import check_workers, run_all
 from headclip_med.packs.scope import OUT_OF_SCOPE
 from headclip_med.versions import package_versions
-from headclip_med.writing.atomic import check_writable
 
 if TYPE_CHECKING:
     from headclip_med.engine import Engine
 
 AnyModel: TypeAlias = "Engine | Scorer | ModelSpec | str"
-
-CASES = "cases"
-MARKER = ".headclip-evaluation"  # in CASES: this folder is an evaluation of ours and may be written to again
 
 
 class EvaluationWatcher:
@@ -131,7 +128,8 @@ def evaluate(
         if folder is None:
             cases_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headclip-evaluation-")))
         else:
-            cases_folder = open_output(folder)
+            cases_folder = folder / CASES
+            check_folder(folder)
         built = {name: build() for name, build in scorers.items()}
         inventory, facts, warnings = run.take_stock()
         images = {run.image_sha256[case] for case in inventory.counted}
@@ -139,6 +137,8 @@ def evaluate(
             name: protocol_of(scorer, inventory.content_sha256, images, protocol, allow_overlap=allow_overlap)
             for name, scorer in built.items()
         }
+        if folder is not None:
+            mark_folder(folder)
         measured = []
         for (name, build), place in zip(scorers.items(), _folders(cases_folder, list(scorers)), strict=True):
             bench = Bench(built[name], dataset, run.settings, place, pictures=folder is not None)
@@ -155,8 +155,6 @@ def evaluate(
             warnings=(*warnings, *_uneven(measured), *_outside(measured)),
         )
         if folder is not None:
-            from headclip_med.evaluation.output import write_evaluation
-
             write_evaluation(record, folder, dict(zip(scorers, _folders(cases_folder, list(scorers)), strict=True)))
     return EvaluationResult(record, folder)
 
@@ -229,29 +227,6 @@ class _Run:
             else:
                 kept.append(stored)
         return tuple(kept), tuple(excluded), round(time.perf_counter() - begin, 2)
-
-
-def open_output(folder: Path) -> Path:
-    """Prepare the output folder and give the folder of its cases.
-
-    Raises:
-        OutputError: it cannot be written to, or holds something that is no evaluation.
-    """
-    cases = folder / CASES
-    check_writable(folder)
-    others = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    if others and not (cases / MARKER).is_file():
-        raise OutputError(
-            "The output folder must be new, empty, or hold an earlier evaluation",
-            f"{folder.name} with {others[0].name} in it",
-            "Choose another folder",
-        )
-    try:
-        cases.mkdir(exist_ok=True)
-        (cases / MARKER).touch()
-    except OSError as error:
-        raise OutputError("The output folder must be writable", f"{folder.name}: {error.strerror}") from error
-    return cases
 
 
 def _by_name(

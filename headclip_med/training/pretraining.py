@@ -25,6 +25,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from headclip_med.errors import CancelledError, ModelError
+from headclip_med.fields import read_fields
 from headclip_med.hashing import sha256_file
 from headclip_med.intensity import Preprocessing
 from headclip_med.packs.pack import (
@@ -40,7 +41,6 @@ from headclip_med.packs.scope import Scope
 from headclip_med.training.anatomy import Anatomy, read_anatomy
 from headclip_med.training.calibration import calibrate_pack
 from headclip_med.training.checkpoint import NAME, RunState, check_new_run, load_checkpoint, save_checkpoint
-from headclip_med.training.config import read_fields
 from headclip_med.training.fit import TrainWatcher
 from headclip_med.training.fusion import Fusion, logistic_fusion
 from headclip_med.training.lesions import SEQUENCES
