@@ -7,9 +7,12 @@ to stderr. Heavy modules are imported inside the commands, so that ``--help`` an
 
 from __future__ import annotations
 
+import io
 import os
+import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -90,7 +93,7 @@ def predict(
 ) -> None:
     """Score scans: anomaly map, mask, findings in mm, preview and report for every case."""
     with errors_in_words():
-        from headclip_med import case_options, cli_checks, cohort, console
+        from headclip_med import case_options, cli_checks, cohort, console, finished
         from headclip_med.pacs.run import plan_network
 
         chosen = case_options.CaseOptions(
@@ -120,25 +123,24 @@ def predict(
         plan = plan_network(
             inputs, out, chosen, push=push, spool=spool, keep_spool=keep_spool, reserved=[cohort.RUN_NAME]
         )
-        cli_checks.check_inputs(plan.cases, out)
+        cli_checks.check_inputs(inputs, plan.cases, out)
         cohort.check_dicom_cases(plan.cases, plan.options)
         console.say_warnings(plan.warnings)
-        engine = _engine(
-            model,
-            device,
-            weights=weights,
-            method=method,
-            precision=precision,
-            batch_size=batch_size,
-            domain=domain,
-            speed=speed,
-            normals=normals,
-        )
+        wanted: dict[str, Any] = {"weights": weights, "method": method, "precision": precision, "speed": speed}
+        wanted["normals"] = normals
+        known = finished.known_identity(model, device=device, **wanted) if resume else None
+        done = None if known is None else cohort.all_finished(known[0], plan.cases, out, plan.options)
+        place: dict[str, Any] = {"cases": plan.cases, "out_dir": out, "options": plan.options}
+        if known is not None and done is not None:
+            run = partial(cohort.record_finished, known[0], done, **place)
+        else:
+            engine = _engine(model, device, batch_size=batch_size, domain=domain, **wanted)
+            run = partial(cohort.run_cohort, engine, **place, resume=resume)
         watcher = console.TerminalWatcher(quiet=as_json)
+        watching = plan.watching(watcher, console.say_error)
         try:
             with watcher:
-                watching = plan.watching(watcher, console.say_error)
-                summary = cohort.run_cohort(engine, plan.cases, out, plan.options, resume=resume, watcher=watching)
+                summary = run(watcher=watching)
         finally:
             if as_json:  # also what was done before Ctrl-C
                 console.say_json(console.run_json(watcher.outcomes, len(plan.cases)) | plan.as_json())
@@ -213,26 +215,33 @@ def _engine(
     from headclip_med import console
     from headclip_med.exports.onnx_engine import ONNX_ENDING, check_onnx_options, load_onnx_engine
 
+    engine: ScanEngine
     with console.waiting(f"loading {model}"):
         if model.lower().endswith(ONNX_ENDING):
             check_onnx_options(weights=weights, method=method, precision=precision, speed=speed, normals=normals)
-            exported = load_onnx_engine(model, device=device, batch_size=batch_size, precision=precision)
+            engine = exported = load_onnx_engine(model, device=device, batch_size=batch_size, precision=precision)
             exported.check_domain(domain)  # told once, not once a case
-            return exported
-        from headclip_med.engine import load_engine
+        else:
+            from headclip_med.engine import load_engine
 
-        return load_engine(
-            model,
-            device,
-            weights=weights,
-            method=method,
-            precision=precision,  # type: ignore[arg-type]
-            batch_size=batch_size,
-            speed=speed,
-            normals=normals,
-        )
+            engine = load_engine(
+                model,
+                device,
+                weights=weights,
+                method=method,
+                precision=precision,  # type: ignore[arg-type]
+                batch_size=batch_size,
+                speed=speed,
+                normals=normals,
+            )
+    facts = {**engine.identity(), **engine.setting()}
+    console.say_detail(", ".join(f"{name} {value}" for name, value in facts.items()))
+    return engine
 
 
 def main() -> None:
     """Entry point of the ``headclip-med`` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no run
     app()

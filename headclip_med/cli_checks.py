@@ -13,7 +13,7 @@ from headclip_med.errors import HeadclipError, InputError, ModelError, OutputErr
 if TYPE_CHECKING:
     from headclip_med.case_inputs import CaseInput
 
-_MODEL_ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".onnx")
+_MODEL_ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".onnx", ".json")
 _HUBS = ("hf-pack:", "hf-hub:", "timm:", "open_clip:")
 
 
@@ -80,16 +80,18 @@ def check_data(specs: Iterable[str]) -> None:
             open_dataset(spec)  # says what is wrong with it
 
 
-def check_inputs(cases: Sequence[CaseInput], out: Path) -> None:
+def check_inputs(inputs: Sequence[str], cases: Sequence[CaseInput], out: Path) -> None:
     """Refuse to begin where no case can be read or written; where only some cannot, these fail one by one.
 
+    Args:
+        inputs: as they were typed; cases: what they stand for.
+
     Raises:
-        InputError, OutputError: what is wrong with the first one.
+        InputError, OutputError: what is wrong with the first one, or results that would lie among their sources.
     """
-    for case in cases:
-        if isinstance(case.source, Path) and case.fetch is None and _same(case.source, out):
-            hint = "Name a folder of its own, such as --out results"
-            raise OutputError("The output folder must not be the input itself", out.name or str(out), hint)
+    if any(_same(Path(text).expanduser(), out) for text in inputs):
+        hint = "Name a folder of its own, such as --out results"
+        raise OutputError("The output folder must not be the input itself", out.name or str(out), hint)
     problems = [problem for case in cases if (problem := _problem(case, out)) is not None]
     if problems and len(problems) == len(cases):
         raise problems[0]

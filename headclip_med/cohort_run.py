@@ -86,6 +86,13 @@ class CohortRun:
                 self._stopping = True
                 raise
 
+    def take(self, outcomes: Sequence[CaseOutcome]) -> None:
+        """Take what has become of every case from elsewhere, and tell it as :meth:`work` would."""
+        for number, outcome in enumerate(outcomes, start=1):
+            self.watcher.case_started(number, len(self.cases), outcome.name)
+            self._ended[number] = outcome
+            self.watcher.case_ended(outcome)
+
     def _begin(self, numbered: tuple[int, CaseInput]) -> _Begun:
         """In the reading thread: a case → its slices, or why there is nothing to score."""
         number, case = numbered
@@ -102,7 +109,7 @@ class CohortRun:
     def _skipped_or_run(self, case: CaseInput, number: int) -> CaseOutcome | CaseRun:
         folder, source = self.out_dir / case.name, case.source
         if self.resume and case.known_content is not None and (content := case.known_content()) is not None:
-            record = finished_record(self.engine, content, folder, self.options)
+            record = finished_record(engine_identity(self.engine), content, folder, self.options)
             if record is not None:
                 return skipped(record, folder)
         if case.fetch is not None:
@@ -111,7 +118,8 @@ class CohortRun:
             check_case(self.out_dir, case.name, source, self.options)
         volume = read_case(source, self.options)
         if self.resume:
-            record = finished_record(self.engine, volume.meta.get("content_sha256", ""), folder, self.options)
+            content = volume.meta.get("content_sha256", "")
+            record = finished_record(engine_identity(self.engine), content, folder, self.options)
             if record is not None:
                 return skipped(record, folder)
             check_case(self.out_dir, case.name, source, self.options)
@@ -187,7 +195,7 @@ class CohortRun:
             "started": self.started.isoformat(timespec="seconds"),
             "seconds": seconds_since(self.begin),
             "arguments": {**self.options.recorded(), **setting},
-            "model": engine_identity(self.engine),
+            "model": {key: value for key, value in engine_identity(self.engine).items() if value is not None},
             "versions": package_versions(),
             "cases_given": len(self.cases),
             "cases": list(cases.values()),

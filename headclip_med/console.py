@@ -95,6 +95,12 @@ def say_note(message: str) -> None:
         err.print(message)
 
 
+def say_detail(message: str) -> None:
+    """On stderr, with ``--verbose`` only."""
+    if voice.verbose:
+        err.print(message)
+
+
 def say_result(message: str) -> None:
     """What a command that writes files made, on stdout; not with ``--quiet``."""
     if not voice.quiet:
@@ -189,6 +195,7 @@ class TerminalWatcher(Watcher):
         fresh = [words for words in outcome.warnings if voice.verbose or words not in self._warned]
         say_warnings(f"{outcome.name}: {words}" for words in fresh)
         self._warned.update(set(outcome.warnings))
+        say_detail(f"{outcome.name}: {outcome.status} after {outcome.seconds:.1f} s")
         if outcome.error is not None:
             say_error(f"{outcome.name}: {outcome.error}")
         elif not self.quiet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.progress import TaskID
 
@@ -57,6 +58,20 @@ class EvaluationBar(EvaluationWatcher):
         if error:
             say_error(f"{case}: {error}")
         self._pulse.beat(f"{self._phase}: {self._done} of {self._cases} cases")
+
+
+def evaluation_json(record: EvaluationRecord, curves: bool) -> dict[str, Any]:
+    """The object that ``evaluate --json`` prints: metrics, without what only a plot needs unless that is asked for."""
+    plain: dict[str, Any] = record.model_dump(mode="json")
+    for model in plain["models"]:
+        for levels in (model["levels"], *(group["levels"] for group in model["subgroups"])):
+            for level in () if curves else levels.values():
+                for name in ("curves", "histogram", "reliability"):
+                    del level[name]
+        for entry in model["protocol"]["ledger"]:
+            if not curves:
+                entry.pop("image_sha256", None)
+    return plain
 
 
 def show_evaluation(record: EvaluationRecord, folder: Path) -> None:
