@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions
-from rich.markdown import Markdown
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
@@ -319,9 +318,9 @@ def show_methods(methods: Sequence[MethodSummary]) -> None:
 
 
 def show_model(info: ModelInfo) -> None:
-    """A model's card, record and hashes; the card laid out on a terminal only."""
+    """A model's card as it was written, its record and hashes."""
     if info.card:
-        show(Markdown(info.card) if out.is_terminal else Text(info.card))
+        out.print(info.card)
     out.print(json.dumps(info.record, indent=2, ensure_ascii=False))
     for what, digest in info.sha256.items():
         out.print(f"sha256 of the {what}: {digest}")
