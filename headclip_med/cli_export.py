@@ -64,7 +64,7 @@ def export(
         if as_json:
             console.say_json({"files": [file.as_json() for file in files]})
         else:
-            console.show(_table(files))
+            console.show_result(_table(files))
 
 
 def _table(files: list[Exported]) -> Table:

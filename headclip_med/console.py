@@ -111,6 +111,12 @@ def show(thing: Any) -> None:
     out.print(thing, soft_wrap=False, crop=False)
 
 
+def show_result(thing: Any) -> None:
+    """As :func:`show`, of a command that writes files; not with ``--quiet``."""
+    if not voice.quiet:
+        show(thing)
+
+
 def table(*heads: str, show_header: bool = True) -> Table:
     """A table that folds what does not fit, instead of cutting it."""
     return Table(*[Column(head, overflow="fold") for head in heads], show_header=show_header)
@@ -232,7 +238,7 @@ def show_counts(summary: CohortSummary, record: Path) -> None:
 
 def show_demo(demo: DemoOutcome) -> None:
     """Where the lesion is, where it was found, and the files to look at."""
-    out.print("A lesion of known place, in a synthetic head")
+    say_result("A lesion of known place, in a synthetic head")
     facts = table("", "", show_header=False)
     facts.add_row("lesion", f"RAS {_place(demo.lesion_mm)} mm")
     facts.add_row("highest finding", "none" if demo.found_mm is None else f"RAS {_place(demo.found_mm)} mm")
@@ -241,9 +247,9 @@ def show_demo(demo: DemoOutcome) -> None:
     facts.add_row("lesion volume", f"{demo.lesion_volume_mm3 / 1000:.1f} mL")
     facts.add_row("volume score", f"{demo.case.pred_score or 0:.3f}, {demo.case.findings or 0} finding(s)")
     facts.add_row("time", f"{demo.case.seconds:.1f} s")
-    show(facts)
+    show_result(facts)
     for kind, path in demo.files.items():
-        out.print(f"{kind:>8}: {path}")
+        say_result(f"{kind:>8}: {path}")
 
 
 def demo_json(demo: DemoOutcome) -> dict[str, Any]:

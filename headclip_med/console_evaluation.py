@@ -17,9 +17,8 @@ from headclip_med.console import (
     say_note,
     say_result,
     say_warnings,
-    show,
+    show_result,
     table,
-    voice,
 )
 from headclip_med.evaluation.record import EvaluationRecord, Metric
 from headclip_med.evaluation.run import EvaluationWatcher
@@ -89,8 +88,7 @@ def show_evaluation(record: EvaluationRecord, folder: Path) -> None:
         for name, row in zip(names, cells, strict=True):
             rows.add_row(unit_of(record, level), title_of(name), *row)
         rows.add_section()
-    if not voice.quiet:
-        show(rows)
+    show_result(rows)
     reasons = dict.fromkeys(
         f"{level}: {metric.reason}"
         for result in record.models

@@ -68,7 +68,7 @@ def checked_fields(model: type[Config], values: dict[str, Any], what: str) -> Co
         where, words = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
         given, hint = f"{where}: {words}" if where else words, ""
         if first["type"] == "extra_forbidden":
-            hint = _nearest(_model_at(model, first["loc"][:-1]), str(first["loc"][-1]))
+            hint = _nearest(model, first["loc"])
         raise InputError(f"{what} must hold known fields and allowed values", given, hint) from error
 
 
@@ -76,8 +76,9 @@ def _field_in(section: Any, field: str, name: str, root: type[BaseModel]) -> Any
     """The type of a field in a section, which may be free to hold any."""
     if get_origin(section) is dict or section is Any:
         return Any
-    if isinstance(section, type) and issubclass(section, BaseModel) and field in section.model_fields:
-        return section.model_fields[field].annotation
+    model = next((kind for kind in _kinds(section) if _is_model(kind)), None)
+    if model is not None and field in model.model_fields:
+        return model.model_fields[field].annotation
     known = list(_dotted(root))
     near = [other for other in known if other.split(".")[-1] == name] or get_close_matches(name, known, 1)
     hint = f"Did you mean {' or '.join(near)}" if near else f"Fields are {', '.join(root.model_fields)}"
@@ -88,39 +89,34 @@ def _dotted(model: type[BaseModel]) -> Iterator[str]:
     """Names of all fields, those of sections with their dots."""
     for name, field in model.model_fields.items():
         yield name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from (f"{name}.{inner}" for inner in _dotted(field.annotation))
+        for section in filter(_is_model, _kinds(field.annotation)):
+            yield from (f"{name}.{inner}" for inner in _dotted(section))
 
 
-def _nearest(model: type[BaseModel], field: str) -> str:
-    near = get_close_matches(field, model.model_fields, 1)
+def _nearest(model: type[BaseModel], places: Sequence[str | int]) -> str:
+    """The field that was probably meant by the last of an error's ``places``."""
+    *sections, field = places
+    for place in sections:
+        if place in model.model_fields:
+            inner = model.model_fields[str(place)].annotation
+            kinds = [*_kinds(inner), *(deeper for kind in _kinds(inner) for deeper in get_args(kind))]
+            model = next(filter(_is_model, kinds), model)
+    near = get_close_matches(str(field), model.model_fields, 1)
     return f"Did you mean {near[0]}" if near else f"Fields are {', '.join(model.model_fields)}"
 
 
-def _model_at(model: type[BaseModel], places: Sequence[str | int]) -> type[BaseModel]:
-    """The part of a configuration that an error's location leads to."""
-    for place in places:
-        inner = _section(model.model_fields[str(place)].annotation) if place in model.model_fields else None
-        model = inner or model
-    return model
+def _kinds(annotation: Any) -> Sequence[Any]:
+    """The type itself, or those that a union offers."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
-def _section(annotation: Any) -> type[BaseModel] | None:
-    """The model in a field, also in an optional or a list of them."""
-    for kind in (annotation, *_flat(annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
-
-
-def _flat(annotation: Any) -> list[Any]:
-    inner = [part for part in get_args(annotation) if part is not ...]
-    return [*inner, *(deeper for part in inner for deeper in _flat(part))]
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _typed(text: str, annotation: Any, name: str) -> Any:
     """What a user's text means for a field of that type."""
-    kinds = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    kinds = _kinds(annotation)
     if kinds[0] in (str, Path):
         return text if text.lower() not in ("null", "none") or type(None) not in kinds else None
     is_list = any((get_origin(kind) or kind) in (tuple, list) for kind in kinds)

@@ -236,6 +236,8 @@ def test_a_file_of_a_model_is_found_with_its_method_and_architecture(place: Path
         ("cache_dir=/tmp/x: y", Path("/tmp/x: y")),
         ("options.anything=[1, 2]", [1, 2]),
         ("slices.lesion=3", 3),
+        ("scope.modalities=MR", ("MR",)),
+        ("scope.sequences=flair,t2", ("flair", "t2")),
     ],
 )
 def test_a_setting_means_what_its_field_is(pair: str, value: object) -> None:
@@ -262,6 +264,8 @@ def test_a_setting_means_what_its_field_is(pair: str, value: object) -> None:
         ("lr=1", "Did you mean heads.lr or classes.lr"),
         ("step=5", "Did you mean steps"),
         ("steps.x=5", "given: steps.x"),
+        ("scope.modality=MR", "Did you mean scope.modalities"),
+        ("scope.sequences=fair", "scope.sequences.0: "),
         ("data.path=x", "given: data.path"),
         ("qqqqqq=1", "Fields are data, model"),
         ("heads", "A setting must be FIELD=VALUE; given: heads"),

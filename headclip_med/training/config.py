@@ -12,6 +12,7 @@ from headclip_med.choices import DOMAINS
 from headclip_med.encoders.attention import LocalAttention
 from headclip_med.fields import checked_fields, read_fields, set_field
 from headclip_med.head_weights import Branch, LayerChoice, Parametrisation
+from headclip_med.packs.scope import Scope
 
 Schedule = Literal["joint", "alternate", "text_then_heads"]
 
@@ -104,6 +105,7 @@ class TrainConfig(_Strict):
 
     Attributes:
         data: auxiliary sets. model: tower by name or file. domain: of preprocessing and of the pack.
+        scope: the images that the pack is for; None: the domain's.
         method: detector by name; options: fields of the configuration of another method than headclip, which has its
             choices here.
         out: folder of the pack and the checkpoints; name: of the pack.
@@ -124,6 +126,7 @@ class TrainConfig(_Strict):
     out: Path
     name: str = "trained"
     domain: str = "generic"
+    scope: Scope | None = None
     feature_layers: tuple[int, ...] = (-1,)
     local_attention: LocalAttention = "vv"
     local_start: int | None = None
