@@ -26,11 +26,11 @@ def check_model(name: str) -> None:
         ModelError: with what was probably meant.
     """
     text = choices.split_method(name)[1]
-    path = Path(text.rpartition("@")[2]).expanduser()
+    path = Path(text.rpartition("@")[2])
     if text in choices.pack_names() or text.startswith(_HUBS):
         return
     if _exists(path):
-        if path.is_dir() and not (path / "pack.json").is_file():
+        if path.expanduser().is_dir() and not (path.expanduser() / "pack.json").is_file():
             hint = "Name the folder that holds the pack.json; see `headclip-med models list`"
             raise ModelError("A model folder must be a pack with a pack.json", path.name, hint)
         return
@@ -89,7 +89,7 @@ def check_inputs(inputs: Sequence[str], cases: Sequence[CaseInput], out: Path) -
     Raises:
         InputError, OutputError: what is wrong with the first one, or results that would lie among their sources.
     """
-    if any(_same(Path(text).expanduser(), out) for text in inputs):
+    if any(_same(Path(text), out) for text in inputs):
         hint = "Name a folder of its own, such as --out results"
         raise OutputError("The output folder must not be the input itself", out.name or str(out), hint)
     problems = [problem for case in cases if (problem := _problem(case, out)) is not None]
@@ -99,16 +99,16 @@ def check_inputs(inputs: Sequence[str], cases: Sequence[CaseInput], out: Path) -
 
 def _problem(case: CaseInput, out: Path) -> HeadclipError | None:
     """Why nothing can come of a case, as far as names and first bytes tell."""
-    from headclip_med.reading.content import existing_path, identify
+    from headclip_med.reading.content import existing_path, identify, known_format
     from headclip_med.writing.atomic import check_writable
 
     try:
         if case.fetch is None:
-            for path in case.source if isinstance(case.source, tuple) else [case.source]:
-                if existing_path(path).is_file():
-                    identify(path.expanduser())
-                elif not any(path.expanduser().iterdir()):
-                    raise InputError("The folder must hold images", f"{path.name}, which is empty", "Check the path")
+            for path in map(existing_path, case.source if isinstance(case.source, tuple) else [case.source]):
+                if path.is_file():
+                    identify(path)
+                elif not any(known_format(file) for file in path.rglob("*") if file.is_file()):
+                    raise InputError("The folder must hold images", f"{path.name} without any", "Check the path")
         check_writable(out, case.name)
     except HeadclipError as problem:
         return problem
@@ -126,8 +126,8 @@ def _exists(path: Path) -> bool:
 
 def _same(one: Path, other: Path) -> bool:
     try:
-        return one.samefile(other)
-    except (OSError, ValueError):
+        return one.expanduser().samefile(other)
+    except (OSError, ValueError, RuntimeError):
         return False
 
 

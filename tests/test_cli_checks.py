@@ -24,8 +24,11 @@ from headclip_med.training.config import load_config
 # Command lines below a folder with scan.nii.gz, set/ (pairs), file and pack/, and what each is told.
 REFUSED = [
     ("predict gone.nii -o out", "must be a file or folder that exists; given: gone.nii."),
-    ("predict empty -o out", "The folder must hold images; given: empty, which is empty."),
+    ("predict empty -o out", "The folder must hold images; given: empty without any."),
+    ("predict words -o out", "The folder must hold images; given: words without any."),
     ("predict file -o out", "file must not be empty"),
+    ("predict ~nobody-here/scan.nii -o out", "must be a file or folder that exists; given: scan.nii."),
+    ("predict scan.nii.gz -o out -m ~nobody-here/pack", "must be a file or folder that exists; given: pack."),
     ("predict scan.nii.gz -o file", "a file where a folder must be"),
     ("predict scan.nii.gz -o file/deeper", "a file where a folder must be"),
     ("predict set -o set", "The output folder must not be the input itself; given: set."),
@@ -105,6 +108,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("file", "taken/scan/thesis.docx"):
         (root / name).touch()
     (root / "empty").mkdir()
+    (root / "words").mkdir()
+    (root / "words" / "notes.txt").write_text("no image")
     (root / "other_run").mkdir()
     (root / "other_run" / "run.json").write_text('{"epochs": 3}')
     (root / "wrong.yaml").write_text("steps: [1\n")
@@ -140,7 +145,7 @@ def test_paths_are_looked_at_before_torch_is_imported(line: str, words: str, tol
 
 
 def test_a_refusal_leaves_no_folder_and_no_file(place: Path, told: dict[str, list[Any]]) -> None:
-    there = {"scan.nii.gz", "set", "pack", "tower.safetensors", "taken", "file", "empty", "other_run"}
+    there = {"scan.nii.gz", "set", "pack", "tower.safetensors", "taken", "file", "empty", "words", "other_run"}
     assert {entry.name for entry in place.iterdir()} == {*there, "wrong.yaml", "paths.yaml"}
     assert [entry.name for entry in (place / "empty").iterdir()] == []
     assert sorted(entry.name for entry in (place / "set").iterdir()) == ["images", "masks"]

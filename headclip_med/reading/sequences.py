@@ -14,7 +14,7 @@ _SEQUENCE_WORDS: dict[Sequence, str] = {
     "t1": r"[s3]?d?t1(w|wi|n|w?3d|pre|tfe|tse|mprage)?|mp2?rage|spgr|bravo",
     "t2star": r"t2(s|star|gre)w?|swi|swan|susceptibility",
     "t2": r"[s3]?d?t2(w|wi|w?3d|tse|fse)?",
-    "pd": r"pd(w|wi)?",
+    "pd": r"pd(w|wi|fs)",
     "dwi": r"dwi|dti|diffusion|trace\w?|ep2d",
     "adc": r"adc",
     "angiography": r"tof|mra|angio\w*",
