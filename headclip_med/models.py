@@ -23,7 +23,7 @@ from headclip_med.packs.domains import Domain, get_domain
 from headclip_med.packs.pack import is_pack
 from headclip_med.packs.record import UNCALIBRATED, LedgerEntry, Threshold
 from headclip_med.packs.scope import Scope
-from headclip_med.packs.share import pack_place
+from headclip_med.packs.share import HUB_PREFIX, cached_pack, pack_place
 from headclip_med.speed import SPEEDS, Speed
 
 DEFAULT_MODEL = "headclip-tiny"
@@ -125,6 +125,8 @@ def known_model(name: str, *, method: str | None = None, weights: str | Path | N
         ModelError: a pack that cannot be read, or an unknown method.
     """
     asked, text = split_method(name)
+    if text.startswith(HUB_PREFIX) and cached_pack(text) is None:
+        return None
     place = pack_place(text, builtin_packs(), download=False)
     method = asked or method
     if not is_pack(place):

@@ -73,6 +73,8 @@ POLYP, TINTED_GREY = (200, 90, 70), (200, 205, 198)
         (_volume("sub-01_T2w.nii.gz"), "T2 (its name)"),
         (_volume(modality="MR", sequence="t1"), "T1 (its header)"),
         (_volume("dwi.nii"), "DWI (its name)"),
+        (_volume("", filename_or_obj="/data/anna/sub-01_T1w.nii.gz"), "T1 (its name)"),
+        (_volume("scan.nii", modality=["MR"]), ""),  # of a batch: nothing that can be read
     ],
 )
 def test_a_flair_brain_pack_says_what_is_no_flair_of_a_brain(volume: LoadedVolume, reasons: str) -> None:

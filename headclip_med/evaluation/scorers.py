@@ -146,8 +146,8 @@ class ModelSpec:
             precision=self.precision,
             speed=self.speed,
         )
-        if found is None or (model := found[1]) is None:
-            return None
+        if found is None or (model := found[1]) is None or (model.pack is None and model.lender is None):
+            return None  # a weight file's threshold and ledger are those of a pack that its content decides
         expected = {**found[0], "options": {name: asdict(self.options)[name] for name in _DECIDES_NUMBERS}}
         if any(stored.get(key) != value for key, value in json.loads(json.dumps(expected)).items()):
             return None

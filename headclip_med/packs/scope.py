@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
@@ -31,7 +32,7 @@ _MODALITY_WORDS = {
     "OPT": r"oct",
 }
 # Modality codes that say nothing about how an image was taken.
-_NO_MODALITY = {None, "", "OT", "SC", "DOC"}
+_NO_MODALITY = {"", "OT", "SC", "DOC"}
 
 _SHOWN = {
     "t2star": "T2*",
@@ -98,11 +99,15 @@ class Told:
 
 @dataclass(frozen=True)
 class ImageKind:
-    """What is known of a volume's kind; ``sequences``: of each channel where these are several sequences."""
+    """What is known of a volume's kind.
+
+    Attributes:
+        sequences: of each channel where these are several sequences. coloured: None where three channels may be either.
+    """
 
     modality: Told
     sequences: tuple[Told, ...]
-    coloured: bool
+    coloured: bool | None
     is_picture: bool
     is_volume: bool
 
@@ -111,13 +116,15 @@ def kind_of(volume: AnyVolume) -> ImageKind:
     """What header, name and values of a volume ``(C, I, J, K)`` tell of its kind."""
     meta, array = volume.meta, volume_array(volume)
     is_picture = bool(meta.get("is_2d", False))
-    names, headers = (str(meta.get(key) or "").split(" + ") for key in ("source_name", "sequence"))
+    source = meta.get("source_name") or PurePath(str(meta.get("filename_or_obj") or "")).name  # the latter: MONAI's
+    names, headers = str(source).split(" + "), str(meta.get("sequence") or "").split(" + ")
     headers += [""] * (len(names) - len(headers))
+    is_rgb = meta.get("is_rgb", None if len(array) == 3 else False)
     sequences = tuple(_sequence(name, header) for name, header in zip(names, headers, strict=False))
     return ImageKind(
         modality=_modality(meta.get("modality"), names, sequences, array, is_picture),
         sequences=sequences,
-        coloured=bool(meta.get("is_rgb", False)) and _is_coloured(array),
+        coloured=None if is_rgb is None else bool(is_rgb) and _is_coloured(array),
         is_picture=is_picture,
         is_volume=not is_picture and array.shape[3] > 1,
     )
@@ -172,7 +179,7 @@ def _reasons(scope: Scope, kind: ImageKind, volume: AnyVolume) -> list[str]:
         scope.modalities == ("CT",) and not kind.modality.values and kind.is_volume and volume_array(volume).min() >= 0
     ):
         found.append("without a value below 0, which HU have")
-    if scope.colour is not None and scope.colour != kind.coloured:
+    if None not in (scope.colour, kind.coloured) and scope.colour != kind.coloured:
         found.append("in colour" if kind.coloured else "grey")
     if not found:
         found += dict.fromkeys(str(told) for told in kind.sequences if told.disagrees(scope.sequences))
@@ -182,10 +189,10 @@ def _reasons(scope: Scope, kind: ImageKind, volume: AnyVolume) -> list[str]:
 
 
 def _modality(
-    header: str | None, names: list[str], sequences: tuple[Told, ...], array: NDArray[np.float32], is_picture: bool
+    header: object, names: list[str], sequences: tuple[Told, ...], array: NDArray[np.float32], is_picture: bool
 ) -> Told:
-    if header not in _NO_MODALITY:
-        return Told(frozenset([str(header)]), "its header")
+    if isinstance(header, str) and header.strip() not in _NO_MODALITY:
+        return Told(frozenset([header.strip()]), "its header")
     text = " ".join(re.findall(r"[a-z0-9]+", " ".join(names).lower()))
     named = frozenset(code for code, words in _MODALITY_WORDS.items() if re.search(rf"\b({words})\b", text))
     if named:
