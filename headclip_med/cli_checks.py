@@ -13,7 +13,7 @@ from headclip_med.errors import HeadclipError, InputError, ModelError, OutputErr
 if TYPE_CHECKING:
     from headclip_med.case_inputs import CaseInput
 
-_MODEL_ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".onnx", ".json")
+_WEIGHT_ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
 _HUBS = ("hf-pack:", "hf-hub:", "timm:", "open_clip:")
 
 
@@ -34,7 +34,8 @@ def check_model(name: str) -> None:
             hint = "Name the folder that holds the pack.json; see `headclip-med models list`"
             raise ModelError("A model folder must be a pack with a pack.json", path.name, hint)
         return
-    if path.suffix.lower() in _MODEL_ENDINGS or text.startswith(("/", "~", ".")) or "\\" in text:
+    check_weights(text)
+    if path.suffix.lower() in (".onnx", ".json") or text.startswith(("/", "~", ".")) or "\\" in text:
         raise ModelError("The model must be a file or folder that exists", path.name, _near_path(path))
     front, colon, rest = text.partition(":")
     if colon and (near := get_close_matches(front.lower(), choices.method_names(), 1)):
@@ -61,7 +62,7 @@ def check_place(path: Path | None, what: str) -> None:
 def check_weights(weights: str | Path | None) -> None:
     """Refuse a weight file ``[ARCH@]FILE`` that is not there; a tower's name is left to the hubs."""
     path = Path(str(weights).rpartition("@")[2])
-    if weights is not None and not _exists(path) and path.suffix.lower() in _MODEL_ENDINGS:
+    if weights is not None and not _exists(path) and path.suffix.lower() in _WEIGHT_ENDINGS:
         raise ModelError("The weight file must exist", path.name, _near_path(path))
 
 
