@@ -81,11 +81,18 @@ def _sources(text: str) -> list[Source]:
     try:
         path = existing_path(text)
     except InputError:
-        parts = tuple(Path(part.strip()).expanduser() for part in text.split(",") if part.strip())
+        parts = tuple(_expanded(part.strip()) for part in text.split(",") if part.strip())
         return [parts if len(parts) > 1 else Path(text)]
     if path.is_dir():
         return _folder(path)
     return [path]
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # no such user; reading says that there is no such file
+        return Path(text)
 
 
 def _folder(folder: Path) -> list[Source]:

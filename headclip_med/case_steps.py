@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from headclip_med.case_outcome import CaseOutcome, top_finding
 from headclip_med.errors import CancelledError, HeadclipError, internal_error
 from headclip_med.geometry import slice_frame
 from headclip_med.writing import write_result
-from headclip_med.writing.atomic import case_folder, check_writable
+from headclip_med.writing.atomic import RECORD_NAME, case_folder, check_writable
 from headclip_med.writing.dicom_options import check_dicom_source
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def read_case(source: Source, options: CaseOptions) -> LoadedVolume:
 
 def write_case(result: AnomalyResult, out_dir: Path, name: str, options: CaseOptions) -> CaseOutcome:
     begin = time.perf_counter()
-    result = replace(result, provenance={**result.provenance, "options": options.recorded()})
+    notes = _replaced(out_dir / name, result.meta.get("content_sha256"))
+    provenance = {**result.provenance, "options": options.recorded()}
+    result = replace(result, provenance=provenance, warnings=(*result.warnings, *notes))
     with case_folder(out_dir, name) as folder:
         write_result(result, folder, options.formats, options.keep_identifiers, options.dicom)
     frame = slice_frame(result.affine, result.planes[0])
@@ -54,6 +57,17 @@ def write_case(result: AnomalyResult, out_dir: Path, name: str, options: CaseOpt
         top_finding=top_finding(result.findings, frame, result.map_array.shape),
         warnings=result.warnings,
     )
+
+
+def _replaced(folder: Path, content_sha256: str | None) -> list[str]:
+    """A warning where another image's result is about to be replaced, as two scans of one name would do."""
+    try:
+        earlier = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))["source"]["content_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    if not earlier or earlier == content_sha256:
+        return []
+    return [f"an earlier result in {folder.name}, of an image of other content, was replaced"]
 
 
 def outcome_or(name: str, work: Callable[[], Made]) -> Made | CaseOutcome:

@@ -9,16 +9,18 @@ from typing import Any
 from headclip_med.choices import RECOMMENDED_TOWERS, method_names
 from headclip_med.errors import ModelError
 from headclip_med.packs import builtin_packs, load_pack
+from headclip_med.packs.domains import get_domain
 from headclip_med.packs.pack import is_pack
 from headclip_med.packs.share import CARD_NAME, HUB_PREFIX, fetch_pack, pack_place
 
 
 @dataclass(frozen=True)
 class PackSummary:
-    """One line about a built-in pack; ``mib``: size of all its files in MiB."""
+    """A few lines about a built-in pack; ``mib``: size of all its files in MiB; ``scope``: images that it is for."""
 
     name: str
     title: str
+    scope: str
     method: str
     tower: str
     mib: float
@@ -85,6 +87,16 @@ def model_info(name: str) -> ModelInfo:
     return ModelInfo(name, "", _hub_record(name), {})
 
 
+def check_known(name: str) -> None:
+    """Refuse a name that cannot stand for any weights, before a hub is asked.
+
+    Raises:
+        ModelError: no table knows it, or its file cannot be read.
+    """
+    if not name.startswith((HUB_PREFIX, "hf-hub:")):
+        model_info(name)
+
+
 def pull_model(name: str) -> PulledModel:
     """Download a model's weights into the cache, or find them there; a pack of the Hub is brought up to date.
 
@@ -132,6 +144,7 @@ def _summary(folder: Path) -> PackSummary:
     return PackSummary(
         name=record.name,
         title=record.title,
+        scope=str(record.scope or get_domain(record.domain).scope),
         method=record.method,
         tower=record.tower.name,
         mib=size / 2**20,

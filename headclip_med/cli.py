@@ -10,8 +10,9 @@ from __future__ import annotations
 import io
 import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +20,7 @@ from headclip_med import __version__, choices
 from headclip_med import cli_options as options
 from headclip_med.cli_bundle import bundle_app
 from headclip_med.cli_data import data_app
-from headclip_med.cli_errors import DEBUG, errors_in_words
+from headclip_med.cli_errors import errors_in_words
 from headclip_med.cli_evaluate import evaluate
 from headclip_med.cli_models import models_app
 from headclip_med.cli_pacs import pacs_app
@@ -30,11 +31,10 @@ from headclip_med.types import RESEARCH_ONLY
 if TYPE_CHECKING:
     from headclip_med.scan_engine import ScanEngine
 
-app = typer.Typer(
+app = options.CommandApp(
+    f"Zero-shot anomaly detection for medical images. {RESEARCH_ONLY}",
     name="headclip-med",
-    help=f"Zero-shot anomaly detection for medical images. {RESEARCH_ONLY}",
     epilog="Exit codes: 0 all done, 1 some case failed, 2 nothing was run, 130 stopped.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -58,11 +58,6 @@ def _every_command(
     ] = False,
 ) -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # a failed download is told once, by us
-    if os.environ.get(DEBUG):
-        import logging
-
-        logging.basicConfig()
-        logging.getLogger("headclip_med").setLevel(logging.DEBUG)
 
 
 @app.command(epilog=RESEARCH_ONLY)
@@ -98,7 +93,7 @@ def predict(
 ) -> None:
     """Score scans: anomaly map, mask, findings in mm, preview and report for every case."""
     with errors_in_words():
-        from headclip_med import case_options, cohort, console
+        from headclip_med import case_options, cli_checks, cohort, console, finished
         from headclip_med.pacs.run import plan_network
 
         chosen = case_options.CaseOptions(
@@ -122,27 +117,30 @@ def predict(
         case_options.check_name("speed", speed, choices.SPEEDS)
         case_options.check_options(chosen)
         cohort.check_output(out)
+        cli_checks.check_model(model)
+        cli_checks.check_weights(weights)
+        cli_checks.check_place(normals, "The normal images")
         plan = plan_network(
             inputs, out, chosen, push=push, spool=spool, keep_spool=keep_spool, reserved=[cohort.RUN_NAME]
         )
+        cli_checks.check_inputs(inputs, plan.cases, out)
         cohort.check_dicom_cases(plan.cases, plan.options)
         console.say_warnings(plan.warnings)
-        engine = _engine(
-            model,
-            device,
-            weights=weights,
-            method=method,
-            precision=precision,
-            batch_size=batch_size,
-            domain=domain,
-            speed=speed,
-            normals=normals,
-        )
+        wanted: dict[str, Any] = {"weights": weights, "method": method, "precision": precision, "speed": speed}
+        wanted["normals"] = normals
+        known = finished.known_identity(model, device=device, **wanted) if resume else None
+        done = None if known is None else cohort.all_finished(known[0], plan.cases, out, plan.options)
+        place: dict[str, Any] = {"cases": plan.cases, "out_dir": out, "options": plan.options}
+        if known is not None and done is not None:
+            run = partial(cohort.record_finished, known[0], done, **place)
+        else:
+            engine = _engine(model, device, batch_size=batch_size, domain=domain, **wanted)
+            run = partial(cohort.run_cohort, engine, **place, resume=resume)
         watcher = console.TerminalWatcher(quiet=as_json)
+        watching = plan.watching(watcher, console.say_error)
         try:
             with watcher:
-                watching = plan.watching(watcher, console.say_error)
-                summary = cohort.run_cohort(engine, plan.cases, out, plan.options, resume=resume, watcher=watching)
+                summary = run(watcher=watching)
         finally:
             if as_json:  # also what was done before Ctrl-C
                 console.say_json(console.run_json(watcher.outcomes, len(plan.cases)) | plan.as_json())
@@ -168,10 +166,11 @@ def demo(
 ) -> None:
     """Find a lesion of known place in an embedded synthetic volume; offline, about a minute on a CPU."""
     with errors_in_words():
-        from headclip_med import cohort, console
+        from headclip_med import cli_checks, cohort, console
         from headclip_med.demo import CASE_NAME, run_demo
 
-        cohort.check_output(out)
+        cohort.check_output(out, CASE_NAME)
+        cli_checks.check_model(model)
         engine = _engine(model, device)
         watcher = console.TerminalWatcher(quiet=True)
         with watcher:
@@ -216,24 +215,28 @@ def _engine(
     from headclip_med import console
     from headclip_med.exports.onnx_engine import ONNX_ENDING, check_onnx_options, load_onnx_engine
 
+    engine: ScanEngine
     with console.waiting(f"loading {model}"):
         if model.lower().endswith(ONNX_ENDING):
             check_onnx_options(weights=weights, method=method, precision=precision, speed=speed, normals=normals)
-            exported = load_onnx_engine(model, device=device, batch_size=batch_size, precision=precision)
+            engine = exported = load_onnx_engine(model, device=device, batch_size=batch_size, precision=precision)
             exported.check_domain(domain)  # told once, not once a case
-            return exported
-        from headclip_med.engine import load_engine
+        else:
+            from headclip_med.engine import load_engine
 
-        return load_engine(
-            model,
-            device,
-            weights=weights,
-            method=method,
-            precision=precision,  # type: ignore[arg-type]
-            batch_size=batch_size,
-            speed=speed,
-            normals=normals,
-        )
+            engine = load_engine(
+                model,
+                device,
+                weights=weights,
+                method=method,
+                precision=precision,  # type: ignore[arg-type]
+                batch_size=batch_size,
+                speed=speed,
+                normals=normals,
+            )
+    facts = {**engine.identity(), **engine.setting()}
+    console.say_detail(", ".join(f"{name} {value}" for name, value in facts.items()))
+    return engine
 
 
 def main() -> None:

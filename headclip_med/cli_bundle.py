@@ -12,7 +12,7 @@ from headclip_med.bundle.folder import DEFAULT
 from headclip_med.cli_errors import errors_in_words
 from headclip_med.cli_export import export
 
-bundle_app = typer.Typer(help="Run, check and find MONAI bundles.", no_args_is_help=True)
+bundle_app = options.CommandApp("Run, check and find MONAI bundles.")
 
 BundleName = Annotated[
     str, typer.Argument(metavar="NAME_OR_DIR", help="A bundle of headclip_med, or the folder of any bundle.")
@@ -36,7 +36,7 @@ def bundle_path(
         if as_json:
             console.say_json({"name": bundle.name, "folder": str(bundle.root)})
         else:
-            typer.echo(bundle.root)
+            console.out.print(str(bundle.root))
 
 
 @bundle_app.command("list")
@@ -99,7 +99,7 @@ def bundle_run(
         name, files = front.chosen_files(folder, workflow, config_file or [])
         overrides = read_overrides(words)
         if front.check_trust(folder, files, trust):
-            console.err.print(f"warning: the config of {folder.root} runs as code", style="yellow", markup=False)
+            console.say_warnings([f"the config of {folder.root} runs as code"])
         try:
             with console_bundle.stdout_for_json(as_json):
                 run = front.prepare(folder, name, files, overrides, tracking)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from headclip_med.datasets import CaseDataset
     from headclip_med.datasets.check import DataReport
 
-data_app = typer.Typer(help="Look at labelled data, and split it by patient.", no_args_is_help=True)
+data_app = options.CommandApp("Look at labelled data, and split it by patient.")
 
 _SHOWN = 8  # names of cases in a line
 
@@ -140,24 +140,21 @@ def _shares(text: str) -> list[float]:
 
 
 def _show(report: DataReport) -> None:
-    from rich.table import Table
-
     from headclip_med import console
 
-    table = Table(title=f"{report.name}, layout {report.layout}".replace("[", r"\["), show_header=False)
+    console.out.print(f"{report.name}, layout {report.layout}")
+    table = console.table("", "", show_header=False)
     for name, count in report.counts.items():
         table.add_row(name.replace("_", " "), str(count))
     for kind, found in (("split", report.splits), ("category", report.categories)):
         for name, count in found.items():
-            table.add_row(f"{kind} {name}".replace("[", r"\["), str(count))
+            table.add_row(f"{kind} {name}", str(count))
     for value, facts in report.mask_values.items():
         words = f"mask value {value} {facts['name']}".strip()
-        table.add_row(
-            words.replace("[", r"\["), f"{facts['means']}, in {facts['cases']} case{'' if facts['cases'] == 1 else 's'}"
-        )
-    console.out.print(table)
+        table.add_row(words, f"{facts['means']}, in {facts['cases']} case{'' if facts['cases'] == 1 else 's'}")
+    console.show(table)
     if report.why:
-        console.out.print(f"recognised by: {report.why}", markup=False)
+        console.out.print(f"recognised by: {report.why}")
     for note in report.notes:
         console.out.print(f"note: {note}", markup=False)
     for problem in report.problems:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,7 +27,7 @@ def errors_in_words(refused: int = 2) -> Iterator[None]:
         console.say_error("stopped; finished cases are kept, nothing is half-written")
         raise typer.Exit(130) from stop
     except Exception as error:
-        if os.environ.get(DEBUG):
+        if console.voice.verbose:
             raise
         console.say_error(internal_error(error))
         raise typer.Exit(1) from error

@@ -13,7 +13,6 @@ from headclip_med.cli_errors import errors_in_words
 
 if TYPE_CHECKING:
     from headclip_med.datasets import CaseDataset
-    from headclip_med.evaluation import EvaluationResult
 
 _PROTOCOLS = ("zero-shot", "auxiliary", "leave-one-out", "few-shot", "normals")
 
@@ -108,14 +107,20 @@ def evaluate(
         bool, typer.Option("--resume", help="Keep cases measured with the same content, model and settings.")
     ] = False,
     as_json: options.JsonOption = False,
+    curves: Annotated[
+        bool,
+        typer.Option("--curves", help="With --json: also curves, histograms and reliability, as in metrics.json."),
+    ] = False,
 ) -> None:
     """Evaluate models on a labelled set: metrics with intervals, tables, plots and a report."""
     with errors_in_words():
-        from headclip_med import case_options
-        from headclip_med.console_evaluation import EvaluationBar
+        from headclip_med import case_options, cli_checks
+        from headclip_med.errors import InputError
         from headclip_med.evaluation import ModelSpec, Settings
-        from headclip_med.evaluation import evaluate as run
+        from headclip_med.evaluation.output import check_folder
 
+        if curves and not as_json:
+            raise InputError("--curves must come with --json", "--curves alone", "metrics.json has them anyway")
         chosen = case_options.CaseOptions(
             domain=domain, plane=plane, window=window, channels=channels, threshold=threshold, smooth_mm=smooth_mm
         )
@@ -125,9 +130,19 @@ def evaluate(
         case_options.check_name("speed", speed, choices.SPEEDS)
         case_options.check_name("protocol", protocol, _PROTOCOLS)
         case_options.check_options(chosen)
-        _check_weights(model or [], weights)
+        check_folder(out)
+        for given in model or []:
+            _check_model(given)
+        cli_checks.check_weights(weights)
+        cli_checks.check_place(normals, "The normal images")
+        cli_checks.check_file(groups, "The table of groups")
         settings = Settings(exact=exact, replicates=bootstrap, seed=seed, min_overlap=min_overlap)
         dataset = _dataset(data, name, sequences, (lesion_values, ignore_values), split, limit, groups)
+        from headclip_med.console import say_json
+        from headclip_med.console_evaluation import EvaluationBar, evaluation_json, show_evaluation, show_told
+        from headclip_med.evaluation import evaluate as run
+
+        _check_weights(model or [], weights)
         specs = [
             ModelSpec(
                 given,
@@ -155,8 +170,22 @@ def evaluate(
                 resume=resume,
                 watcher=watcher,
             )
-        _show(result, out, as_json)
+        if as_json:
+            say_json(evaluation_json(result.record, curves))
+        else:
+            show_evaluation(result.record, out)
+        show_told(result.record)
         raise typer.Exit(0 if result.ok else 1)
+
+
+def _check_model(given: str) -> None:
+    from headclip_med.case_options import check_name
+    from headclip_med.cli_checks import check_model
+
+    if given.startswith("control:"):
+        check_name("control", given.removeprefix("control:"), choices.CONTROLS)
+    else:
+        check_model(given)
 
 
 def _check_weights(models: list[str], weights: Path | None) -> None:
@@ -202,14 +231,3 @@ def _dataset(
         note = f"only the first {limit} of {len(dataset)} cases were asked for"
         dataset = replace(dataset, cases=dataset.cases[:limit], notes=(*dataset.notes, note))
     return dataset if groups is None else with_columns(dataset, groups)
-
-
-def _show(result: EvaluationResult, out: Path, as_json: bool) -> None:
-    from headclip_med.console import say_json
-    from headclip_med.console_evaluation import show_evaluation, show_excluded
-
-    if as_json:
-        say_json(result.record.model_dump(mode="json"))
-    else:
-        show_evaluation(result.record, out)
-    show_excluded(result.record)

@@ -45,11 +45,16 @@ def export(
 ) -> None:
     """Write a detector as one file that runs by itself, compared with the detector on the same slices."""
     with errors_in_words():
-        from headclip_med import console
+        from headclip_med import case_options, choices, cli_checks, console
         from headclip_med.exports.kinds import parse_kinds, targets
+        from headclip_med.writing.atomic import check_writable
 
         kinds = parse_kinds(kind, out)
-        targets(kinds, out)
+        check_writable(next(iter(targets(kinds, out).values())).absolute().parent)
+        cli_checks.check_model(model)
+        cli_checks.check_weights(weights)
+        cli_checks.check_file(ckpt, "The checkpoint")
+        case_options.check_name("domain", domain, choices.DOMAINS)
         with console.waiting(f"exporting {model} as {', '.join(k.name for k in kinds)}"):
             from headclip_med.exports.run import check_request, export_model, load_network
 
@@ -59,18 +64,18 @@ def export(
         if as_json:
             console.say_json({"files": [file.as_json() for file in files]})
         else:
-            console.out.print(_table(files))
+            console.show_result(_table(files))
 
 
 def _table(files: list[Exported]) -> Table:
-    from rich.table import Table
+    from headclip_med.console import table as make_table
 
-    table = Table("kind", "file", "MiB", "map error", "score error", "measured in")
+    table = make_table("kind", "file", "MiB", "map error", "score error", "measured in")
     for file in files:
         score = file.parity.score_error
         table.add_row(
             file.kind,
-            str(file.file).replace("[", r"\["),
+            str(file.file),
             f"{file.size / 2**20:.1f}",
             f"{file.parity.map_error:.1e}",
             "–" if score is None else f"{score:.1e}",

@@ -34,23 +34,27 @@ def heads(
 ) -> None:
     """Draw a pack's head weights and, for a slice, the heads that raise its score most. Research use only."""
     with errors_in_words():
-        import torch
-
-        from headclip_med import console
-        from headclip_med.attribution import acting_weights
-        from headclip_med.detectors import HeadCLIP
+        from headclip_med import cli_checks, console
         from headclip_med.errors import InputError, ModelError
-        from headclip_med.head_slice import explain_slice, view_slice
-        from headclip_med.models import detector_for, load_model, place_model
         from headclip_med.writing.atomic import check_writable
-        from headclip_med.writing.heads_picture import heads_picture
-        from headclip_med.writing.overlay import save_picture
 
         if out.suffix.lower() != ".png":
             raise InputError("The picture must be a PNG file", out.name, "For example --out heads.png")
         if slice_index is not None and slice_file is None:
             raise InputError("--index must come with --slice FILE", slice_index)
-        check_writable(out.parent)
+        cli_checks.check_model(pack)
+        cli_checks.check_weights(weights)
+        cli_checks.check_place(slice_file, "The scan")
+        check_writable(out.absolute().parent)
+        import torch
+
+        from headclip_med.attribution import acting_weights
+        from headclip_med.detectors import HeadCLIP
+        from headclip_med.head_slice import explain_slice, view_slice
+        from headclip_med.models import detector_for, load_model, place_model
+        from headclip_med.writing.heads_picture import heads_picture
+        from headclip_med.writing.overlay import save_picture
+
         with console.waiting(f"loading {pack}"):
             model = place_model(load_model(pack, weights=weights), torch.device("cpu"), torch.float32)
             detector = detector_for(model, model.domain)
@@ -59,8 +63,10 @@ def heads(
         found: SliceHeads | None = None
         if slice_file is not None:
             with console.waiting("scoring slices" if slice_index is None else "scoring the slice"):
-                view = view_slice(detector, model.domain, slice_file, slice_index)
+                view = view_slice(detector, model.domain, slice_file, slice_index, model.expected(model.domain))
                 found = explain_slice(detector, view, model.threshold.value)
+        if found is not None:
+            console.say_warnings(found.view.warnings)
         table = acting_weights(detector, None if found is None else found.view.pixels)
         values = {branch: part.numpy() for branch, part in table.items()}
         save_picture(heads_picture(values, model.name, found), out)
@@ -87,6 +93,7 @@ def _facts(found: SliceHeads | None) -> dict[str, Any] | None:
     return {
         "index": found.view.index,
         "place": found.view.words,
+        "warnings": list(found.view.warnings),
         "patches": found.chosen,
         "mean_logit": found.parts(),
         "heads": [asdict(effect) for effect in found.effects],
@@ -98,14 +105,11 @@ def _show(facts: dict[str, Any]) -> None:
 
     for branch, rows in facts["head_weights"].items():
         known = [value for row in rows for value in row if value is not None]
-        console.out.print(
-            f"{branch} branch: {len(known)} head weights from {min(known):.3f} to {max(known):.3f}", markup=False
-        )
+        console.say_result(f"{branch} branch: {len(known)} head weights from {min(known):.3f} to {max(known):.3f}")
     if (found := facts["slice"]) is not None:
-        console.out.print(
+        console.say_result(
             f"{found['place']}: {found['patches']}; mean logit {found['mean_logit']['logit']:+.3f}, of it:",
-            markup=False,
         )
         for head in found["heads"]:
-            console.out.print(f"layer {head['layer']}, head {head['head']}: {head['logits']:+.3f}", markup=False)
-    console.out.print(f"picture: {facts['picture']}", markup=False)
+            console.say_result(f"layer {head['layer']}, head {head['head']}: {head['logits']:+.3f}")
+    console.say_result(f"picture: {facts['picture']}")

@@ -12,7 +12,7 @@ from headclip_med import cli_options as options
 from headclip_med.cli_errors import errors_in_words
 from headclip_med.cli_heads import heads
 
-models_app = typer.Typer(help="List, describe, download, convert and share models.", no_args_is_help=True)
+models_app = options.CommandApp("List, describe, download, convert and share models.")
 
 PackArgument = Annotated[
     str, typer.Argument(metavar="PACK", help="Built-in pack, pack folder, single-file pack or hf-pack:ORG/NAME.")
@@ -58,7 +58,9 @@ def models_info(name: options.ModelArgument, as_json: options.JsonOption = False
     with errors_in_words():
         from dataclasses import asdict
 
-        from headclip_med import console
+        from headclip_med import cli_checks, console
+
+        cli_checks.check_model(name)
         from headclip_med.catalogue import model_info
 
         info = model_info(name)
@@ -71,18 +73,21 @@ def models_info(name: options.ModelArgument, as_json: options.JsonOption = False
 @models_app.command("pull")
 def models_pull(name: options.ModelArgument, as_json: options.JsonOption = False) -> None:
     """Download a model's weights into the cache and report their sha256."""
-    with errors_in_words(refused=1):
+    with errors_in_words():
         from dataclasses import asdict
 
-        from headclip_med import console
-        from headclip_med.catalogue import pull_model
+        from headclip_med import cli_checks, console
 
-        with console.waiting(f"fetching {name}"):
+        cli_checks.check_model(name)
+        from headclip_med.catalogue import check_known, pull_model
+
+        check_known(name)
+        with errors_in_words(refused=1), console.waiting(f"fetching {name}"):
             pulled = pull_model(name)
         if as_json:
             console.say_json(asdict(pulled))
         else:
-            typer.echo(f"{pulled.name}: {pulled.architecture} from {pulled.source}\nsha256 {pulled.sha256}")
+            console.say_result(f"{pulled.name}: {pulled.architecture} from {pulled.source}\nsha256 {pulled.sha256}")
 
 
 @models_app.command("push")
@@ -93,17 +98,22 @@ def models_push(
     as_json: options.JsonOption = False,
 ) -> None:
     """Upload a pack to the Hub: record, tensors, own tower and card; log in with `hf auth login` first."""
-    with errors_in_words(refused=1):
-        from headclip_med import console
-        from headclip_med.packs import builtin_packs
-        from headclip_med.packs.share import pack_place, push_pack
+    with errors_in_words():
+        from headclip_med import cli_checks, console
 
-        with console.waiting(f"uploading {pack}"):
-            name = push_pack(pack_place(pack, builtin_packs()), repo, private=private)
+        cli_checks.check_model(pack)
+        from headclip_med.packs import builtin_packs, load_pack
+        from headclip_med.packs.share import pack_place, parse_hub_name, push_pack
+
+        parse_hub_name(repo)
+        place = pack_place(pack, builtin_packs())
+        load_pack(place)
+        with errors_in_words(refused=1), console.waiting(f"uploading {pack}"):
+            name = push_pack(place, repo, private=private)
         if as_json:
             console.say_json({"name": name})
         else:
-            typer.echo(f"{name}: use it with `predict --model {name}`")
+            console.say_result(f"{name}: use it with `predict --model {name}`")
 
 
 @models_app.command("export")
@@ -114,7 +124,11 @@ def models_export(
 ) -> None:
     """Write a pack as one safetensors file with its record in the header, and the record beside it as JSON."""
     with errors_in_words():
-        from headclip_med import console
+        from headclip_med import cli_checks, console
+        from headclip_med.writing.atomic import check_writable
+
+        cli_checks.check_model(pack)
+        check_writable(file.absolute().parent)
         from headclip_med.packs import builtin_packs, load_pack
         from headclip_med.packs.share import pack_place, pack_to_file
 
@@ -123,7 +137,7 @@ def models_export(
         if as_json:
             console.say_json({"file": str(written), "sha256": digest})
         else:
-            typer.echo(f"{written}\nsha256 {digest}")
+            console.say_result(f"{written}\nsha256 {digest}")
 
 
 @models_app.command("convert")
@@ -169,7 +183,15 @@ def models_convert(
 ) -> None:
     """Make a pack of prompts or head weights that were trained elsewhere."""
     with errors_in_words():
-        from headclip_med import case_options, console
+        from headclip_med import case_options, choices, cli_checks, console
+        from headclip_med.writing.atomic import check_writable
+
+        cli_checks.check_file(file, "The file to convert")
+        check_writable(out)
+        cli_checks.check_weights(tower)
+        if base is not None:
+            cli_checks.check_model(base)
+        case_options.check_name("domain", domain, choices.DOMAINS)
         from headclip_med.convert_model import PROMPT_METHODS, convert_model
 
         case_options.check_name("method", method, PROMPT_METHODS)
@@ -188,12 +210,11 @@ def models_convert(
                 domain=domain,
                 trained_on=trained_on,
             )
-        for note in made.notes:
-            console.err.print(f"warning: {note}", style="yellow", markup=False)
+        console.say_warnings(made.notes)
         if as_json:
             console.say_json({"folder": str(out), "record": made.record.model_dump(mode="json")})
         else:
-            typer.echo(f"{made.record.name}: {made.record.title}, in {out}")
+            console.say_result(f"{made.record.name}: {made.record.title}, in {out}")
 
 
 models_app.command("heads")(heads)

@@ -2,13 +2,75 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from typer.core import TyperGroup
 
 from headclip_med import choices
+from headclip_med.cli_errors import DEBUG
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class CommandList(TyperGroup):
+    """A group whose help lists its commands with their whole first sentence, without an ellipsis."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list of commands in the help text."""
+        commands = [(name, self.commands[name]) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(limit=1000)) for name, command in commands])
+
+
+class CommandApp(typer.Typer):
+    """An app whose help is shown as it is written, as brackets are no markup; each command can be quiet or verbose."""
+
+    def __init__(self, words: str, **more: Any) -> None:
+        super().__init__(help=words, no_args_is_help=True, cls=CommandList, rich_markup_mode=None, **more)
+
+    def command(self, name: str | None = None, **more: Any) -> Callable[[Command], Command]:
+        """As of Typer, with ``--quiet`` and ``--verbose`` after the command's own options."""
+        add = super().command(name, **more)
+        return lambda function: add(_with_voice(function)) and function
+
+
+def _with_voice(function: Command) -> Command:
+    """The function with two more options, which say how loud the console is."""
+
+    @wraps(function)
+    def spoken(*args: Any, quiet: bool = False, verbose: bool = False, **more: Any) -> Any:
+        from headclip_med import console
+
+        console.speak(quiet=quiet, verbose=verbose or bool(os.environ.get(DEBUG)))
+        return function(*args, **more)
+
+    hints = get_type_hints(function, include_extras=True)
+    own = [part.replace(annotation=hints[name]) for name, part in signature(function).parameters.items()]
+    voice = {"quiet": QuietOption, "verbose": VerboseOption}
+    more = [Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=kind) for name, kind in voice.items()]
+    spoken.__signature__ = Signature([*own, *more])  # type: ignore[attr-defined]
+    spoken.__annotations__ = {**hints, **voice}
+    return spoken  # type: ignore[return-value]
+
+
+QuietOption = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="Say nothing but warnings, errors, and what --json or a listing command prints."
+    ),
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Say more: each warning of each case, model and device, tracebacks of internal errors."
+    ),
+]
 
 
 def _one_of(names: Sequence[str]) -> Callable[[str], list[str]]:

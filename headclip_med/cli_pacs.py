@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from headclip_med.pacs.archive import Archive
     from headclip_med.pacs.push import Progress
 
-pacs_app = typer.Typer(
-    help="Steps of talking to an archive: DICOMweb and DIMSE, as a client.",
-    no_args_is_help=True,
+pacs_app = options.CommandApp(
+    "Steps of talking to an archive: DICOMweb and DIMSE, as a client.",
     epilog="Credentials come from HEADCLIP_PACS_USER and HEADCLIP_PACS_PASSWORD, or HEADCLIP_PACS_TOKEN.",
 )
 
@@ -50,7 +49,7 @@ def pacs_echo(address: ServiceArgument, as_json: options.JsonOption = False) -> 
         if as_json:
             console.say_json({"ok": True, "address": place.service, "milliseconds": milliseconds})
         else:
-            console.out.print(f"{place.service} answers after {milliseconds} ms", markup=False)
+            console.out.print(f"{place.service} answers after {milliseconds} ms")
 
 
 @pacs_app.command("find")
@@ -112,7 +111,7 @@ def pacs_pull(
                     count = pull_series(archive, found.study, found.uid, folder, retry, progress)
                 pulled.append({"name": folder.name, "folder": str(folder), "instances": count})
                 if not as_json:
-                    console.out.print(f"{folder.name}: {count} instances → {folder}", markup=False)
+                    console.say_result(f"{folder.name}: {count} instances → {folder}")
         if as_json:
             console.say_json({"series": pulled})
 
@@ -161,7 +160,7 @@ def pacs_move(
         if as_json:
             console.say_json({"sent": count, "to": to})
         else:
-            console.out.print(f"{count} objects sent to {to}", markup=False)
+            console.say_result(f"{count} objects sent to {to}")
 
 
 def _open(text: str) -> tuple[Address, Archive, Access]:

@@ -92,7 +92,7 @@ def review_tables(
             console.say_json({"reviews": len(readings), "files": {kind: str(path) for kind, path in files.items()}})
             return
         for path in files.values():
-            console.out.print(str(path), markup=False)
+            console.say_result(str(path))
 
 
 def _check_viewer() -> None:

@@ -32,19 +32,26 @@ def train(
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same pack.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Any other field, such as heads.lr=0.01; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Any other field, such as heads.lr=0.01 or feature_layers=5,8,11; repeatable.",
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the checkpoint in the folder.")] = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Train head weights and classes, or another method, on auxiliary data: a pack for `predict --model`."""
     with errors_in_words():
+        from headclip_med.case_options import check_name
+        from headclip_med.choices import DOMAINS, method_names
         from headclip_med.console import say_json
-        from headclip_med.console_train import TrainBar, show_trained
         from headclip_med.errors import InputError
-        from headclip_med.training.config import load_config
-        from headclip_med.training.run import train as run
+        from headclip_med.fields import parse_settings, read_fields
 
+        check_name("method", method, method_names())
+        check_name("domain", domain, DOMAINS)
+        settings = parse_settings(set_ or [])
         changes: dict[str, Any] = {
             "model": model,
             "method": method,
@@ -59,10 +66,14 @@ def train(
         if data:
             changes["data"] = [{"path": path, **values} for path in data]
         elif any(values.values()):
-            raise InputError(
-                "Values of masks must go with --data", "none", "In the configuration, give them to each set"
-            )
-        chosen = load_config(config, **changes, **_settings(set_ or []))
+            hint = "In the configuration, give them to each set"
+            raise InputError("Values of masks must go with --data", "none", hint)
+        _check_paths({**({} if config is None else read_fields(config)), **changes})
+        from headclip_med.console_train import TrainBar, show_trained
+        from headclip_med.training.config import load_config
+        from headclip_med.training.run import train as run
+
+        chosen = load_config(config, settings, **changes)
         with TrainBar() as watcher:
             trained = run(chosen, resume=resume, watcher=watcher)
         if as_json:
@@ -80,16 +91,15 @@ def train(
             show_trained(trained)
 
 
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    """``heads.lr=0.01`` → ``{"heads.lr": 0.01}``, values as YAML reads them."""
-    import yaml
+def _check_paths(given: dict[str, Any]) -> None:
+    """Data, tower and folder of a configuration as it was written, before torch is imported."""
+    from headclip_med import cli_checks
+    from headclip_med.writing.atomic import check_writable
 
-    from headclip_med.errors import InputError
-
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise InputError("A setting must be FIELD=VALUE", pair, "For example --set heads.lr=0.01")
-        found[key.strip()] = yaml.safe_load(value)
-    return found
+    sets = given.get("data")
+    paths = [entry.get("path") for entry in sets if isinstance(entry, dict)] if isinstance(sets, list) else []
+    cli_checks.check_data(path for path in paths if isinstance(path, str))
+    if isinstance(given.get("model"), str):
+        cli_checks.check_model(given["model"])
+    if isinstance(given.get("out"), (str, Path)):
+        check_writable(Path(given["out"]))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from headclip_med.case_inputs import CaseInput, Source
 from headclip_med.case_options import CaseOptions
 from headclip_med.case_outcome import CaseOutcome, CohortSummary, Watcher
 from headclip_med.case_steps import check_case, read_case, seconds_since, write_case
-from headclip_med.cohort_run import RUN_NAME, CohortRun
+from headclip_med.cohort_run import RUN_NAME, CohortRun, read_runs
 from headclip_med.errors import OutputError
-from headclip_med.writing.atomic import check_writable
+from headclip_med.finished import finished_record, skipped
+from headclip_med.writing.atomic import RECORD_NAME, check_writable
 from headclip_med.writing.dicom_options import check_dicom_source
 
 if TYPE_CHECKING:
@@ -73,22 +73,90 @@ def run_cohort(
         with suppress(OutputError):
             run.write_record()
         raise
-    unrecorded = None
-    try:
-        run.write_record()
-    except OutputError as error:
-        unrecorded = str(error)
+    unrecorded = _unrecorded(run)
     return CohortSummary(run.outcomes, len(cases), seconds_since(run.begin), unrecorded)
 
 
-def check_output(out_dir: Path) -> None:
+def _unrecorded(run: CohortRun) -> str | None:
+    """Write the run's record; why it could not be written, if it could not."""
+    try:
+        run.write_record()
+    except OutputError as error:
+        return str(error)
+    return None
+
+
+def all_finished(
+    identity: Mapping[str, Any], cases: Sequence[CaseInput], out_dir: Path, options: CaseOptions
+) -> list[CaseOutcome] | None:
+    """The outcomes of cases that are all finished already, so that no model is needed; None if one is not.
+
+    Args:
+        identity: of the model, see :func:`headclip_med.finished.known_identity`.
+    """
+    if not all((out_dir / case.name / RECORD_NAME).is_file() for case in cases):
+        return None  # before anything is read
+    outcomes = []
+    for case in cases:
+        content = _content_of(case, options)
+        record = finished_record(identity, content, out_dir / case.name, options) if content else None
+        if record is None:
+            return None
+        outcomes.append(skipped(record, out_dir / case.name))
+    return outcomes
+
+
+def record_finished(
+    identity: Mapping[str, Any],
+    outcomes: Sequence[CaseOutcome],
+    cases: Sequence[CaseInput],
+    out_dir: Path,
+    options: CaseOptions,
+    *,
+    watcher: Watcher,
+) -> CohortSummary:
+    """As :func:`run_cohort` with ``resume`` and the outcomes of :func:`all_finished`."""
+    stand_in = cast("ScanEngine", _NoEngine(identity))
+    run = CohortRun(stand_in, cases, out_dir, options, True, watcher, None)
+    run.take(outcomes)
+    return CohortSummary(run.outcomes, len(cases), seconds_since(run.begin), _unrecorded(run))
+
+
+@dataclass(frozen=True)
+class _NoEngine:
+    """Stands where an engine would in the record of a run that needs none."""
+
+    known: Mapping[str, Any]
+
+    def identity(self) -> dict[str, Any]:
+        return dict(self.known)
+
+    def setting(self) -> dict[str, Any]:
+        return {}
+
+
+def _content_of(case: CaseInput, options: CaseOptions) -> str | None:
+    """The hash of a case's content, where that can be told without fetching it; None where it cannot be read."""
+    if case.fetch is not None:
+        return None if case.known_content is None else case.known_content()
+    try:
+        return read_case(case.source, options).meta.get("content_sha256")
+    except Exception:  # the run says what is wrong with it
+        return None
+
+
+def check_output(out_dir: Path, name: str | None = None) -> None:
     """Fail before a model is loaded when nothing could be written; no folder is made.
 
+    Args:
+        name: of a case, whose folder must be free or hold an earlier result.
+
     Raises:
-        OutputError: the folder, or the nearest one above it that exists, cannot be written to.
+        OutputError: the folder, or the nearest one above it that exists, cannot be written to, or holds a ``run.json``
+            of something else.
     """
-    existing = next(path for path in (out_dir, *out_dir.absolute().parents) if os.path.lexists(path))
-    check_writable(existing)
+    check_writable(out_dir, name)
+    read_runs(out_dir)
 
 
 def check_dicom_cases(cases: Sequence[CaseInput], options: CaseOptions) -> None:
@@ -116,8 +184,10 @@ __all__ = [
     "CaseOutcome",
     "CohortSummary",
     "Watcher",
+    "all_finished",
     "check_dicom_cases",
     "check_output",
     "predict_case",
+    "record_finished",
     "run_cohort",
 ]

@@ -18,11 +18,11 @@ from headclip_med.case_inputs import CaseInput
 from headclip_med.case_options import CaseOptions
 from headclip_med.case_outcome import CaseOutcome, Watcher
 from headclip_med.case_steps import check_case, outcome_or, read_case, seconds_since, write_case
-from headclip_med.errors import CancelledError
+from headclip_med.errors import CancelledError, OutputError
 from headclip_med.finished import engine_identity, finished_record, skipped
 from headclip_med.types import RESEARCH_ONLY
 from headclip_med.versions import package_versions
-from headclip_med.writing.atomic import atomic_path, check_writable
+from headclip_med.writing.atomic import atomic_path
 
 if TYPE_CHECKING:
     from headclip_med.run_job import CaseRun
@@ -86,6 +86,13 @@ class CohortRun:
                 self._stopping = True
                 raise
 
+    def take(self, outcomes: Sequence[CaseOutcome]) -> None:
+        """Take what has become of every case from elsewhere, and tell it as :meth:`work` would."""
+        for number, outcome in enumerate(outcomes, start=1):
+            self.watcher.case_started(number, len(self.cases), outcome.name)
+            self._ended[number] = outcome
+            self.watcher.case_ended(outcome)
+
     def _begin(self, numbered: tuple[int, CaseInput]) -> _Begun:
         """In the reading thread: a case → its slices, or why there is nothing to score."""
         number, case = numbered
@@ -102,7 +109,7 @@ class CohortRun:
     def _skipped_or_run(self, case: CaseInput, number: int) -> CaseOutcome | CaseRun:
         folder, source = self.out_dir / case.name, case.source
         if self.resume and case.known_content is not None and (content := case.known_content()) is not None:
-            record = finished_record(self.engine, content, folder, self.options)
+            record = finished_record(engine_identity(self.engine), content, folder, self.options)
             if record is not None:
                 return skipped(record, folder)
         if case.fetch is not None:
@@ -111,7 +118,8 @@ class CohortRun:
             check_case(self.out_dir, case.name, source, self.options)
         volume = read_case(source, self.options)
         if self.resume:
-            record = finished_record(self.engine, volume.meta.get("content_sha256", ""), folder, self.options)
+            content = volume.meta.get("content_sha256", "")
+            record = finished_record(engine_identity(self.engine), content, folder, self.options)
             if record is not None:
                 return skipped(record, folder)
             check_case(self.out_dir, case.name, source, self.options)
@@ -166,24 +174,32 @@ class CohortRun:
         return self._stopping or (self.cancel is not None and self.cancel())
 
     def write_record(self) -> None:
-        """Write ``run.json``, whole or not at all."""
-        check_writable(self.out_dir)
+        """Write ``run.json``, whole or not at all; what earlier runs did stays in it."""
         text = json.dumps(self._record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         with atomic_path(self.out_dir / RUN_NAME) as draft:
             draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
     def _record(self) -> dict[str, Any]:
         setting = {**self.engine.setting(), "resume": self.resume}
+        earlier = read_runs(self.out_dir)
+        runs = [] if earlier is None else [*earlier.pop("earlier_runs", []), earlier]
+        cases = {case["name"]: case for run in runs for case in run["cases"]}
+        for outcome in self.outcomes:
+            if outcome.status != "skipped" or outcome.name not in cases:
+                cases[outcome.name] = {**self._case_record(outcome), "run": len(runs) + 1}
+        for number, run in enumerate(runs, start=1):
+            run["cases"] = [case for case in run["cases"] if case.setdefault("run", number) == number]
         return {
             "schema_version": RUN_SCHEMA,
             "research_use_only": RESEARCH_ONLY,
             "started": self.started.isoformat(timespec="seconds"),
             "seconds": seconds_since(self.begin),
             "arguments": {**self.options.recorded(), **setting},
-            "model": engine_identity(self.engine),
+            "model": {key: value for key, value in engine_identity(self.engine).items() if value is not None},
             "versions": package_versions(),
             "cases_given": len(self.cases),
-            "cases": [self._case_record(outcome) for outcome in self.outcomes],
+            "cases": list(cases.values()),
+            "earlier_runs": runs,
         }
 
     def _case_record(self, outcome: CaseOutcome) -> dict[str, Any]:
@@ -192,6 +208,28 @@ class CohortRun:
             error = error.replace(self.options.series, "a series UID")
         folder = None if outcome.folder is None else outcome.folder.name  # folders above may name patients
         return {**outcome.as_json(), "folder": folder, "error": error}
+
+
+def read_runs(folder: Path) -> dict[str, Any] | None:
+    """What the earlier runs into ``folder`` recorded, None where there were none.
+
+    Raises:
+        OutputError: its ``run.json`` is of something else, and would be lost.
+    """
+    path = folder / RUN_NAME
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["schema_version"] == RUN_SCHEMA and isinstance(record["cases"], list):
+            return dict(record)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise OutputError(
+        f"The {RUN_NAME} in the output folder must be of earlier runs of headclip-med",
+        "another or a damaged file",
+        "Move it away or choose another output folder",
+    )
 
 
 def _bytes_of(item: _Begun) -> int:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markdown import Markdown
+from rich.console import Console, ConsoleOptions
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from headclip_med.case_outcome import TopFinding
 from headclip_med.cohort import CaseOutcome, CohortSummary, Watcher
@@ -24,48 +30,149 @@ if TYPE_CHECKING:
     from headclip_med.doctor import Check
     from headclip_med.review import CaseEntry
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+_UNCUT = 100_000  # columns of a file or pipe: nothing is wrapped or shortened there
+_EVERY = 10.0  # seconds between lines of progress where no bar can be drawn
 
-_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+_COLOURS = {"ok": "green", "warn": "yellow", "skipped": "yellow", "fail": "red"}
+
+
+class Screen(Console):
+    """A console that shows text as it is, cuts nothing, and goes on when its reader has gone (``| head -1``)."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False, "highlight": False, "soft_wrap": True, **options})
+
+    @property
+    def options(self) -> ConsoleOptions:
+        """How things are laid out: to fit a terminal, elsewhere as wide as their longest line."""
+        return super().options if self.is_terminal else super().options.update(width=_UNCUT)
+
+    def on_broken_pipe(self) -> None:
+        """Drop what follows: the results are files, and a run that writes them must not end here."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+@dataclass
+class Voice:
+    """How much is said: see :func:`speak`."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+out = Screen()
+err = Screen(stderr=True)
+voice = Voice()
+
+
+def speak(*, quiet: bool, verbose: bool) -> None:
+    """Choose for this command how much is said; log lines of this package only with ``verbose``."""
+    voice.quiet, voice.verbose = quiet, verbose
+    if verbose:
+        logging.basicConfig()
+        logging.getLogger("headclip_med").setLevel(logging.DEBUG)
 
 
 def say_json(value: object) -> None:
     """One JSON object on stdout."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    out.print(text.encode("utf-8", "backslashreplace").decode(), markup=False, highlight=False)
+    out.print(text.encode("utf-8", "backslashreplace").decode())
 
 
 def say_error(message: str) -> None:
     """A message on stderr."""
-    err.print(f"error: {message}", style="red", markup=False)
+    err.print(f"error: {message}", style="red")
 
 
 def say_warnings(messages: Iterable[str]) -> None:
     """Warnings on stderr."""
     for message in messages:
-        err.print(f"warning: {message}", style="yellow", markup=False)
+        err.print(f"warning: {message}", style="yellow")
+
+
+def say_note(message: str) -> None:
+    """How far things are, on stderr; not with ``--quiet``."""
+    if not voice.quiet:
+        err.print(message)
+
+
+def say_detail(message: str) -> None:
+    """On stderr, with ``--verbose`` only."""
+    if voice.verbose:
+        err.print(message)
+
+
+def say_result(message: str) -> None:
+    """What a command that writes files made, on stdout; not with ``--quiet``."""
+    if not voice.quiet:
+        out.print(message)
+
+
+def show(thing: Any) -> None:
+    """A table or text on stdout, wrapped to the screen."""
+    out.print(thing, soft_wrap=False, crop=False)
+
+
+def show_result(thing: Any) -> None:
+    """As :func:`show`, of a command that writes files; not with ``--quiet``."""
+    if not voice.quiet:
+        show(thing)
+
+
+def table(*heads: str, show_header: bool = True) -> Table:
+    """A table that folds what does not fit, instead of cutting it."""
+    return Table(*[Column(head, overflow="fold") for head in heads], show_header=show_header)
 
 
 def progress_bars(*more: ProgressColumn, keep: bool = False) -> Progress:
     """Bars on stderr with how many are done, of how many, and the time left; ``keep`` leaves them on the screen."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), *more)
+    words = TextColumn("{task.description}", markup=False)
+    columns = (words, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), *more)
     return Progress(*columns, console=err, transient=not keep, redirect_stdout=False)
 
 
-class TerminalWatcher(Watcher):
-    """Bars on stderr while a run lasts (on a terminal only), and one line per finished case.
+def draws_bars() -> bool:
+    """Whether bars are drawn: on a terminal, unless the user wants quiet."""
+    return err.is_terminal and not voice.quiet
 
-    A case with a result has its line on stdout, a failed one on stderr; with ``quiet`` stdout stays empty.
+
+class Pulse:
+    """Lines of progress on stderr where no bar is drawn, some seconds apart; what is done before that stays silent."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+
+    def beat(self, words: str) -> None:
+        """Say ``words`` if nothing was said for some seconds."""
+        now = time.monotonic()
+        if self._last is None:
+            self._last = now
+        elif now - self._last >= _EVERY:
+            self.say(words)
+
+    def say(self, words: str) -> None:
+        """Say ``words`` where no bar is drawn."""
+        self._last = time.monotonic()
+        if not err.is_terminal:
+            say_note(words)
+
+
+class TerminalWatcher(Watcher):
+    """Bars on stderr while a run lasts, or lines where stderr is a file; and one line per finished case.
+
+    A case with a result has its line on stdout, a failed one on stderr; with ``quiet`` stdout stays empty. A warning is
+    told with the first case that has it, and counted in the end.
     """
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self.outcomes: list[CaseOutcome] = []
-        self._bars = progress_bars()
-        self._drawn = err.is_terminal
+        self._bars, self._pulse, self._name = progress_bars(), Pulse(), ""
+        self._drawn = draws_bars()
         self._all = self._bars.add_task("cases", total=None, visible=False)
         self._slices = self._bars.add_task("", total=None)
+        self._warned: Counter[str] = Counter()
 
     def __enter__(self) -> TerminalWatcher:
         self._draw()
@@ -75,23 +182,33 @@ class TerminalWatcher(Watcher):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._clear()
+        if not voice.verbose:
+            say_warnings(f"{count} cases in all: {words}" for words, count in self._warned.items() if count > 1)
 
     def case_started(self, number: int, cases: int, name: str) -> None:
+        self._name = name
         self._bars.update(self._all, total=cases, completed=number - 1, visible=cases > 1)
-        self._bars.reset(self._slices, total=None, description=f"slices of {_escaped(name)}")
+        self._bars.reset(self._slices, total=None, description=f"slices of {name}")
+        if cases > 1:
+            self._pulse.say(f"case {number} of {cases}: {name}")
 
     def slices_done(self, done: int, total: int) -> None:
         self._bars.update(self._slices, completed=done, total=total)
+        self._pulse.beat(f"{self._name}: {done} of {total} slices")
 
     def case_ended(self, outcome: CaseOutcome) -> None:
         self.outcomes.append(outcome)
         self._bars.update(self._all, advance=1)
+        self._clear()  # both streams may be one screen
+        fresh = [words for words in outcome.warnings if voice.verbose or words not in self._warned]
+        say_warnings(f"{outcome.name}: {words}" for words in fresh)
+        self._warned.update(set(outcome.warnings))
+        say_detail(f"{outcome.name}: {outcome.status} after {outcome.seconds:.1f} s")
         if outcome.error is not None:
             say_error(f"{outcome.name}: {outcome.error}")
         elif not self.quiet:
-            self._clear()  # both streams may be one screen
-            out.print(case_line(outcome), markup=False)
-            self._draw()
+            say_result(case_line(outcome))
+        self._draw()
 
     def _draw(self) -> None:
         if self._drawn:
@@ -118,24 +235,25 @@ def show_counts(summary: CohortSummary, record: Path) -> None:
     """One line about a run of several cases, and the reason if it could not be recorded."""
     if summary.cases > 1:
         counts = ", ".join(f"{number} {status}" for status, number in summary.counts.items())
-        err.print(f"{summary.cases} cases in {summary.seconds:.0f} s: {counts}; see {record}", markup=False)
+        say_note(f"{summary.cases} cases in {summary.seconds:.0f} s: {counts}; see {record}")
     if summary.unrecorded is not None:
         say_error(summary.unrecorded)
 
 
 def show_demo(demo: DemoOutcome) -> None:
     """Where the lesion is, where it was found, and the files to look at."""
-    table = Table(title="A lesion of known place, in a synthetic head", show_header=False)
-    table.add_row("lesion", f"RAS {_place(demo.lesion_mm)} mm")
-    table.add_row("highest finding", "none" if demo.found_mm is None else f"RAS {_place(demo.found_mm)} mm")
-    table.add_row("distance", "–" if demo.distance_mm is None else f"{demo.distance_mm:.1f} mm")
-    table.add_row("Dice of the mask", f"{demo.dice:.2f} (1 is perfect, threshold {demo.threshold:.2f})")
-    table.add_row("lesion volume", f"{demo.lesion_volume_mm3 / 1000:.1f} mL")
-    table.add_row("volume score", f"{demo.case.pred_score or 0:.3f}, {demo.case.findings or 0} finding(s)")
-    table.add_row("time", f"{demo.case.seconds:.1f} s")
-    out.print(table)
+    say_result("A lesion of known place, in a synthetic head")
+    facts = table("", "", show_header=False)
+    facts.add_row("lesion", f"RAS {_place(demo.lesion_mm)} mm")
+    facts.add_row("highest finding", "none" if demo.found_mm is None else f"RAS {_place(demo.found_mm)} mm")
+    facts.add_row("distance", "–" if demo.distance_mm is None else f"{demo.distance_mm:.1f} mm")
+    facts.add_row("Dice of the mask", f"{demo.dice:.2f} (1 is perfect, threshold {demo.threshold:.2f})")
+    facts.add_row("lesion volume", f"{demo.lesion_volume_mm3 / 1000:.1f} mL")
+    facts.add_row("volume score", f"{demo.case.pred_score or 0:.3f}, {demo.case.findings or 0} finding(s)")
+    facts.add_row("time", f"{demo.case.seconds:.1f} s")
+    show_result(facts)
     for kind, path in demo.files.items():
-        out.print(f"{kind:>8}: {path}", markup=False)
+        say_result(f"{kind:>8}: {path}")
 
 
 def demo_json(demo: DemoOutcome) -> dict[str, Any]:
@@ -154,78 +272,92 @@ def demo_json(demo: DemoOutcome) -> dict[str, Any]:
 
 def show_checks(checks: Sequence[Check]) -> None:
     """The doctor's table; what to do stands under what was found."""
-    table = Table("", "", "found")
+    rows = table("", "", "found")
     for check in checks:
-        mark = f"[{_COLOURS[check.status]}]{check.status}[/]"
         fix = f"\n→ {check.fix}" if check.fix else ""
-        table.add_row(mark, _escaped(check.name), _escaped(check.detail + fix))
-    out.print(table)
+        rows.add_row(status_text(check.status), check.name, check.detail + fix)
+    show(rows)
+
+
+def status_text(status: str) -> Text:
+    """A check's status in its colour."""
+    return Text(status, style=_COLOURS[status])
 
 
 def show_review_cases(cases: Sequence[CaseEntry]) -> None:
     """The case list of a review: score, how far the reader is, or why a case cannot be reviewed."""
-    table = Table("case", "score", "findings", "judged", "drawn", "state")
+    rows = table("case", "score", "findings", "judged", "drawn", "state")
     for entry in cases:
         state = entry.problem or ("done" if entry.done else "begun" if entry.begun else "open")
         known = ("–" if value is None else value for value in (entry.findings, entry.judged, entry.drawn))
         score = "–" if entry.score is None else f"{entry.score:.3f}"
-        table.add_row(_escaped(entry.key), score, *map(str, known), _escaped(state))
-    out.print(table)
+        rows.add_row(entry.key, score, *map(str, known), state)
+    show(rows)
 
 
 def show_models(packs: Sequence[PackSummary], towers: dict[str, str]) -> None:
-    """Built-in packs, recommended towers, and how to name anything else."""
-    table = Table("built in", "what", "method", "tower", "MiB", "threshold and its origin")
+    """Built-in packs, recommended towers, and how to name anything else; a name to a line, so that none is cut."""
+    out.print("Built in:\n")
     for pack in packs:
-        threshold = f"{pack.threshold:.2f}: {pack.threshold_origin}"
-        cells = (pack.name, pack.title, pack.method, pack.tower, f"{pack.mib:.1f}", threshold)
-        table.add_row(*map(_escaped, cells))
-    out.print(table)
-    table = Table("recommended, downloaded on first use", "what")
+        size = f"{pack.mib:.1f} MiB" if pack.mib >= 1 else f"{1024 * pack.mib:.0f} KiB"
+        facts = f"method {pack.method}, tower {pack.tower}, {size}"
+        threshold = f"threshold {pack.threshold:.2f}: {pack.threshold_origin}"
+        _entry(pack.name, pack.title, f"for {pack.scope}", facts, threshold)
+    out.print("\nRecommended, downloaded on first use:\n")
     for name, what in towers.items():
-        table.add_row(_escaped(name), _escaped(what))
-    out.print(table)
+        _entry(name, what)
     out.print(
-        "Any other: a pack folder or file, hf-pack:ORG/NAME, a weight file [ARCH@]FILE, ARCH/TAG of open_clip, "
-        "hf-hub:ORG/NAME, timm:ARCH.",
-        markup=False,
+        "\nAny other: a pack folder or file, hf-pack:ORG/NAME, a weight file [ARCH@]FILE, ARCH/TAG of open_clip, "
+        "hf-hub:ORG/NAME, timm:ARCH."
     )
+
+
+def _entry(name: str, *lines: str) -> None:
+    out.print(name, style="bold")
+    for line in lines:
+        show(Padding(Text(line), (0, 0, 0, 4), expand=False))
 
 
 def show_methods(methods: Sequence[MethodSummary]) -> None:
     """A line per method: what it is, and what it needs before it can score."""
-    table = Table("method", "what it is", "needs", "learns")
+    rows = table("method", "what it is", "needs", "learns")
+    rows.columns[0].no_wrap = True
     for method in methods:
-        table.add_row(*map(_escaped, (method.name, method.title, ", ".join(method.needs) or "a tower", method.learns)))
-    out.print(table)
+        rows.add_row(method.name, method.title, ", ".join(method.needs) or "a tower", method.learns)
+    show(rows)
 
 
 def show_model(info: ModelInfo) -> None:
-    """A model's card, record and hashes."""
+    """A model's card as it was written, its record and hashes."""
     if info.card:
-        out.print(Markdown(info.card))
-    out.print(json.dumps(info.record, indent=2, ensure_ascii=False), markup=False)
+        out.print(info.card)
+    out.print(json.dumps(info.record, indent=2, ensure_ascii=False))
     for what, digest in info.sha256.items():
-        out.print(f"sha256 of the {what}: {digest}", markup=False)
+        out.print(f"sha256 of the {what}: {digest}")
 
 
 @contextmanager
 def steps(text: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left, on a terminal only; what is yielded is told how many are done, and of how many."""
-    bars = progress_bars()
-    bars.disable = not err.is_terminal
+    """A bar with the time left, or lines; what is yielded is told how many are done, and of how many."""
+    bars, pulse = progress_bars(), Pulse()
+    bars.disable = not draws_bars()
+
+    def tell(done: int, total: int) -> None:
+        bars.update(task, completed=done, total=total)
+        pulse.beat(f"{text}: {done} of {total}")
+
     with bars:
-        task = bars.add_task(_escaped(text), total=total)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        task = bars.add_task(text, total=total)
+        yield tell
 
 
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
     """Show that something takes a while, on a terminal only."""
-    if not err.is_terminal:
+    if not draws_bars():
         yield
         return
-    with err.status(_escaped(text)):
+    with err.status(Text(text)):
         yield
 
 
@@ -246,7 +378,3 @@ def _where(top: TopFinding) -> str:
 
 def _place(ras_mm: Sequence[float]) -> str:
     return ", ".join(f"{value:.1f}" for value in ras_mm)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")

@@ -9,16 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-from rich.table import Table
-
-from headclip_med.console import err, out
+from headclip_med.console import out, say_note, show, status_text, table
 
 if TYPE_CHECKING:
     from headclip_med.bundle.front import BundleOutcome
     from headclip_med.bundle.verify import Check
-
-_COLOURS = {"ok": "green", "skipped": "yellow", "fail": "red"}
 
 
 @contextmanager
@@ -33,11 +28,11 @@ def stdout_for_json(wanted: bool) -> Iterator[None]:
 
 def show_bundles(bundles: Sequence[dict[str, Any]]) -> None:
     """Name, version, title and workflows of every bundle."""
-    table = Table("bundle", "version", "what", "workflows")
+    rows = table("bundle", "version", "what", "workflows")
     for bundle in bundles:
         cells = (bundle["name"], bundle["version"] or "–", bundle["title"] or "–", ", ".join(bundle["configs"]))
-        table.add_row(*(escape(str(cell)) for cell in cells))
-    out.print(table)
+        rows.add_row(*map(str, cells))
+    show(rows)
 
 
 def show_outcome(outcome: BundleOutcome, dry_run: bool) -> None:
@@ -47,7 +42,7 @@ def show_outcome(outcome: BundleOutcome, dry_run: bool) -> None:
     run = outcome.run
     where = f" → {run.output_dir}" if run.output_dir is not None and outcome.files else ""
     what = "checked and built, nothing was run" if dry_run else f"done in {outcome.seconds:.0f} s{where}"
-    err.print(f"{run.bundle.name} {run.name}: {what}", markup=False)
+    say_note(f"{run.bundle.name} {run.name}: {what}")
 
 
 def is_first_process() -> bool:
@@ -72,9 +67,9 @@ def outcome_json(outcome: BundleOutcome, dry_run: bool) -> dict[str, Any]:
 
 def show_checks(checks: Sequence[Check]) -> None:
     """One row per check, and how many failed."""
-    table = Table("", "check", "found")
+    rows = table("", "check", "found")
     for check in checks:
-        table.add_row(f"[{_COLOURS[check.status]}]{check.status}[/]", escape(check.name), escape(check.words))
-    out.print(table)
-    counts = {status: sum(check.status == status for check in checks) for status in _COLOURS}
-    out.print(", ".join(f"{number} {status}" for status, number in counts.items() if number), markup=False)
+        rows.add_row(status_text(check.status), check.name, check.words)
+    show(rows)
+    counts = {status: sum(check.status == status for check in checks) for status in ("ok", "skipped", "fail")}
+    out.print(", ".join(f"{number} {status}" for status, number in counts.items() if number))

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from rich.console import Console
 from rich.progress import TaskID
-from rich.table import Table
 
-from headclip_med.console import err, out, progress_bars, say_error
+from headclip_med.console import (
+    Pulse,
+    draws_bars,
+    err,
+    progress_bars,
+    say_error,
+    say_note,
+    say_result,
+    say_warnings,
+    show_result,
+    table,
+)
 from headclip_med.evaluation.record import EvaluationRecord, Metric
 from headclip_med.evaluation.run import EvaluationWatcher
 from headclip_med.evaluation.tables import title_of, unit_of
 
 _MOST_EXCLUDED = 20
-_WIDTH = 160  # of a table in a file or a pipe, where there is no screen
 
 
 class EvaluationBar(EvaluationWatcher):
-    """Bars with the time left (on a terminal only); a case that fails is told at once."""
+    """Bars with the time left, or lines where stderr is a file; a case that fails is told at once."""
 
     def __init__(self) -> None:
-        self._bars = progress_bars(keep=True)
+        self._bars, self._pulse = progress_bars(keep=True), Pulse()
         self._task: TaskID | None = None
+        self._phase, self._cases, self._done = "", 0, 0
 
     def __enter__(self) -> EvaluationBar:
-        if err.is_terminal:
+        if draws_bars():
             self._bars.start()
         return self
 
@@ -36,32 +46,49 @@ class EvaluationBar(EvaluationWatcher):
         self._bars.stop()
 
     def phase_started(self, phase: str, cases: int) -> None:
-        self._task = self._bars.add_task(phase.replace("[", r"\["), total=cases or None)
+        self._phase, self._cases, self._done = phase, cases, 0
+        self._task = self._bars.add_task(phase, total=cases or None)
+        self._pulse.say(f"{phase}: {cases} cases" if cases else phase)
 
     def case_done(self, case: str, error: str) -> None:
+        self._done += 1
         if self._task is not None:
             self._bars.update(self._task, advance=1)
         if error:
             say_error(f"{case}: {error}")
+        self._pulse.beat(f"{self._phase}: {self._done} of {self._cases} cases")
+
+
+def evaluation_json(record: EvaluationRecord, curves: bool) -> dict[str, Any]:
+    """The object that ``evaluate --json`` prints: metrics, without what only a plot needs unless that is asked for."""
+    plain: dict[str, Any] = record.model_dump(mode="json")
+    for model in plain["models"]:
+        for levels in (model["levels"], *(group["levels"] for group in model["subgroups"])):
+            for level in () if curves else levels.values():
+                for name in ("curves", "histogram", "reliability"):
+                    del level[name]
+        for entry in model["protocol"]["ledger"]:
+            if not curves:
+                entry.pop("image_sha256", None)
+    return plain
 
 
 def show_evaluation(record: EvaluationRecord, folder: Path) -> None:
     """One row per level and metric, one column per model, and where the report is."""
-    table = Table("", "", *(result.model.replace("[", r"\[") for result in record.models))
     facts = record.dataset
-    table.title = f"{facts.name}: {facts.counted} cases of {facts.patients} patients".replace("[", r"\[")
+    say_result(f"{facts.name}: {facts.counted} cases of {facts.patients} patients")
+    rows = table("", "", *(result.model for result in record.models))
     levels = dict.fromkeys(name for result in record.models for name in result.levels)
     for level in levels:
         found = [result.levels.get(level) for result in record.models]
         names = dict.fromkeys(name for part in found if part for name in part.metrics)
-        rows = [[_cell(part.metrics.get(name) if part else None) for part in found] for name in names]
-        if all(cell == "n/a" for row in rows for cell in row):
+        cells = [[_cell(part.metrics.get(name) if part else None) for part in found] for name in names]
+        if all(cell == "n/a" for row in cells for cell in row):
             continue  # its reason is told below
-        for name, row in zip(names, rows, strict=True):
-            table.add_row(unit_of(record, level), title_of(name), *row)
-        table.add_section()
-    screen = out if out.is_terminal else Console(highlight=False, width=_WIDTH)
-    screen.print(table)
+        for name, row in zip(names, cells, strict=True):
+            rows.add_row(unit_of(record, level), title_of(name), *row)
+        rows.add_section()
+    show_result(rows)
     reasons = dict.fromkeys(
         f"{level}: {metric.reason}"
         for result in record.models
@@ -70,22 +97,23 @@ def show_evaluation(record: EvaluationRecord, folder: Path) -> None:
         if metric.reason
     )
     for reason in reasons:
-        out.print(f"n/a, {reason}", markup=False)
-    for warning in (*facts.notes, *record.warnings):
-        out.print(f"note: {warning}", markup=False)
-    out.print(f"report: {folder / 'report.html'}", markup=False)
+        say_result(f"n/a, {reason}")
+    for note in facts.notes:
+        say_result(f"note: {note}")
+    say_result(f"report: {folder / 'report.html'}")
 
 
-def show_excluded(record: EvaluationRecord) -> None:
-    """How many cases were left out and why, on stderr."""
+def show_told(record: EvaluationRecord) -> None:
+    """What a reader of the numbers must know, and how many cases were left out and why, on stderr."""
+    say_warnings(record.warnings)
     facts = record.dataset
     if facts.duplicates:
-        err.print(f"{facts.duplicates} of {facts.cases} cases repeat another one and count once", markup=False)
+        say_note(f"{facts.duplicates} of {facts.cases} cases repeat another one and count once")
     failed = {row.case: row.error for result in record.models for row in result.cases if row.status == "failed"}
     if failed:
         say_error(f"{len(failed)} of {facts.cases} cases failed and are excluded; see cases.csv")
     for case, error in list(failed.items())[:_MOST_EXCLUDED]:
-        err.print(f"  {case}: {error}", markup=False)
+        err.print(f"  {case}: {error}")
 
 
 def _cell(metric: Metric | None) -> str:

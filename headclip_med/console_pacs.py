@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
-from headclip_med.console import out
+from headclip_med.console import out, show, table
 
 if TYPE_CHECKING:
     from headclip_med.pacs.archive import SeriesFound, StudyFound
@@ -34,13 +32,13 @@ def show_found(rows: Sequence[dict[str, Any]], service: str) -> None:
         out.print("nothing found")
         return
     columns = [key for key in rows[0] if key not in ("uid", "study")]
-    table = Table("#", *(key.replace("_", " ") for key in columns))
+    listed = table("#", *(key.replace("_", " ") for key in columns))
     for place, row in enumerate(rows, start=1):
-        table.add_row(str(place), *(_cell(row[key]) for key in columns))
-    out.print(table)
+        listed.add_row(str(place), *(_cell(row[key]) for key in columns))
+    show(listed)
     for place, row in enumerate(rows, start=1):
         if "uid" in row:
-            out.print(f"{place}: {_address(service, row)}", markup=False)
+            out.print(f"{place}: {_address(service, row)}")
 
 
 def show_push(made: PushOutcome, service: str) -> None:
@@ -48,7 +46,7 @@ def show_push(made: PushOutcome, service: str) -> None:
     counts = f"{made.stored} stored, {made.there} there already"
     if made.refused or made.waiting:
         counts += f", {len(made.refused)} refused, {made.waiting} waiting"
-    out.print(f"{service}: {counts}", markup=False)
+    out.print(f"{service}: {counts}")
 
 
 def _without(
@@ -71,5 +69,4 @@ def _address(service: str, row: dict[str, Any]) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return "–"
-    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return text.replace("[", r"\[")
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import TextColumn
 
-from headclip_med.console import err, out, progress_bars
+from headclip_med.console import Pulse, draws_bars, progress_bars, say_note, say_result
 from headclip_med.training.fit import TrainWatcher
 from headclip_med.training.objective import Quality
 
@@ -19,15 +19,16 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 class TrainBar(TrainWatcher):
-    """A bar on a terminal; validations are lines, so that a log keeps them."""
+    """A bar on a terminal, else lines; validations are lines, so that a log keeps them."""
 
     def __init__(self) -> None:
-        self._bars = progress_bars(TextColumn("{task.fields[more]}"), keep=True)
+        self._pulse = Pulse()
+        self._bars = progress_bars(TextColumn("{task.fields[more]}", markup=False), keep=True)
         self._task = self._bars.add_task("", total=None, more="")
         self._curve: list[float] = []
 
     def __enter__(self) -> TrainBar:
-        if err.is_terminal:
+        if draws_bars():
             self._bars.start()
         return self
 
@@ -38,16 +39,16 @@ class TrainBar(TrainWatcher):
 
     def stage(self, words: str) -> None:
         self._bars.reset(self._task, total=None, description=words, more="")
-        if not err.is_terminal:
-            err.print(words, markup=False)
+        self._pulse.say(words)
 
     def step(self, step: int, steps: int, loss: float) -> None:
         self._bars.update(self._task, completed=step, total=steps, more=f"loss {loss:.4f} {curve(self._curve)}")
+        self._pulse.beat(f"step {step} of {steps}: loss {loss:.4f}")
 
     def validated(self, step: int, quality: Quality, best: bool) -> None:
         self._curve.append(quality.average_precision)
         words = f"step {step}: validation AP {quality.average_precision:.4f}, AUROC {quality.auroc:.4f}"
-        err.print(words + (" (best so far)" if best else ""), markup=False)
+        say_note(words + (" (best so far)" if best else ""))
 
 
 def curve(values: list[float]) -> str:
@@ -62,9 +63,9 @@ def curve(values: list[float]) -> str:
 def show_trained(trained: Trained) -> None:
     """Where the pack is and what it is worth on held-back patients."""
     fitted = trained.fitted
-    out.print(f"best step {fitted.best_step}: validation AP {fitted.best_score:.4f}", markup=False)
-    out.print(f"threshold {trained.threshold.value:.4f}: {trained.threshold.origin}", markup=False)
+    say_result(f"best step {fitted.best_step}: validation AP {fitted.best_score:.4f}")
+    say_result(f"threshold {trained.threshold.value:.4f}: {trained.threshold.origin}")
     is_file = Path(trained.tower.rpartition("@")[2]).is_file()
     weights = f" --weights {trained.tower}" if is_file else ""
     tried = f"headclip-med predict SCAN --model {trained.pack}{weights} --out results"
-    out.print(f"pack: {trained.pack}; try it: {tried}", markup=False)
+    say_result(f"pack: {trained.pack}; try it: {tried}")

@@ -19,6 +19,7 @@ from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model, 
 from headclip_med.normals import Normals, normal_pixels, read_normals
 from headclip_med.packs.domains import Domain, get_domain
 from headclip_med.packs.record import UNCALIBRATED
+from headclip_med.packs.scope import Scope
 from headclip_med.result import AnomalyResult
 from headclip_med.run_job import CaseRun
 from headclip_med.run_slices import Batching
@@ -62,6 +63,7 @@ class Engine(ScanEngine):
             threshold=self.threshold,
             detector=detector.describe(),
             warnings=(*self.model.warnings, *_limits(detector), *_few(self.normals)),
+            expected=[*self.model.expected(chosen), *_alike(self.normals)],
         )
 
     @property
@@ -151,6 +153,11 @@ def _few(normals: Normals | None) -> tuple[str, ...]:
     if normals is None or len(normals.sources) > 1:
         return ()
     return ("the normal images are one alone: another patient or scanner may look abnormal all over",)
+
+
+def _alike(normals: Normals | None) -> list[tuple[str, Scope]]:
+    """Scans must be of the kind of the normal images."""
+    return [] if normals is None else [(f"the normal images of {normals.name} are", normals.scope)]
 
 
 def _device_name(device: torch.device) -> str:

@@ -76,4 +76,4 @@ def internal_error(error: BaseException) -> str:
     """What to say about an error that nobody foresaw: its kind and how to see more; or which package is missing."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"this needs the package {error.name.partition('.')[0]}, which is not installed"
-    return f"internal error ({type(error).__name__}), run again with HEADCLIP_DEBUG=1 for the traceback"
+    return f"internal error ({type(error).__name__}), run again with --verbose or HEADCLIP_DEBUG=1 for the traceback"

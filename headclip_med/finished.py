@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +12,29 @@ import numpy as np
 from headclip_med.case_outcome import CaseOutcome, top_finding
 from headclip_med.errors import InputError
 from headclip_med.geometry import slice_frame
+from headclip_med.hashing import sha256_file
 from headclip_med.versions import package_versions
 
 if TYPE_CHECKING:
     from headclip_med.case_options import CaseOptions
+    from headclip_med.models import KnownModel
     from headclip_med.scan_engine import ScanEngine
     from headclip_med.writing.record import ResultRecord
 
+# What only some engines have: a result that was made with it is none of an engine without it.
+_ABSENT = ("export_sha256", "normals_sha256", "pack_sha256", "tower_of_pack")
 
-def finished_record(engine: ScanEngine, digest: str, folder: Path, options: CaseOptions) -> ResultRecord | None:
+
+def finished_record(
+    identity: Mapping[str, Any], digest: str, folder: Path, options: CaseOptions
+) -> ResultRecord | None:
     """The record in ``folder`` if predicting again would only repeat it, else None.
 
-    It must be complete and unaltered, made by this version with the same model, precision, speed and options, from
+    It must be complete and unaltered, made with the same model, precision, speed and options by the same version, from
     content of the same hash (``digest``; its name does not matter).
+
+    Args:
+        identity: of :func:`engine_identity` or :func:`known_identity`.
     """
     from headclip_med.writing.record import load_result
 
@@ -31,16 +42,54 @@ def finished_record(engine: ScanEngine, digest: str, folder: Path, options: Case
         record, *_ = load_result(folder)
     except InputError:
         return None
-    expected = {**engine_identity(engine), "options": json.loads(json.dumps(options.recorded()))}
+    expected = {**identity, "options": json.loads(json.dumps(options.recorded()))}
     made_with = {**record.provenance, **_of_versions(record.provenance)}
-    if any(made_with.get(key) != expected.get(key) for key in (*expected, "export_sha256")):
+    if any(made_with.get(key) != value for key, value in expected.items()):
         return None
     return record if digest and record.source.content_sha256 == digest else None
 
 
 def engine_identity(engine: ScanEngine) -> dict[str, Any]:
-    """What decides an engine's numbers, this package among it."""
-    return {**engine.identity(), "version": package_versions()["headclip-med"]}
+    """What decides an engine's numbers, this package among it; None for what it has none of."""
+    absent = dict.fromkeys(_ABSENT)
+    return {**absent, **engine.identity(), "version": package_versions()["headclip-med"]}
+
+
+def known_identity(
+    model: str,
+    *,
+    method: str | None = None,
+    weights: str | Path | None = None,
+    normals: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    speed: str = "exact",
+) -> tuple[dict[str, Any], KnownModel | None] | None:
+    """What :func:`engine_identity` would say, as far as hashes of files tell it: no model is loaded.
+
+    Returns:
+        That and what is known of the model (None for an exported one); None where only the loaded model can tell.
+
+    Raises:
+        HeadclipError: a model, device or set of normal images that cannot be used.
+    """
+    facts: dict[str, Any] = {"speed": speed, "normals_sha256": None, "version": package_versions()["headclip-med"]}
+    if model.lower().endswith(".onnx"):
+        if device.startswith("openvino") or not Path(model).expanduser().is_file():
+            return None
+        return {**facts, "precision": "float32", "export_sha256": sha256_file(Path(model).expanduser())}, None
+    from headclip_med.device import choose_device, choose_dtype
+    from headclip_med.models import known_model
+    from headclip_med.normals import read_normals
+
+    known = known_model(model, method=method, weights=weights)
+    if known is None:
+        return None
+    dtype = choose_dtype(choose_device(device), precision)  # type: ignore[arg-type]
+    facts |= {"export_sha256": None, "precision": str(dtype).removeprefix("torch."), **known.identity}
+    if normals is not None:
+        facts["normals_sha256"] = read_normals(normals).sha256
+    return facts, known
 
 
 def _of_versions(provenance: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from headclip_med.geometry import SliceFrame, slice_frame
 from headclip_med.intensity import Placement
 from headclip_med.job import make_job
 from headclip_med.packs.domains import Domain
+from headclip_med.packs.scope import Scope, out_of_scope
 from headclip_med.prepare import source_name
 from headclip_med.reading import load_volume
 from headclip_med.reading.base import LoadedVolume
@@ -37,7 +39,8 @@ class SliceView:
     Attributes:
         pixels: ``(1, 3, S, S)``, normalised; valid: ``(1, S, S)`` bool, inside the patient.
         image: ``(S, S)`` or ``(S, S, 3)`` in [0, 1]; placement: where the slice lies in the square.
-        words: its place, such as ``axial slice 12 of 0 … 54``; index: along the plane's axis.
+        words: scan and place, such as ``flair.nii.gz, axial slice 12 of 0 … 54``; index: along the plane's axis.
+        warnings: what a reader must know of the scan.
     """
 
     pixels: Tensor
@@ -46,6 +49,7 @@ class SliceView:
     placement: Placement
     words: str
     index: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,23 @@ class SliceHeads:
         return {name: float(part.cpu()[:, inside].mean()) for name, part in sums.items()}
 
 
-def view_slice(detector: HeadCLIP, domain: Domain, path: Path, index: int | None = None) -> SliceView:
+def view_slice(
+    detector: HeadCLIP,
+    domain: Domain,
+    path: Path,
+    index: int | None = None,
+    expected: Sequence[tuple[str, Scope]] = (),
+) -> SliceView:
     """Cut one slice of the scan at ``path`` in its acquisition plane; by default the one that scores highest.
+
+    ``expected``: the images that the model is for, see :func:`headclip_med.packs.scope.out_of_scope`.
 
     Raises:
         InputError: an unreadable scan, or no such slice.
     """
     volume = load_volume(path)
-    scan, frame = _source(volume, detector, domain)
+    job = make_job(volume, domain.name, own_preprocessing(detector, domain), warnings=out_of_scope(expected, volume))
+    scan, frame = job.scan(), slice_frame(job.affine, job.planes[0])
     count = scan.mask.shape[frame.axis]
     if index is not None and not 0 <= index < count:
         raise InputError(f"The slice must lie between 0 and {count - 1}", index, f"{source_name(volume)} has {count}")
@@ -94,8 +107,9 @@ def view_slice(detector: HeadCLIP, domain: Domain, path: Path, index: int | None
     device = detector.tower.device
     pixels, where = slice_pixels(scan, frame, [chosen], device), scan.placement(frame)
     valid = slice_limits(scan, frame, scan.inside(frame, [chosen]), device)
-    words = "image" if count == 1 else f"{frame.plane} slice {chosen} of 0 … {count - 1}"
-    return SliceView(pixels, valid, _on_screen(pixels, scan, volume), where, words, chosen)
+    part = "" if count == 1 else f", {frame.plane} slice {chosen} of 0 … {count - 1}"
+    words = f"{source_name(volume)}{part}"
+    return SliceView(pixels, valid, _on_screen(pixels, scan, volume), where, words, chosen, job.warnings)
 
 
 def explain_slice(detector: HeadCLIP, view: SliceView, threshold: float, count: int = 10) -> SliceHeads:
@@ -121,12 +135,6 @@ def explain_slice(detector: HeadCLIP, view: SliceView, threshold: float, count: 
         shares,
         strongest_heads(shares, inside, count),
     )
-
-
-def _source(volume: LoadedVolume, detector: HeadCLIP, domain: Domain) -> tuple[Scan, SliceFrame]:
-    """The scan ready to be cut, preprocessed as a prediction with the domain's defaults does it."""
-    job = make_job(volume, domain.name, own_preprocessing(detector, domain))
-    return job.scan(), slice_frame(job.affine, job.planes[0])
 
 
 def _highest(detector: HeadCLIP, scan: Scan, frame: SliceFrame) -> int:

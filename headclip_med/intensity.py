@@ -33,6 +33,8 @@ WINDOWS: dict[str, tuple[float, float]] = {
 
 # Air is −1000 HU and fat −100 HU: anything above this is body, table or implant.
 _CT_FOREGROUND_HU = -500.0
+# A volume that reaches from air to bone is CT, whether it says so or not.
+_AIR_HU, _BONE_HU = -900.0, 300.0
 # Padding fills more than half of at least this many of the six faces (a circular field of view: four), and values
 # within this share of the robust range of it are at most this share as frequent as it is.
 _PADDED_FACES = 4
@@ -92,6 +94,11 @@ def parse_window(text: str) -> tuple[float, float]:
             "Write for example --window brain or --window 40/80",
         )
     return level, width
+
+
+def looks_like_hu(volume: NDArray[np.float32]) -> bool:
+    """Whether the values of a volume reach from air to bone, as those of CT in HU."""
+    return bool(volume.min() <= _AIR_HU and volume.max() >= _BONE_HU)
 
 
 def foreground(

@@ -87,7 +87,7 @@ def make_job(
     _check_planes(volume, affine, planes)
     level_width, assumed = window_or_own(window, own.window, volume)
     spec = replace(own, window=level_width, channels=choose_channels(channels, own.channels))
-    notes = [*volume.meta.get("reader_warnings", []), *warnings, assumed]
+    notes = [*warnings, *volume.meta.get("reader_warnings", []), assumed]
     array = np.asarray(volume_array(volume), dtype=np.float32)
     return Job(volume, array, affine, domain, spec, planes, plane_reason, tuple(note for note in notes if note))
 

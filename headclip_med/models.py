@@ -22,7 +22,8 @@ from headclip_med.packs import Pack, builtin_packs, load_pack
 from headclip_med.packs.domains import Domain, get_domain
 from headclip_med.packs.pack import is_pack
 from headclip_med.packs.record import UNCALIBRATED, LedgerEntry, Threshold
-from headclip_med.packs.share import pack_place
+from headclip_med.packs.scope import Scope
+from headclip_med.packs.share import HUB_PREFIX, cached_pack, pack_place
 from headclip_med.speed import SPEEDS, Speed
 
 DEFAULT_MODEL = "headclip-tiny"
@@ -31,8 +32,46 @@ DEFAULT_MODEL = "headclip-tiny"
 _GENERAL_PACKS = ("dinov2-vits14-synthetic",)
 
 
+class _FromPack:
+    """What a model takes from its pack, or from the pack that lends the tower; needs no tower."""
+
+    pack: Pack | None
+    lender: Pack | None
+
+    @property
+    def threshold(self) -> Threshold:
+        """The pack's threshold, or an uncalibrated one."""
+        return self.pack.record.threshold if self.pack else UNCALIBRATED
+
+    @property
+    def domain(self) -> Domain:
+        """The domain the pack was made for; ``generic`` without a pack."""
+        pack = self.pack or self.lender
+        return get_domain(pack.record.domain if pack else "generic")
+
+    def expected(self, domain: Domain) -> list[tuple[str, Scope]]:
+        """The images that it is for, in ``domain``: see :func:`headclip_med.packs.scope.out_of_scope`."""
+        record = None if self._trained is None else self._trained.record
+        own = [] if record is None else [(f"{record.name} is for", record.scope or get_domain(record.domain).scope)]
+        if record is None or domain.name != record.domain:
+            own.append((f"the domain {domain.name} is for", domain.scope))
+        return own
+
+    @property
+    def _trained(self) -> Pack | None:
+        """The pack, or that of the lent tower where it was trained with it."""
+        if self.pack is not None or self.lender is None:
+            return self.pack
+        return self.lender if self.lender.record.tower.kind == "embedded" else None
+
+    @property
+    def ledger(self) -> tuple[LedgerEntry, ...]:
+        """What the model saw: the pack's data; of a lent tower that its pack was trained with, these too."""
+        return () if self._trained is None else self._trained.record.ledger
+
+
 @dataclass(frozen=True)
-class Model:
+class Model(_FromPack):
     """A tower with its pack, if any.
 
     Attributes:
@@ -49,25 +88,6 @@ class Model:
     warnings: tuple[str, ...] = ()
     lender: Pack | None = None
 
-    @property
-    def threshold(self) -> Threshold:
-        """The pack's threshold, or an uncalibrated one."""
-        return self.pack.record.threshold if self.pack else UNCALIBRATED
-
-    @property
-    def domain(self) -> Domain:
-        """The domain the pack was made for; ``generic`` without a pack."""
-        pack = self.pack or self.lender
-        return get_domain(pack.record.domain if pack else "generic")
-
-    @property
-    def ledger(self) -> tuple[LedgerEntry, ...]:
-        """What the model saw: the pack's data; of a lent tower that its pack was trained with, these too."""
-        if self.pack is not None:
-            return self.pack.record.ledger
-        own = self.lender is not None and self.lender.record.tower.kind == "embedded"
-        return self.lender.record.ledger if self.lender is not None and own else ()
-
     def provenance(self) -> dict[str, Any]:
         """Names and hashes of weights and pack, as plain JSON values."""
         facts: dict[str, Any] = {
@@ -82,6 +102,57 @@ class Model:
         if self.pack:
             facts |= {"pack": self.pack.record.name, "pack_sha256": self.pack.sha256}
         return facts
+
+
+@dataclass(frozen=True)
+class KnownModel(_FromPack):
+    """A model as far as it is known before its tower is built.
+
+    Attributes:
+        pack, lender: as of :class:`Model`; None for a weight file, whose fallback its content decides.
+        identity: what :meth:`Model.provenance` will say, as far as it is known; None for what it will not have.
+    """
+
+    pack: Pack | None
+    lender: Pack | None
+    identity: dict[str, Any]
+
+
+def known_model(name: str, *, method: str | None = None, weights: str | Path | None = None) -> KnownModel | None:
+    """What is known of a model without reading a tower, by hashes of its files; None where only its hub can tell.
+
+    Raises:
+        ModelError: a pack that cannot be read, or an unknown method.
+    """
+    asked, text = split_method(name)
+    if text.startswith(HUB_PREFIX) and cached_pack(text) is None:
+        return None
+    place = pack_place(text, builtin_packs(), download=False)
+    method = asked or method
+    if not is_pack(place):
+        file = Path(text.rpartition("@")[2]).expanduser()
+        if not file.is_file():
+            return None
+        chosen = get_method(method or HeadCLIP.name)
+        return KnownModel(
+            None, None, {"model": _short(text), "method": chosen.name, "weights_sha256": sha256_file(file)}
+        )
+    pack = load_pack(place)
+    chosen, same = _method_of(pack, method)
+    tower = pack.record.tower
+    embedded = tower.kind == "embedded" and tower.file is not None
+    file = pack.folder / str(tower.file) if embedded else Path(str(weights).rpartition("@")[2]).expanduser()
+    if not file.is_file():
+        return None
+    facts: dict[str, Any] = {"model": pack.record.name, "method": chosen.name, "weights_sha256": sha256_file(file)}
+    facts |= {"pack_sha256": pack.sha256 if same else None, "tower_of_pack": None if same else pack.record.name}
+    return KnownModel(pack if same else None, None if same else pack, facts)
+
+
+def _method_of(pack: Pack, method: str | None) -> tuple[type[Detector], bool]:
+    """The method that is meant, and whether it is what the pack was made for."""
+    chosen, own = get_method(method or pack.record.method), get_method(pack.record.method)
+    return chosen, chosen is own or (issubclass(chosen, HeadCLIP) and issubclass(own, HeadCLIP))
 
 
 def load_model(
@@ -166,15 +237,14 @@ def check_method(
 
 def _of_pack(pack: Pack, method: str | None, weights: str | Path | None, has_normals: bool) -> Model:
     record = pack.record
-    chosen, own = get_method(method or record.method), get_method(record.method)
-    same = chosen is own or (issubclass(chosen, HeadCLIP) and issubclass(own, HeadCLIP))
+    chosen, same = _method_of(pack, method)
     has_text = record.tower.kind == "open_clip"
-    whose = f"the pack {record.name} of method {own.name}"
+    whose = f"the pack {record.name} of method {record.method}"
     check_method(chosen, whose, has_text=has_text, has_state=same, has_normals=has_normals)
     built = _embedded_tower(pack) if record.tower.kind == "embedded" else _outer_tower(pack, weights)
     if same:
         return Model(record.name, chosen.name, built, pack, _hash_warnings(pack, built))
-    note = f"of the pack {record.name} only the tower is used: it was made for the method {own.name}"
+    note = f"of the pack {record.name} only the tower is used: it was made for the method {record.method}"
     return Model(record.name, chosen.name, built, None, (note,), pack)
 
 

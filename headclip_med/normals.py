@@ -17,6 +17,7 @@ from headclip_med.evenly import evenly
 from headclip_med.geometry import slice_frame
 from headclip_med.job import make_job
 from headclip_med.packs.domains import Domain
+from headclip_med.packs.scope import ANY_IMAGE, ImageKind, Scope, kind_of, scope_of
 from headclip_med.reading import load_volume
 
 # Slices that are looked at, evenly over the volumes and within each: more hardly add patches that a bank keeps.
@@ -29,11 +30,13 @@ class Normals:
 
     Attributes:
         name: of the folder, for records. sources: in the order of their names. image_sha256: of each one's values.
+        scope: the kind of image that they are.
     """
 
     name: str
     sources: tuple[Source, ...]
     image_sha256: tuple[str, ...]
+    scope: Scope = ANY_IMAGE
 
     @property
     def sha256(self) -> str:
@@ -48,6 +51,7 @@ def read_normals(folder: str | Path) -> Normals:
         InputError: nothing there, or an image that cannot be read.
     """
     found: dict[str, Source] = {}
+    kinds: list[ImageKind] = []
     for case in evenly(expand_inputs([folder]), _MOST_SLICES):
         try:
             volume = load_volume(case.source)
@@ -56,7 +60,8 @@ def read_normals(folder: str | Path) -> Normals:
                 raise
             raise InputError("Every normal image must be readable", str(error), "Take it out of the folder") from error
         found.setdefault(image_digest(volume.array), case.source)
-    return Normals(Path(folder).name, tuple(found.values()), tuple(found))
+        kinds.append(kind_of(volume))
+    return Normals(Path(folder).name, tuple(found.values()), tuple(found), scope_of(kinds))
 
 
 def normal_pixels(normals: Normals, detector: Detector, domain: Domain) -> NormalPixels:

@@ -8,15 +8,12 @@ import numpy as np
 
 from headclip_med.errors import InputError
 from headclip_med.geometry import acquisition_plane
-from headclip_med.intensity import CHANNELS, Channels, parse_window
+from headclip_med.intensity import CHANNELS, Channels, looks_like_hu, parse_window
 from headclip_med.packs.domains import Domain, window_of
 from headclip_med.reading.base import AnyVolume, volume_array
 from headclip_med.types import PLANES, Affine, Plane
 
 Window = tuple[float, float]  # level and width
-
-# A CT volume that does not say so: integers that reach from air to bone.
-_AIR_HU, _BONE_HU = -900.0, 300.0
 
 # No CT in HU spans so little; what was scaled to [0, 1] or to standard deviations does.
 _SCALED = 20.0
@@ -56,10 +53,10 @@ def window_or_own(window: str | Window | None, own: Window | None, volume: AnyVo
         return given_window(window), ""
     if own is not None:
         return _in_units(volume, own), ""
-    modality, data = volume.meta.get("modality"), volume_array(volume)
+    modality = volume.meta.get("modality")
     if modality == "CT":
         return _ct_window(volume)
-    if modality is None and data.min() <= _AIR_HU and data.max() >= _BONE_HU:
+    if modality is None and looks_like_hu(volume_array(volume)):
         return None, "values look like CT (HU); percentiles are used: give --window or --domain if it is CT"
     return None, ""
 

@@ -11,6 +11,7 @@ from typing import Any
 from headclip_med.errors import InputError
 from headclip_med.intensity import Channels, Preprocessing
 from headclip_med.job import Clock, Job, chosen_smoothing, chosen_threshold, make_job
+from headclip_med.packs.scope import Scope, out_of_scope
 from headclip_med.reading.base import AnyVolume
 from headclip_med.result import AnomalyResult
 from headclip_med.run_job import CaseRun, begin_case, finish_case
@@ -41,6 +42,7 @@ class Setup:
     Attributes:
         domain: name; preprocessing: with the domain's window, fit and channels; score: scores slices.
         smoothing_mm, threshold: unless the user says otherwise; warnings: of the model. detector: its configuration.
+        expected: the images that it is for, see :func:`headclip_med.packs.scope.out_of_scope`.
     """
 
     domain: str
@@ -50,6 +52,7 @@ class Setup:
     threshold: tuple[float, str]
     detector: dict[str, Any]
     warnings: Sequence[str] = ()
+    expected: Sequence[tuple[str, Scope]] = ()
 
 
 class ScanEngine(ABC):
@@ -145,7 +148,7 @@ class ScanEngine(ABC):
             plane=ask.plane,
             window=ask.window,
             channels=ask.channels,
-            warnings=setup.warnings,
+            warnings=(*out_of_scope(setup.expected, volume), *setup.warnings),
         )
         sigma = chosen_smoothing(ask.smooth_mm, setup.smoothing_mm, job)
         clock.lap("read")

@@ -47,6 +47,7 @@ from headclip_med.errors import InputError
 from headclip_med.geometry import SliceFrame, check_affine, slice_frame, spacing
 from headclip_med.intensity import Fit, Placement, Preprocessing, foreground, intensity_ranges, place
 from headclip_med.packs.domains import get_domain
+from headclip_med.packs.scope import warn_out_of_scope
 from headclip_med.pixels import from_square, normalise, rescale, three_channels, to_square
 from headclip_med.prepare import Window, choose_planes, choose_window, given_window
 from headclip_med.reading.base import flat_meta, listed_meta
@@ -335,6 +336,7 @@ class AnomalyMapd(_WithEngine):
             source = _checked(out, key)
             with _naming(key):
                 result = self.engine.predict(source, **self.predict_options)
+            warn_out_of_scope(result.warnings)
             found = torch.as_tensor(result.map_array)[None]
             found = found.reshape(1, *source.shape[1:])
             out[name] = _map_like(out, key, found, result.meta, result.warnings)

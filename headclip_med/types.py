@@ -42,6 +42,7 @@ class VolumeMeta(TypedDict, total=False):
     source_name: str  # base name of the file or folder, readable; never a path, never patient data
     content_sha256: str  # of the bytes that were read; for a series: of the sorted files' hashes
     modality: str | None  # DICOM code (CT, MR, US, ...), None when the format does not say
+    sequence: str  # of MR where the header names it: flair, t1, t1c, t2, ...; " + " between channels
     is_rgb: bool  # three colour channels in [0, 255]
     is_2d: bool  # a plain image: pixels, no millimetres, no patient space; K = 1, or the frames of a cine
     slice_normal: list[float] | None  # unit vector (RAS) along which slices were acquired, None: unknown

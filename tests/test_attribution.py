@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from matplotlib import colormaps
+from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
@@ -201,7 +202,7 @@ def test_the_command_draws_weights_and_names_the_strongest_heads(tiny_pack: Path
     facts = json.loads(said.stdout)
     assert facts["head_weights"] == {"local": [[None, None], [0.25, 1.75]]}
     found = facts["slice"]
-    assert (found["index"], found["place"]) == (3, "axial slice 3 of 0 … 5")
+    assert (found["index"], found["place"]) == (3, "good.nii.gz, axial slice 3 of 0 … 5")
     parts = found["mean_logit"]
     assert sum(value for name, value in parts.items() if name != "logit") == pytest.approx(parts["logit"], abs=1e-4)
     assert all(head["layer"] == 1 and head["logits"] > 0 for head in found["heads"])
@@ -210,6 +211,25 @@ def test_the_command_draws_weights_and_names_the_strongest_heads(tiny_pack: Path
         assert large.height > small.height + 400
         colours = {colour for _, colour in small.getcolors(1 << 20)}
     assert {tuple(round(255 * c) for c in colormaps["RdBu_r"](end)[:3]) for end in (0.0, 1.0)} <= colours
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_the_title_says_what_the_picture_shows(
+    sliced: bool, tiny_pack: Path, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It once was the model's name alone."""
+    titles: list[str] = []
+    for kind in (Figure, SubFigure):
+        real = kind.suptitle
+        monkeypatch.setattr(kind, "suptitle", lambda self, t, real=real, **k: titles.append(t) or real(self, t, **k))
+    more = ["--slice", str(volume), "--index", "3"] if sliced else []
+    ran = CliRunner().invoke(app, ["models", "heads", str(tiny_pack), "--out", str(tmp_path / "h.png"), *more])
+    assert ran.exit_code == 0, ran.output
+    weights = "Head weights of tiny-random"
+    assert sorted(titles)[0] == (f"{weights}, and the heads that raise the score of one slice" if sliced else weights)
+    assert [title[:36] for title in titles if title.startswith("good")] == [
+        "good.nii.gz, axial slice 3 of 0 … 5:"
+    ] * sliced
 
 
 def test_shares_beside_a_map_with_brightness_in_it_say_whose_they_are(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from headclip_med import __version__, choices, reading
@@ -86,14 +88,12 @@ def test_json_is_the_only_thing_on_stdout(tmp_path: Path, tiny_pack: Path, volum
 
 
 def test_bars_appear_on_a_terminal_only_and_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rich.console import Console
-
     from headclip_med import console
     from headclip_med.cohort import CaseOutcome
 
     def shown(is_terminal: bool) -> str:
         drawn = io.StringIO()
-        screen = Console(file=drawn, force_terminal=is_terminal, width=100)
+        screen = console.Screen(file=drawn, force_terminal=is_terminal, width=100)
         monkeypatch.setattr(console, "err", screen)
         with console.TerminalWatcher(quiet=True) as watcher:
             watcher.case_started(1, 2, "flair [odd name]")
@@ -103,7 +103,7 @@ def test_bars_appear_on_a_terminal_only_and_on_stderr(monkeypatch: pytest.Monkey
 
     assert "slices of flair [odd name]" in shown(is_terminal=True)
     assert "3/155" in shown(is_terminal=True)
-    assert shown(is_terminal=False) == ""
+    assert shown(is_terminal=False) == "case 1 of 2: flair [odd name]\n"
 
 
 def test_options_reach_the_engine(
@@ -394,3 +394,223 @@ def test_pull_reports_the_hash_or_one_clear_message(tiny_pack: Path, monkeypatch
 
 def _unreachable(*_: object, **__: object) -> None:
     raise OSError("no route to host")
+
+
+def _commands() -> list[tuple[list[str], Any]]:
+    """Every command and group with the words that lead to it."""
+    found: list[tuple[list[str], Any]] = []
+
+    def walk(words: list[str], command: Any) -> None:
+        found.append((words, command))
+        for name, inner in getattr(command, "commands", {}).items():
+            walk([*words, name], inner)
+
+    walk([], get_command(app))
+    return found
+
+
+@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize(
+    ("words", "command"), _commands(), ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_help_loses_nothing(words: list[str], command: Any, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brackets were read as markup: two commands ended in a traceback, others lost words or had them cut."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    ran = _run(*words, "--help")
+    assert ran.exit_code == 0, ran.output
+    assert max(map(len, ran.stdout.splitlines())) <= 80
+    shown = "".join(ran.stdout.split())
+    told = [command.help, command.epilog]
+    for part in command.params:
+        told += [getattr(part, "help", None), part.metavar, *part.opts]
+        told.append(part.show_default if isinstance(getattr(part, "show_default", None), str) else None)
+    told += [re.split(r"\.\s|\.$", inner.help)[0] for inner in getattr(command, "commands", {}).values()]
+    lost = [text for text in told if text and not text.startswith("_") and "".join(text.split()) not in shown]
+    assert lost == [name for name in lost if name in {part.name for part in command.params}]  # an argument's own name
+    if not hasattr(command, "commands"):
+        assert {"--quiet", "--verbose"} <= {word for part in command.params for word in part.opts}
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_name_and_no_warning_of_a_list_is_cut(columns: str, terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("NO_COLOR", "1")
+    listed = _run("models", "list").stdout
+    for name in choices.model_names():
+        assert name in listed
+    flat = " ".join(listed.split())
+    assert "highest mean Dice (0.80) over 24 validation cases of the auxiliary data" in flat
+    assert "…" not in listed
+    methods = _run("models", "methods").stdout
+    for name in choices.METHODS:
+        assert re.search(rf"(^|\W){re.escape(name)}\W", methods)
+    assert "\x1b[3" not in listed  # NO_COLOR, or no terminal
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_card_of_a_model_is_whole(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    card = (Path(choices.__file__).parent / "packs" / "headclip-tiny" / "README.md").read_text()
+    assert card in _run("models", "info", "headclip-tiny").stdout
+
+
+@pytest.mark.parametrize("name", ["[red]x", "[bold] [", ":heart:", r"C:\scans\[a]", "x [y", "%s {0} \\"])
+def test_names_are_shown_as_they_are(name: str, tmp_path: Path, tiny_pack: Path, volume: Path) -> None:
+    source = volume.rename(volume.with_name(f"{name}.nii.gz"))
+    out = tmp_path / f"out {name}"
+    ran = _predict(tiny_pack, source, tmp_path / "in" / f"{name} gone.nii", "--out", out)
+    assert ran.stdout.startswith(f"{name}: score ")
+    assert ran.stdout.rstrip("\n").endswith(f" → {out / name}")
+    assert f"error: {name} gone: " in ran.stderr
+    assert f"case 1 of 2: {name}\n" in ran.stderr
+
+
+def test_every_kind_of_output_shows_brackets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from headclip_med import console, console_bundle, console_pacs
+
+    odd = "[b]x[/b] :heart: [/y]"
+    console.say_error(odd)
+    console.say_warnings([odd])
+    console_bundle.show_bundles([{"name": odd, "version": odd, "title": odd, "configs": [odd]}])
+    console_pacs.show_found([{"name": odd, "description": odd}], "dimse://A@b:1")
+    monkeypatch.setattr(console, "_EVERY", 0.0)
+    with console.steps(odd, 2) as progress, console.waiting(odd):
+        progress(1, 2)
+        progress(2, 2)
+    said = capsys.readouterr()
+    assert said.out.count(odd) == 6
+    assert said.err == f"error: {odd}\nwarning: {odd}\n{odd}: 2 of 2\n"
+
+
+def test_a_reader_that_has_gone_ends_no_run() -> None:
+    from headclip_med import console
+
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream:
+        screen = console.Screen(file=stream)
+        os.close(reading)
+        for number in range(3):
+            screen.print(f"case {number}")
+            stream.flush()
+        assert screen.quiet
+
+
+def test_a_pipe_that_is_closed_leaves_exit_code_and_words_alone() -> None:
+    code = "from headclip_med.cli import main; main()"
+    command = f'"{sys.executable}" -c "{code}" data layouts | head -1; echo ${{PIPESTATUS[0]}}'
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (len(ran.stdout.splitlines()), ran.stdout.splitlines()[-1], ran.stderr) == (2, "0", "")
+
+
+def test_a_stream_that_cannot_show_a_name_ends_no_run() -> None:
+    code = "from headclip_med import cli, console\ncli.app = lambda: console.say_result('→ b\\udcff')\ncli.main()"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "\\u2192 b\\udcff\n", "")
+
+
+def test_progress_is_told_in_lines_where_no_bar_can_be_drawn(
+    tmp_path: Path, tiny_pack: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headclip_med import console
+
+    monkeypatch.setattr(console, "_EVERY", 0.0)
+    lines = _predict(tiny_pack, volume, volume, "--out", tmp_path / "out", "--batch-size", "2").stderr.splitlines()
+    for number, name in enumerate(("good", "good_2"), start=1):
+        begin = lines.index(f"case {number} of 2: {name}")
+        assert lines[begin + 1 : begin + 4] == [f"{name}: {done} of 6 slices" for done in (2, 4, 6)]
+
+
+def test_lines_of_progress_are_seconds_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from headclip_med import console
+
+    now = iter([0.0, 5.0, 9.0, 11.0, 11.0, 20.0, 22.0, 22.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
+    pulse = console.Pulse()
+    for number in range(6):
+        pulse.beat(str(number))
+    assert capsys.readouterr().err.split() == ["3", "5"]
+
+
+@pytest.mark.parametrize("flag", ["--quiet", "-q"])
+def test_quiet_says_nothing_but_warnings_and_errors(flag: str, tmp_path: Path, tiny_pack: Path, volume: Path) -> None:
+    ran = _predict(tiny_pack, volume, volume, "--out", tmp_path / "out", flag)
+    assert (ran.exit_code, ran.stdout, ran.stderr) == (0, "", "")
+    bad = _predict(tiny_pack, volume, tmp_path / "gone.nii", "--out", tmp_path / "out", flag)
+    assert bad.stdout == ""
+    assert [line[:12] for line in bad.stderr.splitlines()] == ["error: gone:"]
+    assert json.loads(_predict(tiny_pack, volume, "--out", tmp_path / "out", flag, "--json").stdout)["cases_given"] == 1
+    assert "headclip" in _run("models", "methods", flag).stdout
+    assert "case 1 of 2" in _predict(tiny_pack, volume, volume, "--out", tmp_path / "out").stderr  # not for ever
+
+
+def test_verbose_says_model_device_and_seconds(tmp_path: Path, tiny_pack: Path, volume: Path) -> None:
+    said = _predict(tiny_pack, volume, "--out", tmp_path / "out", "--verbose").stderr
+    assert re.search(
+        r"model tiny-random, method headclip, .*precision \w+, speed exact, device cpu, batch_size \d", said
+    )
+    assert re.search(r"good: done after \d+\.\d s", said)
+
+
+def test_resume_with_everything_finished_loads_no_model(
+    tmp_path: Path, tiny_pack: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headclip_med import engine
+
+    out = tmp_path / "out"
+    first = _predict(tiny_pack, volume, volume, "--out", out, "--resume")
+    assert first.exit_code == 0, first.output
+    real = engine.load_engine
+    monkeypatch.setattr(engine, "load_engine", lambda *_, **__: pytest.fail("a model was loaded"))
+    again = _predict(tiny_pack, volume, volume, "--out", out, "--resume")
+    assert again.exit_code == 0, again.output
+    assert again.stdout.count("(finished earlier)") == 2
+    record = json.loads((out / "run.json").read_text())
+    assert [(case["name"], case["status"], case["run"]) for case in record["cases"]] == [
+        ("good", "done", 1),
+        ("good_2", "done", 1),
+    ]
+    assert record["model"]["weights_sha256"] == record["earlier_runs"][0]["model"]["weights_sha256"]
+    loaded: list[object] = []
+    monkeypatch.setattr(engine, "load_engine", lambda *a, **k: loaded.append(a) or real(*a, **k))
+    for more in (["--threshold", "0.4"], ["--precision", "bfloat16"], ["--speed", "fast"], ["--method", "vectors"]):
+        before = len(loaded)
+        _predict(tiny_pack, volume, volume, "--out", out, "--resume", *more)
+        assert len(loaded) == before + 1, more
+
+
+def test_resume_does_not_take_a_result_made_with_normal_images_for_one_without(
+    tmp_path: Path, tiny_pack: Path, volume: Path
+) -> None:
+    from small_cases import write_volume
+
+    normals = write_volume(tmp_path / "normals" / "a.nii.gz", value=500).parent
+    out = tmp_path / "out"
+    _predict(tiny_pack, volume, "--out", out, "--normals", normals)
+    statuses = []
+    for more in (["--normals", normals], [], []):
+        told = json.loads(_predict(tiny_pack, volume, "--out", out, "--resume", "--json", *more).stdout)
+        statuses.append(told["cases"][0]["status"])
+    assert statuses == ["skipped", "done", "skipped"]
+
+
+@pytest.mark.parametrize(("words", "meant"), [("predit", "predict"), ("models lst", "list"), ("pacs pul", "pull")])
+def test_a_misspelt_command_is_told_the_right_one(words: str, meant: str) -> None:
+    ran = _run(*words.split())
+    assert ran.exit_code == 2
+    assert f"Did you mean '{meant}'?" in ran.stderr
+
+
+def test_pull_tells_a_wrong_name_from_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = _run("models", "pull", "ViT-Q-99/openai")
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert "headclip-med models list" in wrong.stderr

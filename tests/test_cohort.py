@@ -280,3 +280,57 @@ def test_checking_the_output_makes_no_folder(tmp_path: Path) -> None:
 def test_real_folders_become_cases(shared: Path, folder: str, cases: int) -> None:
     found = expand_inputs([shared / "data" / folder])
     assert len(found) == len({case.name.casefold() for case in found}) == cases
+
+
+def _run_record(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "run.json").read_text()))
+
+
+def test_run_json_keeps_what_earlier_runs_did(tmp_path: Path, engine: Engine) -> None:
+    first, second = (write_volume(tmp_path / f"{name}.nii.gz", value=800 + i) for i, name in enumerate("ab"))
+    out = tmp_path / "out"
+    run_cohort(engine, expand_inputs([first, tmp_path / "gone.nii"]), out, JSON_ONLY)
+    run_cohort(engine, expand_inputs([second]), out, CaseOptions(formats=("json",), threshold=0.3))
+    run_cohort(engine, expand_inputs([first, second]), out, JSON_ONLY, resume=True)
+    record = _run_record(out)
+    found = {case["name"]: (case["status"], case["run"]) for case in record["cases"]}
+    assert found == {"a": ("done", 1), "gone": ("failed", 1), "b": ("done", 3)}
+    earlier = record["earlier_runs"]
+    assert [[case["name"] for case in run["cases"]] for run in earlier] == [["a", "gone"], ["b"]]
+    assert [run["arguments"]["threshold"] for run in (*earlier, record)] == [None, 0.3, None]
+    assert [run["cases_given"] for run in (*earlier, record)] == [2, 1, 2]
+    run_cohort(engine, expand_inputs([first, second]), out, JSON_ONLY, resume=True)
+    again = _run_record(out)
+    assert {case["name"]: (case["status"], case["run"]) for case in again["cases"]} == found
+    assert [len(run["cases"]) for run in again["earlier_runs"]] == [2, 1, 1]
+
+
+def test_a_record_of_an_earlier_version_is_taken_up(tmp_path: Path, engine: Engine, volume: Path) -> None:
+    out = tmp_path / "out"
+    run_cohort(engine, expand_inputs([volume]), out, JSON_ONLY)
+    record = _run_record(out)
+    del record["earlier_runs"]
+    record["cases"] = [{key: value for key, value in case.items() if key != "run"} for case in record["cases"]]
+    (out / "run.json").write_text(json.dumps(record))
+    run_cohort(engine, expand_inputs([write_volume(tmp_path / "b.nii.gz")]), out, JSON_ONLY)
+    assert [(case["name"], case["run"]) for case in _run_record(out)["cases"]] == [("good", 1), ("b", 2)]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema_version": "my own run/1"}', '{"lr": 0.1}'])
+def test_a_run_json_of_something_else_is_never_replaced(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(OutputError, match=r"run\.json in the output folder must be of earlier runs"):
+        check_output(tmp_path)
+    assert (tmp_path / "run.json").read_text() == text
+
+
+def test_a_result_of_another_image_is_replaced_with_a_word(tmp_path: Path, engine: Engine) -> None:
+    out = tmp_path / "out"
+    first, other = write_volume(tmp_path / "1" / "flair.nii.gz"), write_volume(tmp_path / "2" / "flair.nii.gz", value=1)
+    said = [run_cohort(engine, expand_inputs([path]), out, JSON_ONLY).outcomes[0].warnings for path in (first, other)]
+    assert [[words for words in warnings if "was replaced" in words] for warnings in said] == [
+        [],
+        ["an earlier result in flair, of an image of other content, was replaced"],
+    ]
+    again = run_cohort(engine, expand_inputs([other]), out, JSON_ONLY).outcomes[0]
+    assert not any("was replaced" in words for words in again.warnings)

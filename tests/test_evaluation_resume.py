@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from monai.data import MetaTensor
 from PIL import Image
+from typer.testing import CliRunner, Result
 
-from headclip_med import evaluate, open_dataset
+from headclip_med import engine, evaluate, open_dataset
+from headclip_med.cli import app
 from headclip_med.datasets import CaseDataset
 from headclip_med.evaluation import EvaluationWatcher, Settings
 from headclip_med.evaluation.controls import Control, make_control
@@ -91,3 +95,73 @@ def test_resuming_many_cases_asks_the_model_once_who_it_is(tmp_path: Path) -> No
     Asked.times = 0
     evaluate({"a": Asked("intensity")}, dataset, tmp_path / "out", settings=QUICK, resume=True)
     assert 0 < Asked.times < len(dataset)
+
+
+def _pictures(root: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for number in range(3):
+        Image.fromarray(rng.integers(60, 120, (24, 24)).astype(np.uint8)).save(root / "images" / f"{number}.png")
+        mask = np.zeros((24, 24), dtype=np.uint8)
+        mask[4 : 10 + number, 4:9] = 255
+        Image.fromarray(mask).save(root / "masks" / f"{number}.png")
+    return root
+
+
+def _evaluated(*words: object) -> Result:
+    return CliRunner().invoke(app, ["evaluate", "--device", "cpu", "--bootstrap", "0", *map(str, words)])
+
+
+def test_a_finished_evaluation_is_resumed_without_a_model(
+    tmp_path: Path, tiny_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = f"pairs:{_pictures(tmp_path / 'set')}"
+    asked = ["--data", data, "-m", tiny_pack, "-m", BRIGHT, "-o", tmp_path / "out", "--json"]
+    first = _evaluated(*asked)
+    assert first.exit_code == 0, first.output
+    real = engine.load_engine
+    monkeypatch.setattr(engine, "load_engine", lambda *_, **__: pytest.fail("a model was loaded"))
+    again = _evaluated(*asked, "--resume")
+    assert again.exit_code == 0, again.output
+    before, after = (json.loads(ran.stdout)["models"] for ran in (first, again))
+    for one, other in zip(before, after, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    loaded: list[object] = []
+    monkeypatch.setattr(engine, "load_engine", lambda *a, **k: loaded.append(a) or real(*a, **k))
+    for more in (["--threshold", "0.4"], ["--precision", "bfloat16"]):
+        assert _evaluated(*asked, "--resume", *more).exit_code == 0
+    assert len(loaded) == 2
+
+
+def test_a_resumed_evaluation_with_a_case_to_do_measures_it(tmp_path: Path, tiny_pack: Path) -> None:
+    data = f"pairs:{_pictures(tmp_path / 'set')}"
+    asked = ["--data", data, "-m", tiny_pack, "-o", tmp_path / "out"]
+    _evaluated(*asked)
+    [kept] = (tmp_path / "out" / "cases").glob("tiny*/1.npz")
+    kept.unlink()
+    again = _evaluated(*asked, "--resume")
+    assert again.exit_code == 0, again.output
+    assert kept.is_file()
+
+
+def test_json_of_an_evaluation_has_curves_on_request_only(tmp_path: Path, tiny_pack: Path) -> None:
+    asked = [
+        "--data",
+        f"pairs:{_pictures(tmp_path / 'set')}",
+        "-m",
+        tiny_pack,
+        "-o",
+        tmp_path / "out",
+        "--resume",
+        "--json",
+    ]
+    short, long = (_evaluated(*asked, *more) for more in ([], ["--curves"]))
+    compact, whole = json.loads(short.stdout), json.loads(long.stdout)
+    levels = compact["models"][0]["levels"]
+    assert levels["pixel"].keys() == {"unit", "counts", "metrics"}
+    assert levels["pixel"]["metrics"] == whole["models"][0]["levels"]["pixel"]["metrics"]
+    assert len(whole["models"][0]["levels"]["pixel"]["curves"]["roc"]["x"]) > 2
+    assert len(short.stdout) < len(long.stdout) / 3
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert written["models"] == whole["models"]

@@ -131,9 +131,12 @@ def test_an_unwritable_folder_is_found_before_the_run(
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_checking_leaves_an_empty_folder(tmp_path: Path) -> None:
+def test_checking_makes_no_folder_and_writing_does(tmp_path: Path) -> None:
     check_writable(tmp_path / "new" / "results", "case")
-    assert _names(tmp_path / "new" / "results") == []
+    assert _names(tmp_path) == []
+    with atomic_path(tmp_path / "new" / "results" / "a.txt") as draft:
+        draft.write_text("a")
+    assert _names(tmp_path / "new" / "results") == ["a.txt"]
 
 
 def test_a_single_file_is_replaced_only_when_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from headclip_med.bundle.network import HeadCLIPNetwork
 from headclip_med.errors import InputError, ModelError
 from headclip_med.geometry import slice_frame
 from headclip_med.intensity import Channels
+from headclip_med.packs.scope import warn_out_of_scope
 from headclip_med.result import AnomalyResult
 
 # What the inferer leaves in a map's metadata, and :class:`TakeScoresd` takes out.
@@ -97,6 +98,7 @@ class HeadCLIPInferer(Inferer):
 
     def _map(self, item: Tensor, network: HeadCLIPNetwork | MethodNetwork) -> MetaTensor:
         result = self.predict(item, network)
+        warn_out_of_scope(result.warnings)
         found = torch.as_tensor(result.map_array).reshape(1, *item.shape[1:])
         history = list(item.applied_operations) if isinstance(item, MetaTensor) else []
         return MetaTensor(found, meta={**_known(item), **_scores(result)}, applied_operations=history)

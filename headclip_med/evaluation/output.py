@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from headclip_med.errors import OutputError
 from headclip_med.evaluation.record import EvaluationRecord
-from headclip_med.evaluation.report import write_report
-from headclip_med.evaluation.tables import cases_csv, latex_table, markdown_table
-from headclip_med.writing.atomic import atomic_path
+from headclip_med.writing.atomic import atomic_path, check_writable
 
+CASES = "cases"  # folder of what is kept of each case
+MARKER = ".headclip-evaluation"  # in it: this folder is an evaluation of ours and may be written to again
 METRICS_NAME = "metrics.json"
 CASES_NAME = "cases.csv"
 MARKDOWN_NAME = "table.md"
@@ -23,6 +24,9 @@ def write_evaluation(record: EvaluationRecord, folder: Path, pictures: Mapping[s
     Raises:
         OutputError: when a file cannot be written.
     """
+    from headclip_med.evaluation.report import write_report
+    from headclip_med.evaluation.tables import cases_csv, latex_table, markdown_table
+
     texts = {
         CASES_NAME: cases_csv(record),
         MARKDOWN_NAME: markdown_table(record),
@@ -33,6 +37,28 @@ def write_evaluation(record: EvaluationRecord, folder: Path, pictures: Mapping[s
     write_report(record, pictures, folder / REPORT_NAME)
     _write(folder / METRICS_NAME, record.model_dump_json(indent=1) + "\n")
     return {name: folder / name for name in (*texts, REPORT_NAME, METRICS_NAME)}
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that an evaluation cannot be written to; none is made.
+
+    Raises:
+        OutputError: it cannot be written to, or holds something that is no evaluation.
+    """
+    check_writable(folder)
+    others = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    if others and not (folder / CASES / MARKER).is_file():
+        raise OutputError(
+            "The output folder must be new, empty, or hold an earlier evaluation",
+            f"{folder.name} with {others[0].name} in it",
+            "Choose another folder",
+        )
+
+
+def mark_folder(folder: Path) -> None:
+    """Make the folder of an evaluation's cases, and say whose it is."""
+    with atomic_path(folder / CASES / MARKER) as draft:
+        draft.touch()
 
 
 def _write(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from headclip_med.datasets.fingerprints import (
     fingerprint_case,
     take_inventory,
 )
-from headclip_med.errors import InputError, OutputError
+from headclip_med.errors import InputError
 from headclip_med.evaluation.cases import (
     Bench,
     kept_case,
@@ -29,22 +30,21 @@ from headclip_med.evaluation.cases import (
     measure_case,
 )
 from headclip_med.evaluation.measure import case_facts
+from headclip_med.evaluation.output import CASES, check_folder, mark_folder, write_evaluation
 from headclip_med.evaluation.protocol import check_kind, protocol_of
 from headclip_med.evaluation.record import CaseRow, DatasetFacts, EvaluationRecord, Metric
-from headclip_med.evaluation.scorers import EngineScorer, ModelSpec, Scorer, check_names, short_names
+from headclip_med.evaluation.scorers import EngineScorer, ModelSpec, Scorer, StoredScorer, check_names, short_names
 from headclip_med.evaluation.settings import Settings
+from headclip_med.evaluation.store import stored_scorer
 from headclip_med.evaluation.summary import ModelCases, differences, summarise_model
 from headclip_med.evaluation.workers import check_workers, run_all
+from headclip_med.packs.scope import OUT_OF_SCOPE
 from headclip_med.versions import package_versions
-from headclip_med.writing.atomic import check_writable
 
 if TYPE_CHECKING:
     from headclip_med.engine import Engine
 
 AnyModel: TypeAlias = "Engine | Scorer | ModelSpec | str"
-
-CASES = "cases"
-MARKER = ".headclip-evaluation"  # in CASES: this folder is an evaluation of ours and may be written to again
 
 
 class EvaluationWatcher:
@@ -120,7 +120,8 @@ def evaluate(
         HeadclipError: an unusable model, option or output folder.
     """
     run = _Run(dataset, settings or Settings(), workers, resume, watcher or EvaluationWatcher())
-    scorers = _by_name(models, workers)
+    named = _by_name(models)
+    scorers = {name: _builder(model, workers) for name, model in named.items()}
     check_workers(workers)
     check_kind(protocol)
     _check_columns(dataset, group_by)
@@ -129,17 +130,25 @@ def evaluate(
         if folder is None:
             cases_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headclip-evaluation-")))
         else:
-            cases_folder = open_output(folder)
-        built = {name: build() for name, build in scorers.items()}
+            cases_folder = folder / CASES
+            check_folder(folder)
+        places = dict(zip(scorers, _folders(cases_folder, list(scorers)), strict=True))
+        kept = _stored(named, places) if resume else {}
+        built = {name: kept.get(name) or build() for name, build in scorers.items()}
         inventory, facts, warnings = run.take_stock()
+        for name in kept:
+            if not run.keeps_all(Bench(built[name], dataset, run.settings, places[name]), inventory):
+                built[name] = scorers[name]()
         images = {run.image_sha256[case] for case in inventory.counted}
         boxes = {
             name: protocol_of(scorer, inventory.content_sha256, images, protocol, allow_overlap=allow_overlap)
             for name, scorer in built.items()
         }
+        if folder is not None:
+            mark_folder(folder)
         measured = []
-        for (name, build), place in zip(scorers.items(), _folders(cases_folder, list(scorers)), strict=True):
-            bench = Bench(built[name], dataset, run.settings, place, pictures=folder is not None)
+        for name, build in scorers.items():
+            bench = Bench(built[name], dataset, run.settings, places[name], pictures=folder is not None)
             cases, excluded, seconds = run.measure_model(name, bench, build, inventory)
             measured.append(ModelCases(name, boxes[name], cases, excluded, seconds))
         run.watcher.phase_started("metrics", 0)
@@ -150,12 +159,10 @@ def evaluate(
             versions=package_versions(),
             models=tuple(summarise_model(model, run.settings, group_by) for model in measured),
             differences=tuple(differences(measured, run.settings)),
-            warnings=(*warnings, *_uneven(measured)),
+            warnings=(*warnings, *_uneven(measured), *_outside(measured)),
         )
         if folder is not None:
-            from headclip_med.evaluation.output import write_evaluation
-
-            write_evaluation(record, folder, dict(zip(scorers, _folders(cases_folder, list(scorers)), strict=True)))
+            write_evaluation(record, folder, places)
     return EvaluationResult(record, folder)
 
 
@@ -196,6 +203,12 @@ class _Run:
         )
         return inventory, facts, contradictions(ordered, inventory)
 
+    def keeps_all(self, bench: Bench, inventory: Inventory) -> bool:
+        """Whether every case that counts was measured and is kept."""
+        counted = set(inventory.counted)
+        cases = [case for case in self.dataset if case.name in counted]
+        return all(kept_case(bench, case, self.sha256[case.name]) is not None for case in cases)
+
     def measure_model(
         self, name: str, bench: Bench, build: Callable[[], Scorer], inventory: Inventory
     ) -> tuple[tuple[Any, ...], tuple[CaseRow, ...], float]:
@@ -229,40 +242,24 @@ class _Run:
         return tuple(kept), tuple(excluded), round(time.perf_counter() - begin, 2)
 
 
-def open_output(folder: Path) -> Path:
-    """Prepare the output folder and give the folder of its cases.
-
-    Raises:
-        OutputError: it cannot be written to, or holds something that is no evaluation.
-    """
-    cases = folder / CASES
-    check_writable(folder)
-    others = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    if others and not (cases / MARKER).is_file():
-        raise OutputError(
-            "The output folder must be new, empty, or hold an earlier evaluation",
-            f"{folder.name} with {others[0].name} in it",
-            "Choose another folder",
-        )
-    try:
-        cases.mkdir(exist_ok=True)
-        (cases / MARKER).touch()
-    except OSError as error:
-        raise OutputError("The output folder must be writable", f"{folder.name}: {error.strerror}") from error
-    return cases
-
-
-def _by_name(
-    models: AnyModel | Sequence[AnyModel] | Mapping[str, AnyModel], workers: int
-) -> dict[str, Callable[[], Scorer]]:
-    """Models by the name that tables use, each with how to make its scorer."""
+def _by_name(models: AnyModel | Sequence[AnyModel] | Mapping[str, AnyModel]) -> dict[str, AnyModel]:
+    """Models by the name that tables use."""
     if isinstance(models, Mapping):
         pairs = list(models.items())
     else:
         listed: list[Any] = list(models) if isinstance(models, (list, tuple)) else [models]
         pairs = list(zip(_names_of(listed), listed, strict=True))
     check_names([name for name, _ in pairs])
-    return {name: _builder(model, workers) for name, model in pairs}
+    return dict(pairs)
+
+
+def _stored(models: Mapping[str, AnyModel], places: Mapping[str, Path]) -> dict[str, StoredScorer]:
+    """Stand-ins for models that are given by name and have measured cases in their folder already."""
+    specs = {name: ModelSpec(model) if isinstance(model, str) else model for name, model in models.items()}
+    found = {
+        name: spec.as_stored(stored_scorer(places[name])) for name, spec in specs.items() if isinstance(spec, ModelSpec)
+    }
+    return {name: scorer for name, scorer in found.items() if scorer is not None}
 
 
 def _names_of(models: Sequence[AnyModel]) -> list[str]:
@@ -322,6 +319,18 @@ def _uneven(models: Sequence[ModelCases]) -> list[str]:
         return []
     each = ", ".join(f"{name} {count}" for name, count in counts.items())
     return [f"models were measured on different cases ({each}): only differences rest on the same ones"]
+
+
+def _outside(models: Sequence[ModelCases]) -> list[str]:
+    """How many cases of the set are no image that a model is for, by the reason."""
+    told = Counter(
+        (model.name, len(model.cases), words)
+        for model in models
+        for case in model.cases
+        for words in set(case.row.warnings)
+        if words.startswith(OUT_OF_SCOPE)
+    )
+    return [f"{name}: {count} of {cases} cases are {words}" for (name, cases, words), count in told.items()]
 
 
 def _excluded(case: Case, status: str, *, error: str = "", duplicate_of: str = "") -> CaseRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from headclip_med.case_options import CaseOptions, check_options
 from headclip_med.choices import split_method
 from headclip_med.errors import HeadclipError, InputError
-from headclip_med.packs.record import SHORT_HASH
+from headclip_med.finished import known_identity
+from headclip_med.packs.record import SHORT_HASH, UNCALIBRATED, LedgerEntry
 from headclip_med.versions import package_versions
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
     from headclip_med.datasets.case import CaseDataset
     from headclip_med.engine import Engine
+    from headclip_med.models import KnownModel
+    from headclip_med.normals import Normals
     from headclip_med.result import AnomalyResult
     from headclip_med.run_slices import Cancel
     from headclip_med.scan_run import Progress
@@ -79,19 +83,11 @@ class EngineScorer:
 
     def threshold(self) -> tuple[float, str]:
         """The user's, or the pack's."""
-        if self.options.threshold is not None:
-            return self.options.threshold, "chosen by the user before the evaluation"
-        return self.engine.threshold
+        return _threshold(self.options, self.engine.threshold)
 
     def ledger(self) -> tuple[dict[str, Any], ...]:
         """The pack's training-data ledger, and the normal images that the engine compares with."""
-        normals = self.engine.normals
-        entries = [entry.model_dump(mode="json") for entry in self.engine.model.ledger]
-        if normals is not None:
-            short = [image[:SHORT_HASH] for image in normals.image_sha256]
-            name = f"{normals.name} (normal images)"
-            entries.append({"name": name, "licence": "not stated", "count": len(short), "image_sha256": short})
-        return tuple(entries)
+        return _ledger(self.engine.model.ledger, self.engine.normals)
 
 
 @dataclass(frozen=True)
@@ -132,6 +128,75 @@ class ModelSpec:
             normals=self.normals,
         )
         return EngineScorer(engine, self.options)
+
+    def as_stored(self, stored: dict[str, Any] | None) -> StoredScorer | None:
+        """Stands for the scorer whose identity was ``stored``, as far as files tell that it is this one; else None.
+
+        Raises:
+            HeadclipError: as :meth:`build`, where that is known before a model is loaded.
+        """
+        if stored is None or self.name.startswith(CONTROL_PREFIX):
+            return None
+        found = known_identity(
+            self.name,
+            method=self.method,
+            weights=self.weights,
+            normals=self.normals,
+            device=self.device,
+            precision=self.precision,
+            speed=self.speed,
+        )
+        if found is None or (model := found[1]) is None or (model.pack is None and model.lender is None):
+            return None  # a weight file's threshold and ledger are those of a pack that its content decides
+        expected = {**found[0], "options": {name: asdict(self.options)[name] for name in _DECIDES_NUMBERS}}
+        if any(stored.get(key) != value for key, value in json.loads(json.dumps(expected)).items()):
+            return None
+        return StoredScorer(self, stored, model)
+
+
+@dataclass(frozen=True)
+class StoredScorer:
+    """A scorer whose cases are all kept: what it is, without its model."""
+
+    spec: ModelSpec
+    stored: dict[str, Any]
+    model: KnownModel
+
+    def predict(
+        self, volume: MetaTensor, *, progress: Progress | None = None, cancel: Cancel | None = None
+    ) -> AnomalyResult:
+        """Score one volume with the model after all."""
+        return self.spec.build().predict(volume, progress=progress, cancel=cancel)
+
+    def identity(self) -> dict[str, Any]:
+        """As it was stored."""
+        return self.stored
+
+    def threshold(self) -> tuple[float, str]:
+        """The user's, or the pack's."""
+        own = UNCALIBRATED if self.spec.normals is not None else self.model.threshold
+        return _threshold(self.spec.options, (own.value, own.origin))
+
+    def ledger(self) -> tuple[dict[str, Any], ...]:
+        """The pack's training-data ledger, and the normal images that it is compared with."""
+        from headclip_med.normals import read_normals
+
+        return _ledger(self.model.ledger, None if self.spec.normals is None else read_normals(self.spec.normals))
+
+
+def _threshold(options: CaseOptions, own: tuple[float, str]) -> tuple[float, str]:
+    if options.threshold is not None:
+        return options.threshold, "chosen by the user before the evaluation"
+    return own
+
+
+def _ledger(entries: Sequence[LedgerEntry], normals: Normals | None) -> tuple[dict[str, Any], ...]:
+    found = [entry.model_dump(mode="json") for entry in entries]
+    if normals is not None:
+        short = [image[:SHORT_HASH] for image in normals.image_sha256]
+        name = f"{normals.name} (normal images)"
+        found.append({"name": name, "licence": "not stated", "count": len(short), "image_sha256": short})
+    return tuple(found)
 
 
 def controls_for(dataset: CaseDataset) -> list[str]:

@@ -79,6 +79,17 @@ def load_case_file(path: Path, identity: dict[str, Any] | None = None) -> Stored
         return None
 
 
+def stored_scorer(folder: Path) -> dict[str, Any] | None:
+    """The identity of the scorer that measured the cases in ``folder``, None where there are none."""
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return dict(json.loads(str(file["facts"]))["identity"]["scorer"])
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+            continue
+    return None
+
+
 def _named(prefix: str, arrays: dict[str, Any]) -> dict[str, Any]:
     return {f"{prefix}.{name}": array for name, array in arrays.items()}
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from headclip_med.errors import ModelError
+from headclip_med.packs.scope import Scope
 from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing.atomic import atomic_path
 
@@ -70,7 +71,8 @@ class ScoreCard(_Strict):
 
     Attributes:
         kind: form of the file. model, method, tower, weights, weights_sha256, pack, pack_sha256: where it came from.
-        domain: the class features in the graph are of this domain. detector: the method's configuration.
+        domain: the class features in the graph are of this domain. scope: the images that it is for.
+        detector: the method's configuration.
         pixels: preprocessing. threshold: on the map. slice_smoothing_mm: Gaussian along the slice normal.
         normalisation: in words. inputs, outputs: of the graph. parity: None before it was measured.
         ledger: what the model was trained on. versions: of the packages that exported it.
@@ -87,6 +89,7 @@ class ScoreCard(_Strict):
     pack: str | None = None
     pack_sha256: str | None = None
     domain: str
+    scope: Scope | None = None
     detector: dict[str, Any]
     pixels: Pixels
     threshold: Cut

@@ -27,6 +27,7 @@ def card_of(model: Model, detector: HeadCLIP, kind: Kind) -> ScoreCard:
         kind=kind.name,
         **_origin(model),
         domain=model.domain.name,
+        scope=model.expected(model.domain)[0][1],
         detector=json.loads(json.dumps(detector.describe())),  # lists for tuples, as they come back from a file
         pixels=_pixels(model, detector),
         threshold=Cut(value=model.threshold.value, origin=model.threshold.origin),

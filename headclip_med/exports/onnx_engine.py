@@ -43,6 +43,7 @@ class OnnxEngine(ScanEngine):
             smoothing_mm=card.slice_smoothing_mm,
             threshold=(card.threshold.value, card.threshold.origin),
             detector=card.detector,
+            expected=[(f"{card.model} is for", card.scope or get_domain(card.domain).scope)],
         )
 
     @property

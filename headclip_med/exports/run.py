@@ -94,7 +94,7 @@ def export_model(
     try:
         written = _write_all(model, detector, graph, files, wanted, tolerance)
     except BaseException:
-        if not existed and not any(folder.iterdir()):
+        if not existed and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         raise
     return [_finish(*parts) for parts in written]

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 
 from headclip_med.errors import InputError
 from headclip_med.intensity import WINDOWS, Channels, Fit
+from headclip_med.packs.scope import ANY_IMAGE, Scope
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Domain:
         anatomy: words for the prompts; abnormal: further abnormal states, each with ``{}`` for the anatomy.
         window: name of a CT window, or None.
         fit, channels: see :class:`headclip_med.intensity.Preprocessing`.
+        scope: the images it is about, for packs that do not say so themselves.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Domain:
     window: str | None = None
     fit: Fit = "pad"
     channels: Channels = "repeat"
+    scope: Scope = ANY_IMAGE
 
 
 DOMAINS: dict[str, Domain] = {
@@ -42,56 +45,66 @@ DOMAINS: dict[str, Domain] = {
                 "{} with a hyperintense lesion",
                 "{} with oedema",
             ),
+            scope=Scope(modalities=("MR",), colour=False),
         ),
         Domain(
             "head-ct",
             ("head CT", "brain", "CT slice of the head"),
             ("{} with a haemorrhage", "{} with an infarct", "{} with a subdural haematoma", "{} with a mass"),
             window="brain",
+            scope=Scope(modalities=("CT",), colour=False),
         ),
         Domain(
             "chest-xray",
             ("chest X-ray", "lung", "chest radiograph"),
             ("{} with pneumonia", "{} with an opacity", "{} with a pleural effusion", "{} with a nodule"),
+            scope=Scope(modalities=("DX", "CR", "RG"), colour=False, dimensions=2),
         ),
         Domain(
             "liver-ct",
             ("liver CT", "liver", "abdominal CT"),
             ("{} with a tumour", "{} with a metastasis", "{} with a hypodense lesion", "{} with a cyst"),
             window="liver",
+            scope=Scope(modalities=("CT",), colour=False),
         ),
         Domain(
             "colonoscopy",
             ("colonoscopy image", "colon", "colon mucosa"),
             ("{} with a polyp", "{} with an adenoma", "{} with a growth"),
             fit="stretch",
+            scope=Scope(modalities=("ES", "XC", "GM"), colour=True, dimensions=2),
         ),
         Domain(
             "dermoscopy",
             ("dermoscopy image", "skin", "skin surface"),
             ("{} with a melanoma", "{} with a pigmented lesion", "{} with a mole"),
             fit="stretch",
+            scope=Scope(modalities=("DMS", "XC", "GM"), colour=True, dimensions=2),
         ),
         Domain(
             "breast-ultrasound",
             ("breast ultrasound", "breast", "ultrasound of breast tissue"),
             ("{} with a tumour", "{} with a mass", "{} with a cyst"),
+            scope=Scope(modalities=("US",), colour=False),
         ),
         Domain(
             "thyroid-ultrasound",
             ("thyroid ultrasound", "thyroid", "ultrasound of the neck"),
             ("{} with a nodule", "{} with a mass", "{} with a cyst"),
+            scope=Scope(modalities=("US",), colour=False),
         ),
         Domain(
             "retina-oct",
             ("retinal OCT", "retina", "optical coherence tomography of the retina"),
             ("{} with macular oedema", "{} with drusen", "{} with fluid", "{} with neovascularisation"),
+            scope=Scope(modalities=("OPT", "OP"), colour=False),
         ),
         Domain(
             "histopathology",
             ("histopathology image", "tissue section", "stained tissue"),
             ("{} with metastasis", "{} with tumour cells", "{} with carcinoma"),
             fit="stretch",
+            scope=Scope(modalities=("SM", "GM", "XC"), colour=True, dimensions=2),
         ),
     )
 }

@@ -49,7 +49,7 @@ def check_new_folder(folder: Path) -> None:
         OutputError: in words.
     """
     check_writable(folder)
-    held = sorted(path.name for path in folder.iterdir())
+    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if held:
         raise OutputError(
             f"The folder '{folder.name}' of a new pack must be empty", f"{held[0]} in it", "Choose another folder"

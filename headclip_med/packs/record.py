@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from headclip_med.encoders.timm_vit import TimmVitSpec
 from headclip_med.errors import ModelError
+from headclip_med.packs.scope import Scope
 from headclip_med.writing.atomic import atomic_path
 
 PACK_FORMAT: Literal["headclip_med/1"] = "headclip_med/1"
@@ -63,7 +64,7 @@ class LedgerEntry(_Strict):
 
 
 class PackRecord(_Strict):
-    """Contents of ``pack.json``."""
+    """Contents of ``pack.json``; ``scope`` is the domain's where there is none."""
 
     format: Literal["headclip_med/1"]
     name: str
@@ -72,6 +73,7 @@ class PackRecord(_Strict):
     tower: TowerRecord
     config: dict[str, Any] = {}
     domain: str = "generic"
+    scope: Scope | None = None
     slice_smoothing_mm: float = 0.0
     threshold: Threshold
     ledger: tuple[LedgerEntry, ...] = ()

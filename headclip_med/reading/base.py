@@ -278,6 +278,8 @@ def stack(volumes: Sequence[LoadedVolume]) -> LoadedVolume:
     meta["source_name"] = " + ".join(m["source_name"] for m in metas)
     meta["content_sha256"] = sha256_of_digests(m["content_sha256"] for m in metas)
     meta["reader_warnings"] = [f"{m['source_name']}: {note}" for m in metas for note in m["reader_warnings"]]
+    if any(m.get("sequence") for m in metas):
+        meta["sequence"] = " + ".join(m.get("sequence") or "" for m in metas)
     meta["default_window"] = None  # one window cannot serve several sequences
     empty = {tuple(place): place for m in metas for place in m.get("empty_positions", [])}
     if empty:

@@ -58,10 +58,15 @@ _KNOWN = "NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF, BMP or zip"
 
 def existing_path(source: str | Path) -> Path:
     """``source`` as a path that exists (``~`` expanded), or :class:`InputError`."""
-    path = Path(source).expanduser()
+    path = Path(source)
     try:
+        path = path.expanduser()
         exists = path.exists()
-    except (OSError, ValueError):  # a name too long, a NUL in it, a folder that may not be entered
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ):  # too long, a NUL, a folder that may not be entered, no such user's home
         exists = False
     if exists and not (path.is_file() or path.is_dir()):  # opening a pipe would wait for ever
         raise InputError("The input must be a file or folder", f"{path.name}, a pipe, socket or device", "Give a file")

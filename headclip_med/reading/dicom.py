@@ -289,6 +289,7 @@ def _finished(
             "source_name": name,
             "content_sha256": decoded.sha256,
             "modality": first.modality,
+            **({"sequence": first.sequence} if first.sequence else {}),
             "is_rgb": decoded.array.shape[0] == 3,
             "display_inverted": inverted,
             "default_window": decoded.window,

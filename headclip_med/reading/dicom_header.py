@@ -25,6 +25,7 @@ from headclip_med.reading.dicom_values import (
     text,
 )
 from headclip_med.reading.inflate import check_growth, check_inflated_file
+from headclip_med.reading.sequences import sequences_in
 
 DICOMDIR = "DICOMDIR"
 LOCALIZER = "localizer"
@@ -75,6 +76,9 @@ _TAGS: list[str | int] = [
     "PerFrameFunctionalGroupsSequence",
     "DimensionIndexSequence",
     *(SIEMENS_CREATOR, NUMBER_IN_MOSAIC, UIH_CREATOR, NUMBER_IN_GRID),
+    "SeriesDescription",
+    "ProtocolName",
+    "ContrastBolusAgent",
 ]
 
 # Objects with pixels that describe another image rather than being one.
@@ -109,7 +113,7 @@ class ImageHeader:
         facts: what may tell it from another slice in the same place, by the names of :data:`FACTS`.
         rescale: slope and intercept, None: neither is stated. stamp: size and time of the file when it was read.
         tile: which part of the stored image it is, None: all of it; rows and columns are of the slice.
-        remark: what had to be assumed about it, in words.
+        remark: what had to be assumed about it, in words. sequence: of MR, as far as the series names it.
     """
 
     path: Path
@@ -139,6 +143,7 @@ class ImageHeader:
     stamp: tuple[int, int] = (0, 0)
     tile: Tile | None = None
     remark: str = ""
+    sequence: str = ""
 
     @property
     def is_pictures(self) -> bool:
@@ -322,7 +327,16 @@ def _header(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
         ),
         rescale=rescale(dataset),
         stamp=stamp,
+        sequence=_sequence(dataset),
     )
+
+
+def _sequence(dataset: Any) -> str:
+    """The MR sequences that the series names, joined by ``/``; its words, which may name a patient, are not kept."""
+    words = [text(dataset, keyword, 64) for keyword in ("SeriesDescription", "ProtocolName")]
+    agent = text(dataset, "ContrastBolusAgent", 64)
+    words += ["contrast"] * (agent.upper() not in ("", "NO", "NONE"))
+    return "/".join(sorted(sequences_in(" ".join(words)))) if text(dataset, "Modality") == "MR" else ""
 
 
 def _kind(dataset: Any, sop_class: str) -> str:

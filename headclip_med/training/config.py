@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from headclip_med.choices import DOMAINS
 from headclip_med.encoders.attention import LocalAttention
-from headclip_med.errors import InputError
+from headclip_med.fields import checked_fields, read_fields, set_field
 from headclip_med.head_weights import Branch, LayerChoice, Parametrisation
+from headclip_med.packs.scope import Scope
 
-Config = TypeVar("Config", bound=BaseModel)
 Schedule = Literal["joint", "alternate", "text_then_heads"]
 
 
@@ -109,6 +109,7 @@ class TrainConfig(_Strict):
 
     Attributes:
         data: auxiliary sets. model: tower by name or file. domain: of preprocessing and of the pack.
+        scope: the images that the pack is for; None: the domain's.
         method: detector by name; options: fields of the configuration of another method than headclip, which has its
             choices here.
         out: folder of the pack and the checkpoints; name: of the pack.
@@ -129,6 +130,7 @@ class TrainConfig(_Strict):
     out: Path
     name: str = "trained"
     domain: str = "generic"
+    scope: Scope | None = None
     feature_layers: tuple[int, ...] = (-1,)
     local_attention: LocalAttention = "vv"
     local_start: int | None = None
@@ -158,37 +160,18 @@ class TrainConfig(_Strict):
         return value
 
 
-def load_config(path: Path | None, **changes: Any) -> TrainConfig:
-    """A configuration from a YAML file with ``changes`` on top; keys with dots reach into sections.
+def load_config(path: Path | None, settings: Mapping[str, str] | None = None, **changes: Any) -> TrainConfig:
+    """A configuration from a YAML file with ``changes``, then ``settings``, on top; dots reach into sections.
+
+    Args:
+        settings: as a user types them: YAML, or a list without brackets (``feature_layers``: ``5,8,11``).
 
     Raises:
         InputError: an unreadable file, an unknown field, or a value that a field may not have.
     """
     values: dict[str, Any] = {} if path is None else read_fields(path)
     for key, value in changes.items():
-        section, _, field = key.rpartition(".")
-        target = values.setdefault(section, {}) if section else values
-        target[field] = value
+        set_field(TrainConfig, values, key, value)
+    for key, text in (settings or {}).items():
+        set_field(TrainConfig, values, key, text, is_text=True)
     return checked_fields(TrainConfig, values, "A training configuration")
-
-
-def read_fields(path: Path) -> dict[str, Any]:
-    """Fields of a configuration in a YAML file, or :class:`InputError`."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError("The configuration must be a readable YAML file", f"{path.name}: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError("The configuration must be a YAML mapping of fields", path.name)
-    return values
-
-
-def checked_fields(model: type[Config], values: dict[str, Any], what: str) -> Config:
-    """``values`` as a ``model``, or :class:`InputError` that names the first field in which ``what`` is wrong."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where, words = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
-        given = f"{where}: {words}" if where else words
-        raise InputError(f"{what} must hold known fields and allowed values", given) from error

@@ -129,6 +129,7 @@ def _save(
         tower=tower_record(built),
         config={**_options(config), "image_size": detector.image_size},
         domain=config.domain,
+        scope=config.scope,
         threshold=threshold,
         ledger=ledger,
         validation=validation,

@@ -39,7 +39,8 @@ def check_labels(words: str, slices: Sequence[TrainingSlice]) -> None:
 
 def run_identity(config: TrainConfig, built: BuiltTower, parts: Sequence[Part]) -> dict[str, Any]:
     """What a checkpoint rests on; the number of steps may grow, but where the schedule is made of it."""
-    fields = config.model_dump(mode="json", exclude={"out", "name", "model", "cache_gib", "cache_dir", "track", "data"})
+    others = {"out", "name", "model", "scope", "cache_gib", "cache_dir", "track", "data"}
+    fields = config.model_dump(mode="json", exclude=others)
     if config.schedule != "text_then_heads":
         del fields["steps"]
     return {

@@ -25,6 +25,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from headclip_med.errors import CancelledError, ModelError
+from headclip_med.fields import read_fields
 from headclip_med.hashing import sha256_file
 from headclip_med.intensity import Preprocessing
 from headclip_med.packs.pack import (
@@ -36,10 +37,10 @@ from headclip_med.packs.pack import (
     TowerRecord,
     write_record,
 )
+from headclip_med.packs.scope import Scope
 from headclip_med.training.anatomy import Anatomy, read_anatomy
 from headclip_med.training.calibration import calibrate_pack
 from headclip_med.training.checkpoint import NAME, RunState, check_new_run, load_checkpoint, save_checkpoint
-from headclip_med.training.config import read_fields
 from headclip_med.training.fit import TrainWatcher
 from headclip_med.training.fusion import Fusion, logistic_fusion
 from headclip_med.training.lesions import SEQUENCES
@@ -51,6 +52,8 @@ from headclip_med.writing.atomic import atomic_path
 log = logging.getLogger(__name__)
 
 TOWER_NAME = "tower.safetensors"
+# What the recipe is made for: brightness is weighed, and the threshold chosen, on FLAIR of brains alone.
+_SCOPE = Scope(modalities=("MR",), colour=False, dimensions=3, sequences=("flair",), stripped=True)
 _WARM_UP = 100  # steps to the full learning rate
 _FUSION_SLICES, _FUSION_PIXELS = 96, 300  # labelled slices, and pixels of each and of each class
 
@@ -263,6 +266,7 @@ def _record(
             "intensity_fusion": None if fusion is None else list(fusion),
         },
         domain="brain-mri",
+        scope=_SCOPE,
         threshold=threshold,
         ledger=ledger,
     )

@@ -66,12 +66,13 @@ def case_folder(out_dir: Path, name: str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a hidden path with the same suffixes that replaces ``path`` when the body succeeds.
+    """Yield a hidden path with the same suffixes that replaces ``path`` when the body succeeds; its folder is made.
 
     Raises:
         OutputError: for every ``OSError``; an earlier file at ``path`` is then still there.
     """
     with _os_errors_in_words(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         draft = _hidden_sibling(path)
         try:
             yield draft
@@ -96,7 +97,7 @@ def remove_file(path: Path) -> None:
 
 
 def check_writable(out_dir: Path, name: str | None = None) -> None:
-    """Fail early: create ``out_dir``, write a small file there, and remove it again.
+    """Fail early: write a small file into ``out_dir``, or where it would be made, and remove it again; make no folder.
 
     With ``name``, also check that ``out_dir / name`` is free, an empty folder, or an earlier result with
     nothing else in it: nobody's own files are ever replaced.
@@ -105,8 +106,8 @@ def check_writable(out_dir: Path, name: str | None = None) -> None:
         OutputError: in words, before any expensive step.
     """
     with _os_errors_in_words(out_dir):
-        out_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(prefix=".headclip-", dir=out_dir) as file:
+        existing = next(path for path in (out_dir, *out_dir.absolute().parents) if os.path.lexists(path))
+        with tempfile.TemporaryFile(prefix=".headclip-", dir=existing) as file:
             file.write(bytes(_PROBE_BYTES))
             file.flush()
             os.fsync(file.fileno())

@@ -5,6 +5,7 @@ Drawn with matplotlib's object interface, so no display, no global state and no 
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from headclip_med.head_slice import SliceHeads
+from headclip_med.packs.scope import OUT_OF_SCOPE
 from headclip_med.types import RESEARCH_ONLY
 
 Grid = NDArray[np.floating]
@@ -31,14 +33,14 @@ _ROW, _COLUMN, _SLICE, _DPI = 0.24, 0.42, 5.6, 120  # inches of a layer, a head 
 _TOP = 4  # heads with a map of their own
 _SHARE = 0.25  # of a cell that must be patient to be coloured
 _MANY = 20  # above this many heads, values do not fit their cells
-_LONGEST = 80
+_LONGEST, _LINE = 48, 130  # characters of a model's name, and of a line
 
 
-def heads_picture(weights: Mapping[str, Grid], title: str, found: SliceHeads | None = None) -> Image.Image:
+def heads_picture(weights: Mapping[str, Grid], model: str, found: SliceHeads | None = None) -> Image.Image:
     """Weights by branch, and below them, for a slice, its strongest heads and maps of the first four.
 
     Args:
-        weights: by name of the branch, ``(depth, heads)``, NaN where none acts.
+        weights: by name of the branch, ``(depth, heads)``, NaN where none acts. model: its name, for the title.
         found: of :func:`headclip_med.head_slice.explain_slice`.
     """
     depth, heads = next(iter(weights.values())).shape
@@ -54,8 +56,9 @@ def heads_picture(weights: Mapping[str, Grid], title: str, found: SliceHeads | N
         _weights(axes, values, branch)
     if found is not None:
         _slice(rows[1], found)
-    short = title if len(title) <= _LONGEST else f"{title[: _LONGEST // 2]}…{title[-_LONGEST // 2 :]}"
-    page.suptitle(short, fontsize=11, parse_math=False)
+    short = model if len(model) <= _LONGEST else f"{model[: _LONGEST // 2]}…{model[-_LONGEST // 2 :]}"
+    more = ", and the heads that raise the score of one slice" if found else ""
+    page.suptitle(f"Head weights of {short}{more}", fontsize=11, parse_math=False)
     rows[-1].text(0.01, 0.5, RESEARCH_ONLY, fontsize=8, color="#b35900", va="center")
     return _render(page)
 
@@ -84,7 +87,9 @@ def _weights(axes: Any, values: Grid, branch: str) -> None:
 
 def _slice(area: Any, found: SliceHeads) -> None:
     """The slice, its map and the list of heads above; maps of the first heads below."""
-    area.suptitle(f"{found.view.words}: {found.chosen}", fontsize=9, parse_math=False)
+    told = [words for words in found.view.warnings if words.startswith(OUT_OF_SCOPE)]
+    lines = [line for words in (f"{found.view.words}: {found.chosen}", *told) for line in textwrap.wrap(words, _LINE)]
+    area.suptitle("\n".join(lines), fontsize=9, parse_math=False)
     above, below = area.subfigures(2, 1, height_ratios=[1, 0.95])
     plain, mapped, bars = above.subplots(1, 3, width_ratios=[1, 1.1, 1.5])
     _image(plain, found, "slice as the network sees it")

@@ -5,6 +5,7 @@ Drawn with matplotlib's object interface, so no display, no global state and no 
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headclip_med.ahead import WARNINGS
+from headclip_med.packs.scope import OUT_OF_SCOPE
 from headclip_med.result import AnomalyResult
 from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing.atomic import atomic_path
@@ -33,7 +35,7 @@ _PAPER, _INK, _FAINT = "#101114", "#f2f2f2", "#a9adb5"
 
 # Inches.
 _PANEL_WIDTH, _WIDE_PANEL = 2.5, 4.2
-_GAP, _LABEL, _HEAD, _FOOT, _BAR = 0.12, 0.26, 0.62, 0.36, 1.0
+_GAP, _LABEL, _HEAD, _FOOT, _BAR, _LINE = 0.12, 0.26, 0.62, 0.36, 1.0, 0.16
 _SHAPE_LIMITS = (0.4, 1.8)  # height / width of a panel; longer slices are letter-boxed
 
 _SMOOTH = "hanning"  # a filter that neither blocks up small slices nor aliases large photographs
@@ -57,11 +59,10 @@ def montage(result: AnomalyResult, columns: int = 4, n: int = 8) -> Image.Image:
     height = width * float(np.clip(_shape(panels[0]), *_SHAPE_LIMITS))
     columns = min(columns, len(cells))
     rows = -(-len(cells) // columns)
+    page_width = columns * (width + _GAP) + _GAP + _BAR
+    foot = _FOOT + _LINE * len(_alarms(result, page_width))
     page = Figure(
-        figsize=(
-            columns * (width + _GAP) + _GAP + _BAR,
-            rows * (height + _LABEL + _GAP) + _HEAD + _FOOT,
-        ),
+        figsize=(page_width, rows * (height + _LABEL + _GAP) + _HEAD + foot),
         dpi=_DPI,
         facecolor=_PAPER,
     )
@@ -85,7 +86,8 @@ def slice_picture(result: AnomalyResult, panel: Panel, height: float = 6.0) -> I
     inches of 144 pixels.
     """
     width = height / float(np.clip(_shape(panel), *_SHAPE_LIMITS))
-    page = Figure(figsize=(width, height + _HEAD + _FOOT), dpi=_DPI, facecolor=_PAPER)
+    foot = _FOOT + _LINE * len(_alarms(result, width))
+    page = Figure(figsize=(width, height + _HEAD + foot), dpi=_DPI, facecolor=_PAPER)
     _draw(_axes(page, 0.0, _HEAD, width, height), panel, _colour_scale(result))
     plain = is_plain_image(result)
     place = "2-D image" if plain else f"{result.planes[0]} slice {panel.index} · {panel.position}"
@@ -94,7 +96,7 @@ def slice_picture(result: AnomalyResult, panel: Panel, height: float = 6.0) -> I
     cut = "chosen by a reader, outlined" if chosen else f"threshold {result.threshold:.3g}, outlined"
     found = len(result.findings)
     facts = f"whole case: score {result.pred_score:.3f}, {found} finding{'' if found == 1 else 's'} · {cut}"
-    _head_and_foot(page, title, _shorten(facts, int(_TEXT_DENSITY * width)))
+    _head_and_foot(page, title, _shorten(facts, int(_TEXT_DENSITY * width)), _alarms(result, width))
     return _render(page)
 
 
@@ -233,16 +235,26 @@ def _words(page: Figure, result: AnomalyResult) -> None:
     name = _shorten(str(meta.get("source_name") or "volume"), int(_TITLE_DENSITY * width) - 16)
     title = " · ".join(filter(None, [name, meta.get("modality"), plane]))
     cut = f"threshold {result.threshold:.3g} ({result.threshold_origin}), outlined"
-    _head_and_foot(page, title, _shorten(f"score {result.pred_score:.3f} · {cut}", int(_TEXT_DENSITY * width)))
+    facts = _shorten(f"score {result.pred_score:.3f} · {cut}", int(_TEXT_DENSITY * width))
+    _head_and_foot(page, title, facts, _alarms(result, width))
 
 
-def _head_and_foot(page: Figure, title: str, facts: str) -> None:
+def _alarms(result: AnomalyResult, width: float) -> list[str]:
+    """Lines for a page of ``width`` inches: what says that the picture must not be trusted."""
+    told = [words for words in result.warnings if words.startswith(OUT_OF_SCOPE)]
+    return [line for words in told for line in textwrap.wrap(words, int(_TEXT_DENSITY * width))]
+
+
+def _head_and_foot(page: Figure, title: str, facts: str, alarms: list[str]) -> None:
     width, height = page.get_size_inches()
     x = _GAP / width
     # File names are no formulas: a dollar sign in one stays a dollar sign.
     page.text(x, 1 - 0.12 / height, title, fontsize=10, color=_INK, va="top", weight="bold", parse_math=False)
     page.text(x, 1 - 0.36 / height, facts, fontsize=8, color=_FAINT, va="top", parse_math=False)
     page.text(x, 0.12 / height, RESEARCH_ONLY, fontsize=8, color="#ffb454", va="bottom", parse_math=False)
+    for place, line in enumerate(reversed(alarms), start=2):
+        bottom = place * _LINE / height
+        page.text(x, bottom, line, fontsize=8, color="#ff6b6b", va="bottom", weight="bold", parse_math=False)
 
 
 def _shorten(text: str, longest: int) -> str:

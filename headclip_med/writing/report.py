@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from headclip_med.geometry import displayed_pixel, slice_frame
+from headclip_med.packs.scope import OUT_OF_SCOPE
 from headclip_med.result import AnomalyResult, Finding, SliceScore
 from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing.atomic import write_text
@@ -41,6 +42,8 @@ def render_report(result: AnomalyResult, picture: Image.Image | None = None) -> 
     return template.render(
         record=record,
         research_only=RESEARCH_ONLY,
+        alarms=[words for words in record.warnings if words.startswith(OUT_OF_SCOPE)],
+        warnings=[words for words in record.warnings if not words.startswith(OUT_OF_SCOPE)],
         source=_source_facts(record),
         curve=_curve(result),
         montage=_data_uri(picture or montage(result)),
