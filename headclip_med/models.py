@@ -7,15 +7,17 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
 
 from headclip_med.choices import method_names, split_method
 from headclip_med.detectors import Detector, HeadCLIP, Parts, get_method
 from headclip_med.encoders.adapters import tower_from_timm
-from headclip_med.encoders.build import BuiltTower, build_tower, load_strictly, read_state
+from headclip_med.encoders.build import BuiltTower, build_tower, load_strictly, with_weights
 from headclip_med.encoders.timm_vit import build_timm_vit
+from headclip_med.encoders.weight_files import is_weights, read_state, tensor_names
+from headclip_med.encoders.weight_names import holds_clip
 from headclip_med.errors import ModelError
 from headclip_med.hashing import sha256_file
 from headclip_med.packs import Pack, builtin_packs, load_pack
@@ -29,6 +31,7 @@ DEFAULT_MODEL = "headclip-tiny"
 
 # Of several packs for one tower, the one that a bare weight file gets: it was made on synthetic data only.
 _GENERAL_PACKS = ("dinov2-vits14-synthetic",)
+_ANY_WEIGHTS = "safetensors, .pt (OpenAI's too), .bin, or a Hugging Face folder"
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def load_model(
             tower's name or weight file (:func:`headclip_med.encoders.build.build_tower`); ``METHOD:`` in front of any
             of them chooses the method.
         method: detector, default the pack's or ``headclip``. A pack of another method lends its tower and its domain.
-        weights: for a pack that carries no tower of its own, a tower's name or weight file instead of its hub.
+        weights: weight file or folder of the tower, ``[ARCH@]FILE``: of a pack that carries none, which names its
+            architecture, or of the architecture that ``name`` is.
         has_normals: normal images of the task will be given, which some methods cannot do without.
 
     Raises:
@@ -112,23 +116,29 @@ def load_model(
     place = pack_place(text, builtin_packs())
     if is_pack(place):
         return _of_pack(load_pack(place), method, weights, has_normals)
-    if place.is_dir():
-        raise ModelError("A model folder must be a pack with a pack.json", place.name, "See `headclip-med models list`")
-    if weights is not None:
-        raise ModelError("Weights must be given for a pack that carries none", f"{_short(text)}, which is no pack")
+    if place.is_dir() and not is_weights(place):
+        raise ModelError(
+            "A model folder must be a pack with a pack.json, or hold the weights of a tower",
+            place.name,
+            "See `headclip-med models list`",
+        )
+    text = with_weights(text, weights)
     chosen = get_method(method or HeadCLIP.name)
     check_method(chosen, _short(text), has_text=may_have_text(text), has_state=False, has_normals=has_normals)
     built = _tower_or_near_pack(text)
     check_method(chosen, _short(text), has_text=built.clip is not None, has_state=False, has_normals=has_normals)
     if built.clip is not None or not issubclass(chosen, HeadCLIP):
-        return Model(_short(text), chosen.name, built)
+        return Model(_short(text), chosen.name, built, warnings=_notes(built, chosen))
     return _vision_only(_short(text), built, method)
 
 
 def takes_weights(name: str) -> bool:
-    """Whether ``name`` is a pack without a tower of its own, so that weights can be given for it."""
-    place = pack_place(split_method(name)[1], builtin_packs())
-    return is_pack(place) and load_pack(place).record.tower.kind != "embedded"
+    """Whether weights can be given for ``name``: a pack without a tower of its own, or an architecture alone."""
+    text = split_method(name)[1]
+    place = pack_place(text, builtin_packs())
+    if is_pack(place):
+        return load_pack(place).record.tower.kind != "embedded"
+    return text in open_clip.list_models() or timm.is_model(text.removeprefix("timm:").split(".")[0])
 
 
 def check_method(
@@ -171,11 +181,17 @@ def _of_pack(pack: Pack, method: str | None, weights: str | Path | None, has_nor
     has_text = record.tower.kind == "open_clip"
     whose = f"the pack {record.name} of method {own.name}"
     check_method(chosen, whose, has_text=has_text, has_state=same, has_normals=has_normals)
-    built = _embedded_tower(pack) if record.tower.kind == "embedded" else _outer_tower(pack, weights)
+    built = _embedded_tower(pack, weights) if record.tower.kind == "embedded" else _outer_tower(pack, weights)
+    notes = _notes(built, chosen)
     if same:
-        return Model(record.name, chosen.name, built, pack, _hash_warnings(pack, built))
+        return Model(record.name, chosen.name, built, pack, (*notes, *_hash_warnings(pack, built)))
     note = f"of the pack {record.name} only the tower is used: it was made for the method {own.name}"
-    return Model(record.name, chosen.name, built, None, (note,), pack)
+    return Model(record.name, chosen.name, built, None, (*notes, note), pack)
+
+
+def _notes(built: BuiltTower, method: type[Detector]) -> tuple[str, ...]:
+    """What is to be said of a tower's activation, where the method takes it as it is."""
+    return () if method.own_activation else built.notes
 
 
 def may_have_text(name: str) -> bool:
@@ -183,14 +199,8 @@ def may_have_text(name: str) -> bool:
     architecture, _, file = name.rpartition("@")
     if name.startswith("timm:") or (architecture and timm.is_model(architecture.split(".")[0])):
         return False
-    path = Path(file).expanduser()
-    if path.suffix != ".safetensors" or not path.is_file():
-        return True
-    try:
-        with safe_open(path, framework="pt") as opened:
-            return "visual.conv1.weight" in opened.keys()  # noqa: SIM118
-    except (OSError, SafetensorError):
-        return True  # what is wrong with it is said by whoever reads it
+    names = tensor_names(Path(file).expanduser())
+    return holds_clip(names) if names else True
 
 
 def _tower_or_near_pack(name: str) -> BuiltTower:
@@ -224,8 +234,14 @@ def detector_for(model: Model, domain: Domain, speed: Speed = SPEEDS["exact"]) -
     return get_method(model.method).from_parts(parts).at_speed(speed.scale, speed.early_exit)
 
 
-def _embedded_tower(pack: Pack) -> BuiltTower:
+def _embedded_tower(pack: Pack, weights: str | Path | None = None) -> BuiltTower:
     tower = pack.record.tower
+    if weights is not None:
+        raise ModelError(
+            f"The pack {pack.record.name} must be used with the tower that it carries",
+            Path(weights).name,
+            "Leave --weights out",
+        )
     if tower.spec is None or tower.file is None:
         raise ModelError(f"Pack {pack.record.name} must name the file and the architecture of its tower", "neither")
     path = pack.folder / tower.file
@@ -246,20 +262,30 @@ def _embedded_tower(pack: Pack) -> BuiltTower:
 def _outer_tower(pack: Pack, weights: str | Path | None) -> BuiltTower:
     """The tower that a pack names, from ``weights`` or from its hub."""
     tower = pack.record.tower
-    if weights is None and not tower.has_a_source:
-        raise ModelError(
-            f"The weights of the tower of {pack.record.name} must be given",
-            f"none for {tower.name}",
-            "Add --weights FILE",
-        )
+    architecture = tower.name.partition("/")[0]
     if weights is None:
-        return build_tower(f"timm:{tower.name}" if tower.kind == "timm" else tower.name)
-    built = build_tower(str(weights))
-    if built.architecture.split(".")[0] != tower.name.split(".")[0].split("/")[0]:
+        return _hub_tower(pack, f"Add --weights FILE with the weights of {architecture}: {_ANY_WEIGHTS}")
+    named, _, file = str(weights).rpartition("@")
+    of_file = is_weights(file) and not named and not tower.name.startswith("hf-hub:")
+    built = build_tower(f"{architecture}@{file}" if of_file else str(weights))
+    if built.architecture.split(".")[0] != architecture.split(".")[0] and not tower.name.startswith("hf-hub:"):
         raise ModelError(
-            f"The weights for pack {pack.record.name} must be of its tower {tower.name}", built.architecture
+            f"The weights for pack {pack.record.name} must be of its tower {tower.name}",
+            built.architecture,
+            f"Give those of {architecture} with --weights FILE",
         )
     return built
+
+
+def _hub_tower(pack: Pack, do: str) -> BuiltTower:
+    """The tower from the hub that its name stands for; where it cannot be had, ``do`` says what else to do."""
+    tower = pack.record.tower
+    if not tower.has_a_source:
+        raise ModelError(f"The weights of the tower of {pack.record.name} must be given", f"none for {tower.name}", do)
+    try:
+        return build_tower(f"timm:{tower.name}" if tower.kind == "timm" else tower.name)
+    except ModelError as error:
+        raise ModelError(error.must, error.given, f"{do}; or {error.do[:1].lower()}{error.do[1:]}") from error
 
 
 def _vision_only(name: str, built: BuiltTower, method: str | None) -> Model:
@@ -285,14 +311,16 @@ def _vision_only(name: str, built: BuiltTower, method: str | None) -> Model:
 def _hash_warnings(pack: Pack, built: BuiltTower) -> tuple[str, ...]:
     if pack.record.tower.sha256 in (None, built.sha256):
         return ()
-    return (f"pack {pack.record.name} was made on other weights of {built.architecture} (sha256 differs)",)
+    return (
+        f"pack {pack.record.name} was made with another weight file of {built.architecture} (sha256 differs): "
+        "its numbers hold only where the weights in it are the same",
+    )
 
 
 def _short(name: str) -> str:
     """A name without folders, for records that leave the machine."""
     head, at, file = name.rpartition("@")
-    looks_local = Path(file).suffix in (".safetensors", ".pt", ".pth", ".bin")
-    return f"{head}{at}{Path(file).name}" if looks_local else name
+    return f"{head}{at}{Path(file).name}" if is_weights(file) else name
 
 
 def place_model(model: Model, device: torch.device, dtype: torch.dtype) -> Model:

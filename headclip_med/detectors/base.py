@@ -160,11 +160,13 @@ class Detector(ABC):
 
     Attributes:
         tower: the frozen image tower. image_size: side of the square input in pixels, a multiple of the patch size.
+        own_activation: the method chooses the activation of its tower itself.
     """
 
     name: str
     capabilities: Capabilities
     Config: ClassVar[type] = TowerConfig
+    own_activation: ClassVar[bool] = False
     tower: ImageTower
 
     def __init__(self, parts: Parts) -> None:

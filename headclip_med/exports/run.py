@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headclip_med.bundle.network import HeadCLIPNetwork, build_network
 from headclip_med.detectors import HeadCLIP
-from headclip_med.encoders.build import read_state
+from headclip_med.encoders.weight_files import read_state
 from headclip_med.errors import InputError, ModelError
 from headclip_med.exports.card import Parity, ScoreCard, write_card
 from headclip_med.exports.contents import card_of, preprocessing_of
