@@ -138,8 +138,9 @@ def models_convert(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the new pack; must be empty.")],
     tower: Annotated[
-        str | None, typer.Option("--tower", metavar="NAME", help="ARCH/TAG, timm:ARCH or a weight file [ARCH@]FILE.")
+        str | None, typer.Option("--tower", metavar="NAME", help="ARCH, ARCH/TAG, timm:ARCH or weights [ARCH@]FILE.")
     ] = None,
+    weights: options.WeightsOption = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -179,6 +180,7 @@ def models_convert(
                 file,
                 out,
                 tower=tower,
+                weights=weights,
                 method=method,
                 base=base,
                 layers=layers,

@@ -75,7 +75,11 @@ OutOption = Annotated[
 ]
 WeightsOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Weight file of the tower, for a pack that carries none."),
+    typer.Option(
+        metavar="[ARCH@]FILE",
+        help="Weights of the tower, for a pack that carries none or an architecture: safetensors, .pt (OpenAI's too), "
+        ".bin, or a Hugging Face folder.",
+    ),
 ]
 ChannelsOption = Annotated[
     str | None,

@@ -282,10 +282,12 @@ def _hub_tower(pack: Pack, do: str) -> BuiltTower:
     tower = pack.record.tower
     if not tower.has_a_source:
         raise ModelError(f"The weights of the tower of {pack.record.name} must be given", f"none for {tower.name}", do)
+    name = f"timm:{tower.name}" if tower.kind == "timm" else tower.name
     try:
-        return build_tower(f"timm:{tower.name}" if tower.kind == "timm" else tower.name)
+        return build_tower(name)
     except ModelError as error:
-        raise ModelError(error.must, error.given, f"{do}; or {error.do[:1].lower()}{error.do[1:]}") from error
+        pull = f"or run `headclip-med models pull {name}` on a machine with a network"
+        raise ModelError(error.must, error.given, f"{do}; {pull}") from error
 
 
 def _vision_only(name: str, built: BuiltTower, method: str | None) -> Model:

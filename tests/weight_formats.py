@@ -18,12 +18,12 @@ from torch import Tensor, nn
 GELU = "clip-w64-d2-h1-p8-32px-th1"
 QUICK = f"{GELU}-quickgelu"
 _VISION = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 64}
-_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 3}
+_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 9}
 INTEGERS = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
 HF_CONFIG = {
     "model_type": "clip",
     "projection_dim": 48,
-    "text_config": {"hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 3, "hidden_act": "quick_gelu"},
+    "text_config": {"hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 9, "hidden_act": "quick_gelu"},
     "vision_config": {
         "hidden_size": 64,
         "num_attention_heads": 1,
@@ -36,7 +36,7 @@ HF_CONFIG = {
 
 
 def tiny_clip(*, quick: bool = True) -> nn.Module:
-    """A random CLIP of 32 px, patches of 8, two image blocks, three text blocks."""
+    """A random CLIP of 32 px, patches of 8, two image blocks, nine text blocks."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         clip = open_clip.CLIP(48, dict(_VISION), dict(_TEXT), quick_gelu=quick)

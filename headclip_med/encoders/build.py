@@ -116,7 +116,10 @@ def _short(name: str) -> str:
 def _from_file(path: Path, named: str | None) -> BuiltTower:
     stored = read_weights(path)
     state = tower_names(stored.state, stored.name)
-    if CLIP_KEY in state:
+    is_clip = CLIP_KEY in state
+    if named and (timm.is_model(named.split(".")[0]) if is_clip else named in open_clip.list_models()):
+        raise _unfitting(stored.name, named, "those of a CLIP" if is_clip else "those of a vision-only ViT")
+    if is_clip:
         return _clip_from_file(stored, state, named)
     architecture = named or recognise(state, stored.name)
     _check_normalisation_known(architecture, stored.name)
@@ -232,12 +235,16 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], file: str, arch
             )
             if part
         )
-        raise ModelError(
-            f"The weights in {file} must fit the architecture {architecture}",
-            given,
-            "Give the weights of that architecture, or name theirs as ARCH@FILE",
-        )
+        raise _unfitting(file, architecture, given)
     model.load_state_dict({key: value.float() for key, value in state.items()})
+
+
+def _unfitting(file: str, architecture: str, given: str) -> ModelError:
+    return ModelError(
+        f"The weights in {file} must fit the architecture {architecture}",
+        given,
+        "Give the weights of that architecture, or name theirs as ARCH@FILE",
+    )
 
 
 def _from_timm_hub(architecture: str) -> BuiltTower:
@@ -250,14 +257,14 @@ def _from_timm_hub(architecture: str) -> BuiltTower:
     )
     if config is None or not config.hf_hub_id:
         raise _unknown(architecture, timm.list_models("vit_*"))
-    path = Path(_fetch(_weights_of(architecture), lambda: hf_hub_download(config.hf_hub_id, "model.safetensors")))
+    path = Path(_fetch_weights(f"timm:{architecture}", lambda: hf_hub_download(config.hf_hub_id, "model.safetensors")))
     model = _timm_model(architecture, pretrained=True, file=str(path))
     return BuiltTower(tower_from_timm(model), "timm", architecture, config.hf_hub_id, sha256_file(path))
 
 
 def _from_open_clip_hub(name: str) -> BuiltTower:
     if name.startswith("hf-hub:"):
-        clip = _fetch(_weights_of(name), lambda: _open_clip_model(name, None))
+        clip = _fetch_weights(name, lambda: _open_clip_model(name, None))
         return _open_clip_tower(clip, name, name, state_sha256(clip))
     architecture, _, tag = name.partition("/")
     tags = open_clip.list_pretrained_tags_by_model(architecture)
@@ -270,8 +277,8 @@ def _from_open_clip_hub(name: str) -> BuiltTower:
             f"Write for example {architecture}/{tags[0]}, or add --weights FILE" if tags else "Add --weights FILE",
         )
     config = open_clip.get_pretrained_cfg(architecture, tag)
-    path = Path(_fetch(_weights_of(name), lambda: open_clip.download_pretrained(config)))
-    clip = _fetch(_weights_of(name), lambda: _open_clip_model(architecture, tag))
+    path = Path(_fetch_weights(name, lambda: open_clip.download_pretrained(config)))
+    clip = _fetch_weights(name, lambda: _open_clip_model(architecture, tag))
     return _open_clip_tower(clip, architecture, name, sha256_file(path))
 
 
@@ -326,11 +333,12 @@ def state_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _weights_of(name: str) -> str:
-    return f"The weights of {name}"
+def _fetch_weights(name: str, fetch: Callable[[], Any]) -> Any:
+    pull = f"Run `headclip-med models pull {name}` on a machine with a network"
+    return _fetch(f"The weights of {name}", fetch, f"{pull}, or name a local file with --weights FILE")
 
 
-def _fetch(what: str, fetch: Callable[[], Any]) -> Any:
+def _fetch(what: str, fetch: Callable[[], Any], do: str = "Try again on a machine with a network") -> Any:
     """Run a hub's loading code; whatever it raises becomes one message."""
     try:
         return fetch()
@@ -338,11 +346,8 @@ def _fetch(what: str, fetch: Callable[[], Any]) -> Any:
         raise
     except Exception as error:
         first = str(error).strip().splitlines()
-        raise ModelError(
-            f"{what} must be in the cache or on a hub that can be reached",
-            first[0][:200] if first else type(error).__name__,
-            "Run `headclip-med models pull` on a machine with a network, or name a local file with --weights FILE",
-        ) from error
+        given = first[0][:200] if first else type(error).__name__
+        raise ModelError(f"{what} must be in the cache or on a hub that can be reached", given, do) from error
 
 
 def _unknown(architecture: str, known: list[str]) -> ModelError:

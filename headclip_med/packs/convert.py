@@ -9,7 +9,6 @@ in that family's forward pass; AnomalyCLIP's files have them, Crane's do not, wh
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,8 +20,9 @@ from torch import Tensor
 
 from headclip_med.detectors.crane import CraneConfig
 from headclip_med.detectors.crane_plus import CranePlusConfig
-from headclip_med.encoders.build import BuiltTower
+from headclip_med.encoders.build import BuiltTower, has_quick_gelu
 from headclip_med.encoders.prompt_learner import PromptLearner, TextSide, prompt_tokens, text_side
+from headclip_med.encoders.weight_files import read_plain
 from headclip_med.errors import ModelError
 from headclip_med.hashing import sha256_file
 from headclip_med.packs.domains import get_domain
@@ -76,22 +76,6 @@ class PromptCheckpoint:
     sha256: str
 
 
-def read_plain_pickle(path: Path) -> Any:
-    """What ``torch.load`` with ``weights_only=True`` finds in a file.
-
-    Raises:
-        ModelError: missing, damaged, or more than tensors and plain values in it.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(
-            "A checkpoint must be a whole file that loads with weights_only=True",
-            f"{path.name} ({'no such file' if isinstance(error, FileNotFoundError) else type(error).__name__})",
-            "Check the path, download it again, or save its tensors alone",
-        ) from error
-
-
 def is_prompt_checkpoint(value: Any) -> bool:
     """Whether a loaded file has the layout of the AnomalyCLIP family."""
     return isinstance(value, Mapping) and isinstance(value.get(_LEARNER), Mapping)
@@ -101,9 +85,9 @@ def read_prompts(path: Path) -> PromptCheckpoint:
     """Read a checkpoint of the AnomalyCLIP family.
 
     Raises:
-        ModelError: another layout, tensors that are missing, of a wrong shape, or not finite.
+        ModelError: an unreadable file, another layout, tensors that are missing, of a wrong shape, or not finite.
     """
-    value = read_plain_pickle(path)
+    value = read_plain(path)
     if not is_prompt_checkpoint(value):
         raise ModelError(f"A prompt checkpoint must hold a dictionary named {_LEARNER}", path.name)
     state = {str(key).removeprefix("module."): tensor for key, tensor in value[_LEARNER].items()}
@@ -263,7 +247,7 @@ def _notes(facts: Mapping[str, Any], side: TextSide, built: BuiltTower) -> tuple
             f"{embeddings['max_difference']:.2g} ({embeddings['relative']:.0%} of their length): "
             "these are not the weights that the prompts were trained for"
         )
-    if not any(type(module).__name__ == "QuickGELU" for module in side.blocks[0].modules()):
+    if not has_quick_gelu(side.blocks[0]):
         notes.append(
             f"{built.architecture} computes GELU, the family's prompts were trained with QuickGELU: "
             "name the architecture with -quickgelu"

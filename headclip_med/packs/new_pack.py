@@ -66,9 +66,14 @@ def write_pack(folder: Path, conversion: Conversion, tower_file: Path | None = N
         OutputError: the folder holds something, or cannot be written to.
     """
     check_new_folder(folder)
-    with atomic_path(folder / TENSORS_NAME) as draft:
-        save_file({key: value.contiguous() for key, value in conversion.tensors.items()}, draft)
-    if tower_file is not None:
-        with atomic_path(folder / tower_file.name) as draft:
-            shutil.copyfile(tower_file, draft)
-    return write_record(folder, conversion.record)
+    try:
+        with atomic_path(folder / TENSORS_NAME) as draft:
+            save_file({key: value.contiguous() for key, value in conversion.tensors.items()}, draft)
+        if tower_file is not None:
+            with atomic_path(folder / tower_file.name) as draft:
+                shutil.copyfile(tower_file, draft)
+        return write_record(folder, conversion.record)
+    except BaseException:
+        for path in folder.iterdir():  # all of it was written here
+            path.unlink()
+        raise

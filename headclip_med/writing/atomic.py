@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -106,6 +106,19 @@ def check_writable(out_dir: Path, name: str | None = None) -> None:
             os.fsync(file.fileno())
         if name is not None:
             _check_replaceable(out_dir / _checked_name(name))
+
+
+@contextmanager
+def leaving_nothing(folder: Path) -> Iterator[None]:
+    """Take away again, when the body fails, the folders down to ``folder`` that it made and left empty."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # something is in it
+            for path in made:
+                path.rmdir()
+        raise
 
 
 def _checked_name(name: str) -> str:
