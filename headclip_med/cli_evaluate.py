@@ -95,6 +95,7 @@ def evaluate(
     plane: options.PlaneOption = None,
     window: options.WindowOption = None,
     channels: options.ChannelsOption = None,
+    preprocessing: options.PreprocessingOption = None,
     threshold: options.ThresholdOption = None,
     smooth_mm: options.SmoothMmOption = None,
     device: options.DeviceOption = "auto",
@@ -115,7 +116,13 @@ def evaluate(
         from headclip_med.evaluation import evaluate as run
 
         chosen = case_options.CaseOptions(
-            domain=domain, plane=plane, window=window, channels=channels, threshold=threshold, smooth_mm=smooth_mm
+            domain=domain,
+            plane=plane,
+            window=window,
+            channels=channels,
+            threshold=threshold,
+            smooth_mm=smooth_mm,
+            preprocessing=preprocessing,
         )
         case_options.check_batch_size(batch_size)
         case_options.check_name("precision", precision, choices.PRECISIONS)

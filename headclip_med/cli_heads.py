@@ -59,7 +59,7 @@ def heads(
         found: SliceHeads | None = None
         if slice_file is not None:
             with console.waiting("scoring slices" if slice_index is None else "scoring the slice"):
-                view = view_slice(detector, model.domain, slice_file, slice_index)
+                view = view_slice(detector, model.domain, slice_file, slice_index, model.preprocessing)
                 found = explain_slice(detector, view, model.threshold.value)
         table = acting_weights(detector, None if found is None else found.view.pixels)
         values = {branch: part.numpy() for branch, part in table.items()}

@@ -163,6 +163,7 @@ def models_convert(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the pack.", show_default="the file's")] = None,
     domain: options.DomainOption = None,
+    preprocessing: options.PreprocessingOption = None,
     trained_on: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Training data, for the pack's ledger.", show_default="unknown")
     ] = None,
@@ -174,6 +175,7 @@ def models_convert(
         from headclip_med.convert_model import PROMPT_METHODS, convert_model
 
         case_options.check_name("method", method, PROMPT_METHODS)
+        case_options.check_name("preprocessing", preprocessing, choices.PREPROCESSINGS)
         case_options.check_name("branch", branch, ("local", "global", "both"))
         with console.waiting(f"converting {file.name}"):
             made = convert_model(
@@ -188,6 +190,7 @@ def models_convert(
                 branch=branch,  # type: ignore[arg-type]
                 name=name,
                 domain=domain,
+                preprocessing=preprocessing,  # type: ignore[arg-type]
                 trained_on=trained_on,
             )
         for note in made.notes:

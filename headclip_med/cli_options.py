@@ -89,6 +89,15 @@ ChannelsOption = Annotated[
         autocompletion=_one_of(choices.CHANNELS),
     ),
 ]
+PreprocessingOption = Annotated[
+    str | None,
+    typer.Option(
+        help="own: black and white of the patient, shape kept; released: 8-bit pictures, stretched and divided by 255 "
+        "as the published codes do, for numbers to compare with theirs.",
+        show_default="the pack's, or own",
+        autocompletion=_one_of(choices.PREPROCESSINGS),
+    ),
+]
 MethodOption = Annotated[
     str | None,
     typer.Option(

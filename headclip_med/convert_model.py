@@ -11,6 +11,7 @@ from headclip_med.encoders.weight_files import read_plain, read_weights
 from headclip_med.encoders.weight_names import tower_names
 from headclip_med.errors import ModelError
 from headclip_med.head_weights import Branch
+from headclip_med.intensity import PreprocessingKind
 from headclip_med.models import load_model
 from headclip_med.packs.convert import PROMPT_METHODS as PROMPT_METHODS
 from headclip_med.packs.convert import convert_prompts, is_prompt_checkpoint, read_prompts
@@ -35,6 +36,7 @@ def convert_model(
     branch: Branch | None = None,
     name: str | None = None,
     domain: str | None = None,
+    preprocessing: PreprocessingKind | None = None,
     trained_on: str | None = None,
 ) -> Conversion:
     """Convert learned prompts, or a table of head weights, and write the pack into ``out``.
@@ -44,6 +46,7 @@ def convert_model(
         weights: weight file or folder of the tower, instead of its hub's.
         method: prompts only: that they were trained for; None: by the layout of the file.
         base: head weights only: the pack whose classes and configuration are kept.
+        preprocessing: prompts only: that predictions begin with, ``own`` or ``released``.
         layers: head weights only: of the rows, such as ``5,6,20-23``; one_based: they count from 1.
 
     Raises:
@@ -61,11 +64,16 @@ def convert_model(
                 raise ModelError(
                     "A base, a branch and layers must be given with head weights only", f"{file.name}: prompts"
                 )
-            made = _of_prompts(file, named, method=method, name=name, domain=domain, trained_on=trained_on)
+            made = _of_prompts(
+                file, named, method=method, name=name, domain=domain, preprocessing=preprocessing, trained_on=trained_on
+            )
             write_pack(out, made)
             return made
-        if method is not None:
-            raise ModelError("A method must be given with prompts only", f"{file.name}: head weights")
+        if method is not None or preprocessing is not None:
+            raise ModelError(
+                f"A {'method' if method else 'preprocessing'} must be given with prompts only",
+                f"{file.name}: head weights",
+            )
         return _of_heads(
             file,
             out,

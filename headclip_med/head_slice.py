@@ -16,7 +16,7 @@ from headclip_med.detect_slices import SliceScorer, own_preprocessing, slice_lim
 from headclip_med.detectors.headclip import HeadCLIP
 from headclip_med.errors import InputError
 from headclip_med.geometry import SliceFrame, slice_frame
-from headclip_med.intensity import Placement
+from headclip_med.intensity import Placement, PreprocessingKind
 from headclip_med.job import make_job
 from headclip_med.packs.domains import Domain
 from headclip_med.prepare import source_name
@@ -79,14 +79,16 @@ class SliceHeads:
         return {name: float(part.cpu()[:, inside].mean()) for name, part in sums.items()}
 
 
-def view_slice(detector: HeadCLIP, domain: Domain, path: Path, index: int | None = None) -> SliceView:
+def view_slice(
+    detector: HeadCLIP, domain: Domain, path: Path, index: int | None = None, kind: PreprocessingKind = "own"
+) -> SliceView:
     """Cut one slice of the scan at ``path`` in its acquisition plane; by default the one that scores highest.
 
     Raises:
         InputError: an unreadable scan, or no such slice.
     """
     volume = load_volume(path)
-    scan, frame = _source(volume, detector, domain)
+    scan, frame = _source(volume, detector, domain, kind)
     count = scan.mask.shape[frame.axis]
     if index is not None and not 0 <= index < count:
         raise InputError(f"The slice must lie between 0 and {count - 1}", index, f"{source_name(volume)} has {count}")
@@ -123,9 +125,11 @@ def explain_slice(detector: HeadCLIP, view: SliceView, threshold: float, count: 
     )
 
 
-def _source(volume: LoadedVolume, detector: HeadCLIP, domain: Domain) -> tuple[Scan, SliceFrame]:
+def _source(
+    volume: LoadedVolume, detector: HeadCLIP, domain: Domain, kind: PreprocessingKind
+) -> tuple[Scan, SliceFrame]:
     """The scan ready to be cut, preprocessed as a prediction with the domain's defaults does it."""
-    job = make_job(volume, domain.name, own_preprocessing(detector, domain))
+    job = make_job(volume, domain.name, own_preprocessing(detector, domain, kind))
     return job.scan(), slice_frame(job.affine, job.planes[0])
 
 

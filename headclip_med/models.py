@@ -20,6 +20,7 @@ from headclip_med.encoders.weight_files import is_weights, read_state, tensor_na
 from headclip_med.encoders.weight_names import holds_clip
 from headclip_med.errors import ModelError
 from headclip_med.hashing import sha256_file
+from headclip_med.intensity import PreprocessingKind
 from headclip_med.packs import Pack, builtin_packs, load_pack
 from headclip_med.packs.domains import Domain, get_domain
 from headclip_med.packs.pack import is_pack
@@ -62,6 +63,11 @@ class Model:
         """The domain the pack was made for; ``generic`` without a pack."""
         pack = self.pack or self.lender
         return get_domain(pack.record.domain if pack else "generic")
+
+    @property
+    def preprocessing(self) -> PreprocessingKind:
+        """The pack's preprocessing of its images, ``own`` without one."""
+        return (self.pack.record.preprocessing if self.pack else None) or "own"
 
     @property
     def ledger(self) -> tuple[LedgerEntry, ...]:

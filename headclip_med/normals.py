@@ -15,6 +15,7 @@ from headclip_med.detectors import Detector, NormalPixels
 from headclip_med.errors import HeadclipError, InputError
 from headclip_med.evenly import evenly
 from headclip_med.geometry import slice_frame
+from headclip_med.intensity import PreprocessingKind
 from headclip_med.job import make_job
 from headclip_med.packs.domains import Domain
 from headclip_med.reading import load_volume
@@ -59,8 +60,10 @@ def read_normals(folder: str | Path) -> Normals:
     return Normals(Path(folder).name, tuple(found.values()), tuple(found))
 
 
-def normal_pixels(normals: Normals, detector: Detector, domain: Domain) -> NormalPixels:
-    """Slices of the acquisition plane, as a prediction with the domain's defaults cuts them.
+def normal_pixels(
+    normals: Normals, detector: Detector, domain: Domain, kind: PreprocessingKind = "own"
+) -> NormalPixels:
+    """Slices of the acquisition plane, as a prediction with the domain's defaults and this preprocessing cuts them.
 
     Raises:
         InputError: nothing but background in them.
@@ -69,7 +72,7 @@ def normal_pixels(normals: Normals, detector: Detector, domain: Domain) -> Norma
     device = detector.tower.device
     pixels, valid, volumes = [], [], list[int]()
     for number, source in enumerate(normals.sources):
-        job = make_job(load_volume(source), domain.name, own_preprocessing(detector, domain))
+        job = make_job(load_volume(source), domain.name, own_preprocessing(detector, domain, kind))
         scan, frame = job.scan(), slice_frame(job.affine, job.planes[0])
         for index in evenly(scan.foreground_slices(frame), share):
             pixels.append(slice_pixels(scan, frame, [index], device))

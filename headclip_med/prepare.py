@@ -85,6 +85,17 @@ def choose_channels(channels: Channels | None, own: Channels) -> Channels:
     return channels or own
 
 
+def check_released(window: str | Window | None, channels: str | None) -> None:
+    """Refuse, as :class:`InputError`, what was asked for that the released preprocessing does not have."""
+    asked = [name for name, value in (("a window", window), ("channels", channels)) if value not in (None, "repeat")]
+    if asked:
+        raise InputError(
+            "The released preprocessing must be used as it is: 8-bit values divided by 255",
+            " and ".join(asked),
+            "Leave them out, or the preprocessing",
+        )
+
+
 def source_name(volume: AnyVolume) -> str:
     """What to call a volume in a message."""
     return str(volume.meta.get("source_name", "the volume"))

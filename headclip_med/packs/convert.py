@@ -25,6 +25,7 @@ from headclip_med.encoders.prompt_learner import PromptLearner, TextSide, prompt
 from headclip_med.encoders.weight_files import read_plain
 from headclip_med.errors import ModelError
 from headclip_med.hashing import sha256_file
+from headclip_med.intensity import PreprocessingKind
 from headclip_med.packs.domains import get_domain
 from headclip_med.packs.new_pack import Conversion, tower_record, unknown_training
 from headclip_med.packs.record import PACK_FORMAT, UNCALIBRATED, PackRecord
@@ -120,12 +121,14 @@ def convert_prompts(
     method: str | None = None,
     name: str | None = None,
     domain: str = "generic",
+    preprocessing: PreprocessingKind | None = None,
     trained_on: str | None = None,
 ) -> Conversion:
     """Send the prompts through the tower's text side once: a pack with class features and no text side needed.
 
     Args:
         method: one of :data:`PROMPT_METHODS`; None: by the layout, which Crane and Crane+ share.
+        preprocessing: that predictions with the pack begin with, ``own`` by default.
         trained_on: words for the training ledger; without them it says that the data are not known.
 
     Raises:
@@ -160,6 +163,7 @@ def convert_prompts(
         tower=tower_record(built),
         config=_config_of(chosen),
         domain=get_domain(domain).name,
+        preprocessing=None if preprocessing == "own" else preprocessing,
         threshold=UNCALIBRATED,
         ledger=(unknown_training(prompts.file, trained_on),),
         validation={

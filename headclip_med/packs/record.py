@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from headclip_med.encoders.timm_vit import TimmVitSpec
 from headclip_med.errors import ModelError
+from headclip_med.intensity import PreprocessingKind
 from headclip_med.writing.atomic import atomic_path
 
 PACK_FORMAT: Literal["headclip_med/1"] = "headclip_med/1"
@@ -63,7 +64,7 @@ class LedgerEntry(_Strict):
 
 
 class PackRecord(_Strict):
-    """Contents of ``pack.json``."""
+    """Contents of ``pack.json``; ``preprocessing``: that its predictions begin with, ``own`` where it says nothing."""
 
     format: Literal["headclip_med/1"]
     name: str
@@ -73,6 +74,7 @@ class PackRecord(_Strict):
     config: dict[str, Any] = {}
     domain: str = "generic"
     slice_smoothing_mm: float = 0.0
+    preprocessing: PreprocessingKind | None = None
     threshold: Threshold
     ledger: tuple[LedgerEntry, ...] = ()
     validation: dict[str, Any] = {}

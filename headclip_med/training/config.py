@@ -12,6 +12,7 @@ from headclip_med.choices import DOMAINS
 from headclip_med.encoders.attention import LocalAttention
 from headclip_med.errors import InputError
 from headclip_med.head_weights import Branch, LayerChoice, Parametrisation
+from headclip_med.intensity import PreprocessingKind
 
 Config = TypeVar("Config", bound=BaseModel)
 Schedule = Literal["joint", "alternate", "text_then_heads"]
@@ -108,6 +109,7 @@ class TrainConfig(_Strict):
         method: detector by name; options: fields of the configuration of another method than headclip, which has its
             choices here.
         out: folder of the pack and the checkpoints; name: of the pack.
+        preprocessing: of the slices, and of the pack's predictions: ``own``, or ``released`` as the published codes do.
         feature_layers, local_attention, local_start, image_size: of the tower's use, as in HeadCLIPConfig.
         fast: the linear path without back-propagation through the tower; None: wherever it applies.
         schedule: both groups in every step, in turn by epoch, or prompts first and then head weights.
@@ -125,6 +127,7 @@ class TrainConfig(_Strict):
     out: Path
     name: str = "trained"
     domain: str = "generic"
+    preprocessing: PreprocessingKind = "own"
     feature_layers: tuple[int, ...] = (-1,)
     local_attention: LocalAttention = "vv"
     local_start: int | None = None
@@ -145,6 +148,11 @@ class TrainConfig(_Strict):
     cache_dir: Path | None = None
     fuse_intensity: bool = False
     track: Literal["none", "tensorboard", "mlflow"] = "none"
+
+    @property
+    def recorded_preprocessing(self) -> PreprocessingKind | None:
+        """As a pack's record has it, which says nothing of our own."""
+        return None if self.preprocessing == "own" else self.preprocessing
 
     @field_validator("domain")
     @classmethod

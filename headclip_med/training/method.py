@@ -69,7 +69,8 @@ def train_method(
     watcher.stage("reading the data")
     parts = auxiliary_parts(config)
     watcher.stage("cutting slices")
-    spec = Preprocessing(detector.image_size, detector.tower.mean, detector.tower.std)
+    tower = detector.tower
+    spec = Preprocessing(detector.image_size, tower.mean, tower.std, kind=config.preprocessing)
     train, held_out = (slices_of(parts, which, config, spec) for which in ("train", "held_out"))
     check_labels("training", train)
     check_labels("validation", held_out)
@@ -129,6 +130,7 @@ def _save(
         tower=tower_record(built),
         config={**_options(config), "image_size": detector.image_size},
         domain=config.domain,
+        preprocessing=config.recorded_preprocessing,
         threshold=threshold,
         ledger=ledger,
         validation=validation,

@@ -42,6 +42,8 @@ def run_identity(config: TrainConfig, built: BuiltTower, parts: Sequence[Part]) 
     fields = config.model_dump(mode="json", exclude={"out", "name", "model", "cache_gib", "cache_dir", "track", "data"})
     if config.schedule != "text_then_heads":
         del fields["steps"]
+    if config.preprocessing == "own":
+        del fields["preprocessing"]  # as in checkpoints that were written before there was another
     return {
         "configuration": fields,
         "tower": built.sha256,

@@ -144,7 +144,7 @@ def _preprocessing(built: BuiltTower, config: TrainConfig) -> Preprocessing:
             size,
             f"Use {tower.nearest_size(size)}",
         )
-    return Preprocessing(size, tower.mean, tower.std)
+    return Preprocessing(size, tower.mean, tower.std, kind=config.preprocessing)
 
 
 def _banks(

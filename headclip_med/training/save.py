@@ -49,6 +49,7 @@ def save_pack(
         tower=tower_record(built),
         config=method,
         domain=config.domain,
+        preprocessing=config.recorded_preprocessing,
         threshold=threshold,
         ledger=ledger,
         validation=validation,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ from headclip_med.datasets.case import Case, CaseDataset, LabelledVolume
 from headclip_med.detect_slices import slice_pixels
 from headclip_med.errors import InputError
 from headclip_med.evenly import evenly
-from headclip_med.geometry import check_affine, slice_frame
-from headclip_med.intensity import Preprocessing, foreground, intensity_ranges
-from headclip_med.packs.domains import Domain
+from headclip_med.geometry import slice_frame
+from headclip_med.intensity import Preprocessing
+from headclip_med.job import make_job
+from headclip_med.packs.domains import Domain, window_of
 from headclip_med.pixels import to_square
-from headclip_med.prepare import choose_planes, choose_window
-from headclip_med.scan import Scan
 from headclip_med.slices import cut_slices
 from headclip_med.training.config import SliceConfig
 
@@ -89,24 +88,10 @@ def cut_case(
     config: SliceConfig,
 ) -> list[TrainingSlice]:
     """Slices of the acquisition plane, with and without lesion, evenly spread over those there are."""
-    volume = labelled.volume
-    affine = check_affine(np.asarray(volume.affine, dtype=np.float64), case.name)
-    array = np.asarray(volume.as_tensor().numpy(), dtype=np.float32)
-    is_rgb, is_2d, inverted = (bool(volume.meta.get(k, False)) for k in ("is_rgb", "is_2d", "display_inverted"))
-    inside = foreground(array, modality=volume.meta.get("modality"), is_rgb=is_rgb, is_2d=is_2d, inverted=inverted)
-    window, _ = choose_window(None, domain, volume)
-    spec = Preprocessing(
-        preprocessing.image_size,
-        preprocessing.mean,
-        preprocessing.std,
-        window=window,
-        fit=domain.fit,
-        channels=domain.channels,
-    )
-    ranges = intensity_ranges(array, inside, spec, is_rgb=is_rgb)
-    frame = slice_frame(affine, choose_planes(affine, volume, None)[0][0])
-    source = Scan(array, inside, affine, ranges, spec, inverted)
-    chosen = _choose(source.foreground_slices(frame), truth, inside, frame.axis, config)
+    own = replace(preprocessing, window=window_of(domain), fit=domain.fit, channels=domain.channels)
+    job = make_job(labelled.volume, domain.name, own)
+    source, frame = job.scan(), slice_frame(job.affine, job.planes[0])
+    chosen = _choose(source.foreground_slices(frame), truth, source.mask, frame.axis, config)
     cut = []
     where = source.placement(frame)
     for index in chosen:
