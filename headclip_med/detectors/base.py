@@ -174,6 +174,10 @@ class Detector(ABC):
         self.config: Any = read_config(self.Config, parts.config, parts.name)
         if self.capabilities.uses_text:
             text_of(parts.built, self.name)
+        self._check_size()
+
+    def _check_size(self) -> None:
+        """Refuse an input that patches do not fill."""
         size = self.image_size
         if size % self.tower.patch_size:
             raise ModelError(

@@ -13,6 +13,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -145,6 +146,20 @@ def _clip_from_file(stored: Stored, state: dict[str, Tensor], named: str | None)
 def has_quick_gelu(module: nn.Module) -> bool:
     """Whether a CLIP, or a block of it, computes QuickGELU."""
     return any(isinstance(part, QuickGELU) for part in module.modules())
+
+
+def with_gelu(built: BuiltTower) -> BuiltTower:
+    """The same CLIP, its very parameters, with GELU in the place of QuickGELU on both sides."""
+    if built.clip is None or not has_quick_gelu(built.clip):
+        return built
+    shared = {id(tensor): tensor for tensor in (*built.clip.parameters(), *built.clip.buffers())}
+    clip = deepcopy(built.clip, shared)
+    for module in list(clip.modules()):
+        for name, part in list(module.named_children()):
+            if isinstance(part, QuickGELU):
+                setattr(module, name, nn.GELU())
+    tower = tower_from_open_clip(clip.visual, built.tower.mean, built.tower.std)
+    return replace(built, tower=tower, clip=clip)
 
 
 def _activation_note(facts: ClipFacts, clip: nn.Module, architecture: str, file: str) -> tuple[str, ...]:
