@@ -19,7 +19,10 @@ def train(
         list[str] | None,
         typer.Option(metavar="[LAYOUT:]PATH", help="Auxiliary set with masks; repeatable."),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Tower: a name, or a weight file.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Tower: ARCH, ARCH/TAG of open_clip, timm:ARCH, or [ARCH@]FILE.")
+    ] = None,
+    weights: options.WeightsOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="The pack and its checkpoint go here.")
     ] = None,
@@ -37,13 +40,16 @@ def train(
 ) -> None:
     """Train head weights and classes, or another method, on auxiliary data: a pack for `predict --model`."""
     with errors_in_words():
-        from headclip_med.console import say_json
+        from headclip_med.console import say_error, say_json
         from headclip_med.console_train import TrainBar, show_trained
+        from headclip_med.errors import CancelledError
         from headclip_med.training.config import load_config
         from headclip_med.training.run import train as run
+        from headclip_med.training.stop import Stop, stopped_words
 
         changes: dict[str, Any] = {
             "model": model,
+            "weights": None if weights is None else str(weights),
             "method": method,
             "out": out,
             "name": name,
@@ -55,8 +61,12 @@ def train(
         if data:
             changes["data"] = [{"path": path} for path in data]
         chosen = load_config(config, **changes, **_settings(set_ or []))
-        with TrainBar() as watcher:
-            trained = run(chosen, resume=resume, watcher=watcher)
+        with TrainBar() as bar, Stop(bar, bar.told) as watcher:
+            try:
+                trained = run(chosen, resume=resume, watcher=watcher, cancel=watcher.cancel)
+            except (KeyboardInterrupt, CancelledError) as stop:
+                say_error(stopped_words(watcher.where, chosen.out, "train"))
+                raise typer.Exit(watcher.exit_code) from stop
         if as_json:
             say_json(
                 {

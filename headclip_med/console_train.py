@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.progress import TextColumn
 
 from headclip_med.console import err, out, progress_bars
+from headclip_med.encoders.weight_files import is_weights
 from headclip_med.training.fit import TrainWatcher
 from headclip_med.training.objective import Quality
 
@@ -35,6 +35,10 @@ class TrainBar(TrainWatcher):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+
+    def told(self, words: str) -> None:
+        """A line between the others."""
+        err.print(words, markup=False)
 
     def stage(self, words: str) -> None:
         self._bars.reset(self._task, total=None, description=words, more="")
@@ -64,7 +68,6 @@ def show_trained(trained: Trained) -> None:
     fitted = trained.fitted
     out.print(f"best step {fitted.best_step}: validation AP {fitted.best_score:.4f}", markup=False)
     out.print(f"threshold {trained.threshold.value:.4f}: {trained.threshold.origin}", markup=False)
-    is_file = Path(trained.tower.rpartition("@")[2]).is_file()
-    weights = f" --weights {trained.tower}" if is_file else ""
+    weights = f" --weights {trained.tower}" if is_weights(trained.tower.rpartition("@")[2]) else ""
     tried = f"headclip-med predict SCAN --model {trained.pack}{weights} --out results"
     out.print(f"pack: {trained.pack}; try it: {tried}", markup=False)

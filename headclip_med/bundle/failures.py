@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from headclip_med.bundle.overrides import shown
-from headclip_med.errors import HeadclipError, InputError
+from headclip_med.errors import CancelledError, HeadclipError, InputError
 
 _RESOLVER = "_resolve_one_item"  # monai.bundle.ReferenceResolver: calls itself for every reference
 _IMPORTS = "is_import_statement"  # at the first item of all, MONAI looks through every expression for imports
@@ -88,6 +88,11 @@ def in_words(error: Exception, run_id: str | None = None) -> HeadclipError:
         return kind(f"{place}: {shown(undefined[1])} must be in the config", "no such id", "Correct the reference")
     must = "must run to its end" if kind is BundleRunError else "must be built without an error"
     return kind(f"{place} {must}", _words(error, cause), "Run again with HEADCLIP_DEBUG=1 for the traceback")
+
+
+def was_stopped(error: BaseException) -> bool:
+    """Whether a run ended because somebody stopped it."""
+    return any(isinstance(link, CancelledError) for link in _chain(error))
 
 
 def _had_begun(item: Failed | None, run_id: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import CacheDataset, PersistentDataset
+from monai.transforms import Transform
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -46,8 +48,8 @@ class TrainingSlice:
 
 
 @dataclass(frozen=True)
-class SlicesOfCase:
-    """A transform: case → its training slices; what :class:`monai.data.CacheDataset` keeps."""
+class SlicesOfCase(Transform):
+    """A transform: case → its training slices; what MONAI's caches keep of a :class:`Transform`."""
 
     dataset: CaseDataset
     domain: Domain
@@ -68,14 +70,20 @@ class SlicesOfCase:
 
 
 def training_slices(
-    transform: SlicesOfCase, cases: Sequence[Case], cache_dir: Path | None = None
+    transform: SlicesOfCase, cases: Sequence[Case], cache_dir: Path | None = None, content_sha256: str | None = None
 ) -> list[TrainingSlice]:
-    """Slices of every case; with ``cache_dir`` they are kept on disk for the next run."""
+    """Slices of every case; with ``cache_dir`` they are kept there, by everything that decides them.
+
+    Args:
+        content_sha256: of the images and masks of the whole set.
+    """
     items: Any
     if cache_dir is None:
         items = CacheDataset(list(cases), transform, progress=False, num_workers=0)
     else:
-        items = PersistentDataset(list(cases), transform, cache_dir=cache_dir, weights_only=True)
+        decides = repr((content_sha256, transform.domain, transform.preprocessing, transform.config))
+        place = cache_dir / f"slices-{hashlib.sha256(decides.encode()).hexdigest()[:16]}"
+        items = PersistentDataset(list(cases), transform, cache_dir=place, weights_only=True)
     return [TrainingSlice(**part) for i in range(len(cases)) for part in items[i]]
 
 

@@ -10,14 +10,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from headclip_med.errors import OutputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RECORD_NAME = "result.json"  # its presence says that a result folder is complete
 
@@ -81,6 +86,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all; like other results it can be read by everybody.
+
+    Raises:
+        OutputError: it cannot be written, which safetensors itself says in an error of its own.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic_path(path) as draft:
+        try:
+            save_file(plain, draft, metadata=metadata)
+        except SafetensorError as error:
+            found = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(found[1]) if found else errno.EIO, str(error)) from error
+        draft.chmod(0o644)
 
 
 def remove_file(path: Path) -> None:
