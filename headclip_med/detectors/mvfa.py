@@ -53,7 +53,7 @@ class MVFAConfig:
         temperature: of every softmax (cosines are multiplied by 100).
         feedback: share of each adapter in what the later blocks see; the rest is the residual stream.
         gelu: the CLIP computes GELU on both sides, whatever it was trained with. The released code builds OpenAI's CLIP
-            without its QuickGELU; on random weights of ViT-L/14 that moves the map by 1e-3.
+            without its QuickGELU, which on random weights of ViT-L/14 moves the map by up to 0.002.
         clip_normalisation: feed pixels normalised as CLIP was trained. The released code feeds them in [0, 1] as they
             are, which is what off means.
         lr, betas: of Adam, as published for zero-shot training.
