@@ -77,12 +77,12 @@ def model_info(name: str) -> ModelInfo:
     Raises:
         ModelError: unknown name, or a pack or file that cannot be read.
     """
-    from headclip_med.encoders.weight_files import is_weights
+    from headclip_med.encoders.weight_places import is_weights, split_architecture
 
     place = pack_place(name, builtin_packs(), download=False)
     if is_pack(place) or (place.is_dir() and not is_weights(place)):
         return _pack_info(place)
-    if is_weights(name.rpartition("@")[2]):
+    if is_weights(split_architecture(name)[1]):
         return _file_info(name)
     return ModelInfo(name, "", _hub_record(name), {})
 
@@ -158,8 +158,9 @@ def _file_info(name: str) -> ModelInfo:
     from headclip_med.encoders.build import architecture_of
     from headclip_med.encoders.weight_files import read_weights
     from headclip_med.encoders.weight_names import tower_names
+    from headclip_med.encoders.weight_places import split_architecture
 
-    named, _, file = name.rpartition("@")
+    named, file = split_architecture(name)
     stored = read_weights(Path(file).expanduser())
     state = tower_names(stored.state, stored.name)
     record = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.progress import TextColumn
 
 from headclip_med.console import err, out, progress_bars
-from headclip_med.encoders.weight_files import is_weights
+from headclip_med.encoders.weight_places import is_weights, split_architecture
 from headclip_med.training.fit import TrainWatcher
 from headclip_med.training.objective import Quality
 
@@ -68,6 +68,6 @@ def show_trained(trained: Trained) -> None:
     fitted = trained.fitted
     out.print(f"best step {fitted.best_step}: validation AP {fitted.best_score:.4f}", markup=False)
     out.print(f"threshold {trained.threshold.value:.4f}: {trained.threshold.origin}", markup=False)
-    weights = f" --weights {trained.tower}" if is_weights(trained.tower.rpartition("@")[2]) else ""
+    weights = f" --weights {trained.tower}" if is_weights(split_architecture(trained.tower)[1]) else ""
     tried = f"headclip-med predict SCAN --model {trained.pack}{weights} --out results"
     out.print(f"pack: {trained.pack}; try it: {tried}", markup=False)

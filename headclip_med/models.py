@@ -16,8 +16,9 @@ from headclip_med.detectors import Detector, HeadCLIP, Parts, get_method
 from headclip_med.encoders.adapters import tower_from_timm
 from headclip_med.encoders.build import BuiltTower, build_tower, load_strictly, with_weights
 from headclip_med.encoders.timm_vit import build_timm_vit
-from headclip_med.encoders.weight_files import is_weights, read_state, tensor_names
+from headclip_med.encoders.weight_files import read_state, tensor_names
 from headclip_med.encoders.weight_names import holds_clip
+from headclip_med.encoders.weight_places import is_weights, split_architecture
 from headclip_med.errors import ModelError
 from headclip_med.hashing import sha256_file
 from headclip_med.intensity import PreprocessingKind
@@ -202,7 +203,7 @@ def _notes(built: BuiltTower, method: type[Detector]) -> tuple[str, ...]:
 
 def may_have_text(name: str) -> bool:
     """Whether the tower of that name can have a text side, as far as that is known without reading weights."""
-    architecture, _, file = name.rpartition("@")
+    architecture, file = split_architecture(name)
     if name.startswith("timm:") or (architecture and timm.is_model(architecture.split(".")[0])):
         return False
     names = tensor_names(Path(file).expanduser())
@@ -271,7 +272,7 @@ def _outer_tower(pack: Pack, weights: str | Path | None) -> BuiltTower:
     architecture = tower.name.partition("/")[0]
     if weights is None:
         return _hub_tower(pack, f"Add --weights FILE with the weights of {architecture}: {_ANY_WEIGHTS}")
-    named, _, file = str(weights).rpartition("@")
+    named, file = split_architecture(weights)
     of_file = is_weights(file) and not named and not tower.name.startswith("hf-hub:")
     built = build_tower(f"{architecture}@{file}" if of_file else str(weights))
     if built.architecture.split(".")[0] != architecture.split(".")[0] and not tower.name.startswith("hf-hub:"):
@@ -327,8 +328,10 @@ def _hash_warnings(pack: Pack, built: BuiltTower) -> tuple[str, ...]:
 
 def _short(name: str) -> str:
     """A name without folders, for records that leave the machine."""
-    head, at, file = name.rpartition("@")
-    return f"{head}{at}{Path(file).name}" if is_weights(file) else name
+    architecture, file = split_architecture(name)
+    if not is_weights(file):
+        return name
+    return f"{architecture}@{Path(file).name}" if architecture else Path(file).name
 
 
 def place_model(model: Model, device: torch.device, dtype: torch.dtype) -> Model:

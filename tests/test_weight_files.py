@@ -30,7 +30,7 @@ from weight_formats import (
     tiny_state,
 )
 
-from headclip_med.encoders.build import BuiltTower, build_tower, recognise
+from headclip_med.encoders.build import BuiltTower, build_tower, recognise, with_weights
 from headclip_med.encoders.clip_architecture import ClipFacts
 from headclip_med.encoders.weight_names import tower_names
 from headclip_med.errors import ModelError
@@ -83,6 +83,18 @@ def test_openais_mixture_of_types_is_read_as_it_is(tmp_path: Path, state: dict[s
     mixed = openai_state(state)
     expected = {key: mixed[key].float() for key in state}
     same_weights(build_tower(str(archive(tmp_path / "a.pt", mixed, QuickGELU()))), expected)
+
+
+def test_a_folder_may_have_an_at_in_its_name(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    """The ``@`` of ``ARCH@FILE`` is the first one, and none of a path's."""
+    (tmp_path / "me@work").mkdir()
+    plain = NAMED_FORMS["open_clip safetensors"](tmp_path / "me@work", state)
+    same_weights(build_tower(f"{QUICK}@{plain}"), state)
+    told = FORMS["OpenAI's archive"](tmp_path / "me@work", state)
+    assert build_tower(str(told)).source == "ViT-L-14-336px.pt"
+    assert with_weights(QUICK, plain) == f"{QUICK}@{plain}"
+    with pytest.raises(ModelError, match=r"The weight file must exist; given: gone\.pt"):
+        build_tower(str(tmp_path / "me@work" / "gone.pt"))
 
 
 def test_quickgelu_is_told_from_gelu(tmp_path: Path, state: dict[str, Tensor]) -> None:

@@ -29,8 +29,9 @@ from headclip_med.encoders.adapters import tower_from_open_clip, tower_from_timm
 from headclip_med.encoders.clip_architecture import ClipFacts, facts_of, named_clips, own_clip, own_name, sizes_of
 from headclip_med.encoders.text import Tokenizer
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.encoders.weight_files import Stored, is_weights, read_weights
+from headclip_med.encoders.weight_files import Stored, read_weights
 from headclip_med.encoders.weight_names import CLIP_KEY, TIMM_KEY, tower_names
+from headclip_med.encoders.weight_places import is_weights, split_architecture
 from headclip_med.errors import ModelError
 from headclip_med.hashing import sha256_file as sha256_file  # part of this module's interface
 
@@ -78,7 +79,7 @@ def build_tower(name: str) -> BuiltTower:
     Raises:
         ModelError: unknown name, missing or unreadable file, weights that do not fit, no network.
     """
-    architecture, _, file = name.rpartition("@")
+    architecture, file = split_architecture(name)
     path = Path(file).expanduser()
     if is_weights(file) or (path.is_dir() and file.partition("/")[0] not in open_clip.list_models()):
         return _from_file(path, architecture or None)
@@ -99,9 +100,9 @@ def with_weights(name: str, weights: str | Path | None) -> str:
     """
     if weights is None:
         return name
-    named, _, file = str(weights).rpartition("@")
+    named, file = split_architecture(weights)
     architecture = name.removeprefix("open_clip:").removeprefix("timm:").partition("/")[0]
-    if is_weights(name.rpartition("@")[2]) or name.startswith("hf-hub:"):
+    if is_weights(split_architecture(name)[1]) or name.startswith("hf-hub:"):
         raise ModelError("A tower must be given one set of weights", f"{_short(name)} and {_short(file)}", _ONE)
     if not is_weights(file):
         raise ModelError("Weights must be a file, or a folder with one", _short(file), "Check the path")

@@ -8,7 +8,6 @@ a file is, never its ending. Nothing that is stored in a file is run.
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,20 +21,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from headclip_med.encoders.inert_pickle import Inert, computes_quick_gelu, is_torchscript, read_zip
+from headclip_med.encoders.weight_places import config_beside, folder_weights, weight_paths
 from headclip_med.errors import ModelError
 from headclip_med.hashing import sha256_file
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-# What a folder's weights are called, the first one there is counts; an index names its shards.
-_IN_FOLDER = (
-    "model.safetensors",
-    "open_clip_model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "open_clip_pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-_CONFIGS = ("open_clip_config.json", "config.json")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _MODULE_PARTS = ("_parameters", "_buffers", "_modules")  # of a whole model that was pickled
 _AGAIN = "Download or copy it again"
@@ -59,25 +48,19 @@ class Stored:
     quick_gelu: bool | None = None
 
 
-def is_weights(name: str | Path) -> bool:
-    """Whether ``name`` stands for a local weight file or folder, there or not, rather than for a hub's model."""
-    path = Path(name).expanduser()
-    return path.suffix in SUFFIXES or path.is_file() or _folder_weights(path) is not None
-
-
 def read_weights(path: Path) -> Stored:
     """Read a weight file, or the weights in a folder.
 
     Raises:
         ModelError: missing, damaged, of another kind, or without tensors by name.
     """
-    files = _files(path)
+    files = weight_paths(path)
     state: dict[str, Tensor] = {}
     for file in files:
         state |= read_state(file)
     archive = len(files) == 1 and is_torchscript(files[0])
     quick = computes_quick_gelu(files[0]) if archive else None
-    return Stored(state, path.name, _sha256(files), _config_beside(files[0]), quick)
+    return Stored(state, path.name, _sha256(files), config_beside(files[0]), quick)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -97,7 +80,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def tensor_names(path: Path) -> list[str]:
     """Names of the tensors of a safetensors file or of a folder with one, read from its header; else empty."""
     try:
-        file = path if path.is_file() else _folder_weights(path)
+        file = path if path.is_file() else folder_weights(path)
         if file is None or file.suffix != ".safetensors":
             return []
         with safe_open(file, framework="pt") as opened:
@@ -174,49 +157,6 @@ def _tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(part, prefix)
         elif isinstance(part, Inert):
             yield from _tensors(part, f"{prefix}{key}.")
-
-
-def _files(path: Path) -> list[Path]:
-    """The weight file itself, or the one in a folder, or its shards."""
-    if not path.is_dir():
-        return [path]
-    file = _folder_weights(path)
-    if file is None:
-        held = ", ".join(sorted(each.name for each in path.iterdir())[:5]) or "nothing"
-        raise ModelError(
-            "A folder of weights must hold one weight file, such as model.safetensors",
-            f"{path.name} with {held}",
-            "Name the file itself",
-        )
-    if file.suffix != ".json":
-        return [file]
-    try:
-        names = sorted(
-            {Path(name).name for name in json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()}
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError("The index of shards must name them", f"{path.name}/{file.name}", _AGAIN) from error
-    return [path / name for name in names]
-
-
-def _folder_weights(path: Path) -> Path | None:
-    """The file that stands for a folder's weights: of a known name, or the only one with a known ending."""
-    if not path.is_dir():
-        return None
-    named = next((path / name for name in _IN_FOLDER if (path / name).is_file()), None)
-    others = [each for each in sorted(path.iterdir()) if each.suffix in SUFFIXES and each.is_file()]
-    return named or (others[0] if len(others) == 1 else None)
-
-
-def _config_beside(file: Path) -> dict[str, Any]:
-    for name in _CONFIGS:
-        try:
-            config = json.loads((file.parent / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(config, dict):
-            return config
-    return {}
 
 
 def _sha256(files: Sequence[Path]) -> str:

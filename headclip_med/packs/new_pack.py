@@ -72,6 +72,6 @@ def write_pack(folder: Path, conversion: Conversion, tower_file: Path | None = N
                 shutil.copyfile(tower_file, draft)
         return write_record(folder, conversion.record)
     except BaseException:
-        for path in folder.iterdir():  # all of it was written here
+        for path in folder.iterdir() if folder.is_dir() else ():  # all of it was written here
             path.unlink()
         raise

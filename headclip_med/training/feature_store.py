@@ -47,7 +47,7 @@ class FeatureStore:
         if self._full:
             return
         try:
-            self._folder.mkdir(exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
             save_tensors(self._file(pixels), tensors)
         except (OSError, OutputError):
             self._full = True  # the run goes on from memory
