@@ -303,13 +303,47 @@ BAD = {
     ),
     "a folder with two": (lambda d, s: _folder(d / "f", "a.pt", "b.pt"), "given: f with a.pt, b.pt"),
     "a missing shard": (lambda d, s: _without_shard(d, s), "The weight file must exist"),
-    "sizes of no CLIP": (lambda d, s: _saved(d / "x.pt", dict(s)), "no known CLIP has its sizes"),
+    "sizes of no CLIP": (
+        lambda d, s: _saved(d / "x.pt", dict(s)),
+        "no known CLIP has its sizes: 2 blocks of width 64, patches of 8 at 32 px, features of 48; text width 64",
+    ),
+    "teacher and student": (
+        lambda d, s: _saved(d / "x.pt", {"teacher": s, "student": s}),
+        "x.pt with teacher, student",
+    ),
+    "no projection": (lambda d, s: _saved(d / "x.pt", _less(s, "visual.proj")), "x.pt: no tensor for visual.proj"),
+    "a projection of another kind": (
+        lambda d, s: _saved(d / "x.pt", {**s, "visual.conv1.weight": torch.ones(3)}),
+        "x.pt: visual.conv1.weight of shape (3,)",
+    ),
+    "a block without its MLP": (
+        lambda d, s: _saved(d / "x.pt", _less(s | INTEGER_TENSORS, "visual.transformer.resblocks.1.mlp")),
+        "4 tensors missing such as visual.transformer.resblocks.1.mlp.c_fc.bias",
+    ),
+    "not a number": (
+        lambda d, s: _saved(d / "x.pt", {**s, **INTEGER_TENSORS, "visual.proj": s["visual.proj"] / 0}),
+        "NaN or infinity in visual.proj of x.pt",
+    ),
+    "a damaged configuration": (
+        lambda d, s: hf_folder(d / "hf", s, {"model_type": "clip", "vision_config": [1], "text_config": "x"}),
+        "no known CLIP has its sizes",
+    ),
+    "seven heads": (
+        lambda d, s: hf_folder(
+            d / "hf", s, {**HF_CONFIG, "vision_config": {**HF_CONFIG["vision_config"], "num_attention_heads": 7}}
+        ),
+        "no known CLIP has its sizes",
+    ),
 }
 
 
 def _saved(path: Path, value: object) -> Path:
     torch.save(value, path)
     return path
+
+
+def _less(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if not key.startswith(prefix)}
 
 
 def _zip(path: Path) -> Path:

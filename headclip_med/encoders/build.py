@@ -131,7 +131,7 @@ def _from_file(path: Path, named: str | None) -> BuiltTower:
 
 
 def _clip_from_file(stored: Stored, state: dict[str, Tensor], named: str | None) -> BuiltTower:
-    facts = facts_of(stored, sizes_of(state))
+    facts = facts_of(stored, sizes_of(state, stored.name))
     architecture = named or recognise(state, stored.name, facts)
     clip = own_clip(architecture, state)
     of_our_name = clip is not None
@@ -173,7 +173,8 @@ def _activation_note(facts: ClipFacts, clip: nn.Module, architecture: str, file:
 
 def architecture_of(stored: Stored, state: Mapping[str, Tensor]) -> str:
     """The architecture of a weight file, whose tensors have these names, as :func:`recognise` finds it."""
-    return recognise(state, stored.name, facts_of(stored, sizes_of(state)) if CLIP_KEY in state else None)
+    facts = facts_of(stored, sizes_of(state, stored.name)) if CLIP_KEY in state else None
+    return recognise(state, stored.name, facts)
 
 
 def recognise(state: Mapping[str, Tensor], file: str, facts: ClipFacts | None = None) -> str:
@@ -218,7 +219,7 @@ def _check_normalisation_known(architecture: str, file: str) -> None:
 
 
 def _recognised_clip(state: Mapping[str, Tensor], file: str, facts: ClipFacts, tell: str) -> str:
-    sizes = sizes_of(state)
+    sizes = sizes_of(state, file)
     fitting = named_clips(sizes, facts)
     if len(fitting) == 1:
         return fitting[0]
@@ -226,7 +227,7 @@ def _recognised_clip(state: Mapping[str, Tensor], file: str, facts: ClipFacts, t
     if own is not None:
         return own
     what = (
-        "several architectures fit: " + ", ".join(fitting[:6]) if fitting else f"no known CLIP has its sizes, {sizes}"
+        "several architectures fit: " + ", ".join(fitting[:6]) if fitting else f"no known CLIP has its sizes: {sizes}"
     )
     do = f"{tell}; OpenAI's weights need -quickgelu" if fitting else f"{tell}, or put its config.json beside it"
     raise ModelError(f"The architecture of {file} must be known", what, do)
@@ -252,6 +253,9 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], file: str, arch
             if part
         )
         raise _unfitting(file, architecture, given)
+    broken = next((key for key in own if not state[key].sum(dtype=torch.float32).isfinite()), None)
+    if broken is not None and not state[broken].isfinite().all():
+        raise ModelError("Weights must be finite numbers", f"NaN or infinity in {broken} of {file}", "Use another file")
     model.load_state_dict({key: value.float() for key, value in state.items()})
 
 

@@ -48,6 +48,11 @@ class ClipSizes:
     context: int
     vocabulary: int
 
+    def __str__(self) -> str:
+        text = f"; text width {self.text_width}" if self.text_width else ""
+        blocks = f"{self.depth} blocks of width {self.width}"
+        return f"{blocks}, patches of {self.patch} at {self.size} px, features of {self.dim}{text}"
+
 
 @dataclass(frozen=True)
 class ClipFacts:
@@ -62,8 +67,17 @@ class ClipFacts:
     std: tuple[float, ...] | None = None
 
 
-def sizes_of(state: Mapping[str, Tensor]) -> ClipSizes:
-    """Sizes of a state dict under open_clip's names."""
+def sizes_of(state: Mapping[str, Tensor], file: str) -> ClipSizes:
+    """Sizes of a state dict under open_clip's names.
+
+    Raises:
+        ModelError: without what every CLIP with a vision transformer has.
+    """
+    needed = {CLIP_KEY: 4, "visual.positional_embedding": 2, "visual.proj": 2}
+    odd = [key for key, axes in needed.items() if key not in state or state[key].ndim != axes]
+    if odd:
+        what = f"{odd[0]} of shape {tuple(state[odd[0]].shape)}" if odd[0] in state else f"no tensor for {odd[0]}"
+        raise ModelError("A CLIP weight file must hold a whole vision transformer", f"{file}: {what}", "Check the file")
     width, _, patch, _ = state[CLIP_KEY].shape
     grid = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
     empty = torch.empty(0, 0)
@@ -91,15 +105,18 @@ def facts_of(stored: Stored, sizes: ClipSizes) -> ClipFacts:
     """
     if stored.quick_gelu is not None:
         return ClipFacts(stored.quick_gelu)
-    of_open_clip = stored.config.get("model_cfg", {})
-    vision, text = of_open_clip.get("vision_cfg", {}), of_open_clip.get("text_cfg", {})
+    of_open_clip = _part(stored.config, "model_cfg")
+    vision, text = _part(of_open_clip, "vision_cfg"), _part(of_open_clip, "text_cfg")
     if (vision.get("width"), vision.get("layers")) == (sizes.width, sizes.depth):
         heads = sizes.width // vision.get("head_width", _HEAD_WIDTH), text.get("heads", 8)
-        pixels = stored.config.get("preprocess_cfg", {})
+        pixels = _part(stored.config, "preprocess_cfg")
         mean, std = (tuple(pixels[key]) if key in pixels else None for key in ("mean", "std"))
         return ClipFacts(bool(of_open_clip.get("quick_gelu", False)), heads, mean, std)
     if stored.config.get("model_type") == "clip":
-        vision, text = ({**own, **_of_side(stored.config, side)} for side, own in _HF_SIDES)
+        vision, text = (
+            own | (_part(stored.config, f"{side}_config") or _part(stored.config, f"{side}_config_dict"))
+            for side, own in _HF_SIDES
+        )
         if (vision["hidden_size"], vision["num_hidden_layers"]) == (sizes.width, sizes.depth):
             return _hf_facts(vision, text, stored.name)
     if any(key.rpartition(".")[2] in OPENAI_INTEGERS for key in stored.state):
@@ -107,8 +124,10 @@ def facts_of(stored: Stored, sizes: ClipSizes) -> ClipFacts:
     return ClipFacts()
 
 
-def _of_side(config: Mapping[str, Any], side: str) -> dict[str, Any]:
-    return config.get(f"{side}_config") or config.get(f"{side}_config_dict") or {}
+def _part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A section of a configuration, empty where there is none."""
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _hf_facts(vision: Mapping[str, Any], text: Mapping[str, Any], file: str) -> ClipFacts:
@@ -172,7 +191,7 @@ def own_clip(name: str, state: Mapping[str, Tensor]) -> nn.Module | None:
     found = _OWN_NAME.fullmatch(name)
     if found is None or CLIP_KEY not in state:
         return None
-    sizes = sizes_of(state)
+    sizes = sizes_of(state, name)
     vision = {
         "image_size": sizes.size,
         "layers": sizes.depth,

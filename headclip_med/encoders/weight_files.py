@@ -69,11 +69,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: missing, damaged, of another kind, or without tensors by name.
     """
-    state = dict(_tensors(_unwrapped(read_plain(path))))
+    value = _unwrapped(read_plain(path))
+    state = dict(_tensors(value))
     if not state:
-        raise ModelError(
-            "A weight file must hold tensors by name", path.name, "Save a state dict, or name another file"
-        )
+        held = ", ".join(map(str, list(_entries(value))[:4]))
+        do = "Save the state dict that is meant as a file of its own, or name another file"
+        raise ModelError("A weight file must hold tensors by name", f"{path.name}{held and f' with {held}'}", do)
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
