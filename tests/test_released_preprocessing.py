@@ -290,3 +290,19 @@ def test_mvfa_gets_the_map_of_its_release_from_a_file(tmp_path: Path, side: int)
         maps += torch.softmax(large, dim=1)[:, 1] / 4
     found = engine.predict(path, preprocessing="released").map_array[..., 0]
     np.testing.assert_allclose(found, in_the_picture(maps, path), atol=1e-4)
+
+
+def test_an_exported_model_takes_either_preprocessing(pack: Path, engine: Engine, tmp_path: Path) -> None:
+    """Pixels are made outside the graph: the same ones without torch."""
+    pytest.importorskip("onnxruntime")
+    from onnx_model import export
+
+    from headclip_med import load_onnx_engine
+
+    exported = load_onnx_engine(export(engine, tmp_path / "model.onnx"), device="cpu")
+    for mode in ("L", "RGB"):
+        path = picture(tmp_path / f"{mode}.png", mode=mode)
+        for kind in ("own", "released"):
+            ours, theirs = (each.predict(path, preprocessing=kind) for each in (engine, exported))  # type: ignore[arg-type]
+            np.testing.assert_allclose(theirs.map_array, ours.map_array, atol=1e-5)
+            assert theirs.provenance["preprocessing"]["kind"] == kind
