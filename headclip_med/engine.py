@@ -20,6 +20,7 @@ from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model, 
 from headclip_med.normals import Normals, normal_pixels, read_normals
 from headclip_med.packs.domains import Domain, get_domain
 from headclip_med.packs.record import UNCALIBRATED
+from headclip_med.prepare import other_preprocessing
 from headclip_med.result import AnomalyResult
 from headclip_med.run_job import CaseRun
 from headclip_med.run_slices import Batching
@@ -63,7 +64,12 @@ class Engine(ScanEngine):
             smoothing_mm=self.model.pack.record.slice_smoothing_mm if self.model.pack else 0.0,
             threshold=self.threshold,
             detector=detector.describe(),
-            warnings=(*self.model.warnings, *_limits(detector), *_few(self.normals)),
+            warnings=(
+                *self.model.warnings,
+                *_limits(detector),
+                *_few(self.normals),
+                *other_preprocessing(kind, self.model.preprocessing),
+            ),
         )
 
     @property

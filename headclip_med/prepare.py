@@ -8,7 +8,7 @@ import numpy as np
 
 from headclip_med.errors import InputError
 from headclip_med.geometry import acquisition_plane
-from headclip_med.intensity import CHANNELS, Channels, parse_window
+from headclip_med.intensity import CHANNELS, Channels, PreprocessingKind, parse_window
 from headclip_med.packs.domains import Domain, window_of
 from headclip_med.reading.base import AnyVolume, volume_array
 from headclip_med.types import PLANES, Affine, Plane
@@ -94,6 +94,11 @@ def check_released(window: str | Window | None, channels: str | None) -> None:
             " and ".join(asked),
             "Leave them out, or the preprocessing",
         )
+
+
+def other_preprocessing(kind: PreprocessingKind, own: PreprocessingKind) -> tuple[str, ...]:
+    """What must be known of a result under another preprocessing than the model's own."""
+    return () if kind == own else (f"{kind} preprocessing as asked: the threshold was chosen under the {own} one",)
 
 
 def source_name(volume: AnyVolume) -> str:

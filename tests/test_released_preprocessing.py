@@ -125,6 +125,7 @@ def test_a_picture_gets_the_released_map(kind: str, suffix: str, engine: Engine,
     assert maps.std() > 0.005, "a constant map would compare nothing"
     np.testing.assert_allclose(result.map_array[..., 0], in_the_picture(maps, path), atol=1e-5)
     assert result.pred_score == pytest.approx(float(score), abs=1e-5)
+    assert any("released preprocessing as asked: the threshold" in each for each in result.warnings)
     own = engine.predict(path).map_array[..., 0]
     assert np.abs(own - in_the_picture(maps, path)).max() > 0.01, "ours is another map"
 

@@ -20,6 +20,7 @@ from headclip_med.exports.onnx_graph import OnnxGraph, open_graph
 from headclip_med.exports.pixels_numpy import from_square, slice_limits, slice_pixels
 from headclip_med.intensity import Preprocessing, PreprocessingKind
 from headclip_med.packs.domains import get_domain
+from headclip_med.prepare import other_preprocessing
 from headclip_med.run_slices import Batching, Collect, Piece
 from headclip_med.scan_engine import ScanEngine, Setup
 
@@ -55,7 +56,9 @@ class OnnxEngine(ScanEngine):
         """What the model was exported with; pixels are made outside the graph, hence by either preprocessing."""
         self.check_domain(domain)
         own = self._setup.preprocessing
-        return replace(self._setup, preprocessing=replace(own, kind=preprocessing or own.kind))
+        kind = preprocessing or own.kind
+        told = other_preprocessing(kind, own.kind)
+        return replace(self._setup, preprocessing=replace(own, kind=kind), warnings=(*self._setup.warnings, *told))
 
     def check_domain(self, domain: str | None) -> None:
         """Refuse any domain but the model's own, whose class features are in the graph."""
