@@ -320,6 +320,14 @@ BAD = {
         lambda d, s: _saved(d / "x.pt", _less(s | INTEGER_TENSORS, "visual.transformer.resblocks.1.mlp")),
         "4 tensors missing such as visual.transformer.resblocks.1.mlp.c_fc.bias",
     ),
+    "a ViT without blocks": (
+        lambda d, s: _saved(d / "x.pt", {"patch_embed.proj.weight": torch.ones(4, 3, 2, 2)}),
+        "a ViT of width 4, depth 0, patch 2",
+    ),
+    "a patch embedding of another kind": (
+        lambda d, s: _saved(d / "x.pt", {"patch_embed.proj.weight": torch.ones(4)}),
+        "must hold a CLIP or a timm vision transformer",
+    ),
     "not a number": (
         lambda d, s: _saved(d / "x.pt", {**s, **INTEGER_TENSORS, "visual.proj": s["visual.proj"] / 0}),
         "NaN or infinity in visual.proj of x.pt",
@@ -376,6 +384,22 @@ def test_what_cannot_be_read_is_told_without_pytorchs_advice(
     told = " ".join([str(caught.value), *(str(each.message) for each in recwarn)])
     assert "weights_only" not in told
     assert caught.value.do, "every refusal says what to do"
+
+
+class Circle:
+    """An object that holds itself and a tensor's worth of nothing."""
+
+    def __init__(self) -> None:
+        self.me, self.model = self, 3
+
+
+def test_objects_that_hold_themselves_have_no_endless_names(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("x/constants.pkl", b"")
+        made.writestr("x/data.pkl", pickle.dumps(Circle()))
+    with pytest.raises(ModelError, match=r"must hold tensors by name; given: x\.pt with me, model"):
+        build_tower(str(path))
 
 
 def test_a_pickle_that_asks_for_builtins_gets_nothing(tmp_path: Path) -> None:

@@ -186,9 +186,9 @@ def recognise(state: Mapping[str, Tensor], file: str, facts: ClipFacts | None = 
     tell = f"Name it yourself as ARCHITECTURE@{file}"
     if CLIP_KEY in state:
         return _recognised_clip(state, file, facts or ClipFacts(), tell)
-    if TIMM_KEY in state:
+    if TIMM_KEY in state and state[TIMM_KEY].ndim == 4:
         width, _, patch, _ = state[TIMM_KEY].shape
-        depth = 1 + max(int(m.group(1)) for key in state if (m := re.match(r"blocks\.(\d+)\.", key)))
+        depth = len({m.group(1) for key in state if (m := re.match(r"blocks\.(\d+)\.", key))})
         registers = state["reg_token"].shape[1] if "reg_token" in state else 0
         shape = (width, depth, patch, registers, "blocks.0.ls1.gamma" in state)
         if shape in _TIMM_BY_SHAPE:

@@ -149,15 +149,16 @@ def _entries(value: Any) -> Mapping[Any, Any]:
     return value.attributes if isinstance(value, Inert) else value if isinstance(value, Mapping) else {}
 
 
-def _tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def _tensors(value: Any, prefix: str = "", above: tuple[int, ...] = ()) -> Iterator[tuple[str, Tensor]]:
     """Tensors by name; those of modules within modules by their names with dots."""
+    within = (*above, id(value))  # an object may hold itself
     for key, part in _entries(value).items():
         if isinstance(part, Tensor):
             yield f"{prefix}{key}", part
         elif key in _MODULE_PARTS:
-            yield from _tensors(part, prefix)
-        elif isinstance(part, Inert):
-            yield from _tensors(part, f"{prefix}{key}.")
+            yield from _tensors(part, prefix, within)
+        elif isinstance(part, Inert) and id(part) not in within:
+            yield from _tensors(part, f"{prefix}{key}.", within)
 
 
 def _sha256(files: Sequence[Path]) -> str:
