@@ -14,8 +14,9 @@ comparison with the class features and the map's interpolation are not.
 ``useful`` is the fewest FLOPs that give the map and, where it is wanted, the global feature, row by row and without
 rearranging any product: the symmetry of V Vᵀ is not used, nor are key or value projections moved behind the attention
 of the last class token. ``shared`` is one pass of both paths through every block and all rows; ``skipped`` says what
-lies between the two. ``plain`` is what ``plain_way.py`` does: for the map a pass up to the last tap with a local path
-of all tokens that projects its own values, and for the global feature a second pass through every block.
+lies between the two. Of the ways in ``plain_way.py``, ``released`` is one pass of all tokens that ends after the last
+block that is needed, and ``plain`` is two: for the map one up to the last tap with a local path of all tokens that
+projects its own values, and for the global feature a second one through every block.
 
 Bytes are the fewest that must move if nothing else left the caches: every weight matrix that is used, once a batch, in
 its type (patch embedding, positions and final projection are float32; a local output projection counts separately where
@@ -172,6 +173,13 @@ def plain(work: Work) -> Flops:
     return total([*_ends(work), *(full for _ in range(last_tap + 1)), *local, *second])
 
 
+def released(work: Work) -> Flops:
+    """FLOPs of one slice as the released code takes them: one pass."""
+    blocks = (original_path(work) for _ in range(work.last + 1))
+    local = (local_path(work, work.tokens) for _ in range(work.local_start, max(work.taps) + 1))
+    return total([*_ends(work), *blocks, *local])
+
+
 def original_path(work: Work) -> Flops:
     """One block of the original path, every row of it."""
     t, w = work.tokens, work.width
@@ -225,6 +233,7 @@ def counts(work: Work) -> dict[str, object]:
     return {
         "useful": useful(work).total(),
         "plain": plain(work).total(),
+        "released": released(work).total(),
         "shared": shared(work).total(),
         "skipped": skipped(work),
         "useful_by_part": dict(useful(work)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import re
 import statistics
@@ -11,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -29,23 +30,43 @@ def finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Wall seconds until the device is done."""
+class Seconds(NamedTuple):
+    """How long something took: by the clock, and of all cores for this process, which other work does not lengthen."""
+
+    wall: float
+    cpu: float
+
+
+def clocked(work: Callable[[], object], device: torch.device) -> Seconds:
+    """Seconds until the device is done."""
     finish(device)
-    begin = time.perf_counter()
+    begin, used = time.perf_counter(), os.times().user
     work()
     finish(device)
-    return time.perf_counter() - begin
+    return Seconds(time.perf_counter() - begin, os.times().user - used)
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Wall seconds until the device is done."""
+    return clocked(work, device).wall
 
 
 def interleaved(
     ways: Mapping[Key, Callable[[], object]], repeats: int, device: torch.device, warm_up: int = 2
 ) -> dict[Key, list[float]]:
-    """Seconds of each way, ``repeats`` each, taken in turns so that a busy machine slows all of them."""
+    """Wall seconds of each way, ``repeats`` each, taken in turns so that a busy machine slows all of them."""
+    rounds = in_turns(ways, repeats, device, warm_up)
+    return {key: [each.wall for each in found] for key, found in rounds.items()}
+
+
+def in_turns(
+    ways: Mapping[Key, Callable[[], object]], repeats: int, device: torch.device, warm_up: int = 2
+) -> dict[Key, list[Seconds]]:
+    """As :func:`interleaved`, with the processor's seconds too."""
     for _ in range(warm_up):
         for work in ways.values():
-            timed(work, device)
-    rounds = [{key: timed(work, device) for key, work in ways.items()} for _ in range(repeats)]
+            clocked(work, device)
+    rounds = [{key: clocked(work, device) for key, work in ways.items()} for _ in range(repeats)]
     return {key: [times[key] for times in rounds] for key in ways}
 
 

@@ -1,8 +1,10 @@
-"""The way a user has today, as a baseline: float32, one image at a time, unfused attention of all heads at once.
+"""The ways a user has today, as baselines: float32, one image at a time, unfused attention of all heads at once.
 
-The global feature and the map come from two separate passes through the tower, and head weights scale the heads' output
-for every image. The pass for the map ends after the last tap. Works for any tower and scores as the detector does: the
-two differ by rounding only.
+:class:`ReleasedWay` is structured as the released AnomalyCLIP code is: one pass through the tower gives the global
+feature and the map, with one projection to queries, keys and values for both paths of a block. It is the baseline that
+ratios are quoted against. :class:`PlainWay` makes two separate passes, as somebody does who puts V-V maps beside a
+model's own forward; its pass for the map ends after the last tap. In both, head weights scale the heads' output for
+every image. They work for any tower and score as the detector does: all differ by rounding only.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -80,14 +83,28 @@ class PlainWay:
         nib.Nifti1Image(maps.numpy(), image.affine).to_filename(target)
         return int(stored.shape[2])
 
+    def picture(self, source: Path, target: Path) -> None:
+        """An 8-bit picture → a map in its pixels."""
+        with Image.open(source) as image:
+            levels = torch.from_numpy(np.asarray(image.convert("L"), dtype=np.float32) / 255)
+        found = self.score(model_input(levels[None, None], self.detector).to(self.tower.device))[0]
+        np.save(target, F.interpolate(found[None].cpu(), size=levels.shape, mode="bilinear")[0, 0].numpy())
+
     def _global_feature(self, pixels: Tensor) -> Tensor:
         tokens = self.tower.embed(pixels)
         for block in self.tower.blocks:
             tokens = _ordinary(block, tokens)
+        return self._class_feature(tokens)
+
+    def _class_feature(self, tokens: Tensor) -> Tensor:
         return F.normalize(self.tower.project(tokens[:, 0], norm=self.detector.config.global_norm), dim=-1)
 
+    def _tapped(self, local: Tensor, layer: int) -> Tensor:
+        features, centres = self.tower.project(local[:, self.tower.prefix :]), self.detector.classes.centre
+        return F.normalize(features - centres[layer] if layer in centres else features, dim=-1)
+
     def _patch_features(self, pixels: Tensor) -> dict[int, Tensor]:
-        tower, layers, centres = self.tower, self.detector.layers, self.detector.classes.centre
+        tower, layers = self.tower, self.detector.layers
         tokens = tower.embed(pixels)
         local, taps = tokens, {}
         for layer, block in enumerate(tower.blocks[: max(layers) + 1]):
@@ -95,9 +112,30 @@ class PlainWay:
             on_path = layer >= self.start
             local = local + _value_value(block, before, self.weights.at("local", layer)) if on_path else tokens
             if layer in layers:
-                features = tower.project(local[:, tower.prefix :])
-                taps[layer] = F.normalize(features - centres[layer] if layer in centres else features, dim=-1)
+                taps[layer] = self._tapped(local, layer)
         return taps
+
+
+class ReleasedWay(PlainWay):
+    """A detector's numbers in one pass of both paths over all tokens, as the released code of the family takes them."""
+
+    @torch.inference_mode()
+    def encode(self, pixels: Tensor) -> tuple[dict[int, Tensor], Tensor | None]:
+        """As of :class:`PlainWay`."""
+        tower, layers, wanted = self.tower, self.detector.layers, self.detector.wants_image_score
+        tokens = tower.embed(pixels)
+        local, taps = tokens, {}
+        for layer, block in enumerate(tower.blocks[: tower.depth if wanted else max(layers) + 1]):
+            query, key, value = _projected(block, tokens)
+            if self.start <= layer <= max(layers):
+                heads, factors = _unfused(value, value, value), self.weights.at("local", layer)
+                local = local + _merged(block, heads if factors is None else heads * factors)
+            tokens = _advanced(block, tokens, _unfused(block.query_norm(query), block.key_norm(key), value))
+            if layer < self.start:
+                local = tokens
+            if layer in layers:
+                taps[layer] = self._tapped(local, layer)
+        return taps, self._class_feature(tokens) if wanted else None
 
 
 def model_input(levels: Tensor, detector: HeadCLIP) -> Tensor:
@@ -109,11 +147,24 @@ def model_input(levels: Tensor, detector: HeadCLIP) -> Tensor:
 
 def _ordinary(block: Block, tokens: Tensor) -> Tensor:
     """One block as the tower defines it."""
+    query, key, value = _projected(block, tokens)
+    return _advanced(block, tokens, _unfused(block.query_norm(query), block.key_norm(key), value))
+
+
+def _projected(block: Block, tokens: Tensor) -> Tensor:
+    """Query, key and value ``(3, N, heads, T, d)``."""
     split = F.linear(block.norm1(tokens), block.qkv_weight, block.qkv_bias).unflatten(-1, (3, block.heads, -1))
-    query, key, value = split.permute(2, 0, 3, 1, 4)
-    heads = _unfused(block.query_norm(query), block.key_norm(key), value)
-    merged = F.linear(heads.transpose(1, 2).flatten(2), block.out_weight, block.out_bias)
-    tokens = tokens + block.scale1(merged)
+    return split.permute(2, 0, 3, 1, 4)
+
+
+def _merged(block: Block, heads: Tensor) -> Tensor:
+    """Heads ``(N, heads, T, d)`` → the update ``(N, T, width)``."""
+    return block.scale1(F.linear(heads.transpose(1, 2).flatten(2), block.out_weight, block.out_bias))
+
+
+def _advanced(block: Block, tokens: Tensor, heads: Tensor) -> Tensor:
+    """The rest of a block after its attention."""
+    tokens = tokens + _merged(block, heads)
     return tokens + block.scale2(block.mlp(block.norm2(tokens)))
 
 
@@ -124,8 +175,7 @@ def _value_value(block: Block, tokens: Tensor, factors: Tensor | None) -> Tensor
     value = F.linear(block.norm1(tokens), block.qkv_weight[2 * width :], bias)
     value = value.unflatten(-1, (block.heads, -1)).transpose(1, 2)
     heads = _unfused(value, value, value)
-    heads = heads if factors is None else heads * factors
-    return block.scale1(F.linear(heads.transpose(1, 2).flatten(2), block.out_weight, block.out_bias))
+    return _merged(block, heads if factors is None else heads * factors)
 
 
 def _unfused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

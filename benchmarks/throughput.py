@@ -1,12 +1,14 @@
-"""Speed against the hardware's own limits and against the plain way, in one run: python benchmarks/throughput.py
+"""Speed against the hardware's own limits and against the ways of today, in one run: python benchmarks/throughput.py
 
 For each tower: FLOPs and bytes by the formulas of ``flops.py``; milliseconds and slices a second of the tower alone
-(``encode``) and of tower and map (``score``), by precision and batch, in turns with the plain way of ``plain_way.py``
-(float32, one image, two passes, unfused attention) so that noise hits both; useful FLOPs over that time, and their
-ratio to the matrix products of that type that this machine reached in the same run; the largest difference of the map
-from the plain way's on the same pixels; and peak memory beyond the loaded model, on a CPU of a fresh process each.
+(``encode``) and of tower and map (``score``), by precision and batch, in turns with the ways of ``plain_way.py``
+(float32, one image, unfused attention) so that noise hits all; useful FLOPs over that time, and their ratio to the
+matrix products of that type that this machine reached in the same run; the largest difference of the map from the
+released way's on the same pixels; and peak memory beyond the loaded model, on a CPU of a fresh process each. Ratios are
+against the released way, which takes score and map in one pass; the plain way makes two.
 Then, for the embedded model (with --volume for every tower), a stored volume of 240×240×155 voxels → its map on disk;
-the plain way scores background slices too, since it does not know them. With --compile also ``torch.compile`` of
+the released way scores background slices too, since it does not know them. With --picture, for every tower, an 8-bit
+picture → its map on disk, in seconds of the clock and of the processor. With --compile also ``torch.compile`` of
 ``encode``.
 
 A tower is NAME or NAME@PIXELS: a built-in pack, vit_small_patch14_dinov2 (the head weights of its brain-MRI pack; its
@@ -34,12 +36,20 @@ from unittest import mock
 import nibabel as nib
 import numpy as np
 import torch
-from flops import Work, counts, fewest_bytes, plain, useful, work_of
-from machine import PRECISIONS, ceilings, describe, highest, interleaved, others_busy, peak_bytes, timed
-from plain_way import PlainWay
+from flops import Work, counts, fewest_bytes, plain, released, useful, work_of
+from machine import PRECISIONS, ceilings, describe, highest, in_turns, interleaved, others_busy, peak_bytes, timed
+from PIL import Image
+from plain_way import PlainWay, ReleasedWay
 from rich.console import Console
-from subjects import Subject, build, detector_of, known, parse_tower, phantom_pixels
-from throughput_tables import compiled_table, show_counts, show_machine, towers_table, volumes_table
+from subjects import Subject, build, detector_of, known, parse_tower, phantom_levels, phantom_pixels
+from throughput_tables import (
+    compiled_table,
+    pictures_table,
+    show_counts,
+    show_machine,
+    towers_table,
+    volumes_table,
+)
 from torch import Tensor
 
 from headclip_med import Engine, load_engine
@@ -52,7 +62,8 @@ from headclip_med.phantom import centred_affine, make_phantom
 TOWERS = ("headclip-tiny", "ViT-B-16@224", "vit_small_patch14_dinov2@392", "ViT-L-14-336@518")
 VOLUME = (240, 240, 155)  # voxels of 1 mm
 PARITY_IMAGES = 2
-PLAIN, OURS = "plain", "ours"
+RELEASED, PLAIN, OURS = "released", "plain", "ours"
+TODAY = {RELEASED: ReleasedWay, PLAIN: PlainWay}
 TOWER, MAP = "tower", "tower + map"
 
 
@@ -80,18 +91,20 @@ class Settings:
 def measure_tower(subject: Subject, settings: Settings) -> dict[str, Any]:
     """Counts, and a row for every way."""
     device, parity = settings.device, {}
-    baseline = PlainWay(detector_of(subject, device, "float32"))
+    exactly = detector_of(subject, device, "float32")
+    today = {who: way(exactly) for who, way in TODAY.items()}
+    baseline = today[RELEASED]
     detectors = {name: detector_of(subject, device, name) for name in settings.precisions}
     pixels = phantom_pixels(baseline.detector, max(*settings.batches, PARITY_IMAGES))
-    ways: dict[Way, Callable[[], object]] = {
-        Way(PLAIN, TOWER, "float32", 1): partial(baseline.encode, pixels[:1]),
-        Way(PLAIN, MAP, "float32", 1): partial(baseline.score, pixels[:1]),
-    }
+    ways: dict[Way, Callable[[], object]] = {}
+    for who, way in today.items():
+        ways[Way(who, TOWER, "float32", 1)] = partial(way.encode, pixels[:1])
+        ways[Way(who, MAP, "float32", 1)] = partial(way.score, pixels[:1])
     exact = [baseline.score(image[None]) for image in pixels[:PARITY_IMAGES]]
     for (name, detector), batch in itertools.product(detectors.items(), settings.batches):
         ways[Way(OURS, TOWER, name, batch)] = partial(detector.encode, pixels[:batch])
-        ways[way := Way(OURS, MAP, name, batch)] = partial(detector.score, pixels[:batch])
-        parity[way] = differences(detector, pixels[: max(batch, PARITY_IMAGES)], exact)
+        ways[own := Way(OURS, MAP, name, batch)] = partial(detector.score, pixels[:batch])
+        parity[own] = differences(detector, pixels[: max(batch, PARITY_IMAGES)], exact)
     with torch.inference_mode():
         seconds = interleaved(ways, settings.repeats, device)
         peaks = peak_memory(subject, settings, ways)
@@ -111,7 +124,7 @@ def measure_tower(subject: Subject, settings: Settings) -> dict[str, Any]:
 
 
 def differences(detector: HeadCLIP, pixels: Tensor, exact: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Largest absolute difference of map and score from the plain way's, over its images."""
+    """Largest absolute difference of map and score from the released way's, over its images."""
     ours = detector.score(pixels)
     maps, scores = (torch.cat(parts) for parts in zip(*exact, strict=True))
     return {
@@ -123,15 +136,16 @@ def differences(detector: HeadCLIP, pixels: Tensor, exact: Sequence[tuple[Tensor
 def make_row(way: Way, seconds: dict[Way, list[float]], work: Work) -> dict[str, Any]:
     """Numbers of one way."""
     median, flops = statistics.median(seconds[way]), useful(work).total()
-    reference = statistics.median(seconds[Way(PLAIN, way.stage, "float32", 1)])
+    reference = statistics.median(seconds[Way(RELEASED, way.stage, "float32", 1)])
+    counted = {RELEASED: released, PLAIN: plain, OURS: useful}[way.who]
     moved = fewest_bytes(work, way.batch, PRECISIONS[way.precision].itemsize)
     return {
         **way._asdict(),
-        "gflop_per_slice": (plain(work).total() if way.who == PLAIN else flops) / 1e9,
+        "gflop_per_slice": counted(work).total() / 1e9,
         "ms_per_slice": 1e3 * median / way.batch,
         "slices_per_s": way.batch / median,
         "useful_tflop_per_s": way.batch * flops / median / 1e12,
-        "times_plain": way.batch * reference / median,
+        "times_released": way.batch * reference / median,
         "bytes_per_batch": moved,
         "flop_per_byte": way.batch * flops / moved,
         "seconds": seconds[way],
@@ -170,7 +184,7 @@ def cpu_peak(job: tuple[Subject, Way]) -> int | None:
     device = torch.device("cpu")
     detector = detector_of(subject, device, way.precision)
     pixels = phantom_pixels(detector, way.batch)
-    score = PlainWay(detector).score if way.who == PLAIN else detector.score
+    score = detector.score if way.who == OURS else TODAY[way.who](detector).score
     return peak_bytes(partial(score, pixels), device)
 
 
@@ -222,15 +236,15 @@ def measure_volumes(subjects: Sequence[Subject], settings: Settings) -> list[dic
 
 
 def measure_volume(subject: Subject, settings: Settings, file: Path) -> dict[str, Any]:
-    """Seconds from the stored volume to the map on disk, ours with every default, in turns with the plain way."""
+    """Seconds from the stored volume to the map on disk, ours with every default, in turns with the released way."""
     device, numbers = settings.device, itertools.count()
     if subject.own:
         engine = load_engine(subject.name, str(device), weights=subject.weights)
     else:
         engine = Engine(build(subject), device=str(device))
-    baseline, out = PlainWay(detector_of(subject, device, "float32")), file.parent
+    baseline, out = ReleasedWay(detector_of(subject, device, "float32")), file.parent
     ways = {
-        PLAIN: lambda: baseline.volume(file, out / "plain.nii.gz"),
+        RELEASED: lambda: baseline.volume(file, out / "released.nii.gz"),
         OURS: lambda: predict_case(engine, file, out, f"{subject.name}-{next(numbers)}"),
     }
     seconds = interleaved(ways, min(settings.repeats, 3), device, warm_up=1)
@@ -247,7 +261,41 @@ def measure_volume(subject: Subject, settings: Settings, file: Path) -> dict[str
         "seconds": seconds,
         "timings": record.get("timings"),
         "slices_per_s": {name: len(record["slices"]) / median for name, median in medians.items()},
-        "times_plain": medians[PLAIN] / medians[OURS],
+        "times_released": medians[RELEASED] / medians[OURS],
+    }
+
+
+def measure_pictures(subjects: Sequence[Subject], settings: Settings) -> list[dict[str, Any]]:
+    """The same picture through each model, by precision."""
+    with tempfile.TemporaryDirectory() as folder:
+        levels = (phantom_levels()[0, 0].clamp(0, 1) * 255).round().to(torch.uint8)
+        Image.fromarray(levels.numpy()).save(file := Path(folder) / "slice.png")
+        asked = itertools.product(subjects, settings.precisions)
+        return [measure_picture(subject, precision, settings, file) for subject, precision in asked]
+
+
+def measure_picture(subject: Subject, precision: str, settings: Settings, file: Path) -> dict[str, Any]:
+    """Seconds from the stored picture to the map on disk, ours with every default, in turns with the released way."""
+    device, numbers, out = settings.device, itertools.count(), file.parent
+    engine = Engine(build(subject), device=str(device), precision=precision)  # type: ignore[arg-type]
+    baseline = ReleasedWay(detector_of(subject, device, "float32"))
+    ways = {
+        RELEASED: lambda: baseline.picture(file, out / "released.npy"),
+        OURS: lambda: predict_case(engine, file, out, f"{subject.name}-{precision}-{next(numbers)}"),
+    }
+    seconds = in_turns(ways, settings.repeats, device, warm_up=1)
+    clocks = ("wall", "cpu")
+    medians = {
+        clock: {name: statistics.median(getattr(each, clock) for each in found) for name, found in seconds.items()}
+        for clock in clocks
+    }
+    return {
+        "model": subject.name,
+        "pixels": baseline.detector.image_size,
+        "precision": precision,
+        "seconds": {name: [each._asdict() for each in found] for name, found in seconds.items()},
+        "median": medians,
+        "times_released": {clock: medians[clock][RELEASED] / medians[clock][OURS] for clock in clocks},
     }
 
 
@@ -261,6 +309,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     parser.add_argument("--volume", action="store_true", help="file → map on disk for every tower")
+    parser.add_argument("--picture", action="store_true", help="8-bit picture → map on disk for every tower")
     parser.add_argument("--no-volume", action="store_true", help="no file → map on disk at all")
     parser.add_argument(
         "--no-memory", action="store_true", help="no peak memory, for which a CPU loads each model again"
@@ -315,6 +364,9 @@ def main() -> None:
     if whole:
         report["volumes"] = measure_volumes(whole, settings)
         console.print(volumes_table(report["volumes"]))
+    if options.picture:
+        report["pictures"] = measure_pictures(options.subjects, settings)
+        console.print(pictures_table(report["pictures"]))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -23,7 +23,7 @@ COLUMNS: tuple[Column, ...] = (
     ("slices/s", "slices_per_s", "{:.1f}".format),
     ("TFLOP/s", "useful_tflop_per_s", "{:.3f}".format),
     ("of ceiling", "of_ceiling", "{:.0%}".format),
-    ("× plain", "times_plain", "{:.2f}".format),
+    ("× released", "times_released", "{:.2f}".format),
     ("FLOP/byte", "flop_per_byte", "{:.0f}".format),
     ("peak MiB", "peak_mib", "{:.0f}".format),
     ("map differs", "map_difference", "{:.1e}".format),
@@ -49,7 +49,7 @@ def cells(row: dict[str, Any], columns: Sequence[Column]) -> list[str]:
 def towers_table(models: list[dict[str, Any]]) -> Table:
     """Every way of every model."""
     caption = (
-        "GFLOP: useful ones, of plain rows what plain does; TFLOP/s: useful ones over time, in every row; "
+        "GFLOP: useful ones, of released and plain rows what these do; TFLOP/s: useful ones over time, in every row; "
         "least ms: at the ceilings of this machine"
     )
     table = Table(title="A slice through the tower", caption=caption)
@@ -75,12 +75,26 @@ def compiled_table(models: list[dict[str, Any]]) -> Table:
 
 def volumes_table(volumes: list[dict[str, Any]]) -> Table:
     """File → map on disk."""
-    table = Table("model", "way", "seconds", "slices/s", "× plain", "slices scored", title="File → map on disk")
+    table = Table("model", "way", "seconds", "slices/s", "× released", "slices scored", title="File → map on disk")
     for volume in volumes:
         name, settings = f"{volume['model']}@{volume['pixels']}", f"{volume['precision']}, batch {volume['batch']}"
-        gain, scored = f"{volume['times_plain']:.2f}", f"{volume['foreground_slices']} of {volume['slices']}"
-        table.add_row(name, "plain", *_pace(volume, "plain"), "1.00", "all")
+        gain, scored = f"{volume['times_released']:.2f}", f"{volume['foreground_slices']} of {volume['slices']}"
+        table.add_row(name, "released", *_pace(volume, "released"), "1.00", "all")
         table.add_row("", f"ours, {settings}", *_pace(volume, "ours"), gain, scored)
+    return table
+
+
+def pictures_table(pictures: list[dict[str, Any]]) -> Table:
+    """A picture → map on disk, by the clock and by the processor."""
+    titles = ("model", "way", "wall s", "CPU s", "× released, wall", "× released, CPU")
+    table = Table(*titles, title="Picture → map on disk")
+    for picture in pictures:
+        medians, gain = picture["median"], picture["times_released"]
+        name = f"{picture['model']}@{picture['pixels']}"
+        for who, label in (("released", "released"), ("ours", f"ours, {picture['precision']}")):
+            spent = [f"{medians[clock][who]:.2f}" for clock in ("wall", "cpu")]
+            gains = ["1.00", "1.00"] if who == "released" else [f"{gain[clock]:.2f}" for clock in ("wall", "cpu")]
+            table.add_row(name if who == "released" else "", label, *spent, *gains)
     return table
 
 
@@ -103,9 +117,9 @@ def show_machine(console: Console, report: dict[str, Any]) -> None:
 def show_counts(console: Console, model: dict[str, Any]) -> None:
     """A line on what was counted."""
     flops = model["flops_per_slice"]
-    gflop = {key: f"{flops[key] / 1e9:.4g}" for key in ("useful", "shared", "plain")}
+    gflop = {key: f"{flops[key] / 1e9:.4g}" for key in ("useful", "shared", "released", "plain")}
     reasons = ", ".join(f"{reason} {count / 1e9:.2g}" for reason, count in flops["skipped"].items() if count)
     console.print(
         f"{model['model']}@{model['pixels']}: {gflop['useful']} GFLOP a slice are useful, of {gflop['shared']} in one "
-        f"pass of everything (not needed: {reasons}); plain {gflop['plain']}"
+        f"pass of everything (not needed: {reasons}); released {gflop['released']}, plain {gflop['plain']}"
     )

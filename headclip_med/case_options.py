@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from headclip_med.choices import CHANNELS, IRREGULAR
+from headclip_med.choices import CHANNELS, IRREGULAR, PREPROCESSINGS
 from headclip_med.errors import InputError
 from headclip_med.types import PLANES
 from headclip_med.writing import ALL_FORMATS, FORMATS, DicomOptions, check_formats
@@ -24,7 +24,7 @@ class CaseOptions:
     Attributes:
         domain, plane, window, channels: by name; plane also comma-joined or ``all``, window also ``LEVEL/WIDTH`` in HU.
         series, time: choice within the source; on_irregular: what to do with irregular DICOM series.
-        threshold: in (0, 1); smooth_mm: sigma along the normal.
+        threshold: in (0, 1); smooth_mm: sigma along the normal. preprocessing: ``own`` or ``released``.
         formats: files to write; keep_identifiers: SOPInstanceUIDs in ``result.json``.
         keep_empty_frames, deidentify: of DICOM objects, see :class:`headclip_med.writing.DicomOptions`.
     """
@@ -38,6 +38,7 @@ class CaseOptions:
     on_irregular: str = "error"
     threshold: float | None = None
     smooth_mm: float | None = None
+    preprocessing: str | None = None
     formats: tuple[str, ...] = FORMATS
     keep_identifiers: bool = False
     keep_empty_frames: bool = False
@@ -53,7 +54,8 @@ class CaseOptions:
         from headclip_med.scan_engine import Ask
 
         channels: Any = self.channels
-        return Ask(self.domain, self.plane, self.window, channels, self.threshold, self.smooth_mm)
+        kind: Any = self.preprocessing
+        return Ask(self.domain, self.plane, self.window, channels, self.threshold, self.smooth_mm, kind)
 
     def recorded(self) -> dict[str, Any]:
         """The options as plain JSON values without ``series``: it may be an identifier of a study.
@@ -87,11 +89,16 @@ def check_options(options: CaseOptions) -> None:
 
         get_domain(options.domain)
     check_name("channels", options.channels, CHANNELS)
+    check_name("preprocessing", options.preprocessing, PREPROCESSINGS)
     check_name("policy for irregular series", options.on_irregular, IRREGULAR)
     if options.window is not None:
         from headclip_med.intensity import parse_window
 
         parse_window(options.window)
+    if options.preprocessing == "released":
+        from headclip_med.prepare import check_released
+
+        check_released(options.window, options.channels)
 
 
 def check_batch_size(batch_size: int | None) -> None:

@@ -79,10 +79,12 @@ def model_info(name: str) -> ModelInfo:
     Raises:
         ModelError: unknown name, or a pack or file that cannot be read.
     """
+    from headclip_med.encoders.weight_places import is_weights, split_architecture
+
     place = pack_place(name, builtin_packs(), download=False)
-    if place.is_dir() or is_pack(place):
+    if is_pack(place) or (place.is_dir() and not is_weights(place)):
         return _pack_info(place)
-    if Path(name.rpartition("@")[2]).suffix in (".safetensors", ".pt", ".pth", ".bin"):
+    if is_weights(split_architecture(name)[1]):
         return _file_info(name)
     return ModelInfo(name, "", _hub_record(name), {})
 
@@ -166,17 +168,20 @@ def _pack_info(place: Path) -> ModelInfo:
 
 
 def _file_info(name: str) -> ModelInfo:
-    from headclip_med.encoders.build import read_state, recognise, sha256_file
+    from headclip_med.encoders.build import architecture_of
+    from headclip_med.encoders.weight_files import read_weights
+    from headclip_med.encoders.weight_names import tower_names
+    from headclip_med.encoders.weight_places import split_architecture
 
-    named, _, file = name.rpartition("@")
-    path = Path(file).expanduser()
-    state = read_state(path)
+    named, file = split_architecture(name)
+    stored = read_weights(Path(file).expanduser())
+    state = tower_names(stored.state, stored.name)
     record = {
-        "architecture": named or recognise(state, path.name),
+        "architecture": named or architecture_of(stored, state),
         "tensors": len(state),
         "parameters": sum(tensor.numel() for tensor in state.values()),
     }
-    return ModelInfo(path.name, "", record, {"weights": sha256_file(path)})
+    return ModelInfo(stored.name, "", record, {"weights": stored.sha256})
 
 
 def _hub_record(name: str) -> dict[str, Any]:

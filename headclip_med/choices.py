@@ -36,6 +36,7 @@ DOMAINS = (
 WINDOWS = ("brain", "subdural", "stroke", "bone", "lung", "mediastinum", "abdomen", "liver")
 PLANES = ("axial", "coronal", "sagittal", "all")
 CHANNELS = ("repeat", "neighbours")
+PREPROCESSINGS = ("own", "released")
 IRREGULAR = ("error", "split", "resample", "keep")
 CONTROLS = ("intensity", "redness", "edges", "chance")
 LAYOUTS = (

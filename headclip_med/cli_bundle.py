@@ -87,9 +87,11 @@ def bundle_run(
     with errors_in_words():
         from headclip_med import console, console_bundle
         from headclip_med.bundle import front
-        from headclip_med.bundle.failures import BundleRunError
+        from headclip_med.bundle.failures import BundleRunError, was_stopped
         from headclip_med.bundle.folder import check_installed, find_bundle
         from headclip_med.bundle.overrides import read_overrides
+        from headclip_med.training.fit import TrainWatcher
+        from headclip_med.training.stop import Stop
 
         folder = find_bundle(bundle)
         check_installed("fire", "ignite")
@@ -100,13 +102,18 @@ def bundle_run(
         overrides = read_overrides(words)
         if front.check_trust(folder, files, trust):
             console.say_warnings([f"the config of {folder.root} runs as code"])
-        try:
-            with console_bundle.stdout_for_json(as_json):
-                run = front.prepare(folder, name, files, overrides, tracking)
-                outcome = front.rehearse(run) if dry_run else front.execute(run)
-        except BundleRunError as error:
-            console.say_error(str(error))
-            raise typer.Exit(1) from error
+        with Stop(TrainWatcher()) as stop:
+            try:
+                with console_bundle.stdout_for_json(as_json):
+                    run = front.prepare(folder, name, files, overrides, tracking)
+                    outcome = front.rehearse(run) if dry_run else front.execute(run)
+            except BundleRunError as error:
+                console.say_error(str(error))
+                raise typer.Exit(130 if was_stopped(error) else 1) from error
+            except KeyboardInterrupt as error:
+                kept = "checkpoints and results that were written before are kept (the log names the last one)"
+                console.say_error(f"stopped; {kept}, nothing is half-written")
+                raise typer.Exit(stop.exit_code) from error
         if not as_json:
             console_bundle.show_outcome(outcome, dry_run)
         elif console_bundle.is_first_process():

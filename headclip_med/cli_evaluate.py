@@ -96,6 +96,7 @@ def evaluate(
     plane: options.PlaneOption = None,
     window: options.WindowOption = None,
     channels: options.ChannelsOption = None,
+    preprocessing: options.PreprocessingOption = None,
     threshold: options.ThresholdOption = None,
     smooth_mm: options.SmoothMmOption = None,
     device: options.DeviceOption = "auto",
@@ -122,7 +123,13 @@ def evaluate(
         if curves and not as_json:
             raise InputError("--curves must come with --json", "--curves alone", "metrics.json has them anyway")
         chosen = case_options.CaseOptions(
-            domain=domain, plane=plane, window=window, channels=channels, threshold=threshold, smooth_mm=smooth_mm
+            domain=domain,
+            plane=plane,
+            window=window,
+            channels=channels,
+            threshold=threshold,
+            smooth_mm=smooth_mm,
+            preprocessing=preprocessing,
         )
         case_options.check_batch_size(batch_size)
         case_options.check_name("precision", precision, choices.PRECISIONS)

@@ -63,7 +63,8 @@ def heads(
         found: SliceHeads | None = None
         if slice_file is not None:
             with console.waiting("scoring slices" if slice_index is None else "scoring the slice"):
-                view = view_slice(detector, model.domain, slice_file, slice_index, model.expected(model.domain))
+                expected, kind = model.expected(model.domain), model.preprocessing
+                view = view_slice(detector, model.domain, slice_file, slice_index, expected, kind)
                 found = explain_slice(detector, view, model.threshold.value)
         if found is not None:
             console.say_warnings(found.view.warnings)

@@ -152,8 +152,9 @@ def models_convert(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the new pack; must be empty.")],
     tower: Annotated[
-        str | None, typer.Option("--tower", metavar="NAME", help="ARCH/TAG, timm:ARCH or a weight file [ARCH@]FILE.")
+        str | None, typer.Option("--tower", metavar="NAME", help="ARCH, ARCH/TAG, timm:ARCH or weights [ARCH@]FILE.")
     ] = None,
+    weights: options.WeightsOption = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -176,6 +177,7 @@ def models_convert(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the pack.", show_default="the file's")] = None,
     domain: options.DomainOption = None,
+    preprocessing: options.PreprocessingOption = None,
     trained_on: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Training data, for the pack's ledger.", show_default="unknown")
     ] = None,
@@ -195,12 +197,14 @@ def models_convert(
         from headclip_med.convert_model import PROMPT_METHODS, convert_model
 
         case_options.check_name("method", method, PROMPT_METHODS)
+        case_options.check_name("preprocessing", preprocessing, choices.PREPROCESSINGS)
         case_options.check_name("branch", branch, ("local", "global", "both"))
         with console.waiting(f"converting {file.name}"):
             made = convert_model(
                 file,
                 out,
                 tower=tower,
+                weights=weights,
                 method=method,
                 base=base,
                 layers=layers,
@@ -208,6 +212,7 @@ def models_convert(
                 branch=branch,  # type: ignore[arg-type]
                 name=name,
                 domain=domain,
+                preprocessing=preprocessing,  # type: ignore[arg-type]
                 trained_on=trained_on,
             )
         console.say_warnings(made.notes)

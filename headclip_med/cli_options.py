@@ -137,7 +137,11 @@ OutOption = Annotated[
 ]
 WeightsOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Weight file of the tower, for a pack that carries none."),
+    typer.Option(
+        metavar="[ARCH@]FILE",
+        help="Weights of the tower, for a pack that carries none or an architecture: safetensors, .pt (OpenAI's too), "
+        ".bin, or a Hugging Face folder.",
+    ),
 ]
 ChannelsOption = Annotated[
     str | None,
@@ -145,6 +149,15 @@ ChannelsOption = Annotated[
         help="The three channels of a grey slice: repeat it, or its neighbours 3 mm away (2.5-D).",
         show_default="the domain's, or repeat",
         autocompletion=_one_of(choices.CHANNELS),
+    ),
+]
+PreprocessingOption = Annotated[
+    str | None,
+    typer.Option(
+        help="own: black and white of the patient, shape kept; released: 8-bit pictures, stretched and divided by 255 "
+        "as the published codes do, for numbers to compare with theirs.",
+        show_default="the pack's, or own",
+        autocompletion=_one_of(choices.PREPROCESSINGS),
     ),
 ]
 MethodOption = Annotated[

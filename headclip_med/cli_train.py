@@ -21,7 +21,10 @@ def train(
     ] = None,
     lesion_values: options.LesionValuesOption = None,
     ignore_values: options.IgnoreValuesOption = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Tower: a name, or a weight file.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Tower: ARCH, ARCH/TAG of open_clip, timm:ARCH, or [ARCH@]FILE.")
+    ] = None,
+    weights: options.WeightsOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="The pack and its checkpoint go here.")
     ] = None,
@@ -45,8 +48,8 @@ def train(
     with errors_in_words():
         from headclip_med.case_options import check_name
         from headclip_med.choices import DOMAINS, method_names
-        from headclip_med.console import say_json
-        from headclip_med.errors import InputError
+        from headclip_med.console import say_error, say_json
+        from headclip_med.errors import CancelledError, InputError
         from headclip_med.fields import parse_settings, read_fields
 
         check_name("method", method, method_names())
@@ -54,6 +57,7 @@ def train(
         settings = parse_settings(set_ or [])
         changes: dict[str, Any] = {
             "model": model,
+            "weights": None if weights is None else str(weights),
             "method": method,
             "out": out,
             "name": name,
@@ -72,10 +76,15 @@ def train(
         from headclip_med.console_train import TrainBar, show_trained
         from headclip_med.training.config import load_config
         from headclip_med.training.run import train as run
+        from headclip_med.training.stop import Stop, stopped_words
 
         chosen = load_config(config, settings, **changes)
-        with TrainBar() as watcher:
-            trained = run(chosen, resume=resume, watcher=watcher)
+        with TrainBar() as bar, Stop(bar, bar.told) as watcher:
+            try:
+                trained = run(chosen, resume=resume, watcher=watcher, cancel=watcher.cancel)
+            except (KeyboardInterrupt, CancelledError) as stop:
+                say_error(stopped_words(watcher.where, chosen.out, "train"))
+                raise typer.Exit(watcher.exit_code) from stop
         if as_json:
             say_json(
                 {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.progress import TextColumn
 
 from headclip_med.console import Pulse, draws_bars, progress_bars, say_note, say_result
+from headclip_med.encoders.weight_places import is_weights, split_architecture
 from headclip_med.training.fit import TrainWatcher
 from headclip_med.training.objective import Quality
 
@@ -36,6 +36,10 @@ class TrainBar(TrainWatcher):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+
+    def told(self, words: str) -> None:
+        """A line between the others."""
+        say_note(words)
 
     def stage(self, words: str) -> None:
         self._bars.reset(self._task, total=None, description=words, more="")
@@ -65,7 +69,6 @@ def show_trained(trained: Trained) -> None:
     fitted = trained.fitted
     say_result(f"best step {fitted.best_step}: validation AP {fitted.best_score:.4f}")
     say_result(f"threshold {trained.threshold.value:.4f}: {trained.threshold.origin}")
-    is_file = Path(trained.tower.rpartition("@")[2]).is_file()
-    weights = f" --weights {trained.tower}" if is_file else ""
+    weights = f" --weights {trained.tower}" if is_weights(split_architecture(trained.tower)[1]) else ""
     tried = f"headclip-med predict SCAN --model {trained.pack}{weights} --out results"
     say_result(f"pack: {trained.pack}; try it: {tried}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headclip_med.detectors import Detector
 from headclip_med.geometry import SliceFrame
-from headclip_med.intensity import Preprocessing
+from headclip_med.intensity import Preprocessing, PreprocessingKind, released_levels
 from headclip_med.packs.domains import Domain, window_of
 from headclip_med.pixels import from_square, normalise, rescale, three_channels, to_square
 from headclip_med.run_slices import Collect, Piece
@@ -22,7 +22,7 @@ from headclip_med.scan import Floats, Scan
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 
 
-def own_preprocessing(detector: Detector, domain: Domain) -> Preprocessing:
+def own_preprocessing(detector: Detector, domain: Domain, kind: PreprocessingKind = "own") -> Preprocessing:
     """What the detector's tower and the domain say, before a case says more."""
     return Preprocessing(
         image_size=detector.image_size,
@@ -31,12 +31,16 @@ def own_preprocessing(detector: Detector, domain: Domain) -> Preprocessing:
         window=window_of(domain),
         fit=domain.fit,
         channels=domain.channels,
+        kind=kind,
     )
 
 
 def slice_pixels(scan: Scan, frame: SliceFrame, indices: Sequence[int], device: torch.device) -> Tensor:
     """Normalised model input ``(n, 3, S, S)`` of the slices at ``indices``."""
     slices, ranges = scan.cut(frame, indices)
+    if scan.preprocessing.kind == "released":
+        square = released_levels(slices, scan.preprocessing.image_size, inverted=scan.inverted)
+        return normalise(three_channels(_on_device(torch.from_numpy(square), device)), scan.preprocessing)
     levels = rescale(_on_device(torch.from_numpy(slices), device), ranges, inverted=scan.inverted)
     return normalise(three_channels(to_square(levels, scan.placement(frame))), scan.preprocessing)
 

@@ -14,12 +14,14 @@ import torch
 from headclip_med.detect_slices import SliceScorer, own_preprocessing
 from headclip_med.detectors import Detector, SliceBatch
 from headclip_med.device import Precision, choose_device, choose_dtype
+from headclip_med.intensity import PreprocessingKind
 from headclip_med.memory import fitting_batch, shortage
 from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model, place_model
 from headclip_med.normals import Normals, normal_pixels, read_normals
 from headclip_med.packs.domains import Domain, get_domain
 from headclip_med.packs.record import UNCALIBRATED
 from headclip_med.packs.scope import Scope
+from headclip_med.prepare import other_preprocessing
 from headclip_med.result import AnomalyResult
 from headclip_med.run_job import CaseRun
 from headclip_med.run_slices import Batching
@@ -44,25 +46,31 @@ class Engine(ScanEngine):
         self.device, self.speed, self.normals = choose_device(device), get_speed(speed), normals
         self.dtype = choose_dtype(self.device, precision)
         self.model = place_model(model, self.device, self.dtype)
-        self._detectors: dict[str, Detector] = {}
+        self._detectors: dict[tuple[str, str | None], Detector] = {}
         self._batch_size = batch_size
         in_flight, across = 2 if self.device.type == "cuda" else 1, self.device.type != "cpu"
         super().__init__(Batching(1 if batch_size is None else batch_size, self.device.type, in_flight, across))
         if normals is not None or (model.pack is not None and model.pack.tensors):
             self._detector(model.domain)  # what does not fit is refused now, not at the first case
 
-    def setup(self, domain: str | None) -> Setup:
-        """What this engine brings for a domain, by default the model's."""
+    def setup(self, domain: str | None, preprocessing: PreprocessingKind | None = None) -> Setup:
+        """What this engine brings for a domain and a preprocessing, by default the model's."""
         chosen = get_domain(domain) if domain else self.model.domain
-        detector = self._detector(chosen)
+        kind = preprocessing or self.model.preprocessing
+        detector = self._detector(chosen, kind)
         return Setup(
             domain=chosen.name,
-            preprocessing=own_preprocessing(detector, chosen),
+            preprocessing=own_preprocessing(detector, chosen, kind),
             score=SliceScorer(detector, self.device),
             smoothing_mm=self.model.pack.record.slice_smoothing_mm if self.model.pack else 0.0,
             threshold=self.threshold,
             detector=detector.describe(),
-            warnings=(*self.model.warnings, *_limits(detector), *_few(self.normals)),
+            warnings=(
+                *self.model.warnings,
+                *_limits(detector),
+                *_few(self.normals),
+                *other_preprocessing(kind, self.model.preprocessing),
+            ),
             expected=[*self.model.expected(chosen), *_alike(self.normals)],
         )
 
@@ -89,18 +97,22 @@ class Engine(ScanEngine):
         parts = [detector.score(part.to(self.device)) for part in pixels.split(self.batch_size)]
         return SliceBatch(torch.cat([p.maps.cpu() for p in parts]), torch.cat([p.scores.cpu() for p in parts]))
 
-    def _detector(self, domain: Domain) -> Detector:
-        if domain.name not in self._detectors:
+    def _detector(self, domain: Domain, preprocessing: PreprocessingKind | None = None) -> Detector:
+        """The detector for a domain, and for normal images that were prepared as a case will be."""
+        kind = preprocessing or self.model.preprocessing
+        key = domain.name, kind if self.normals is not None else None
+        if key not in self._detectors:
             detector = detector_for(self.model, domain, self.speed)
             if self.normals is not None:
-                detector = detector.adapt(normal_pixels(self.normals, detector, domain))
+                detector = detector.adapt(normal_pixels(self.normals, detector, domain, kind))
             if self._batch_size is None and not self._detectors:
                 self._batching.size = fitting_batch(detector, self.device)
-            self._detectors[domain.name] = detector
-        return self._detectors[domain.name]
+            self._detectors[key] = detector
+        return self._detectors[key]
 
     def _foreseen(self, case: CaseRun, setup: Setup) -> list[str]:
-        note = shortage(case, self._detector(get_domain(setup.domain)), self.batch_size, self.device)
+        detector = self._detector(get_domain(setup.domain), setup.preprocessing.kind)
+        note = shortage(case, detector, self.batch_size, self.device)
         return [] if note is None else [note]
 
     def _where(self) -> dict[str, Any]:

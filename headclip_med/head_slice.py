@@ -17,7 +17,7 @@ from headclip_med.detect_slices import SliceScorer, own_preprocessing, slice_lim
 from headclip_med.detectors.headclip import HeadCLIP
 from headclip_med.errors import InputError
 from headclip_med.geometry import SliceFrame, slice_frame
-from headclip_med.intensity import Placement
+from headclip_med.intensity import Placement, PreprocessingKind
 from headclip_med.job import make_job
 from headclip_med.packs.domains import Domain
 from headclip_med.packs.scope import Scope, out_of_scope
@@ -89,6 +89,7 @@ def view_slice(
     path: Path,
     index: int | None = None,
     expected: Sequence[tuple[str, Scope]] = (),
+    kind: PreprocessingKind = "own",
 ) -> SliceView:
     """Cut one slice of the scan at ``path`` in its acquisition plane; by default the one that scores highest.
 
@@ -98,7 +99,9 @@ def view_slice(
         InputError: an unreadable scan, or no such slice.
     """
     volume = load_volume(path)
-    job = make_job(volume, domain.name, own_preprocessing(detector, domain), warnings=out_of_scope(expected, volume))
+    job = make_job(
+        volume, domain.name, own_preprocessing(detector, domain, kind), warnings=out_of_scope(expected, volume)
+    )
     scan, frame = job.scan(), slice_frame(job.affine, job.planes[0])
     count = scan.mask.shape[frame.axis]
     if index is not None and not 0 <= index < count:
@@ -135,6 +138,14 @@ def explain_slice(detector: HeadCLIP, view: SliceView, threshold: float, count: 
         shares,
         strongest_heads(shares, inside, count),
     )
+
+
+def _source(
+    volume: LoadedVolume, detector: HeadCLIP, domain: Domain, kind: PreprocessingKind
+) -> tuple[Scan, SliceFrame]:
+    """The scan ready to be cut, preprocessed as a prediction with the domain's defaults does it."""
+    job = make_job(volume, domain.name, own_preprocessing(detector, domain, kind))
+    return job.scan(), slice_frame(job.affine, job.planes[0])
 
 
 def _highest(detector: HeadCLIP, scan: Scan, frame: SliceFrame) -> int:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from headclip_med.errors import InputError
@@ -18,6 +19,9 @@ Channels = Literal["repeat", "neighbours"]
 Range = tuple[float, float]
 
 CHANNELS: tuple[Channels, ...] = ("repeat", "neighbours")
+
+# own: black and white of the volume's patient, shape kept; released: as the published codes feed their models.
+PreprocessingKind = Literal["own", "released"]
 
 # CT display windows as level and width in HU, as radiology texts give them.
 WINDOWS: dict[str, tuple[float, float]] = {
@@ -66,6 +70,8 @@ class Preprocessing:
         neighbour_mm: distance of the 2.5-D neighbours.
         fit: ``pad`` keeps the shape in mm and pads with black, ``stretch`` fills the square.
         min_foreground: a slice with a smaller share of foreground is background and is not sent to the tower.
+        kind: ``released`` stretches 8-bit pictures to the square as 8-bit pictures, and divides them by 255; nothing is
+            background, and ``window``, ``percentiles``, ``channels`` and ``fit`` count for nothing.
     """
 
     image_size: int
@@ -77,6 +83,7 @@ class Preprocessing:
     neighbour_mm: float = 3.0
     fit: Fit = "pad"
     min_foreground: float = 0.002
+    kind: PreprocessingKind = "own"
 
 
 def parse_window(text: str) -> tuple[float, float]:
@@ -225,7 +232,7 @@ def intensity_ranges(
 
     Taken from the whole volume, so that a slice looks the same whatever other slices are asked for.
     """
-    if is_rgb:
+    if is_rgb or preprocessing.kind == "released":
         return [(0.0, 255.0)] * len(volume)
     if preprocessing.window is not None:
         level, width = preprocessing.window
@@ -238,6 +245,36 @@ def _percentile_range(values: NDArray[np.float32], percentiles: tuple[float, flo
         return 0.0, 1.0
     low, high = (float(v) for v in np.percentile(_sample(values, _PERCENTILE_SAMPLE), percentiles))
     return (low, high) if high > low else (low, low + max(1e-6, abs(low) * 1e-6))
+
+
+def as_released(preprocessing: Preprocessing, volume: NDArray[np.float32], name: str) -> Preprocessing:
+    """The preprocessing of the published codes, for a volume that they could read.
+
+    Raises:
+        InputError: anything but whole numbers from 0 to 255.
+    """
+    low, high = float(volume.min()), float(volume.max())
+    if not (low >= 0 and high <= 255 and bool((volume == np.round(volume)).all())):
+        raise InputError(
+            "The released preprocessing must be given 8-bit images, whole numbers from 0 to 255",
+            f"{name} with values from {low:g} to {high:g}",
+            "Save its slices as 8-bit pictures, or leave --preprocessing released out",
+        )
+    return replace(preprocessing, kind="released", window=None, channels="repeat", fit="stretch")
+
+
+def released_levels(slices: NDArray[np.float32], size: int, *, inverted: bool = False) -> NDArray[np.float32]:
+    """8-bit slices ``(N, C, H, W)`` → ``(N, C, size, size)`` in [0, 1], by Pillow's bicubic resizing in 8 bits.
+
+    Pillow rounds between its two passes, so that no other resizing gives the published pixels.
+    """
+    stored = np.round(255 - slices if inverted else slices).astype(np.uint8)
+    planes = [
+        Image.fromarray(plane).resize((size, size), Image.Resampling.BICUBIC)
+        for plane in stored.reshape(-1, *stored.shape[2:])
+    ]
+    levels = np.stack([np.asarray(plane, dtype=np.float32) for plane in planes]) / np.float32(255)
+    return levels.reshape(*stored.shape[:2], size, size)
 
 
 def neighbour_indices(index: int, count: int, step: int) -> tuple[int, int, int]:

@@ -12,8 +12,15 @@ from numpy.typing import NDArray
 
 from headclip_med.errors import InputError
 from headclip_med.geometry import check_affine, spacing
-from headclip_med.intensity import Channels, Preprocessing, foreground, intensity_ranges
-from headclip_med.prepare import Window, choose_channels, choose_planes, source_name, window_or_own
+from headclip_med.intensity import Channels, Preprocessing, as_released, foreground, intensity_ranges
+from headclip_med.prepare import (
+    Window,
+    check_released,
+    choose_channels,
+    choose_planes,
+    source_name,
+    window_or_own,
+)
 from headclip_med.reading.base import AnyVolume, volume_array
 from headclip_med.scan import Scan
 from headclip_med.slice_places import empty_slices
@@ -45,7 +52,10 @@ class Job:
         is_rgb, is_2d, inverted = (bool(meta.get(key, False)) for key in ("is_rgb", "is_2d", "display_inverted"))
         axis, empty = empty_slices(self.volume, self.affine)
         filled = np.delete(self.array, empty, axis + 1) if empty else self.array
-        mask = foreground(filled, modality=meta.get("modality"), is_rgb=is_rgb, is_2d=is_2d, inverted=inverted)
+        if self.preprocessing.kind == "released":
+            mask = np.ones(filled.shape[1:], dtype=bool)
+        else:
+            mask = foreground(filled, modality=meta.get("modality"), is_rgb=is_rgb, is_2d=is_2d, inverted=inverted)
         for index in empty:  # in rising order
             mask = np.insert(mask, index, False, axis)
         ranges = intensity_ranges(self.array, mask, self.preprocessing, is_rgb=is_rgb)
@@ -85,11 +95,25 @@ def make_job(
     affine = check_affine(np.asarray(volume.affine, dtype=np.float64), source_name(volume), allow_shear=allow_shear)
     planes, plane_reason = choose_planes(affine, volume, plane)
     _check_planes(volume, affine, planes)
-    level_width, assumed = window_or_own(window, own.window, volume)
-    spec = replace(own, window=level_width, channels=choose_channels(channels, own.channels))
-    notes = [*warnings, *volume.meta.get("reader_warnings", []), assumed]
     array = np.asarray(volume_array(volume), dtype=np.float32)
+    spec, assumed = _decided(own, array, volume, window, channels)
+    notes = [*warnings, *volume.meta.get("reader_warnings", []), assumed]
     return Job(volume, array, affine, domain, spec, planes, plane_reason, tuple(note for note in notes if note))
+
+
+def _decided(
+    own: Preprocessing,
+    array: NDArray[np.float32],
+    volume: AnyVolume,
+    window: str | Window | None,
+    channels: Channels | None,
+) -> tuple[Preprocessing, str]:
+    """The model's preprocessing with what was asked of this case, and what was assumed in words."""
+    if own.kind == "released":
+        check_released(window, channels)
+        return as_released(own, array, source_name(volume)), ""
+    level_width, assumed = window_or_own(window, own.window, volume)
+    return replace(own, window=level_width, channels=choose_channels(channels, own.channels)), assumed
 
 
 def _check_planes(volume: AnyVolume, affine: Affine, planes: Sequence[Plane]) -> None:

@@ -7,17 +7,21 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
 
 from headclip_med.choices import method_names, split_method
 from headclip_med.detectors import Detector, HeadCLIP, Parts, get_method
 from headclip_med.encoders.adapters import tower_from_timm
-from headclip_med.encoders.build import BuiltTower, build_tower, load_strictly, read_state
+from headclip_med.encoders.build import BuiltTower, build_tower, load_strictly, with_weights
 from headclip_med.encoders.timm_vit import build_timm_vit
+from headclip_med.encoders.weight_files import read_state, tensor_names
+from headclip_med.encoders.weight_names import holds_clip
+from headclip_med.encoders.weight_places import is_weights, split_architecture
 from headclip_med.errors import ModelError
 from headclip_med.hashing import sha256_file
+from headclip_med.intensity import PreprocessingKind
 from headclip_med.packs import Pack, builtin_packs, load_pack
 from headclip_med.packs.domains import Domain, get_domain
 from headclip_med.packs.pack import is_pack
@@ -30,6 +34,7 @@ DEFAULT_MODEL = "headclip-tiny"
 
 # Of several packs for one tower, the one that a bare weight file gets: it was made on synthetic data only.
 _GENERAL_PACKS = ("dinov2-vits14-synthetic",)
+_ANY_WEIGHTS = "safetensors, .pt (OpenAI's too), .bin, or a Hugging Face folder"
 
 
 class _FromPack:
@@ -48,6 +53,11 @@ class _FromPack:
         """The domain the pack was made for; ``generic`` without a pack."""
         pack = self.pack or self.lender
         return get_domain(pack.record.domain if pack else "generic")
+
+    @property
+    def preprocessing(self) -> PreprocessingKind:
+        """The pack's preprocessing of its images, ``own`` without one."""
+        return (self.pack.record.preprocessing if self.pack else None) or "own"
 
     def expected(self, domain: Domain) -> list[tuple[str, Scope]]:
         """The images that it is for, in ``domain``: see :func:`headclip_med.packs.scope.out_of_scope`."""
@@ -169,7 +179,8 @@ def load_model(
             tower's name or weight file (:func:`headclip_med.encoders.build.build_tower`); ``METHOD:`` in front of any
             of them chooses the method.
         method: detector, default the pack's or ``headclip``. A pack of another method lends its tower and its domain.
-        weights: for a pack that carries no tower of its own, a tower's name or weight file instead of its hub.
+        weights: weight file or folder of the tower, ``[ARCH@]FILE``: of a pack that carries none, which names its
+            architecture, or of the architecture that ``name`` is.
         has_normals: normal images of the task will be given, which some methods cannot do without.
 
     Raises:
@@ -183,23 +194,29 @@ def load_model(
     place = pack_place(text, builtin_packs())
     if is_pack(place):
         return _of_pack(load_pack(place), method, weights, has_normals)
-    if place.is_dir():
-        raise ModelError("A model folder must be a pack with a pack.json", place.name, "See `headclip-med models list`")
-    if weights is not None:
-        raise ModelError("Weights must be given for a pack that carries none", f"{_short(text)}, which is no pack")
+    if place.is_dir() and not is_weights(place):
+        raise ModelError(
+            "A model folder must be a pack with a pack.json, or hold the weights of a tower",
+            place.name,
+            "See `headclip-med models list`",
+        )
+    text = with_weights(text, weights)
     chosen = get_method(method or HeadCLIP.name)
     check_method(chosen, _short(text), has_text=may_have_text(text), has_state=False, has_normals=has_normals)
     built = _tower_or_near_pack(text)
     check_method(chosen, _short(text), has_text=built.clip is not None, has_state=False, has_normals=has_normals)
     if built.clip is not None or not issubclass(chosen, HeadCLIP):
-        return Model(_short(text), chosen.name, built)
+        return Model(_short(text), chosen.name, built, warnings=_notes(built, chosen))
     return _vision_only(_short(text), built, method)
 
 
 def takes_weights(name: str) -> bool:
-    """Whether ``name`` is a pack without a tower of its own, so that weights can be given for it."""
-    place = pack_place(split_method(name)[1], builtin_packs())
-    return is_pack(place) and load_pack(place).record.tower.kind != "embedded"
+    """Whether weights can be given for ``name``: a pack without a tower of its own, or an architecture alone."""
+    text = split_method(name)[1]
+    place = pack_place(text, builtin_packs())
+    if is_pack(place):
+        return load_pack(place).record.tower.kind != "embedded"
+    return text in open_clip.list_models() or timm.is_model(text.removeprefix("timm:").split(".")[0])
 
 
 def check_method(
@@ -241,26 +258,26 @@ def _of_pack(pack: Pack, method: str | None, weights: str | Path | None, has_nor
     has_text = record.tower.kind == "open_clip"
     whose = f"the pack {record.name} of method {record.method}"
     check_method(chosen, whose, has_text=has_text, has_state=same, has_normals=has_normals)
-    built = _embedded_tower(pack) if record.tower.kind == "embedded" else _outer_tower(pack, weights)
+    built = _embedded_tower(pack, weights) if record.tower.kind == "embedded" else _outer_tower(pack, weights)
+    notes = _notes(built, chosen)
     if same:
-        return Model(record.name, chosen.name, built, pack, _hash_warnings(pack, built))
+        return Model(record.name, chosen.name, built, pack, (*notes, *_hash_warnings(pack, built)))
     note = f"of the pack {record.name} only the tower is used: it was made for the method {record.method}"
-    return Model(record.name, chosen.name, built, None, (note,), pack)
+    return Model(record.name, chosen.name, built, None, (*notes, note), pack)
+
+
+def _notes(built: BuiltTower, method: type[Detector]) -> tuple[str, ...]:
+    """What is to be said of a tower's activation, where the method takes it as it is."""
+    return () if method.own_activation else built.notes
 
 
 def may_have_text(name: str) -> bool:
     """Whether the tower of that name can have a text side, as far as that is known without reading weights."""
-    architecture, _, file = name.rpartition("@")
+    architecture, file = split_architecture(name)
     if name.startswith("timm:") or (architecture and timm.is_model(architecture.split(".")[0])):
         return False
-    path = Path(file).expanduser()
-    if path.suffix != ".safetensors" or not path.is_file():
-        return True
-    try:
-        with safe_open(path, framework="pt") as opened:
-            return "visual.conv1.weight" in opened.keys()  # noqa: SIM118
-    except (OSError, SafetensorError):
-        return True  # what is wrong with it is said by whoever reads it
+    names = tensor_names(Path(file).expanduser())
+    return holds_clip(names) if names else True
 
 
 def _tower_or_near_pack(name: str) -> BuiltTower:
@@ -294,8 +311,14 @@ def detector_for(model: Model, domain: Domain, speed: Speed = SPEEDS["exact"]) -
     return get_method(model.method).from_parts(parts).at_speed(speed.scale, speed.early_exit)
 
 
-def _embedded_tower(pack: Pack) -> BuiltTower:
+def _embedded_tower(pack: Pack, weights: str | Path | None = None) -> BuiltTower:
     tower = pack.record.tower
+    if weights is not None:
+        raise ModelError(
+            f"The pack {pack.record.name} must be used with the tower that it carries",
+            Path(weights).name,
+            "Leave --weights out",
+        )
     if tower.spec is None or tower.file is None:
         raise ModelError(f"Pack {pack.record.name} must name the file and the architecture of its tower", "neither")
     path = pack.folder / tower.file
@@ -316,20 +339,32 @@ def _embedded_tower(pack: Pack) -> BuiltTower:
 def _outer_tower(pack: Pack, weights: str | Path | None) -> BuiltTower:
     """The tower that a pack names, from ``weights`` or from its hub."""
     tower = pack.record.tower
-    if weights is None and not tower.has_a_source:
-        raise ModelError(
-            f"The weights of the tower of {pack.record.name} must be given",
-            f"none for {tower.name}",
-            "Add --weights FILE",
-        )
+    architecture = tower.name.partition("/")[0]
     if weights is None:
-        return build_tower(f"timm:{tower.name}" if tower.kind == "timm" else tower.name)
-    built = build_tower(str(weights))
-    if built.architecture.split(".")[0] != tower.name.split(".")[0].split("/")[0]:
+        return _hub_tower(pack, f"Add --weights FILE with the weights of {architecture}: {_ANY_WEIGHTS}")
+    named, file = split_architecture(weights)
+    of_file = is_weights(file) and not named and not tower.name.startswith("hf-hub:")
+    built = build_tower(f"{architecture}@{file}" if of_file else str(weights))
+    if built.architecture.split(".")[0] != architecture.split(".")[0] and not tower.name.startswith("hf-hub:"):
         raise ModelError(
-            f"The weights for pack {pack.record.name} must be of its tower {tower.name}", built.architecture
+            f"The weights for pack {pack.record.name} must be of its tower {tower.name}",
+            built.architecture,
+            f"Give those of {architecture} with --weights FILE",
         )
     return built
+
+
+def _hub_tower(pack: Pack, do: str) -> BuiltTower:
+    """The tower from the hub that its name stands for; where it cannot be had, ``do`` says what else to do."""
+    tower = pack.record.tower
+    if not tower.has_a_source:
+        raise ModelError(f"The weights of the tower of {pack.record.name} must be given", f"none for {tower.name}", do)
+    name = f"timm:{tower.name}" if tower.kind == "timm" else tower.name
+    try:
+        return build_tower(name)
+    except ModelError as error:
+        pull = f"or run `headclip-med models pull {name}` on a machine with a network"
+        raise ModelError(error.must, error.given, f"{do}; {pull}") from error
 
 
 def _vision_only(name: str, built: BuiltTower, method: str | None) -> Model:
@@ -355,14 +390,18 @@ def _vision_only(name: str, built: BuiltTower, method: str | None) -> Model:
 def _hash_warnings(pack: Pack, built: BuiltTower) -> tuple[str, ...]:
     if pack.record.tower.sha256 in (None, built.sha256):
         return ()
-    return (f"pack {pack.record.name} was made on other weights of {built.architecture} (sha256 differs)",)
+    return (
+        f"pack {pack.record.name} was made with another weight file of {built.architecture} (sha256 differs): "
+        "its numbers hold only where the weights in it are the same",
+    )
 
 
 def _short(name: str) -> str:
     """A name without folders, for records that leave the machine."""
-    head, at, file = name.rpartition("@")
-    looks_local = Path(file).suffix in (".safetensors", ".pt", ".pth", ".bin")
-    return f"{head}{at}{Path(file).name}" if looks_local else name
+    architecture, file = split_architecture(name)
+    if not is_weights(file):
+        return name
+    return f"{architecture}@{Path(file).name}" if architecture else Path(file).name
 
 
 def place_model(model: Model, device: torch.device, dtype: torch.dtype) -> Model:

@@ -15,6 +15,7 @@ from headclip_med.detectors import Detector, NormalPixels
 from headclip_med.errors import HeadclipError, InputError
 from headclip_med.evenly import evenly
 from headclip_med.geometry import slice_frame
+from headclip_med.intensity import PreprocessingKind
 from headclip_med.job import make_job
 from headclip_med.packs.domains import Domain
 from headclip_med.packs.scope import ANY_IMAGE, ImageKind, Scope, kind_of, scope_of
@@ -64,8 +65,10 @@ def read_normals(folder: str | Path) -> Normals:
     return Normals(Path(folder).name, tuple(found.values()), tuple(found), scope_of(kinds))
 
 
-def normal_pixels(normals: Normals, detector: Detector, domain: Domain) -> NormalPixels:
-    """Slices of the acquisition plane, as a prediction with the domain's defaults cuts them.
+def normal_pixels(
+    normals: Normals, detector: Detector, domain: Domain, kind: PreprocessingKind = "own"
+) -> NormalPixels:
+    """Slices of the acquisition plane, as a prediction with the domain's defaults and this preprocessing cuts them.
 
     Raises:
         InputError: nothing but background in them.
@@ -74,7 +77,7 @@ def normal_pixels(normals: Normals, detector: Detector, domain: Domain) -> Norma
     device = detector.tower.device
     pixels, valid, volumes = [], [], list[int]()
     for number, source in enumerate(normals.sources):
-        job = make_job(load_volume(source), domain.name, own_preprocessing(detector, domain))
+        job = make_job(load_volume(source), domain.name, own_preprocessing(detector, domain, kind))
         scan, frame = job.scan(), slice_frame(job.affine, job.planes[0])
         for index in evenly(scan.foreground_slices(frame), share):
             pixels.append(slice_pixels(scan, frame, [index], device))

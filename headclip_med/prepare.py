@@ -8,7 +8,7 @@ import numpy as np
 
 from headclip_med.errors import InputError
 from headclip_med.geometry import acquisition_plane
-from headclip_med.intensity import CHANNELS, Channels, looks_like_hu, parse_window
+from headclip_med.intensity import CHANNELS, Channels, PreprocessingKind, looks_like_hu, parse_window
 from headclip_med.packs.domains import Domain, window_of
 from headclip_med.reading.base import AnyVolume, volume_array
 from headclip_med.types import PLANES, Affine, Plane
@@ -106,6 +106,22 @@ def choose_channels(channels: Channels | None, own: Channels) -> Channels:
     if channels is not None and channels not in CHANNELS:
         raise InputError(f"Channels must be one of {', '.join(CHANNELS)}", channels)
     return channels or own
+
+
+def check_released(window: str | Window | None, channels: str | None) -> None:
+    """Refuse, as :class:`InputError`, what was asked for that the released preprocessing does not have."""
+    asked = [name for name, value in (("a window", window), ("channels", channels)) if value not in (None, "repeat")]
+    if asked:
+        raise InputError(
+            "The released preprocessing must be used as it is: 8-bit values divided by 255",
+            " and ".join(asked),
+            "Leave them out, or the preprocessing",
+        )
+
+
+def other_preprocessing(kind: PreprocessingKind, own: PreprocessingKind) -> tuple[str, ...]:
+    """What must be known of a result under another preprocessing than the model's own."""
+    return () if kind == own else (f"{kind} preprocessing as asked: the threshold was chosen under the {own} one",)
 
 
 def source_name(volume: AnyVolume) -> str:

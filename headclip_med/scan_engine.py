@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headclip_med.errors import InputError
-from headclip_med.intensity import Channels, Preprocessing
+from headclip_med.intensity import Channels, Preprocessing, PreprocessingKind
 from headclip_med.job import Clock, Job, chosen_smoothing, chosen_threshold, make_job
 from headclip_med.packs.scope import Scope, out_of_scope
 from headclip_med.reading.base import AnyVolume
@@ -33,6 +33,7 @@ class Ask:
     channels: Channels | None = None
     threshold: float | None = None
     smooth_mm: float | None = None
+    preprocessing: PreprocessingKind | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class ScanEngine(ABC):
         on_irregular: str = "error",
         threshold: float | None = None,
         smooth_mm: float | None = None,
+        preprocessing: PreprocessingKind | None = None,
         progress: Progress | None = None,
         cancel: Cancel | None = None,
         arrived: Arrived | None = None,
@@ -104,6 +106,8 @@ class ScanEngine(ABC):
                 irregular DICOM series, see :func:`headclip_med.reading.read_volume`.
             threshold: cut on the map in [0, 1]; default the pack's. smooth_mm: Gaussian along the normal, from 0 to
                 the volume's extent; default the pack's.
+            preprocessing: ``own``, or ``released``: 8-bit pictures as the published codes feed them, for numbers that
+                are to be compared with published ones (docs/methods.md); default the pack's, or ``own``.
             progress: called with slices done and slices in all; cancel: asked before each batch;
                 arrived: given the maps and scores of each batch, see :mod:`headclip_med.scan_run`.
 
@@ -125,7 +129,7 @@ class ScanEngine(ABC):
             time_index=time_index,
             on_irregular=on_irregular,
         )
-        ask = Ask(domain, plane, window, channels, threshold, smooth_mm)
+        ask = Ask(domain, plane, window, channels, threshold, smooth_mm, preprocessing)
         case = self.begin(volume, ask, clock=clock, progress=progress, arrived=arrived)
         return self._handed_out(self.finish(next(self.score_each([case], cancel=cancel))))
 
@@ -140,7 +144,7 @@ class ScanEngine(ABC):
     ) -> CaseRun:
         """Everything before a case's first slice. May run in another thread, ahead of :meth:`score_each`."""
         clock = clock or Clock()
-        setup = self.setup(ask.domain)
+        setup = self.setup(ask.domain, ask.preprocessing)
         job = make_job(
             volume,
             setup.domain,
@@ -213,8 +217,8 @@ class ScanEngine(ABC):
         return result
 
     @abstractmethod
-    def setup(self, domain: str | None) -> Setup:
-        """What this engine brings for a domain, its own by default."""
+    def setup(self, domain: str | None, preprocessing: PreprocessingKind | None = None) -> Setup:
+        """What this engine brings for a domain and a preprocessing, its own by default."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:

@@ -160,6 +160,31 @@ def test_the_loss_is_the_published_one(share: float) -> None:
     torch.testing.assert_close(value, share * guided + (1 - share) * static, atol=1e-4, rtol=0)
 
 
+def test_the_released_loss_is_reachable_by_its_name() -> None:
+    """Four taps of one tensor, each with weight 2: one tap with weight 8, under prompts that see the image."""
+    batch, built = labelled(), tiny()
+    released, once = crane(recipe="released"), crane(feature_layers=(-1,), map_weight=8.0)
+    torch.testing.assert_close(released.loss(batch), once.loss(batch), atol=1e-6, rtol=0)
+    assert torch.equal(released.score(noise()).maps, crane(feature_layers=(-1,)).score(noise()).maps)
+    assert released.layers == (3,)
+    paths = image_paths(built.clip, batch.pixels, "qq+kk+vv")
+    cls, patches = project(built.clip, paths.cls_token), project(built.clip, paths.local[-1])[:, 1:]
+    classes = torch.stack([classes_of(built, prompts(built), each) for each in cls])
+    logits = patches @ classes.mT / 0.07
+    features = [image_feature(patches[i][None], logits[i][None], cls[i]) for i in range(4)]
+    image = torch.stack([f @ c.T / 0.01 for f, c in zip(features, classes, strict=True)])
+    total = 0.2 * F.cross_entropy(image, batch.labels.long())
+    p = torch.softmax(logits, -1)
+    normal, abnormal = (enlarge(p[..., row], 32, "nearest") for row in (0, 1))
+    for _ in range(4):
+        total = total + 2 * focal(abnormal, batch.mask) + 2 * dice((1 - normal + abnormal) / 2, batch.mask)
+    torch.testing.assert_close(released.loss(batch), total, atol=1e-4, rtol=0)
+    with pytest.raises(ModelError, match="must be left out as released"):
+        crane(recipe="released", feature_layers=(0, 3))
+    second_view = plus(recipe="released").loss(batch)
+    torch.testing.assert_close(second_view, plus().loss(batch), msg="Crane+ has one tap")
+
+
 def test_the_loss_falls_for_both_and_scores_follow_the_prompts() -> None:
     for detector, again in (
         (Crane.from_parts(parts(tiny())), lambda made: Crane.from_parts(made)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from math import cos, pi, sin, sqrt
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from method_case import FewSteps, clip_built, labelled, noise, normals, parts, vit_built
+from open_clip.transformer import QuickGELU
+from prompt_files import small_clip
 from scipy.ndimage import map_coordinates
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headclip_med.detectors import NormalPixels
@@ -53,7 +56,7 @@ def plain_block(block, x: Tensor) -> Tensor:
     q, k, v = (part.reshape(n, t, heads, -1).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
     weights = torch.softmax(q @ k.transpose(-1, -2) / sqrt(width // heads), dim=-1)
     x = x + block.attn.out_proj((weights @ v).transpose(1, 2).reshape(n, t, width))
-    return x + block.mlp(block.ln_2(x))
+    return x + block.mlp.c_proj(F.gelu(block.mlp.c_fc(block.ln_2(x))))
 
 
 def leaky(x: Tensor) -> Tensor:
@@ -85,10 +88,23 @@ def plain_read_outs(visual, state: dict[str, Tensor], pixels: Tensor) -> dict[st
     return read
 
 
+@contextmanager
+def gelu_texts(clip: nn.Module) -> Iterator[nn.Module]:
+    """The text side with GELU, for as long as it is needed."""
+    blocks = clip.transformer.resblocks
+    before = [block.mlp.gelu for block in blocks]
+    for block in blocks:
+        block.mlp.gelu = nn.GELU()
+    yield clip
+    for block, activation in zip(blocks, before, strict=True):
+        block.mlp.gelu = activation
+
+
 def plain_texts(built: BuiltTower) -> Tensor:
     rows = []
     for texts in (NORMAL, ABNORMAL):
-        features = built.clip.encode_text(built.tokenizer(texts))
+        with gelu_texts(built.clip) as clip:
+            features = clip.encode_text(built.tokenizer(texts))
         mean = (features / features.norm(dim=-1, keepdim=True)).mean(dim=0)
         rows.append(mean / mean.norm())
     return torch.stack(rows)
@@ -205,11 +221,37 @@ def test_taps_are_the_ends_of_the_quarters_and_the_adapters_as_many_as_published
     assert [quarters(depth) for depth in (1, 2, 3, 4)] == [(0,), (0, 1), (0, 1, 2), (0, 1, 2, 3)]
 
 
-@pytest.mark.parametrize(("patch", "size"), [(14, 238), (16, 240), (8, 240)])
-def test_the_input_is_the_multiple_of_the_patch_nearest_to_the_published_240(patch: int, size: int) -> None:
+@pytest.mark.parametrize("patch", [14, 16, 8])
+def test_the_input_is_the_published_one_whatever_the_patch(patch: int) -> None:
     built = vit_built()
     built.tower.patch_size = patch
-    assert MVFA(parts(built)).image_size == size
+    assert MVFA(parts(built)).image_size == 240
+
+
+def test_pixels_that_fill_no_patch_drop_out_and_the_map_is_whole() -> None:
+    """As of a convolution over 240 pixels with patches of 14; here 36 with patches of 8."""
+    detector, pixels = MVFA(parts(image_size=36)), noise(1, 36)
+    cut = MVFA(parts(image_size=32)).score(pixels[..., :32, :32])
+    out = detector.score(pixels, torch.ones(1, 36, 36, dtype=torch.bool))
+    assert out.maps.shape == (1, 36, 36)
+    torch.testing.assert_close(out.scores, cut.scores, atol=1e-6, rtol=0)
+    torch.testing.assert_close(out.maps[0, ::35, ::35], cut.maps[0, ::31, ::31], atol=1e-6, rtol=0)
+    changed = pixels.clone()
+    changed[..., 32:] += 5
+    assert torch.equal(detector.score(changed).maps, detector.score(pixels).maps)
+    detector.loss(labelled(2, 36)).backward()
+    assert detector.adapt(normals(1, 36)).score(pixels).maps.shape == (1, 36, 36)
+
+
+def test_the_clip_computes_gelu_unless_told_otherwise() -> None:
+    """The released code builds OpenAI's CLIP without its QuickGELU."""
+    quick, gelu = clip_built(), small_clip(quick=False)
+    assert MVFA(parts(quick)).tower.blocks[0].qkv_weight is quick.tower.blocks[0].qkv_weight, "nothing is copied"
+    for own, expected in ((MVFA(parts(quick)), MVFA(parts(gelu))), (MVFA(parts(gelu)), MVFA(parts(gelu)))):
+        assert torch.equal(own.score(noise()).maps, expected.score(noise()).maps)
+    kept = MVFA(parts(quick, gelu=False)).score(noise()).maps
+    assert 1e-5 < (kept - MVFA(parts(quick)).score(noise()).maps).abs().max() < 0.1
+    assert any(isinstance(part, QuickGELU) for part in quick.clip.modules()), "the tower itself is as it was"
 
 
 @pytest.mark.parametrize("built", [clip_built, vit_built], ids=["with texts", "without"])
@@ -273,6 +315,7 @@ def test_the_state_makes_the_same_detector_again(built, with_memory: bool) -> No
         {"temperature": 0.1},
         {"feedback": 0.3},
         {"clip_normalisation": True},
+        {"gelu": False},
         {"bank_size": 3},
         {"bank_weight": 0.9},
         {"bank_score": "map_max"},
@@ -289,7 +332,7 @@ def test_every_choice_of_the_configuration_changes_the_outcome(change: dict) -> 
     ("change", "words"),
     [
         ({"image_size": 0}, "image_size must be positive"),
-        ({"image_size": 30}, "multiple of the patch size 8; given: 30 pixels. Use 32"),
+        ({"image_size": 7}, "at least a patch of 8 pixels; given: 7 pixels"),
         ({"feature_layers": (4,)}, "Layers must lie between -4 and 3"),
         ({"bottleneck": 0}, "bottleneck must be at least 1"),
         ({"bottleneck": 7}, "text features, 24; given: 7. Leave bottleneck out"),

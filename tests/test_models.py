@@ -11,8 +11,10 @@ import open_clip
 import pytest
 import timm
 import torch
+from prompt_files import learner_state, small_clip, write_prompts
 from safetensors.torch import load_file, save_file
 from test_engine import sphere
+from weight_formats import GELU, QUICK, QuickGELU, archive, hf_folder, tiny_state
 
 from headclip_med import load_engine
 from headclip_med.detectors import Detector
@@ -23,9 +25,11 @@ from headclip_med.engine import Engine
 from headclip_med.errors import HeadclipError, ModelError
 from headclip_med.hashing import sha256_file
 from headclip_med.head_weights import DynamicHeadWeights
-from headclip_med.models import detector_for, load_model
+from headclip_med.models import detector_for, load_model, takes_weights
 from headclip_med.packs import builtin_packs, load_pack, write_record
+from headclip_med.packs.convert import convert_prompts, read_prompts
 from headclip_med.packs.domains import DOMAINS, get_domain
+from headclip_med.packs.new_pack import write_pack
 from headclip_med.prompts import ABNORMAL_STATES, NORMAL_STATES, TEMPLATES, ensemble
 
 SMALL_CLIP = "ViT-S-32-alt"
@@ -389,3 +393,79 @@ def test_a_misspelt_method_in_front_of_a_model_is_told_the_right_one() -> None:
         load_model("winclp:headclip-tiny")
     with pytest.raises(ModelError, match="one method; given: winclip in its name and clip beside it"):
         load_model("winclip:headclip-tiny", method="clip")
+
+
+@pytest.fixture(scope="module")
+def clip_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pack of prompts whose record names a tower that no hub has, with the weights beside it in three forms."""
+    folder = tmp_path_factory.mktemp("clip_pack")
+    state = tiny_state()
+    save_file(state, folder / "clip.safetensors")
+    archive(folder / "ViT-tiny.pt", state, QuickGELU())
+    hf_folder(folder / "hf", state)
+    file = write_prompts(folder / "epoch_15.pth", learner_state(small_clip(width=64)))
+    write_pack(folder / "pack", convert_prompts(read_prompts(file), build_tower(str(folder / "ViT-tiny.pt"))))
+    return folder
+
+
+@pytest.mark.parametrize("weights", ["clip.safetensors", "ViT-tiny.pt", "hf", f"{QUICK}@{{}}/clip.safetensors"])
+def test_a_pack_takes_weights_without_their_architecture(clip_pack: Path, weights: str) -> None:
+    """Its record names the tower; nothing in ``clip.safetensors`` tells the activation."""
+    file = weights.format(clip_pack) if "@" in weights else clip_pack / weights
+    model = load_model(clip_pack / "pack", weights=file)
+    expected = load_model(clip_pack / "pack", weights=clip_pack / "ViT-tiny.pt")
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    maps = [detector_for(each, get_domain("generic")).score(pixels).maps for each in (model, expected)]
+    assert torch.equal(*maps)
+    other_file = model.built.sha256 != expected.built.sha256
+    assert any("made with another weight file" in each for each in model.warnings) == other_file
+
+
+def test_an_architecture_takes_weights_too(clip_pack: Path) -> None:
+    for name in (QUICK, f"clip-vv:{QUICK}/openai", f"open_clip:{QUICK}"):
+        model = load_model(name, weights=clip_pack / "clip.safetensors")
+        assert model.built.architecture == QUICK
+    assert load_model(clip_pack / "hf").built.architecture == QUICK
+    assert takes_weights("ViT-B-16")
+    assert takes_weights("timm:vit_small_patch14_dinov2")
+    assert not takes_weights("ViT-B-16/openai"), "its hub's"
+    assert not takes_weights("headclip-tiny")
+
+
+def test_an_activation_that_the_weights_were_not_trained_with_is_told(clip_pack: Path) -> None:
+    told = load_model(f"{GELU}@{clip_pack / 'ViT-tiny.pt'}").warnings
+    assert told == (
+        f"ViT-tiny.pt was trained with QuickGELU, {GELU} computes GELU: name the architecture with -quickgelu",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "words"),
+    [
+        ("pack", None, rf"none for {QUICK}. Add --weights FILE with the weights of {QUICK}: .*Hugging Face folder"),
+        ("dinov2-vits14-brain-mri", None, r"Add --weights FILE .*; or run `headclip-med models pull timm:vit_small"),
+        ("ViT-B-16-quickgelu/openai", None, "name a local file with --weights FILE"),
+        ("ViT-B-16", None, "Write for example ViT-B-16/.*, or add --weights FILE"),
+        ("ViT-S-32-alt", None, "Add --weights FILE"),
+        ("headclip-tiny", "clip.safetensors", "tower that it carries; given: clip.safetensors. Leave --weights out"),
+        ("pack", "gone.pt", "The weight file must exist; given: gone.pt"),
+        ("ViT-B-16", "gone", "Weights must be a file, or a folder with one; given: gone"),
+        ("ViT-B-16", f"{QUICK}@{{}}/clip.safetensors", "one architecture; given: ViT-B-16 and clip-w64"),
+        ("{}/clip.safetensors", "hf", "one set of weights; given: clip.safetensors and hf"),
+        ("hf-hub:some/model", "hf", "one set of weights"),
+        ("dinov2-vits14-brain-mri", "ViT-tiny.pt", "must fit the architecture vit_small.*given: those of a CLIP"),
+        ("ViT-B-16", "clip.safetensors", r"must fit the architecture ViT-B-16; given: .* missing"),
+    ],
+)
+def test_missing_and_wrong_weights_name_the_option(
+    clip_pack: Path, monkeypatch: pytest.MonkeyPatch, name: str, weights: str | None, words: str
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    monkeypatch.setattr(open_clip, "download_pretrained", offline)
+    given = None if weights is None else weights.format(clip_pack) if "@" in weights else str(clip_pack / weights)
+    model = str(clip_pack / name) if name == "pack" else name.format(clip_pack)
+    with pytest.raises(ModelError, match=words):
+        load_model(model, weights=given)

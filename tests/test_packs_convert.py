@@ -17,18 +17,20 @@ from prompt_files import DEPTH, HEADS, WIDTH, learner_state, small_clip, write_p
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from typer.testing import CliRunner
+from weight_formats import FORMS, QUICK, QuickGELU, archive, tiny_state
 
+from headclip_med import convert_model
 from headclip_med.cli import app
 from headclip_med.detectors import Parts
 from headclip_med.detectors.base import read_config
 from headclip_med.detectors.crane import Crane, CraneConfig
 from headclip_med.detectors.crane_plus import CranePlusConfig
-from headclip_med.encoders.build import BuiltTower
+from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.prompt_learner import prompt_tokens, text_side
 from headclip_med.errors import ModelError
 from headclip_med.hashing import sha256_file
 from headclip_med.models import Model, detector_for, load_model
-from headclip_med.packs import load_pack
+from headclip_med.packs import load_pack, new_pack
 from headclip_med.packs.convert import convert_prompts, read_prompts
 from headclip_med.packs.convert_heads import convert_heads, parse_layers, place_rows, read_head_weights
 from headclip_med.packs.new_pack import tower_record, write_pack
@@ -253,9 +255,9 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"prompt_learner": {"ctx_pos": Path("x")}}, tmp_path / "unsafe.pth")
     torch.save({"other": torch.ones(1)}, tmp_path / "other.pth")
     for name, words in (
-        ("gone.pth", "gone.pth .no such file"),
-        ("empty.pth", "loads with weights_only=True"),
-        ("unsafe.pth", "loads with weights_only=True"),
+        ("gone.pth", "The weight file must exist; given: gone.pth"),
+        ("empty.pth", "given: empty.pth, an empty file"),
+        ("unsafe.pth", "must hold ctx_pos, ctx_neg"),
         ("other.pth", "a dictionary named prompt_learner"),
     ):
         with pytest.raises(ModelError, match=words):
@@ -384,7 +386,7 @@ def test_head_weights_need_classes_and_finite_numbers(built: BuiltTower, tmp_pat
         ("x.json", '[["a"]]', "must be a table of numbers"),
         ("x.npy", "", "must be in a whole file of plain numbers"),
         ("x.safetensors", "", "must be a readable safetensors file"),
-        ("x.pt", "", "loads with weights_only=True"),
+        ("x.pt", "", "given: x.pt, an empty file"),
     ],
 )
 def test_a_file_without_a_table_is_refused(tmp_path: Path, name: str, content: str | None, words: str) -> None:
@@ -454,7 +456,107 @@ def test_wrong_use_is_one_message(checkpoint: Path, tmp_path: Path, arguments: t
     assert ran.stdout == ""
     assert words in " ".join(ran.stderr.split())
     assert "Traceback" not in ran.output
-    assert not list((tmp_path / "pack").glob("*"))
+    assert not (tmp_path / "pack").exists()
+
+
+@pytest.fixture(scope="module")
+def tower_state() -> dict[str, torch.Tensor]:
+    return tiny_state()
+
+
+@pytest.fixture
+def prompts_64(tmp_path: Path) -> Path:
+    """Prompts for a text side of width 64."""
+    return write_prompts(tmp_path / "epoch_15.pth", learner_state(small_clip(width=64)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_prompts_are_converted_with_a_tower_in_every_form(
+    form: str, prompts_64: Path, tower_state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    """And the pack takes the same file alone: its record names the architecture."""
+    (tmp_path / "in").mkdir()
+    tower = FORMS[form](tmp_path / "in", tower_state)
+    ran = _run(prompts_64, "--tower", tower, "--out", tmp_path / "pack", "--json")
+    assert ran.exit_code == 0, ran.output
+    model = load_model(tmp_path / "pack", weights=tower)
+    assert model.pack.record.tower.name == QUICK
+    assert model.warnings == ()
+    expected = convert_prompts(read_prompts(prompts_64), build_tower(f"{QUICK}@{tower}"))
+    assert torch.equal(model.pack.tensors["patch_classes"], expected.tensors["patch_classes"])
+
+
+def test_the_tower_may_be_named_apart_from_its_weights(
+    prompts_64: Path, tower_state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    save_file(tower_state, tmp_path / "clip.safetensors")
+    for number, words in enumerate((("--tower", QUICK), ("--tower", f"{QUICK}/openai"))):
+        ran = _run(prompts_64, *words, "--weights", tmp_path / "clip.safetensors", "--out", tmp_path / f"p{number}")
+        assert ran.exit_code == 0, ran.output
+
+
+def _refusals(folder: Path, prompts: Path, state: dict[str, torch.Tensor]) -> dict[str, tuple[tuple[Any, ...], str]]:
+    clip, code = folder / "clip.safetensors", folder / "code.pt"
+    save_file(state, clip)
+    torch.save({"prompt_learner": {"ctx_pos": Path("x")}}, code)
+    torch.save({"prompt_learner": {}}, folder / "none.pth")
+    tall = folder / "tall.npy"
+    np.save(tall, np.ones((7, 1)))
+    named = ("--tower", f"{QUICK}@{clip}")
+    archive(folder / "ViT-L-14-336px.pt", state, QuickGELU())
+    return {
+        "no file": ((folder / "gone.pth", *named), "The weight file must exist; given: gone.pth"),
+        "no tower": ((prompts,), "must be converted with a tower"),
+        "an unknown tower": ((prompts, "--tower", "ViT-L-14-337/openai"), "Did you mean ViT-L-14"),
+        "a tower whose weights are missing": ((prompts, "--tower", QUICK), "must be a pack, a weight file"),
+        "a missing weight file": (
+            (prompts, "--tower", QUICK, "--weights", folder / "no.pt"),
+            "must exist; given: no.pt",
+        ),
+        "an activation that nothing tells": ((prompts, "--tower", clip), "The architecture of clip.safetensors must"),
+        "two architectures": ((prompts, "--tower", "ViT-B-16", "--weights", f"{QUICK}@{clip}"), "one architecture"),
+        "another tower": ((prompts, "--tower", f"ViT-B-16@{clip}"), "must fit the architecture ViT-B-16"),
+        "a tower to convert": ((clip, *named), "given: clip.safetensors, the weights of a tower"),
+        "an archive to convert": ((folder / "ViT-L-14-336px.pt", *named), "the weights of a tower"),
+        "code": ((code, *named), "must hold ctx_pos, ctx_neg"),
+        "no prompts": ((folder / "none.pth", *named), "must hold ctx_pos, ctx_neg"),
+        "a table that does not fit": ((tall, *named), "a row for each of the 2 layers"),
+        "a method of a table": ((tall, *named, "--method", "crane"), "with prompts only"),
+        "a table alone": ((tall,), "with a tower or a base pack"),
+        "a base that is no pack": ((tall, "--base", "ViT-B-16"), "must be"),
+        "an unknown domain": ((prompts, *named, "--domain", "brain"), "The domain must be one of"),
+        "an unknown method": ((prompts, *named, "--method", "cran"), "The method must be one of"),
+    }
+
+
+def test_a_refused_conversion_leaves_no_folder(
+    prompts_64: Path, tower_state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "in").mkdir()
+    for name, (arguments, words) in _refusals(tmp_path / "in", prompts_64, tower_state).items():
+        ran = _run(*arguments, "--out", tmp_path / "new" / "pack")
+        said = " ".join(ran.stderr.split())
+        assert (ran.exit_code, words in said) == (2, True), f"{name}: {said}"
+        assert not (tmp_path / "new").exists(), name
+        assert "weights_only" not in said, name
+
+
+def test_an_interrupted_or_failed_conversion_leaves_nothing(
+    checkpoint: Path, built: BuiltTower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept").mkdir()
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(new_pack, "write_record", fail)
+    monkeypatch.setattr(convert_model, "build_tower", lambda name: built)
+    for out in (tmp_path / "new" / "pack", tmp_path / "kept"):
+        with pytest.raises(KeyboardInterrupt):
+            convert_model.convert_model(checkpoint, out, tower="small")
+    assert not (tmp_path / "new").exists()
+    assert not list((tmp_path / "kept").iterdir())
 
 
 def test_head_weights_are_of_no_prompt_method(tmp_path: Path) -> None:

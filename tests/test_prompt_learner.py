@@ -5,6 +5,7 @@ from __future__ import annotations
 import open_clip
 import pytest
 import torch
+from prompt_files import small_clip
 
 from headclip_med.encoders.prompt_learner import PromptLearner, prompt_tokens, text_side
 from headclip_med.encoders.text import encode_texts
@@ -73,3 +74,29 @@ def test_a_text_side_that_pools_otherwise_is_refused() -> None:
     clip.text_pool_type = "first"
     with pytest.raises(ModelError, match="must go through a CLIP text transformer"):
         text_side(clip)
+
+
+def test_gradients_of_deep_tokens_are_rounded_for_each_class_as_released() -> None:
+    """Rounding their sum instead gives other numbers in the last places of 16 bits."""
+    clip = small_clip().clip
+    side, tokens = text_side(clip), prompt_tokens(small_clip().tokenizer)
+    learner = PromptLearner(side.width, round_deep=True)
+    weights = torch.randn(2, clip.text_projection.shape[1], generator=torch.Generator().manual_seed(0))
+
+    def released() -> torch.Tensor:
+        """The text path with the tokens repeated for every class before they are rounded."""
+        deep = learner.deep.detach().clone().requires_grad_()
+        x = torch.cat([side.embedding(tokens)[:, :1], learner.context, side.embedding(tokens)[:, 13:]], dim=1)
+        x = x + side.positions
+        for number, block in enumerate(side.blocks):
+            if 1 <= number <= len(deep):
+                x = torch.cat([x[:, :1], deep[number - 1].expand(2, -1, -1).half().float(), x[:, 5:]], dim=1)
+            x = block(x, attn_mask=side.mask)
+        ends = side.norm(x)[torch.arange(2), tokens.argmax(dim=-1)] @ side.projection
+        (torch.nn.functional.normalize(ends, dim=-1) * weights).sum().backward()
+        assert deep.grad is not None
+        return deep.grad
+
+    (learner(side, tokens) * weights).sum().backward()
+    assert torch.equal(learner.deep.grad, released())
+    assert not torch.equal(learner.deep.grad, learner.deep.grad.half().float()), "sums of two rounded numbers"

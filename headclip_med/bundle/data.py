@@ -302,7 +302,7 @@ def _cut(item: Item, network: CutsFor, config: SliceConfig) -> list[TrainingSlic
     if labelled.gt_mask is None:
         raise InputError("Every training case must say where its lesions are", f"{case.name} has no mask")
     tower = model.built.tower
-    spec = Preprocessing(network.image_size, tower.mean, tower.std)
+    spec = Preprocessing(network.image_size, tower.mean, tower.std, kind=model.preprocessing)
     return cut_case(case, labelled, labelled.gt_mask, model.domain, spec, config)
 
 

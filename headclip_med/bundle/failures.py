@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from headclip_med.bundle.overrides import shown
-from headclip_med.errors import HeadclipError, InputError
+from headclip_med.errors import CancelledError, HeadclipError, InputError
 
 _RESOLVER = "_resolve_one_item"  # monai.bundle.ReferenceResolver: calls itself for every reference
 _IMPORTS = "is_import_statement"  # at the first item of all, MONAI looks through every expression for imports
@@ -96,6 +96,11 @@ def reason(error: BaseException) -> str:
     """Why something failed, in one line: our own words, or the kind and text of what was raised."""
     cause = _cause(error)
     return str(cause) if isinstance(cause, HeadclipError) else _words(error, cause)
+
+
+def was_stopped(error: BaseException) -> bool:
+    """Whether a run ended because somebody stopped it."""
+    return any(isinstance(link, CancelledError) for link in _chain(error))
 
 
 def _had_begun(item: Failed | None, run_id: str) -> bool:

@@ -166,11 +166,13 @@ class Detector(ABC):
 
     Attributes:
         tower: the frozen image tower. image_size: side of the square input in pixels, a multiple of the patch size.
+        own_activation: the method chooses the activation of its tower itself.
     """
 
     name: str
     capabilities: Capabilities
     Config: ClassVar[type] = TowerConfig
+    own_activation: ClassVar[bool] = False
     tower: ImageTower
 
     def __init__(self, parts: Parts) -> None:
@@ -178,6 +180,10 @@ class Detector(ABC):
         self.config: Any = read_config(self.Config, parts.config, parts.name)
         if self.capabilities.uses_text:
             text_of(parts.built, self.name)
+        self._check_size()
+
+    def _check_size(self) -> None:
+        """Refuse an input that patches do not fill."""
         size = self.image_size
         if size % self.tower.patch_size:
             raise ModelError(

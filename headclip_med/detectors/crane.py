@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,8 @@ class CraneConfig:
             always at 1; here it is the expectation, which an interrupted run can repeat.
         context_at_test: such texts also when scoring [released scripts: False].
         map_weight, image_weight: of the two losses.
+        recipe: ``released``: every tap is the last block, as the released code's aliasing makes it, so that its map's
+            loss counts four times, 8 · (focal + dice); ``feature_layers`` is then left out.
         position_mode: interpolation of position embeddings. round_deep: deep text tokens in 16 bits.
         lr: of Adam with β = (0.6, 0.999). seed: of fresh prompts [published: 111].
     """
@@ -61,6 +63,7 @@ class CraneConfig:
     context_at_test: bool = False
     map_weight: float = 2.0
     image_weight: float = 0.2
+    recipe: Literal["published", "released"] = "published"
     position_mode: Literal["bicubic", "bilinear"] = "bilinear"
     round_deep: bool = True
     lr: float = 1e-3
@@ -73,6 +76,10 @@ class CraneConfig:
         for name in ("map_sigma", "map_weight", "image_weight"):
             _require(0 <= getattr(self, name) < inf, f"{name} must be 0 or more", getattr(self, name))
         _require(0 <= self.context_probability <= 1, "context_probability must lie in [0, 1]", self.context_probability)
+        given = self.feature_layers
+        _require(
+            self.recipe == "published" or given in (None, (-1,)), "feature_layers must be left out as released", given
+        )
         _require(self.image_size is None or self.image_size >= 1, "image_size must be positive", self.image_size)
 
 
@@ -98,6 +105,7 @@ class Crane(Detector):
     Attributes:
         layers: tapped blocks, 0-based. prompts: None where a pack holds class features alone.
         classes: ``(2, D)``, what the static prompts end as.
+        released_taps: of the released code, all of one tensor.
     """
 
     name = "crane"
@@ -105,12 +113,13 @@ class Crane(Detector):
         zero_shot=True, uses_text=True, localises=True, trains=True, needs_state=True, needs_masks=True
     )
     Config = CraneConfig
+    released_taps: ClassVar[int] = 4
     config: CraneConfig
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         config, depth = self.config, self.tower.depth
-        self.layers = resolve_layers(quarters(depth) if config.feature_layers is None else config.feature_layers, depth)
+        self.layers = resolve_layers(_taps(config, depth), depth)
         if config.local_attention != "none":
             first_local_block(depth, config.local_start)
         self.prompts = prompts_of(parts, self.name, round_deep=config.round_deep, seed=config.seed)
@@ -202,11 +211,12 @@ class Crane(Detector):
         feature = self._image_feature(views, logits, None)
         image_logits = compare(feature[:, None], classes, config.train_temperature)[:, 0]
         total = config.image_weight * image_loss(image_logits, batch.labels.to(classes.device))
+        map_weight = config.map_weight * (self.released_taps if config.recipe == "released" else 1)
         for view in logits:
             grid = view.softmax(dim=-1)[..., 1].unflatten(-1, views.grid)
             maps = scoring.upsample(grid, truth.shape[-2:], sigma=0, mode=config.train_upsampling)
             maps = batch.where_known(maps)
-            total = total + config.map_weight * (focal_loss(maps, truth) + dice_loss(maps, truth))
+            total = total + map_weight * (focal_loss(maps, truth) + dice_loss(maps, truth))
         return total
 
     def _image_feature(self, views: Views, logits: Tensor, valid: Tensor | None) -> Tensor:
@@ -230,6 +240,12 @@ class Crane(Detector):
         margin = (logits[..., 1] - logits[..., 0]).mean(dim=0).unflatten(-1, grid)
         rough = scoring.upsample(margin, size, sigma=0, mode=config.map_upsampling).sigmoid()
         return scoring.upsample(rough, size, sigma=sigma).clamp(0, 1)
+
+
+def _taps(config: CraneConfig, depth: int) -> tuple[int, ...]:
+    if config.recipe == "released":
+        return (-1,)
+    return quarters(depth) if config.feature_layers is None else config.feature_layers
 
 
 def compare(features: Tensor, classes: Tensor, temperature: float) -> Tensor:

@@ -59,6 +59,7 @@ class CranePlus(Crane):
 
     name = "crane+"
     Config = CranePlusConfig
+    released_taps = 1
     config: CranePlusConfig
 
     def __init__(self, parts: Parts, similarity: ImageTower | None = None) -> None:

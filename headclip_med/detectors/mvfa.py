@@ -23,12 +23,14 @@ from headclip_med.detectors.base import (
     NormalPixels,
     Parts,
     SliceBatch,
+    read_config,
 )
 from headclip_med.detectors.descent import descend
 from headclip_med.detectors.headclip import prompted
 from headclip_med.detectors.losses import dice_loss, focal_loss
 from headclip_med.detectors.mvfa_bank import build_bank, distances, named_bank, split_bank
 from headclip_med.detectors.vectors import load_learned, unit_vectors
+from headclip_med.encoders.build import with_gelu
 from headclip_med.encoders.image import quarters, resolve_layers, run_block
 from headclip_med.errors import ModelError
 
@@ -43,13 +45,15 @@ class MVFAConfig:
     """Every choice of the method; defaults are the published ones unless marked as ours.
 
     Attributes:
-        image_size: side of the square input in pixels; None: the multiple of the patch size nearest to the published
-            240. For patches of 14 that is 238: the released code's convolution drops the 2 pixels that are too many.
+        image_size: side of the square input in pixels; None: the published 240. Rows and columns that fill no patch
+            drop out at the right and at the bottom, as of the released code's convolution: 2 pixels with patches of 14.
         feature_layers: tapped blocks, 0-based; None: the ends of the tower's four quarters, 5, 11, 17, 23 of 24.
         bottleneck: length of a read-out; None: that of the tower's features, 768 for ViT-L/14. With texts no other
             can be compared.
         temperature: of every softmax (cosines are multiplied by 100).
         feedback: share of each adapter in what the later blocks see; the rest is the residual stream.
+        gelu: the CLIP computes GELU on both sides, whatever it was trained with. The released code builds OpenAI's CLIP
+            without its QuickGELU, which on random weights of ViT-L/14 moves the map by up to 0.002.
         clip_normalisation: feed pixels normalised as CLIP was trained. The released code feeds them in [0, 1] as they
             are, which is what off means.
         lr, betas: of Adam, as published for zero-shot training.
@@ -65,6 +69,7 @@ class MVFAConfig:
     bottleneck: int | None = None
     temperature: float = 0.01
     feedback: float = 0.1
+    gelu: bool = True
     clip_normalisation: bool = False
     lr: float = 1e-4
     betas: tuple[float, float] = (0.5, 0.999)
@@ -133,9 +138,12 @@ class MVFA(Detector):
         zero_shot=True, uses_text=False, localises=True, trains=True, needs_state=True, needs_masks=True
     )
     Config = MVFAConfig
+    own_activation = True
     config: MVFAConfig
 
     def __init__(self, parts: Parts) -> None:
+        chosen_config = read_config(MVFAConfig, parts.config, parts.name)
+        parts = replace(parts, built=with_gelu(parts.built)) if chosen_config.gelu else parts
         super().__init__(parts)
         tower, config = self.tower, self.config
         chosen = quarters(tower.depth) if config.feature_layers is None else config.feature_layers
@@ -161,8 +169,14 @@ class MVFA(Detector):
     @property
     def image_size(self) -> int:
         """Side of the square input in pixels."""
-        chosen = self.config.image_size
-        return self.tower.nearest_size(_PUBLISHED_SIZE) if chosen is None else chosen
+        return self.config.image_size or _PUBLISHED_SIZE
+
+    def _check_size(self) -> None:
+        if self.image_size < self.tower.patch_size:
+            raise ModelError(
+                f"The image size must be at least a patch of {self.tower.patch_size} pixels",
+                f"{self.image_size} pixels",
+            )
 
     @torch.inference_mode()
     def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
@@ -229,7 +243,7 @@ class MVFA(Detector):
     def _read_outs(self, pixels: Tensor) -> Tensor:
         """L2-normalised read-outs of the patches, ``(heads, taps, N, P, B)``."""
         keep, found = 1 - len(_HEADS) * self.config.feedback, []
-        tokens = self.tower.embed(self._as_trained(pixels.to(self.tower.device)))
+        tokens = self.tower.embed(self._as_trained(self._whole_patches(pixels).to(self.tower.device)))
         for layer, block in enumerate(self.tower.blocks[: self.layers[-1] + 1]):
             tokens = run_block(block, tokens)
             if layer not in self.layers:
@@ -241,6 +255,15 @@ class MVFA(Detector):
                 fed = [head.feed_back(tap, each) for head, each in zip(self.heads.values(), both, strict=True)]
                 tokens = keep * tokens + self.config.feedback * (fed[0] + fed[1])
         return torch.stack(found, dim=1)
+
+    def _whole_patches(self, pixels: Tensor) -> Tensor:
+        """``(…, H, W)`` without the rows and columns that fill no patch."""
+        patch = self.tower.patch_size
+        rows, columns = (int(side) // patch * patch for side in pixels.shape[-2:])
+        return pixels[..., :rows, :columns]
+
+    def _grid(self, pixels: Tensor) -> tuple[int, int]:
+        return self.tower.grid(self._whole_patches(pixels))
 
     def _as_trained(self, pixels: Tensor) -> Tensor:
         """Normalised pixels as the blocks are fed them: back in [0, 1] unless CLIP's normalisation is asked for."""
@@ -263,7 +286,7 @@ class MVFA(Detector):
 
         Log-odds are up-sampled, and the softmax taken after.
         """
-        grid, size = self.tower.grid(pixels), (int(pixels.shape[-2]), int(pixels.shape[-1]))
+        grid, size = self._grid(pixels), (int(pixels.shape[-2]), int(pixels.shape[-1]))
         return F.interpolate(patches.unflatten(-1, grid), size=size, mode="bilinear", align_corners=True)
 
     def _mean_probabilities(self, margins: Tensor, pixels: Tensor, valid: Tensor | None) -> Tensor:
@@ -271,7 +294,8 @@ class MVFA(Detector):
         probabilities = margins.sigmoid()
         if valid is None:
             return probabilities.mean(dim=-1)
-        shares = F.adaptive_avg_pool2d(valid[:, None].to(probabilities), self.tower.grid(pixels)).flatten(1)
+        seen = self._whole_patches(valid)[:, None].to(probabilities)
+        shares = F.adaptive_avg_pool2d(seen, self._grid(pixels)).flatten(1)
         return _mean(probabilities, shares.expand_as(probabilities), dims=1)
 
 

@@ -1,7 +1,7 @@
 """A name → a tower: where its weights come from, and their hash.
 
-Names: ``open_clip:ARCH/TAG`` (or ``ARCH/TAG``), ``hf-hub:ORG/NAME``, ``timm:ARCH``, or a local weight file
-(safetensors; ``.pt``/``.pth``/``.bin`` with ``weights_only=True``), recognised by its tensors or told as ``ARCH@FILE``.
+Names: ``open_clip:ARCH/TAG`` (or ``ARCH/TAG``), ``hf-hub:ORG/NAME``, ``timm:ARCH``, or a local weight file or folder
+(:mod:`headclip_med.encoders.weight_files`), recognised by its tensors and what lies beside it or told as ``ARCH@FILE``.
 A timm architecture whose weights expect differently normalised pixels by training must be told with its tag, as in
 ``vit_small_patch16_224.dino@FILE``: the tensors of DINO, DeiT, MAE and supervised ViTs look alike.
 """
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
 import re
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,16 @@ from typing import Any
 import open_clip
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
 from headclip_med.encoders.adapters import tower_from_open_clip, tower_from_timm
+from headclip_med.encoders.clip_architecture import ClipFacts, facts_of, named_clips, own_clip, own_name, sizes_of
 from headclip_med.encoders.text import Tokenizer
 from headclip_med.encoders.tower import ImageTower
+from headclip_med.encoders.weight_files import Stored, read_weights
+from headclip_med.encoders.weight_names import CLIP_KEY, TIMM_KEY, tower_names
+from headclip_med.encoders.weight_places import is_weights, split_architecture
 from headclip_med.errors import ModelError
 from headclip_med.hashing import sha256_file as sha256_file  # part of this module's interface
 
@@ -42,7 +45,8 @@ _TIMM_BY_SHAPE: dict[tuple[int, int, int, int, bool], str] = {
     (1024, 24, 14, 4, True): "vit_large_patch14_reg4_dinov2",
 }
 
-_WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_ONE = "Name the architecture with --model and the file with --weights"
+_ANY_CLIP = "ViT-B-32"  # has the tokenizer of CLIP's own vocabulary
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class BuiltTower:
         kind: ``open_clip`` or ``timm``; architecture: the name there.
         source: where the weights came from, without a local folder; sha256: of the weight file.
         clip, tokenizer: the text side, or None for a vision-only tower.
+        notes: what a user should know about these weights in this architecture.
     """
 
     tower: ImageTower
@@ -63,6 +68,7 @@ class BuiltTower:
     sha256: str
     clip: nn.Module | None = None
     tokenizer: Tokenizer | None = None
+    notes: tuple[str, ...] = ()
 
 
 def build_tower(name: str) -> BuiltTower:
@@ -73,70 +79,116 @@ def build_tower(name: str) -> BuiltTower:
     Raises:
         ModelError: unknown name, missing or unreadable file, weights that do not fit, no network.
     """
-    architecture, _, file = name.rpartition("@")
-    if file.endswith(_WEIGHT_SUFFIXES):
-        return _from_file(Path(file).expanduser(), architecture or None)
+    architecture, file = split_architecture(name)
+    path = Path(file).expanduser()
+    if is_weights(file) or (path.is_dir() and file.partition("/")[0] not in open_clip.list_models()):
+        return _from_file(path, architecture or None)
     if name.startswith("timm:"):
         return _from_timm_hub(name.removeprefix("timm:"))
     return _from_open_clip_hub(name.removeprefix("open_clip:"))
 
 
-def _from_file(path: Path, architecture: str | None) -> BuiltTower:
-    state = read_state(path)
-    if architecture is None:
-        architecture = recognise(state, path.name)
-    if "visual.conv1.weight" in state:
-        clip = _fetch(f"The text side of {architecture}", lambda: _open_clip_model(architecture, None))
-        load_strictly(clip, state, path.name, architecture)
-        return _open_clip_tower(clip, architecture, path.name, sha256_file(path))
-    _check_normalisation_known(architecture, path.name)
-    model = _timm_model(architecture, pretrained=False)
-    load_strictly(model, state, path.name, architecture)
-    return BuiltTower(tower_from_timm(model), "timm", architecture, path.name, sha256_file(path))
+def with_weights(name: str, weights: str | Path | None) -> str:
+    """The name of a tower that takes its weights from a local file or folder instead of a hub: ``ARCH@FILE``.
 
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a weight file; pickles only with ``weights_only=True``.
+    Args:
+        name: ``ARCH``, ``ARCH/TAG``, ``open_clip:`` or ``timm:`` in front of it. weights: ``[ARCH@]FILE``; None: of
+            ``name``.
 
     Raises:
-        ModelError: missing, empty, truncated, or not a plain dictionary of tensors.
+        ModelError: weights that are no file, a second file, or two architectures.
     """
-    if not path.is_file():
-        raise ModelError("The weight file must exist", path.name, "Check the path")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        first = str(error).strip().splitlines()
-        raise ModelError(
-            "A weight file must be a whole safetensors file, or a .pt that loads with weights_only=True",
-            f"{path.name}: {first[0] if first else type(error).__name__}",
-            "Download it again, or save it as safetensors",
-        ) from error
-    while isinstance(state, dict) and isinstance(inner := state.get("state_dict", state.get("model")), dict):
-        state = inner
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError("A weight file must hold a dictionary of tensors", path.name)
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    if weights is None:
+        return name
+    named, file = split_architecture(weights)
+    architecture = name.removeprefix("open_clip:").removeprefix("timm:").partition("/")[0]
+    if is_weights(split_architecture(name)[1]) or name.startswith("hf-hub:"):
+        raise ModelError("A tower must be given one set of weights", f"{_short(name)} and {_short(file)}", _ONE)
+    if not is_weights(file):
+        raise ModelError("Weights must be a file, or a folder with one", _short(file), "Check the path")
+    if named and named.split(".")[0] != architecture.split(".")[0]:
+        raise ModelError("A tower must have one architecture", f"{architecture} and {named}", _ONE)
+    return f"{named or architecture}@{file}"
 
 
-def recognise(state: dict[str, Tensor], file: str) -> str:
-    """The architecture that a state dict belongs to, by the shapes of its tensors.
+def _short(name: str) -> str:
+    return Path(name).name
+
+
+def _from_file(path: Path, named: str | None) -> BuiltTower:
+    stored = read_weights(path)
+    state = tower_names(stored.state, stored.name)
+    is_clip = CLIP_KEY in state
+    if named and (timm.is_model(named.split(".")[0]) if is_clip else named in open_clip.list_models()):
+        raise _unfitting(stored.name, named, "those of a CLIP" if is_clip else "those of a vision-only ViT")
+    if is_clip:
+        return _clip_from_file(stored, state, named)
+    architecture = named or recognise(state, stored.name)
+    _check_normalisation_known(architecture, stored.name)
+    model = _timm_model(architecture, pretrained=False)
+    load_strictly(model, state, stored.name, architecture)
+    return BuiltTower(tower_from_timm(model), "timm", architecture, stored.name, stored.sha256)
+
+
+def _clip_from_file(stored: Stored, state: dict[str, Tensor], named: str | None) -> BuiltTower:
+    facts = facts_of(stored, sizes_of(state, stored.name))
+    architecture = named or recognise(state, stored.name, facts)
+    clip = own_clip(architecture, state)
+    of_our_name = clip is not None
+    if clip is None:
+        clip = _fetch(f"The text side of {architecture}", lambda: _open_clip_model(architecture, None))
+    load_strictly(clip, state, stored.name, architecture)
+    built = _open_clip_tower(clip, architecture, stored.name, stored.sha256, of_our_name=of_our_name)
+    if facts.mean is not None and facts.std is not None:
+        built.tower.mean, built.tower.std = facts.mean, facts.std
+    return replace(built, notes=_activation_note(facts, clip, architecture, stored.name))
+
+
+def has_quick_gelu(module: nn.Module) -> bool:
+    """Whether a CLIP, or a block of it, computes QuickGELU."""
+    return any(isinstance(part, QuickGELU) for part in module.modules())
+
+
+def with_gelu(built: BuiltTower) -> BuiltTower:
+    """The same CLIP, its very parameters, with GELU in the place of QuickGELU on both sides."""
+    if built.clip is None or not has_quick_gelu(built.clip):
+        return built
+    shared = {id(tensor): tensor for tensor in (*built.clip.parameters(), *built.clip.buffers())}
+    clip = deepcopy(built.clip, shared)
+    for module in list(clip.modules()):
+        for name, part in list(module.named_children()):
+            if isinstance(part, QuickGELU):
+                setattr(module, name, nn.GELU())
+    tower = tower_from_open_clip(clip.visual, built.tower.mean, built.tower.std)
+    return replace(built, tower=tower, clip=clip)
+
+
+def _activation_note(facts: ClipFacts, clip: nn.Module, architecture: str, file: str) -> tuple[str, ...]:
+    if facts.quick_gelu in (None, has_quick_gelu(clip)):
+        return ()
+    trained, computed = ("QuickGELU", "GELU") if facts.quick_gelu else ("GELU", "QuickGELU")
+    do = "with -quickgelu" if facts.quick_gelu else "without -quickgelu"
+    return (f"{file} was trained with {trained}, {architecture} computes {computed}: name the architecture {do}",)
+
+
+def architecture_of(stored: Stored, state: Mapping[str, Tensor]) -> str:
+    """The architecture of a weight file, whose tensors have these names, as :func:`recognise` finds it."""
+    facts = facts_of(stored, sizes_of(state, stored.name)) if CLIP_KEY in state else None
+    return recognise(state, stored.name, facts)
+
+
+def recognise(state: Mapping[str, Tensor], file: str, facts: ClipFacts | None = None) -> str:
+    """The architecture that a state dict belongs to, by the shapes of its tensors, and of a CLIP by ``facts``.
 
     Raises:
         ModelError: no architecture, or several, fit; the message says how to name one.
     """
     tell = f"Name it yourself as ARCHITECTURE@{file}"
-    if "visual.conv1.weight" in state:
-        fitting = [name for name in open_clip.list_models() if _clip_shape(name) == _clip_state_shape(state)]
-        if len(fitting) == 1:
-            return fitting[0]
-        what = "several architectures fit: " + ", ".join(fitting[:6]) if fitting else "no known CLIP has its shapes"
-        raise ModelError(f"The architecture of {file} must be known", what, tell)
-    if "patch_embed.proj.weight" in state:
-        width, _, patch, _ = state["patch_embed.proj.weight"].shape
-        depth = 1 + max(int(m.group(1)) for key in state if (m := re.match(r"blocks\.(\d+)\.", key)))
+    if CLIP_KEY in state:
+        return _recognised_clip(state, file, facts or ClipFacts(), tell)
+    if TIMM_KEY in state and state[TIMM_KEY].ndim == 4:
+        width, _, patch, _ = state[TIMM_KEY].shape
+        depth = len({m.group(1) for key in state if (m := re.match(r"blocks\.(\d+)\.", key))})
         registers = state["reg_token"].shape[1] if "reg_token" in state else 0
         shape = (width, depth, patch, registers, "blocks.0.ls1.gamma" in state)
         if shape in _TIMM_BY_SHAPE:
@@ -147,7 +199,7 @@ def recognise(state: dict[str, Tensor], file: str) -> str:
             f"{tell}, with its tag where it has several: vit_small_patch16_224.dino@{file}",
         )
     raise ModelError(
-        "A weight file must hold an open_clip model or a timm vision transformer",
+        "A weight file must hold a CLIP or a timm vision transformer",
         f"{file} with tensors such as {', '.join(sorted(state)[:3])}",
         "Convert the weights, or name another file",
     )
@@ -166,30 +218,22 @@ def _check_normalisation_known(architecture: str, file: str) -> None:
         )
 
 
-def _clip_state_shape(state: dict[str, Tensor]) -> tuple[int, ...]:
-    width, _, patch, _ = state["visual.conv1.weight"].shape
-    depth = len({key.split(".")[3] for key in state if key.startswith("visual.transformer.resblocks.")})
-    grid = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
-    text = state.get("ln_final.weight", state.get("text.ln_final.weight", torch.empty(0)))
-    return width, depth, patch, grid * patch, state["visual.proj"].shape[1], text.shape[0]
-
-
-def _clip_shape(name: str) -> tuple[int, ...] | None:
-    config: dict[str, Any] = open_clip.get_model_config(name) or {}
-    vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
-    if not isinstance(vision.get("layers"), int) or "patch_size" not in vision:
-        return None
-    return (
-        vision["width"],
-        vision["layers"],
-        vision["patch_size"],
-        vision["image_size"],
-        config["embed_dim"],
-        text.get("width", 0),
+def _recognised_clip(state: Mapping[str, Tensor], file: str, facts: ClipFacts, tell: str) -> str:
+    sizes = sizes_of(state, file)
+    fitting = named_clips(sizes, facts)
+    if len(fitting) == 1:
+        return fitting[0]
+    own = None if fitting else own_name(sizes, facts)
+    if own is not None:
+        return own
+    what = (
+        "several architectures fit: " + ", ".join(fitting[:6]) if fitting else f"no known CLIP has its sizes: {sizes}"
     )
+    do = f"{tell}; OpenAI's weights need -quickgelu" if fitting else f"{tell}, or put its config.json beside it"
+    raise ModelError(f"The architecture of {file} must be known", what, do)
 
 
-def load_strictly(model: nn.Module, state: dict[str, Tensor], file: str, architecture: str) -> None:
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], file: str, architecture: str) -> None:
     """Load ``state`` with every key and shape matching, or raise :class:`ModelError` naming the first mismatch."""
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
@@ -208,12 +252,19 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], file: str, archite
             )
             if part
         )
-        raise ModelError(
-            f"The weights in {file} must fit the architecture {architecture}",
-            given,
-            "Name the architecture as ARCH@FILE",
-        )
+        raise _unfitting(file, architecture, given)
+    broken = next((key for key in own if not state[key].sum(dtype=torch.float32).isfinite()), None)
+    if broken is not None and not state[broken].isfinite().all():
+        raise ModelError("Weights must be finite numbers", f"NaN or infinity in {broken} of {file}", "Use another file")
     model.load_state_dict({key: value.float() for key, value in state.items()})
+
+
+def _unfitting(file: str, architecture: str, given: str) -> ModelError:
+    return ModelError(
+        f"The weights in {file} must fit the architecture {architecture}",
+        given,
+        "Give the weights of that architecture, or name theirs as ARCH@FILE",
+    )
 
 
 def _from_timm_hub(architecture: str) -> BuiltTower:
@@ -226,14 +277,14 @@ def _from_timm_hub(architecture: str) -> BuiltTower:
     )
     if config is None or not config.hf_hub_id:
         raise _unknown(architecture, timm.list_models("vit_*"))
-    path = Path(_fetch(_weights_of(architecture), lambda: hf_hub_download(config.hf_hub_id, "model.safetensors")))
+    path = Path(_fetch_weights(f"timm:{architecture}", lambda: hf_hub_download(config.hf_hub_id, "model.safetensors")))
     model = _timm_model(architecture, pretrained=True, file=str(path))
     return BuiltTower(tower_from_timm(model), "timm", architecture, config.hf_hub_id, sha256_file(path))
 
 
 def _from_open_clip_hub(name: str) -> BuiltTower:
     if name.startswith("hf-hub:"):
-        clip = _fetch(_weights_of(name), lambda: _open_clip_model(name, None))
+        clip = _fetch_weights(name, lambda: _open_clip_model(name, None))
         return _open_clip_tower(clip, name, name, state_sha256(clip))
     architecture, _, tag = name.partition("/")
     tags = open_clip.list_pretrained_tags_by_model(architecture)
@@ -243,19 +294,23 @@ def _from_open_clip_hub(name: str) -> BuiltTower:
         raise ModelError(
             f"A pretrained tag of {architecture} must be named",
             name,
-            f"Write for example {architecture}/{tags[0]}" if tags else "Give a weight file as ARCH@FILE",
+            f"Write for example {architecture}/{tags[0]}, or add --weights FILE" if tags else "Add --weights FILE",
         )
     config = open_clip.get_pretrained_cfg(architecture, tag)
-    path = Path(_fetch(_weights_of(name), lambda: open_clip.download_pretrained(config)))
-    clip = _fetch(_weights_of(name), lambda: _open_clip_model(architecture, tag))
+    path = Path(_fetch_weights(name, lambda: open_clip.download_pretrained(config)))
+    clip = _fetch_weights(name, lambda: _open_clip_model(architecture, tag))
     return _open_clip_tower(clip, architecture, name, sha256_file(path))
 
 
-def _open_clip_tower(clip: nn.Module, architecture: str, source: str, sha256: str) -> BuiltTower:
+def _open_clip_tower(
+    clip: nn.Module, architecture: str, source: str, sha256: str, *, of_our_name: bool = False
+) -> BuiltTower:
     clip.eval().requires_grad_(False)
     visual: Any = clip.visual
     tower = tower_from_open_clip(visual, getattr(visual, "image_mean", None), getattr(visual, "image_std", None))
-    tokenizer = _fetch(f"The tokenizer of {architecture}", lambda: open_clip.get_tokenizer(architecture))
+    more = {"context_length": clip.context_length} if of_our_name else {}
+    name = _ANY_CLIP if of_our_name else architecture
+    tokenizer = _fetch(f"The tokenizer of {architecture}", lambda: open_clip.get_tokenizer(name, **more))
     return BuiltTower(tower, "open_clip", architecture, source, sha256, clip, tokenizer)
 
 
@@ -298,11 +353,12 @@ def state_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _weights_of(name: str) -> str:
-    return f"The weights of {name}"
+def _fetch_weights(name: str, fetch: Callable[[], Any]) -> Any:
+    pull = f"Run `headclip-med models pull {name}` on a machine with a network"
+    return _fetch(f"The weights of {name}", fetch, f"{pull}, or name a local file with --weights FILE")
 
 
-def _fetch(what: str, fetch: Callable[[], Any]) -> Any:
+def _fetch(what: str, fetch: Callable[[], Any], do: str = "Try again on a machine with a network") -> Any:
     """Run a hub's loading code; whatever it raises becomes one message."""
     try:
         return fetch()
@@ -310,11 +366,8 @@ def _fetch(what: str, fetch: Callable[[], Any]) -> Any:
         raise
     except Exception as error:
         first = str(error).strip().splitlines()
-        raise ModelError(
-            f"{what} must be in the cache or on a hub that can be reached",
-            first[0][:200] if first else type(error).__name__,
-            "Run `headclip-med models pull` on a machine with a network, or give a local file as ARCH@FILE",
-        ) from error
+        given = first[0][:200] if first else type(error).__name__
+        raise ModelError(f"{what} must be in the cache or on a hub that can be reached", given, do) from error
 
 
 def _unknown(architecture: str, known: list[str]) -> ModelError:

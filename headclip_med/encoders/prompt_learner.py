@@ -127,6 +127,7 @@ class PromptLearner(nn.Module):
         return F.normalize(ends @ side.projection, dim=-1)
 
     def _with_deep(self, x: Tensor, deep: Tensor) -> Tensor:
-        deep = deep.half().float() if self.round_deep else deep
-        count = deep.shape[0]
-        return torch.cat([x[:, :1], deep.expand(len(x), -1, -1), x[:, 1 + count :]], dim=1)
+        count, deep = deep.shape[0], deep.expand(len(x), -1, -1)
+        if self.round_deep:  # after expanding: each class's gradient is rounded too before they are added, as released
+            deep = deep.half().float()
+        return torch.cat([x[:, :1], deep, x[:, 1 + count :]], dim=1)

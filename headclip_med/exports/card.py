@@ -36,6 +36,7 @@ class Pixels(_Strict):
     neighbour_mm: float
     fit: Literal["pad", "stretch"]
     min_foreground: float
+    kind: Literal["own", "released"] = "own"
 
 
 class Cut(_Strict):

@@ -8,12 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from headclip_med.detect_slices import own_preprocessing
 from headclip_med.detectors import HeadCLIP
 from headclip_med.exports.card import Cut, Pixels, Port, ScoreCard
 from headclip_med.exports.kinds import Kind
-from headclip_med.intensity import Preprocessing
 from headclip_med.models import Model
-from headclip_med.packs.domains import window_of
 from headclip_med.versions import package_versions
 
 # Packages beside the usual ones that decide what an ONNX file computes.
@@ -39,19 +38,6 @@ def card_of(model: Model, detector: HeadCLIP, kind: Kind) -> ScoreCard:
     )
 
 
-def preprocessing_of(model: Model, detector: HeadCLIP) -> Preprocessing:
-    """How the engine makes this model's pixels, but for what a scan or a user decides."""
-    domain = model.domain
-    return Preprocessing(
-        image_size=detector.image_size,
-        mean=detector.tower.mean,
-        std=detector.tower.std,
-        window=window_of(domain),
-        fit=domain.fit,
-        channels=domain.channels,
-    )
-
-
 def _origin(model: Model) -> dict[str, Any]:
     """Names and hashes; without a pack's where the pack is only the prompts of a domain."""
     facts = model.provenance()
@@ -61,7 +47,7 @@ def _origin(model: Model) -> dict[str, Any]:
 
 
 def _pixels(model: Model, detector: HeadCLIP) -> Pixels:
-    spec = preprocessing_of(model, detector)
+    spec = own_preprocessing(detector, model.domain, model.preprocessing)
     return Pixels.model_validate({field.name: getattr(spec, field.name) for field in fields(spec)})
 
 

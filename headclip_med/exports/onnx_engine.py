@@ -7,6 +7,7 @@ result = engine.predict("flair.nii.gz")
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from headclip_med.errors import InputError, ModelError
 from headclip_med.exports.card import ScoreCard
 from headclip_med.exports.onnx_graph import OnnxGraph, open_graph
 from headclip_med.exports.pixels_numpy import from_square, slice_limits, slice_pixels
-from headclip_med.intensity import Preprocessing
+from headclip_med.intensity import Preprocessing, PreprocessingKind
 from headclip_med.packs.domains import get_domain
+from headclip_med.prepare import other_preprocessing
 from headclip_med.run_slices import Batching, Collect, Piece
 from headclip_med.scan_engine import ScanEngine, Setup
 
@@ -51,10 +53,13 @@ class OnnxEngine(ScanEngine):
         """What the model says about itself."""
         return self._graph.card
 
-    def setup(self, domain: str | None) -> Setup:
-        """What the model was exported with."""
+    def setup(self, domain: str | None, preprocessing: PreprocessingKind | None = None) -> Setup:
+        """What the model was exported with; pixels are made outside the graph, hence by either preprocessing."""
         self.check_domain(domain)
-        return self._setup
+        own = self._setup.preprocessing
+        kind = preprocessing or own.kind
+        told = other_preprocessing(kind, own.kind)
+        return replace(self._setup, preprocessing=replace(own, kind=kind), warnings=(*self._setup.warnings, *told))
 
     def check_domain(self, domain: str | None) -> None:
         """Refuse any domain but the model's own, whose class features are in the graph."""

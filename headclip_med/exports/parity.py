@@ -109,7 +109,7 @@ def _noise(count: int, size: int) -> tuple[Tensor, Tensor]:
 def _heads(count: int, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
     """Axial slices around the lesion, through the package's own preprocessing by percentiles."""
     phantom = make_phantom(_SEED, shape=_SHAPE, affine=centred_affine(_SHAPE, (_SPACING_MM,) * 3), lesions=(_LESION,))
-    spec = replace(preprocessing, window=None)  # synthetic signal is not in HU
+    spec = replace(preprocessing, window=None, kind="own")  # synthetic signal is not in HU, nor in 8 bits
     volume = phantom.array[None]
     mask = foreground(volume, modality="MR")
     ranges = intensity_ranges(volume, mask, spec, is_rgb=False)

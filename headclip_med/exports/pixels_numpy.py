@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.geometry import SliceFrame
-from headclip_med.intensity import Placement, Preprocessing, Range, check_channels
+from headclip_med.intensity import Placement, Preprocessing, Range, check_channels, released_levels
 from headclip_med.scan import Floats, Scan
 
 # Keys' cubic kernel with a = −0.5 (Catmull-Rom), as torch and Pillow use it with antialiasing.
@@ -22,6 +22,9 @@ _CUBIC_A = -0.5
 def slice_pixels(scan: Scan, frame: SliceFrame, indices: Sequence[int]) -> Floats:
     """Normalised model input ``(n, 3, S, S)`` of the slices at ``indices``."""
     slices, ranges = scan.cut(frame, indices)
+    if scan.preprocessing.kind == "released":
+        square = released_levels(slices, scan.preprocessing.image_size, inverted=scan.inverted)
+        return normalise(three_channels(square), scan.preprocessing)
     levels = rescale(slices, ranges, inverted=scan.inverted)
     return normalise(three_channels(to_square(levels, scan.placement(frame))), scan.preprocessing)
 

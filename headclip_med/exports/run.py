@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from headclip_med.bundle.network import HeadCLIPNetwork, build_network
+from headclip_med.detect_slices import own_preprocessing
 from headclip_med.detectors import HeadCLIP
-from headclip_med.encoders.build import read_state
+from headclip_med.encoders.weight_files import read_state
 from headclip_med.errors import InputError, ModelError
 from headclip_med.exports.card import Parity, ScoreCard, write_card
-from headclip_med.exports.contents import card_of, preprocessing_of
+from headclip_med.exports.contents import card_of
 from headclip_med.exports.graph import ExportGraph, exportable
 from headclip_med.exports.kinds import Kind, targets
 from headclip_med.exports.parity import IMAGES, TOLERANCE, Reference, check_parity, reference
@@ -87,7 +88,7 @@ def export_model(
     check_request(kinds, tolerance)
     model, detector = exportable(network, domain)
     graph = ExportGraph(detector)
-    wanted = reference(detector, preprocessing_of(model, detector), images)
+    wanted = reference(detector, own_preprocessing(detector, model.domain), images)
     folder = next(iter(files.values())).parent
     existed = folder.is_dir()
     check_writable(folder)

@@ -9,7 +9,6 @@ in that family's forward pass; AnomalyCLIP's files have them, Crane's do not, wh
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,10 +20,12 @@ from torch import Tensor
 
 from headclip_med.detectors.crane import CraneConfig
 from headclip_med.detectors.crane_plus import CranePlusConfig
-from headclip_med.encoders.build import BuiltTower
+from headclip_med.encoders.build import BuiltTower, has_quick_gelu
 from headclip_med.encoders.prompt_learner import PromptLearner, TextSide, prompt_tokens, text_side
+from headclip_med.encoders.weight_files import read_plain
 from headclip_med.errors import ModelError
 from headclip_med.hashing import sha256_file
+from headclip_med.intensity import PreprocessingKind
 from headclip_med.packs.domains import get_domain
 from headclip_med.packs.new_pack import Conversion, tower_record, unknown_training
 from headclip_med.packs.record import PACK_FORMAT, UNCALIBRATED, PackRecord
@@ -76,22 +77,6 @@ class PromptCheckpoint:
     sha256: str
 
 
-def read_plain_pickle(path: Path) -> Any:
-    """What ``torch.load`` with ``weights_only=True`` finds in a file.
-
-    Raises:
-        ModelError: missing, damaged, or more than tensors and plain values in it.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(
-            "A checkpoint must be a whole file that loads with weights_only=True",
-            f"{path.name} ({'no such file' if isinstance(error, FileNotFoundError) else type(error).__name__})",
-            "Check the path, download it again, or save its tensors alone",
-        ) from error
-
-
 def is_prompt_checkpoint(value: Any) -> bool:
     """Whether a loaded file has the layout of the AnomalyCLIP family."""
     return isinstance(value, Mapping) and isinstance(value.get(_LEARNER), Mapping)
@@ -101,9 +86,9 @@ def read_prompts(path: Path) -> PromptCheckpoint:
     """Read a checkpoint of the AnomalyCLIP family.
 
     Raises:
-        ModelError: another layout, tensors that are missing, of a wrong shape, or not finite.
+        ModelError: an unreadable file, another layout, tensors that are missing, of a wrong shape, or not finite.
     """
-    value = read_plain_pickle(path)
+    value = read_plain(path)
     if not is_prompt_checkpoint(value):
         raise ModelError(f"A prompt checkpoint must hold a dictionary named {_LEARNER}", path.name)
     state = {str(key).removeprefix("module."): tensor for key, tensor in value[_LEARNER].items()}
@@ -136,12 +121,14 @@ def convert_prompts(
     method: str | None = None,
     name: str | None = None,
     domain: str = "generic",
+    preprocessing: PreprocessingKind | None = None,
     trained_on: str | None = None,
 ) -> Conversion:
     """Send the prompts through the tower's text side once: a pack with class features and no text side needed.
 
     Args:
         method: one of :data:`PROMPT_METHODS`; None: by the layout, which Crane and Crane+ share.
+        preprocessing: that predictions with the pack begin with, ``own`` by default.
         trained_on: words for the training ledger; without them it says that the data are not known.
 
     Raises:
@@ -176,6 +163,7 @@ def convert_prompts(
         tower=tower_record(built),
         config=_config_of(chosen),
         domain=get_domain(domain).name,
+        preprocessing=None if preprocessing == "own" else preprocessing,
         threshold=UNCALIBRATED,
         ledger=(unknown_training(prompts.file, trained_on),),
         validation={
@@ -263,7 +251,7 @@ def _notes(facts: Mapping[str, Any], side: TextSide, built: BuiltTower) -> tuple
             f"{embeddings['max_difference']:.2g} ({embeddings['relative']:.0%} of their length): "
             "these are not the weights that the prompts were trained for"
         )
-    if not any(type(module).__name__ == "QuickGELU" for module in side.blocks[0].modules()):
+    if not has_quick_gelu(side.blocks[0]):
         notes.append(
             f"{built.architecture} computes GELU, the family's prompts were trained with QuickGELU: "
             "name the architecture with -quickgelu"

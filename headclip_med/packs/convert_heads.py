@@ -15,10 +15,11 @@ from headclip_med.encoders.build import BuiltTower
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import first_local_block, resolve_layers
 from headclip_med.encoders.tower import ImageTower
+from headclip_med.encoders.weight_files import read_plain
 from headclip_med.errors import ModelError
 from headclip_med.hashing import sha256_file
 from headclip_med.head_weights import Branch, check_head_weights
-from headclip_med.packs.convert import is_prompt_checkpoint, read_plain_pickle
+from headclip_med.packs.convert import is_prompt_checkpoint
 from headclip_med.packs.domains import get_domain
 from headclip_med.packs.new_pack import Conversion, tower_record, unknown_training
 from headclip_med.packs.pack import Pack, read_safetensors
@@ -194,7 +195,7 @@ def _read(path: Path) -> Any:
     if path.suffix.lower() == ".safetensors":
         return read_safetensors(path)
     if path.suffix.lower() in (".pt", ".pth"):
-        value = read_plain_pickle(path)
+        value = read_plain(path)
         if is_prompt_checkpoint(value):
             raise ModelError("Head weights must be a table", f"{path.name}, which holds prompts")
         return value

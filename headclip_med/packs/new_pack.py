@@ -6,14 +6,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.errors import OutputError
 from headclip_med.packs.pack import TENSORS_NAME
 from headclip_med.packs.record import LedgerEntry, PackRecord, TowerRecord, write_record
-from headclip_med.writing.atomic import atomic_path, check_writable
+from headclip_med.writing.atomic import atomic_path, check_writable, save_tensors
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,13 @@ def write_pack(folder: Path, conversion: Conversion, tower_file: Path | None = N
         OutputError: the folder holds something, or cannot be written to.
     """
     check_new_folder(folder)
-    with atomic_path(folder / TENSORS_NAME) as draft:
-        save_file({key: value.contiguous() for key, value in conversion.tensors.items()}, draft)
-    if tower_file is not None:
-        with atomic_path(folder / tower_file.name) as draft:
-            shutil.copyfile(tower_file, draft)
-    return write_record(folder, conversion.record)
+    try:
+        save_tensors(folder / TENSORS_NAME, conversion.tensors)
+        if tower_file is not None:
+            with atomic_path(folder / tower_file.name) as draft:
+                shutil.copyfile(tower_file, draft)
+        return write_record(folder, conversion.record)
+    except BaseException:
+        for path in folder.iterdir() if folder.is_dir() else ():  # all of it was written here
+            path.unlink()
+        raise

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from headclip_med.encoders.timm_vit import TimmVitSpec
 from headclip_med.errors import ModelError
+from headclip_med.intensity import PreprocessingKind
 from headclip_med.packs.scope import Scope
 from headclip_med.writing.atomic import atomic_path
 
@@ -64,7 +65,12 @@ class LedgerEntry(_Strict):
 
 
 class PackRecord(_Strict):
-    """Contents of ``pack.json``; ``scope`` is the domain's where there is none."""
+    """Contents of ``pack.json``.
+
+    Attributes:
+        scope: the images that it is for, None: the domain's.
+        preprocessing: that its predictions begin with, ``own`` where it says nothing.
+    """
 
     format: Literal["headclip_med/1"]
     name: str
@@ -75,6 +81,7 @@ class PackRecord(_Strict):
     domain: str = "generic"
     scope: Scope | None = None
     slice_smoothing_mm: float = 0.0
+    preprocessing: PreprocessingKind | None = None
     threshold: Threshold
     ledger: tuple[LedgerEntry, ...] = ()
     validation: dict[str, Any] = {}

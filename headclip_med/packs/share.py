@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from headclip_med.errors import ModelError, OutputError
 from headclip_med.packs.pack import HEADER_KEY, TENSORS_NAME, Pack, load_pack
 from headclip_med.packs.record import RECORD_NAME, record_text, write_record
-from headclip_med.writing.atomic import atomic_path
+from headclip_med.writing.atomic import atomic_path, save_tensors
 
 HUB_PREFIX = "hf-pack:"
 CARD_NAME = "README.md"
@@ -45,8 +45,7 @@ def pack_to_file(source: Path, file: Path) -> Path:
     text = record_text(pack.record, file)
     beside = file.with_suffix(".json")
     file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(file) as draft:
-        save_file(pack.tensors, draft, metadata={HEADER_KEY: text})
+    save_tensors(file, pack.tensors, {HEADER_KEY: text})
     with atomic_path(beside) as draft:
         draft.write_text(text, encoding="utf-8", newline="\n")
     return file

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from headclip_med.errors import InputError, OutputError
-from headclip_med.writing.atomic import atomic_path, check_writable
+from headclip_med.writing.atomic import check_writable, save_tensors
 
 NAME = "checkpoint.safetensors"
 
@@ -23,7 +22,8 @@ class RunState:
     """Where a run stands after ``step`` steps.
 
     Attributes:
-        best_score: validation score of ``best`` (learned tensors by name); history: one entry per validation.
+        best_score: validation score of ``best`` (learned tensors by name); history: one entry per validation, none
+            before a run has begun. recent: losses since the last entry, where entries are their means.
     """
 
     step: int = 0
@@ -31,6 +31,7 @@ class RunState:
     best_step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)
 
 
 def check_new_run(folder: Path, resume: bool) -> None:
@@ -62,10 +63,10 @@ def save_checkpoint(
         "best_score": state.best_score,
         "best_step": state.best_step,
         "history": state.history,
+        "recent": state.recent,
     }
-    plain = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-    with atomic_path(path) as draft:
-        save_file(plain, draft, metadata={"run": json.dumps(facts)})
+    copies = {name: value.detach().clone() for name, value in tensors.items()}
+    save_tensors(path, copies, {"run": json.dumps(facts)})
 
 
 def load_checkpoint(
@@ -97,7 +98,18 @@ def load_checkpoint(
         number, _, key = name.partition(".")
         entries.setdefault(int(number), {})[key] = value
     optimiser.load_state_dict({**state, "state": entries})
-    return RunState(facts["step"], facts["best_score"], facts["best_step"], _under(tensors, "best."), facts["history"])
+    best = _under(tensors, "best.")
+    recent = facts.get("recent", [])
+    return RunState(facts["step"], facts["best_score"], facts["best_step"], best, facts["history"], recent)
+
+
+def checkpoint_step(folder: Path) -> int | None:
+    """Steps that the checkpoint of a run has done, or None where there is none that can be read."""
+    try:
+        with safe_open(folder / NAME, framework="pt") as file:
+            return int(json.loads(file.metadata()["run"])["step"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from headclip_med.choices import DOMAINS
 from headclip_med.encoders.attention import LocalAttention
 from headclip_med.fields import checked_fields, read_fields, set_field
 from headclip_med.head_weights import Branch, LayerChoice, Parametrisation
+from headclip_med.intensity import PreprocessingKind
 from headclip_med.packs.scope import Scope
 
 Schedule = Literal["joint", "alternate", "text_then_heads"]
@@ -108,29 +109,34 @@ class TrainConfig(_Strict):
     """A training run.
 
     Attributes:
-        data: auxiliary sets. model: tower by name or file. domain: of preprocessing and of the pack.
-        scope: the images that the pack is for; None: the domain's.
+        data: auxiliary sets. model: tower by name or file. weights: file or folder with its weights, in the place of a
+            hub's, or alone where they tell the architecture; one of the two must be there.
+        domain: of preprocessing and of the pack. scope: the images that the pack is for; None: the domain's.
         method: detector by name; options: fields of the configuration of another method than headclip, which has its
             choices here.
         out: folder of the pack and the checkpoints; name: of the pack.
+        preprocessing: of the slices, and of the pack's predictions: ``own``, or ``released`` as the published codes do.
         feature_layers, local_attention, local_start, image_size: of the tower's use, as in HeadCLIPConfig.
         fast: the linear path without back-propagation through the tower; None: wherever it applies.
         schedule: both groups in every step, in turn by epoch, or prompts first and then head weights.
         steps, batch: of optimisation; validate_every: steps between validations and checkpoints.
         validation: share of the patients that choose the best step; they are never trained on.
         fuse_intensity: add the pixel's brightness to the map, weighed by logistic regression on the training slices.
-        cache_gib: memory for what is kept of the training slices; beyond it they are computed again.
+        cache_gib: memory for what is kept of the training slices, and disk in ``out`` until the run is done; beyond it
+            they are computed again.
         threads: of the matrix products; fixed, because results depend on it in the last bit.
     """
 
     data: tuple[DataConfig, ...] = Field(min_length=1)
-    model: str
+    model: str | None = None
+    weights: str | None = None
     method: str = "headclip"
     options: dict[str, Any] = {}
     out: Path
     name: str = "trained"
     domain: str = "generic"
     scope: Scope | None = None
+    preprocessing: PreprocessingKind = "own"
     feature_layers: tuple[int, ...] = (-1,)
     local_attention: LocalAttention = "vv"
     local_start: int | None = None
@@ -151,6 +157,24 @@ class TrainConfig(_Strict):
     cache_dir: Path | None = None
     fuse_intensity: bool = False
     track: Literal["none", "tensorboard", "mlflow"] = "none"
+
+    @property
+    def tower(self) -> str:
+        """The name that :func:`headclip_med.encoders.build.build_tower` builds it by."""
+        from headclip_med.encoders.build import with_weights
+
+        return str(self.weights) if self.model is None else with_weights(self.model, self.weights)
+
+    @property
+    def recorded_preprocessing(self) -> PreprocessingKind | None:
+        """As a pack's record has it, which says nothing of our own."""
+        return None if self.preprocessing == "own" else self.preprocessing
+
+    @model_validator(mode="after")
+    def _has_tower(self) -> TrainConfig:
+        if self.model is None and self.weights is None:
+            raise ValueError("model: a tower must be named with --model, or its weight file with --weights FILE")
+        return self
 
     @field_validator("domain")
     @classmethod

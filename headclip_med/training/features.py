@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,12 +14,15 @@ from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import Contributions, EncodeOptions, encode_images, local_contributions
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.training.adapter import Adapter
+from headclip_med.training.feature_store import FeatureStore
 from headclip_med.training.linear import in_half, stack_contributions, tapped_features
 from headclip_med.training.losses import VALID_SHARE
 from headclip_med.training.slices import IGNORED, TrainingSlice
 
 # linear: from contributions; autograd: through the tower; fixed: features that nothing learned can change.
 Mode = Literal["linear", "autograd", "fixed"]
+_PARTS = ("base", "heads", "cls_token")  # of contributions, in the order of its fields
+_GLOBAL = "global_feature"
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,31 @@ class Kept:
         tensors += list((self.features or {}).values())
         return sum(t.element_size() * t.nelement() for t in tensors)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name, as :meth:`of` reads it."""
+        named = {f"layer.{layer}": value for layer, value in (self.features or {}).items()}
+        if self.parts is not None:
+            named |= {name: getattr(self.parts, name) for name in _PARTS}
+        known = self.global_feature if self.parts is None else self.parts.global_feature
+        return named if known is None else {**named, _GLOBAL: known}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], grid: tuple[int, int]) -> Kept:
+        """What :meth:`tensors` gave, of a slice with this patch grid."""
+        known = tensors.get(_GLOBAL)
+        if _PARTS[0] in tensors:
+            base, heads, cls_token = (tensors[name] for name in _PARTS)
+            return cls(parts=Contributions(base, heads, cls_token, known, grid))
+        layers = {int(name.removeprefix("layer.")): value for name, value in tensors.items() if name != _GLOBAL}
+        return cls(features=dict(sorted(layers.items())), global_feature=known)
+
 
 class FeatureBank:
     """Features of the training slices under the current head weights.
 
     Args:
         cache_bytes: memory for what is kept; slices that come later are computed whenever they are asked for.
+        store: where what is kept also lies on disk, for a run that goes on after an interruption.
     """
 
     def __init__(
@@ -62,7 +84,9 @@ class FeatureBank:
         mode: Mode,
         cache_bytes: float,
         foreground_only: bool = True,
+        store: FeatureStore | None = None,
     ) -> None:
+        self._store = store
         self.tower, self.options, self.slices, self.mode = tower, options, slices, mode
         self.foreground_only = foreground_only
         self._left = cache_bytes
@@ -123,17 +147,23 @@ class FeatureBank:
     def _keep(self, index: int) -> Kept:
         if index in self._kept:
             return self._kept[index]
-        pixels = self.slices[index].pixels[None].float()
-        if self.mode == "fixed":
-            with torch.no_grad():
-                out = encode_images(self.tower, pixels, self.options, normalise=False)
-            kept = Kept(features=out.patch_features, global_feature=out.global_feature)
-        else:
-            kept = Kept(parts=in_half(local_contributions(self.tower, pixels, self.options)))
+        pixels = self.slices[index].pixels
+        stored = None if self._store is None else self._store.read(pixels)
+        kept = self._computed(pixels) if stored is None else Kept.of(stored, self.tower.grid(pixels))
         if kept.bytes <= self._left:
             self._left -= kept.bytes
             self._kept[index] = kept
+            if stored is None and self._store is not None:
+                self._store.write(pixels, kept.tensors())
         return kept
+
+    def _computed(self, pixels: Tensor) -> Kept:
+        batch = pixels[None].float()
+        if self.mode == "fixed":
+            with torch.no_grad():
+                out = encode_images(self.tower, batch, self.options, normalise=False)
+            return Kept(features=out.patch_features, global_feature=out.global_feature)
+        return Kept(parts=in_half(local_contributions(self.tower, batch, self.options)))
 
 
 def _fixed(kept: Sequence[Kept], centre: dict[int, Tensor]) -> tuple[dict[int, Tensor], Tensor | None]:

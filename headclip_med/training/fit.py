@@ -54,6 +54,7 @@ def fit(
     identity: dict[str, Any],
     *,
     resume: bool = False,
+    start: Callable[[], None] | None = None,
     ranks: Ranks | None = None,
     watcher: TrainWatcher | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -62,6 +63,7 @@ def fit(
 
     Args:
         identity: what the run rests on; a checkpoint of another run is refused.
+        start: puts the adapter into the state that a new run begins with, between its first two checkpoints.
 
     Raises:
         ModelError: a loss that is not finite; CancelledError: ``cancel`` returned True. The last checkpoint is kept.
@@ -75,10 +77,22 @@ def fit(
         state = load_checkpoint(path, adapter, optimiser, identity)
     share = lesion_share(train) if config.loss.balanced else None
     loss = float("nan")
-    if state.step == 0:
+
+    def keep() -> None:
+        if ranks.first:
+            save_checkpoint(path, state, adapter, optimiser, identity)
+
+    if not state.history:
+        keep()
+        if start is not None:
+            start()
+    watcher.stage("training")
+    if not state.history:
         _consider(state, adapter, held_out, float("nan"), watcher)
+        keep()
     while state.step < config.steps:
         if cancel is not None and cancel():
+            keep()
             raise CancelledError("The run was stopped by the caller", f"after step {state.step} of {config.steps}")
         active = active_groups(config.schedule, state.step, config.steps, _epoch(train, config, ranks))
         indices = batch_indices(train.labels, state.step, config.batch * ranks.world, config.seed)
@@ -89,8 +103,7 @@ def fit(
         watcher.step(state.step, config.steps, loss)
         if state.step % config.validate_every == 0 or state.step == config.steps:
             _consider(state, adapter, held_out, loss, watcher)
-            if ranks.first:
-                save_checkpoint(path, state, adapter, optimiser, identity)
+            keep()
     adapter.load_state_dict(state.best)
     return Fitted(state.best_step, state.best_score, state.history, loss)
 

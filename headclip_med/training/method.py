@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from safetensors.torch import save_file
-
 from headclip_med.detectors import Detector, HeadCLIP, Parts, get_method
 from headclip_med.detectors.base import read_config
 from headclip_med.encoders.build import BuiltTower, build_tower
@@ -24,7 +22,7 @@ from headclip_med.training.fit import Fitted, TrainWatcher
 from headclip_med.training.method_run import MethodRun
 from headclip_med.training.prepared import check_labels, run_identity, slices_of
 from headclip_med.training.threshold import choose_threshold
-from headclip_med.writing.atomic import atomic_path
+from headclip_med.writing.atomic import save_tensors
 
 
 def check_trains(config: TrainConfig) -> None:
@@ -45,8 +43,8 @@ def check_trains(config: TrainConfig) -> None:
             )
         return
     read_config(method.Config, _options(config), f"the method {config.method}")
-    name = config.model.rpartition("/")[2]
-    check_method(method, name, has_text=may_have_text(config.model), has_state=True, training=True)
+    name = config.tower.rpartition("/")[2]
+    check_method(method, name, has_text=may_have_text(config.tower), has_state=True, training=True)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("Only headclip can be trained in several processes", config.method, "Run it in one process")
 
@@ -63,13 +61,14 @@ def train_method(
         HeadclipError: unusable data, model, options or folder; the last good checkpoint is kept.
     """
     watcher.stage("loading the tower")
-    built = build_tower(config.model)
+    built = build_tower(config.tower)
     untrained = _parts(config, built)
     detector = get_method(config.method).from_parts(untrained)
     watcher.stage("reading the data")
     parts = auxiliary_parts(config)
     watcher.stage("cutting slices")
-    spec = Preprocessing(detector.image_size, detector.tower.mean, detector.tower.std)
+    tower = detector.tower
+    spec = Preprocessing(detector.image_size, tower.mean, tower.std, kind=config.preprocessing)
     train, held_out = (slices_of(parts, which, config, spec) for which in ("train", "held_out"))
     check_labels("training", train)
     check_labels("validation", held_out)
@@ -118,9 +117,7 @@ def _save(
     validation: dict[str, Any],
 ) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
-    with atomic_path(config.out / TENSORS_NAME) as draft:
-        save_file(detector.state(), draft)
-        draft.chmod(0o644)  # safetensors writes it for its owner alone
+    save_tensors(config.out / TENSORS_NAME, detector.state())
     record = PackRecord(
         format=PACK_FORMAT,
         name=config.name,
@@ -130,6 +127,7 @@ def _save(
         config={**_options(config), "image_size": detector.image_size},
         domain=config.domain,
         scope=config.scope,
+        preprocessing=config.recorded_preprocessing,
         threshold=threshold,
         ledger=ledger,
         validation=validation,

@@ -62,13 +62,16 @@ class MethodRun:
         path = self._config.out / NAME
         if self._resume and path.is_file():
             self._state = load_checkpoint(path, learned, optimiser, self._identity)
-        if self._state.step == 0:
+        if not self._state.history:
+            self._keep()
             self._consider()
+            self._keep()
         return self._state.step
 
     def batch(self, step: int) -> LabelledPixels:
-        """Half slices with lesion, half without; asks first whether to stop."""
+        """Half slices with lesion, half without; asks first whether to stop, and then keeps what was done."""
         if self._cancel is not None and self._cancel():
+            self._keep()
             raise CancelledError("The run was stopped by the caller", f"after step {step} of {self.steps}")
         indices = batch_indices(self._labels, step, self._config.batch, self.seed)
         return collate([self._train[i] for i in indices])
@@ -79,14 +82,17 @@ class MethodRun:
         self._watcher.step(step, self.steps, loss)
         if step % self._config.validate_every == 0 or step == self.steps:
             self._consider()
-            assert self._optimiser is not None
-            save_checkpoint(self._config.out / NAME, self._state, self._learned, self._optimiser, self._identity)
+            self._keep()
 
     def finish(self) -> Fitted:
         """Put the state back that validated best."""
         state = self._state
         self._learned.load_state_dict(state.best)
         return Fitted(state.best_step, state.best_score, state.history, self._loss)
+
+    def _keep(self) -> None:
+        assert self._optimiser is not None
+        save_checkpoint(self._config.out / NAME, self._state, self._learned, self._optimiser, self._identity)
 
     def _consider(self) -> None:
         """Validate what a pack of the present state would say, and keep the state if it is the best so far."""

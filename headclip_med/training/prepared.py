@@ -11,17 +11,21 @@ from headclip_med.intensity import Preprocessing
 from headclip_med.packs.domains import get_domain
 from headclip_med.training.auxiliary import Part
 from headclip_med.training.config import TrainConfig
+from headclip_med.training.feature_store import kept_folder
 from headclip_med.training.slices import SlicesOfCase, TrainingSlice, training_slices
 
 
 def slices_of(parts: Sequence[Part], which: str, config: TrainConfig, spec: Preprocessing) -> list[TrainingSlice]:
-    """Slices of the ``train`` or the ``held_out`` cases of every part."""
-    domain = get_domain(config.domain)
+    """Slices of the ``train`` or the ``held_out`` cases of every part; kept on disk at least until the run is done."""
+    domain, place = get_domain(config.domain), config.cache_dir or kept_folder(config.out)
     return [
         cut
         for part in parts
         for cut in training_slices(
-            SlicesOfCase(part.dataset, domain, spec, config.slices), getattr(part, which), config.cache_dir
+            SlicesOfCase(part.dataset, domain, spec, config.slices),
+            getattr(part, which),
+            place,
+            part.entry.content_sha256,
         )
     ]
 
@@ -39,10 +43,12 @@ def check_labels(words: str, slices: Sequence[TrainingSlice]) -> None:
 
 def run_identity(config: TrainConfig, built: BuiltTower, parts: Sequence[Part]) -> dict[str, Any]:
     """What a checkpoint rests on; the number of steps may grow, but where the schedule is made of it."""
-    others = {"out", "name", "model", "scope", "cache_gib", "cache_dir", "track", "data"}
-    fields = config.model_dump(mode="json", exclude=others)
+    places = {"out", "name", "model", "weights", "scope", "cache_gib", "cache_dir", "track", "data"}
+    fields = config.model_dump(mode="json", exclude=places)
     if config.schedule != "text_then_heads":
         del fields["steps"]
+    if config.preprocessing == "own":
+        del fields["preprocessing"]  # as in checkpoints that were written before there was another
     return {
         "configuration": fields,
         "tower": built.sha256,

@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 from monai.inferers import Inferer, SimpleInferer
-from safetensors.torch import save_file
 from scipy import ndimage
 from torch import Tensor, nn
 
-from headclip_med.errors import CancelledError, ModelError
+from headclip_med.errors import CancelledError, HeadclipError, ModelError
 from headclip_med.fields import read_fields
 from headclip_med.hashing import sha256_file
 from headclip_med.intensity import Preprocessing
@@ -47,7 +46,8 @@ from headclip_med.training.lesions import SEQUENCES
 from headclip_med.training.pretrain_batches import PaintedSlices
 from headclip_med.training.pretrain_config import PretrainConfig, pretraining_recipe
 from headclip_med.training.pretrain_network import PIXEL_MEAN, PIXEL_STD, DetectionLoss, PretrainNetwork
-from headclip_med.writing.atomic import atomic_path
+from headclip_med.training.stop import Stop, stopped_words
+from headclip_med.writing.atomic import atomic_path, save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +100,20 @@ class Pretrainer:
 
         Raises:
             OutputError: the folder cannot be written to, or holds the checkpoint of a run that is not resumed.
-            ModelError: a loss that is not finite; CancelledError. The last checkpoint is kept.
+            ModelError: a loss that is not finite; CancelledError: it was stopped, by Ctrl-C and SIGTERM too. The last
+            checkpoint is kept.
         """
+        if self.cancel is not None:
+            return self._run()
+        with Stop(self.watcher, log.warning) as stop:
+            self.watcher, self.cancel = stop, stop.cancel
+            try:
+                return self._run()
+            except (KeyboardInterrupt, CancelledError) as error:
+                words = stopped_words(stop.where, self.config.out)
+                raise CancelledError(words) from error
+
+    def _run(self) -> Pretrained:
         config = self.config
         check_new_run(config.out, self.resume)
         torch.set_num_threads(config.threads)
@@ -122,17 +134,19 @@ class Pretrainer:
         path, identity, state = config.out / NAME, self._identity(), RunState()
         if self.resume and path.is_file():
             state = load_checkpoint(path, network, optimiser, identity)
-        recent: list[float] = []
+        if state.step == 0:
+            save_checkpoint(path, state, network, optimiser, identity)
         while state.step < self.last_step:
             if self.cancel is not None and self.cancel():
+                save_checkpoint(path, state, network, optimiser, identity)
                 raise CancelledError("The run was stopped by the caller", f"after step {state.step} of {config.steps}")
-            recent.append(self._step(optimiser, state.step))
+            state.recent.append(self._step(optimiser, state.step))
             state.step += 1
-            self.watcher.step(state.step, config.steps, recent[-1])
+            self.watcher.step(state.step, config.steps, state.recent[-1])
             if state.step % config.save_every == 0 or state.step == self.last_step:
-                state.history.append({"step": state.step, "loss": sum(recent) / len(recent)})
+                state.history.append({"step": state.step, "loss": sum(state.recent) / len(state.recent)})
                 log.info("step %d of %d: loss %.4f", state.step, config.steps, state.history[-1]["loss"])
-                recent = []
+                state.recent = []
                 save_checkpoint(path, state, network, optimiser, identity)
         return state.history
 
@@ -223,18 +237,12 @@ def save_pretrained(
         "patch_classes": nn.functional.normalize(network.classes.detach(), dim=-1).contiguous(),
         "head_weights": network.head_weights.detach().clone(),
     }
-    _write_tensors(folder / TOWER_NAME, state)
-    _write_tensors(folder / TENSORS_NAME, learned)
+    save_tensors(folder / TOWER_NAME, state)
+    save_tensors(folder / TENSORS_NAME, learned)
     recipe = config.model_dump(mode="json", exclude={"out", "sources"})
     with atomic_path(folder / "training.json") as draft:
         draft.write_text(json.dumps({"recipe": recipe, "history": history}, indent=1) + "\n")
     return write_record(folder, _record(network, fusion, config, ledger))
-
-
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    with atomic_path(path) as draft:
-        save_file(tensors, draft)
-        draft.chmod(0o644)  # safetensors writes it for its owner alone
 
 
 def _record(
@@ -317,7 +325,10 @@ def main() -> None:
     options = parser.parse_args()
     changes = {name: getattr(options, name) for name in ("out", "seed") if getattr(options, name) is not None}
     with TrainBar() as watcher:
-        pretrain(load_pretrain_config(options.config, **changes), resume=options.resume, watcher=watcher)
+        try:
+            pretrain(load_pretrain_config(options.config, **changes), resume=options.resume, watcher=watcher)
+        except HeadclipError as error:
+            raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

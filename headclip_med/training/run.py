@@ -15,16 +15,17 @@ from headclip_med.detectors import HeadCLIP, HeadCLIPConfig
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, first_local_block, resolve_layers
-from headclip_med.errors import InputError
+from headclip_med.errors import CancelledError, HeadclipError, InputError
 from headclip_med.intensity import Preprocessing
 from headclip_med.packs import builtin_packs
 from headclip_med.packs.pack import Threshold, is_pack
 from headclip_med.training.adapter import Adapter, ClassVectors
 from headclip_med.training.augment import augmented
 from headclip_med.training.auxiliary import Part, auxiliary_parts, check_masks
-from headclip_med.training.checkpoint import NAME, check_new_run
+from headclip_med.training.checkpoint import NAME, check_new_run, checkpoint_step
 from headclip_med.training.class_vectors import fit_class_vectors
 from headclip_med.training.config import TrainConfig
+from headclip_med.training.feature_store import FeatureStore, remove_kept
 from headclip_med.training.features import FeatureBank, Mode
 from headclip_med.training.fit import Fitted, TrainWatcher, fit
 from headclip_med.training.fusion import fit_fusion
@@ -35,6 +36,7 @@ from headclip_med.training.ranks import Ranks, joined_ranks
 from headclip_med.training.save import pack_config, save_pack
 from headclip_med.training.threshold import choose_threshold
 from headclip_med.training.track import tracked
+from headclip_med.writing.atomic import leaving_nothing, remove_file
 
 # Patches per slice and class that start the class vectors, at most.
 _PATCHES = 60
@@ -67,22 +69,42 @@ def train(
         HeadclipError: unusable data, model, configuration or folder; the last good checkpoint is kept.
     """
     watcher = watcher or TrainWatcher()
-    check_trains(config)
-    check_new_run(config.out, resume)
-    if config.model in builtin_packs() or is_pack(Path(config.model).expanduser()):
+    with leaving_nothing(config.out):
+        check_trains(config)
+        check_new_run(config.out, resume)
+        try:
+            _check_tower(config)
+            check_masks(config)
+            torch.set_num_threads(config.threads)
+            if config.method == HeadCLIP.name:
+                trained = _train_heads(config, resume, watcher, cancel)
+            else:
+                with tracked(watcher, config) as watcher:
+                    trained = Trained(config.out, config.tower, *train_method(config, resume, watcher, cancel))
+        except HeadclipError as error:
+            if not isinstance(error, CancelledError) and checkpoint_step(config.out) is None:
+                remove_kept(config.out)  # refused, so that nothing of it will be used
+            raise
+        remove_kept(config.out)
+        return trained
+
+
+def _check_tower(config: TrainConfig) -> None:
+    model = config.model
+    if model is not None and (model in builtin_packs() or is_pack(Path(model).expanduser())):
         raise InputError(
             "Training must begin with a tower",
-            f"the pack {Path(config.model).name}",
-            "Give a weight file, ARCH/TAG of open_clip or timm:ARCH",
+            f"the pack {Path(model).name}",
+            "Name an architecture with --model and its weights with --weights FILE, ARCH/TAG of open_clip or timm:ARCH",
         )
-    check_masks(config)
-    torch.set_num_threads(config.threads)
-    if config.method != HeadCLIP.name:
-        with tracked(watcher, config) as watcher:
-            return Trained(config.out, config.model, *train_method(config, resume, watcher, cancel))
+
+
+def _train_heads(
+    config: TrainConfig, resume: bool, watcher: TrainWatcher, cancel: Callable[[], bool] | None
+) -> Trained:
     with joined_ranks() as ranks, tracked(watcher, config) if ranks.first else nullcontext(watcher) as watcher:
         watcher.stage("loading the tower")
-        built = build_tower(config.model)
+        built = build_tower(config.tower)
         watcher.stage("reading the data")
         parts = auxiliary_parts(config)
         watcher.stage("cutting slices")
@@ -110,7 +132,7 @@ def train(
             threshold = choose_threshold(config, parts)
             save_pack(config.out, adapter, built, config, method, threshold, ledger, facts)
     return Trained(
-        config.out, config.model, fitted, threshold, {"training": len(banks[0]), "validation": len(banks[1])}
+        config.out, config.tower, fitted, threshold, {"training": len(banks[0]), "validation": len(banks[1])}
     )
 
 
@@ -125,12 +147,30 @@ def _fit(
     watcher: TrainWatcher,
     cancel: Callable[[], bool] | None,
 ) -> Fitted:
-    starts_anew = not (resume and (config.out / NAME).is_file())
-    if starts_anew and isinstance(adapter.classes, ClassVectors) and config.classes.fit_first:
+    classes = adapter.classes
+
+    def start() -> None:
+        if not (isinstance(classes, ClassVectors) and config.classes.fit_first):
+            return
         watcher.stage("starting the class vectors")
-        start_vectors(adapter, adapter.classes, bank, config.seed)
-    watcher.stage("training")
-    return fit(adapter, bank, held_out, config, identity, resume=resume, ranks=ranks, watcher=watcher, cancel=cancel)
+        try:
+            start_vectors(adapter, classes, bank, config.seed)
+        except InputError:  # these data and this configuration can never begin
+            remove_file(config.out / NAME)
+            raise
+
+    return fit(
+        adapter,
+        bank,
+        held_out,
+        config,
+        identity,
+        resume=resume,
+        start=start,
+        ranks=ranks,
+        watcher=watcher,
+        cancel=cancel,
+    )
 
 
 def _preprocessing(built: BuiltTower, config: TrainConfig) -> Preprocessing:
@@ -144,7 +184,7 @@ def _preprocessing(built: BuiltTower, config: TrainConfig) -> Preprocessing:
             size,
             f"Use {tower.nearest_size(size)}",
         )
-    return Preprocessing(size, tower.mean, tower.std)
+    return Preprocessing(size, tower.mean, tower.std, kind=config.preprocessing)
 
 
 def _banks(
@@ -168,10 +208,11 @@ def _banks(
     mode = _mode(adapter, config, built.tower.depth)
     memory = config.cache_gib * 2**30
     valid = config.loss.foreground_only
+    store = FeatureStore(config.out, built.sha256, options, mode)
     # a quarter of the memory is enough for validation, which has no copies
     return (
-        FeatureBank(built.tower, options, [*train_slices, *copies], mode, 0.75 * memory, valid),
-        FeatureBank(built.tower, options, held_out, mode, 0.25 * memory, True),
+        FeatureBank(built.tower, options, [*train_slices, *copies], mode, 0.75 * memory, valid, store),
+        FeatureBank(built.tower, options, held_out, mode, 0.25 * memory, True, store),
     )
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from headclip_med.encoders.build import BuiltTower
@@ -14,7 +13,7 @@ from headclip_med.packs.new_pack import tower_record
 from headclip_med.packs.pack import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, write_record
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.config import TrainConfig
-from headclip_med.writing.atomic import atomic_path
+from headclip_med.writing.atomic import save_tensors
 
 TENSORS = "pack.safetensors"
 
@@ -38,9 +37,7 @@ def save_pack(
         OutputError: when they cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / TENSORS) as draft:
-        save_file(pack_tensors(adapter), draft)
-        draft.chmod(0o644)  # safetensors writes it for its owner alone
+    save_tensors(folder / TENSORS, pack_tensors(adapter))
     record = PackRecord(
         format=PACK_FORMAT,
         name=config.name,
@@ -50,6 +47,7 @@ def save_pack(
         config=method,
         domain=config.domain,
         scope=config.scope,
+        preprocessing=config.recorded_preprocessing,
         threshold=threshold,
         ledger=ledger,
         validation=validation,

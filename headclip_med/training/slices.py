@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import CacheDataset, PersistentDataset
+from monai.transforms import Transform
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,12 +19,11 @@ from headclip_med.datasets.case import Case, CaseDataset, LabelledVolume
 from headclip_med.detect_slices import slice_pixels
 from headclip_med.errors import InputError
 from headclip_med.evenly import evenly
-from headclip_med.geometry import check_affine, slice_frame
-from headclip_med.intensity import Preprocessing, foreground, intensity_ranges
-from headclip_med.packs.domains import Domain
+from headclip_med.geometry import slice_frame
+from headclip_med.intensity import Preprocessing
+from headclip_med.job import make_job
+from headclip_med.packs.domains import Domain, window_of
 from headclip_med.pixels import to_square
-from headclip_med.prepare import choose_planes, choose_window
-from headclip_med.scan import Scan
 from headclip_med.slices import cut_slices
 from headclip_med.training.config import SliceConfig
 
@@ -50,8 +51,8 @@ class TrainingSlice:
 
 
 @dataclass(frozen=True)
-class SlicesOfCase:
-    """A transform: case → its training slices; what :class:`monai.data.CacheDataset` keeps."""
+class SlicesOfCase(Transform):
+    """A transform: case → its training slices; what MONAI's caches keep of a :class:`Transform`."""
 
     dataset: CaseDataset
     domain: Domain
@@ -72,14 +73,20 @@ class SlicesOfCase:
 
 
 def training_slices(
-    transform: SlicesOfCase, cases: Sequence[Case], cache_dir: Path | None = None
+    transform: SlicesOfCase, cases: Sequence[Case], cache_dir: Path | None = None, content_sha256: str | None = None
 ) -> list[TrainingSlice]:
-    """Slices of every case; with ``cache_dir`` they are kept on disk for the next run."""
+    """Slices of every case; with ``cache_dir`` they are kept there, by everything that decides them.
+
+    Args:
+        content_sha256: of the images and masks of the whole set.
+    """
     items: Any
     if cache_dir is None:
         items = CacheDataset(list(cases), transform, progress=False, num_workers=0)
     else:
-        items = PersistentDataset(list(cases), transform, cache_dir=cache_dir, weights_only=True)
+        decides = repr((content_sha256, transform.domain, transform.preprocessing, transform.config))
+        place = cache_dir / f"slices-{hashlib.sha256(decides.encode()).hexdigest()[:16]}"
+        items = PersistentDataset(list(cases), transform, cache_dir=place, weights_only=True)
     return [TrainingSlice(**part) for i in range(len(cases)) for part in items[i]]
 
 
@@ -92,25 +99,11 @@ def cut_case(
     config: SliceConfig,
 ) -> list[TrainingSlice]:
     """Slices of the acquisition plane, with and without lesion, evenly spread over those there are."""
-    volume = labelled.volume
-    affine = check_affine(np.asarray(volume.affine, dtype=np.float64), case.name)
-    array = np.asarray(volume.as_tensor().numpy(), dtype=np.float32)
-    is_rgb, is_2d, inverted = (bool(volume.meta.get(k, False)) for k in ("is_rgb", "is_2d", "display_inverted"))
-    inside = foreground(array, modality=volume.meta.get("modality"), is_rgb=is_rgb, is_2d=is_2d, inverted=inverted)
-    window, _ = choose_window(None, domain, volume)
-    spec = Preprocessing(
-        preprocessing.image_size,
-        preprocessing.mean,
-        preprocessing.std,
-        window=window,
-        fit=domain.fit,
-        channels=domain.channels,
-    )
-    ranges = intensity_ranges(array, inside, spec, is_rgb=is_rgb)
-    frame = slice_frame(affine, choose_planes(affine, volume, None)[0][0])
-    source = Scan(array, inside, affine, ranges, spec, inverted)
+    own = replace(preprocessing, window=window_of(domain), fit=domain.fit, channels=domain.channels)
+    job = make_job(labelled.volume, domain.name, own)
+    source, frame = job.scan(), slice_frame(job.affine, job.planes[0])
     unknown = np.zeros_like(truth) if labelled.ignored is None else labelled.ignored
-    chosen = _choose(source.foreground_slices(frame), truth, unknown, inside, frame.axis, config)
+    chosen = _choose(source.foreground_slices(frame), truth, unknown, source.mask, frame.axis, config)
     cut = []
     where = source.placement(frame)
     for index in chosen:

@@ -20,7 +20,7 @@ _CALIBRATION_CASES = 24
 
 def choose_threshold(config: TrainConfig, parts: Sequence[Part]) -> Threshold:
     """The threshold with the highest mean Dice over the validation cases that hold a lesion."""
-    engine = load_engine(config.out, "cpu", precision="float32", weights=config.model)
+    engine = load_engine(config.out, "cpu", precision="float32", weights=config.tower)
     total: np.ndarray[Any, Any] = np.zeros(len(level_scores()))
     cases = 0
     for part in parts:

@@ -23,7 +23,7 @@ MLFLOW_FILE = "mlflow.db"
 
 # Modules by choice, and what may differ between a run and its resumption or names places on the machine.
 _NEEDED = {"tensorboard": ("ignite", "tensorboard"), "mlflow": ("ignite", "mlflow")}
-_NO_PARAMETER = {"data", "out", "model", "steps", "track", "cache_gib", "cache_dir"}
+_NO_PARAMETER = {"data", "out", "model", "weights", "steps", "track", "cache_gib", "cache_dir"}
 
 
 class TrackingWatcher(TrainWatcher):

@@ -10,14 +10,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from headclip_med.errors import OutputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RECORD_NAME = "result.json"  # its presence says that a result folder is complete
 
@@ -90,6 +95,25 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all; like other results it can be read by everybody.
+
+    Raises:
+        OutputError: it cannot be written, which safetensors itself says in an error of its own.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic_path(path) as draft:
+        try:
+            save_file(plain, draft, metadata=metadata)
+        except SafetensorError as error:
+            found = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(found[1]) if found else errno.EIO, str(error)) from error
+        draft.chmod(0o644)
+
+
 def remove_file(path: Path) -> None:
     """Remove a file where there is one; :class:`OutputError` where that is not allowed."""
     with _os_errors_in_words(path):
@@ -113,6 +137,19 @@ def check_writable(out_dir: Path, name: str | None = None) -> None:
             os.fsync(file.fileno())
         if name is not None:
             _check_replaceable(out_dir / _checked_name(name))
+
+
+@contextmanager
+def leaving_nothing(folder: Path) -> Iterator[None]:
+    """Take away again, when the body fails, the folders down to ``folder`` that it made and left empty."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # something is in it
+            for path in made:
+                path.rmdir()
+        raise
 
 
 def _checked_name(name: str) -> str:

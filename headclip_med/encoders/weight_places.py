@@ -1,0 +1,81 @@
+"""Where weights lie: files and folders by name, before any of them is read. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from headclip_med.errors import ModelError
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+# What a folder's weights are called, the first one there is counts; an index names its shards.
+_IN_FOLDER = (
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_CONFIGS = ("open_clip_config.json", "config.json")
+
+
+def split_architecture(name: str | Path) -> tuple[str, str]:
+    """``[ARCH@]FILE`` → architecture, empty where none is named, and file; a folder may have an ``@`` in its name."""
+    architecture, at, file = str(name).partition("@")
+    if not at or "/" in architecture or Path(name).expanduser().exists():
+        return "", str(name)
+    return architecture, file
+
+
+def is_weights(name: str | Path) -> bool:
+    """Whether ``name`` stands for a local weight file or folder, there or not, rather than for a hub's model."""
+    path = Path(name).expanduser()
+    return path.suffix in SUFFIXES or path.is_file() or folder_weights(path) is not None
+
+
+def weight_paths(path: Path) -> list[Path]:
+    """The weight file itself, or the one in a folder, or its shards."""
+    if not path.is_dir():
+        return [path]
+    file = folder_weights(path)
+    if file is None:
+        held = ", ".join(sorted(each.name for each in path.iterdir())[:5]) or "nothing"
+        raise ModelError(
+            "A folder of weights must hold one weight file, such as model.safetensors",
+            f"{path.name} with {held}",
+            "Name the file itself",
+        )
+    if file.suffix != ".json":
+        return [file]
+    try:
+        names = sorted(
+            {Path(name).name for name in json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()}
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            "The index of shards must name them", f"{path.name}/{file.name}", "Download or copy it again"
+        ) from error
+    return [path / name for name in names]
+
+
+def folder_weights(path: Path) -> Path | None:
+    """The file that stands for a folder's weights: of a known name, or the only one with a known ending."""
+    if not path.is_dir():
+        return None
+    named = next((path / name for name in _IN_FOLDER if (path / name).is_file()), None)
+    others = [each for each in sorted(path.iterdir()) if each.suffix in SUFFIXES and each.is_file()]
+    return named or (others[0] if len(others) == 1 else None)
+
+
+def config_beside(file: Path) -> dict[str, Any]:
+    """What describes the weights in ``file``, in the JSON file beside it; empty where there is none."""
+    for name in _CONFIGS:
+        try:
+            config = json.loads((file.parent / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(config, dict):
+            return config
+    return {}
