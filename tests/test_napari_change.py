@@ -344,6 +344,16 @@ def test_a_sequence_or_heads_that_come_late_are_not_shown_on_another_case(dock: 
     assert len(dock.layers.sources) == 1
     assert "belongs to axial, which is not open any more" in status(dock)
     agreement.check()
+    dock.tools.add_sequence(tmp_path / "sources" / "axial.nii.gz")
+    wait_for(lambda: not dock.background.is_busy)
+    beside = dock.layers.sources[1]
+    assert dock.viewer.layers.index(beside) == 1, "above the source, below the map"
+    dock.viewer.layers.remove(beside)
+    dock.views.findings.decide("accepted")
+    assert len(dock.layers.sources) == 2, "put back as the others are"
+    dock.review.open_case("sagittal")
+    agreement.check()
+    assert [layer.name for layer in dock.viewer.layers][:2] == ["sagittal.nii.gz", "anomaly map"]
 
 
 def test_a_plain_picture_has_no_millimetres_and_no_patient(dock: Any, viewer: Any, tmp_path: Path) -> None:
