@@ -95,8 +95,6 @@ class Background:
 
         for task in self._tasks:
             task.stop()
-        for worker in tuple(self._workers):
-            _disconnect(worker)
         if self._workers and QThreadPool.globalInstance().waitForDone(patience_ms):
             self._workers.clear()
         if not self._workers:
@@ -130,13 +128,3 @@ def _caught_events(events: Callable[[], Iterator[Any]], task: Task) -> Iterator[
         close = getattr(iterator, "close", None)
         if close is not None:
             close()
-
-
-def _disconnect(worker: Any) -> None:
-    for name in ("returned", "yielded", "finished"):
-        signal = getattr(worker, name, None)
-        if signal is not None:
-            try:
-                signal.disconnect()
-            except (RuntimeError, TypeError):
-                continue

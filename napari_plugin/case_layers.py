@@ -206,15 +206,26 @@ class CaseLayers:
         return self.picture is not None and self.picture.link is None
 
     def is_whole(self) -> bool:
-        """Whether every layer of the picture is there, with its own values in its own place."""
+        """Whether every layer of the picture is there, with its own values in its own place, and in sight."""
+        is_there = self.picture is not None and all(self._is_there(layer) for layer in self._ours())
+        return is_there and not self.is_altered() and not self.is_out_of_sight()
+
+    def is_altered(self) -> bool:
+        """Whether a layer that is there holds other values or lies in another place: something else is seen."""
         picture = self.picture
-        if picture is None or len(self.sources) != len(picture.sources):
+        if picture is None:
             return False
-        pairs = [*zip(self.sources, picture.sources, strict=True), (self.map, picture.map)]
-        pairs.append((self.contours, picture.contours))
-        return all(self._is_there(layer) and _is_as_made(layer, made) for layer, made in pairs) and (
-            picture.drawn is None or (self._is_there(self.drawn) and _can_be_kept(self.drawn, picture.drawn))
-        )
+        made = (*picture.sources, picture.map, picture.contours)
+        pairs = zip((*self.sources, self.map, self.contours), made, strict=True)
+        if picture.drawn is not None and self._is_there(self.drawn) and not _can_be_kept(self.drawn, picture.drawn):
+            return True
+        return any(self._is_there(layer) and not _is_as_made(layer, one) for layer, one in pairs)
+
+    def is_out_of_sight(self) -> bool:
+        """Whether everything is hidden, as by another case in the same viewer."""
+        layers = (*self.sources, *((self.map, self.contours) if self._is_shown else ()))
+        there = [layer for layer in layers if self._is_there(layer)]
+        return bool(there) and not self._is_peeking and not any(layer.visible for layer in there)
 
     def shown(self) -> ResultLink | None:
         """The result whose map is on the screen, whole; None where there is none."""

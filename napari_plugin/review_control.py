@@ -326,7 +326,8 @@ class ReviewControl:
         self.drawing.end()
         try:
             with self._change():
-                self.layers.show(self.layers.picture or shown.picture)
+                show = self.layers.open if self.layers.is_out_of_sight() else self.layers.show
+                show(self.layers.picture or shown.picture)
                 self.layers.show_drawn(shown.case.drawn_labels())
                 self._show_case(shown)
                 if self.layers.is_beyond():  # without its layers, napari had nowhere to stay
@@ -334,7 +335,7 @@ class ReviewControl:
         except Exception as error:
             self._lose(error)
         else:
-            words = f"{shown.case.key}: its layers were changed by hand, and were put back."
+            words = f"{shown.case.key}: its layers were changed or hidden, and were put back."
             self.views.footer.status.say(words, is_wrong=True)
 
     # -- inside: change of case
@@ -452,8 +453,14 @@ class ReviewControl:
     # -- inside: actions
 
     def _ready(self) -> OpenCase | None:
-        """The open case, when the screen shows it as it is kept; what is painted or dragged is kept first."""
+        """The open case, when the screen shows it as it is kept; what is painted or dragged is kept first.
+
+        None where it showed something else until now: the reader has to look again before deciding.
+        """
+        was_another = self._shown is not None and (self.layers.is_altered() or self.layers.is_out_of_sight())
         self.mend()
+        if was_another:
+            return None
         self.drawing.follow()
         self._settle_now()
         return self.case

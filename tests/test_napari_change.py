@@ -209,19 +209,22 @@ def test_layers_that_are_deleted_moved_turned_or_refilled_by_hand_are_put_back(d
     agreement = opened(dock, tmp_path, "axial")
     layers = dock.layers
 
-    def each(change: Callable[[Any], object], *names: str) -> None:
+    def each(change: Callable[[Any], object], *names: str, is_decided: bool = False) -> None:
         for name in names:
+            before = dock.review.case.review
             change(layers.sources[0] if name == "source" else getattr(layers, name))
             dock.views.findings.decide("accepted")
             agreement.check()
+            assert (dock.review.case.review != before) == is_decided, "nothing is decided on another picture"
+            if not is_decided:
+                assert status(dock).endswith("were put back.")
 
-    each(dock.viewer.layers.remove, "source", "map", "contours", "drawn")
-    assert status(dock).endswith("were put back.")
+    each(dock.viewer.layers.remove, "source", "map", "contours", "drawn", is_decided=True)
     each(lambda layer: setattr(layer, "translate", np.array(layer.translate) + 5), "map")
     each(lambda layer: setattr(layer, "affine", np.diag([1.0, 2, 1, 1])), "source")
     each(lambda layer: setattr(layer, "data", np.ones((3, 4, 5), dtype=layer.data.dtype)), "contours", "drawn")
-    each(lambda layer: setattr(layer, "name", "renamed"), "map", "drawn")
-    each(lambda layer: dock.viewer.layers.move(dock.viewer.layers.index(layer), 0), "map")
+    each(lambda layer: setattr(layer, "name", "renamed"), "map", "drawn", is_decided=True)
+    each(lambda layer: dock.viewer.layers.move(dock.viewer.layers.index(layer), 0), "map", is_decided=True)
     dock.viewer.layers.clear()
     wait_for(lambda: len(dock.viewer.layers) == 4)  # at once, not only with the next action
     agreement.check()
@@ -229,6 +232,27 @@ def test_layers_that_are_deleted_moved_turned_or_refilled_by_hand_are_put_back(d
     assert layers.shown() is None
     dock.views.findings.decide("rejected")
     agreement.check()
+    assert "rejected" not in decisions(dock, tmp_path)["axial"]
+
+
+def test_of_two_docks_in_one_viewer_only_the_one_whose_case_is_in_sight_takes_decisions(
+    make_dock: Callable[[], Any], tmp_path: Path
+) -> None:
+    one, two = make_dock(), make_dock()
+    opened(one, tmp_path / "one", "axial", TWO[:2])
+    agreement = opened(two, tmp_path / "two", "sagittal", TWO)
+    assert not one.layers.map.visible
+    one.views.findings.decide("accepted")
+    assert one.review.case.review.findings == {}
+    assert one.layers.map.visible, "it is in sight again, and the other one is not"
+    assert not two.layers.map.visible
+    one.views.findings.decide("accepted")
+    assert decisions(one, tmp_path / "one")["axial"] == ["accepted"]
+    two.views.findings.decide("rejected")
+    agreement.check()
+    two.views.findings.decide("rejected")
+    agreement.check()
+    assert decisions(two, tmp_path / "two") == {"sagittal": ["rejected"]}
 
 
 def test_a_layer_of_the_case_cannot_be_deleted_from_the_layer_list(dock: Any, tmp_path: Path) -> None:
@@ -320,6 +344,16 @@ def test_a_sequence_or_heads_that_come_late_are_not_shown_on_another_case(dock: 
     assert len(dock.layers.sources) == 1
     assert "belongs to axial, which is not open any more" in status(dock)
     agreement.check()
+    dock.tools.add_sequence(tmp_path / "sources" / "axial.nii.gz")
+    wait_for(lambda: not dock.background.is_busy)
+    beside = dock.layers.sources[1]
+    assert dock.viewer.layers.index(beside) == 1, "above the source, below the map"
+    dock.viewer.layers.remove(beside)
+    dock.views.findings.decide("accepted")
+    assert len(dock.layers.sources) == 2, "put back as the others are"
+    dock.review.open_case("sagittal")
+    agreement.check()
+    assert [layer.name for layer in dock.viewer.layers][:2] == ["sagittal.nii.gz", "anomaly map"]
 
 
 def test_a_plain_picture_has_no_millimetres_and_no_patient(dock: Any, viewer: Any, tmp_path: Path) -> None:
