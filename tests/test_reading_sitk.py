@@ -434,6 +434,22 @@ def test_a_text_header_that_contradicts_itself_is_refused(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize(("kind", "is_colour"), [("vector", True), ("RGB-color", True), ("list", False)])
+def test_three_bytes_that_are_a_list_are_no_colour(tmp_path: Path, kind: str, is_colour: bool) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (3, 12, 14, 9), dtype=np.uint8)
+    fields: Fields = {
+        "type": "uint8", "dimension": "4", "sizes": "12 14 9 3", "endian": None, "kinds": f"space space space {kind}",
+        "space directions": "(0.9,0,0) (0,0.9,0) (0,0,3) none",
+    }  # fmt: skip
+    path = _text(tmp_path / "a.nrrd", fields, values.transpose(0, 3, 2, 1).tobytes())
+    if is_colour:
+        np.testing.assert_array_equal(load(path).array, values)
+        return
+    np.testing.assert_array_equal(load(path, time=1).array[0], values[1])
+    with pytest.raises(InputError, match="3 volumes"):
+        load(path)
+
+
 def test_an_empty_line_in_a_metaimage_header_is_no_end(tmp_path: Path) -> None:
     path = _text(tmp_path / "scan.mha", {})
     path.write_bytes(path.read_bytes().replace(b"NDims", b"\nNDims", 1))

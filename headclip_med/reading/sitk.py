@@ -62,6 +62,7 @@ class TextHeader(NamedTuple):
         lines: for ITK, as if the voxels followed it unpacked. scale: millimetres per unit of length.
         file, start: where the voxels are. encoding: ``raw``, ``gzip``, ``bzip2``, ``zlib``, or text as it is.
         skip_lines, skip: before the voxels, bytes after unpacking; -1: they are the last ones.
+        is_list: several values of a voxel are no colour.
     """
 
     lines: list[str]
@@ -71,6 +72,7 @@ class TextHeader(NamedTuple):
     encoding: str
     skip_lines: int
     skip: int
+    is_list: bool = False
 
 
 class TextImage(NamedTuple):
@@ -134,7 +136,7 @@ def read_stored(path: Path, found: str, time: int | None, notes: list[str]) -> T
         _check_header(reader, path.name)
         _write(draft, _voxels(header, _size(reader), path.name, notes), path.name)
         image = reader.Execute()
-        array, is_rgb = _channels(image, time, path.name)
+        array, is_rgb = _channels(image, time, path.name, header.is_list)
         affine = _ras_affine(image)
         affine[:3] *= header.scale
         return TextImage(array, is_rgb, affine, image, [path, *({header.file} - {path})])
@@ -189,7 +191,8 @@ def _nrrd_header(path: Path, notes: list[str]) -> TextHeader:
     ]
     as_text = encoding if encoding in ("ascii", "hex") else "raw"
     place = data or path, 0 if data else start, encoding, skip_lines, skip
-    return TextHeader([*kept, f"encoding: {as_text}", ""], _nrrd_scale(path.name, fields, notes), *place)
+    scale, is_list = _nrrd_scale(path.name, fields, notes), bool(re.search("list", fields.get("kinds", "")))
+    return TextHeader([*kept, f"encoding: {as_text}", ""], scale, *place, is_list)
 
 
 def _nrrd_scale(name: str, fields: dict[str, str], notes: list[str]) -> float:
@@ -409,7 +412,7 @@ def _check_header(reader: Any, name: str) -> None:
         raise InputError(f"{name} must have two to four dimensions", f"the size {tuple(size)}")
 
 
-def _channels(image: Any, time: int | None, name: str) -> tuple[NDArray[np.generic], bool]:
+def _channels(image: Any, time: int | None, name: str, is_list: bool) -> tuple[NDArray[np.generic], bool]:
     """``(C, I, J, K)`` and whether the channels are colours."""
     array = sitk.GetArrayFromImage(image)  # ([T,] [K,] J, I [, components])
     components, dimension = image.GetNumberOfComponentsPerPixel(), image.GetDimension()
@@ -420,7 +423,7 @@ def _channels(image: Any, time: int | None, name: str) -> tuple[NDArray[np.gener
         array = array[chosen]
     elif dimension == 2:
         array = array[None]
-    is_rgb = components == 3 and array.dtype == np.uint8
+    is_rgb = components == 3 and array.dtype == np.uint8 and not is_list
     if not is_rgb:
         chosen = pick_time(components, None if dimension == 4 and components == 1 else time, name)
         array = array[..., chosen : chosen + 1]
