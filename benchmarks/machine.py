@@ -31,19 +31,25 @@ def finish(device: torch.device) -> None:
 
 
 class Seconds(NamedTuple):
-    """How long something took: by the clock, and of all cores for this process, which other work does not lengthen."""
+    """How long something took: by the clock, and of all cores for this process, which other work lengthens less.
+
+    ``user`` is its own work, ``cpu`` with the system's for it, such as memory that is asked for and given back.
+    """
 
     wall: float
+    user: float
     cpu: float
 
 
 def clocked(work: Callable[[], object], device: torch.device) -> Seconds:
     """Seconds until the device is done."""
     finish(device)
-    begin, used = time.perf_counter(), os.times().user
+    begin, before = time.perf_counter(), os.times()
     work()
     finish(device)
-    return Seconds(time.perf_counter() - begin, os.times().user - used)
+    wall, after = time.perf_counter() - begin, os.times()
+    user = after.user - before.user
+    return Seconds(wall, user, user + after.system - before.system)
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:

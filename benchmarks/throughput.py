@@ -284,7 +284,7 @@ def measure_picture(subject: Subject, precision: str, settings: Settings, file: 
         OURS: lambda: predict_case(engine, file, out, f"{subject.name}-{precision}-{next(numbers)}"),
     }
     seconds = in_turns(ways, settings.repeats, device, warm_up=1)
-    clocks = ("wall", "cpu")
+    clocks = ("wall", "user", "cpu")
     medians = {
         clock: {name: statistics.median(getattr(each, clock) for each in found) for name, found in seconds.items()}
         for clock in clocks

@@ -86,14 +86,15 @@ def volumes_table(volumes: list[dict[str, Any]]) -> Table:
 
 def pictures_table(pictures: list[dict[str, Any]]) -> Table:
     """A picture → map on disk, by the clock and by the processor."""
-    titles = ("model", "way", "wall s", "CPU s", "× released, wall", "× released, CPU")
+    clocks = ("wall", "user", "cpu")
+    titles = ("model", "way", *(f"{clock} s" for clock in clocks), *(f"× released, {clock}" for clock in clocks))
     table = Table(*titles, title="Picture → map on disk")
     for picture in pictures:
         medians, gain = picture["median"], picture["times_released"]
         name = f"{picture['model']}@{picture['pixels']}"
         for who, label in (("released", "released"), ("ours", f"ours, {picture['precision']}")):
-            spent = [f"{medians[clock][who]:.2f}" for clock in ("wall", "cpu")]
-            gains = ["1.00", "1.00"] if who == "released" else [f"{gain[clock]:.2f}" for clock in ("wall", "cpu")]
+            spent = [f"{medians[clock][who]:.2f}" for clock in clocks]
+            gains = ["1.00"] * len(clocks) if who == "released" else [f"{gain[clock]:.2f}" for clock in clocks]
             table.add_row(name if who == "released" else "", label, *spent, *gains)
     return table
 

@@ -64,6 +64,8 @@ class CaseOptions:
         """
         facts = asdict(self)
         del facts["series"]
+        if self.preprocessing is None:
+            del facts["preprocessing"]  # as in results from before there was a choice
         return {**facts, "formats": sorted(set(self.formats))}
 
 
