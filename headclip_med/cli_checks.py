@@ -26,13 +26,15 @@ def check_model(name: str) -> None:
         ModelError: with what was probably meant.
     """
     text = choices.split_method(name)[1]
+    if not text.strip():
+        raise ModelError("A model must be named", "an empty name", "Check the variable or quotes")
     path = Path(text.rpartition("@")[2])
     if text in choices.pack_names() or text.startswith(_HUBS):
         return
     if _exists(path):
         if path.expanduser().is_dir() and not (path.expanduser() / "pack.json").is_file():
             hint = "Name the folder that holds the pack.json; see `headclip-med models list`"
-            raise ModelError("A model folder must be a pack with a pack.json", path.name, hint)
+            raise ModelError("A model folder must be a pack with a pack.json", path.name or text, hint)
         return
     check_weights(text)
     if path.suffix.lower() in (".onnx", ".json") or text.startswith(("/", "~", ".")) or "\\" in text:
@@ -75,6 +77,8 @@ def check_data(specs: Iterable[str]) -> None:
     from headclip_med.datasets import open_dataset
 
     for spec in specs:
+        if not spec.strip():
+            raise InputError("A set must be named", "an empty name", "Check the variable or quotes")
         head, colon, tail = spec.partition(":")
         text = tail if colon and head in choices.LAYOUTS else spec
         if not _exists(Path(text.partition("?")[0])):

@@ -144,6 +144,7 @@ def evaluate(
         cli_checks.check_place(normals, "The normal images")
         cli_checks.check_file(groups, "The table of groups")
         settings = Settings(exact=exact, replicates=bootstrap, seed=seed, min_overlap=min_overlap)
+        cli_checks.check_data([data])
         dataset = _dataset(data, name, sequences, (lesion_values, ignore_values), split, limit, groups)
         from headclip_med.console import say_json
         from headclip_med.console_evaluation import EvaluationBar, evaluation_json, show_evaluation, show_told

@@ -72,7 +72,7 @@ def train(
         elif any(values.values()):
             hint = "In the configuration, give them to each set"
             raise InputError("Values of masks must go with --data", "none", hint)
-        _check_paths({**({} if config is None else read_fields(config)), **changes})
+        _check_paths({**({} if config is None else read_fields(config)), **settings, **changes})
         from headclip_med.console_train import TrainBar, show_trained
         from headclip_med.training.config import load_config
         from headclip_med.training.run import train as run
@@ -103,8 +103,13 @@ def train(
 def _check_paths(given: dict[str, Any]) -> None:
     """Data, tower and folder of a configuration as it was written, before torch is imported."""
     from headclip_med import cli_checks
+    from headclip_med.errors import InputError
     from headclip_med.writing.atomic import check_writable
 
+    missing = [name for name in ("data", "model", "out") if name not in given]
+    if missing:
+        hint = "Add --data, --model and --out, or name a file with --config"
+        raise InputError("A training run must be given data, a tower and a folder", f"no {', '.join(missing)}", hint)
     sets = given.get("data")
     paths = [entry.get("path") for entry in sets if isinstance(entry, dict)] if isinstance(sets, list) else []
     cli_checks.check_data(path for path in paths if isinstance(path, str))

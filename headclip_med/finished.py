@@ -75,6 +75,9 @@ def known_identity(
     """
     facts: dict[str, Any] = {"speed": speed, "normals_sha256": None, "version": package_versions()["headclip-med"]}
     if model.lower().endswith(".onnx"):
+        from headclip_med.exports.onnx_engine import check_onnx_options
+
+        check_onnx_options(weights=weights, method=method, precision=precision, speed=speed, normals=normals)
         if device.startswith("openvino") or not Path(model).expanduser().is_file():
             return None
         return {**facts, "precision": "float32", "export_sha256": sha256_file(Path(model).expanduser())}, None

@@ -21,7 +21,7 @@ from headclip_med.errors import HeadclipError, InputError, ModelError, OutputErr
 from headclip_med.fields import parse_settings
 from headclip_med.training.config import load_config
 
-# Command lines below a folder with scan.nii.gz, set/ (pairs), file and pack/, and what each is told.
+# Command lines below a folder with scan.nii.gz, set/ (pairs), file and pack/, and what each is told; EMPTY is "".
 REFUSED = [
     ("predict gone.nii -o out", "must be a file or folder that exists; given: gone.nii."),
     ("predict empty -o out", "The folder must hold images; given: empty without any."),
@@ -63,6 +63,12 @@ REFUSED = [
     ("train -c wrong.yaml -o out", "The configuration must be a readable YAML file; given: wrong.yaml: "),
     ("train -c paths.yaml -o out", "must be a file or folder that exists; given: gone."),
     ("train --data pairs:set -m tower.safetensors -o out --domain brain", "Did you mean brain-mri"),
+    ("train -o out", "A training run must be given data, a tower and a folder; given: no data, model."),
+    ("train --data pairs:set -o out", "given: no model."),
+    ("train --data EMPTY -m tower.safetensors -o out", "A set must be named; given: an empty name."),
+    ("evaluate --data EMPTY -o out", "A set must be named; given: an empty name."),
+    ("predict scan.nii.gz -o out -m EMPTY", "A model must be named; given: an empty name."),
+    ("predict EMPTY -o out", "An input must be a file or a folder; given: an empty name."),
     ("demo -o file", "a file where a folder must be"),
     ("demo -o out -m gone.onnx", "must be a file or folder that exists; given: gone.onnx."),
     ("models info headclip-tinny", "Did you mean headclip-tiny"),
@@ -124,7 +130,7 @@ def told(place: Path) -> dict[str, list[Any]]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
     ran = subprocess.run(
         [sys.executable, "-c", _RUN_ALL],
-        input=json.dumps([line.split() for line in lines]),
+        input=json.dumps([["" if word == "EMPTY" else word for word in line.split()] for line in lines]),
         capture_output=True,
         text=True,
         cwd=place,
