@@ -103,9 +103,9 @@ def models_push(
 
         cli_checks.check_model(pack)
         from headclip_med.packs import builtin_packs, load_pack
-        from headclip_med.packs.share import pack_place, parse_hub_name, push_pack
+        from headclip_med.packs.share import pack_place, push_pack, target_name
 
-        parse_hub_name(repo)
+        target_name(repo)
         place = pack_place(pack, builtin_packs())
         load_pack(place)
         with errors_in_words(refused=1), console.waiting(f"uploading {pack}"):

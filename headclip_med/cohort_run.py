@@ -217,7 +217,7 @@ def read_runs(folder: Path) -> dict[str, Any] | None:
         OutputError: its ``run.json`` is of something else, and would be lost.
     """
     path = folder / RUN_NAME
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -128,7 +128,7 @@ def test_options_reach_the_engine(
     text = "--domain brain-mri --plane axial,coronal --window 40/80 --threshold 0.3 --smooth-mm 2.5 --time 0"
     more = (
         "--precision float32 --batch-size 3 --method anomalyclip --series #1 --channels neighbours --on-irregular keep"
-        " --speed balanced"
+        " --speed balanced --preprocessing own"
     )
     ran = _predict(tiny_pack, volume, "--out", tmp_path / "out", *text.split(), *more.split())
     assert ran.exit_code == 0, ran.output
@@ -146,6 +146,7 @@ def test_options_reach_the_engine(
         "dtype": "torch.float32",
         "method": "anomalyclip",
         "speed": "balanced",
+        "preprocessing": "own",
     }
 
 

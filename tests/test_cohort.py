@@ -324,6 +324,12 @@ def test_a_run_json_of_something_else_is_never_replaced(text: str, tmp_path: Pat
     assert (tmp_path / "run.json").read_text() == text
 
 
+def test_a_folder_called_run_json_is_told_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(OutputError, match=r"run\.json in the output folder must be of earlier runs"):
+        check_output(tmp_path)
+
+
 def test_a_result_of_another_image_is_replaced_with_a_word(tmp_path: Path, engine: Engine) -> None:
     out = tmp_path / "out"
     first, other = write_volume(tmp_path / "1" / "flair.nii.gz"), write_volume(tmp_path / "2" / "flair.nii.gz", value=1)

@@ -66,9 +66,7 @@ def push_pack(source: Path, repo: str, token: str | None = None, *, private: boo
     """
     from huggingface_hub import HfApi
 
-    name, revision = parse_hub_name(repo)
-    if revision is not None:
-        raise ModelError("A pack must be pushed to ORG/NAME", repo, "Leave the revision out")
+    name = target_name(repo)
     pack = load_pack(source)
     pack.config()
 
@@ -143,6 +141,14 @@ def pack_place(name: str, builtin: Mapping[str, Path], *, download: bool = True)
     if place is None:
         raise ModelError("A Hub's pack must be in the cache", name, f"Run `headclip-med models pull {name}`")
     return place
+
+
+def target_name(repo: str) -> str:
+    """``[hf-pack:]ORG/NAME`` → the repository to push to, or :class:`ModelError`."""
+    name, revision = parse_hub_name(repo)
+    if revision is not None:
+        raise ModelError("A pack must be pushed to ORG/NAME", repo, "Leave the revision out")
+    return name
 
 
 def parse_hub_name(name: str) -> tuple[str, str | None]:
