@@ -90,8 +90,6 @@ def bundle_run(
         from headclip_med.bundle.failures import BundleRunError, was_stopped
         from headclip_med.bundle.folder import check_installed, find_bundle
         from headclip_med.bundle.overrides import read_overrides
-        from headclip_med.training.fit import TrainWatcher
-        from headclip_med.training.stop import Stop
 
         folder = find_bundle(bundle)
         check_installed("fire", "ignite")
@@ -102,6 +100,9 @@ def bundle_run(
         overrides = read_overrides(words)
         if front.check_trust(folder, files, trust):
             console.say_warnings([f"the config of {folder.root} runs as code"])
+        from headclip_med.training.fit import TrainWatcher
+        from headclip_med.training.stop import Stop
+
         with Stop(TrainWatcher()) as stop:
             try:
                 with console_bundle.stdout_for_json(as_json):

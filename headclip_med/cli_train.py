@@ -107,8 +107,10 @@ def _check_paths(given: dict[str, Any]) -> None:
     from headclip_med.writing.atomic import check_writable
 
     missing = [name for name in ("data", "model", "out") if name not in given]
+    if "weights" in given and "model" in missing:
+        missing.remove("model")
     if missing:
-        hint = "Add --data, --model and --out, or name a file with --config"
+        hint = "Add --data, --model (or --weights FILE) and --out, or name a file with --config"
         raise InputError("A training run must be given data, a tower and a folder", f"no {', '.join(missing)}", hint)
     sets = given.get("data")
     paths = [entry.get("path") for entry in sets if isinstance(entry, dict)] if isinstance(sets, list) else []

@@ -300,7 +300,7 @@ TABLE = [
     Row(no_such_weights, 2, ("The weight file must exist", "gone.safetensors", "Check the path")),
     Row(weights_of_another, 2, ("must fit the architecture", "(16, 3, 8, 8)", "ARCH@FILE")),
     Row(weights_exchanged, 2, ("must have the sha256 in its pack.json", "Install the package again")),
-    Row(weights_cut_off, 2, ("must be a whole safetensors file", "tower.safetensors", "Download it again")),
+    Row(weights_cut_off, 2, ("must be a whole file of safetensors", "tower.safetensors", "Download or copy it again")),
     Row(
         _option("--domain", "brain-mir"),
         2,

@@ -162,6 +162,7 @@ def test_what_a_csv_cannot_list_is_told(tmp_path: Path) -> None:
 
 def test_a_csv_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     dataset = open_dataset(pairs_tree(tmp_path / "set"))
+    (tmp_path / "file").touch()
     with pytest.raises(OutputError):
-        write_split(dataset, {case.name: "train" for case in dataset}, tmp_path / "no such folder" / "list.csv")
-    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+        write_split(dataset, {case.name: "train" for case in dataset}, tmp_path / "file" / "list.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "set"]

@@ -408,7 +408,10 @@ def test_train_passes_the_choice_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise InputError("Enough has been seen", "nothing")
 
     monkeypatch.setattr("headclip_med.training.run.train", stop)
-    words = ["train", "--model", "tower", "--out", str(tmp_path / "out"), "--lesion-values", "2,4"]
+    for name in ("tower.safetensors", "set"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--model", "tower.safetensors", "--out", str(tmp_path / "out"), "--lesion-values", "2,4"]
     assert CliRunner().invoke(app, [*words, "--data", "set", "--ignore-values", "5"]).exit_code == 2
     assert (seen[0][0].lesion_values, seen[0][0].ignore_values) == ("2,4", "5")
     refused = CliRunner().invoke(app, words)

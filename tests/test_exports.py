@@ -322,7 +322,7 @@ def test_missing_packages_are_named_with_their_command(monkeypatch: pytest.Monke
         (["out", "--tolerance", "0"], "The tolerance must lie between 0 and 1"),
         (["out", "--model", "headclip-tinny"], "Did you mean headclip-tiny"),
         (["out", "--domain", "head-ct"], "must stay brain-mri"),
-        (["out", "--ckpt", "nowhere.pt"], "The weight file must exist"),
+        (["out", "--ckpt", "nowhere.pt"], "The checkpoint must be a file that exists; given: nowhere.pt"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_in_one_message(

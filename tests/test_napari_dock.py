@@ -259,7 +259,7 @@ def test_closing_while_a_run_goes_on_cancels_it_and_nothing_deleted_is_touched(
         QApplication.processEvents()
     assert not background.is_busy
     assert errors == []
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
     with open_session(tmp_path) as session:
         case = session.open_case("case")
         assert case.read_only is None

@@ -505,7 +505,7 @@ def _refusals(folder: Path, prompts: Path, state: dict[str, torch.Tensor]) -> di
     named = ("--tower", f"{QUICK}@{clip}")
     archive(folder / "ViT-L-14-336px.pt", state, QuickGELU())
     return {
-        "no file": ((folder / "gone.pth", *named), "The weight file must exist; given: gone.pth"),
+        "no file": ((folder / "gone.pth", *named), "must be a file that exists; given: gone.pth"),
         "no tower": ((prompts,), "must be converted with a tower"),
         "an unknown tower": ((prompts, "--tower", "ViT-L-14-337/openai"), "Did you mean ViT-L-14"),
         "a tower whose weights are missing": ((prompts, "--tower", QUICK), "must be a pack, a weight file"),

@@ -274,7 +274,7 @@ def test_a_tower_must_be_named_by_its_architecture_or_its_weights(tmp_path: Path
     words = ["train", "--data", f"pairs:{data}", "--out", str(tmp_path / "out")]
     none = CliRunner().invoke(app, words)
     assert none.exit_code == 2
-    assert "named with --model, or its weight file with --weights FILE" in " ".join(none.output.split())
+    assert "given: no model. Add --data, --model (or --weights FILE)" in " ".join(none.output.split())
     for more, told in (
         (("--model", "vit_small_patch14_dinov2", "--weights", str(tmp_path / "gone.pt")), "must exist; given: gone.pt"),
         (("--weights", str(tmp_path / "gone.pt")), "must exist; given: gone.pt"),
@@ -328,7 +328,8 @@ def test_data_that_can_never_begin_leave_no_checkpoint(tmp_path: Path, monkeypat
 
 def test_a_full_disk_costs_the_store_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = train_config(tmp_path / "out", steps=2)
-    monkeypatch.setattr(FeatureStore, "_file", lambda self, pixels: tmp_path / "nowhere" / "x.safetensors")
+    (tmp_path / "full").touch()
+    monkeypatch.setattr(FeatureStore, "_file", lambda self, pixels: tmp_path / "full" / "x.safetensors")
     train(config)
     monkeypatch.undo()
     train(train_config(tmp_path / "whole", steps=2))

@@ -165,4 +165,5 @@ def _matches(files: Mapping[str, Sequence[str]], pattern: tuple[str, str]) -> It
 def _compiled(pattern: tuple[str, str]) -> tuple[re.Pattern[str], re.Pattern[str]]:
     folder, name = pattern
     whole = name[1:] if name.startswith("=") else rf"(?:{name})(?:{_ENDING})"
-    return re.compile(folder, re.IGNORECASE), re.compile(whole, re.IGNORECASE)
+    flags = re.IGNORECASE | re.DOTALL  # a name may hold the end of a line
+    return re.compile(folder, flags), re.compile(whole, flags)

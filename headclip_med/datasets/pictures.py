@@ -76,7 +76,7 @@ RULES = tuple(
     Rule((folders[0], names[0]), (folders[1], names[1])) for folders, choices in _TOGETHER for names in choices
 )
 
-_MASK_NAME = re.compile(rf".+?{_SUFFIX}", re.IGNORECASE)
+_MASK_NAME = re.compile(rf".+?{_SUFFIX}", re.IGNORECASE | re.DOTALL)
 _NO_IMAGE_NAME = re.compile(
     r".*[-_ ](?:super[-_]?pixels?|overlay|bbox|contours?|edges?|pred(?:iction)?|heat_?map|attribute_.*|vis)",
     re.IGNORECASE,

@@ -112,8 +112,8 @@ def check_listable(dataset: CaseDataset) -> None:
             hint = "Save the sequences as files of their own"
             raise InputError("A CSV of paths must list whole files", f"{case.name}, a volume of a 4-D file", hint)
         files = [file for file in (*case.images, *case.masks) if file is not None]
-        if not all(map(_is_text, files)):
-            raise InputError(f"The files of {case.name} must have names in UTF-8 to be listed", "others", "Rename them")
+        if unlisted := [file for file in files if not _is_text(file)]:
+            raise InputError("A list must name files whose names are UTF-8", unlisted[0], "Rename files and folders")
         if any(_SEPARATOR in part for file in files for part in file.parts[len(dataset.root.parts) :] or [file.name]):
             raise InputError(f"The files of {case.name} must have no {_SEPARATOR} in their names", "one with it")
 
