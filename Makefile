@@ -1,11 +1,12 @@
 # Two commands do all the set-up on a fresh machine: make demo, make test. Running them again is quick.
-# Variables: PYTHON (the interpreter to start from), VENV, DEMO (output folder), DIST, ARGS (further pytest arguments).
+# Variables: PYTHON (the interpreter to start from), VENV, DEMO (output folder), DIST, ARGS (further pytest arguments), WORKERS (test processes).
 
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo_output
 DIST ?= dist
 ARGS ?=
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -26,7 +27,7 @@ test: $(VENV)/test.stamp ## install everything that the tests need, and run all 
 	@.ci/system-packages.sh
 	@qt=; $(BIN)/python -c 'import PySide6.QtWidgets' 2>/dev/null || \
 		{ echo 'Qt does not load here: the viewer tests will be skipped.'; qt='-p no:pytest-qt'; }; \
-	set -x; $(BIN)/python -m pytest $$qt $(ARGS)
+	set -x; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $$qt $(ARGS)
 
 check: $(VENV)/dev.stamp ## format, lint and types
 	$(BIN)/ruff format --check .

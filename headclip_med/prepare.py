@@ -51,9 +51,11 @@ def window_or_own(window: str | Window | None, own: Window | None, volume: AnyVo
         return None, "" if window is None else "a colour image has no window: the window option was ignored"
     if window is not None:
         return given_window(window), ""
+    modality = volume.meta.get("modality")
+    if own is not None and modality != "CT" and _is_of_grey_levels(volume):
+        return None, f"a plain picture has grey levels, not HU: the domain's window {own[0]:g}/{own[1]:g} was left out"
     if own is not None:
         return _in_units(volume, own), ""
-    modality = volume.meta.get("modality")
     if modality == "CT":
         return _ct_window(volume)
     if modality is None and looks_like_hu(volume_array(volume)):
@@ -89,6 +91,13 @@ def _in_units(volume: AnyVolume, window: Window) -> Window:
             "Leave out what scales intensities before, or give the window for these values",
         )
     return window
+
+
+def _is_of_grey_levels(volume: AnyVolume) -> bool:
+    """Whether a volume is a plain picture, and not one in HU, where air is negative and white is high."""
+    if not volume.meta.get("is_2d", False):
+        return False
+    return bool(volume.meta.get("display_inverted", False)) or float(volume_array(volume).min()) >= 0
 
 
 def _ct_window(volume: AnyVolume) -> tuple[Window, str]:

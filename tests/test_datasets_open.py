@@ -155,7 +155,7 @@ def test_names_that_are_no_utf_8_can_be_shown(tmp_path: Path) -> None:
     assert "images/%FF.png" in dataset.notes[0]
     for text in (*dataset.notes, *dataset.strays, dataset.why, *(case.name for case in dataset)):
         text.encode()
-    with pytest.raises(InputError, match="must have names in UTF-8 to be listed"):
+    with pytest.raises(InputError, match="must name files whose names are UTF-8"):
         check_listable(dataset)
 
 

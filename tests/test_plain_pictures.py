@@ -325,3 +325,22 @@ def test_a_negative_is_scored_as_the_picture_that_it_shows(tmp_path: Path, tiny_
     engine = load_engine(str(tiny_pack), "cpu")
     negative, shown = (engine.predict(tmp_path / name).map_array for name in ("negative.tif", "positive.png"))
     np.testing.assert_allclose(negative, shown, atol=1e-5)
+
+
+def _hu(folder: Path) -> Path:
+    values = _picture().astype(np.int16) - 100
+    sitk.WriteImage(sitk.GetImageFromArray(values), folder / "slice.mha")
+    return folder / "slice.mha"
+
+
+@pytest.mark.parametrize("write", [_png, _turned_jpeg, _float_tiff, _hu])
+def test_a_window_in_hu_is_not_laid_over_grey_levels(write: Any, tmp_path: Path, tiny_pack: Path) -> None:
+    """--domain head-ct cut a PNG at 80 of 255; a picture in HU keeps the window, and one that was asked for counts."""
+    path, engine = write(tmp_path), load_engine(tiny_pack)
+    plain = write is not _hu
+    result = engine.predict(path, domain="head-ct")
+    assert (result.display_window == (0.0, 80.0)) is not plain
+    assert any("grey levels, not HU: the domain's window 40/80" in note for note in result.warnings) is plain
+    asked = engine.predict(path, domain="head-ct", window=(40, 80))
+    assert asked.display_window == (0.0, 80.0)
+    assert np.array_equal(asked.map_array, result.map_array) is not plain
