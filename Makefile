@@ -1,5 +1,6 @@
 # Two commands do all the set-up on a fresh machine: make demo, make test. Running them again is quick.
-# Variables: PYTHON (the interpreter to start from), VENV, DEMO (output folder), DIST, ARGS (further pytest arguments), WORKERS (test processes).
+# Variables: PYTHON (the interpreter to start from), VENV, DEMO (output folder), DIST,
+# ARGS (further pytest arguments), WORKERS (test processes).
 
 PYTHON ?= python3
 VENV ?= .venv
