@@ -23,12 +23,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from headclip_med.hashing import sha256_file
+from headclip_med.base.files import sha256_file
+from headclip_med.base.types import VolumeMeta
+from headclip_med.base.volume import LoadedVolume
 from headclip_med.phantom import Lesion, centred_affine, make_phantom
-from headclip_med.reading.base import LoadedVolume
 from headclip_med.result import AnomalyResult, SliceScore
 from headclip_med.review import Session
-from headclip_med.types import VolumeMeta
 from headclip_med.volume_map import find_components
 from headclip_med.writing import write_result
 

@@ -10,8 +10,6 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
 _PUBLIC = {
     "load_engine": "headclip_med.engine",
     "load_onnx_engine": "headclip_med.exports.onnx_engine",
@@ -20,7 +18,7 @@ _PUBLIC = {
     "Finding": "headclip_med.result",
     "SliceScore": "headclip_med.result",
     "read_volume": "headclip_med.reading",
-    "HeadclipError": "headclip_med.errors",
+    "HeadclipError": "headclip_med.base.errors",
     "open_dataset": "headclip_med.datasets",
     "evaluate": "headclip_med.evaluation.run",
     "EvaluationResult": "headclip_med.evaluation.run",
@@ -41,9 +39,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from headclip_med.base.errors import HeadclipError
     from headclip_med.datasets import open_dataset
     from headclip_med.engine import Engine, load_engine
-    from headclip_med.errors import HeadclipError
     from headclip_med.evaluation.run import EvaluationResult, evaluate
     from headclip_med.exports.onnx_engine import load_onnx_engine
     from headclip_med.reading import read_volume

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headclip_med.errors import InputError, readable
+from headclip_med.base.errors import InputError, readable
+from headclip_med.base.files import RECORD_NAME
 from headclip_med.reading.content import existing_path, identify
-from headclip_med.writing.atomic import RECORD_NAME
 
 Source = Path | tuple[Path, ...]
 

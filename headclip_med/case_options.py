@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from headclip_med.choices import CHANNELS, IRREGULAR, PREPROCESSINGS
-from headclip_med.errors import InputError
-from headclip_med.types import PLANES
+from headclip_med.base.errors import InputError
+from headclip_med.base.names import CHANNELS, IRREGULAR, PREPROCESSINGS
+from headclip_med.base.types import PLANES
 from headclip_med.writing import ALL_FORMATS, FORMATS, DicomOptions, check_formats
 from headclip_med.writing.dicom_options import check_dicom_extra
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from headclip_med.geometry import SliceFrame, displayed_pixel
+from headclip_med.base.geometry import SliceFrame, displayed_pixel
 
 if TYPE_CHECKING:
     from headclip_med.result import Finding

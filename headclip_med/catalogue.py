@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headclip_med.choices import RECOMMENDED_TOWERS, method_names
-from headclip_med.errors import ModelError
+from headclip_med.base.errors import ModelError
+from headclip_med.base.names import RECOMMENDED_TOWERS, method_names
 from headclip_med.packs import builtin_packs, load_pack
 from headclip_med.packs.domains import get_domain
 from headclip_med.packs.pack import is_pack
@@ -156,7 +156,7 @@ def _summary(folder: Path) -> PackSummary:
 
 
 def _pack_info(place: Path) -> ModelInfo:
-    from headclip_med.encoders.build import sha256_file
+    from headclip_med.base.files import sha256_file
 
     pack = load_pack(place)
     hashes = {"pack": pack.sha256}

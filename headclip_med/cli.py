@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headclip_med import __version__, choices
 from headclip_med import cli_options as options
+from headclip_med.base import names as choices
+from headclip_med.base.types import RESEARCH_ONLY
+from headclip_med.base.versions import __version__
 from headclip_med.cli_bundle import bundle_app
 from headclip_med.cli_data import data_app
 from headclip_med.cli_errors import errors_in_words
@@ -26,7 +28,6 @@ from headclip_med.cli_models import models_app
 from headclip_med.cli_pacs import pacs_app
 from headclip_med.cli_review import review, review_tables
 from headclip_med.cli_train import train
-from headclip_med.types import RESEARCH_ONLY
 
 if TYPE_CHECKING:
     from headclip_med.scan_engine import ScanEngine

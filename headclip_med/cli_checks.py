@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headclip_med import choices
-from headclip_med.errors import HeadclipError, InputError, ModelError, OutputError
+from headclip_med.base import names as choices
+from headclip_med.base.errors import HeadclipError, InputError, ModelError, OutputError
 
 if TYPE_CHECKING:
     from headclip_med.case_inputs import CaseInput
@@ -104,8 +104,8 @@ def check_inputs(inputs: Sequence[str], cases: Sequence[CaseInput], out: Path) -
 
 def _problem(case: CaseInput, out: Path) -> HeadclipError | None:
     """Why nothing can come of a case, as far as names and first bytes tell."""
+    from headclip_med.base.files import check_writable
     from headclip_med.reading.content import existing_path, identify, known_format
-    from headclip_med.writing.atomic import check_writable
 
     try:
         if case.fetch is None:

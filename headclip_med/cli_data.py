@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headclip_med import choices
 from headclip_med import cli_options as options
+from headclip_med.base import names as choices
 from headclip_med.cli_errors import errors_in_words
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def split(
     """Split by patient: no patient and no copied image is in two splits."""
     with errors_in_words():
         from headclip_med import console
+        from headclip_med.base.files import check_writable
         from headclip_med.datasets.fingerprints import check_meaning, fingerprint_case
         from headclip_med.datasets.split import check_listable, split_patients, write_split
-        from headclip_med.writing.atomic import check_writable
 
         shares = dict(zip(("train", "val", "test"), _shares(fractions), strict=True))
         dataset = _dataset(data, sequences, lesion_values, ignore_values)
@@ -128,7 +128,7 @@ def _dataset(data: str, sequences: str | None, lesion_values: str | None, ignore
 
 
 def _shares(text: str) -> list[float]:
-    from headclip_med.errors import InputError
+    from headclip_med.base.errors import InputError
 
     try:
         shares = [float(part) for part in text.split(",")]

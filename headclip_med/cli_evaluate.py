@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headclip_med import choices
 from headclip_med import cli_options as options
+from headclip_med.base import names as choices
 from headclip_med.cli_errors import errors_in_words
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def evaluate(
     """Evaluate models on a labelled set: metrics with intervals, tables, plots and a report."""
     with errors_in_words():
         from headclip_med import case_options, cli_checks
-        from headclip_med.errors import InputError
+        from headclip_med.base.errors import InputError
         from headclip_med.evaluation import ModelSpec, Settings
         from headclip_med.evaluation.output import check_folder
 
@@ -197,7 +197,7 @@ def _check_model(given: str) -> None:
 
 
 def _check_weights(models: list[str], weights: Path | None) -> None:
-    from headclip_med.errors import ModelError
+    from headclip_med.base.errors import ModelError
 
     if weights is not None and not any(_weights_for(given, weights) for given in models):
         named = ", ".join(Path(given).name for given in models) or "headclip-tiny"

@@ -35,8 +35,8 @@ def heads(
     """Draw a pack's head weights and, for a slice, the heads that raise its score most. Research use only."""
     with errors_in_words():
         from headclip_med import cli_checks, console
-        from headclip_med.errors import InputError, ModelError
-        from headclip_med.writing.atomic import check_writable
+        from headclip_med.base.errors import InputError, ModelError
+        from headclip_med.base.files import check_writable
 
         if out.suffix.lower() != ".png":
             raise InputError("The picture must be a PNG file", out.name, "For example --out heads.png")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from headclip_med import choices
 from headclip_med import cli_options as options
+from headclip_med.base import names as choices
 from headclip_med.cli_errors import errors_in_words
 from headclip_med.cli_heads import heads
 
@@ -125,7 +125,7 @@ def models_export(
     """Write a pack as one safetensors file with its record in the header, and the record beside it as JSON."""
     with errors_in_words():
         from headclip_med import cli_checks, console
-        from headclip_med.writing.atomic import check_writable
+        from headclip_med.base.files import check_writable
 
         cli_checks.check_model(pack)
         check_writable(file.absolute().parent)
@@ -185,8 +185,9 @@ def models_convert(
 ) -> None:
     """Make a pack of prompts or head weights that were trained elsewhere."""
     with errors_in_words():
-        from headclip_med import case_options, choices, cli_checks, console
-        from headclip_med.writing.atomic import check_writable
+        from headclip_med import case_options, cli_checks, console
+        from headclip_med.base import names as choices
+        from headclip_med.base.files import check_writable
 
         cli_checks.check_file(file, "The file to convert")
         check_writable(out)

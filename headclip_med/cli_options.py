@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 from typer.core import TyperGroup
 
-from headclip_med import choices
+from headclip_med.base import names as choices
 from headclip_med.cli_errors import DEBUG
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -43,7 +43,7 @@ def review(
 ) -> None:
     """Review results slice by slice in napari: accept, reject, draw what was missed. Every action is kept at once."""
     with errors_in_words():
-        from headclip_med.errors import InputError
+        from headclip_med.base.errors import InputError
         from headclip_med.review import Session
 
         if as_json and not list_only:
@@ -98,7 +98,7 @@ def review_tables(
 def _check_viewer() -> None:
     from importlib.util import find_spec
 
-    from headclip_med.errors import MissingExtraError
+    from headclip_med.base.errors import MissingExtraError
 
     missing = [name for name in ("napari", "qtpy") if find_spec(name) is None]
     if missing:

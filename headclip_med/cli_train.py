@@ -46,11 +46,11 @@ def train(
 ) -> None:
     """Train head weights and classes, or another method, on auxiliary data: a pack for `predict --model`."""
     with errors_in_words():
+        from headclip_med.base.errors import CancelledError, InputError
+        from headclip_med.base.fields import parse_settings, read_fields
+        from headclip_med.base.names import DOMAINS, method_names
         from headclip_med.case_options import check_name
-        from headclip_med.choices import DOMAINS, method_names
         from headclip_med.console import say_error, say_json
-        from headclip_med.errors import CancelledError, InputError
-        from headclip_med.fields import parse_settings, read_fields
 
         check_name("method", method, method_names())
         check_name("domain", domain, DOMAINS)
@@ -103,8 +103,8 @@ def train(
 def _check_paths(given: dict[str, Any]) -> None:
     """Data, tower and folder of a configuration as it was written, before torch is imported."""
     from headclip_med import cli_checks
-    from headclip_med.errors import InputError
-    from headclip_med.writing.atomic import check_writable
+    from headclip_med.base.errors import InputError
+    from headclip_med.base.files import check_writable
 
     missing = [name for name in ("data", "model", "out") if name not in given]
     if "weights" in given and "model" in missing:

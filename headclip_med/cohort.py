@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from headclip_med.base.errors import OutputError
+from headclip_med.base.files import RECORD_NAME, check_writable
 from headclip_med.case_inputs import CaseInput, Source
 from headclip_med.case_options import CaseOptions
 from headclip_med.case_outcome import CaseOutcome, CohortSummary, Watcher
 from headclip_med.case_steps import check_case, read_case, seconds_since, write_case
 from headclip_med.cohort_run import RUN_NAME, CohortRun, read_runs
-from headclip_med.errors import OutputError
 from headclip_med.finished import finished_record, skipped
-from headclip_med.writing.atomic import RECORD_NAME, check_writable
 from headclip_med.writing.dicom_options import check_dicom_source
 
 if TYPE_CHECKING:

@@ -13,16 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headclip_med.ahead import Ahead
+from headclip_med.base.errors import CancelledError, OutputError
+from headclip_med.base.files import atomic_path
+from headclip_med.base.threads import Ahead
+from headclip_med.base.types import RESEARCH_ONLY
+from headclip_med.base.versions import package_versions
 from headclip_med.case_inputs import CaseInput
 from headclip_med.case_options import CaseOptions
 from headclip_med.case_outcome import CaseOutcome, Watcher
 from headclip_med.case_steps import check_case, outcome_or, read_case, seconds_since, write_case
-from headclip_med.errors import CancelledError, OutputError
 from headclip_med.finished import engine_identity, finished_record, skipped
-from headclip_med.types import RESEARCH_ONLY
-from headclip_med.versions import package_versions
-from headclip_med.writing.atomic import atomic_path
 
 if TYPE_CHECKING:
     from headclip_med.run_job import CaseRun

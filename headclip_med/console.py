@@ -20,9 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column, Table
 from rich.text import Text
 
+from headclip_med.base.errors import readable
 from headclip_med.case_outcome import TopFinding
 from headclip_med.cohort import CaseOutcome, CohortSummary, Watcher
-from headclip_med.errors import readable
 
 if TYPE_CHECKING:
     from headclip_med.catalogue import MethodSummary, ModelInfo, PackSummary

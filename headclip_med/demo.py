@@ -10,11 +10,11 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from headclip_med.base.files import atomic_path, check_writable
+from headclip_med.base.geometry import voxel_to_world, voxel_volume
+from headclip_med.base.types import Affine
 from headclip_med.cohort import CaseOutcome, predict_case
-from headclip_med.geometry import voxel_to_world, voxel_volume
 from headclip_med.phantom import Lesion, Phantom, make_phantom
-from headclip_med.types import Affine
-from headclip_med.writing.atomic import atomic_path, check_writable
 from headclip_med.writing.record import load_result
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headclip_med.base.geometry import SliceFrame
 from headclip_med.detectors import Detector
-from headclip_med.geometry import SliceFrame
 from headclip_med.intensity import Preprocessing, PreprocessingKind, released_levels
 from headclip_med.packs.domains import Domain, window_of
 from headclip_med.pixels import from_square, normalise, rescale, three_channels, to_square

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from headclip_med.errors import ModelError
+from headclip_med.base.errors import ModelError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from headclip_med.errors import HeadclipError
+from headclip_med.base.errors import HeadclipError
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -150,7 +150,7 @@ def _built_in_packs() -> list[Check]:
 
 
 def _pack(name: str, again: str) -> Check:
-    from headclip_med.encoders.build import sha256_file
+    from headclip_med.base.files import sha256_file
     from headclip_med.packs import builtin_packs, load_pack
 
     try:

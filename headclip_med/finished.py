@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headclip_med.base.errors import InputError
+from headclip_med.base.files import sha256_file
+from headclip_med.base.geometry import slice_frame
+from headclip_med.base.versions import package_versions
 from headclip_med.case_outcome import CaseOutcome, top_finding
-from headclip_med.errors import InputError
-from headclip_med.geometry import slice_frame
-from headclip_med.hashing import sha256_file
-from headclip_med.versions import package_versions
 
 if TYPE_CHECKING:
     from headclip_med.case_options import CaseOptions

@@ -13,17 +13,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headclip_med.attribution import HeadEffect, HeadShares, detector_shares, strongest_heads
+from headclip_med.base.errors import InputError
+from headclip_med.base.geometry import SliceFrame, slice_frame
+from headclip_med.base.volume import LoadedVolume
 from headclip_med.detect_slices import SliceScorer, own_preprocessing, slice_limits, slice_pixels
 from headclip_med.detectors.headclip import HeadCLIP
-from headclip_med.errors import InputError
-from headclip_med.geometry import SliceFrame, slice_frame
 from headclip_med.intensity import Placement, PreprocessingKind
 from headclip_med.job import make_job
 from headclip_med.packs.domains import Domain
 from headclip_med.packs.scope import Scope, out_of_scope
 from headclip_med.prepare import source_name
 from headclip_med.reading import load_volume
-from headclip_med.reading.base import LoadedVolume
 from headclip_med.run_slices import Batching, score_scans
 from headclip_med.scan import Scan
 from headclip_med.scan_run import ScanRun

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headclip_med.base.errors import ModelError
 from headclip_med.encoders.heads import HeadWeights, Site
 from headclip_med.encoders.image import first_local_block
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.errors import ModelError
 
 Parametrisation = Literal["free", "softmax_mean1", "sigmoid2", "softplus"]
 

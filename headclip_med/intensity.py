@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 
 Fit = Literal["pad", "stretch"]
 Channels = Literal["repeat", "neighbours"]

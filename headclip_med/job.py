@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import InputError
-from headclip_med.geometry import check_affine, spacing
+from headclip_med.base.errors import InputError
+from headclip_med.base.geometry import check_affine, spacing
+from headclip_med.base.types import Affine, Plane
+from headclip_med.base.volume import AnyVolume, volume_array
 from headclip_med.intensity import Channels, Preprocessing, as_released, foreground, intensity_ranges
 from headclip_med.prepare import (
     Window,
@@ -21,10 +23,8 @@ from headclip_med.prepare import (
     source_name,
     window_or_own,
 )
-from headclip_med.reading.base import AnyVolume, volume_array
 from headclip_med.scan import Scan
 from headclip_med.slice_places import empty_slices
-from headclip_med.types import Affine, Plane
 
 
 @dataclass(frozen=True)

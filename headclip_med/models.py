@@ -11,7 +11,9 @@ import open_clip
 import timm
 import torch
 
-from headclip_med.choices import method_names, split_method
+from headclip_med.base.errors import ModelError
+from headclip_med.base.files import sha256_file
+from headclip_med.base.names import method_names, split_method
 from headclip_med.detectors import Detector, HeadCLIP, Parts, get_method
 from headclip_med.encoders.adapters import tower_from_timm
 from headclip_med.encoders.build import BuiltTower, build_tower, load_strictly, with_weights
@@ -19,8 +21,6 @@ from headclip_med.encoders.timm_vit import build_timm_vit
 from headclip_med.encoders.weight_files import read_state, tensor_names
 from headclip_med.encoders.weight_names import holds_clip
 from headclip_med.encoders.weight_places import is_weights, split_architecture
-from headclip_med.errors import ModelError
-from headclip_med.hashing import sha256_file
 from headclip_med.intensity import PreprocessingKind
 from headclip_med.packs import Pack, builtin_packs, load_pack
 from headclip_med.packs.domains import Domain, get_domain

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
+from headclip_med.base.errors import HeadclipError, InputError
+from headclip_med.base.geometry import slice_frame
+from headclip_med.base.volume import image_digest
 from headclip_med.case_inputs import Source, expand_inputs
-from headclip_med.datasets.loading import image_digest
 from headclip_med.detect_slices import own_preprocessing, slice_limits, slice_pixels
 from headclip_med.detectors import Detector, NormalPixels
-from headclip_med.errors import HeadclipError, InputError
 from headclip_med.evenly import evenly
-from headclip_med.geometry import slice_frame
 from headclip_med.intensity import PreprocessingKind
 from headclip_med.job import make_job
 from headclip_med.packs.domains import Domain

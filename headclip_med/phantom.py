@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from headclip_med.geometry import voxel_to_world
-from headclip_med.types import Affine
+from headclip_med.base.geometry import voxel_to_world
+from headclip_med.base.types import Affine
 
 Floats = NDArray[np.float32]
 

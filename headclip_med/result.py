@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.reading.base import AnyVolume, volume_array
-from headclip_med.types import Affine, Plane
+from headclip_med.base.types import Affine, Plane
+from headclip_med.base.volume import AnyVolume, volume_array
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class AnomalyResult:
     """Everything that one prediction found.
 
     ``volume`` and ``volume_map`` are MetaTensors where torch did the work, else
-    :class:`headclip_med.reading.base.LoadedVolume`; the properties give the same arrays of both.
+    :class:`headclip_med.base.volume.LoadedVolume`; the properties give the same arrays of both.
 
     Attributes:
         volume: the source ``(C, I, J, K)``, values as stored on disk after rescale, RAS mm affine.
@@ -107,7 +107,7 @@ class AnomalyResult:
 
     @property
     def meta(self) -> Mapping[str, Any]:
-        """The source's metadata; keys in :class:`headclip_med.types.VolumeMeta`, any of them may be absent."""
+        """The source's metadata; keys in :class:`headclip_med.base.types.VolumeMeta`, any of them may be absent."""
         return dict(self.volume.meta)
 
     @property

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from headclip_med.geometry import slice_frame
+from headclip_med.base.geometry import slice_frame
+from headclip_med.base.volume import LoadedVolume
 from headclip_med.job import Clock, Job
-from headclip_med.reading.base import LoadedVolume
 from headclip_med.result import AnomalyResult
 from headclip_med.run_slices import ScorePieces
 from headclip_med.scan_run import Arrived, Progress, ScanRun, Stride

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from headclip_med.errors import CancelledError, ModelError
+from headclip_med.base.errors import CancelledError, ModelError
 from headclip_med.scan import Floats, Scan
 from headclip_med.scan_run import PlaneRun, ScanRun
 

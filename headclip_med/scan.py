@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from headclip_med.geometry import SliceFrame, spacing
+from headclip_med.base.geometry import SliceFrame, spacing
+from headclip_med.base.types import Affine
 from headclip_med.intensity import Placement, Preprocessing, Range, neighbour_indices, place
 from headclip_med.slices import cut_array
-from headclip_med.types import Affine
 
 Floats = NDArray[np.float32]
 

@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
+from headclip_med.base.types import Affine
+from headclip_med.base.versions import package_versions
+from headclip_med.base.volume import AnyVolume
 from headclip_med.intensity import Channels, Preprocessing, PreprocessingKind
 from headclip_med.job import Clock, Job, chosen_smoothing, chosen_threshold, make_job
 from headclip_med.packs.scope import Scope, out_of_scope
-from headclip_med.reading.base import AnyVolume
 from headclip_med.result import AnomalyResult
 from headclip_med.run_job import CaseRun, begin_case, finish_case
 from headclip_med.run_slices import Batching, Cancel, ScorePieces, score_scans
 from headclip_med.scan_run import Arrived, Progress, ScanRun
 from headclip_med.sources import Source, load_source
 from headclip_med.speed import SPEEDS, Speed
-from headclip_med.types import Affine
-from headclip_med.versions import package_versions
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class ScanEngine(ABC):
                 arrived: given the maps and scores of each batch, see :mod:`headclip_med.scan_run`.
 
         Returns:
-            A result whose volumes are MetaTensors, or :class:`headclip_med.reading.base.LoadedVolume` from an exported
+            A result whose volumes are MetaTensors, or :class:`headclip_med.base.volume.LoadedVolume` from an exported
             model.
 
         Raises:

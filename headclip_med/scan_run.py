@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.geometry import SliceFrame, spacing
+from headclip_med.base.geometry import SliceFrame, spacing
 from headclip_med.scan import Floats, Scan
 from headclip_med.slice_rounds import between, first_round, second_round
 from headclip_med.slices import cut_array, put_back_array

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.geometry import directions, slice_centres, slices_normal
-from headclip_med.reading.base import AnyVolume
-from headclip_med.types import Affine, Vector
+from headclip_med.base.geometry import directions, slice_centres, slices_normal
+from headclip_med.base.types import Affine, Vector
+from headclip_med.base.volume import AnyVolume
 
 _PARALLEL = 0.9999  # cosine: 0.8 degrees
 _SAME_SLICE_MM = 0.05

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headclip_med.geometry import slice_centres
+from headclip_med.base.geometry import slice_centres
 from headclip_med.job import Job
 from headclip_med.result import SliceScore
 from headclip_med.scan_run import PlaneRun

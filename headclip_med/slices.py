@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.geometry import SliceFrame
+from headclip_med.base.geometry import SliceFrame
 
 if TYPE_CHECKING:
     from torch import Tensor

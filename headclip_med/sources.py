@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import InputError
-from headclip_med.geometry import RAS_TO_LPS, check_affine
+from headclip_med.base.errors import InputError
+from headclip_med.base.geometry import RAS_TO_LPS, check_affine
+from headclip_med.base.types import Affine, VolumeMeta
+from headclip_med.base.volume import AnyVolume, LoadedVolume, to_metatensor, volume_array, volume_meta
 from headclip_med.reading import load_volume
-from headclip_med.reading.base import AnyVolume, LoadedVolume, to_metatensor, volume_array, volume_meta
 from headclip_med.result import AnomalyResult
-from headclip_med.types import Affine, VolumeMeta
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from headclip_med.geometry import spacing, voxel_to_world, voxel_volume
+from headclip_med.base.geometry import spacing, voxel_to_world, voxel_volume
+from headclip_med.base.types import Affine
 from headclip_med.result import Finding
-from headclip_med.types import Affine
 
 Map = NDArray[np.float32]
 

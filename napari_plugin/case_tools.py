@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from headclip_med import keep_triton_out
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.review import OpenCase
 from headclip_med.review.sources import LinkedImage, linked_image
 from headclip_med.writing.record import ResultRecord

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 
 from .compat import front_viewer
 from .launch import dock_of

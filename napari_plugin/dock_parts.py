@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from headclip_med.errors import HeadclipError
+from headclip_med.base.errors import HeadclipError
 
 from .views_cases import CaseList
 from .views_display import DisplayBox

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
-from headclip_med.errors import HeadclipError
+from headclip_med.base.errors import HeadclipError
 from headclip_med.review import OpenCase
 from headclip_med.review.drawing import next_number
 

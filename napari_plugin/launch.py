@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headclip_med.errors import InputError, MissingExtraError
+from headclip_med.base.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from headclip_med.review import Session

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.geometry import directions, slice_frame, spacing, voxel_to_world, world_to_voxel
-from headclip_med.types import Affine
+from headclip_med.base.geometry import directions, slice_frame, spacing, voxel_to_world, world_to_voxel
+from headclip_med.base.types import Affine
 
 AXIS_LABELS = ("I", "P", "L")  # one letter each: napari's sliders have no room for more
 UNITS = ("mm", "mm", "mm")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from headclip_med.types import Affine, Plane
+from headclip_med.base.types import Affine, Plane
 from headclip_med.writing.panels import direction_letters
 
 from .compat import camera_of, canvas_overlay

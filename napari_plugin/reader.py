@@ -11,12 +11,12 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import InputError, readable
-from headclip_med.geometry import check_affine
+from headclip_med.base.errors import InputError, readable
+from headclip_med.base.files import RECORD_NAME
+from headclip_med.base.geometry import check_affine
+from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.reading import list_series, load_volume
 from headclip_med.reading.content import Format, is_format
-from headclip_med.types import RESEARCH_ONLY
-from headclip_med.writing.atomic import RECORD_NAME
 from headclip_med.writing.record import SCHEMA_VERSION, ResultRecord, load_result
 
 from .layers import MAP_LOOK, MASK_LOOK, display_grid

@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from qtpy.QtCore import QTimer
 
-from headclip_med.errors import HeadclipError
-from headclip_med.reading.base import volume_array
+from headclip_med.base.errors import HeadclipError
+from headclip_med.base.volume import volume_array
 from headclip_med.review import Change, Components, OpenCase, Session, components_at
 from headclip_med.review.sources import SourceMatch, match_source
 

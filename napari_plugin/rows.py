@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headclip_med.geometry import displayed_pixel, voxel_to_world
-from headclip_med.types import Vector
+from headclip_med.base.geometry import displayed_pixel, voxel_to_world
+from headclip_med.base.types import Vector
 from headclip_med.writing.panels import coordinate_text, position_text
 
 if TYPE_CHECKING:

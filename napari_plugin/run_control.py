@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from headclip_med.base.errors import InputError
+from headclip_med.base.files import case_folder, check_writable
+from headclip_med.base.geometry import plane_axis
+from headclip_med.base.types import VolumeMeta
+from headclip_med.base.volume import LoadedVolume
 from headclip_med.case_inputs import case_name
-from headclip_med.errors import InputError
-from headclip_med.geometry import plane_axis
-from headclip_med.reading.base import LoadedVolume
 from headclip_med.result import AnomalyResult
 from headclip_med.review.sources import SourceMatch
-from headclip_med.types import VolumeMeta
 from headclip_med.writing import write_result
-from headclip_med.writing.atomic import case_folder, check_writable
 from headclip_med.writing.panels import position_text
 
 from .background import Background, Task
@@ -240,7 +240,7 @@ def _free_name(out: Path, name: str) -> str:
 
 
 def _position(volume: LoadedVolume, event: SlicesDone, index: int) -> str:
-    from headclip_med.geometry import slice_centres
+    from headclip_med.base.geometry import slice_centres
 
     if volume.meta.get("is_2d", False):
         return ""

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from headclip_med import __version__
-from headclip_med.errors import HeadclipError
+from headclip_med.base.errors import HeadclipError
+from headclip_med.base.versions import __version__
 from headclip_med.phantom import Lesion, make_phantom
 
 from .layers import display_grid

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 
 
 @dataclass(frozen=True)

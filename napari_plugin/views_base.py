@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from headclip_med.errors import readable
+from headclip_med.base.errors import readable
 
 DOCK_WIDTH = 300
 _KEY = Qt.ItemDataRole.UserRole

@@ -10,8 +10,8 @@ from qtpy.QtCore import QRectF, QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QGroupBox, QLabel, QSlider, QVBoxLayout, QWidget
 
-from headclip_med.errors import readable
-from headclip_med.types import PLANES
+from headclip_med.base.errors import readable
+from headclip_med.base.types import PLANES
 
 from .orientation import CONVENTIONS
 from .views_base import Button, calm_wheel

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFrame, QGroupBox, QHBoxLayout, QVBoxLayout, QWidget
 
-from headclip_med.types import RESEARCH_ONLY
+from headclip_med.base.types import RESEARCH_ONLY
 
 from .views_base import Button, Words
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QGridLayout, QGroupBox, QHBoxLayout, QLabel, QProgressBar, QVBoxLayout
 
-from headclip_med.choices import DOMAINS, PLANES
+from headclip_med.base.names import DOMAINS, PLANES
 
 from .views_base import Button, Words, calm_wheel
 

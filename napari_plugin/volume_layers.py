@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import readable
-from headclip_med.reading.base import AnyVolume, volume_array
-from headclip_med.types import RESEARCH_ONLY
+from headclip_med.base.errors import readable
+from headclip_med.base.types import RESEARCH_ONLY
+from headclip_med.base.volume import AnyVolume, volume_array
 
 from .layers import display_grid
 from .windows import first_window

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QFileDialog, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
-from headclip_med.choices import model_names
-from headclip_med.errors import HeadclipError
+from headclip_med.base.errors import HeadclipError
+from headclip_med.base.names import model_names
 
 from .background import Background
 from .case_layers import CaseLayers

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import CancelledError, HeadclipError, internal_error
-from headclip_med.geometry import SliceFrame
+from headclip_med.base.errors import CancelledError, HeadclipError, internal_error
+from headclip_med.base.geometry import SliceFrame
 from headclip_med.result import AnomalyResult
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import OutputError
+from headclip_med.base.errors import OutputError
 from headclip_med.writing.nifti import grid_image, save_image
 
 from .layers import DisplayGrid

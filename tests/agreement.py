@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from mixed_cases import KINDS, Kind, map_on_disk
 
-from headclip_med.geometry import voxel_to_world
+from headclip_med.base.geometry import voxel_to_world
 from headclip_med.reading import load_volume
 from headclip_med.review.store import ReviewFiles, read_files
 

@@ -15,9 +15,9 @@ import pytest
 from dicom_series import CtSeries, edit
 from pydicom import dcmread
 
-from headclip_med.geometry import slice_centres
+from headclip_med.base.geometry import slice_centres
+from headclip_med.base.volume import LoadedVolume
 from headclip_med.reading import load_volume
-from headclip_med.reading.base import LoadedVolume
 from headclip_med.result import AnomalyResult, SliceScore
 from headclip_med.volume_map import find_components
 

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 from writing_phantom import make_result, oblique_affine
 
-from headclip_med.hashing import sha256_file
+from headclip_med.base.files import sha256_file
+from headclip_med.base.types import Plane
 from headclip_med.reading import load_volume
 from headclip_med.review import Session
-from headclip_med.types import Plane
 from headclip_med.volume_map import find_components
 from headclip_med.writing import write_result
 
@@ -124,6 +124,6 @@ def _affine(kind: Kind) -> np.ndarray:
 
 
 def _axis_of(result: Any, plane: Plane) -> int:
-    from headclip_med.geometry import plane_axis
+    from headclip_med.base.geometry import plane_axis
 
     return plane_axis(result.affine, plane)

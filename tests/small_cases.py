@@ -16,8 +16,8 @@ def write_tiny_pack(folder: Path, seed: int = 0) -> Path:
     from safetensors.torch import save_file
     from torch.nn.functional import normalize
 
+    from headclip_med.base.files import sha256_file
     from headclip_med.encoders.timm_vit import TimmVitSpec, build_timm_vit
-    from headclip_med.hashing import sha256_file
 
     folder.mkdir(parents=True, exist_ok=True)
     spec = TimmVitSpec(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from training_case import write_pairs, write_tower
 
+from headclip_med.base.errors import ModelError
 from headclip_med.bundle import HeadCLIPInferer, build_network
 from headclip_med.detectors import get_method
 from headclip_med.engine import load_engine
-from headclip_med.errors import ModelError
 
 PAGE = Path(__file__).parents[1] / "docs" / "adding_a_method.md"
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -17,12 +17,12 @@ from towers import clip_tower, timm_tower
 from typer.testing import CliRunner
 
 from headclip_med.attribution import HeadShares, acting_weights, detector_shares, strongest_heads
+from headclip_med.base.errors import ModelError
 from headclip_med.cli import app
 from headclip_med.detectors import ClassFeatures, HeadCLIP, HeadCLIPConfig
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.engine import load_engine
-from headclip_med.errors import ModelError
 from headclip_med.head_weights import DynamicHeadWeights
 
 LAYERS = (3, 1)

@@ -211,7 +211,7 @@ def folder_of_others(bench: Bench) -> Path:
 
 
 def read_only_output(bench: Bench) -> None:
-    from headclip_med.writing import atomic
+    from headclip_med.base import files as atomic
 
     def refuse(**_: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system")

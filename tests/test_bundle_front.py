@@ -283,7 +283,7 @@ def test_debug_shows_all_of_it(bundle: Path, monkeypatch: pytest.MonkeyPatch) ->
     ("lines", "said"),
     [
         (
-            ["EOFError: the end", "headclip_med.errors.InputError: A scan must be a scan; given: a poem."],
+            ["EOFError: the end", "headclip_med.base.errors.InputError: A scan must be a scan; given: a poem."],
             "given: A scan must be a scan; given: a poem. (in LoadImaged).",
         ),
         (["EOFError: the end"], "given: EOFError: the end (in LoadImaged)."),

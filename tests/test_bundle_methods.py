@@ -10,11 +10,11 @@ import torch
 from bundle_case import write_patients
 from typer.testing import CliRunner
 
+from headclip_med.base.errors import InputError, ModelError
 from headclip_med.bundle import HeadCLIPInferer, build_network, new_method
 from headclip_med.bundle.any_network import MethodNetwork
 from headclip_med.cli import app
 from headclip_med.engine import load_engine
-from headclip_med.errors import InputError, ModelError
 from headclip_med.packs import load_pack
 
 

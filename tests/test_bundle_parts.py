@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from headclip_med import load_engine
+from headclip_med.base.errors import HeadclipError
 from headclip_med.bundle import (
     AnomalyMetrics,
     HeadCLIPInferer,
@@ -28,7 +29,6 @@ from headclip_med.bundle import (
     find_cases,
     find_images,
 )
-from headclip_med.errors import HeadclipError
 
 
 @pytest.fixture

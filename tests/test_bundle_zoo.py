@@ -43,7 +43,7 @@ def test_metadata_tells_the_network_as_it_is() -> None:
     image = metadata["network_data_format"]["inputs"]["image"]
     network = build_network("headclip-tiny")
     assert image["spatial_shape"] == [network.image_size] * 2
-    assert metadata["required_packages_version"]["headclip-med"] == headclip_med.__version__
+    assert metadata["required_packages_version"]["headclip-med"] == headclip_med.base.versions.__version__
     tower = network.model.built.tower
     low, high = ((value - tower.mean[0]) / tower.std[0] for value in (0, 1))
     assert image["value_range"] == [low, high]

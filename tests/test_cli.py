@@ -18,7 +18,9 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from headclip_med import __version__, choices, reading
+from headclip_med import reading
+from headclip_med.base import names as choices
+from headclip_med.base.versions import __version__
 from headclip_med.cli import app
 from headclip_med.console import TerminalWatcher
 
@@ -267,12 +269,12 @@ def test_wrong_usage_is_refused_before_torch_is_imported(tmp_path: Path) -> None
 
 
 def test_completion_offers_what_exists() -> None:
+    from headclip_med.base.types import PLANES
     from headclip_med.detectors import DETECTORS
     from headclip_med.encoders.build import open_clip
     from headclip_med.intensity import CHANNELS, WINDOWS
     from headclip_med.packs import builtin_packs
     from headclip_med.packs.domains import DOMAINS
-    from headclip_med.types import PLANES
     from headclip_med.writing import DICOM_FORMATS, FORMATS
 
     assert set(choices.METHODS) == set(DETECTORS)

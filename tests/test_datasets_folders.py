@@ -9,9 +9,9 @@ import pytest
 from dataset_trees import put_image, put_mask, put_text
 
 from headclip_med import evaluate
+from headclip_med.base.errors import InputError
 from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.datasets.names import label_of, split_of
-from headclip_med.errors import InputError
 from headclip_med.evaluation import Settings
 
 

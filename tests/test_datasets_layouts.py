@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from dataset_trees import pairs_tree, put_image, put_label, put_mask, put_text, put_volume
 
+from headclip_med.base.errors import InputError
 from headclip_med.datasets import CaseDataset, open_dataset
-from headclip_med.errors import InputError
 
 
 def _names(dataset: CaseDataset) -> list[str]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from dataset_trees import put_array, put_image, put_json, put_label, put_mask, put_text, put_volume
 
+from headclip_med.base.errors import InputError
 from headclip_med.datasets import CaseDataset, open_dataset
-from headclip_med.errors import InputError
 
 
 def _entry(**changes: object) -> dict[str, object]:

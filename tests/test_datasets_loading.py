@@ -12,10 +12,10 @@ from dataset_trees import LPS, pairs_tree, put_array, put_image, put_label, put_
 from PIL import Image
 
 from headclip_med import read_volume
+from headclip_med.base.errors import InputError
 from headclip_med.datasets import Case, LabelledVolume, open_dataset
 from headclip_med.datasets.loading import load_case
 from headclip_med.datasets.truth import GridError, MaskError
-from headclip_med.errors import InputError
 
 
 def _load(image: Path, mask: Path | None = None, label: bool | None = None, *, known: bool = True) -> LabelledVolume:

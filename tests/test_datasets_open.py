@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from dataset_trees import pairs_tree, put_image, put_json, put_label, put_mask, put_text, put_volume
 
-from headclip_med import choices
+from headclip_med.base import names as choices
+from headclip_med.base.errors import InputError
 from headclip_med.datasets import LAYOUTS, Case, open_dataset
 from headclip_med.datasets.names import uniquely_named
 from headclip_med.datasets.split import check_listable
-from headclip_med.errors import InputError
 
 
 def _refused(spec: str | Path, **options: object) -> str:

@@ -10,9 +10,9 @@ from dataset_trees import pairs_tree, put_image, put_label, put_mask, put_volume
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headclip_med.base.errors import InputError, OutputError
 from headclip_med.datasets import Case, CaseDataset, open_dataset
 from headclip_med.datasets.split import split_patients, write_split
-from headclip_med.errors import InputError, OutputError
 
 
 def _dataset(cases: list[Case]) -> CaseDataset:

@@ -12,12 +12,12 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from headclip_med import evaluate
+from headclip_med.base.errors import InputError
 from headclip_med.cli import app
 from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.datasets.check import check_dataset
 from headclip_med.datasets.fingerprints import fingerprint_case, take_inventory
 from headclip_med.datasets.values import values_of_labels
-from headclip_med.errors import InputError
 from headclip_med.evaluation import Settings
 
 SHAPE = (8, 8, 6)

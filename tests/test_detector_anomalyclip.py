@@ -12,11 +12,11 @@ from prompt_files import small_clip
 from torch import Tensor
 from torch.nn import functional as F
 
+from headclip_med.base.errors import ModelError
 from headclip_med.detectors import AnomalyCLIP
 from headclip_med.detectors.anomalyclip import AnomalyCLIPConfig
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.encoders.prompt_learner import prompt_tokens
-from headclip_med.errors import ModelError
 
 
 def prompts(built: BuiltTower, deep: int = 8, scale: float = 1.0) -> dict[str, Tensor]:

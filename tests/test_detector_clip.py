@@ -12,9 +12,9 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
+from headclip_med.base.errors import ModelError
 from headclip_med.detectors import Detector, HeadCLIP, headclip
 from headclip_med.detectors.clip import Clip, ClipVV
-from headclip_med.errors import ModelError
 from headclip_med.prompts import ensemble
 
 METHODS = (Clip, ClipVV)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from towers import timm_model
 
+from headclip_med.base.errors import ModelError
 from headclip_med.detectors import crane_plus
 from headclip_med.detectors.crane import Crane, CraneConfig
 from headclip_med.detectors.crane_plus import CranePlus, CranePlusConfig, similarity_attention
@@ -22,7 +23,6 @@ from headclip_med.encoders.adapters import tower_from_timm
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.encoders.image import quarters
 from headclip_med.encoders.prompt_learner import prompt_tokens
-from headclip_med.errors import ModelError
 
 
 @lru_cache(maxsize=1)

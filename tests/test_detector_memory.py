@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from training_case import write_pairs, write_tower
 from typer.testing import CliRunner
 
+from headclip_med.base.errors import InputError, ModelError
 from headclip_med.cli import app
 from headclip_med.detectors import HeadCLIP, NormalPixels
 from headclip_med.detectors.memory import Memory, MemoryConfig, PatchBank, WithMemory, build_bank
 from headclip_med.encoders.image import EncodeOptions, encode_images
 from headclip_med.engine import load_engine
-from headclip_med.errors import InputError, ModelError
 from headclip_med.evaluation.scorers import EngineScorer
 from headclip_med.models import load_model
 from headclip_med.normals import read_normals

@@ -17,12 +17,12 @@ from scipy.ndimage import map_coordinates
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headclip_med.base.errors import ModelError
 from headclip_med.detectors import NormalPixels
 from headclip_med.detectors.mvfa import MVFA
 from headclip_med.detectors.mvfa_bank import build_bank, distances, views
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.encoders.image import quarters
-from headclip_med.errors import ModelError
 
 SIZE = 112
 NORMAL, ABNORMAL = ["a healthy brain", "brain"], ["a brain with a tumour"]

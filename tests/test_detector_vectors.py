@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from towers import timm_tower
 
+from headclip_med.base.errors import ModelError
 from headclip_med.detectors.vectors import Vectors, middle_and_last
 from headclip_med.encoders.build import BuiltTower
-from headclip_med.errors import ModelError
 
 SIZE = 112
 

@@ -30,7 +30,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from headclip_med.errors import HeadclipError
+from headclip_med.base.errors import HeadclipError
 from headclip_med.reading import LoadedVolume, load
 
 EXAMPLES = int(os.environ.get("HEADCLIP_FUZZ", "2000"))

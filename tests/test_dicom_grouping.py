@@ -15,7 +15,7 @@ from dicom_series import ORIENTATIONS, CtSeries, edit, write_enhanced
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset
 
-from headclip_med.errors import InputError, OutputError
+from headclip_med.base.errors import InputError, OutputError
 from headclip_med.reading import LoadedVolume, list_series, load
 from headclip_med.writing.dicom import write_dicom
 

@@ -12,8 +12,8 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
-from headclip_med import choices
-from headclip_med.errors import InputError
+from headclip_med.base import names as choices
+from headclip_med.base.errors import InputError
 from headclip_med.reading import LoadedVolume, dicom_decode, dicom_pixels, list_series, load, read_volume
 from headclip_med.reading.dicom_grid import POLICIES
 

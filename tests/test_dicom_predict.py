@@ -12,8 +12,8 @@ from monai.transforms import Flipd
 from oracle import oracle_engine
 from typer.testing import CliRunner
 
+from headclip_med.base.errors import InputError
 from headclip_med.cli import app
-from headclip_med.errors import InputError
 from headclip_med.reading import read_volume
 from headclip_med.result import AnomalyResult
 from headclip_med.writing import write_result

@@ -18,7 +18,7 @@ from pydicom import dcmread, uid
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.reading import archive, dicom_decode, inflate, list_series, load, read_volume
 from headclip_med.reading.dicom_codestream import Claim, claimed_size
 

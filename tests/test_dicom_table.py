@@ -15,7 +15,7 @@ from pathlib import Path
 import pydicom.data
 import pytest
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.reading import load
 
 PAGE = Path(__file__).parents[1] / "docs" / "dicom.md"

@@ -21,7 +21,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.reading import list_series, load, load_volume
 from headclip_med.reading.content import identify, is_format
 from headclip_med.reading.monai_readers import DicomSeriesReader, NiftiReader

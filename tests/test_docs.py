@@ -12,7 +12,7 @@ from dicom_series import CtSeries
 from small_cases import write_volume
 from typer.main import get_command
 
-from headclip_med import choices
+from headclip_med.base import names as choices
 from headclip_med.cli import app
 from headclip_med.packs import builtin_packs, load_pack
 

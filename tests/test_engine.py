@@ -15,9 +15,9 @@ from oracle import BrightnessDetector, oracle_engine
 from PIL import Image
 from test_geometry import affine_of, rotation
 
+from headclip_med.base.errors import CancelledError, InputError, ModelError
+from headclip_med.base.geometry import slice_centres, slice_frame, spacing, voxel_to_world
 from headclip_med.detectors import SliceBatch
-from headclip_med.errors import CancelledError, InputError, ModelError
-from headclip_med.geometry import slice_centres, slice_frame, spacing, voxel_to_world
 from headclip_med.intensity import Preprocessing
 from headclip_med.scan import Scan
 from headclip_med.writing import write_result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.evaluation.bootstrap import no_interval, p_value, patient_draws, with_interval
 from headclip_med.evaluation.counts import CountSum, count_scores
 from headclip_med.evaluation.curves import auroc

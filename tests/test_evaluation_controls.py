@@ -8,8 +8,9 @@ import pytest
 from scipy.special import expit, logit
 from small_cases import write_volume
 
-from headclip_med import choices, read_volume
-from headclip_med.errors import InputError
+from headclip_med import read_volume
+from headclip_med.base import names as choices
+from headclip_med.base.errors import InputError
 from headclip_med.evaluation.controls import CONTROLS, make_control
 
 EDGE, LENGTH = 32, 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.evaluation.counts import (
     LEVELS,
     CountSum,

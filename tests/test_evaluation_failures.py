@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from headclip_med import evaluate, open_dataset
+from headclip_med.base.errors import InputError, OutputError
 from headclip_med.datasets import CaseDataset
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.names import uniquely_named
-from headclip_med.errors import InputError, OutputError
 from headclip_med.evaluation import EvaluationWatcher, Settings, cases
 from headclip_med.evaluation.controls import Control, make_control
 from headclip_med.evaluation.groups import with_columns

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.evaluation.lesions import CaseLesions, FrocTable, candidates_from_map, froc, match_lesions
 
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.integrate import trapezoid
 from sklearn import metrics as sk
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.evaluation import curves
 from headclip_med.evaluation.calibration import expected_calibration_error, reliability
 from headclip_med.evaluation.counts import (

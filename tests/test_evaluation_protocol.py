@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.evaluation.controls import make_control
 from headclip_med.evaluation.protocol import protocol_of
 

@@ -14,7 +14,7 @@ from chromium import Browser, find_chromium
 from evaluation_record import HOSTILE, NAMES, make_record
 from PIL import Image
 
-from headclip_med.errors import OutputError
+from headclip_med.base.errors import OutputError
 from headclip_med.evaluation import report
 from headclip_med.evaluation.record import EvaluationRecord
 from headclip_med.evaluation.report import render_evaluation, write_report

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from headclip_med.errors import InputError, OutputError
+from headclip_med.base.errors import InputError, OutputError
 from headclip_med.evaluation.workers import DIED, check_workers, run_all
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from headclip_med import geometry
-from headclip_med.errors import InputError
+from headclip_med.base import geometry
+from headclip_med.base.errors import InputError
 from headclip_med.slices import cut_slices, slices_to_volume
 
 AXCODES = [

@@ -17,13 +17,13 @@ from test_engine import sphere
 from weight_formats import GELU, QUICK, QuickGELU, archive, hf_folder, tiny_state
 
 from headclip_med import load_engine
+from headclip_med.base.errors import HeadclipError, ModelError
+from headclip_med.base.files import sha256_file
 from headclip_med.detectors import Detector
 from headclip_med.encoders.build import build_tower, recognise
 from headclip_med.encoders.text import class_features
 from headclip_med.encoders.timm_vit import TimmVitSpec, build_timm_vit
 from headclip_med.engine import Engine
-from headclip_med.errors import HeadclipError, ModelError
-from headclip_med.hashing import sha256_file
 from headclip_med.head_weights import DynamicHeadWeights
 from headclip_med.models import detector_for, load_model, takes_weights
 from headclip_med.packs import builtin_packs, load_pack, write_record

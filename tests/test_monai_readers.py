@@ -25,10 +25,10 @@ from monai.transforms import (
 from PIL import Image
 
 from headclip_med import load_engine
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
+from headclip_med.base.types import VolumeMeta
+from headclip_med.base.volume import flat_meta, volume_meta
 from headclip_med.reading import DicomSeriesReader, NiftiReader, RasterReader, SitkReader, load_volume, read_volume
-from headclip_med.reading.base import flat_meta, volume_meta
-from headclip_med.types import VolumeMeta
 
 # LoadImage builds all of MONAI's readers, and this one says on every machine without its GPU decoder:
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")

@@ -14,7 +14,7 @@ from agreement import Agreement
 from mixed_cases import KINDS, Kind, open_mixed, write_mixed
 from napari_case import status, wait_for
 
-from headclip_med.errors import OutputError
+from headclip_med.base.errors import OutputError
 
 pytest.importorskip("napari")
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from napari_case import MISSED, Endless, open_session, paint, ras_of, status, wait_for, write_case
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.review import Session
 
 pytest.importorskip("napari")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from napari_case import killed, open_session, paint, status, wait_for, write_case
 
-from headclip_med.errors import OutputError
+from headclip_med.base.errors import OutputError
 from headclip_med.review.store import ReviewStore
 
 pytest.importorskip("napari")

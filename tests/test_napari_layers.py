@@ -21,10 +21,10 @@ from orientations import every_orientation
 from PIL import Image
 from writing_phantom import oblique_affine
 
-from headclip_med.errors import InputError, OutputError
-from headclip_med.geometry import voxel_to_world
-from headclip_med.reading.base import LoadedVolume
-from headclip_med.types import VolumeMeta
+from headclip_med.base.errors import InputError, OutputError
+from headclip_med.base.geometry import voxel_to_world
+from headclip_med.base.types import VolumeMeta
+from headclip_med.base.volume import LoadedVolume
 
 components = pytest.importorskip("napari.components")
 
@@ -126,7 +126,7 @@ def test_a_marked_corner_is_where_it_should_be_in_every_layer(affine: np.ndarray
 
 
 def test_maps_of_a_run_go_where_their_slices_are(model: Any) -> None:
-    from headclip_med.geometry import slice_frame
+    from headclip_med.base.geometry import slice_frame
 
     affine = affine_2mm()
     layers, amap = CaseLayers(model), anomaly_map().astype(np.float32)

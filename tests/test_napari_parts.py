@@ -16,7 +16,7 @@ from napari_headclip_med.windows import dragged, first_window, percentile_limits
 from napari_headclip_med.worker import LocalRunner, Progress, RunOptions, SlicesDone, in_words
 from small_cases import write_volume
 
-from headclip_med.errors import CancelledError, InputError
+from headclip_med.base.errors import CancelledError, InputError
 from headclip_med.result import AnomalyResult
 
 

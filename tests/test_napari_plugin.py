@@ -14,8 +14,8 @@ from napari_headclip_med.sample_data import LESION, synthetic_head
 from orientations import every_orientation
 from writing_phantom import SHAPE, make_result, oblique_affine
 
-from headclip_med.errors import InputError
-from headclip_med.geometry import directions, voxel_to_world
+from headclip_med.base.errors import InputError
+from headclip_med.base.geometry import directions, voxel_to_world
 from headclip_med.writing import write_result
 
 npe2 = pytest.importorskip("npe2")

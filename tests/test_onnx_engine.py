@@ -26,12 +26,12 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 import headclip_med
+from headclip_med.base.errors import CancelledError, HeadclipError, InputError, MissingExtraError, ModelError
 from headclip_med.case_inputs import expand_inputs
 from headclip_med.case_options import CaseOptions
 from headclip_med.cli import app
 from headclip_med.cohort import run_cohort
 from headclip_med.engine import Engine, load_engine
-from headclip_med.errors import CancelledError, HeadclipError, InputError, MissingExtraError, ModelError
 from headclip_med.exports.onnx_engine import OnnxEngine, check_onnx_options, load_onnx_engine
 from headclip_med.exports.onnx_graph import open_graph
 from headclip_med.exports.pixels_numpy import cubic_matrix, linear_matrix

@@ -45,7 +45,7 @@ def test_the_check_for_heavy_modules_sees_them() -> None:
 
 
 def test_the_version_is_the_distributions() -> None:
-    assert metadata.version("headclip-med") == headclip_med.__version__
+    assert metadata.version("headclip-med") == headclip_med.base.versions.__version__
 
 
 def test_the_public_names_load_on_first_use() -> None:

@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 from weight_formats import FORMS, QUICK, QuickGELU, archive, tiny_state
 
 from headclip_med import convert_model
+from headclip_med.base.errors import ModelError
+from headclip_med.base.files import sha256_file
 from headclip_med.cli import app
 from headclip_med.detectors import Parts
 from headclip_med.detectors.base import read_config
@@ -27,8 +29,6 @@ from headclip_med.detectors.crane import Crane, CraneConfig
 from headclip_med.detectors.crane_plus import CranePlusConfig
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.prompt_learner import prompt_tokens, text_side
-from headclip_med.errors import ModelError
-from headclip_med.hashing import sha256_file
 from headclip_med.models import Model, detector_for, load_model
 from headclip_med.packs import load_pack, new_pack
 from headclip_med.packs.convert import convert_prompts, read_prompts

@@ -17,10 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
+from headclip_med.base.errors import HeadclipError, ModelError
+from headclip_med.base.files import sha256_file
 from headclip_med.catalogue import model_info
 from headclip_med.cli import app
-from headclip_med.errors import HeadclipError, ModelError
-from headclip_med.hashing import sha256_file
 from headclip_med.models import load_model
 from headclip_med.packs import Pack, builtin_packs, load_pack
 from headclip_med.packs.convert import convert_prompts, read_prompts

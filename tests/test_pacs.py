@@ -16,8 +16,8 @@ from dicom_series import CtSeries
 from pydicom import dcmread
 from typer.testing import CliRunner
 
+from headclip_med.base.errors import CancelledError, InputError, MissingExtraError, OutputError
 from headclip_med.cli import app
-from headclip_med.errors import CancelledError, InputError, MissingExtraError, OutputError
 from headclip_med.pacs.access import Access
 from headclip_med.pacs.address import Address, is_address, parse_address, parse_service
 from headclip_med.pacs.archive import InstanceFound, Query, SeriesFound, StoredFile, StudyFound, pseudonym

@@ -16,10 +16,10 @@ import torch
 import yaml
 
 from headclip_med import load_engine
+from headclip_med.base.errors import CancelledError, InputError, OutputError
+from headclip_med.base.files import sha256_file
 from headclip_med.bundle.folder import find_bundle
 from headclip_med.bundle.verify import verify
-from headclip_med.errors import CancelledError, InputError, OutputError
-from headclip_med.hashing import sha256_file
 from headclip_med.models import detector_for, load_model
 from headclip_med.packs.domains import get_domain
 from headclip_med.packs.pack import load_pack

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from dicom_series import CtSeries
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.reading import list_series, load
 
 VALUES = np.random.default_rng(0).integers(0, 900, (5, 6, 4)).astype(np.int16)

@@ -20,7 +20,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.reading import dicom_pixels, list_series, load, read_volume
 
 

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.reading import load, read_volume
 
 SHAPE, MARK = (5, 6, 4), (3, 1, 2)

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 import tifffile
 from PIL import Image, ImageOps
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.reading import LoadedVolume, load, read_volume
 
 GREY = (np.arange(12, dtype=np.uint8).reshape(3, 4)) * 20  # 3 rows, 4 columns

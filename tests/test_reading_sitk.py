@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.reading import load, read_volume
 
 MARK = (3, 1, 2)

@@ -25,11 +25,11 @@ from typer.testing import CliRunner
 from weight_formats import QUICK, tiny_state
 
 from headclip_med import load_engine
+from headclip_med.base.errors import InputError
 from headclip_med.cli import app
 from headclip_med.encoders.build import build_tower
 from headclip_med.encoders.prompt_learner import prompt_tokens
 from headclip_med.engine import Engine
-from headclip_med.errors import InputError
 from headclip_med.packs import load_pack
 from headclip_med.packs.convert import convert_prompts, read_prompts
 from headclip_med.packs.new_pack import write_pack

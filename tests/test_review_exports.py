@@ -18,15 +18,15 @@ from PIL import Image
 from review_cases import AFFINE, LOW, SHAPE, SHORT, TALL, TWIN, at, hand_map, mm, opened, write_case
 from writing_phantom import make_result, oblique_affine
 
-from headclip_med.errors import InputError, OutputError
-from headclip_med.geometry import voxel_to_world, world_to_voxel
+from headclip_med.base.errors import InputError, OutputError
+from headclip_med.base.geometry import voxel_to_world, world_to_voxel
+from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.reading import load_volume
 from headclip_med.review import OpenCase
 from headclip_med.review.cases import find_results
 from headclip_med.review.exports import ReviewedCase, export, write_findings
 from headclip_med.review.model import CaseReview
 from headclip_med.review.sources import linked_image, match_source
-from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing import write_result
 
 NASTY = '<script>alert("x")</script>, "quoted"\n=1+1'

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from review_cases import LOW, TWIN, at, hand_map, opened, write_case
 
 import headclip_med
-from headclip_med.errors import InputError, OutputError
+from headclip_med.base.errors import InputError, OutputError
 from headclip_med.review import Session
 from headclip_med.review.model import schema_json
 from headclip_med.review.store import load_review
@@ -349,7 +349,7 @@ def test_a_full_disk_refuses_the_action_and_keeps_the_journal_sound(
 
 
 def test_predicting_onto_a_reviewed_folder_is_refused(folder: Path) -> None:
-    from headclip_med.writing.atomic import case_folder
+    from headclip_med.base.files import case_folder
 
     judge(folder, "accepted")
     with pytest.raises(OutputError, match="nothing but an earlier result"), case_folder(folder.parent, "case"):

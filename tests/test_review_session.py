@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from review_cases import AFFINE, LOW, SHAPE, SHORT, TALL, TWIN, at, hand_map, mm, opened, write_case
 
-from headclip_med.errors import InputError, OutputError
-from headclip_med.hashing import sha256_file
+from headclip_med.base.errors import InputError, OutputError
+from headclip_med.base.files import sha256_file
 from headclip_med.review import CaseReview, Mark, OpenCase, Session, components_at, slice_mask
 from headclip_med.review.exports import export
 from headclip_med.review.reviewed import ReviewedCase

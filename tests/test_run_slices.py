@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from oracle import BrightnessDetector, oracle_engine
 
-from headclip_med.ahead import Ahead
-from headclip_med.errors import ModelError
-from headclip_med.geometry import slice_frame
+from headclip_med.base.errors import ModelError
+from headclip_med.base.geometry import slice_frame
+from headclip_med.base.threads import Ahead
 from headclip_med.intensity import Preprocessing
 from headclip_med.reading.base import collected_warnings
 from headclip_med.run_slices import Batching, Collect, Piece, score_scans

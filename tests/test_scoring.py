@@ -11,8 +11,8 @@ from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
 from headclip_med import scoring
+from headclip_med.base.errors import ModelError
 from headclip_med.detectors import HeadCLIPConfig
-from headclip_med.errors import ModelError
 
 NORMAL_ABNORMAL = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 

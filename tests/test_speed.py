@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from towers import clip_tower, timm_tower
 
 from headclip_med import load_engine, memory
+from headclip_med.base.errors import InputError, ModelError
 from headclip_med.detectors import HeadCLIPConfig
 from headclip_med.detectors.headclip_config import at_speed
 from headclip_med.encoders.attention import attend
 from headclip_med.encoders.image import EncodeOptions, encode_images
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.errors import InputError, ModelError
 from headclip_med.scan_engine import Ask
 from headclip_med.sources import load_source
 from headclip_med.speed import SPEEDS

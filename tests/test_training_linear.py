@@ -6,9 +6,9 @@ import pytest
 import torch
 from towers import timm_tower
 
+from headclip_med.base.errors import ModelError
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, encode_images, local_contributions
-from headclip_med.errors import ModelError
 from headclip_med.training.linear import in_half, stack_contributions, tapped_features
 
 OPTIONS = EncodeOptions(layers=(3, 1), local_attention="vv", local_start=1, want_global=True)

@@ -10,9 +10,9 @@ from prompt_files import small_clip
 from training_case import train_config, write_pairs, write_tower
 from typer.testing import CliRunner
 
+from headclip_med.base.errors import CancelledError, InputError, ModelError
 from headclip_med.cli import app
 from headclip_med.engine import load_engine
-from headclip_med.errors import CancelledError, InputError, ModelError
 from headclip_med.packs import load_pack
 from headclip_med.training.fit import TrainWatcher
 from headclip_med.training.run import train

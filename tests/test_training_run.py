@@ -17,10 +17,10 @@ from training_case import train_config, write_pairs
 from typer.testing import CliRunner
 
 from headclip_med import load_engine, models
+from headclip_med.base.errors import CancelledError, InputError, ModelError, OutputError
 from headclip_med.cli import app
 from headclip_med.encoders.adapters import tower_from_open_clip
 from headclip_med.encoders.build import BuiltTower, build_tower
-from headclip_med.errors import CancelledError, InputError, ModelError, OutputError
 from headclip_med.evaluation.counts import count_scores
 from headclip_med.evaluation.curves import auroc
 from headclip_med.packs import load_pack

@@ -19,8 +19,9 @@ from test_pretraining import SMALL
 from training_case import train_config, write_pairs, write_tower
 from typer.testing import CliRunner
 
+from headclip_med.base.errors import CancelledError, HeadclipError, InputError, OutputError
+from headclip_med.base.files import save_tensors
 from headclip_med.cli import app
-from headclip_med.errors import CancelledError, HeadclipError, InputError, OutputError
 from headclip_med.training import features, pretraining
 from headclip_med.training.checkpoint import NAME, checkpoint_step
 from headclip_med.training.config import TrainConfig
@@ -31,7 +32,6 @@ from headclip_med.training.pretrain_config import PretrainConfig
 from headclip_med.training.pretrain_network import PretrainNetwork
 from headclip_med.training.run import train
 from headclip_med.training.stop import Stop, stopped_words
-from headclip_med.writing.atomic import save_tensors
 
 METHODS: dict[str, dict[str, Any]] = {
     "headclip": {"steps": 4, "validate_every": 2},

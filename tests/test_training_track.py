@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from training_case import train_config
 
-from headclip_med.errors import CancelledError, MissingExtraError
+from headclip_med.base.errors import CancelledError, MissingExtraError
 from headclip_med.training import track
 from headclip_med.training.config import TrainConfig
 from headclip_med.training.fit import TrainWatcher

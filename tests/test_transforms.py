@@ -47,7 +47,7 @@ from small_cases import write_volume
 from test_engine import CENTRE_MM, GRIDS, sphere
 
 from headclip_med import load_engine, read_volume
-from headclip_med.errors import InputError, ModelError
+from headclip_med.base.errors import InputError, ModelError
 from headclip_med.transforms import AnomalyMapd, CutSlicesd, DetectSlicesd, ToPixelsd, WindowIntensityd
 
 # LoadImage builds all of MONAI's readers, and this one says on every machine without its GPU decoder:

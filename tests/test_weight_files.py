@@ -30,10 +30,10 @@ from weight_formats import (
     tiny_state,
 )
 
+from headclip_med.base.errors import ModelError
 from headclip_med.encoders.build import BuiltTower, build_tower, recognise, with_weights
 from headclip_med.encoders.clip_architecture import ClipFacts
 from headclip_med.encoders.weight_names import tower_names
-from headclip_med.errors import ModelError
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from headclip_med.errors import OutputError
-from headclip_med.writing import atomic
-from headclip_med.writing.atomic import atomic_path, case_folder, check_writable
+from headclip_med.base import files as atomic
+from headclip_med.base.errors import OutputError
+from headclip_med.base.files import atomic_path, case_folder, check_writable
 
 
 def _earlier_result(out: Path, text: str = "old") -> Path:

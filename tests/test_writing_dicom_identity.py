@@ -14,8 +14,8 @@ from dicom_results import MARKERS, complete_series, result_of, tool, validation_
 from pydicom import Dataset, dcmread
 from typer.testing import CliRunner
 
+from headclip_med.base.errors import MissingExtraError
 from headclip_med.cli import app
-from headclip_med.errors import MissingExtraError
 from headclip_med.writing import ALL_FORMATS, DICOM_FORMATS
 from headclip_med.writing.dicom import DicomOptions, write_dicom
 from headclip_med.writing.dicom_deidentify import SALT

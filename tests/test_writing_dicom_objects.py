@@ -15,10 +15,10 @@ from dicom_series import edit
 from pydicom import dcmread, dcmwrite
 from pydicom.uid import ExplicitVRBigEndian
 
-from headclip_med.errors import HeadclipError, OutputError
-from headclip_med.types import RESEARCH_ONLY
+from headclip_med.base.errors import HeadclipError, OutputError
+from headclip_med.base.files import case_folder
+from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.writing import write_result
-from headclip_med.writing.atomic import case_folder
 from headclip_med.writing.dicom import DicomOptions, write_dicom
 from headclip_med.writing.dicom_frames import segment_volume
 from headclip_med.writing.record import load_result

@@ -11,9 +11,9 @@ import pytest
 from dicom_results import complete_series, map_by_source, result_of, validation_errors
 from pydicom import dcmread
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
+from headclip_med.base.volume import LoadedVolume
 from headclip_med.reading import load_volume
-from headclip_med.reading.base import LoadedVolume
 from headclip_med.writing.dicom import DicomOptions, write_dicom
 
 # A study and a frame of reference of one UID: a fault of these sources, which objects about them must repeat.

@@ -15,8 +15,8 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from pydicom import dcmread
 
-from headclip_med.errors import InputError, OutputError
-from headclip_med.geometry import voxel_to_world, world_to_voxel
+from headclip_med.base.errors import InputError, OutputError
+from headclip_med.base.geometry import voxel_to_world, world_to_voxel
 from headclip_med.reading import load_volume, read_volume
 from headclip_med.result import AnomalyResult
 from headclip_med.volume_map import find_components

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from writing_phantom import SHAPE, make_result, oblique_affine
 
-from headclip_med.errors import OutputError
+from headclip_med.base.errors import OutputError
 from headclip_med.result import AnomalyResult
 from headclip_med.writing.nifti import write_map, write_mask
 

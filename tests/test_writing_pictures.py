@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from writing_phantom import FINDING, NO_MILLIMETRES, SHAPE, UID, make_result, oblique_affine, tensor, without_finding
 
-from headclip_med.geometry import world_to_voxel
+from headclip_med.base.geometry import world_to_voxel
 from headclip_med.result import AnomalyResult
 from headclip_med.writing.overlay import montage, overlay_slices, write_preview
 from headclip_med.writing.panels import cropped, direction_letters, position_text

@@ -17,9 +17,9 @@ import pytest
 from writing_phantom import UID, make_result
 
 import headclip_med
-from headclip_med.errors import InputError, OutputError
+from headclip_med.base.errors import InputError, OutputError
+from headclip_med.base.files import case_folder
 from headclip_med.writing import write_result
-from headclip_med.writing.atomic import case_folder
 from headclip_med.writing.record import load_result, record_json, result_schema, schema_json, to_record
 
 SCHEMA_FILE = Path(headclip_med.__file__).with_name("result.schema.json")
@@ -161,7 +161,7 @@ def test_a_damaged_result_is_refused(tmp_path: Path, damage: object, words: str)
 
 def test_importing_writing_is_light() -> None:
     code = (
-        "import sys, headclip_med.writing, headclip_med.writing.record, headclip_med.writing.atomic\n"
+        "import sys, headclip_med.writing, headclip_med.writing.record, headclip_med.base.files\n"
         "assert not {'torch', 'monai', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 
 
 class Net(torch.nn.Conv2d):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headclip_med.errors import ModelError
+from headclip_med.base.errors import ModelError
 
 _ROOT = Path(__file__).parent
 

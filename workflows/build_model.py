@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from headclip_med.base.files import atomic_path
 from headclip_med.bundle.handlers import write_ledger
 from headclip_med.bundle.network import HeadCLIPNetwork, build_network
-from headclip_med.writing.atomic import atomic_path
 
 from . import bundle_root
 

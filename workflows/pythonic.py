@@ -49,6 +49,7 @@ from monai.transforms import (
 )
 from monai.utils import set_determinism
 
+from headclip_med.base.errors import InputError
 from headclip_med.bundle.data import Cases, LoadCase, NameByCased, TrainingSlices, find_cases, find_images
 from headclip_med.bundle.evaluator import CaseEvaluator, CaseLoader
 from headclip_med.bundle.handlers import LedgerSaver, PackSaver, ScoreSaver, seen_by, whole_ledger
@@ -57,7 +58,6 @@ from headclip_med.bundle.losses import MapLoss
 from headclip_med.bundle.metrics import AnomalyMetrics
 from headclip_med.bundle.network import HeadCLIPNetwork, build_network
 from headclip_med.device import Precision
-from headclip_med.errors import InputError
 from headclip_med.packs.record import LedgerEntry
 from headclip_med.reading import VolumeReader
 from headclip_med.writing.monai_writer import NiftiMapWriter

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headclip_med.base.errors import InputError, ModelError
 from headclip_med.bundle.data import IGNORE
 from headclip_med.bundle.states import check_state
 from headclip_med.detectors import Detector, HeadCLIP, LabelledPixels, get_method
@@ -17,7 +18,6 @@ from headclip_med.detectors.base import read_config
 from headclip_med.device import Precision, choose_dtype
 from headclip_med.encoders.build import build_tower
 from headclip_med.engine import Engine
-from headclip_med.errors import InputError, ModelError
 from headclip_med.models import Model, check_method, detector_for, load_model, may_have_text
 from headclip_med.packs import Pack, builtin_packs
 from headclip_med.packs.domains import get_domain

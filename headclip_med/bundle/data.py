@@ -13,6 +13,8 @@ import torch.distributed as dist
 from monai.data import Dataset, MetaTensor
 from monai.transforms import MapTransform, Transform
 
+from headclip_med.base.errors import InputError
+from headclip_med.base.volume import flat_meta
 from headclip_med.bundle.kinds import CutsFor
 from headclip_med.case_inputs import expand_inputs
 from headclip_med.datasets import CaseDataset, open_dataset
@@ -21,11 +23,9 @@ from headclip_med.datasets.fingerprints import Inventory, fingerprint_case, take
 from headclip_med.datasets.loading import load_case
 from headclip_med.datasets.split import split_patients
 from headclip_med.datasets.values import Words, plain_values, values_from_plain
-from headclip_med.errors import InputError
 from headclip_med.evaluation.protocol import overlap_with
 from headclip_med.intensity import Preprocessing
 from headclip_med.packs.record import SHORT_HASH, LedgerEntry
-from headclip_med.reading.base import flat_meta
 from headclip_med.training.config import SliceConfig
 from headclip_med.training.slices import TrainingSlice, cut_case
 

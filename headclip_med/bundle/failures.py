@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from headclip_med.base.errors import CancelledError, HeadclipError, InputError
 from headclip_med.bundle.overrides import shown
-from headclip_med.errors import CancelledError, HeadclipError, InputError
 
 _RESOLVER = "_resolve_one_item"  # monai.bundle.ReferenceResolver: calls itself for every reference
 _IMPORTS = "is_import_statement"  # at the first item of all, MONAI looks through every expression for imports
 _LONGEST = 600  # characters of a library's message
 _TOLD = "Traceback (most recent call last)"  # how torch's workers and MONAI's SaveImage repeat an error as text
-_OURS = "headclip_med.errors."
+_OURS = "headclip_med.base.errors."
 _ERROR_LINE = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning)): (.+)$", re.MULTILINE)
 _REFERENCE = re.compile(r"@\w+(::\w+)*")
 _UNDEFINED = re.compile(r"the referring item `(@[\w:]+)` is not defined")

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from headclip_med.errors import InputError, MissingExtraError
+from headclip_med.base.errors import InputError, MissingExtraError
 
 SUFFIXES = (".yaml", ".yml", ".json")  # of a config; the first one wins where a name has several
 DEFAULT = "headclip_zero_shot"

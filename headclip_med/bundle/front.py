@@ -15,11 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headclip_med.base.errors import InputError, MissingExtraError
 from headclip_med.bundle.failures import in_words
 from headclip_med.bundle.folder import SUFFIXES, BundleFolder, check_installed
 from headclip_med.bundle.overrides import Given, check_overrides, shown
 from headclip_med.bundle.quiet import quiet_monai, repeated_errors_muted
-from headclip_med.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser, ConfigWorkflow
@@ -289,7 +289,7 @@ def _checked_output(parser: ConfigParser) -> Path | None:
     value = _resolved(parser, "output_dir") if "output_dir" in parser else None
     if not isinstance(value, str | os.PathLike):
         return None
-    from headclip_med.errors import OutputError
+    from headclip_med.base.errors import OutputError
 
     folder = Path(value).absolute()
     existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))

@@ -15,12 +15,12 @@ from ignite.engine import Engine as IgniteEngine
 from ignite.engine import Events
 from safetensors.torch import save_file
 
+from headclip_med.base.errors import InputError
+from headclip_med.base.files import atomic_path, check_writable
+from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.bundle.kinds import HasModel
-from headclip_med.errors import InputError
 from headclip_med.packs.pack import TENSORS_NAME
 from headclip_med.packs.record import LedgerEntry, PackRecord, Threshold, write_record
-from headclip_med.types import RESEARCH_ONLY
-from headclip_med.writing.atomic import atomic_path, check_writable
 
 _SECONDS_BETWEEN = 30.0  # writes of the scores, whose cost grows with the run
 

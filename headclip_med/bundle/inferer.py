@@ -13,10 +13,10 @@ from monai.transforms import MapTransform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headclip_med.base.errors import InputError, ModelError
+from headclip_med.base.geometry import slice_frame
 from headclip_med.bundle.any_network import MethodNetwork
 from headclip_med.bundle.network import HeadCLIPNetwork
-from headclip_med.errors import InputError, ModelError
-from headclip_med.geometry import slice_frame
 from headclip_med.intensity import Channels
 from headclip_med.packs.scope import warn_out_of_scope
 from headclip_med.result import AnomalyResult

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headclip_med.base.errors import InputError
 from headclip_med.bundle.data import IGNORE
-from headclip_med.errors import InputError
 from headclip_med.training.losses import VALID_SHARE, map_loss
 
 

@@ -13,7 +13,7 @@ from ignite.metrics import Metric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.evaluation import curves
 from headclip_med.evaluation.counts import LEVELS, CountSum, ScoreCounts, count_map, count_scores, level_scores
 from headclip_med.volume_map import volume_score

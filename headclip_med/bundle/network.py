@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headclip_med.base.errors import InputError, ModelError
 from headclip_med.bundle.any_network import MethodNetwork, check_pixels, in_domain
 from headclip_med.bundle.states import check_state
 from headclip_med.detectors import HeadCLIP, get_method
 from headclip_med.device import Precision, choose_dtype
 from headclip_med.encoders.image import first_local_block
 from headclip_med.engine import Engine
-from headclip_med.errors import InputError, ModelError
 from headclip_med.head_weights import initial_theta
 from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model
 from headclip_med.packs import Pack

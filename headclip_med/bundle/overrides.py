@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pydoc import ErrorDuringImport, locate
 from typing import TYPE_CHECKING, Any
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from headclip_med.errors import ModelError
+from headclip_med.base.errors import ModelError
 
 
 def check_state(network: nn.Module, state: Mapping[str, Any], strict: bool, name: str) -> None:

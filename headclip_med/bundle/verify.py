@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from headclip_med.base.errors import HeadclipError, InputError
 from headclip_med.bundle import verify_configs, verify_files
 from headclip_med.bundle.folder import BundleFolder, check_installed
 from headclip_med.bundle.looks import Look, Skipped
-from headclip_med.errors import HeadclipError, InputError
 
 Status = Literal["ok", "fail", "skipped"]
 

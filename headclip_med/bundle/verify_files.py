@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
+from headclip_med.base.errors import InputError
 from headclip_med.bundle.folder import OVERRIDES, BundleFolder
 from headclip_med.bundle.looks import Look, Skipped
-from headclip_med.errors import InputError
 
 SCHEMA = Path(__file__).parent / "meta_schema_20240725.json"
 LARGEST_MB = 25  # in MONAI's model zoo; what is larger is downloaded

@@ -7,13 +7,13 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+from headclip_med.base.errors import InputError
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.listed_paths import read_text
 from headclip_med.datasets.listing import UNKNOWN_PATIENTS, Listing, Tree, counted
 from headclip_med.datasets.names import label_of, split_of, stem_of
 from headclip_med.datasets.patterns import ABOVE, Groups, Rule, matches, pair
 from headclip_med.datasets.values import EVERY_VALUE
-from headclip_med.errors import InputError
 
 _STEM = r"(?P<stem>.+)"
 _MASK_STEM = r"(?P<stem>.+?)(?:_mask|_gt)?"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from headclip_med.base.errors import readable
 from headclip_med.datasets.values import NOT_KNOWN, MaskValues
-from headclip_med.errors import readable
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from headclip_med.base.errors import HeadclipError, InputError, internal_error
 from headclip_med.datasets.case import Case, CaseDataset
 from headclip_med.datasets.fingerprints import Fingerprint, meaning_question
 from headclip_med.datasets.loading import CONTRADICTION
 from headclip_med.datasets.mask_pictures import NOT_BINARY, TOO_DARK
 from headclip_med.datasets.truth import GridError, Mask, MaskError, MeaningError
 from headclip_med.datasets.values import value_text
-from headclip_med.errors import HeadclipError, InputError, internal_error
 from headclip_med.reading.content import existing_path
 
 log = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from headclip_med.base.errors import HeadclipError, InputError, internal_error
 from headclip_med.datasets.case import Case, CaseDataset
 from headclip_med.datasets.truth import MeaningError
 from headclip_med.datasets.values import NOT_KNOWN, MaskValues, ask_for_values
-from headclip_med.errors import HeadclipError, InputError, internal_error
 
 log = logging.getLogger(__name__)
 

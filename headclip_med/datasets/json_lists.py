@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from headclip_med.base.errors import InputError
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.listed_paths import (
     as_list,
@@ -23,7 +24,6 @@ from headclip_med.datasets.listing import Listing
 from headclip_med.datasets.names import split_of, stem_of
 from headclip_med.datasets.patients import with_patients
 from headclip_med.datasets.values import EVERY_VALUE
-from headclip_med.errors import InputError
 
 
 def recognise_meta(root: Path) -> bool:

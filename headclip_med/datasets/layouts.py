@@ -9,13 +9,13 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
+from headclip_med.base.errors import InputError
 from headclip_med.datasets import benchmarks, bids, bmad, json_lists, msd, pictures, tables
 from headclip_med.datasets import sequences as seq
 from headclip_med.datasets.case import Case, CaseDataset
 from headclip_med.datasets.listing import Listing, Tree, left_over, read_tree
 from headclip_med.datasets.names import split_of, uniquely_named
 from headclip_med.datasets.values import Words, ask_for_values, chosen_values
-from headclip_med.errors import InputError
 from headclip_med.reading.content import existing_path
 
 _HOW = "Name it, as in pairs:FOLDER; `headclip-med data layouts` lists them"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from headclip_med.base.errors import InputError
 from headclip_med.datasets.names import files_in, label_of
-from headclip_med.errors import InputError
 
 _NORMAL, _ABNORMAL = ("0", "0.0", "false"), ("1", "1.0", "true")
 _NOTHING = ("", "none", "nan", "unknown")

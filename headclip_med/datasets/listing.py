@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headclip_med.base.errors import InputError
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.names import IMAGE_ENDINGS, VOLUME_ENDINGS, split_of
-from headclip_med.errors import InputError
 
 UNKNOWN_PATIENTS = "patients are not known: every image counts as its own patient"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-from numpy.typing import NDArray
 
+from headclip_med.base.volume import LoadedVolume, image_digest, to_metatensor
 from headclip_med.datasets.case import Case, LabelledVolume
 from headclip_med.datasets.planes import read_stack
 from headclip_med.datasets.truth import Mask, read_truth
 from headclip_med.reading import load
-from headclip_med.reading.base import LoadedVolume, stack, to_metatensor
+from headclip_med.reading.base import stack
 
 # How the warning about a label that its mask contradicts begins; the check of a set tells it by that.
 CONTRADICTION = "labelled "
@@ -57,15 +57,6 @@ def _images(case: Case) -> list[LoadedVolume]:
     """The sequences of a case, each from its file or from its place in a 4-D file."""
     times = case.volumes or (None,) * len(case.images)
     return [load(path, time=time) for path, time in zip(case.images, times, strict=True)]
-
-
-def image_digest(array: NDArray[np.float32]) -> str:
-    """Of shape and values; a grey image saved in colour has the digest of the grey one."""
-    grey = len(array) == 3 and (array[0] == array[1]).all() and (array[0] == array[2]).all()
-    plain = np.ascontiguousarray(array[:1] if grey else array)
-    digest = hashlib.sha256(str(plain.shape).encode())
-    digest.update(plain.data)
-    return digest.hexdigest()
 
 
 def _packed(truth: Mask | None) -> bytes:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from headclip_med.base.errors import InputError
 from headclip_med.datasets.values import COLOUR
-from headclip_med.errors import InputError
 from headclip_med.reading import raster
 from headclip_med.reading.base import collected_warnings, in_words
 from headclip_med.reading.content import existing_path

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from headclip_med.base.errors import InputError
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.listing import Listing, Tree, counted, split_in
 from headclip_med.datasets.names import (
@@ -30,7 +31,6 @@ from headclip_med.datasets.names import (
 from headclip_med.datasets.patients import with_patients
 from headclip_med.datasets.patterns import ABOVE, Found, Rule, folder_of, matches, pair, rules_of_globs
 from headclip_med.datasets.truth import shows_something
-from headclip_med.errors import InputError
 
 # --- how images and masks are called -----------------------------------------------------------------------------
 

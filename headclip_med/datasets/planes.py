@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from headclip_med.base.errors import InputError
+from headclip_med.base.files import sha256_file
+from headclip_med.base.geometry import RAS_TO_LPS
+from headclip_med.base.types import VolumeMeta
+from headclip_med.base.volume import LoadedVolume
 from headclip_med.datasets.case import Case
-from headclip_med.errors import InputError
-from headclip_med.geometry import RAS_TO_LPS
-from headclip_med.hashing import sha256_file
 from headclip_med.reading import raster
-from headclip_med.reading.base import LoadedVolume, check_size, finish, sha256_of_digests
+from headclip_med.reading.base import check_size, finish, sha256_of_digests
 from headclip_med.reading.content import existing_path
-from headclip_med.types import VolumeMeta
 
 
 def read_plane(path: Path, notes: list[str]) -> NDArray[np.generic]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from headclip_med.base.errors import InputError
+from headclip_med.base.files import atomic_path
 from headclip_med.datasets.case import CaseDataset
 from headclip_med.datasets.tables import FIELDS, written_values
-from headclip_med.errors import InputError
-from headclip_med.writing.atomic import atomic_path
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 _SEPARATOR = ";"  # of several images in one field

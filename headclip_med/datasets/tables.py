@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from headclip_med.base.errors import InputError
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.listed_paths import needed, read_label, read_text
 from headclip_med.datasets.listing import Listing, counted, read_tree, told_apart
@@ -15,7 +16,6 @@ from headclip_med.datasets.names import files_in, split_of, stem_of
 from headclip_med.datasets.patients import with_patients
 from headclip_med.datasets.patterns import without_ending
 from headclip_med.datasets.values import MaskValues, value_of, value_text
-from headclip_med.errors import InputError
 
 VALUES = ("lesion_values", "ignore_values")
 FIELDS = ("image", "mask", "label", "patient", "name", "category", "split", *VALUES)

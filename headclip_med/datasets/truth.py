@@ -11,16 +11,17 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from headclip_med.base.errors import InputError
+from headclip_med.base.geometry import check_affine
+from headclip_med.base.types import Affine
+from headclip_med.base.volume import LoadedVolume
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.mask_pictures import NOT_BINARY, distinct_values, picture_labels
 from headclip_med.datasets.values import COLOUR, MaskValues, ask_for_values
-from headclip_med.errors import InputError
-from headclip_med.geometry import check_affine
 from headclip_med.reading import nifti
 from headclip_med.reading import sitk as itk
-from headclip_med.reading.base import GRID_TOLERANCE, LoadedVolume
+from headclip_med.reading.base import GRID_TOLERANCE
 from headclip_med.reading.content import existing_path, identify
-from headclip_med.types import Affine
 
 Mask = NDArray[np.bool_]
 Values = NDArray[np.generic]

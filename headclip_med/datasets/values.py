@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 
 # The value of a coloured pixel is this plus its 0xRRGGBB, so that no grey value is mistaken for a colour.
 COLOUR = 1 << 24

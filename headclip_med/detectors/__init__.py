@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from headclip_med.choices import entry_point_methods
+from headclip_med.base.errors import ModelError
+from headclip_med.base.names import entry_point_methods
 from headclip_med.detectors.anomalyclip import AnomalyCLIP
 from headclip_med.detectors.base import (
     Auxiliary,
@@ -24,7 +25,6 @@ from headclip_med.detectors.memory import Memory
 from headclip_med.detectors.mvfa import MVFA
 from headclip_med.detectors.vectors import Vectors
 from headclip_med.detectors.winclip import WinCLIP
-from headclip_med.errors import ModelError
 
 _OURS: tuple[type[Detector], ...] = (
     HeadCLIP,

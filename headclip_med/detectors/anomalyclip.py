@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headclip_med import scoring
+from headclip_med.base.errors import ModelError
 from headclip_med.detectors.base import (
     Auxiliary,
     Capabilities,
@@ -29,7 +30,6 @@ from headclip_med.detectors.prompted import Prompts, current, kept, prompts_of, 
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import resolve_layers
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.errors import ModelError
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from headclip_med.base.errors import ModelError
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.errors import ModelError
 
 if TYPE_CHECKING:
     from headclip_med.encoders.build import BuiltTower

@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from headclip_med import scoring
+from headclip_med.base.errors import ModelError
 from headclip_med.detectors.base import Capabilities, Detector, Parts, SliceBatch
 from headclip_med.detectors.headclip import prompted
 from headclip_med.detectors.headclip_config import SIGMA_REFERENCE, HeadCLIPConfig, input_size
 from headclip_med.encoders.image import EncodeOptions, encode_images, first_local_block, resolve_layers
-from headclip_med.errors import ModelError
 
 Size = Annotated[int, Field(ge=1)]
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]

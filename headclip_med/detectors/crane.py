@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headclip_med import scoring
+from headclip_med.base.errors import ModelError
 from headclip_med.detectors.base import Auxiliary, Capabilities, Detector, LabelledPixels, Parts, SliceBatch
 from headclip_med.detectors.descent import descend
 from headclip_med.detectors.headclip_config import SIGMA_REFERENCE, HeadCLIPConfig, input_size
@@ -18,7 +19,6 @@ from headclip_med.detectors.losses import dice_loss, focal_loss, image_loss
 from headclip_med.detectors.prompted import Prompts, current, kept, one_pair, prompts_of, trainable
 from headclip_med.encoders.attention import LocalAttention
 from headclip_med.encoders.image import EncodeOptions, encode_images, first_local_block, quarters, resolve_layers
-from headclip_med.errors import ModelError
 
 _BETAS = (0.6, 0.999)  # of Adam, as released
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from headclip_med.base.errors import ModelError
 from headclip_med.detectors.base import Parts
 from headclip_med.detectors.crane import Crane, CraneConfig, Views
 from headclip_med.encoders.attention import attend
 from headclip_med.encoders.build import build_tower
 from headclip_med.encoders.image import EncodeOptions, attend_by, encode_images
 from headclip_med.encoders.tower import Block, ImageTower
-from headclip_med.errors import ModelError
 
 
 @dataclass(frozen=True)

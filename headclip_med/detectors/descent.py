@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from headclip_med.base.errors import ModelError
 from headclip_med.detectors.base import Auxiliary, LabelledPixels
-from headclip_med.errors import ModelError
 
 
 def descend(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from headclip_med import scoring
+from headclip_med.base.errors import ModelError
 from headclip_med.detectors.base import Capabilities, ClassFeatures, Detector, Parts, SliceBatch, read_config
 from headclip_med.detectors.headclip_config import SIGMA_REFERENCE as SIGMA_REFERENCE
 from headclip_med.detectors.headclip_config import HeadCLIPConfig as HeadCLIPConfig
@@ -30,7 +31,6 @@ from headclip_med.encoders.image import (
 )
 from headclip_med.encoders.text import class_features
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.errors import ModelError
 from headclip_med.head_weights import check_head_weights, fold
 from headclip_med.prompts import ensemble
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headclip_med import scoring
+from headclip_med.base.errors import ModelError
 from headclip_med.detectors.base import Capabilities, Detector, NormalPixels, Parts, SliceBatch
 from headclip_med.detectors.headclip_config import SIGMA_REFERENCE
 from headclip_med.detectors.nearest import half_cosine_distance
 from headclip_med.encoders.image import EncodeOptions, encode_images, resolve_layers
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.errors import ModelError
 
 # Slices that go through the tower at once while a memory is built.
 _AT_ONCE = 4

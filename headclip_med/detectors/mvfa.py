@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headclip_med.base.errors import ModelError
 from headclip_med.detectors.base import (
     Auxiliary,
     Capabilities,
@@ -32,7 +33,6 @@ from headclip_med.detectors.mvfa_bank import build_bank, distances, named_bank, 
 from headclip_med.detectors.vectors import load_learned, unit_vectors
 from headclip_med.encoders.build import with_gelu
 from headclip_med.encoders.image import quarters, resolve_layers, run_block
-from headclip_med.errors import ModelError
 
 # Input side in pixels of the published models.
 _PUBLISHED_SIZE = 240

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from headclip_med.errors import ModelError
+from headclip_med.base.errors import ModelError
 
 # Views of a normal image besides itself: turned by these angles, and shifted by a twentieth of the side (a tenth in
 # coordinates from -1 to 1) along both diagonals; its two mirror images come on top.

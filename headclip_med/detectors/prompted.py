@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from headclip_med.base.errors import ModelError
 from headclip_med.detectors.base import Parts, text_of
 from headclip_med.encoders.prompt_learner import DEEP_BLOCKS, PromptLearner, TextSide, prompt_tokens, text_side
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.errors import ModelError
 
 _CONTEXT, _DEEP = "prompt.context", "prompt.deep"
 

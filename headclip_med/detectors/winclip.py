@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headclip_med import scoring
+from headclip_med.base.errors import ModelError
 from headclip_med.detectors.base import Capabilities, Detector, NormalPixels, Parts, SliceBatch
 from headclip_med.detectors.clip import Sigma, Size, Temperature
 from headclip_med.detectors.headclip import prompted
@@ -27,7 +28,6 @@ from headclip_med.detectors.winclip_windows import (
     harmonic_map,
     harmonic_mean,
 )
-from headclip_med.errors import ModelError
 
 # Input side of the published method in pixels, for patches of 16.
 _NATIVE = 240

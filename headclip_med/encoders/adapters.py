@@ -12,8 +12,8 @@ from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import nn
 
+from headclip_med.base.errors import ModelError
 from headclip_med.encoders.tower import Block, ImageTower
-from headclip_med.errors import ModelError
 
 _CHOOSE = "Choose a plain ViT, such as ViT-L-14-336 or vit_small_patch14_dinov2"
 

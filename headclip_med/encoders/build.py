@@ -25,6 +25,8 @@ import torch
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
+from headclip_med.base.errors import ModelError
+from headclip_med.base.files import sha256_file  # part of this module's interface
 from headclip_med.encoders.adapters import tower_from_open_clip, tower_from_timm
 from headclip_med.encoders.clip_architecture import ClipFacts, facts_of, named_clips, own_clip, own_name, sizes_of
 from headclip_med.encoders.text import Tokenizer
@@ -32,8 +34,6 @@ from headclip_med.encoders.tower import ImageTower
 from headclip_med.encoders.weight_files import Stored, read_weights
 from headclip_med.encoders.weight_names import CLIP_KEY, TIMM_KEY, tower_names
 from headclip_med.encoders.weight_places import is_weights, split_architecture
-from headclip_med.errors import ModelError
-from headclip_med.hashing import sha256_file as sha256_file  # part of this module's interface
 
 # Vision-only ViTs that a weight file is recognised as, by (width, depth, patch, registers, layer scale).
 _TIMM_BY_SHAPE: dict[tuple[int, int, int, int, bool], str] = {

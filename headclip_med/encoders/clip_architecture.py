@@ -16,9 +16,9 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
+from headclip_med.base.errors import ModelError
 from headclip_med.encoders.weight_files import Stored
 from headclip_med.encoders.weight_names import CLIP_KEY, OPENAI_INTEGERS
-from headclip_med.errors import ModelError
 
 # OpenAI's rule, where nothing says otherwise.
 _HEAD_WIDTH = 64

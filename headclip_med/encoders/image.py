@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from headclip_med.base.errors import ModelError
 from headclip_med.encoders.attention import Kernel, LocalAttention, attend, attend_locally
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.tower import Block, ImageTower
-from headclip_med.errors import ModelError
 
 # AnomalyCLIP runs its local path through the last 19 of 24 blocks; of 12 blocks 11 were better than 6.
 _LOCAL_BLOCKS = 19

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headclip_med.base.errors import ModelError
 from headclip_med.encoders.text import Tokenizer
-from headclip_med.errors import ModelError
 
 CONTEXT_TOKENS, DEEP_TOKENS, DEEP_BLOCKS = 12, 4, 8
 NORMAL_TEXT, ABNORMAL_TEXT = "object.", "damaged object."

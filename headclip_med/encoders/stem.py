@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from headclip_med.errors import ModelError
+from headclip_med.base.errors import ModelError
 
 
 def convolutional_stem(patch: int, width: int) -> nn.Sequential:

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from headclip_med.base.errors import InputError, ModelError
 from headclip_med.encoders.positions import interpolate_positions
-from headclip_med.errors import InputError, ModelError
 
 
 class Block(nn.Module):

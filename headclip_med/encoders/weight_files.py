@@ -20,10 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from headclip_med.base.errors import ModelError
+from headclip_med.base.files import sha256_file
 from headclip_med.encoders.inert_pickle import Inert, computes_quick_gelu, is_torchscript, read_zip
 from headclip_med.encoders.weight_places import config_beside, folder_weights, weight_paths
-from headclip_med.errors import ModelError
-from headclip_med.hashing import sha256_file
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _MODULE_PARTS = ("_parameters", "_buffers", "_modules")  # of a whole model that was pickled

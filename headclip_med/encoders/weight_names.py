@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from headclip_med.errors import ModelError
+from headclip_med.base.errors import ModelError
 
 CLIP_KEY = "visual.conv1.weight"
 TIMM_KEY = "patch_embed.proj.weight"

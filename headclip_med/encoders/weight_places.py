@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from headclip_med.errors import ModelError
+from headclip_med.base.errors import ModelError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 # What a folder's weights are called, the first one there is counts; an index names its shards.

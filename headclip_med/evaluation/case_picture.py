@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
-from headclip_med.geometry import SliceFrame, slice_frame, spacing
+from headclip_med.base.geometry import SliceFrame, slice_frame, spacing
 from headclip_med.result import AnomalyResult
 from headclip_med.slices import cut_slices
 

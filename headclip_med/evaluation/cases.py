@@ -11,14 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from headclip_med.base.errors import CancelledError, HeadclipError, OutputError, internal_error
+from headclip_med.base.files import atomic_path
 from headclip_med.datasets.case import Case, CaseDataset
-from headclip_med.errors import CancelledError, HeadclipError, OutputError, internal_error
 from headclip_med.evaluation.case_picture import key_slice_picture
 from headclip_med.evaluation.measure import case_facts, measure
 from headclip_med.evaluation.scorers import Scorer
 from headclip_med.evaluation.settings import Settings
 from headclip_med.evaluation.store import SUFFIX, StoredCase, load_case_file, save_case
-from headclip_med.writing.atomic import atomic_path
 
 log = logging.getLogger(__name__)
 

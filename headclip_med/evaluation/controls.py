@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import expit
 
-from headclip_med.errors import InputError
-from headclip_med.geometry import check_affine, slice_centres, slice_frame
+from headclip_med.base.errors import InputError
+from headclip_med.base.geometry import check_affine, slice_centres, slice_frame
+from headclip_med.base.versions import package_versions
 from headclip_med.intensity import foreground
 from headclip_med.prepare import choose_planes
 from headclip_med.result import AnomalyResult, SliceScore
 from headclip_med.sources import with_meta
-from headclip_med.versions import package_versions
 from headclip_med.volume_map import find_components, volume_score
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
+from headclip_med.base.errors import InputError
 from headclip_med.datasets.case import CaseDataset
-from headclip_med.errors import InputError
 
 _KEYS = ("case", "patient")
 

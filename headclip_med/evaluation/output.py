@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from headclip_med.errors import OutputError
+from headclip_med.base.errors import OutputError
+from headclip_med.base.files import atomic_path, check_writable
 from headclip_med.evaluation.record import EvaluationRecord
-from headclip_med.writing.atomic import atomic_path, check_writable
 
 CASES = "cases"  # folder of what is kept of each case
 MARKER = ".headclip-evaluation"  # in it: this folder is an evaluation of ours and may be written to again

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, get_args
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.evaluation.record import Kind, Protocol
 from headclip_med.evaluation.scorers import Scorer
 from headclip_med.packs.pack import SHORT_HASH

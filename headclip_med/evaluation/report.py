@@ -10,12 +10,12 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from headclip_med.base.files import atomic_path
+from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.evaluation.plots import plots
 from headclip_med.evaluation.protocol import MEANINGS
 from headclip_med.evaluation.record import CaseRow, EvaluationRecord, Metric, ModelResult
 from headclip_med.evaluation.tables import number, reasons, title_of
-from headclip_med.types import RESEARCH_ONLY
-from headclip_med.writing.atomic import atomic_path
 
 # More rows than anybody reads; all of them are in cases.csv.
 _MOST_CASES = 200

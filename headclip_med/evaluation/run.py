@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from headclip_med.base.errors import InputError
+from headclip_med.base.versions import package_versions
 from headclip_med.datasets.case import Case, CaseDataset
 from headclip_med.datasets.fingerprints import (
     Fingerprint,
@@ -22,7 +24,6 @@ from headclip_med.datasets.fingerprints import (
     fingerprint_case,
     take_inventory,
 )
-from headclip_med.errors import InputError
 from headclip_med.evaluation.cases import (
     Bench,
     kept_case,
@@ -39,7 +40,6 @@ from headclip_med.evaluation.store import stored_scorer
 from headclip_med.evaluation.summary import ModelCases, differences, summarise_model
 from headclip_med.evaluation.workers import check_workers, run_all
 from headclip_med.packs.scope import OUT_OF_SCOPE
-from headclip_med.versions import package_versions
 
 if TYPE_CHECKING:
     from headclip_med.engine import Engine

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from headclip_med.base.errors import HeadclipError, InputError
+from headclip_med.base.names import split_method
+from headclip_med.base.versions import package_versions
 from headclip_med.case_options import CaseOptions, check_options
-from headclip_med.choices import split_method
-from headclip_med.errors import HeadclipError, InputError
 from headclip_med.finished import known_identity
 from headclip_med.packs.record import SHORT_HASH, UNCALIBRATED, LedgerEntry
-from headclip_med.versions import package_versions
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor

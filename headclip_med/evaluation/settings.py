@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 
 
 @dataclass(frozen=True)

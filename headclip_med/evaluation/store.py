@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from headclip_med.base.files import atomic_path
 from headclip_med.evaluation.counts import ScoreCounts, from_arrays, to_arrays
 from headclip_med.evaluation.lesions import CaseLesions
 from headclip_med.evaluation.measure import CaseStatistics
 from headclip_med.evaluation.record import CaseRow
-from headclip_med.writing.atomic import atomic_path
 
 SUFFIX = ".npz"
 

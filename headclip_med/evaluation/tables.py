@@ -6,8 +6,8 @@ import csv
 import io
 import re
 
+from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.evaluation.record import CaseRow, EvaluationRecord, Metric
-from headclip_med.types import RESEARCH_ONLY
 
 TITLES = {
     "auroc": "AUROC",

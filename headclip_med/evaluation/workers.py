@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from headclip_med.errors import ModelError
+from headclip_med.base.errors import ModelError
+from headclip_med.base.files import atomic_path
+from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.packs.scope import Scope
-from headclip_med.types import RESEARCH_ONLY
-from headclip_med.writing.atomic import atomic_path
 
 CARD_FORMAT: Literal["headclip_med.export/1"] = "headclip_med.export/1"
 # Key of the card among an ONNX file's metadata and a .pt2 or .ts file's extra files.

@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from headclip_med.base.errors import ModelError
 from headclip_med.bundle.network import HeadCLIPNetwork, with_pack
 from headclip_med.detectors import ClassFeatures, HeadCLIP
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import first_local_block
-from headclip_med.errors import ModelError
 from headclip_med.models import Model, detector_for, place_model
 
 

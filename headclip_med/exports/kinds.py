@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

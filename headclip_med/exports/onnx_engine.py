@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from headclip_med.errors import InputError, ModelError
+from headclip_med.base.errors import InputError, ModelError
 from headclip_med.exports.card import ScoreCard
 from headclip_med.exports.onnx_graph import OnnxGraph, open_graph
 from headclip_med.exports.pixels_numpy import from_square, slice_limits, slice_pixels

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headclip_med.errors import MissingExtraError, ModelError
+from headclip_med.base.errors import MissingExtraError, ModelError
+from headclip_med.base.files import sha256_file
 from headclip_med.exports.card import CARD_KEY, ScoreCard, parse_card
 from headclip_med.exports.openvino_session import OPENVINO, OpenVinoSession, open_session
-from headclip_med.hashing import sha256_file
 from headclip_med.scan import Floats
 
 if TYPE_CHECKING:

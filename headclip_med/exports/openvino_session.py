@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headclip_med.errors import MissingExtraError, ModelError
+from headclip_med.base.errors import MissingExtraError, ModelError
 from headclip_med.scan import Floats
 
 if TYPE_CHECKING:

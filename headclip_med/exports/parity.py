@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headclip_med.base.errors import InputError, ModelError
+from headclip_med.base.geometry import slice_frame
 from headclip_med.detectors import HeadCLIP
-from headclip_med.errors import InputError, ModelError
 from headclip_med.exports.card import Parity
 from headclip_med.exports.kinds import Runner
-from headclip_med.geometry import slice_frame
 from headclip_med.intensity import Preprocessing, foreground, intensity_ranges
 from headclip_med.phantom import Lesion, centred_affine, make_phantom
 from headclip_med.pixels import normalise, rescale, three_channels, to_square

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.geometry import SliceFrame
+from headclip_med.base.geometry import SliceFrame
 from headclip_med.intensity import Placement, Preprocessing, Range, check_channels, released_levels
 from headclip_med.scan import Floats, Scan
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from headclip_med.errors import ModelError
+from headclip_med.base.errors import ModelError
 from headclip_med.exports.card import CARD_KEY, ScoreCard, card_text, parse_card
 from headclip_med.exports.graph import ExportGraph
 from headclip_med.exports.kinds import Runner

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headclip_med.errors import MissingExtraError, ModelError
+from headclip_med.base.errors import MissingExtraError, ModelError
 from headclip_med.exports import program, torchscript
 from headclip_med.exports.card import ScoreCard
 from headclip_med.exports.graph import ExportGraph, MapGraph

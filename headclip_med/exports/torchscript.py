@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headclip_med.errors import ModelError
+from headclip_med.base.errors import ModelError
 from headclip_med.exports.card import CARD_KEY, ScoreCard, card_text, parse_card
 from headclip_med.exports.graph import ExportGraph, MapGraph
 from headclip_med.exports.kinds import Runner

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.intensity import WINDOWS, Channels, Fit
 from headclip_med.packs.scope import ANY_IMAGE, Scope
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from headclip_med.base.errors import OutputError
+from headclip_med.base.files import atomic_path, check_writable, save_tensors
 from headclip_med.encoders.build import BuiltTower
-from headclip_med.errors import OutputError
 from headclip_med.packs.pack import TENSORS_NAME
 from headclip_med.packs.record import LedgerEntry, PackRecord, TowerRecord, write_record
-from headclip_med.writing.atomic import atomic_path, check_writable, save_tensors
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from headclip_med.base.errors import ModelError
+from headclip_med.base.files import sha256_file
 from headclip_med.detectors import get_method
 from headclip_med.detectors.base import ClassFeatures, read_config
 from headclip_med.detectors.headclip_parts import packed_classes, packed_head_weights
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.errors import ModelError
-from headclip_med.hashing import sha256_file
 from headclip_med.head_weights import DynamicHeadWeights
 from headclip_med.packs.record import PACK_FORMAT as PACK_FORMAT
 from headclip_med.packs.record import RECORD_NAME as RECORD_NAME

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from headclip_med.base.errors import ModelError
+from headclip_med.base.files import atomic_path
 from headclip_med.encoders.timm_vit import TimmVitSpec
-from headclip_med.errors import ModelError
 from headclip_med.intensity import PreprocessingKind
 from headclip_med.packs.scope import Scope
-from headclip_med.writing.atomic import atomic_path
 
 PACK_FORMAT: Literal["headclip_med/1"] = "headclip_med/1"
 RECORD_NAME = "pack.json"

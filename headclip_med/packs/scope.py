@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy import ndimage
 
-from headclip_med.geometry import spacing
+from headclip_med.base.geometry import spacing
+from headclip_med.base.volume import AnyVolume, volume_array
 from headclip_med.intensity import foreground, looks_like_hu
-from headclip_med.reading.base import AnyVolume, volume_array
 from headclip_med.reading.sequences import Sequence, sequences_in
 
 OUT_OF_SCOPE = "out of scope: "  # begins every warning about it

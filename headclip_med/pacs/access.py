@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.pacs.address import Address
 
 if TYPE_CHECKING:

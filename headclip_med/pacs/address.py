@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 
 FORMS = (
     "dicomweb://HOST[:PORT]/PATH/studies/STUDY[/series/SERIES] (dicomwebs:// with TLS), "

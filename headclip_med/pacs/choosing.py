@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.pacs.address import Address
 from headclip_med.pacs.archive import Archive, SeriesFound
 from headclip_med.pacs.retry import Retry

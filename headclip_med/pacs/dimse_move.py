@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.pacs.access import Access
 from headclip_med.pacs.address import Address
 

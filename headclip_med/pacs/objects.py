@@ -8,7 +8,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.pacs.archive import StoredFile
 from headclip_med.reading.content import existing_path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from headclip_med.errors import HeadclipError, MissingExtraError
+from headclip_med.base.errors import HeadclipError, MissingExtraError
 
 
 class PacsError(HeadclipError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from headclip_med.errors import CancelledError, InputError
+from headclip_med.base.errors import CancelledError, InputError
 from headclip_med.pacs.archive import Archive, InstanceFound
 from headclip_med.pacs.problems import PacsError, PacsUnavailableError
 from headclip_med.pacs.retry import Retry

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from headclip_med.base.files import RECORD_NAME, atomic_path
 from headclip_med.pacs.archive import pseudonym
-from headclip_med.writing.atomic import RECORD_NAME, atomic_path
 
 PULLED_NAME = "pacs-pulled.json"
 _SCHEMA = "headclip_med.pulled/1"

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from headclip_med.errors import HeadclipError, InputError
+from headclip_med.base.errors import HeadclipError, InputError
+from headclip_med.base.files import RECORD_NAME
 from headclip_med.pacs.access import Access
 from headclip_med.pacs.address import Address, parse_service
 from headclip_med.pacs.archive import StoredFile, open_archive
@@ -16,7 +17,6 @@ from headclip_med.pacs.push import Progress, PushOutcome, push_files
 from headclip_med.pacs.queue import QUEUE_NAME, PushQueue
 from headclip_med.pacs.retry import Retry
 from headclip_med.reading.content import existing_path
-from headclip_med.writing.atomic import RECORD_NAME
 
 Bar = Callable[[str, int], AbstractContextManager[Progress]]  # where to, how many objects
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from headclip_med.errors import InputError
-from headclip_med.writing.atomic import atomic_path, remove_file
+from headclip_med.base.errors import InputError
+from headclip_med.base.files import atomic_path, remove_file
 
 QUEUE_NAME = "push-queue.json"
 QUEUE_SCHEMA = "headclip_med.push_queue/1"

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from headclip_med.base.errors import HeadclipError, InputError, OutputError
+from headclip_med.base.names import DICOM_FORMATS
 from headclip_med.case_inputs import CaseInput, expand_inputs
 from headclip_med.case_options import CaseOptions
-from headclip_med.choices import DICOM_FORMATS
 from headclip_med.cohort import CaseOutcome, Watcher
-from headclip_med.errors import HeadclipError, InputError, OutputError
 from headclip_med.pacs.access import Access
 from headclip_med.pacs.address import Address, is_address, parse_address, parse_service
 from headclip_med.pacs.archive import open_archive, pseudonym

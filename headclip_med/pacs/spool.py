@@ -10,11 +10,11 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataelem import RawDataElement
 
-from headclip_med.errors import OutputError
+from headclip_med.base.errors import OutputError
+from headclip_med.base.files import atomic_path, check_writable
 from headclip_med.pacs.archive import pseudonym
 from headclip_med.pacs.problems import PacsError, PacsUnavailableError
 from headclip_med.reading.dicom_header import check_deflated
-from headclip_med.writing.atomic import atomic_path, check_writable
 
 _ENDING = ".dcm"
 _UNDEFINED_LENGTH = 0xFFFFFFFF

@@ -8,12 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headclip_med.errors import InputError, readable
+from headclip_med.base.errors import InputError, readable
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-    from headclip_med.reading.base import LoadedVolume, volume_meta
+    from headclip_med.base.volume import LoadedVolume, volume_meta
     from headclip_med.reading.dicom_series import SeriesInfo
     from headclip_med.reading.monai_readers import (
         DicomSeriesReader,
@@ -72,14 +72,14 @@ def read_volume(
 
     Returns:
         MetaTensor ``(C, I, J, K)`` float32 with a float64 ``affine`` (voxel index → RAS mm) and in ``.meta``
-        the keys of :class:`headclip_med.types.VolumeMeta`, those without a value left out. Lists among them cannot be
-        in a batch: for a ``DataLoader`` use ``LoadImaged`` with one of the readers of this package, whose metadata
+        the keys of :class:`headclip_med.base.types.VolumeMeta`, those without a value left out. Lists among them
+        cannot be in a batch: for a ``DataLoader`` use ``LoadImaged`` with one of the readers of this package, whose metadata
         can be, and of which :func:`volume_meta` makes the same again.
 
     Raises:
         InputError: whatever cannot be read as it is; says what must be, what was given and what to do.
     """
-    from headclip_med.reading.base import to_metatensor
+    from headclip_med.base.volume import to_metatensor
 
     return to_metatensor(load_volume(source, series=series, time=time, on_irregular=on_irregular))
 

@@ -9,7 +9,7 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.reading.content import is_format, known_format
 from headclip_med.reading.inflate import check_growth
 

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.ahead import WARNINGS
-from headclip_med.errors import HeadclipError, InputError, readable
-from headclip_med.geometry import check_affine
-from headclip_med.hashing import sha256_file
-from headclip_med.types import Affine, VolumeMeta
+from headclip_med.base.errors import HeadclipError, InputError, readable
+from headclip_med.base.files import sha256_file
+from headclip_med.base.geometry import check_affine
+from headclip_med.base.threads import WARNINGS
+from headclip_med.base.types import VolumeMeta
+from headclip_med.base.volume import LoadedVolume
 
 if TYPE_CHECKING:
-    from monai.data import MetaTensor
+    pass
 
 # A volume above this many voxels needs more than 4 GiB as float32: a broken or hostile header far more
 # often than a scan.
@@ -37,43 +37,8 @@ _FARTHEST_MM = 1e6
 # Two sequences lie on one grid when their affines agree to this (mm per voxel, and mm for the origin).
 GRID_TOLERANCE = 1e-3
 
-# Keys of a volume's metadata by what they hold; see flat_meta.
-_TEXTS = ("source_format", "source_name", "content_sha256", "modality")
-_FLAGS = ("is_rgb", "is_2d", "display_inverted", "resampled", "sheared", "uneven")
-_DETAILS = tuple(key for key in VolumeMeta.__annotations__ if key not in (*_TEXTS, *_FLAGS, "reader_warnings"))
 
 _EXPORT_AGAIN = "Copy or export the file again"
-
-
-@dataclass(frozen=True)
-class LoadedVolume:
-    """A volume as it came from disk.
-
-    Attributes:
-        array: ``(C, I, J, K)`` float32, finite; values as stored after rescale.
-        affine: voxel index → RAS mm, ``(4, 4)`` float64, checked by :func:`geometry.check_affine`.
-        meta: where it came from and what was odd about it.
-    """
-
-    array: NDArray[np.float32]
-    affine: Affine
-    meta: VolumeMeta
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """``(C, I, J, K)``, as a MetaTensor has it."""
-        return self.array.shape
-
-
-# A LoadedVolume, or a MetaTensor where torch is at work; a union would have every reader of a result narrow it.
-AnyVolume: TypeAlias = Any
-
-
-def volume_array(volume: AnyVolume) -> NDArray[np.float32]:
-    """``(C, I, J, K)`` of a volume of either kind as a numpy array, which shares its memory where it can."""
-    if isinstance(volume, LoadedVolume):
-        return volume.array
-    return np.asarray(volume.as_tensor().detach().cpu().numpy())
 
 
 def finish(
@@ -302,79 +267,3 @@ def _check_same_grid(first: LoadedVolume, other: LoadedVolume) -> None:
     apart = float(np.abs(first.affine - other.affine).max())
     if apart > GRID_TOLERANCE:
         raise InputError(f"{names} must lie on the same grid", f"affines {apart:.3g} mm apart", advice)
-
-
-def to_metatensor(volume: LoadedVolume) -> MetaTensor:
-    """The volume as a MetaTensor: float32 ``(C, I, J, K)``, float64 RAS affine, metadata in ``.meta``.
-
-    Its metadata is that of :class:`VolumeMeta`, keys without a value left out, with what MONAI's transforms look for.
-    """
-    import torch
-    from monai.data import MetaTensor
-
-    known = {key: value for key, value in volume.meta.items() if value is not None}
-    return MetaTensor(torch.from_numpy(volume.array), meta={**known, **_monai_keys(volume)})
-
-
-def monai_meta(volume: LoadedVolume) -> dict[str, Any]:
-    """Metadata for MONAI's loaders: ours as :func:`flat_meta` has it, and what MONAI's transforms look for."""
-    return flat_meta({**volume.meta, **_monai_keys(volume)})
-
-
-def _monai_keys(volume: LoadedVolume) -> dict[str, Any]:
-    import torch
-
-    affine = torch.from_numpy(volume.affine.copy())  # PersistentDataset does not load numpy arrays again
-    return {
-        "affine": affine,
-        "original_affine": affine.clone(),
-        "spatial_shape": torch.tensor(volume.array.shape[1:]),
-        "space": "RAS",
-        # MONAI's SaveImage mistakes the grid of a single-channel volume that states its channel axis
-        "original_channel_dim": "no_channel" if len(volume.array) == 1 else 0,
-        "filename_or_obj": volume.meta["source_name"],
-    }
-
-
-def flat_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata that MONAI can collate: the same keys with values of the same kind for every volume.
-
-    Strings and flags stand under their own names, "" and False where nothing is known; ``reader_warnings`` is a line
-    for each. Lists, whose length differs from volume to volume, and numbers that may be unknown are JSON in
-    ``volume_details``. Keys that are not of :class:`VolumeMeta` stay. :func:`volume_meta` turns it back.
-    """
-    known = listed_meta(meta)
-    notes = "\n".join(" ".join(str(note).split()) for note in known.pop("reader_warnings", []))
-    details = {key: _plain(known.pop(key)) for key in _DETAILS if key in known}
-    plain = dict.fromkeys(_TEXTS, "") | dict.fromkeys(_FLAGS, False)
-    found = {**plain, **known, "reader_warnings": notes, "volume_details": json.dumps(details)}
-    if found.get("original_channel_dim") == "no_channel":
-        found["original_channel_dim"] = float("nan")  # MONAI's other word for it, which can stand beside numbers
-    return found
-
-
-def volume_meta(volume: AnyVolume) -> VolumeMeta:
-    """Metadata of a volume of either kind with the keys of :class:`VolumeMeta`, those without a value left out.
-
-    That of a MetaTensor may be flat, as someone else made it, or as ``decollate_batch`` gave it back.
-    """
-    return cast("VolumeMeta", listed_meta(volume.meta))
-
-
-def listed_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat or not, with None and "" for what is unknown or without: as :class:`VolumeMeta` has it."""
-    found = {str(key): value for key, value in meta.items() if value is not None}
-    details = json.loads(found.pop("volume_details", "") or "{}")
-    found = {**details, **{key: value for key, value in found.items() if key not in _TEXTS or value != ""}}
-    notes = found.get("reader_warnings")
-    if notes is not None:
-        lines = notes.splitlines() if isinstance(notes, str) else notes
-        found["reader_warnings"] = [str(line) for line in lines if line]
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """Numpy arrays, tensors and tuples as lists."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Literal
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 
 Format = Literal["nifti", "nrrd", "mha", "dicom", "png", "jpeg", "tiff", "bmp", "zip"]
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from headclip_med.errors import InputError
-from headclip_med.geometry import slice_centres
-from headclip_med.reading.base import LoadedVolume, check_size, finish, pick_time
+from headclip_med.base.errors import InputError
+from headclip_med.base.geometry import slice_centres
+from headclip_med.base.types import Affine, VolumeMeta
+from headclip_med.base.volume import LoadedVolume
+from headclip_med.reading.base import check_size, finish, pick_time
 from headclip_med.reading.dicom_decode import Decoded, blank_slices, decode, drop_copies, fill_blank, with_scales
 from headclip_med.reading.dicom_grid import (
     CONVERT,
@@ -26,7 +28,6 @@ from headclip_med.reading.dicom_header import DICOMDIR, ImageHeader, check_frame
 from headclip_med.reading.dicom_resample import resample
 from headclip_med.reading.dicom_series import DAMAGED, Scan, SeriesInfo, choose, own_kinds, scan
 from headclip_med.reading.dicomdir import referenced_files
-from headclip_med.types import Affine, VolumeMeta
 
 Headers = Sequence[ImageHeader]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread, uid
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.reading.base import check_size, collected_warnings, in_words, sha256_of_digests
 from headclip_med.reading.dicom_header import ImageHeader, check_deflated, file_stamp, unpacked
 from headclip_med.reading.dicom_pixels import Plane, UnknownSyntaxError, contradicts, overlays, planes, window

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import InputError
-from headclip_med.geometry import RAS_TO_LPS, SHEAR_TOLERANCE
+from headclip_med.base.errors import InputError
+from headclip_med.base.geometry import RAS_TO_LPS, SHEAR_TOLERANCE
+from headclip_med.base.types import Affine, Vector
 from headclip_med.reading.dicom_header import ImageHeader
 from headclip_med.reading.dicom_split import SAME_PLACE_MM, along_normal, stretches
-from headclip_med.types import Affine, Vector
 
 Policy = Literal["error", "split", "resample", "keep"]
 POLICIES: tuple[Policy, ...] = ("error", "split", "resample", "keep")

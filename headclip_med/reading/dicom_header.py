@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 from pydicom import dcmread, uid
 from pydicom.filereader import read_file_meta_info
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.reading.content import GZIP, is_bare_dicom
 from headclip_med.reading.dicom_values import (
     image_type,

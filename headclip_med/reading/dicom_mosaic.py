@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.filereader import read_sequence
 
+from headclip_med.base.types import Vector
 from headclip_med.reading.dicom_header import (
     NUMBER_IN_GRID,
     NUMBER_IN_MOSAIC,
@@ -22,7 +23,6 @@ from headclip_med.reading.dicom_header import (
     Tile,
 )
 from headclip_med.reading.dicom_values import element, image_type, integer, number, numbers, values
-from headclip_med.types import Vector
 
 _SIEMENS, _CSA, _UIH = "SIEMENS MR HEADER", "SIEMENS CSA HEADER", "Image Private Header"
 _FRAMES_OF_GRID = 0x00651051

@@ -15,7 +15,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, ite
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.reading.base import check_size, in_words
 from headclip_med.reading.dicom_codestream import claimed_size
 from headclip_med.reading.dicom_header import ImageHeader

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
+from headclip_med.base.types import PLANES, Plane
 from headclip_med.reading.base import collected_warnings
 from headclip_med.reading.content import is_format
 from headclip_med.reading.dicom_decode import pixel_digest
@@ -18,7 +19,6 @@ from headclip_med.reading.dicom_grid import measure, regular_stretches
 from headclip_med.reading.dicom_header import LOCALIZER, PARAMETRIC_MAP, ImageHeader, read_headers
 from headclip_med.reading.dicom_header import check_deflated as check_deflated
 from headclip_med.reading.dicom_split import Group, split_volumes
-from headclip_med.types import PLANES, Plane
 
 # Slices are parallel when no direction cosine differs by more (half a degree): cosines of two decimals.
 ORIENTATION_TOLERANCE = 1e-2

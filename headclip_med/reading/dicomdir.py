@@ -9,7 +9,7 @@ from typing import Any
 
 from pydicom import dcmread
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.reading.base import in_words
 from headclip_med.reading.dicom_values import element
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 
 # Whatever grows beyond this is no scan that this package could hold.
 MAX_INFLATED_BYTES = 2**32

@@ -11,9 +11,10 @@ import numpy as np
 from monai.data import ImageReader
 from numpy.typing import NDArray
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
+from headclip_med.base.volume import LoadedVolume, monai_meta
 from headclip_med.reading import load, load_volume
-from headclip_med.reading.base import LoadedVolume, monai_meta, stack
+from headclip_med.reading.base import stack
 from headclip_med.reading.content import Format, existing_path, identify
 
 Paths = Sequence[str | Path] | str | Path

@@ -18,10 +18,11 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from headclip_med.errors import InputError
-from headclip_med.geometry import directions
+from headclip_med.base.errors import InputError
+from headclip_med.base.geometry import directions
+from headclip_med.base.types import Affine, VolumeMeta
+from headclip_med.base.volume import LoadedVolume
 from headclip_med.reading.base import (
-    LoadedVolume,
     check_size,
     collected_warnings,
     contradiction,
@@ -31,7 +32,6 @@ from headclip_med.reading.base import (
     sha256_of_files,
 )
 from headclip_med.reading.content import GZIP, identify
-from headclip_med.types import Affine, VolumeMeta
 
 # Extensions lie between header and data; nobody stores more than this there, a decompression bomb does.
 _MAX_EXTENSION_BYTES = 64 * 2**20

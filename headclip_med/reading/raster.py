@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from headclip_med.ahead import WARNINGS
-from headclip_med.errors import InputError
-from headclip_med.geometry import RAS_TO_LPS
+from headclip_med.base.errors import InputError
+from headclip_med.base.geometry import RAS_TO_LPS
+from headclip_med.base.threads import WARNINGS
+from headclip_med.base.types import VolumeMeta
+from headclip_med.base.volume import LoadedVolume
 from headclip_med.reading.base import (
-    LoadedVolume,
     check_size,
     collected_warnings,
     contradiction,
@@ -32,7 +33,6 @@ from headclip_med.reading.base import (
 )
 from headclip_med.reading.content import identify
 from headclip_med.reading.inflate import check_inflated_file
-from headclip_med.types import VolumeMeta
 
 _KINDS = {"png": "PNG", "jpeg": "8-bit JPEG", "tiff": "TIFF", "bmp": "BMP"}
 _GREY_MODES = ("L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")

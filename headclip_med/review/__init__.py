@@ -24,7 +24,7 @@ A tour of what a window needs::
 
 Files: ``match_source(record, places)`` and ``linked_image(path, data)`` in :mod:`headclip_med.review.sources`; exports
 of ``ReviewedCase.of(case)`` in :mod:`headclip_med.review.exports`; heads in :mod:`headclip_med.review.heads`.
-Whatever cannot be done raises a :class:`headclip_med.errors.HeadclipError` in words for the status line.
+Whatever cannot be done raises a :class:`headclip_med.base.errors.HeadclipError` in words for the status line.
 """
 
 from __future__ import annotations

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import HeadclipError, InputError, readable
-from headclip_med.geometry import SliceFrame, slice_frame
-from headclip_med.hashing import sha256_file
+from headclip_med.base.errors import HeadclipError, InputError, readable
+from headclip_med.base.files import RECORD_NAME, sha256_file
+from headclip_med.base.geometry import SliceFrame, slice_frame
+from headclip_med.base.types import Affine
 from headclip_med.review.model import ResultLink
-from headclip_med.types import Affine
-from headclip_med.writing.atomic import RECORD_NAME
 from headclip_med.writing.record import FindingRecord, ResultRecord, load_result, present_finding
 
 _RUN_NAME = "run.json"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from headclip_med.base.types import Affine
 from headclip_med.result import Finding
-from headclip_med.types import Affine
 from headclip_med.volume_map import Map, labelled_components, measures
 
 Voxel = tuple[int, int, int]

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 from headclip_med.result import Finding
 from headclip_med.review.cases import CaseData
 from headclip_med.review.components import Components, Mask, Region, Voxel, components_at, from_runs

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import InputError
-from headclip_med.geometry import voxel_to_world
+from headclip_med.base.errors import InputError
+from headclip_med.base.geometry import voxel_to_world
 from headclip_med.review.cases import CaseData
 from headclip_med.review.components import Mask, Voxel, measure, to_runs
 from headclip_med.review.decisions import finding_record

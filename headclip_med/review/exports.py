@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headclip_med.errors import InputError, OutputError
+from headclip_med.base.errors import InputError, OutputError
+from headclip_med.base.files import check_writable, write_text
+from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.review.model import review_json
 from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
-from headclip_med.types import RESEARCH_ONLY
-from headclip_med.writing.atomic import check_writable, write_text
 
 if TYPE_CHECKING:
     from headclip_med.writing.dicom_options import DicomOptions

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headclip_med.errors import InputError, MissingExtraError, ModelError
-from headclip_med.types import RESEARCH_ONLY
+from headclip_med.base.errors import InputError, MissingExtraError, ModelError
+from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.writing.record import ResultRecord
 
 if TYPE_CHECKING:

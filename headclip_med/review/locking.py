@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 
 _BEYOND = 1 << 30  # Windows locks bytes: one that no journal will ever have
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from headclip_med.errors import InputError
-from headclip_med.types import RESEARCH_ONLY
+from headclip_med.base.errors import InputError
+from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.writing.record import FindingRecord, Millimetres, Voxel, _first_problem
 
 # The second version follows that of results: no millimetres of a plain picture, and places in voxels, too.

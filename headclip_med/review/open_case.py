@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import InputError, OutputError
+from headclip_med.base.errors import InputError, OutputError
 from headclip_med.review.case_list import is_concealed
 from headclip_med.review.cases import CaseData, check_unaltered
 from headclip_med.review.components import Components, Mask, from_runs, slice_mask, to_runs

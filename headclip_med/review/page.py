@@ -7,10 +7,10 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.review.model import Opinion
 from headclip_med.review.pictures import finding_pictures
 from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
-from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing.panels import place_text, size_text
 from headclip_med.writing.report import _data_uri, _flat
 

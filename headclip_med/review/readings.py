@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from headclip_med.base.errors import InputError
+from headclip_med.base.files import RECORD_NAME
 from headclip_med.case_inputs import case_name
-from headclip_med.errors import InputError
 from headclip_med.review.cases import CaseData, find_results, load_case
 from headclip_med.review.model import CaseReview
 from headclip_med.review.reviewed import ReviewedCase
 from headclip_med.review.store import ReviewFiles, load_review, read_files
 from headclip_med.review.tables import Lesions, Reading, lesions_of_reader, read_truth
-from headclip_med.writing.atomic import RECORD_NAME
 
 _TRUTH_ENDINGS = ("", "_seg", "_mask", "_truth")
 

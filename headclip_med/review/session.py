@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from headclip_med import __version__
-from headclip_med.errors import HeadclipError, InputError
+from headclip_med.base.errors import HeadclipError, InputError
+from headclip_med.base.versions import __version__
 from headclip_med.review.case_list import CaseEntry, entry_of, in_order
 from headclip_med.review.cases import CaseData, FoundResult, find_results, load_case
 from headclip_med.review.decisions import ReviewFinding

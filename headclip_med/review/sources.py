@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import HeadclipError, InputError, readable
-from headclip_med.hashing import sha256_file
-from headclip_med.reading.base import GRID_TOLERANCE, LoadedVolume
+from headclip_med.base.errors import HeadclipError, InputError, readable
+from headclip_med.base.files import RECORD_NAME, sha256_file
+from headclip_med.base.types import Affine
+from headclip_med.base.volume import LoadedVolume
+from headclip_med.reading.base import GRID_TOLERANCE
 from headclip_med.review.cases import CaseData
-from headclip_med.types import Affine
-from headclip_med.writing.atomic import RECORD_NAME
 from headclip_med.writing.record import ResultRecord
 
 _JOIN = " + "  # of the names of stacked sequences

@@ -17,11 +17,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from headclip_med.errors import InputError, OutputError
+from headclip_med.base.errors import InputError, OutputError
+from headclip_med.base.files import atomic_path
 from headclip_med.review.history import Event, History
 from headclip_med.review.locking import lock_file
 from headclip_med.review.model import SCHEMA_VERSION, CaseReview, ResultLink, review_json
-from headclip_med.writing.atomic import atomic_path
 from headclip_med.writing.record import _first_problem
 
 # The second version says of every event which map was on the screen; journals of the first one are read and go on.

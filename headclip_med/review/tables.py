@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from headclip_med.errors import InputError, OutputError
-from headclip_med.geometry import voxel_to_world, voxel_volume, world_to_voxel
+from headclip_med.base.errors import InputError, OutputError
+from headclip_med.base.files import check_writable
+from headclip_med.base.geometry import voxel_to_world, voxel_volume, world_to_voxel
+from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.review.components import Mask, from_runs
 from headclip_med.review.exports import place_cells, write_csv, write_findings
 from headclip_med.review.model import CaseReview, Mark, Opinion
 from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
-from headclip_med.types import RESEARCH_ONLY
-from headclip_med.writing.atomic import check_writable
 from headclip_med.writing.record import Millimetres
 
 _CASES = (

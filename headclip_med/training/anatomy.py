@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from headclip_med.base.errors import InputError
+from headclip_med.base.geometry import check_affine, slice_frame, spacing
+from headclip_med.base.types import PLANES, Affine
 from headclip_med.datasets import Case, open_dataset
 from headclip_med.datasets.loading import load_case
 from headclip_med.datasets.names import VOLUME_ENDINGS, files_in, stem_of
-from headclip_med.errors import InputError
-from headclip_med.geometry import check_affine, slice_frame, spacing
 from headclip_med.intensity import Preprocessing, foreground, intensity_ranges, place
 from headclip_med.packs.record import SHORT_HASH, LedgerEntry
 from headclip_med.pixels import rescale, to_square
@@ -24,7 +25,6 @@ from headclip_med.slices import cut_slices
 from headclip_med.training.lesions import SEQUENCES
 from headclip_med.training.pretrain_config import PretrainConfig, Source
 from headclip_med.training.synthetic import TRAINING_SEED_LIMIT, random_phantom
-from headclip_med.types import PLANES, Affine
 
 Floats = NDArray[np.float32]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from headclip_med.base.errors import InputError
 from headclip_med.datasets import Case, CaseDataset, open_dataset
 from headclip_med.datasets.fingerprints import Fingerprint, Inventory, take_inventory
 from headclip_med.datasets.split import split_patients
-from headclip_med.errors import InputError
 from headclip_med.packs.pack import SHORT_HASH, LedgerEntry
 from headclip_med.training.config import DataConfig, TrainConfig
 

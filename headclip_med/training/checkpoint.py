@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from headclip_med.errors import InputError, OutputError
-from headclip_med.writing.atomic import check_writable, save_tensors
+from headclip_med.base.errors import InputError, OutputError
+from headclip_med.base.files import check_writable, save_tensors
 
 NAME = "checkpoint.safetensors"
 

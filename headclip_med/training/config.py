@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from headclip_med.choices import DOMAINS
+from headclip_med.base.fields import checked_fields, read_fields, set_field
+from headclip_med.base.names import DOMAINS
 from headclip_med.encoders.attention import LocalAttention
-from headclip_med.fields import checked_fields, read_fields, set_field
 from headclip_med.head_weights import Branch, LayerChoice, Parametrisation
 from headclip_med.intensity import PreprocessingKind
 from headclip_med.packs.scope import Scope

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from headclip_med.base.errors import OutputError
+from headclip_med.base.files import save_tensors
 from headclip_med.encoders.image import EncodeOptions
-from headclip_med.errors import OutputError
-from headclip_med.writing.atomic import save_tensors
 
 _KEPT = "kept"  # folder in that of the run
 

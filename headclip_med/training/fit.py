@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from headclip_med.errors import CancelledError, ModelError
+from headclip_med.base.errors import CancelledError, ModelError
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.batches import batch_indices, shard
 from headclip_med.training.checkpoint import NAME, RunState, load_checkpoint, save_checkpoint

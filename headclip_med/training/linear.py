@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from headclip_med.base.errors import ModelError
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import Contributions, EncodeOptions, first_local_block
 from headclip_med.encoders.tower import Block, ImageTower
-from headclip_med.errors import ModelError
 
 
 def in_half(parts: Contributions) -> Contributions:

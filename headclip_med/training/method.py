@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from headclip_med.base.errors import InputError, ModelError
+from headclip_med.base.files import save_tensors
 from headclip_med.detectors import Detector, HeadCLIP, Parts, get_method
 from headclip_med.detectors.base import read_config
 from headclip_med.encoders.build import BuiltTower, build_tower
-from headclip_med.errors import InputError, ModelError
 from headclip_med.intensity import Preprocessing
 from headclip_med.models import check_method, may_have_text
 from headclip_med.packs.domains import get_domain
@@ -22,7 +23,6 @@ from headclip_med.training.fit import Fitted, TrainWatcher
 from headclip_med.training.method_run import MethodRun
 from headclip_med.training.prepared import check_labels, run_identity, slices_of
 from headclip_med.training.threshold import choose_threshold
-from headclip_med.writing.atomic import save_tensors
 
 
 def check_trains(config: TrainConfig) -> None:

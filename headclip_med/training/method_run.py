@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from headclip_med.base.errors import CancelledError
 from headclip_med.detectors import Detector, LabelledPixels, Parts
-from headclip_med.errors import CancelledError
 from headclip_med.evaluation.counts import CountSum, count_scores
 from headclip_med.evaluation.curves import auroc, average_precision
 from headclip_med.training.batches import batch_indices

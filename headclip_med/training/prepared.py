@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from headclip_med.base.errors import InputError
 from headclip_med.encoders.build import BuiltTower
-from headclip_med.errors import InputError
 from headclip_med.intensity import Preprocessing
 from headclip_med.packs.domains import get_domain
 from headclip_med.training.auxiliary import Part

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from headclip_med.base.fields import checked_fields
 from headclip_med.encoders.attention import LocalAttention
 from headclip_med.encoders.timm_vit import TimmVitSpec
-from headclip_med.fields import checked_fields
 
 Sequence_ = Literal["t2f", "t2w", "t1n", "t1c"]
 

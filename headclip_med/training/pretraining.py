@@ -23,9 +23,9 @@ from monai.inferers import Inferer, SimpleInferer
 from scipy import ndimage
 from torch import Tensor, nn
 
-from headclip_med.errors import CancelledError, HeadclipError, ModelError
-from headclip_med.fields import read_fields
-from headclip_med.hashing import sha256_file
+from headclip_med.base.errors import CancelledError, HeadclipError, ModelError
+from headclip_med.base.fields import read_fields
+from headclip_med.base.files import atomic_path, save_tensors, sha256_file
 from headclip_med.intensity import Preprocessing
 from headclip_med.packs.pack import (
     PACK_FORMAT,
@@ -47,7 +47,6 @@ from headclip_med.training.pretrain_batches import PaintedSlices
 from headclip_med.training.pretrain_config import PretrainConfig, pretraining_recipe
 from headclip_med.training.pretrain_network import PIXEL_MEAN, PIXEL_STD, DetectionLoss, PretrainNetwork
 from headclip_med.training.stop import Stop, stopped_words
-from headclip_med.writing.atomic import atomic_path, save_tensors
 
 log = logging.getLogger(__name__)
 

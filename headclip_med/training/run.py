@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from headclip_med.base.errors import CancelledError, HeadclipError, InputError
+from headclip_med.base.files import leaving_nothing, remove_file
 from headclip_med.detectors import HeadCLIP, HeadCLIPConfig
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, first_local_block, resolve_layers
-from headclip_med.errors import CancelledError, HeadclipError, InputError
 from headclip_med.intensity import Preprocessing
 from headclip_med.packs import builtin_packs
 from headclip_med.packs.pack import Threshold, is_pack
@@ -36,7 +37,6 @@ from headclip_med.training.ranks import Ranks, joined_ranks
 from headclip_med.training.save import pack_config, save_pack
 from headclip_med.training.threshold import choose_threshold
 from headclip_med.training.track import tracked
-from headclip_med.writing.atomic import leaving_nothing, remove_file
 
 # Patches per slice and class that start the class vectors, at most.
 _PATCHES = 60

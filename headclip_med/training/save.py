@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headclip_med.base.files import save_tensors
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.packs.new_pack import tower_record
 from headclip_med.packs.pack import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, write_record
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.config import TrainConfig
-from headclip_med.writing.atomic import save_tensors
 
 TENSORS = "pack.safetensors"
 

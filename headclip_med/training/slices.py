@@ -15,11 +15,11 @@ from monai.transforms import Transform
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headclip_med.base.errors import InputError
+from headclip_med.base.geometry import slice_frame
 from headclip_med.datasets.case import Case, CaseDataset, LabelledVolume
 from headclip_med.detect_slices import slice_pixels
-from headclip_med.errors import InputError
 from headclip_med.evenly import evenly
-from headclip_med.geometry import slice_frame
 from headclip_med.intensity import Preprocessing
 from headclip_med.job import make_job
 from headclip_med.packs.domains import Domain, window_of

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from headclip_med.errors import CancelledError, MissingExtraError
+from headclip_med.base.errors import CancelledError, MissingExtraError
 from headclip_med.training.config import TrainConfig
 from headclip_med.training.fit import TrainWatcher
 from headclip_med.training.objective import Quality

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from headclip_med.errors import OutputError
+from headclip_med.base.errors import OutputError
 from headclip_med.result import AnomalyResult
 from headclip_med.writing.dicom_options import DICOM_FORMATS, DicomOptions
 
@@ -27,7 +27,7 @@ def write_result(
     keep_identifiers: bool = False,
     dicom: DicomOptions | None = None,
 ) -> dict[str, Path]:
-    """Write a result into an existing folder; use :func:`headclip_med.writing.atomic.case_folder` to get one.
+    """Write a result into an existing folder; use :func:`headclip_med.base.files.case_folder` to get one.
 
     ``result.json`` is written whatever ``formats`` says, and last: its presence says that the folder is
     complete, and no map should be found without its provenance.
@@ -45,7 +45,7 @@ def write_result(
         OutputError: for an unknown format, a file that cannot be written, or DICOM from another source.
         InputError, MissingExtraError: see ``write_dicom``.
     """
-    from headclip_med.writing.atomic import RECORD_NAME, remove_file
+    from headclip_med.base.files import RECORD_NAME, remove_file
     from headclip_med.writing.record import to_record, write_record
 
     check_formats(formats)

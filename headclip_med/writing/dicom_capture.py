@@ -9,7 +9,7 @@ from highdicom.sc import SCImage
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from headclip_med.types import RESEARCH_ONLY
+from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.writing.dicom_study import Study
 from headclip_med.writing.overlay import slice_picture
 from headclip_med.writing.panels import Panel, cropped, is_plain_image, overlay_slices

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from headclip_med.errors import OutputError
-from headclip_med.geometry import RAS_TO_LPS
+from headclip_med.base.errors import OutputError
+from headclip_med.base.geometry import RAS_TO_LPS
+from headclip_med.base.types import Affine
 from headclip_med.result import AnomalyResult
-from headclip_med.types import Affine
 from headclip_med.volume_map import connected_components
 from headclip_med.writing.dicom_sources import SourceFrame, SourceImages, check_places
 

@@ -6,7 +6,7 @@ from highdicom import VOILUTTransformation
 from highdicom.pm import ParametricMap, RealWorldValueMapping
 from pydicom.sr.codedict import codes
 
-from headclip_med.errors import OutputError
+from headclip_med.base.errors import OutputError
 from headclip_med.writing.dicom_frames import frame_scores
 from headclip_med.writing.dicom_study import Study
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from headclip_med.errors import InputError, MissingExtraError, OutputError
+from headclip_med.base.errors import InputError, MissingExtraError, OutputError
 
 DICOM_KINDS = ("seg", "segscore", "pm", "sr", "sc")
 SHORTHAND = "dicom"

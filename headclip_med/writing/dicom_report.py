@@ -11,10 +11,10 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from headclip_med import __version__
-from headclip_med.geometry import RAS_TO_LPS
+from headclip_med.base.geometry import RAS_TO_LPS
+from headclip_med.base.types import RESEARCH_ONLY
+from headclip_med.base.versions import __version__
 from headclip_med.result import Finding
-from headclip_med.types import RESEARCH_ONLY
 from headclip_med.writing.dicom_frames import MOST_SEGMENTS
 from headclip_med.writing.dicom_seg import frames_by_segment
 from headclip_med.writing.dicom_sources import SourceFrame

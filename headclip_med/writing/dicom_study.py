@@ -16,13 +16,13 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.valuerep import DA, DT, TM
 
-from headclip_med import __version__
-from headclip_med.errors import HeadclipError, OutputError
+from headclip_med.base.errors import HeadclipError, OutputError
+from headclip_med.base.files import atomic_path
+from headclip_med.base.types import RESEARCH_ONLY
+from headclip_med.base.versions import __version__
 from headclip_med.reading.base import collected_warnings
 from headclip_med.reading.dicom_values import integer
 from headclip_med.result import AnomalyResult, Finding
-from headclip_med.types import RESEARCH_ONLY
-from headclip_med.writing.atomic import atomic_path
 from headclip_med.writing.dicom_deidentify import deidentified
 from headclip_med.writing.dicom_frames import MOST_SEGMENTS, read_affine
 from headclip_med.writing.dicom_options import DicomOptions

@@ -10,7 +10,7 @@ import json
 from typing import Any
 from uuid import UUID
 
-from headclip_med import __version__
+from headclip_med.base.versions import __version__
 from headclip_med.result import AnomalyResult
 
 # What a run was done on and where it was told to write: it changes no number but by rounding.

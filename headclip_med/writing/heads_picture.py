@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
+from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.head_slice import SliceHeads
 from headclip_med.packs.scope import OUT_OF_SCOPE
-from headclip_med.types import RESEARCH_ONLY
 
 Grid = NDArray[np.floating]
 

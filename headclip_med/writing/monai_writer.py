@@ -12,11 +12,11 @@ from monai.data import MetaTensor, NibabelWriter
 from numpy.typing import NDArray
 from PIL import Image
 
-from headclip_med.errors import InputError
-from headclip_med.geometry import check_affine
-from headclip_med.reading.base import listed_meta
-from headclip_med.types import Affine
-from headclip_med.writing.atomic import atomic_path
+from headclip_med.base.errors import InputError
+from headclip_med.base.files import atomic_path
+from headclip_med.base.geometry import check_affine
+from headclip_med.base.types import Affine
+from headclip_med.base.volume import listed_meta
 from headclip_med.writing.nifti import map_image, save_image
 
 # Turning a volume to RAS and back rounds its affine by less than this (relative above 1 mm).

@@ -22,11 +22,11 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med import __version__
-from headclip_med.errors import OutputError
+from headclip_med.base.errors import OutputError
+from headclip_med.base.files import atomic_path
+from headclip_med.base.types import Affine
+from headclip_med.base.versions import __version__
 from headclip_med.result import AnomalyResult
-from headclip_med.types import Affine
-from headclip_med.writing.atomic import atomic_path
 
 SCANNER, ALIGNED = 1, 2  # NIFTI_XFORM_SCANNER_ANAT, NIFTI_XFORM_ALIGNED_ANAT
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.geometry import SliceFrame, directions, ras_axis, slice_frame, spacing
+from headclip_med.base.geometry import SliceFrame, directions, ras_axis, slice_frame, spacing
+from headclip_med.base.types import Plane, Vector
 from headclip_med.result import AnomalyResult, Finding, SliceScore
 from headclip_med.slices import cut_array
-from headclip_med.types import Plane, Vector
 
 if TYPE_CHECKING:
     from headclip_med.writing.record import FindingRecord

@@ -17,12 +17,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from headclip_med.errors import InputError, OutputError, readable
-from headclip_med.geometry import spacing, world_to_voxel
-from headclip_med.hashing import sha256_file
+from headclip_med.base.errors import InputError, OutputError, readable
+from headclip_med.base.files import RECORD_NAME, sha256_file, write_text
+from headclip_med.base.geometry import spacing, world_to_voxel
+from headclip_med.base.types import RESEARCH_ONLY, Plane
 from headclip_med.result import AnomalyResult
-from headclip_med.types import RESEARCH_ONLY, Plane
-from headclip_med.writing.atomic import RECORD_NAME, write_text
 
 # The second version has no millimetres for a plain picture, and places in voxels beside those in millimetres.
 SCHEMA_VERSION = "headclip_med.result/2"

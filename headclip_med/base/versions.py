@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
-from headclip_med import __version__
+if TYPE_CHECKING:
+    pass
+
+__version__ = "0.1.0"
+
+
+pass  # import of itself
 
 # Packages that can change a number in a result.
 PACKAGES = (

@@ -8,6 +8,7 @@ hidden ``.headclip-*`` entry behind, never a half-written result under its own n
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -19,10 +20,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from headclip_med.errors import OutputError
+from headclip_med.base.errors import OutputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def sha256_file(path: Path) -> str:
+    """Lower-case hex digest of a file's bytes, read in blocks; ``OSError`` where it cannot be read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
 
 RECORD_NAME = "result.json"  # its presence says that a result folder is complete
 

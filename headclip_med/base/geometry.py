@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.errors import InputError
-from headclip_med.types import PLANES, Affine, Plane, Vector
+from headclip_med.base.errors import InputError
+from headclip_med.base.types import PLANES, Affine, Plane, Vector
 
 # RAS axis that a plane's normal follows.
 _NORMAL: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from headclip_med.errors import InputError
+from headclip_med.base.errors import InputError
 
 Config = TypeVar("Config", bound=BaseModel)
 

@@ -1,0 +1,1 @@
+"""The ground that every room stands on: errors, types, geometry, files, names, threads. Imports nothing of ours."""
