@@ -26,7 +26,7 @@ from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.evaluation import ModelSpec, evaluate
 from headclip_med.evaluation.record import EvaluationRecord, Metric
 from headclip_med.evaluation.scorers import controls_for
-from headclip_med.evenly import evenly
+from headclip_med.slicing.slices import evenly
 from headclip_med.training.config import DataConfig, SliceConfig, TrainConfig
 from headclip_med.training.fit import TrainWatcher
 from headclip_med.training.run import train

@@ -94,11 +94,11 @@ def check_options(options: CaseOptions) -> None:
     check_name("preprocessing", options.preprocessing, PREPROCESSINGS)
     check_name("policy for irregular series", options.on_irregular, IRREGULAR)
     if options.window is not None:
-        from headclip_med.intensity import parse_window
+        from headclip_med.slicing.intensity import parse_window
 
         parse_window(options.window)
     if options.preprocessing == "released":
-        from headclip_med.prepare import check_released
+        from headclip_med.slicing.view import check_released
 
         check_released(options.window, options.channels)
 

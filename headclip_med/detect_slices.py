@@ -13,11 +13,11 @@ from torch import Tensor
 
 from headclip_med.base.geometry import SliceFrame
 from headclip_med.detectors import Detector
-from headclip_med.intensity import Preprocessing, PreprocessingKind, released_levels
 from headclip_med.packs.domains import Domain, window_of
-from headclip_med.pixels import from_square, normalise, rescale, three_channels, to_square
 from headclip_med.run_slices import Collect, Piece
-from headclip_med.scan import Floats, Scan
+from headclip_med.slicing.intensity import Preprocessing, PreprocessingKind, released_levels
+from headclip_med.slicing.pixels import from_square, normalise, rescale, three_channels, to_square
+from headclip_med.slicing.scan import Floats, Scan
 
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 

@@ -18,15 +18,15 @@ from headclip_med.base.geometry import SliceFrame, slice_frame
 from headclip_med.base.volume import LoadedVolume
 from headclip_med.detect_slices import SliceScorer, own_preprocessing, slice_limits, slice_pixels
 from headclip_med.detectors.headclip import HeadCLIP
-from headclip_med.intensity import Placement, PreprocessingKind
 from headclip_med.job import make_job
 from headclip_med.packs.domains import Domain
 from headclip_med.packs.scope import Scope, out_of_scope
-from headclip_med.prepare import source_name
 from headclip_med.reading import load_volume
 from headclip_med.run_slices import Batching, score_scans
-from headclip_med.scan import Scan
 from headclip_med.scan_run import ScanRun
+from headclip_med.slicing.intensity import Placement, PreprocessingKind
+from headclip_med.slicing.scan import Scan
+from headclip_med.slicing.view import source_name
 
 # Where the map stays below the threshold, this share of the patient's patches with the highest map is looked at.
 _HIGHEST = 0.01

@@ -14,17 +14,10 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import check_affine, spacing
 from headclip_med.base.types import Affine, Plane
 from headclip_med.base.volume import AnyVolume, volume_array
-from headclip_med.intensity import Channels, Preprocessing, as_released, foreground, intensity_ranges
-from headclip_med.prepare import (
-    Window,
-    check_released,
-    choose_channels,
-    choose_planes,
-    source_name,
-    window_or_own,
-)
-from headclip_med.scan import Scan
-from headclip_med.slice_places import empty_slices
+from headclip_med.slicing.intensity import Channels, Preprocessing, as_released, foreground, intensity_ranges
+from headclip_med.slicing.places import empty_slices
+from headclip_med.slicing.scan import Scan
+from headclip_med.slicing.view import Window, check_released, choose_channels, choose_planes, source_name, window_or_own
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ from headclip_med.encoders.timm_vit import build_timm_vit
 from headclip_med.encoders.weight_files import read_state, tensor_names
 from headclip_med.encoders.weight_names import holds_clip
 from headclip_med.encoders.weight_places import is_weights, split_architecture
-from headclip_med.intensity import PreprocessingKind
 from headclip_med.packs import Pack, builtin_packs, load_pack
 from headclip_med.packs.domains import Domain, get_domain
 from headclip_med.packs.pack import is_pack
 from headclip_med.packs.record import UNCALIBRATED, LedgerEntry, Threshold
 from headclip_med.packs.scope import Scope
 from headclip_med.packs.share import HUB_PREFIX, cached_pack, pack_place
+from headclip_med.slicing.intensity import PreprocessingKind
 from headclip_med.speed import SPEEDS, Speed
 
 DEFAULT_MODEL = "headclip-tiny"

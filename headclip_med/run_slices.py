@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from headclip_med.base.errors import CancelledError, ModelError
-from headclip_med.scan import Floats, Scan
 from headclip_med.scan_run import PlaneRun, ScanRun
+from headclip_med.slicing.scan import Floats, Scan
 
 Cancel = Callable[[], bool]
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.base.geometry import SliceFrame, spacing
-from headclip_med.scan import Floats, Scan
-from headclip_med.slice_rounds import between, first_round, second_round
-from headclip_med.slices import cut_array, put_back_array
+from headclip_med.slicing.rounds import between, first_round, second_round
+from headclip_med.slicing.scan import Floats, Scan
+from headclip_med.slicing.slices import cut_array, put_back_array
 
 if TYPE_CHECKING:
     from headclip_med.run_slices import ScorePieces

@@ -8,7 +8,7 @@ from headclip_med.base.geometry import slice_centres
 from headclip_med.job import Job
 from headclip_med.result import SliceScore
 from headclip_med.scan_run import PlaneRun
-from headclip_med.slice_places import source_slices
+from headclip_med.slicing.places import source_slices
 
 _MANY_FINDINGS = 1000
 

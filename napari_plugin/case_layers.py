@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from headclip_med.base.geometry import SliceFrame
 from headclip_med.base.types import RESEARCH_ONLY, Affine, Vector, VolumeMeta
 from headclip_med.base.volume import AnyVolume, LoadedVolume
-from headclip_med.slices import put_back_array
+from headclip_med.slicing.slices import put_back_array
 
 from .compat import lock, world_steps
 from .layers import DisplayGrid, display_grid, map_colours

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.intensity import WINDOWS
+from headclip_med.slicing.intensity import WINDOWS
 
 Limits = tuple[float, float]
 

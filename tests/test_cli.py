@@ -272,9 +272,9 @@ def test_completion_offers_what_exists() -> None:
     from headclip_med.base.types import PLANES
     from headclip_med.detectors import DETECTORS
     from headclip_med.encoders.build import open_clip
-    from headclip_med.intensity import CHANNELS, WINDOWS
     from headclip_med.packs import builtin_packs
     from headclip_med.packs.domains import DOMAINS
+    from headclip_med.slicing.intensity import CHANNELS, WINDOWS
     from headclip_med.writing import DICOM_FORMATS, FORMATS
 
     assert set(choices.METHODS) == set(DETECTORS)

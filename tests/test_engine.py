@@ -18,8 +18,8 @@ from test_geometry import affine_of, rotation
 from headclip_med.base.errors import CancelledError, InputError, ModelError
 from headclip_med.base.geometry import slice_centres, slice_frame, spacing, voxel_to_world
 from headclip_med.detectors import SliceBatch
-from headclip_med.intensity import Preprocessing
-from headclip_med.scan import Scan
+from headclip_med.slicing.intensity import Preprocessing
+from headclip_med.slicing.scan import Scan
 from headclip_med.writing import write_result
 from headclip_med.writing.record import load_result
 

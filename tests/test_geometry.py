@@ -11,7 +11,7 @@ import torch
 
 from headclip_med.base import geometry
 from headclip_med.base.errors import InputError
-from headclip_med.slices import cut_slices, slices_to_volume
+from headclip_med.slicing.slices import cut_slices, slices_to_volume
 
 AXCODES = [
     tuple(letters[i] for i in order) for order in permutations(range(3)) for letters in product("RL", "AP", "SI")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from headclip_med import intensity, pixels
 from headclip_med.base.errors import InputError
-from headclip_med.intensity import Placement, Preprocessing, place
 from headclip_med.phantom import make_phantom
 from headclip_med.reading import load
+from headclip_med.slicing import intensity, pixels
+from headclip_med.slicing.intensity import Placement, Preprocessing, place
 
 
 def spec(**options: object) -> Preprocessing:

@@ -132,7 +132,7 @@ def test_maps_of_a_run_go_where_their_slices_are(model: Any) -> None:
     layers, amap = CaseLayers(model), anomaly_map().astype(np.float32)
     layers.open(picture_of_run(LoadedVolume(amap[None], affine, VolumeMeta(source_name="x")), affine, 2))
     frame = slice_frame(affine, "axial")
-    from headclip_med.slices import cut_array
+    from headclip_med.slicing.slices import cut_array
 
     layers.put_maps(frame, [4, 5], cut_array(amap[None], frame, [4, 5])[:, 0])
     assert layers.grid is not None

@@ -34,10 +34,10 @@ from headclip_med.cohort import run_cohort
 from headclip_med.engine import Engine, load_engine
 from headclip_med.exports.onnx_engine import OnnxEngine, check_onnx_options, load_onnx_engine
 from headclip_med.exports.onnx_graph import open_graph
-from headclip_med.exports.pixels_numpy import cubic_matrix, linear_matrix
 from headclip_med.phantom import centred_affine, make_phantom
 from headclip_med.reading import load
 from headclip_med.result import AnomalyResult
+from headclip_med.slicing.pixels_numpy import cubic_matrix, linear_matrix
 
 TOLERANCE = 1e-5
 

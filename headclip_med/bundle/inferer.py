@@ -17,9 +17,9 @@ from headclip_med.base.errors import InputError, ModelError
 from headclip_med.base.geometry import slice_frame
 from headclip_med.bundle.any_network import MethodNetwork
 from headclip_med.bundle.network import HeadCLIPNetwork
-from headclip_med.intensity import Channels
 from headclip_med.packs.scope import warn_out_of_scope
 from headclip_med.result import AnomalyResult
+from headclip_med.slicing.intensity import Channels
 
 # What the inferer leaves in a map's metadata, and :class:`TakeScoresd` takes out.
 PRED_SCORE, SLICE_SCORES, SLICE_BACKGROUND, SLICE_AXIS = "pred_score", "slice_scores", "slice_background", "slice_axis"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from headclip_med.base.geometry import SliceFrame, slice_frame, spacing
 from headclip_med.result import AnomalyResult
-from headclip_med.slices import cut_slices
+from headclip_med.slicing.slices import cut_slices
 
 Mask = NDArray[np.bool_]
 

@@ -25,7 +25,7 @@ class _Strict(BaseModel):
 
 
 class Pixels(_Strict):
-    """How slices become the graph's input; fields as in :class:`headclip_med.intensity.Preprocessing`."""
+    """How slices become the graph's input; fields as in :class:`headclip_med.slicing.intensity.Preprocessing`."""
 
     image_size: int
     mean: tuple[float, float, float]

@@ -13,7 +13,7 @@ from headclip_med.base.errors import MissingExtraError, ModelError
 from headclip_med.base.files import sha256_file
 from headclip_med.exports.card import CARD_KEY, ScoreCard, parse_card
 from headclip_med.exports.openvino_session import OPENVINO, OpenVinoSession, open_session
-from headclip_med.scan import Floats
+from headclip_med.slicing.scan import Floats
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg

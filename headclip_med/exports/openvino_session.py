@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headclip_med.base.errors import MissingExtraError, ModelError
-from headclip_med.scan import Floats
+from headclip_med.slicing.scan import Floats
 
 if TYPE_CHECKING:
     from openvino import CompiledModel

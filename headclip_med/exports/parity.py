@@ -14,10 +14,10 @@ from headclip_med.base.geometry import slice_frame
 from headclip_med.detectors import HeadCLIP
 from headclip_med.exports.card import Parity
 from headclip_med.exports.kinds import Runner
-from headclip_med.intensity import Preprocessing, foreground, intensity_ranges
 from headclip_med.phantom import Lesion, centred_affine, make_phantom
-from headclip_med.pixels import normalise, rescale, three_channels, to_square
-from headclip_med.scan import Scan
+from headclip_med.slicing.intensity import Preprocessing, foreground, intensity_ranges
+from headclip_med.slicing.pixels import normalise, rescale, three_channels, to_square
+from headclip_med.slicing.scan import Scan
 
 BATCHES = (1, 3)
 TOLERANCE = 1e-4

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from headclip_med.base.errors import InputError
-from headclip_med.intensity import WINDOWS, Channels, Fit
 from headclip_med.packs.scope import ANY_IMAGE, Scope
+from headclip_med.slicing.intensity import WINDOWS, Channels, Fit
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Domain:
         name: as given to ``--domain``.
         anatomy: words for the prompts; abnormal: further abnormal states, each with ``{}`` for the anatomy.
         window: name of a CT window, or None.
-        fit, channels: see :class:`headclip_med.intensity.Preprocessing`.
+        fit, channels: see :class:`headclip_med.slicing.intensity.Preprocessing`.
         scope: the images it is about, for packs that do not say so themselves.
     """
 

@@ -17,8 +17,8 @@ from scipy import ndimage
 
 from headclip_med.base.geometry import spacing
 from headclip_med.base.volume import AnyVolume, volume_array
-from headclip_med.intensity import foreground, looks_like_hu
 from headclip_med.reading.sequences import Sequence, sequences_in
+from headclip_med.slicing.intensity import foreground, looks_like_hu
 
 OUT_OF_SCOPE = "out of scope: "  # begins every warning about it
 

@@ -73,8 +73,8 @@ def read_volume(
     Returns:
         MetaTensor ``(C, I, J, K)`` float32 with a float64 ``affine`` (voxel index → RAS mm) and in ``.meta``
         the keys of :class:`headclip_med.base.types.VolumeMeta`, those without a value left out. Lists among them
-        cannot be in a batch: for a ``DataLoader`` use ``LoadImaged`` with one of the readers of this package, whose metadata
-        can be, and of which :func:`volume_meta` makes the same again.
+        cannot be in a batch: for a ``DataLoader`` use ``LoadImaged`` with one of the readers of this package, whose
+        metadata can be, and of which :func:`volume_meta` makes the same again.
 
     Raises:
         InputError: whatever cannot be read as it is; says what must be, what was given and what to do.

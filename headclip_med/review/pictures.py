@@ -11,7 +11,7 @@ from PIL import Image
 from headclip_med.result import AnomalyResult, SliceScore
 from headclip_med.review.components import Mask
 from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
-from headclip_med.slices import cut_array
+from headclip_med.slicing.slices import cut_array
 from headclip_med.writing.overlay import slice_picture
 from headclip_med.writing.panels import Panel, cropped, is_plain_image, overlay_slices
 

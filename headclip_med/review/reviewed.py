@@ -21,7 +21,7 @@ from headclip_med.review.drawing import drawn_number
 from headclip_med.review.model import CaseReview, DrawnFinding, FindingReview
 from headclip_med.review.open_case import OpenCase
 from headclip_med.review.store import load_review
-from headclip_med.slice_places import source_slices
+from headclip_med.slicing.places import source_slices
 from headclip_med.writing.record import FindingRecord
 
 

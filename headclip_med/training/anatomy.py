@@ -17,11 +17,11 @@ from headclip_med.base.types import PLANES, Affine
 from headclip_med.datasets import Case, open_dataset
 from headclip_med.datasets.loading import load_case
 from headclip_med.datasets.names import VOLUME_ENDINGS, files_in, stem_of
-from headclip_med.intensity import Preprocessing, foreground, intensity_ranges, place
 from headclip_med.packs.record import SHORT_HASH, LedgerEntry
-from headclip_med.pixels import rescale, to_square
 from headclip_med.reading.content import existing_path
-from headclip_med.slices import cut_slices
+from headclip_med.slicing.intensity import Preprocessing, foreground, intensity_ranges, place
+from headclip_med.slicing.pixels import rescale, to_square
+from headclip_med.slicing.slices import cut_slices
 from headclip_med.training.lesions import SEQUENCES
 from headclip_med.training.pretrain_config import PretrainConfig, Source
 from headclip_med.training.synthetic import TRAINING_SEED_LIMIT, random_phantom

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from headclip_med.base.errors import CancelledError, HeadclipError, ModelError
 from headclip_med.base.fields import read_fields
 from headclip_med.base.files import atomic_path, save_tensors, sha256_file
-from headclip_med.intensity import Preprocessing
 from headclip_med.packs.pack import (
     PACK_FORMAT,
     TENSORS_NAME,
@@ -37,6 +36,7 @@ from headclip_med.packs.pack import (
     write_record,
 )
 from headclip_med.packs.scope import Scope
+from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training.anatomy import Anatomy, read_anatomy
 from headclip_med.training.calibration import calibrate_pack
 from headclip_med.training.checkpoint import NAME, RunState, check_new_run, load_checkpoint, save_checkpoint

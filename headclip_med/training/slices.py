@@ -19,12 +19,11 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import slice_frame
 from headclip_med.datasets.case import Case, CaseDataset, LabelledVolume
 from headclip_med.detect_slices import slice_pixels
-from headclip_med.evenly import evenly
-from headclip_med.intensity import Preprocessing
 from headclip_med.job import make_job
 from headclip_med.packs.domains import Domain, window_of
-from headclip_med.pixels import to_square
-from headclip_med.slices import cut_slices
+from headclip_med.slicing.intensity import Preprocessing
+from headclip_med.slicing.pixels import to_square
+from headclip_med.slicing.slices import cut_slices, evenly
 from headclip_med.training.config import SliceConfig
 
 IGNORED = 255  # in the mask of a training slice: no loss is taken there, and it is neither lesion nor free of one

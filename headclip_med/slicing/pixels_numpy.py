@@ -1,4 +1,4 @@
-"""The steps of :mod:`headclip_med.pixels` in numpy: for machines without torch, to within rounding of the same numbers.
+"""The steps of :mod:`headclip_med.slicing.pixels` in numpy, for machines without torch; equal within rounding.
 
 Resizing is linear in each image axis, so each axis is one small matrix.
 """
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.base.geometry import SliceFrame
-from headclip_med.intensity import Placement, Preprocessing, Range, check_channels, released_levels
-from headclip_med.scan import Floats, Scan
+from headclip_med.slicing.intensity import Placement, Preprocessing, Range, check_channels, released_levels
+from headclip_med.slicing.scan import Floats, Scan
 
 # Keys' cubic kernel with a = −0.5 (Catmull-Rom), as torch and Pillow use it with antialiasing.
 _CUBIC_A = -0.5

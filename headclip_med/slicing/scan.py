@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from headclip_med.base.geometry import SliceFrame, spacing
 from headclip_med.base.types import Affine
-from headclip_med.intensity import Placement, Preprocessing, Range, neighbour_indices, place
-from headclip_med.slices import cut_array
+from headclip_med.slicing.intensity import Placement, Preprocessing, Range, neighbour_indices, place
+from headclip_med.slicing.slices import cut_array
 
 Floats = NDArray[np.float32]
 

@@ -1,5 +1,5 @@
 """Foreground, black and white of a volume, and where its slices lie in the model's square input. In numpy alone;
-:mod:`headclip_med.pixels` makes the pixels with torch, :mod:`headclip_med.exports.pixels_numpy` without."""
+:mod:`headclip_med.slicing.pixels` makes the pixels with torch, :mod:`headclip_med.slicing.pixels_numpy` without."""
 
 from __future__ import annotations
 

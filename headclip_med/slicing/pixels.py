@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-from headclip_med.intensity import Placement, Preprocessing, Range, check_channels
+from headclip_med.slicing.intensity import Placement, Preprocessing, Range, check_channels
 
 
 def rescale(slices: Tensor, ranges: Sequence[Range], *, inverted: bool = False) -> Tensor:

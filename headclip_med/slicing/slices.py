@@ -16,6 +16,16 @@ from headclip_med.base.geometry import SliceFrame
 if TYPE_CHECKING:
     from torch import Tensor
 
+Item = TypeVar("Item")
+
+
+def evenly(items: Sequence[Item], most: int) -> list[Item]:
+    """At most ``most`` of the items in their order, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[int(place)] for place in np.linspace(0, len(items) - 1, most).round()]
+
+
 Value = TypeVar("Value", bound=np.generic)
 
 

@@ -10,8 +10,8 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import acquisition_plane
 from headclip_med.base.types import PLANES, Affine, Plane
 from headclip_med.base.volume import AnyVolume, volume_array
-from headclip_med.intensity import CHANNELS, Channels, PreprocessingKind, looks_like_hu, parse_window
 from headclip_med.packs.domains import Domain, window_of
+from headclip_med.slicing.intensity import CHANNELS, Channels, PreprocessingKind, looks_like_hu, parse_window
 
 Window = tuple[float, float]  # level and width
 
