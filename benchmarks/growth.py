@@ -25,11 +25,11 @@ import torch
 from machine import describe, peak_bytes
 
 from headclip_med import load_engine
-from headclip_med.case_inputs import expand_inputs
 from headclip_med.case_options import CaseOptions
 from headclip_med.cohort import run_cohort
 from headclip_med.demo import demo_phantom
 from headclip_med.memory import batch_bytes
+from headclip_med.reading.inputs import expand_inputs
 
 CPU = torch.device("cpu")
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 from headclip_med.base.errors import CancelledError, HeadclipError, internal_error
 from headclip_med.base.files import RECORD_NAME, case_folder, check_writable
 from headclip_med.base.geometry import slice_frame
-from headclip_med.case_inputs import Source
 from headclip_med.case_options import CaseOptions
 from headclip_med.case_outcome import CaseOutcome, top_finding
+from headclip_med.reading.inputs import Source
 from headclip_med.writing import write_result
 from headclip_med.writing.dicom_options import check_dicom_source
 

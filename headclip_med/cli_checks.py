@@ -11,7 +11,7 @@ from headclip_med.base import names as choices
 from headclip_med.base.errors import HeadclipError, InputError, ModelError, OutputError
 
 if TYPE_CHECKING:
-    from headclip_med.case_inputs import CaseInput
+    from headclip_med.reading.inputs import CaseInput
 
 _WEIGHT_ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
 _HUBS = ("hf-pack:", "hf-hub:", "timm:", "open_clip:")

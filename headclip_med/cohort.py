@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from headclip_med.base.errors import OutputError
 from headclip_med.base.files import RECORD_NAME, check_writable
-from headclip_med.case_inputs import CaseInput, Source
 from headclip_med.case_options import CaseOptions
 from headclip_med.case_outcome import CaseOutcome, CohortSummary, Watcher
 from headclip_med.case_steps import check_case, read_case, seconds_since, write_case
 from headclip_med.cohort_run import RUN_NAME, CohortRun, read_runs
 from headclip_med.finished import finished_record, skipped
+from headclip_med.reading.inputs import CaseInput, Source
 from headclip_med.writing.dicom_options import check_dicom_source
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run_cohort(
     """Run every case and record the run in ``out_dir / run.json``.
 
     Args:
-        cases: see :func:`headclip_med.case_inputs.expand_inputs`.
+        cases: see :func:`headclip_med.reading.inputs.expand_inputs`.
         resume: skip a case whose folder holds an unaltered result of the same content, model and options.
         watcher: is told what happens; cancel: asked between batches, ends the whole run.
 

@@ -18,11 +18,11 @@ from headclip_med.base.files import atomic_path
 from headclip_med.base.threads import Ahead
 from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.base.versions import package_versions
-from headclip_med.case_inputs import CaseInput
 from headclip_med.case_options import CaseOptions
 from headclip_med.case_outcome import CaseOutcome, Watcher
 from headclip_med.case_steps import check_case, outcome_or, read_case, seconds_since, write_case
 from headclip_med.finished import engine_identity, finished_record, skipped
+from headclip_med.reading.inputs import CaseInput
 
 if TYPE_CHECKING:
     from headclip_med.run_job import CaseRun

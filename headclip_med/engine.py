@@ -20,13 +20,13 @@ from headclip_med.normals import Normals, normal_pixels, read_normals
 from headclip_med.packs.domains import Domain, get_domain
 from headclip_med.packs.record import UNCALIBRATED
 from headclip_med.packs.scope import Scope
+from headclip_med.reading.sources import to_metatensors
 from headclip_med.result import AnomalyResult
 from headclip_med.run_job import CaseRun
 from headclip_med.run_slices import Batching
 from headclip_med.scan_engine import ScanEngine, Setup
 from headclip_med.slicing.intensity import PreprocessingKind
 from headclip_med.slicing.view import other_preprocessing
-from headclip_med.sources import to_metatensors
 from headclip_med.speed import get_speed
 
 

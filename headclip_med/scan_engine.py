@@ -14,12 +14,12 @@ from headclip_med.base.versions import package_versions
 from headclip_med.base.volume import AnyVolume
 from headclip_med.job import Clock, Job, chosen_smoothing, chosen_threshold, make_job
 from headclip_med.packs.scope import Scope, out_of_scope
+from headclip_med.reading.sources import Source, load_source
 from headclip_med.result import AnomalyResult
 from headclip_med.run_job import CaseRun, begin_case, finish_case
 from headclip_med.run_slices import Batching, Cancel, ScorePieces, score_scans
 from headclip_med.scan_run import Arrived, Progress, ScanRun
 from headclip_med.slicing.intensity import Channels, Preprocessing, PreprocessingKind
-from headclip_med.sources import Source, load_source
 from headclip_med.speed import SPEEDS, Speed
 
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 from headclip_med import cli_checks
 from headclip_med.base.errors import HeadclipError, InputError, ModelError, OutputError
 from headclip_med.base.fields import parse_settings
-from headclip_med.case_inputs import expand_inputs
 from headclip_med.cli import app
+from headclip_med.reading.inputs import expand_inputs
 from headclip_med.training.config import load_config
 
 # Command lines below a folder with scan.nii.gz, set/ (pairs), file and pack/, and what each is told; EMPTY is "".

@@ -15,10 +15,10 @@ from small_cases import write_tiny_pack, write_volume
 
 from headclip_med import cohort, cohort_run, finished
 from headclip_med.base.errors import CancelledError, InputError, OutputError
-from headclip_med.case_inputs import CaseInput, expand_inputs
 from headclip_med.case_options import CaseOptions
 from headclip_med.cohort import CaseOutcome, Watcher, check_output, predict_case, run_cohort
 from headclip_med.engine import Engine, load_engine
+from headclip_med.reading.inputs import CaseInput, expand_inputs
 
 JSON_ONLY = CaseOptions(formats=("json",))
 

@@ -14,8 +14,10 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from headclip_med.base import names as choices
 from headclip_med.base.errors import InputError
-from headclip_med.reading import LoadedVolume, dicom_decode, dicom_pixels, list_series, load, read_volume
-from headclip_med.reading.dicom_grid import POLICIES
+from headclip_med.reading import LoadedVolume, list_series, load, read_volume
+from headclip_med.reading.dicom import decode as dicom_decode
+from headclip_med.reading.dicom import pixels as dicom_pixels
+from headclip_med.reading.dicom.grid import POLICIES
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

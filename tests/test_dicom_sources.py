@@ -19,8 +19,10 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from headclip_med.base.errors import InputError
-from headclip_med.reading import archive, dicom_decode, inflate, list_series, load, read_volume
-from headclip_med.reading.dicom_codestream import Claim, claimed_size
+from headclip_med.reading import archive, list_series, load, read_volume
+from headclip_med.reading import archive as inflate
+from headclip_med.reading.dicom import decode as dicom_decode
+from headclip_med.reading.dicom.pixels import Claim, claimed_size
 
 
 def _zip(path: Path, members: dict[str, bytes]) -> Path:

@@ -143,7 +143,7 @@ def test_dicom_results_of_a_packed_series_are_those_of_the_series(tmp_path: Path
 
 
 def test_damaged_and_hostile_gzip_is_refused_or_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from headclip_med.reading import inflate
+    from headclip_med.reading import archive as inflate
 
     CtSeries().write(tmp_path / "in")
     path = sorted((tmp_path / "in").iterdir())[0]

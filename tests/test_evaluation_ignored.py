@@ -16,8 +16,8 @@ from headclip_med.evaluation import Settings
 from headclip_med.evaluation.case_picture import key_slice_picture
 from headclip_med.evaluation.controls import make_control
 from headclip_med.evaluation.measure import CaseStatistics, measure
+from headclip_med.reading.sources import with_meta
 from headclip_med.result import AnomalyResult
-from headclip_med.sources import with_meta
 
 SHAPE = (20, 20, 8)
 SETTINGS = Settings(exact=True, replicates=0)

@@ -27,7 +27,6 @@ from typer.testing import CliRunner
 
 import headclip_med
 from headclip_med.base.errors import CancelledError, HeadclipError, InputError, MissingExtraError, ModelError
-from headclip_med.case_inputs import expand_inputs
 from headclip_med.case_options import CaseOptions
 from headclip_med.cli import app
 from headclip_med.cohort import run_cohort
@@ -36,6 +35,7 @@ from headclip_med.exports.onnx_engine import OnnxEngine, check_onnx_options, loa
 from headclip_med.exports.onnx_graph import open_graph
 from headclip_med.phantom import centred_affine, make_phantom
 from headclip_med.reading import load
+from headclip_med.reading.inputs import expand_inputs
 from headclip_med.result import AnomalyResult
 from headclip_med.slicing.pixels_numpy import cubic_matrix, linear_matrix
 

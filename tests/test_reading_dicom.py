@@ -21,7 +21,8 @@ from pydicom.uid import (
 )
 
 from headclip_med.base.errors import InputError
-from headclip_med.reading import dicom_pixels, list_series, load, read_volume
+from headclip_med.reading import list_series, load, read_volume
+from headclip_med.reading.dicom import pixels as dicom_pixels
 
 
 def _shared(*parts: str) -> Path:
@@ -263,7 +264,7 @@ def test_pixels_that_cannot_be_decoded_name_the_file_and_the_syntax(
 
 
 def test_a_deflated_bomb_is_refused_before_it_inflates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from headclip_med.reading import inflate as module
+    from headclip_med.reading import archive as module
 
     CtSeries(slices=1).write(tmp_path)
     path = next(tmp_path.iterdir())
@@ -335,7 +336,7 @@ def test_gdcm_decodes_only_what_nothing_else_does(syntax: str) -> None:
     """A damaged JPEG 2000 frame ended the process inside GDCM, and the whole cohort with it."""
     from pydicom import uid
 
-    from headclip_med.reading.dicom_pixels import _plugins
+    from headclip_med.reading.dicom.pixels import _plugins
 
     chosen = _plugins(getattr(uid, syntax))
     assert chosen

@@ -24,7 +24,7 @@ from headclip_med.packs.domains import DOMAINS
 from headclip_med.packs.scope import OUT_OF_SCOPE, Scope, kind_of, out_of_scope, scope_of, shows_skull
 from headclip_med.phantom import centred_affine, make_phantom
 from headclip_med.reading import load_volume
-from headclip_med.reading.base import stack
+from headclip_med.reading.checks import stack
 from headclip_med.reading.sequences import sequences_in
 from headclip_med.writing.overlay import montage
 

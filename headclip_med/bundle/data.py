@@ -16,7 +16,6 @@ from monai.transforms import MapTransform, Transform
 from headclip_med.base.errors import InputError
 from headclip_med.base.volume import flat_meta
 from headclip_med.bundle.kinds import CutsFor
-from headclip_med.case_inputs import expand_inputs
 from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.fingerprints import Inventory, fingerprint_case, take_inventory
@@ -25,6 +24,7 @@ from headclip_med.datasets.split import split_patients
 from headclip_med.datasets.values import Words, plain_values, values_from_plain
 from headclip_med.evaluation.protocol import overlap_with
 from headclip_med.packs.record import SHORT_HASH, LedgerEntry
+from headclip_med.reading.inputs import expand_inputs
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training.config import SliceConfig
 from headclip_med.training.slices import TrainingSlice, cut_case

@@ -11,7 +11,7 @@ from headclip_med.datasets.case import Case, LabelledVolume
 from headclip_med.datasets.planes import read_stack
 from headclip_med.datasets.truth import Mask, read_truth
 from headclip_med.reading import load
-from headclip_med.reading.base import stack
+from headclip_med.reading.checks import stack
 
 # How the warning about a label that its mask contradicts begins; the check of a set tells it by that.
 CONTRADICTION = "labelled "

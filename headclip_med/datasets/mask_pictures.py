@@ -15,7 +15,7 @@ from scipy import ndimage
 from headclip_med.base.errors import InputError
 from headclip_med.datasets.values import COLOUR
 from headclip_med.reading import raster
-from headclip_med.reading.base import collected_warnings, in_words
+from headclip_med.reading.checks import collected_warnings, in_words
 from headclip_med.reading.content import existing_path
 
 Labels = NDArray[np.int32]

@@ -18,7 +18,7 @@ from headclip_med.base.types import VolumeMeta
 from headclip_med.base.volume import LoadedVolume
 from headclip_med.datasets.case import Case
 from headclip_med.reading import raster
-from headclip_med.reading.base import check_size, finish, sha256_of_digests
+from headclip_med.reading.checks import check_size, finish, sha256_of_digests
 from headclip_med.reading.content import existing_path
 
 

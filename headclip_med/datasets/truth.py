@@ -20,7 +20,7 @@ from headclip_med.datasets.mask_pictures import NOT_BINARY, distinct_values, pic
 from headclip_med.datasets.values import COLOUR, MaskValues, ask_for_values
 from headclip_med.reading import nifti
 from headclip_med.reading import sitk as itk
-from headclip_med.reading.base import GRID_TOLERANCE
+from headclip_med.reading.checks import GRID_TOLERANCE
 from headclip_med.reading.content import existing_path, identify
 
 Mask = NDArray[np.bool_]

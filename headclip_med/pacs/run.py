@@ -9,7 +9,6 @@ from typing import Any
 
 from headclip_med.base.errors import HeadclipError, InputError, OutputError
 from headclip_med.base.names import DICOM_FORMATS
-from headclip_med.case_inputs import CaseInput, expand_inputs
 from headclip_med.case_options import CaseOptions
 from headclip_med.cohort import CaseOutcome, Watcher
 from headclip_med.pacs.access import Access
@@ -25,6 +24,7 @@ from headclip_med.pacs.pushing import push_json, push_kept, push_problems
 from headclip_med.pacs.queue import QUEUE_NAME, PushQueue
 from headclip_med.pacs.retry import Retry
 from headclip_med.pacs.spool import remove_spool
+from headclip_med.reading.inputs import CaseInput, expand_inputs
 
 SPOOL_NAME = ".pacs-spool"
 PUSHED_FORMATS = ("seg", "pm", "sr", "sc")  # written for a push where no DICOM format is asked for

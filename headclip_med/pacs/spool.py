@@ -14,7 +14,7 @@ from headclip_med.base.errors import OutputError
 from headclip_med.base.files import atomic_path, check_writable
 from headclip_med.pacs.archive import pseudonym
 from headclip_med.pacs.problems import PacsError, PacsUnavailableError
-from headclip_med.reading.dicom_header import check_deflated
+from headclip_med.reading.dicom.header import check_deflated
 
 _ENDING = ".dcm"
 _UNDEFINED_LENGTH = 0xFFFFFFFF

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headclip_med.base.errors import InputError, readable
+from headclip_med.base.volume import LoadedVolume, volume_meta
+from headclip_med.reading.volumes import list_series, load, load_volume, read_volume
 
 if TYPE_CHECKING:
-    from monai.data import MetaTensor
-
-    from headclip_med.base.volume import LoadedVolume, volume_meta
-    from headclip_med.reading.dicom_series import SeriesInfo
+    from headclip_med.reading.dicom.series import SeriesInfo
     from headclip_med.reading.monai_readers import (
         DicomSeriesReader,
         NiftiReader,
@@ -40,152 +35,12 @@ __all__ = [
 
 _LAZY = {
     "DicomSeriesReader": "headclip_med.reading.monai_readers",
-    "LoadedVolume": "headclip_med.reading.base",
     "NiftiReader": "headclip_med.reading.monai_readers",
     "RasterReader": "headclip_med.reading.monai_readers",
-    "SeriesInfo": "headclip_med.reading.dicom_series",
+    "SeriesInfo": "headclip_med.reading.dicom.series",
     "SitkReader": "headclip_med.reading.monai_readers",
     "VolumeReader": "headclip_med.reading.monai_readers",
-    "volume_meta": "headclip_med.reading.base",
 }
-
-
-def read_volume(
-    source: str | Path | Sequence[str | Path],
-    *,
-    series: str | int | None = None,
-    time: int | None = None,
-    on_irregular: str = "error",
-) -> MetaTensor:
-    """Read a volume or 2-D image of any supported format, told apart by content.
-
-    Args:
-        source: a file (NIfTI, NRRD, MetaImage, DICOM, DICOMDIR, PNG, JPEG, TIFF, BMP), a folder with a DICOM series,
-            a zip archive of one of these; or a list: the DICOM files of one series, else sequences of one patient on
-            one grid, stacked as channels.
-        series: for DICOM: SeriesInstanceUID or either end of it, SeriesNumber, or place ``#n`` in
-            :func:`list_series`.
-        time: which volume of a 4-D file (page of a TIFF, frame of a cine), 0-based.
-        on_irregular: what to do with a DICOM series that is no regular grid (gaps, uneven steps, gantry tilt) or has
-            damaged slices: ``error``; ``split`` it into regular stretches and read one; ``resample`` it; ``keep`` its
-            slices as they are, with empty ones where positions are missing and the tilt in the affine.
-
-    Returns:
-        MetaTensor ``(C, I, J, K)`` float32 with a float64 ``affine`` (voxel index → RAS mm) and in ``.meta``
-        the keys of :class:`headclip_med.base.types.VolumeMeta`, those without a value left out. Lists among them
-        cannot be in a batch: for a ``DataLoader`` use ``LoadImaged`` with one of the readers of this package, whose
-        metadata can be, and of which :func:`volume_meta` makes the same again.
-
-    Raises:
-        InputError: whatever cannot be read as it is; says what must be, what was given and what to do.
-    """
-    from headclip_med.base.volume import to_metatensor
-
-    return to_metatensor(load_volume(source, series=series, time=time, on_irregular=on_irregular))
-
-
-def load_volume(
-    source: str | Path | Sequence[str | Path],
-    *,
-    series: str | int | None = None,
-    time: int | None = None,
-    on_irregular: str = "error",
-) -> LoadedVolume:
-    """As :func:`read_volume`, but as numpy array, affine and metadata: needs no torch."""
-    from headclip_med.reading.base import stack
-
-    if isinstance(source, (str, Path)):
-        return load(source, series=series, time=time, on_irregular=on_irregular)
-    if not source:
-        raise InputError("The input must name at least one file", "an empty list")
-    files = _one_series(source)
-    if files:
-        series_volume: LoadedVolume = _reader("dicom")(files, series=series, time=time, on_irregular=on_irregular)
-        return series_volume
-    return stack([load(item, series=series, time=time, on_irregular=on_irregular) for item in source])
-
-
-def load(
-    source: str | Path, *, series: str | int | None = None, time: int | None = None, on_irregular: str = "error"
-) -> LoadedVolume:
-    """One file or folder of :func:`load_volume`."""
-    from headclip_med.reading.content import existing_path
-
-    path = existing_path(source)
-    try:
-        return _load(path, series, time, on_irregular)
-    except MemoryError as problem:
-        raise InputError(
-            f"{path.name} must fit in memory", "too little of it", "Crop or resample it first"
-        ) from problem
-
-
-def _load(path: Path, series: str | int | None, time: int | None, on_irregular: str) -> LoadedVolume:
-    from headclip_med.reading.content import identify, name_warning
-
-    dicom_options = {"series": series, "on_irregular": on_irregular}
-    if path.is_dir():
-        found_series: LoadedVolume = _reader("dicom")(path, time=time, **dicom_options)
-        return found_series
-    found = identify(path)
-    if found == "zip":
-        return _load_archive(path, time=time, **dicom_options)
-    volume: LoadedVolume = _reader(found)(path, time=time, **(dicom_options if found == "dicom" else {}))
-    notes = [*name_warning(path, found), *volume.meta["reader_warnings"]]
-    if series is not None and found != "dicom":
-        notes.append("only DICOM has series: the series option was ignored")
-    return replace(volume, meta={**volume.meta, "reader_warnings": notes})
-
-
-def _load_archive(path: Path, **options: Any) -> LoadedVolume:
-    """The DICOM series, or the one image, in a zip archive; it is called by the archive's name."""
-    from headclip_med.reading.archive import content_of
-
-    content = content_of(path)
-    if content.is_dir():
-        found_series: LoadedVolume = _reader("dicom")(content, name=path.name, **options)
-        return found_series
-    volume = load(content, **options)
-    return replace(volume, meta={**volume.meta, "source_name": readable(path.name)})
-
-
-def _one_series(source: Sequence[str | Path]) -> list[Path] | None:
-    """The paths of a list when all are DICOM files of one series, which is a volume rather than channels."""
-    from headclip_med.reading.content import existing_path, is_format
-
-    paths = [existing_path(item) for item in source]
-    if len(paths) < 2 or not all(path.is_file() and is_format(path, "dicom") for path in paths):
-        return None
-    from headclip_med.reading.dicom_header import read_headers
-
-    uids = {header.series_uid for path in paths for header in read_headers(path) or ()}
-    return paths if len(uids) == 1 and "" not in uids else None
-
-
-def list_series(source: str | Path, on_irregular: str = "error") -> list[SeriesInfo]:
-    """The DICOM series of a folder, DICOMDIR, zip archive or file, ordered by series number: what ``series=`` can
-    choose from; with ``on_irregular="split"`` the regular stretches of irregular series."""
-    from headclip_med.reading.archive import content_of
-    from headclip_med.reading.content import existing_path, is_format
-    from headclip_med.reading.dicom import list_series as listed
-
-    path = existing_path(source)
-    if path.is_file() and is_format(path, "zip"):
-        path = content_of(path)
-    if path.is_file() and not is_format(path, "dicom"):
-        raise InputError("The input must be a folder, a DICOM file or a zip archive of these", path.name)
-    return listed(path, on_irregular)
-
-
-def _reader(found: str) -> Any:
-    """The function that reads one format; its library is imported only now."""
-    module, name = {
-        "nifti": ("nifti", "read_nifti"),
-        "nrrd": ("sitk", "read_sitk"),
-        "mha": ("sitk", "read_sitk"),
-        "dicom": ("dicom", "read_dicom"),
-    }.get(found, ("raster", "read_raster"))
-    return getattr(import_module(f"headclip_med.reading.{module}"), name)
 
 
 def __getattr__(name: str) -> Any:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from headclip_med.base.errors import InputError
 from headclip_med.base.volume import LoadedVolume, monai_meta
-from headclip_med.reading import load, load_volume
-from headclip_med.reading.base import stack
+from headclip_med.reading.checks import stack
 from headclip_med.reading.content import Format, existing_path, identify
+from headclip_med.reading.volumes import load, load_volume
 
 Paths = Sequence[str | Path] | str | Path
 
@@ -109,7 +109,7 @@ class DicomSeriesReader(_Reader):
         self.series, self.on_irregular = series, on_irregular
 
     def _load(self, paths: list[Path]) -> LoadedVolume:
-        from headclip_med.reading.dicom import read_dicom
+        from headclip_med.reading.dicom.reader import read_dicom
 
         if len(paths) == 1:
             return load(paths[0], series=self.series, on_irregular=self.on_irregular)

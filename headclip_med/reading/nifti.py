@@ -22,7 +22,7 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import directions
 from headclip_med.base.types import Affine, VolumeMeta
 from headclip_med.base.volume import LoadedVolume
-from headclip_med.reading.base import (
+from headclip_med.reading.checks import (
     check_size,
     collected_warnings,
     contradiction,

@@ -22,7 +22,8 @@ from headclip_med.base.geometry import RAS_TO_LPS
 from headclip_med.base.threads import WARNINGS
 from headclip_med.base.types import VolumeMeta
 from headclip_med.base.volume import LoadedVolume
-from headclip_med.reading.base import (
+from headclip_med.reading.archive import check_inflated_file
+from headclip_med.reading.checks import (
     check_size,
     collected_warnings,
     contradiction,
@@ -32,7 +33,6 @@ from headclip_med.reading.base import (
     sha256_of_files,
 )
 from headclip_med.reading.content import identify
-from headclip_med.reading.inflate import check_inflated_file
 
 _KINDS = {"png": "PNG", "jpeg": "8-bit JPEG", "tiff": "TIFF", "bmp": "BMP"}
 _GREY_MODES = ("L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")

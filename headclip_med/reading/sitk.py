@@ -28,9 +28,9 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import RAS_TO_LPS
 from headclip_med.base.types import Affine, VolumeMeta
 from headclip_med.base.volume import LoadedVolume
-from headclip_med.reading.base import check_size, contradiction, finish, in_words, pick_time, sha256_of_files
+from headclip_med.reading.archive import check_growth
+from headclip_med.reading.checks import check_size, contradiction, finish, in_words, pick_time, sha256_of_files
 from headclip_med.reading.content import identify
-from headclip_med.reading.inflate import check_growth
 
 _IMAGE_IO = {"nrrd": "NrrdImageIO", "mha": "MetaImageIO"}
 _KINDS = {"nrrd": "NRRD", "mha": "MetaImage"}

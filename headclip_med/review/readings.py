@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headclip_med.base.errors import InputError
 from headclip_med.base.files import RECORD_NAME
-from headclip_med.case_inputs import case_name
+from headclip_med.reading.inputs import case_name
 from headclip_med.review.cases import CaseData, find_results, load_case
 from headclip_med.review.model import CaseReview
 from headclip_med.review.reviewed import ReviewedCase

@@ -19,7 +19,7 @@ from headclip_med.base.errors import HeadclipError, InputError, readable
 from headclip_med.base.files import RECORD_NAME, sha256_file
 from headclip_med.base.types import Affine
 from headclip_med.base.volume import LoadedVolume
-from headclip_med.reading.base import GRID_TOLERANCE
+from headclip_med.reading.checks import GRID_TOLERANCE
 from headclip_med.review.cases import CaseData
 from headclip_med.writing.record import ResultRecord
 

@@ -128,7 +128,7 @@ def read_truth(path: Path, reviewed: ReviewedCase, name: str) -> Lesions:
     """
     import nibabel as nib
 
-    from headclip_med.reading.base import GRID_TOLERANCE, in_words
+    from headclip_med.reading.checks import GRID_TOLERANCE, in_words
 
     with in_words(path.name, "NIfTI"):
         image: Any = nib.load(path)

@@ -15,7 +15,7 @@ from pydicom.filewriter import write_data_element
 from pydicom.uid import UID
 from pydicom.valuerep import DA, TM
 
-from headclip_med.reading.dicom_values import integer, numbers
+from headclip_med.reading.dicom.values import integer, numbers
 from headclip_med.writing.dicom_uids import derived_uid
 
 # Type 2 of the patient and study modules: must be there, may be empty.

@@ -21,10 +21,10 @@ from pydicom.valuerep import DSfloat
 
 from headclip_med.base.errors import InputError, OutputError
 from headclip_med.base.types import Affine
-from headclip_med.reading.base import check_size, collected_warnings, in_words
-from headclip_med.reading.dicom_header import opened
-from headclip_med.reading.dicom_series import ORIENTATION_TOLERANCE, commonest
-from headclip_med.reading.dicom_values import integer
+from headclip_med.reading.checks import check_size, collected_warnings, in_words
+from headclip_med.reading.dicom.header import opened
+from headclip_med.reading.dicom.series import ORIENTATION_TOLERANCE, commonest
+from headclip_med.reading.dicom.values import integer
 from headclip_med.writing.dicom_header import clean_header, frame_geometry, is_multiframe
 from headclip_med.writing.dicom_uids import derived_uid
 

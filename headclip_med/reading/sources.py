@@ -14,7 +14,7 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import RAS_TO_LPS, check_affine
 from headclip_med.base.types import Affine, VolumeMeta
 from headclip_med.base.volume import AnyVolume, LoadedVolume, to_metatensor, volume_array, volume_meta
-from headclip_med.reading import load_volume
+from headclip_med.reading.volumes import load_volume
 from headclip_med.result import AnomalyResult
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from headclip_med.base.types import Affine, Vector
-from headclip_med.reading.base import check_size
-from headclip_med.reading.dicom_grid import Stack, ras_affine
+from headclip_med.reading.checks import check_size
+from headclip_med.reading.dicom.grid import Stack, ras_affine
 
 # Nothing is made up inside a gap wider than this many typical steps.
 _WIDEST_GAP = 1.5

@@ -9,8 +9,8 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.reading.dicom_header import FACTS, ImageHeader
-from headclip_med.reading.dicom_values import as_number
+from headclip_med.reading.dicom.header import FACTS, ImageHeader
+from headclip_med.reading.dicom.values import as_number
 
 # Slices closer than this along the normal lie in one place (positions are stored with two decimals at worst).
 SAME_PLACE_MM = 0.01

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom.filereader import read_sequence
 
 from headclip_med.base.types import Vector
-from headclip_med.reading.dicom_header import (
+from headclip_med.reading.dicom.header import (
     NUMBER_IN_GRID,
     NUMBER_IN_MOSAIC,
     SIEMENS_CREATOR,
@@ -22,7 +22,7 @@ from headclip_med.reading.dicom_header import (
     ImageHeader,
     Tile,
 )
-from headclip_med.reading.dicom_values import element, image_type, integer, number, numbers, values
+from headclip_med.reading.dicom.values import element, image_type, integer, number, numbers, values
 
 _SIEMENS, _CSA, _UIH = "SIEMENS MR HEADER", "SIEMENS CSA HEADER", "Image Private Header"
 _FRAMES_OF_GRID = 0x00651051

@@ -13,8 +13,9 @@ from pydicom import dcmread, uid
 from pydicom.filereader import read_file_meta_info
 
 from headclip_med.base.errors import InputError
+from headclip_med.reading.archive import check_growth, check_inflated_file
 from headclip_med.reading.content import GZIP, is_bare_dicom
-from headclip_med.reading.dicom_values import (
+from headclip_med.reading.dicom.values import (
     image_type,
     integer,
     number,
@@ -24,7 +25,6 @@ from headclip_med.reading.dicom_values import (
     rescale,
     text,
 )
-from headclip_med.reading.inflate import check_growth, check_inflated_file
 from headclip_med.reading.sequences import sequences_in
 
 DICOMDIR = "DICOMDIR"
@@ -40,7 +40,7 @@ FACTS = (
     *("dimension", "acquisition", "trigger", "time", "instance"),
 )
 
-_TAGS: list[str | int] = [
+TAGS: list[str | int] = [
     "SOPClassUID",
     "SOPInstanceUID",
     "StudyInstanceUID",
@@ -160,32 +160,7 @@ class ImageHeader:
         return self.facts[FACTS.index(name)]
 
 
-def read_headers(path: Path) -> list[ImageHeader] | None:
-    """The images of one DICOM file, one a frame where frames have places, one a tile of a mosaic; None when it cannot
-    be parsed.
-
-    Raises:
-        InputError: a decompression bomb.
-    """
-    from headclip_med.reading.dicom_frames import frame_headers
-    from headclip_med.reading.dicom_mosaic import is_mosaic, tile_headers
-
-    try:
-        stamp = file_stamp(path)
-        check_deflated(path)
-        dataset = _read(path, specific_tags=list(_TAGS))
-        header = _header(path, dataset, stamp)
-        has_frames = "PerFrameFunctionalGroupsSequence" in dataset
-        if header.kind == "image" and not has_frames and is_mosaic(dataset):
-            return tile_headers(header, _read(path))
-        return frame_headers(header, dataset)
-    except InputError:
-        raise
-    except Exception:  # pydicom raises whatever the damaged bytes provoke
-        return None
-
-
-def _read(path: Path, **options: Any) -> Any:
+def read_dataset(path: Path, **options: Any) -> Any:
     with opened(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -289,7 +264,7 @@ class _Bounded(io.RawIOBase):
         return True
 
 
-def _header(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
+def header_of(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
     sop_class = text(dataset, "SOPClassUID", 64) or text(dataset.file_meta, "MediaStorageSOPClassUID", 64)
     return ImageHeader(
         path=path,

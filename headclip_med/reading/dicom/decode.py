@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from pydicom import dcmread, uid
 
 from headclip_med.base.errors import InputError
-from headclip_med.reading.base import check_size, collected_warnings, in_words, sha256_of_digests
-from headclip_med.reading.dicom_header import ImageHeader, check_deflated, file_stamp, unpacked
-from headclip_med.reading.dicom_pixels import Plane, UnknownSyntaxError, contradicts, overlays, planes, window
-from headclip_med.reading.dicom_split import SAME_PLACE_MM, along_normal
-from headclip_med.reading.dicom_values import element, integer
+from headclip_med.reading.checks import check_size, collected_warnings, in_words, sha256_of_digests
+from headclip_med.reading.dicom.header import ImageHeader, check_deflated, file_stamp, unpacked
+from headclip_med.reading.dicom.pixels import Plane, UnknownSyntaxError, contradicts, overlays, planes, window
+from headclip_med.reading.dicom.split import SAME_PLACE_MM, along_normal
+from headclip_med.reading.dicom.values import element, integer
 
 # Elements that decoders take for whole numbers.
 _COUNTS = (

@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from headclip_med.reading.dicom_header import LOCALIZER, ImageHeader
-from headclip_med.reading.dicom_values import (
+from headclip_med.reading.dicom.header import LOCALIZER, ImageHeader
+from headclip_med.reading.dicom.values import (
     element,
     first_item,
     image_type,
@@ -92,7 +92,7 @@ def _frame(header: ImageHeader, frame: int, groups: _Groups, varying: Sequence[i
 def _facts(
     header: ImageHeader, frame: int, groups: _Groups, content: Any, frame_type: str, varying: Sequence[int]
 ) -> tuple[str, ...]:
-    """In the order of :data:`dicom_header.FACTS`."""
+    """In the order of :data:`header.FACTS`."""
     diffusion = groups.group("MRDiffusionSequence")
     gradient = first_item(diffusion, "DiffusionGradientDirectionSequence")
     index = text(content, "DimensionIndexValues", 200).split("/")

@@ -13,21 +13,12 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import slice_centres
 from headclip_med.base.types import Affine, VolumeMeta
 from headclip_med.base.volume import LoadedVolume
-from headclip_med.reading.base import check_size, finish, pick_time
-from headclip_med.reading.dicom_decode import Decoded, blank_slices, decode, drop_copies, fill_blank, with_scales
-from headclip_med.reading.dicom_grid import (
-    CONVERT,
-    POLICIES,
-    Policy,
-    Stack,
-    measure,
-    placed,
-    single_grid,
-)
-from headclip_med.reading.dicom_header import DICOMDIR, ImageHeader, check_frame_count
-from headclip_med.reading.dicom_resample import resample
-from headclip_med.reading.dicom_series import DAMAGED, Scan, SeriesInfo, choose, own_kinds, scan
-from headclip_med.reading.dicomdir import referenced_files
+from headclip_med.reading.checks import check_size, finish, pick_time
+from headclip_med.reading.dicom.decode import Decoded, blank_slices, decode, drop_copies, fill_blank, with_scales
+from headclip_med.reading.dicom.grid import CONVERT, POLICIES, Policy, Stack, measure, placed, single_grid
+from headclip_med.reading.dicom.header import DICOMDIR, ImageHeader, check_frame_count
+from headclip_med.reading.dicom.resample import resample
+from headclip_med.reading.dicom.series import DAMAGED, Scan, SeriesInfo, choose, own_kinds, referenced_files, scan
 
 Headers = Sequence[ImageHeader]
 

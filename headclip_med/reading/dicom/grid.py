@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import RAS_TO_LPS, SHEAR_TOLERANCE
 from headclip_med.base.types import Affine, Vector
-from headclip_med.reading.dicom_header import ImageHeader
-from headclip_med.reading.dicom_split import SAME_PLACE_MM, along_normal, stretches
+from headclip_med.reading.dicom.header import ImageHeader
+from headclip_med.reading.dicom.split import SAME_PLACE_MM, along_normal, stretches
 
 Policy = Literal["error", "split", "resample", "keep"]
 POLICIES: tuple[Policy, ...] = ("error", "split", "resample", "keep")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,57 @@ from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID
 
 from headclip_med.base.errors import InputError
-from headclip_med.reading.base import check_size, in_words
-from headclip_med.reading.dicom_codestream import claimed_size
-from headclip_med.reading.dicom_header import ImageHeader
-from headclip_med.reading.dicom_values import element, first_item, integer, number, parts, values
+from headclip_med.reading.checks import check_size, in_words
+from headclip_med.reading.dicom.header import ImageHeader
+from headclip_med.reading.dicom.values import element, first_item, integer, number, parts, values
+
+_SIZ = b"\xff\x4f\xff\x51"
+_SOF = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+_HEADER_BYTES = 1 << 16
+
+
+class Claim(NamedTuple):
+    """Size of a frame by its codestream, and bits of a sample."""
+
+    rows: int
+    columns: int
+    samples: int
+    bits: int
+
+
+def claimed_size(frame: bytes) -> Claim | None:
+    """What a JPEG, JPEG-LS, JPEG 2000 or HTJ2K frame claims; None where it does not say."""
+    head = bytes(frame[:_HEADER_BYTES])
+    start = head.find(_SIZ)
+    try:
+        if 0 <= start < 1024:
+            return _jpeg2000(head, start)
+        return _jpeg(head) if head.startswith(b"\xff\xd8") else None
+    except struct.error:
+        return None
+
+
+def _jpeg2000(head: bytes, start: int) -> Claim:
+    """The SIZ segment: extent of the reference grid less its offset."""
+    width, height, left, top = struct.unpack_from(">4I", head, start + 8)
+    samples, depth = struct.unpack_from(">HB", head, start + 40)
+    return Claim(max(0, height - top), max(0, width - left), samples, (depth & 0x7F) + 1)
+
+
+def _jpeg(head: bytes) -> Claim | None:
+    """The first start-of-frame segment."""
+    at = 2
+    while at + 4 <= len(head) and head[at] == 0xFF:
+        marker = head[at + 1]
+        if marker in _SOF:
+            bits, rows, columns, samples = struct.unpack_from(">BHHB", head, at + 4)
+            return Claim(rows, columns, samples, bits)
+        at += 2 if marker in _ALONE else 1 if marker == 0xFF else 2 + struct.unpack_from(">H", head, at + 2)[0]
+    return None
+
+
+pass  # import of itself
 
 # Data of the first overlay plane; or the bit of each sample that holds it, in files of before 2004.
 _OVERLAY = ((0x6000, 0x3000), (0x6000, 0x0102))
