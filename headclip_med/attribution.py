@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from headclip_med.base.errors import ModelError
 from headclip_med.detectors.base import ClassFeatures
 from headclip_med.detectors.headclip import HeadCLIP
+from headclip_med.encoders.head_weights import LayerChoice, place_head_weights
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import Contributions, EncodeOptions, first_local_block, local_contributions
 from headclip_med.encoders.tower import Block, ImageTower
-from headclip_med.head_weights import LayerChoice, place_head_weights
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 from headclip_med.base.errors import ModelError
 from headclip_med.base.files import leaving_nothing
 from headclip_med.encoders.build import build_tower, with_weights
+from headclip_med.encoders.head_weights import Branch
 from headclip_med.encoders.weight_files import read_plain, read_weights
 from headclip_med.encoders.weight_names import tower_names
-from headclip_med.head_weights import Branch
 from headclip_med.models import load_model
 from headclip_med.packs.convert import PROMPT_METHODS as PROMPT_METHODS
 from headclip_med.packs.convert import convert_prompts, is_prompt_checkpoint, read_prompts

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headclip_med.encoders.adapters import tower_from_open_clip
 from headclip_med.encoders.build import BuiltTower
-from headclip_med.encoders.prompt_learner import prompt_tokens, text_side
+from headclip_med.encoders.text import prompt_tokens, text_side
 
 WIDTH, DEPTH, HEADS, DIM = 32, 4, 2, 24
 

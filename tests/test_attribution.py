@@ -20,10 +20,10 @@ from headclip_med.attribution import HeadShares, acting_weights, detector_shares
 from headclip_med.base.errors import ModelError
 from headclip_med.cli import app
 from headclip_med.detectors import ClassFeatures, HeadCLIP, HeadCLIPConfig
+from headclip_med.encoders.head_weights import DynamicHeadWeights
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.engine import load_engine
-from headclip_med.head_weights import DynamicHeadWeights
 
 LAYERS = (3, 1)
 

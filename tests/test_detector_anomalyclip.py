@@ -16,7 +16,7 @@ from headclip_med.base.errors import ModelError
 from headclip_med.detectors import AnomalyCLIP
 from headclip_med.detectors.anomalyclip import AnomalyCLIPConfig
 from headclip_med.encoders.build import BuiltTower
-from headclip_med.encoders.prompt_learner import prompt_tokens
+from headclip_med.encoders.text import prompt_tokens
 
 
 def prompts(built: BuiltTower, deep: int = 8, scale: float = 1.0) -> dict[str, Tensor]:

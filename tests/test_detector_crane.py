@@ -22,7 +22,7 @@ from headclip_med.detectors.crane_plus import CranePlus, CranePlusConfig, simila
 from headclip_med.encoders.adapters import tower_from_timm
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.encoders.image import quarters
-from headclip_med.encoders.prompt_learner import prompt_tokens
+from headclip_med.encoders.text import prompt_tokens
 
 
 @lru_cache(maxsize=1)

@@ -13,9 +13,9 @@ from headclip_med import scoring
 from headclip_med.base.errors import ModelError
 from headclip_med.detectors import ClassFeatures, Detector, HeadCLIP, HeadCLIPConfig, get_method
 from headclip_med.detectors.anomalyclip import AnomalyCLIP
+from headclip_med.encoders.head_weights import DynamicHeadWeights
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, encode_images
-from headclip_med.head_weights import DynamicHeadWeights
 
 
 def classes(dim: int, layers=(3,), image: bool = True) -> ClassFeatures:

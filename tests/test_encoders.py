@@ -13,11 +13,11 @@ from towers import SHAPES, clip_tower, clip_visual, timm_model, timm_tower
 from headclip_med.base.errors import HeadclipError, InputError, ModelError
 from headclip_med.encoders.adapters import tower_from_open_clip, tower_from_timm
 from headclip_med.encoders.attention import attend, attend_locally
+from headclip_med.encoders.head_weights import DynamicHeadWeights, check_head_weights, fold, place_head_weights
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, encode_images, first_local_block, resolve_layers
-from headclip_med.encoders.positions import interpolate_positions
 from headclip_med.encoders.timm_vit import TimmVitSpec, build_timm_vit
-from headclip_med.head_weights import DynamicHeadWeights, check_head_weights, fold, place_head_weights
+from headclip_med.encoders.tower import interpolate_positions
 
 
 def pixels(size: int, count: int = 1, seed: int = 1) -> Tensor:

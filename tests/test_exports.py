@@ -21,13 +21,13 @@ from headclip_med.bundle.network import build_network
 from headclip_med.cli import app
 from headclip_med.encoders.adapters import tower_from_open_clip
 from headclip_med.encoders.build import BuiltTower
+from headclip_med.encoders.head_weights import DynamicHeadWeights
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.exports import onnx_file, program, torchscript
 from headclip_med.exports.card import card_path, parse_card
 from headclip_med.exports.graph import ExportGraph, MapGraph, exportable
 from headclip_med.exports.kinds import KINDS, parse_kinds, targets
 from headclip_med.exports.run import Exported, export_model, load_network
-from headclip_med.head_weights import DynamicHeadWeights
 from headclip_med.models import Model, detector_for
 from headclip_med.packs.pack import LedgerEntry, Pack, PackRecord, Threshold, TowerRecord
 

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from towers import clip_tower, timm_tower
 
 from headclip_med.detectors import ClassFeatures, HeadCLIP, HeadCLIPConfig
+from headclip_med.encoders.head_weights import place_head_weights
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.head_weights import place_head_weights
 
 
 def benchmark(name: str) -> ModuleType:

@@ -21,10 +21,10 @@ from headclip_med.base.errors import HeadclipError, ModelError
 from headclip_med.base.files import sha256_file
 from headclip_med.detectors import Detector
 from headclip_med.encoders.build import build_tower, recognise
+from headclip_med.encoders.head_weights import DynamicHeadWeights
 from headclip_med.encoders.text import class_features
 from headclip_med.encoders.timm_vit import TimmVitSpec, build_timm_vit
 from headclip_med.engine import Engine
-from headclip_med.head_weights import DynamicHeadWeights
 from headclip_med.models import detector_for, load_model, takes_weights
 from headclip_med.packs import builtin_packs, load_pack, write_record
 from headclip_med.packs.convert import convert_prompts, read_prompts

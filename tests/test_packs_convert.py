@@ -28,7 +28,7 @@ from headclip_med.detectors.base import read_config
 from headclip_med.detectors.crane import Crane, CraneConfig
 from headclip_med.detectors.crane_plus import CranePlusConfig
 from headclip_med.encoders.build import BuiltTower, build_tower
-from headclip_med.encoders.prompt_learner import prompt_tokens, text_side
+from headclip_med.encoders.text import prompt_tokens, text_side
 from headclip_med.models import Model, detector_for, load_model
 from headclip_med.packs import load_pack, new_pack
 from headclip_med.packs.convert import convert_prompts, read_prompts

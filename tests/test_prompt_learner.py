@@ -8,8 +8,7 @@ import torch
 from prompt_files import small_clip
 
 from headclip_med.base.errors import ModelError
-from headclip_med.encoders.prompt_learner import PromptLearner, prompt_tokens, text_side
-from headclip_med.encoders.text import encode_texts
+from headclip_med.encoders.text import PromptLearner, encode_texts, prompt_tokens, text_side
 
 
 def _clip(kind: str = "plain"):

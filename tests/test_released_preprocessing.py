@@ -28,7 +28,7 @@ from headclip_med import load_engine
 from headclip_med.base.errors import InputError
 from headclip_med.cli import app
 from headclip_med.encoders.build import build_tower
-from headclip_med.encoders.prompt_learner import prompt_tokens
+from headclip_med.encoders.text import prompt_tokens
 from headclip_med.engine import Engine
 from headclip_med.packs import load_pack
 from headclip_med.packs.convert import convert_prompts, read_prompts

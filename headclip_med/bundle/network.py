@@ -15,9 +15,9 @@ from headclip_med.bundle.any_network import MethodNetwork, check_pixels, in_doma
 from headclip_med.bundle.states import check_state
 from headclip_med.detectors import HeadCLIP, get_method
 from headclip_med.device import Precision, choose_dtype
+from headclip_med.encoders.head_weights import initial_theta
 from headclip_med.encoders.image import first_local_block
 from headclip_med.engine import Engine
-from headclip_med.head_weights import initial_theta
 from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model
 from headclip_med.packs import Pack
 from headclip_med.packs.domains import get_domain

@@ -21,6 +21,7 @@ from headclip_med.detectors.headclip_config import HeadCLIPConfig as HeadCLIPCon
 from headclip_med.detectors.headclip_config import at_speed
 from headclip_med.detectors.headclip_config import input_size as input_size
 from headclip_med.detectors.headclip_parts import packed_classes, packed_head_weights
+from headclip_med.encoders.head_weights import check_head_weights, fold
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import (
     EncodeOptions,
@@ -31,7 +32,6 @@ from headclip_med.encoders.image import (
 )
 from headclip_med.encoders.text import class_features
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.head_weights import check_head_weights, fold
 from headclip_med.prompts import ensemble
 
 

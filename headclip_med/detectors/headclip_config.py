@@ -13,10 +13,10 @@ from typing import Literal, get_args, get_origin, get_type_hints
 from headclip_med import scoring
 from headclip_med.base.errors import ModelError
 from headclip_med.encoders.attention import Kernel, LocalAttention
+from headclip_med.encoders.head_weights import Branch, LayerChoice, Parametrisation
 from headclip_med.encoders.heads import Site
 from headclip_med.encoders.image import resolve_layers
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.head_weights import Branch, LayerChoice, Parametrisation
 
 # Input side in pixels at which the AnomalyCLIP family smooths its maps with σ = 4.
 SIGMA_REFERENCE = 518

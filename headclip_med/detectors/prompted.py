@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from headclip_med.base.errors import ModelError
 from headclip_med.detectors.base import Parts, text_of
-from headclip_med.encoders.prompt_learner import DEEP_BLOCKS, PromptLearner, TextSide, prompt_tokens, text_side
+from headclip_med.encoders.text import DEEP_BLOCKS, PromptLearner, TextSide, prompt_tokens, text_side
 from headclip_med.encoders.tower import ImageTower
 
 _CONTEXT, _DEEP = "prompt.context", "prompt.deep"

@@ -23,7 +23,7 @@ from headclip_med.base.files import sha256_file
 from headclip_med.detectors.crane import CraneConfig
 from headclip_med.detectors.crane_plus import CranePlusConfig
 from headclip_med.encoders.build import BuiltTower, has_quick_gelu
-from headclip_med.encoders.prompt_learner import PromptLearner, TextSide, prompt_tokens, text_side
+from headclip_med.encoders.text import PromptLearner, TextSide, prompt_tokens, text_side
 from headclip_med.encoders.weight_files import read_plain
 from headclip_med.packs.domains import get_domain
 from headclip_med.packs.new_pack import Conversion, tower_record, unknown_training

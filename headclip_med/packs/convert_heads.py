@@ -14,11 +14,11 @@ from torch import Tensor
 from headclip_med.base.errors import ModelError
 from headclip_med.base.files import sha256_file
 from headclip_med.encoders.build import BuiltTower
+from headclip_med.encoders.head_weights import Branch, check_head_weights
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import first_local_block, resolve_layers
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.encoders.weight_files import read_plain
-from headclip_med.head_weights import Branch, check_head_weights
 from headclip_med.packs.convert import is_prompt_checkpoint
 from headclip_med.packs.domains import get_domain
 from headclip_med.packs.new_pack import Conversion, tower_record, unknown_training

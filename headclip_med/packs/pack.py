@@ -28,9 +28,9 @@ from headclip_med.base.files import sha256_file
 from headclip_med.detectors import get_method
 from headclip_med.detectors.base import ClassFeatures, read_config
 from headclip_med.detectors.headclip_parts import packed_classes, packed_head_weights
+from headclip_med.encoders.head_weights import DynamicHeadWeights
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.head_weights import DynamicHeadWeights
 from headclip_med.packs.record import PACK_FORMAT as PACK_FORMAT
 from headclip_med.packs.record import RECORD_NAME as RECORD_NAME
 from headclip_med.packs.record import SHORT_HASH as SHORT_HASH

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from headclip_med.base.errors import ModelError
 from headclip_med.encoders.build import BuiltTower
+from headclip_med.encoders.head_weights import DynamicHeadWeights, initial_theta, parametrise, place_head_weights
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import resolve_layers
-from headclip_med.encoders.prompt_learner import PromptLearner, prompt_tokens, text_side
+from headclip_med.encoders.text import PromptLearner, prompt_tokens, text_side
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.head_weights import DynamicHeadWeights, initial_theta, parametrise, place_head_weights
 from headclip_med.scoring import class_probabilities
 from headclip_med.training.config import ClassConfig, HeadConfig, TrainConfig
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from headclip_med.base.fields import checked_fields, read_fields, set_field
 from headclip_med.base.names import DOMAINS
 from headclip_med.encoders.attention import LocalAttention
-from headclip_med.head_weights import Branch, LayerChoice, Parametrisation
+from headclip_med.encoders.head_weights import Branch, LayerChoice, Parametrisation
 from headclip_med.packs.scope import Scope
 from headclip_med.slicing.intensity import PreprocessingKind
 

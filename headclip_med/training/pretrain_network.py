@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from headclip_med import scoring
 from headclip_med.detectors.headclip import SIGMA_REFERENCE, HeadCLIPConfig
 from headclip_med.encoders.adapters import tower_from_timm
+from headclip_med.encoders.head_weights import place_head_weights
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, encode_images
 from headclip_med.encoders.timm_vit import build_timm_vit
-from headclip_med.head_weights import place_head_weights
 from headclip_med.training.pretrain_batches import PaintedBatch
 from headclip_med.training.pretrain_config import PretrainConfig
 
