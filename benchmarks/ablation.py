@@ -183,7 +183,7 @@ def train_heads(adapter: Adapter, bank: FeatureBank, config: TrainConfig) -> Non
 
 def distance_scorer(bank: FeatureBank, index: int) -> tuple[NDArray[np.float32], float]:
     """No adaptation: how far a patch is from the mean of its own image, 1 − cosine, halved into [0, 1]."""
-    from headclip_med.scoring import upsample
+    from headclip_med.detectors.scoring import upsample
 
     part = bank.slices[index]
     truth = bank.truth([index])

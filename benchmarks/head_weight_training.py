@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from headclip_med.detectors.scoring import class_probabilities
 from headclip_med.encoders.adapters import tower_from_timm
 from headclip_med.encoders.build import build_tower
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import Contributions, EncodeOptions, encode_images, local_contributions
 from headclip_med.encoders.timm_vit import TimmVitSpec, build_timm_vit
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.scoring import class_probabilities
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training.linear import in_half, stack_contributions, tapped_features
 from headclip_med.training.losses import map_loss

@@ -18,9 +18,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from headclip_med import scoring
-from headclip_med.detectors import HeadCLIP
-from headclip_med.detectors.headclip import SIGMA_REFERENCE
+from headclip_med.detectors import HeadCLIP, scoring
+from headclip_med.detectors.headclip.detector import SIGMA_REFERENCE
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import first_local_block
 from headclip_med.encoders.tower import Block, ImageTower

@@ -13,6 +13,7 @@ import torch
 
 from headclip_med.detect_slices import SliceScorer, own_preprocessing
 from headclip_med.detectors import Detector, SliceBatch
+from headclip_med.detectors.memory import adapted
 from headclip_med.device import Precision, choose_device, choose_dtype
 from headclip_med.memory import fitting_batch, shortage
 from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model, place_model
@@ -104,7 +105,7 @@ class Engine(ScanEngine):
         if key not in self._detectors:
             detector = detector_for(self.model, domain, self.speed)
             if self.normals is not None:
-                detector = detector.adapt(normal_pixels(self.normals, detector, domain, kind))
+                detector = adapted(detector, normal_pixels(self.normals, detector, domain, kind))
             if self._batch_size is None and not self._detectors:
                 self._batching.size = fitting_batch(detector, self.device)
             self._detectors[key] = detector

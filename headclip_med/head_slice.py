@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from headclip_med.attribution import HeadEffect, HeadShares, detector_shares, strongest_heads
 from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import SliceFrame, slice_frame
 from headclip_med.base.volume import LoadedVolume
 from headclip_med.detect_slices import SliceScorer, own_preprocessing, slice_limits, slice_pixels
-from headclip_med.detectors.headclip import HeadCLIP
+from headclip_med.detectors.headclip.attribution import HeadEffect, HeadShares, detector_shares, strongest_heads
+from headclip_med.detectors.headclip.detector import HeadCLIP
 from headclip_med.job import make_job
 from headclip_med.packs.domains import Domain
 from headclip_med.packs.scope import Scope, out_of_scope

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors import Detector, HeadCLIP, headclip
+from headclip_med.detectors import Detector, HeadCLIP
 from headclip_med.detectors.clip import Clip, ClipVV
-from headclip_med.prompts import ensemble
+from headclip_med.detectors.headclip import detector as headclip
+from headclip_med.detectors.prompts import ensemble
 
 METHODS = (Clip, ClipVV)
 NORMAL, ABNORMAL = ["normal brain", "a photo of the healthy brain"], ["brain with a lesion"]

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from towers import timm_model
 
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors import crane_plus
-from headclip_med.detectors.crane import Crane, CraneConfig
-from headclip_med.detectors.crane_plus import CranePlus, CranePlusConfig, similarity_attention
+from headclip_med.detectors.crane import crane_plus
+from headclip_med.detectors.crane.crane import Crane, CraneConfig
+from headclip_med.detectors.crane.crane_plus import CranePlus, CranePlusConfig, similarity_attention
 from headclip_med.encoders.adapters import tower_from_timm
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.encoders.image import quarters

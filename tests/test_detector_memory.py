@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from headclip_med.base.errors import InputError, ModelError
 from headclip_med.cli import app
 from headclip_med.detectors import HeadCLIP, NormalPixels
-from headclip_med.detectors.memory import Memory, MemoryConfig, PatchBank, WithMemory, build_bank
+from headclip_med.detectors.memory import Memory, MemoryConfig, PatchBank, WithMemory, adapted, build_bank
 from headclip_med.encoders.image import EncodeOptions, encode_images
 from headclip_med.engine import load_engine
 from headclip_med.evaluation.scorers import EngineScorer
@@ -89,7 +89,7 @@ def test_the_memory_is_averaged_with_the_map_it_is_added_to() -> None:
         plain = base.score(pixels)
         torch.testing.assert_close(out.maps, (1 - weight) * plain.maps + weight * alone.maps)
         torch.testing.assert_close(out.scores, (1 - weight) * plain.scores + weight * alone.scores)
-    assert base.adapt(seen).describe()["memory"]["slices"] == 3
+    assert adapted(base, seen).describe()["memory"]["slices"] == 3
 
 
 def test_the_bank_is_capped_and_covers_what_it_leaves_out() -> None:

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from headclip_med.base.errors import ModelError
 from headclip_med.detectors import NormalPixels
-from headclip_med.detectors.mvfa import MVFA
-from headclip_med.detectors.mvfa_bank import build_bank, distances, views
+from headclip_med.detectors.mvfa.bank import build_bank, distances, views
+from headclip_med.detectors.mvfa.mvfa import MVFA
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.encoders.image import quarters
 
@@ -33,7 +33,7 @@ def full(request: pytest.FixtureRequest) -> Iterator[tuple[BuiltTower, MVFA]]:
     """A detector on a random CLIP of a real shape; of texts only three, which take 80 times longer than an image."""
     built = clip_built(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("headclip_med.detectors.headclip.ensemble", lambda *_: (NORMAL, ABNORMAL))
+        patch.setattr("headclip_med.detectors.headclip.detector.ensemble", lambda *_: (NORMAL, ABNORMAL))
         detector = MVFA(parts(built, image_size=SIZE))
         with torch.no_grad():  # farther from zero than at the start, so that feedback and slopes show
             for parameter in detector.learned().parameters():
@@ -188,7 +188,7 @@ def test_the_memory_is_that_of_the_published_equations(
 ) -> None:
     built, detector = full
     seen = normals(1, SIZE)
-    monkeypatch.setattr("headclip_med.detectors.mvfa_bank.views", lambda image: views(image)[::4])  # three, for speed
+    monkeypatch.setattr("headclip_med.detectors.mvfa.bank.views", lambda image: views(image)[::4])  # three, for speed
     few = detector.adapt(seen)
     read, bank = (
         plain_read_outs(built.clip.visual, detector.state(), in_unit_range(built, pixels))

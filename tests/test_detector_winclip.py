@@ -22,10 +22,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors import NormalPixels, nearest, winclip_windows
-from headclip_med.detectors.nearest import half_cosine_distance
-from headclip_med.detectors.winclip import WinCLIP
-from headclip_med.detectors.winclip_windows import harmonic_map, harmonic_mean, window_places
+from headclip_med.detectors import NormalPixels
+from headclip_med.detectors import scoring as nearest
+from headclip_med.detectors.scoring import half_cosine_distance
+from headclip_med.detectors.winclip import windows as winclip_windows
+from headclip_med.detectors.winclip.winclip import WinCLIP
+from headclip_med.detectors.winclip.windows import harmonic_map, harmonic_mean, window_places
 
 PATCHES, TWO, THREE = "references.patches", "references.windows_2", "references.windows_3"
 

@@ -9,9 +9,8 @@ import torch
 from torch.nn import functional as F
 from towers import clip_tower, timm_tower
 
-from headclip_med import scoring
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors import ClassFeatures, Detector, HeadCLIP, HeadCLIPConfig, get_method
+from headclip_med.detectors import ClassFeatures, Detector, HeadCLIP, HeadCLIPConfig, get_method, scoring
 from headclip_med.detectors.anomalyclip import AnomalyCLIP
 from headclip_med.encoders.head_weights import DynamicHeadWeights
 from headclip_med.encoders.heads import HeadWeights

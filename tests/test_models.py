@@ -20,6 +20,7 @@ from headclip_med import load_engine
 from headclip_med.base.errors import HeadclipError, ModelError
 from headclip_med.base.files import sha256_file
 from headclip_med.detectors import Detector
+from headclip_med.detectors.prompts import ABNORMAL_STATES, NORMAL_STATES, TEMPLATES, ensemble
 from headclip_med.encoders.build import build_tower, recognise
 from headclip_med.encoders.head_weights import DynamicHeadWeights
 from headclip_med.encoders.text import class_features
@@ -30,7 +31,6 @@ from headclip_med.packs import builtin_packs, load_pack, write_record
 from headclip_med.packs.convert import convert_prompts, read_prompts
 from headclip_med.packs.domains import DOMAINS, get_domain
 from headclip_med.packs.new_pack import write_pack
-from headclip_med.prompts import ABNORMAL_STATES, NORMAL_STATES, TEMPLATES, ensemble
 
 SMALL_CLIP = "ViT-S-32-alt"
 

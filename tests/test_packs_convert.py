@@ -25,8 +25,8 @@ from headclip_med.base.files import sha256_file
 from headclip_med.cli import app
 from headclip_med.detectors import Parts
 from headclip_med.detectors.base import read_config
-from headclip_med.detectors.crane import Crane, CraneConfig
-from headclip_med.detectors.crane_plus import CranePlusConfig
+from headclip_med.detectors.crane.crane import Crane, CraneConfig
+from headclip_med.detectors.crane.crane_plus import CranePlusConfig
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.text import prompt_tokens, text_side
 from headclip_med.models import Model, detector_for, load_model

@@ -272,7 +272,7 @@ def test_mvfa_gets_the_map_of_its_release_from_a_file(tmp_path: Path, side: int)
     from method_case import clip_built, parts
     from test_detector_mvfa import plain_logits, plain_read_outs
 
-    from headclip_med.detectors.mvfa import MVFA
+    from headclip_med.detectors.mvfa.mvfa import MVFA
     from headclip_med.models import Model
 
     built = clip_built()

@@ -10,9 +10,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
-from headclip_med import scoring
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors import HeadCLIPConfig
+from headclip_med.detectors import HeadCLIPConfig, scoring
 
 NORMAL_ABNORMAL = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 

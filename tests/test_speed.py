@@ -18,7 +18,7 @@ from towers import clip_tower, timm_tower
 from headclip_med import load_engine, memory
 from headclip_med.base.errors import InputError, ModelError
 from headclip_med.detectors import HeadCLIPConfig
-from headclip_med.detectors.headclip_config import at_speed
+from headclip_med.detectors.headclip.config import at_speed
 from headclip_med.encoders.attention import attend
 from headclip_med.encoders.image import EncodeOptions, encode_images
 from headclip_med.encoders.tower import ImageTower

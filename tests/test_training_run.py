@@ -141,7 +141,7 @@ def test_the_pack_says_what_the_adapter_said(tmp_path: Path) -> None:
     detector = engine._detector(engine.model.domain)
     pixels = torch.stack([bank.slices[i].pixels for i in (0, 1)]).float()
     features = detector.encode(pixels)
-    from headclip_med.scoring import patch_map
+    from headclip_med.detectors.scoring import patch_map
 
     scale = 1 / detector.config.temperature
     theirs = patch_map(features.patch_features, detector.classes.patch, features.grid, logit_scale=scale)

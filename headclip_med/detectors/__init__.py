@@ -7,24 +7,17 @@ from difflib import get_close_matches
 from headclip_med.base.errors import ModelError
 from headclip_med.base.names import entry_point_methods
 from headclip_med.detectors.anomalyclip import AnomalyCLIP
-from headclip_med.detectors.base import (
-    Auxiliary,
-    Capabilities,
-    ClassFeatures,
-    Detector,
-    LabelledPixels,
-    NormalPixels,
-    Parts,
-    SliceBatch,
-)
+from headclip_med.detectors.base import Detector, Parts
 from headclip_med.detectors.clip import Clip, ClipVV
-from headclip_med.detectors.crane import Crane
-from headclip_med.detectors.crane_plus import CranePlus
-from headclip_med.detectors.headclip import HeadCLIP, HeadCLIPConfig
+from headclip_med.detectors.crane.crane import Crane
+from headclip_med.detectors.crane.crane_plus import CranePlus
+from headclip_med.detectors.data import Auxiliary, Capabilities, ClassFeatures, LabelledPixels, NormalPixels, SliceBatch
+from headclip_med.detectors.headclip.config import HeadCLIPConfig
+from headclip_med.detectors.headclip.detector import HeadCLIP
 from headclip_med.detectors.memory import Memory
-from headclip_med.detectors.mvfa import MVFA
+from headclip_med.detectors.mvfa.mvfa import MVFA
 from headclip_med.detectors.vectors import Vectors
-from headclip_med.detectors.winclip import WinCLIP
+from headclip_med.detectors.winclip.winclip import WinCLIP
 
 _OURS: tuple[type[Detector], ...] = (
     HeadCLIP,

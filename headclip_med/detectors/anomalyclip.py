@@ -10,21 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from headclip_med import scoring
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors.base import (
-    Auxiliary,
-    Capabilities,
-    ClassFeatures,
-    LabelledPixels,
-    Parts,
-    SliceBatch,
-    read_config,
-)
+from headclip_med.detectors import scoring
+from headclip_med.detectors.base import Parts, read_config
+from headclip_med.detectors.data import Auxiliary, Capabilities, ClassFeatures, LabelledPixels, SliceBatch
 from headclip_med.detectors.descent import descend
-from headclip_med.detectors.headclip import HeadCLIP, HeadCLIPConfig
-from headclip_med.detectors.headclip_config import at_speed
-from headclip_med.detectors.headclip_parts import packed_classes
+from headclip_med.detectors.headclip.config import HeadCLIPConfig, at_speed
+from headclip_med.detectors.headclip.detector import HeadCLIP
+from headclip_med.detectors.headclip.parts import packed_classes
 from headclip_med.detectors.losses import image_loss, map_loss
 from headclip_med.detectors.prompted import Prompts, current, kept, prompts_of, trainable
 from headclip_med.encoders.heads import HeadWeights

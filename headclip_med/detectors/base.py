@@ -8,127 +8,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from headclip_med.base.errors import ModelError
+from headclip_med.detectors.data import Auxiliary, Capabilities, LabelledPixels, NormalPixels, SliceBatch
+from headclip_med.detectors.descent import descend
 from headclip_med.encoders.tower import ImageTower
 
 if TYPE_CHECKING:
     from headclip_med.encoders.build import BuiltTower
 
 Config = TypeVar("Config")
-
-
-@dataclass(frozen=True)
-class Capabilities:
-    """What a method can do and what it needs, so that a caller can refuse before anything is loaded.
-
-    Attributes:
-        zero_shot: scores images of a task that it saw nothing of.
-        uses_text: needs a tower with a text side.
-        localises: its map says where; otherwise the map is the slice's score everywhere.
-        trains: :meth:`Detector.fit` learns from labelled images of other tasks; trains_text: through a text side,
-            which what was learned may then do without.
-        needs_state: cannot score before it was trained, converted or fitted.
-        needs_normals: cannot score before it saw normal images of the task.
-        needs_masks: its training must be told where lesions are.
-        adaptable: normal images of the task make it better, see :meth:`Detector.adapt`.
-    """
-
-    zero_shot: bool
-    uses_text: bool
-    localises: bool
-    trains: bool = False
-    trains_text: bool = False
-    needs_state: bool = False
-    needs_normals: bool = False
-    needs_masks: bool = False
-    adaptable: bool = True
-
-
-@dataclass(frozen=True)
-class ClassFeatures:
-    """The ``[normal, abnormal]`` vectors that features are compared with, L2-normalised float32.
-
-    Attributes:
-        patch: by 0-based layer, ``(2, D)``.
-        image: ``(2, D)`` for the global feature; None where it carries no class (then the map alone decides).
-        centre: by layer, a mean feature ``(D,)`` subtracted before normalisation; empty for CLIP.
-    """
-
-    patch: dict[int, Tensor]
-    image: Tensor | None
-    centre: dict[int, Tensor]
-
-
-@dataclass(frozen=True)
-class SliceBatch:
-    """What a detector says about a batch of slices.
-
-    Attributes:
-        maps: probability of abnormal, ``(N, S, S)`` float32 in [0, 1] at the model's input size.
-        scores: ``(N,)`` float32 in [0, 1].
-    """
-
-    maps: Tensor
-    scores: Tensor
-
-
-@dataclass(frozen=True)
-class LabelledPixels:
-    """A batch to learn from.
-
-    Attributes:
-        pixels: ``(N, 3, S, S)`` float32, normalised as the tower expects.
-        mask: ``(N, S, S)`` float32, 1 in a lesion; valid: ``(N, S, S)`` bool, the patient.
-        labels: ``(N,)`` float32, 1 where there is a lesion.
-        known: ``(N, S, S)`` bool, where something is known about the pixels; None: everywhere.
-    """
-
-    pixels: Tensor
-    mask: Tensor
-    valid: Tensor
-    labels: Tensor
-    known: Tensor | None = None
-
-    def where_known(self, maps: Tensor) -> Tensor:
-        """Maps ``(N, S, S)`` that are 0, as the mask is, where nothing is known: no loss comes from there."""
-        return maps if self.known is None else maps * self.known.to(maps)
-
-
-@dataclass(frozen=True)
-class NormalPixels:
-    """Normal slices of the task at hand: ``pixels (N, 3, S, S)`` and the patient in them, ``valid (N, S, S)``.
-
-    ``volumes``: which volume each slice is of, N numbers, since slices of one are alike; empty: each of its own.
-    """
-
-    pixels: Tensor
-    valid: Tensor
-    volumes: tuple[int, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-
-class Auxiliary(Protocol):
-    """Labelled images of other tasks, and the run around a fit: batches, validation, checkpoints."""
-
-    steps: int
-    seed: int
-
-    def begin(self, learned: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-        """Take up an interrupted run, if there is one; the step to go on with, 0 for a new run."""
-
-    def batch(self, step: int) -> LabelledPixels:
-        """The batch of a step, the same for the same seed."""
-
-    def done(self, step: int, loss: float) -> None:
-        """So many steps are done: report, validate, keep."""
 
 
 @dataclass(frozen=True)
@@ -244,15 +137,16 @@ class Detector(ABC):
         Raises:
             ModelError: the method learns nothing, or its loss is not finite.
         """
-        from headclip_med.detectors.descent import descend
-
         descend(self.learned(), self.loss, auxiliary)
 
-    def adapt(self, normals: NormalPixels) -> Detector:
-        """The detector that has also seen normal images: by default one with a memory of their patches."""
-        from headclip_med.detectors.memory import WithMemory
+    def adapt(self, normals: NormalPixels) -> Detector | None:
+        """Give the detector that has also seen normal images.
 
-        return WithMemory(self, normals)
+        Returns:
+            None where the method has no way of its own: :func:`headclip_med.detectors.memory.adapted` then adds a
+            memory of their patches.
+        """
+        return None
 
     def _cannot(self, what: str, why: str) -> ModelError:
         return ModelError(f"The method must be one that can {what}", f"{self.name}: {why}", "Choose another --method")

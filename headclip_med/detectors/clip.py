@@ -9,11 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from headclip_med import scoring
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors.base import Capabilities, Detector, Parts, SliceBatch
-from headclip_med.detectors.headclip import prompted
-from headclip_med.detectors.headclip_config import SIGMA_REFERENCE, HeadCLIPConfig, input_size
+from headclip_med.detectors import scoring
+from headclip_med.detectors.base import Detector, Parts
+from headclip_med.detectors.data import Capabilities, SliceBatch
+from headclip_med.detectors.headclip.config import SIGMA_REFERENCE, HeadCLIPConfig, input_size
+from headclip_med.detectors.headclip.detector import prompted
 from headclip_med.encoders.image import EncodeOptions, encode_images, first_local_block, resolve_layers
 
 Size = Annotated[int, Field(ge=1)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors.base import Auxiliary, LabelledPixels
+from headclip_med.detectors.data import Auxiliary, LabelledPixels
 
 
 def descend(

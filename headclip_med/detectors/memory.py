@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from headclip_med import scoring
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors.base import Capabilities, Detector, NormalPixels, Parts, SliceBatch
-from headclip_med.detectors.headclip_config import SIGMA_REFERENCE
-from headclip_med.detectors.nearest import half_cosine_distance
+from headclip_med.detectors import scoring
+from headclip_med.detectors.base import Detector, Parts
+from headclip_med.detectors.data import Capabilities, NormalPixels, SliceBatch
+from headclip_med.detectors.headclip.config import SIGMA_REFERENCE
+from headclip_med.detectors.scoring import half_cosine_distance
 from headclip_med.encoders.image import EncodeOptions, encode_images, resolve_layers
 from headclip_med.encoders.tower import ImageTower
 
@@ -235,3 +236,12 @@ class Memory(Detector):
     def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
         """Refused: it has seen nothing yet."""
         raise ModelError("The method memory must be given normal images", "none", "Add --normals DIR")
+
+
+def adapted(detector: Detector, normals: NormalPixels) -> Detector:
+    """Give the detector that has also seen normal images: by the method's own way, or with a memory of their patches.
+
+    Raises:
+        ModelError: normal images that the method can do nothing with.
+    """
+    return detector.adapt(normals) or WithMemory(detector, normals)

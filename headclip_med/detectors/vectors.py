@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headclip_med import scoring
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors.base import Auxiliary, Capabilities, Detector, LabelledPixels, Parts, SliceBatch
+from headclip_med.detectors import scoring
+from headclip_med.detectors.base import Detector, Parts
+from headclip_med.detectors.data import Auxiliary, Capabilities, LabelledPixels, SliceBatch
 from headclip_med.detectors.descent import descend
-from headclip_med.detectors.headclip_config import SIGMA_REFERENCE, HeadCLIPConfig, input_size
+from headclip_med.detectors.headclip.config import SIGMA_REFERENCE, HeadCLIPConfig, input_size
 from headclip_med.detectors.losses import image_loss, map_loss
 from headclip_med.encoders.attention import LocalAttention
 from headclip_med.encoders.image import EncodeOptions, ImageFeatures, encode_images, resolve_layers

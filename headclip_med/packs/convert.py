@@ -20,8 +20,8 @@ from torch import Tensor
 
 from headclip_med.base.errors import ModelError
 from headclip_med.base.files import sha256_file
-from headclip_med.detectors.crane import CraneConfig
-from headclip_med.detectors.crane_plus import CranePlusConfig
+from headclip_med.detectors.crane.crane import CraneConfig
+from headclip_med.detectors.crane.crane_plus import CranePlusConfig
 from headclip_med.encoders.build import BuiltTower, has_quick_gelu
 from headclip_med.encoders.text import PromptLearner, TextSide, prompt_tokens, text_side
 from headclip_med.encoders.weight_files import read_plain

@@ -26,8 +26,9 @@ from torch import Tensor
 from headclip_med.base.errors import ModelError
 from headclip_med.base.files import sha256_file
 from headclip_med.detectors import get_method
-from headclip_med.detectors.base import ClassFeatures, read_config
-from headclip_med.detectors.headclip_parts import packed_classes, packed_head_weights
+from headclip_med.detectors.base import read_config
+from headclip_med.detectors.data import ClassFeatures
+from headclip_med.detectors.headclip.parts import packed_classes, packed_head_weights
 from headclip_med.encoders.head_weights import DynamicHeadWeights
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.tower import ImageTower

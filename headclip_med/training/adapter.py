@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headclip_med.base.errors import ModelError
+from headclip_med.detectors.scoring import class_probabilities
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.encoders.head_weights import DynamicHeadWeights, initial_theta, parametrise, place_head_weights
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import resolve_layers
 from headclip_med.encoders.text import PromptLearner, prompt_tokens, text_side
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.scoring import class_probabilities
 from headclip_med.training.config import ClassConfig, HeadConfig, TrainConfig
 
 _TEMPERATURE = 0.07  # of the AnomalyCLIP family

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from headclip_med.detectors.headclip import SIGMA_REFERENCE
-from headclip_med.scoring import fuse_intensity, grey_levels, upsample
+from headclip_med.detectors.headclip.config import SIGMA_REFERENCE
+from headclip_med.detectors.scoring import fuse_intensity, grey_levels, upsample
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.features import FeatureBank
 
@@ -19,7 +19,8 @@ _DECAY = 1e-4
 
 @torch.no_grad()
 def fit_fusion(adapter: Adapter, bank: FeatureBank, slices: int, sigma: float, seed: int) -> Fusion:
-    """(a, b, c) of :func:`headclip_med.scoring.fuse_intensity`, class-balanced, from the first ``slices`` of ``bank``.
+    """(a, b, c) of :func:`headclip_med.detectors.scoring.fuse_intensity`, class-balanced, from the first ``slices`` of
+    ``bank``.
 
     Args:
         sigma: smoothing of the map in pixels at the reference input size, as the detector will smooth it.

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headclip_med.detectors.scoring import joint_score
 from headclip_med.evaluation.counts import CountSum, count_scores
 from headclip_med.evaluation.curves import auroc, average_precision
-from headclip_med.scoring import joint_score
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.config import TrainConfig
 from headclip_med.training.features import FeatureBank, Truth

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headclip_med import scoring
-from headclip_med.detectors.headclip import SIGMA_REFERENCE, HeadCLIPConfig
+from headclip_med.detectors import scoring
+from headclip_med.detectors.headclip.config import SIGMA_REFERENCE, HeadCLIPConfig
 from headclip_med.encoders.adapters import tower_from_timm
 from headclip_med.encoders.head_weights import place_head_weights
 from headclip_med.encoders.heads import HeadWeights

@@ -175,7 +175,8 @@ class Pretrainer:
 
 @torch.no_grad()
 def fit_fusion(network: PretrainNetwork, bank: Anatomy, config: PretrainConfig) -> Fusion | None:
-    """(a, b, c) of :func:`headclip_med.scoring.fuse_intensity` from labelled slices as they are; None without any.
+    """(a, b, c) of :func:`headclip_med.detectors.scoring.fuse_intensity` from labelled slices as they are; None without
+    any.
 
     Classes are balanced for a and b; c then gets the log-odds of lesion among the slices' pixels, so that healthy
     tissue lies near 0 and not near a half.

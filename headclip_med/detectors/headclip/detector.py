@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headclip_med import scoring
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors.base import Capabilities, ClassFeatures, Detector, Parts, SliceBatch, read_config
-from headclip_med.detectors.headclip_config import SIGMA_REFERENCE as SIGMA_REFERENCE
-from headclip_med.detectors.headclip_config import HeadCLIPConfig as HeadCLIPConfig
-from headclip_med.detectors.headclip_config import at_speed
-from headclip_med.detectors.headclip_config import input_size as input_size
-from headclip_med.detectors.headclip_parts import packed_classes, packed_head_weights
+from headclip_med.detectors import scoring
+from headclip_med.detectors.base import Detector, Parts, read_config
+from headclip_med.detectors.data import Capabilities, ClassFeatures, SliceBatch
+from headclip_med.detectors.headclip.config import SIGMA_REFERENCE, HeadCLIPConfig, at_speed, input_size
+from headclip_med.detectors.headclip.parts import packed_classes, packed_head_weights
+from headclip_med.detectors.prompts import ensemble
 from headclip_med.encoders.head_weights import check_head_weights, fold
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import (
@@ -32,7 +31,6 @@ from headclip_med.encoders.image import (
 )
 from headclip_med.encoders.text import class_features
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.prompts import ensemble
 
 
 class HeadCLIP(Detector):

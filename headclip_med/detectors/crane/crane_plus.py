@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from headclip_med.base.errors import ModelError
 from headclip_med.detectors.base import Parts
-from headclip_med.detectors.crane import Crane, CraneConfig, Views
+from headclip_med.detectors.crane.crane import Crane, CraneConfig, Views
 from headclip_med.encoders.attention import attend
 from headclip_med.encoders.build import build_tower
 from headclip_med.encoders.image import EncodeOptions, attend_by, encode_images

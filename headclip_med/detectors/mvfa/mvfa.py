@@ -16,20 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors.base import (
-    Auxiliary,
-    Capabilities,
-    Detector,
-    LabelledPixels,
-    NormalPixels,
-    Parts,
-    SliceBatch,
-    read_config,
-)
+from headclip_med.detectors.base import Detector, Parts, read_config
+from headclip_med.detectors.data import Auxiliary, Capabilities, LabelledPixels, NormalPixels, SliceBatch
 from headclip_med.detectors.descent import descend
-from headclip_med.detectors.headclip import prompted
+from headclip_med.detectors.headclip.detector import prompted
 from headclip_med.detectors.losses import dice_loss, focal_loss
-from headclip_med.detectors.mvfa_bank import build_bank, distances, named_bank, split_bank
+from headclip_med.detectors.mvfa.bank import build_bank, distances, named_bank, split_bank
 from headclip_med.detectors.vectors import load_learned, unit_vectors
 from headclip_med.encoders.build import with_gelu
 from headclip_med.encoders.image import quarters, resolve_layers, run_block
@@ -121,8 +113,8 @@ class MVFA(Detector):
     """Bottleneck adapters at four levels of the tower against organ prompts (arXiv 2403.12570).
 
     With a memory of normal images after :meth:`adapt`. Ours, and not as published: texts are
-    :mod:`headclip_med.prompts`' ensemble of the domain's anatomy words, one set for a whole training run; the taps'
-    maps and scores are averaged, a fixed share of the published sums that ranks alike, so that they stay
+    :mod:`headclip_med.detectors.prompts`' ensemble of the domain's anatomy words, one set for a whole training run; the
+    taps' maps and scores are averaged, a fixed share of the published sums that ranks alike, so that they stay
     probabilities; nothing is scaled by the extremes of a test set, which makes the memory's share differ from the
     published one; means over patches are taken over the patient where ``valid`` says where that is. :meth:`adapt`
     remembers normal images; the published few-shot mode also trains the adapters on these and on as many abnormal

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors.base import ClassFeatures
-from headclip_med.detectors.headclip import HeadCLIP
+from headclip_med.detectors.data import ClassFeatures
+from headclip_med.detectors.headclip.detector import HeadCLIP
 from headclip_med.encoders.head_weights import LayerChoice, place_head_weights
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import Contributions, EncodeOptions, first_local_block, local_contributions

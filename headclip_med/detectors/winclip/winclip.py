@@ -15,19 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from headclip_med import scoring
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors.base import Capabilities, Detector, NormalPixels, Parts, SliceBatch
+from headclip_med.detectors import scoring
+from headclip_med.detectors.base import Detector, Parts
 from headclip_med.detectors.clip import Sigma, Size, Temperature
-from headclip_med.detectors.headclip import prompted
-from headclip_med.detectors.headclip_config import SIGMA_REFERENCE
-from headclip_med.detectors.nearest import half_cosine_distance
-from headclip_med.detectors.winclip_windows import (
-    WindowFeatures,
-    encode_windows,
-    harmonic_map,
-    harmonic_mean,
-)
+from headclip_med.detectors.data import Capabilities, NormalPixels, SliceBatch
+from headclip_med.detectors.headclip.config import SIGMA_REFERENCE
+from headclip_med.detectors.headclip.detector import prompted
+from headclip_med.detectors.scoring import half_cosine_distance
+from headclip_med.detectors.winclip.windows import WindowFeatures, encode_windows, harmonic_map, harmonic_mean
 
 # Input side of the published method in pixels, for patches of 16.
 _NATIVE = 240

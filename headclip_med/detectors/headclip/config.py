@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from math import inf, isfinite
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from headclip_med import scoring
 from headclip_med.base.errors import ModelError
+from headclip_med.detectors import scoring
 from headclip_med.encoders.attention import Kernel, LocalAttention
 from headclip_med.encoders.head_weights import Branch, LayerChoice, Parametrisation
 from headclip_med.encoders.heads import Site
@@ -42,8 +42,8 @@ class HeadCLIPConfig:
         global_norm: final norm on the class token [C: False in AnomalyCLIP's code; CLIP itself uses it].
         position_mode: interpolation of position embeddings [C: bilinear in AnomalyCLIP's code].
         map_upsampling, map_sigma: map at input size; σ in pixels at 518 px, scaled with the input [C: bilinear, 4].
-        intensity_fusion: (a, b, c) of :func:`headclip_med.scoring.fuse_intensity`, ours and not the paper's; None: the
-            map is the tower's alone.
+        intensity_fusion: (a, b, c) of :func:`headclip_med.detectors.scoring.fuse_intensity`, ours and not the paper's;
+            None: the map is the tower's alone.
         jas: joint anomaly score; off: the image score alone, as AnomalyCLIP.
         jas_weight: share of the pooled map [I: 0.5]; jas_pool, jas_top_fraction: how it is pooled [I: max].
         jas_order: pool after or before smoothing [I]; jas_score_pool: Crane's pooled feature for the image score.

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors.base import ClassFeatures
-from headclip_med.detectors.headclip_config import HeadCLIPConfig
+from headclip_med.detectors.data import ClassFeatures
+from headclip_med.detectors.headclip.config import HeadCLIPConfig
 from headclip_med.encoders.head_weights import Branch, DynamicHeadWeights, LayerChoice, parametrise, place_head_weights
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import resolve_layers

@@ -1,0 +1,1 @@
+"""Crane and Crane+."""
