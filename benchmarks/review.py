@@ -26,7 +26,7 @@ import numpy as np
 from headclip_med.base.files import sha256_file
 from headclip_med.base.types import VolumeMeta
 from headclip_med.base.volume import LoadedVolume
-from headclip_med.phantom import Lesion, centred_affine, make_phantom
+from headclip_med.datasets.phantom import Lesion, centred_affine, make_phantom
 from headclip_med.result import AnomalyResult, SliceScore
 from headclip_med.review import Session
 from headclip_med.volume_map import find_components

@@ -54,10 +54,10 @@ from torch import Tensor
 
 from headclip_med import Engine, load_engine
 from headclip_med.cohort import predict_case
+from headclip_med.datasets.phantom import centred_affine, make_phantom
 from headclip_med.demo import LESION, SEED
 from headclip_med.detectors import HeadCLIP
 from headclip_med.device import choose_device, choose_dtype
-from headclip_med.phantom import centred_affine, make_phantom
 
 TOWERS = ("headclip-tiny", "ViT-B-16@224", "vit_small_patch14_dinov2@392", "ViT-L-14-336@518")
 VOLUME = (240, 240, 155)  # voxels of 1 mm

@@ -8,7 +8,7 @@ from typing import Any
 
 from headclip_med.base.errors import HeadclipError
 from headclip_med.base.versions import __version__
-from headclip_med.phantom import Lesion, make_phantom
+from headclip_med.datasets.phantom import Lesion, make_phantom
 
 from .layers import display_grid
 

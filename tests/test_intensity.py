@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from headclip_med.base.errors import InputError
-from headclip_med.phantom import make_phantom
+from headclip_med.datasets.phantom import make_phantom
 from headclip_med.reading import load
 from headclip_med.slicing import intensity, pixels
 from headclip_med.slicing.intensity import Placement, Preprocessing, place

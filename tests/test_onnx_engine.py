@@ -30,10 +30,10 @@ from headclip_med.base.errors import CancelledError, HeadclipError, InputError, 
 from headclip_med.case_options import CaseOptions
 from headclip_med.cli import app
 from headclip_med.cohort import run_cohort
+from headclip_med.datasets.phantom import centred_affine, make_phantom
 from headclip_med.engine import Engine, load_engine
 from headclip_med.exports.onnx_engine import OnnxEngine, check_onnx_options, load_onnx_engine
 from headclip_med.exports.onnx_graph import open_graph
-from headclip_med.phantom import centred_affine, make_phantom
 from headclip_med.reading import load
 from headclip_med.reading.inputs import expand_inputs
 from headclip_med.result import AnomalyResult

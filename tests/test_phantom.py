@@ -6,7 +6,7 @@ import numpy as np
 from test_geometry import affine_of, rotation
 
 from headclip_med.base.geometry import voxel_to_world
-from headclip_med.phantom import Lesion, centred_affine, make_phantom, random_lesions
+from headclip_med.datasets.phantom import Lesion, centred_affine, make_phantom, random_lesions
 
 LESION = Lesion((20.0, -14.0, 18.0), (10.0, 8.0, 9.0), irregularity=0.0)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from headclip_med.datasets.case import Case, CaseDataset, LabelledVolume
-from headclip_med.datasets.layouts import LAYOUTS, open_dataset
+from headclip_med.datasets.case import Case, LabelledVolume
+from headclip_med.datasets.dataset import CaseDataset
+from headclip_med.datasets.layouts.registry import LAYOUTS, open_dataset
 
 __all__ = ["LAYOUTS", "Case", "CaseDataset", "LabelledVolume", "open_dataset"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,45 +91,3 @@ class LabelledVolume:
 
     def __post_init__(self) -> None:
         _make_readable(self, "warnings")
-
-
-@dataclass(frozen=True)
-class CaseDataset:
-    """Labelled cases in a fixed order.
-
-    Attributes:
-        name: of the set, for tables. layout: the reader that listed it. root: what was listed.
-        notes: what the listing passed over or guessed, in words. strays: names of masks that belong to no image.
-        why: what the layout was recognised by.
-    """
-
-    name: str
-    layout: str
-    root: Path
-    cases: tuple[Case, ...]
-    notes: tuple[str, ...] = ()
-    strays: tuple[str, ...] = ()
-    why: str = ""
-
-    def __post_init__(self) -> None:
-        _make_readable(self, "name", "notes", "strays", "why")
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __iter__(self) -> Iterator[Case]:
-        return iter(self.cases)
-
-    def __getitem__(self, index: int) -> Case:
-        return self.cases[index]
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether any case says where its lesions are; then a normal case counts as an empty mask."""
-        return any(case.has_mask for case in self.cases)
-
-    def load(self, case: Case) -> LabelledVolume:
-        """Read a case with its truth; see :func:`headclip_med.datasets.loading.load_case`."""
-        from headclip_med.datasets.loading import load_case
-
-        return load_case(case, masks_known=self.has_masks)

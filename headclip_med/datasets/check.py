@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headclip_med.base.errors import HeadclipError, InputError, internal_error
-from headclip_med.datasets.case import Case, CaseDataset
+from headclip_med.datasets.case import Case
+from headclip_med.datasets.dataset import CaseDataset
 from headclip_med.datasets.fingerprints import Fingerprint, meaning_question
 from headclip_med.datasets.loading import CONTRADICTION
 from headclip_med.datasets.mask_pictures import NOT_BINARY, TOO_DARK

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from headclip_med.base.errors import HeadclipError, InputError, internal_error
-from headclip_med.datasets.case import Case, CaseDataset
+from headclip_med.datasets.case import Case
+from headclip_med.datasets.dataset import CaseDataset
 from headclip_med.datasets.truth import MeaningError
 from headclip_med.datasets.values import NOT_KNOWN, MaskValues, ask_for_values
 

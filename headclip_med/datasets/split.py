@@ -13,8 +13,8 @@ import numpy as np
 
 from headclip_med.base.errors import InputError
 from headclip_med.base.files import atomic_path
-from headclip_med.datasets.case import CaseDataset
-from headclip_med.datasets.tables import FIELDS, written_values
+from headclip_med.datasets.dataset import CaseDataset
+from headclip_med.datasets.layouts.tables import FIELDS, written_values
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 _SEPARATOR = ";"  # of several images in one field

@@ -13,7 +13,8 @@ from typing import Any
 
 from headclip_med.base.errors import CancelledError, HeadclipError, OutputError, internal_error
 from headclip_med.base.files import atomic_path
-from headclip_med.datasets.case import Case, CaseDataset
+from headclip_med.datasets.case import Case
+from headclip_med.datasets.dataset import CaseDataset
 from headclip_med.evaluation.case_picture import key_slice_picture
 from headclip_med.evaluation.measure import case_facts, measure
 from headclip_med.evaluation.scorers import Scorer

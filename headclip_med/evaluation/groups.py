@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from headclip_med.base.errors import InputError
-from headclip_med.datasets.case import CaseDataset
+from headclip_med.datasets.dataset import CaseDataset
 
 _KEYS = ("case", "patient")
 

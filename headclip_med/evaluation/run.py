@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from headclip_med.base.errors import InputError
 from headclip_med.base.versions import package_versions
-from headclip_med.datasets.case import Case, CaseDataset
+from headclip_med.datasets.case import Case
+from headclip_med.datasets.dataset import CaseDataset
 from headclip_med.datasets.fingerprints import (
     Fingerprint,
     Inventory,

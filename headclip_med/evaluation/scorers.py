@@ -18,7 +18,7 @@ from headclip_med.packs.record import SHORT_HASH, UNCALIBRATED, LedgerEntry
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-    from headclip_med.datasets.case import CaseDataset
+    from headclip_med.datasets.dataset import CaseDataset
     from headclip_med.engine import Engine
     from headclip_med.models import KnownModel
     from headclip_med.normals import Normals

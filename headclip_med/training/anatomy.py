@@ -103,7 +103,7 @@ def read_anatomy(
         parts += _phantoms(config, spec, told)
         ledger.append(
             LedgerEntry(
-                name=f"headclip_med.phantom, seed {_PHANTOM_SEED}: synthetic heads",
+                name=f"headclip_med.datasets.phantom, seed {_PHANTOM_SEED}: synthetic heads",
                 licence="Apache-2.0",
                 count=config.phantoms,
             )

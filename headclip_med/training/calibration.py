@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from headclip_med.datasets.phantom import Phantom
 from headclip_med.engine import Engine, load_engine
 from headclip_med.packs.pack import Threshold, load_pack, write_record
-from headclip_med.phantom import Phantom
 from headclip_med.training.synthetic import TRAINING_SEED_LIMIT, random_phantom
 
 log = logging.getLogger(__name__)

@@ -151,7 +151,7 @@ def write_pack(
         threshold=Threshold(value=0.5, origin="not calibrated yet"),
         ledger=(
             LedgerEntry(
-                name=f"headclip_med.phantom, seed {_SEED}: synthetic heads",
+                name=f"headclip_med.datasets.phantom, seed {_SEED}: synthetic heads",
                 licence="Apache-2.0",
                 count=_VOLUMES,
             ),

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import slice_frame
-from headclip_med.datasets.case import Case, CaseDataset, LabelledVolume
+from headclip_med.datasets.case import Case, LabelledVolume
+from headclip_med.datasets.dataset import CaseDataset
 from headclip_med.detect_slices import slice_pixels
 from headclip_med.job import make_job
 from headclip_med.packs.domains import Domain, window_of

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headclip_med.base.geometry import slice_frame, spacing
 from headclip_med.base.types import PLANES
-from headclip_med.phantom import CONTRASTS, Phantom, centred_affine, make_phantom, random_lesions
+from headclip_med.datasets.phantom import CONTRASTS, Phantom, centred_affine, make_phantom, random_lesions
 from headclip_med.slicing.intensity import Preprocessing, foreground, intensity_ranges, place
 from headclip_med.slicing.pixels import normalise, rescale, three_channels, to_square
 from headclip_med.slicing.slices import cut_slices

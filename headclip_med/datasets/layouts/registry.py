@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from headclip_med.base.errors import InputError
-from headclip_med.datasets import benchmarks, bids, bmad, json_lists, msd, pictures, tables
-from headclip_med.datasets import sequences as seq
-from headclip_med.datasets.case import Case, CaseDataset
-from headclip_med.datasets.listing import Listing, Tree, left_over, read_tree
+from headclip_med.datasets.case import Case
+from headclip_med.datasets.dataset import CaseDataset
+from headclip_med.datasets.layouts import benchmarks, bids, bmad, json_lists, msd, pictures, tables
+from headclip_med.datasets.layouts import sequences as seq
+from headclip_med.datasets.layouts.lists import Listing, Tree, left_over, read_tree
 from headclip_med.datasets.names import split_of, uniquely_named
 from headclip_med.datasets.values import Words, ask_for_values, chosen_values
 from headclip_med.reading.content import existing_path

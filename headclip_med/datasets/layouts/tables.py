@@ -10,11 +10,10 @@ from pathlib import Path
 
 from headclip_med.base.errors import InputError
 from headclip_med.datasets.case import Case
-from headclip_med.datasets.listed_paths import needed, read_label, read_text
-from headclip_med.datasets.listing import Listing, counted, read_tree, told_apart
+from headclip_med.datasets.layouts.lists import Listing, counted, needed, read_label, read_text, read_tree, told_apart
+from headclip_med.datasets.layouts.patients import with_patients
+from headclip_med.datasets.layouts.patterns import without_ending
 from headclip_med.datasets.names import files_in, split_of, stem_of
-from headclip_med.datasets.patients import with_patients
-from headclip_med.datasets.patterns import without_ending
 from headclip_med.datasets.values import MaskValues, value_of, value_text
 
 VALUES = ("lesion_values", "ignore_values")

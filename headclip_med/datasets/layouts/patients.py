@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from headclip_med.datasets.case import Case
-from headclip_med.datasets.listing import UNKNOWN_PATIENTS, split_in
+from headclip_med.datasets.layouts.lists import UNKNOWN_PATIENTS, split_in
 from headclip_med.datasets.names import IMAGE_PART, SPLITS, label_of, split_of, stem_of
 
 # Names of images that say nothing; folders that are called patients, and those that are studies of some.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from headclip_med.datasets.listing import Tree
+from headclip_med.datasets.layouts.lists import Tree
 from headclip_med.datasets.names import IMAGE_ENDINGS, VOLUME_ENDINGS
 
 Groups = Mapping[str, str]

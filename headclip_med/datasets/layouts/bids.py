@@ -11,10 +11,10 @@ from pathlib import Path
 import nibabel as nib
 
 from headclip_med.datasets.case import Case
-from headclip_med.datasets.listing import Listing, Tree, counted, split_in
+from headclip_med.datasets.layouts.lists import Listing, Tree, counted, split_in
+from headclip_med.datasets.layouts.patterns import folder_of
+from headclip_med.datasets.layouts.sequences import choose_sequences
 from headclip_med.datasets.names import VOLUME_ENDINGS, stem_of
-from headclip_med.datasets.patterns import folder_of
-from headclip_med.datasets.sequences import choose_sequences
 
 _NAME = re.compile(r"(sub-[A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?((?:_[^_]+)*?)_([A-Za-z0-9]+)")
 _ENTITIES = re.compile(r"(?:_[A-Za-z0-9]+-[^_]*)*")

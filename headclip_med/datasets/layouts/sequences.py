@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from headclip_med.datasets.case import Case
-from headclip_med.datasets.listing import Listing, Tree, counted, no_such_sequence, split_in, told_apart
+from headclip_med.datasets.layouts.lists import Listing, Tree, counted, no_such_sequence, split_in, told_apart
+from headclip_med.datasets.layouts.patterns import ABOVE, Groups, Key, folder_of, key_of, matches
+from headclip_med.datasets.layouts.pictures import pairs_of
 from headclip_med.datasets.names import VOLUME_ENDINGS, split_of
-from headclip_med.datasets.patterns import ABOVE, Groups, Key, folder_of, key_of, matches
-from headclip_med.datasets.pictures import pairs_of
 from headclip_med.datasets.values import EVERY_VALUE, NOT_KNOWN, MaskValues
 
 Pattern = tuple[str, str]

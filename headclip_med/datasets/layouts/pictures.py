@@ -13,7 +13,9 @@ from pathlib import Path
 
 from headclip_med.base.errors import InputError
 from headclip_med.datasets.case import Case
-from headclip_med.datasets.listing import Listing, Tree, counted, split_in
+from headclip_med.datasets.layouts.lists import Listing, Tree, counted, split_in
+from headclip_med.datasets.layouts.patients import with_patients
+from headclip_med.datasets.layouts.patterns import ABOVE, Found, Rule, folder_of, matches, pair, rules_of_globs
 from headclip_med.datasets.names import (
     IMAGE_FOLDER,
     IMAGE_PART,
@@ -28,8 +30,6 @@ from headclip_med.datasets.names import (
     stem_of,
     without_split,
 )
-from headclip_med.datasets.patients import with_patients
-from headclip_med.datasets.patterns import ABOVE, Found, Rule, folder_of, matches, pair, rules_of_globs
 from headclip_med.datasets.truth import shows_something
 
 # --- how images and masks are called -----------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def list_pairs(tree: Tree, image: Sequence[str] = (), mask: Sequence[str] = (), 
     The mask says whether an image is normal; one without a mask has no truth, unless its folder says normal.
 
     Args:
-        image, mask: patterns of a user; see :func:`headclip_med.datasets.patterns.rules_of_globs`.
+        image, mask: patterns of a user; see :func:`headclip_med.datasets.layouts.patterns.rules_of_globs`.
         normal: patterns of images that are normal and have no mask.
 
     Raises:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headclip_med.datasets.case import Case
-from headclip_med.datasets.listing import Listing, Tree
+from headclip_med.datasets.layouts.lists import Listing, Tree
 from headclip_med.datasets.names import IMAGE_ENDINGS, files_in, folders_in, named, split_of, stem_of
 from headclip_med.datasets.values import EVERY_VALUE
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from headclip_med.base.errors import InputError
 from headclip_med.datasets.case import Case
-from headclip_med.datasets.listed_paths import (
+from headclip_med.datasets.layouts.lists import (
+    Listing,
     as_list,
     as_object,
     inside,
@@ -20,9 +21,8 @@ from headclip_med.datasets.listed_paths import (
     read_object,
     read_text,
 )
-from headclip_med.datasets.listing import Listing
+from headclip_med.datasets.layouts.patients import with_patients
 from headclip_med.datasets.names import split_of, stem_of
-from headclip_med.datasets.patients import with_patients
 from headclip_med.datasets.values import EVERY_VALUE
 
 

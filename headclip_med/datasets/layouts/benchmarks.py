@@ -9,10 +9,9 @@ from pathlib import Path
 
 from headclip_med.base.errors import InputError
 from headclip_med.datasets.case import Case
-from headclip_med.datasets.listed_paths import read_text
-from headclip_med.datasets.listing import UNKNOWN_PATIENTS, Listing, Tree, counted
+from headclip_med.datasets.layouts.lists import UNKNOWN_PATIENTS, Listing, Tree, counted, read_text
+from headclip_med.datasets.layouts.patterns import ABOVE, Groups, Rule, matches, pair
 from headclip_med.datasets.names import label_of, split_of, stem_of
-from headclip_med.datasets.patterns import ABOVE, Groups, Rule, matches, pair
 from headclip_med.datasets.values import EVERY_VALUE
 
 _STEM = r"(?P<stem>.+)"

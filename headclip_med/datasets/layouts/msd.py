@@ -8,10 +8,19 @@ from typing import Any
 
 from headclip_med.base.errors import InputError
 from headclip_med.datasets.case import Case
-from headclip_med.datasets.listed_paths import as_object, inside, json_file, needed, read_object
-from headclip_med.datasets.listing import Listing, counted, no_such_sequence, told_apart
+from headclip_med.datasets.layouts.lists import (
+    Listing,
+    as_object,
+    counted,
+    inside,
+    json_file,
+    needed,
+    no_such_sequence,
+    read_object,
+    told_apart,
+)
+from headclip_med.datasets.layouts.patterns import without_ending
 from headclip_med.datasets.names import files_in, named, stem_of
-from headclip_med.datasets.patterns import without_ending
 from headclip_med.datasets.values import NOT_KNOWN, MaskValues, values_of_labels
 
 _FOLDERS = (("train", "imagestr", "labelstr"), ("test", "imagests", "labelsts"))

@@ -1,0 +1,1 @@
+"""Folder layouts → labelled cases."""
