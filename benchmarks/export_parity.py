@@ -29,7 +29,7 @@ from subjects import random_model
 from headclip_med.exports.kinds import KINDS
 from headclip_med.exports.openvino_session import OPENVINO, OpenVinoSession, open_session
 from headclip_med.exports.run import export_model
-from headclip_med.models import Model, detector_for, load_model
+from headclip_med.models.load import Model, detector_for, load_model
 
 KIND_NAMES = ("pt2", "onnx", "torchscript")
 TOWER = "ViT-B-16"

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headclip_med.detectors import HeadCLIP, scoring
-from headclip_med.detectors.headclip.detector import SIGMA_REFERENCE
+from headclip_med.detectors.headclip.config import SIGMA_REFERENCE
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import first_local_block
 from headclip_med.encoders.tower import Block, ImageTower

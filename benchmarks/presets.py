@@ -32,8 +32,8 @@ from headclip_med.datasets.case import LabelledVolume
 from headclip_med.evaluation.controls import foreground_of
 from headclip_med.evaluation.counts import CountSum, count_map, count_scores
 from headclip_med.evaluation.curves import aupro, auroc, average_precision
+from headclip_med.models.speed import SPEEDS
 from headclip_med.result import AnomalyResult
-from headclip_med.speed import SPEEDS
 
 REFERENCE = "float32"
 

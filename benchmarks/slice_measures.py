@@ -16,7 +16,7 @@ from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.evaluation import curves
 from headclip_med.evaluation.counts import CountSum, ScoreCounts, count_map, count_scores
-from headclip_med.packs.domains import get_domain
+from headclip_med.models.domains import get_domain
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training.adapter import Adapter, ClassVectors
 from headclip_med.training.config import SliceConfig

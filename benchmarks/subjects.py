@@ -20,8 +20,9 @@ from headclip_med.detectors import HeadCLIP
 from headclip_med.device import choose_dtype
 from headclip_med.encoders.adapters import tower_from_open_clip, tower_from_timm
 from headclip_med.encoders.build import BuiltTower
-from headclip_med.models import Model, detector_for, load_model, place_model
-from headclip_med.packs.pack import Pack, PackRecord, Threshold, TowerRecord, builtin_packs, load_pack
+from headclip_med.models.load import Model, detector_for, load_model, place_model
+from headclip_med.models.pack import Pack, builtin_packs, load_pack
+from headclip_med.models.record import PackRecord, Threshold, TowerRecord
 
 # The pack that a tower's own name stands for.
 PACK_OF = {"vit_small_patch14_dinov2": "dinov2-vits14-brain-mri"}

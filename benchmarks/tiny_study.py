@@ -45,9 +45,9 @@ from headclip_med.encoders.timm_vit import build_timm_vit
 from headclip_med.evaluation.case_picture import key_slice_picture
 from headclip_med.evaluation.counts import count_scores, level_scores
 from headclip_med.evaluation.curves import dice_curve
-from headclip_med.models import detector_for, load_model
-from headclip_med.packs.domains import get_domain
-from headclip_med.packs.pack import is_pack
+from headclip_med.models.domains import get_domain
+from headclip_med.models.load import detector_for, load_model
+from headclip_med.models.pack import is_pack
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.config import TrainConfig
 from headclip_med.training.features import FeatureBank

@@ -87,7 +87,7 @@ def check_options(options: CaseOptions) -> None:
     if options.time is not None and options.time < 0:
         raise InputError("The time point must be 0 or more", options.time, "Time points are counted from 0")
     if options.domain is not None:
-        from headclip_med.packs.domains import get_domain
+        from headclip_med.models.domains import get_domain
 
         get_domain(options.domain)
     check_name("channels", options.channels, CHANNELS)

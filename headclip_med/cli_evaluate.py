@@ -206,7 +206,7 @@ def _check_weights(models: list[str], weights: Path | None) -> None:
 
 def _weights_for(model: str, weights: Path | None) -> str | None:
     """The weights for those of several models that need them: packs without a tower of their own."""
-    from headclip_med.models import takes_weights
+    from headclip_med.models.load import takes_weights
 
     return str(weights) if weights is not None and takes_weights(model) else None
 

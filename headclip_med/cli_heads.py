@@ -51,7 +51,7 @@ def heads(
         from headclip_med.detectors import HeadCLIP
         from headclip_med.detectors.headclip.attribution import acting_weights
         from headclip_med.head_slice import explain_slice, view_slice
-        from headclip_med.models import detector_for, load_model, place_model
+        from headclip_med.models.load import detector_for, load_model, place_model
         from headclip_med.writing.heads_picture import heads_picture
         from headclip_med.writing.overlay import save_picture
 

@@ -26,7 +26,7 @@ def models_list(as_json: options.JsonOption = False) -> None:
         from dataclasses import asdict
 
         from headclip_med import console
-        from headclip_med.catalogue import list_packs
+        from headclip_med.models.catalogue import list_packs
 
         packs = list_packs()
         if as_json:
@@ -43,7 +43,7 @@ def models_methods(as_json: options.JsonOption = False) -> None:
         from dataclasses import asdict
 
         from headclip_med import console
-        from headclip_med.catalogue import list_methods
+        from headclip_med.models.catalogue import list_methods
 
         methods = list_methods()
         if as_json:
@@ -61,7 +61,7 @@ def models_info(name: options.ModelArgument, as_json: options.JsonOption = False
         from headclip_med import cli_checks, console
 
         cli_checks.check_model(name)
-        from headclip_med.catalogue import model_info
+        from headclip_med.models.catalogue import model_info
 
         info = model_info(name)
         if as_json:
@@ -79,7 +79,7 @@ def models_pull(name: options.ModelArgument, as_json: options.JsonOption = False
         from headclip_med import cli_checks, console
 
         cli_checks.check_model(name)
-        from headclip_med.catalogue import check_known, pull_model
+        from headclip_med.models.catalogue import check_known, pull_model
 
         check_known(name)
         with errors_in_words(refused=1), console.waiting(f"fetching {name}"):
@@ -102,8 +102,8 @@ def models_push(
         from headclip_med import cli_checks, console
 
         cli_checks.check_model(pack)
-        from headclip_med.packs import builtin_packs, load_pack
-        from headclip_med.packs.share import pack_place, push_pack, target_name
+        from headclip_med.models.pack import builtin_packs, load_pack
+        from headclip_med.models.share import pack_place, push_pack, target_name
 
         target_name(repo)
         place = pack_place(pack, builtin_packs())
@@ -129,8 +129,8 @@ def models_export(
 
         cli_checks.check_model(pack)
         check_writable(file.absolute().parent)
-        from headclip_med.packs import builtin_packs, load_pack
-        from headclip_med.packs.share import pack_place, pack_to_file
+        from headclip_med.models.pack import builtin_packs, load_pack
+        from headclip_med.models.share import pack_place, pack_to_file
 
         written = pack_to_file(pack_place(pack, builtin_packs()), file)
         digest = load_pack(written).sha256
@@ -195,7 +195,8 @@ def models_convert(
         if base is not None:
             cli_checks.check_model(base)
         case_options.check_name("domain", domain, choices.DOMAINS)
-        from headclip_med.convert_model import PROMPT_METHODS, convert_model
+        from headclip_med.models.convert.model import convert_model
+        from headclip_med.models.convert.prompts import PROMPT_METHODS
 
         case_options.check_name("method", method, PROMPT_METHODS)
         case_options.check_name("preprocessing", preprocessing, choices.PREPROCESSINGS)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from headclip_med.base.files import atomic_path, check_writable
 from headclip_med.base.geometry import voxel_to_world, voxel_volume
 from headclip_med.base.types import Affine
-from headclip_med.cohort import CaseOutcome, predict_case
+from headclip_med.case_outcome import CaseOutcome
+from headclip_med.cohort import predict_case
 from headclip_med.datasets.phantom import Lesion, Phantom, make_phantom
 from headclip_med.writing.record import load_result
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headclip_med.base.geometry import SliceFrame
 from headclip_med.detectors import Detector
-from headclip_med.packs.domains import Domain, window_of
+from headclip_med.models.domains import Domain, window_of
 from headclip_med.run_slices import Collect, Piece
 from headclip_med.slicing.intensity import Preprocessing, PreprocessingKind, released_levels
 from headclip_med.slicing.pixels import from_square, normalise, rescale, three_channels, to_square

@@ -138,8 +138,8 @@ def _memory() -> list[Check]:
 
 
 def _built_in_packs() -> list[Check]:
-    from headclip_med.models import DEFAULT_MODEL
-    from headclip_med.packs import builtin_packs
+    from headclip_med.models.load import DEFAULT_MODEL
+    from headclip_med.models.pack import builtin_packs
 
     packs = builtin_packs()
     again = "pip install --force-reinstall --no-deps headclip-med"
@@ -151,7 +151,7 @@ def _built_in_packs() -> list[Check]:
 
 def _pack(name: str, again: str) -> Check:
     from headclip_med.base.files import sha256_file
-    from headclip_med.packs import builtin_packs, load_pack
+    from headclip_med.models.pack import builtin_packs, load_pack
 
     try:
         pack = load_pack(builtin_packs()[name])

@@ -16,11 +16,12 @@ from headclip_med.detectors import Detector, SliceBatch
 from headclip_med.detectors.memory import adapted
 from headclip_med.device import Precision, choose_device, choose_dtype
 from headclip_med.memory import fitting_batch, shortage
-from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model, place_model
+from headclip_med.models.domains import Domain, get_domain
+from headclip_med.models.load import DEFAULT_MODEL, Model, detector_for, load_model, place_model
+from headclip_med.models.record import UNCALIBRATED
+from headclip_med.models.scope import Scope
+from headclip_med.models.speed import get_speed
 from headclip_med.normals import Normals, normal_pixels, read_normals
-from headclip_med.packs.domains import Domain, get_domain
-from headclip_med.packs.record import UNCALIBRATED
-from headclip_med.packs.scope import Scope
 from headclip_med.reading.sources import to_metatensors
 from headclip_med.result import AnomalyResult
 from headclip_med.run_job import CaseRun
@@ -28,7 +29,6 @@ from headclip_med.run_slices import Batching
 from headclip_med.scan_engine import ScanEngine, Setup
 from headclip_med.slicing.intensity import PreprocessingKind
 from headclip_med.slicing.view import other_preprocessing
-from headclip_med.speed import get_speed
 
 
 class Engine(ScanEngine):
@@ -143,7 +143,7 @@ def load_engine(
         precision: of the matrix products; ``auto`` takes 16 bits where the hardware has them.
         batch_size: slices at once; default 1 to 8 on a CPU, what fits its memory on a GPU; halved when that runs out.
         weights: weight file or name of the tower of a pack that carries none.
-        speed: ``exact``, ``balanced``, ``fast``, see :mod:`headclip_med.speed`.
+        speed: ``exact``, ``balanced``, ``fast``, see :mod:`headclip_med.models.speed`.
         normals: folder of normal images of the task, which the method then also compares with.
 
     Raises:

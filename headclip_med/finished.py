@@ -17,7 +17,7 @@ from headclip_med.case_outcome import CaseOutcome, top_finding
 
 if TYPE_CHECKING:
     from headclip_med.case_options import CaseOptions
-    from headclip_med.models import KnownModel
+    from headclip_med.models.load import KnownModel
     from headclip_med.scan_engine import ScanEngine
     from headclip_med.writing.record import ResultRecord
 
@@ -82,7 +82,7 @@ def known_identity(
             return None
         return {**facts, "precision": "float32", "export_sha256": sha256_file(Path(model).expanduser())}, None
     from headclip_med.device import choose_device, choose_dtype
-    from headclip_med.models import known_model
+    from headclip_med.models.load import known_model
     from headclip_med.normals import read_normals
 
     known = known_model(model, method=method, weights=weights)

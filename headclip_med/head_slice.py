@@ -19,8 +19,8 @@ from headclip_med.detect_slices import SliceScorer, own_preprocessing, slice_lim
 from headclip_med.detectors.headclip.attribution import HeadEffect, HeadShares, detector_shares, strongest_heads
 from headclip_med.detectors.headclip.detector import HeadCLIP
 from headclip_med.job import make_job
-from headclip_med.packs.domains import Domain
-from headclip_med.packs.scope import Scope, out_of_scope
+from headclip_med.models.domains import Domain
+from headclip_med.models.scope import Scope, out_of_scope
 from headclip_med.reading import load_volume
 from headclip_med.run_slices import Batching, score_scans
 from headclip_med.scan_run import ScanRun
@@ -93,7 +93,7 @@ def view_slice(
 ) -> SliceView:
     """Cut one slice of the scan at ``path`` in its acquisition plane; by default the one that scores highest.
 
-    ``expected``: the images that the model is for, see :func:`headclip_med.packs.scope.out_of_scope`.
+    ``expected``: the images that the model is for, see :func:`headclip_med.models.scope.out_of_scope`.
 
     Raises:
         InputError: an unreadable scan, or no such slice.

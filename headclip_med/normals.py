@@ -14,8 +14,8 @@ from headclip_med.base.volume import image_digest
 from headclip_med.detect_slices import own_preprocessing, slice_limits, slice_pixels
 from headclip_med.detectors import Detector, NormalPixels
 from headclip_med.job import make_job
-from headclip_med.packs.domains import Domain
-from headclip_med.packs.scope import ANY_IMAGE, ImageKind, Scope, kind_of, scope_of
+from headclip_med.models.domains import Domain
+from headclip_med.models.scope import ANY_IMAGE, ImageKind, Scope, kind_of, scope_of
 from headclip_med.reading import load_volume
 from headclip_med.reading.inputs import Source, expand_inputs
 from headclip_med.slicing.intensity import PreprocessingKind

@@ -23,7 +23,7 @@ class SliceScore:
         score: joint anomaly score in [0, 1]; 0 for a background slice, which never enters the tower.
         background: nothing but background in it.
         uid: SOPInstanceUID where the source is DICOM.
-        interpolated: not scored, but filled in between scored slices (see :mod:`headclip_med.speed`).
+        interpolated: not scored, but filled in between scored slices (see :mod:`headclip_med.models.speed`).
     """
 
     index: int

@@ -13,14 +13,14 @@ from headclip_med.base.types import Affine
 from headclip_med.base.versions import package_versions
 from headclip_med.base.volume import AnyVolume
 from headclip_med.job import Clock, Job, chosen_smoothing, chosen_threshold, make_job
-from headclip_med.packs.scope import Scope, out_of_scope
+from headclip_med.models.scope import Scope, out_of_scope
+from headclip_med.models.speed import SPEEDS, Speed
 from headclip_med.reading.sources import Source, load_source
 from headclip_med.result import AnomalyResult
 from headclip_med.run_job import CaseRun, begin_case, finish_case
 from headclip_med.run_slices import Batching, Cancel, ScorePieces, score_scans
 from headclip_med.scan_run import Arrived, Progress, ScanRun
 from headclip_med.slicing.intensity import Channels, Preprocessing, PreprocessingKind
-from headclip_med.speed import SPEEDS, Speed
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Setup:
     Attributes:
         domain: name; preprocessing: with the domain's window, fit and channels; score: scores slices.
         smoothing_mm, threshold: unless the user says otherwise; warnings: of the model. detector: its configuration.
-        expected: the images that it is for, see :func:`headclip_med.packs.scope.out_of_scope`.
+        expected: the images that it is for, see :func:`headclip_med.models.scope.out_of_scope`.
     """
 
     domain: str
@@ -98,7 +98,7 @@ class ScanEngine(ABC):
             source: a file or folder, several files of one grid (sequences), a loaded volume
                 ``(C, I, J, K)``, or an array ``(I, J, K)`` / ``(C, I, J, K)`` with ``affine``.
             affine, modality, is_rgb: of an array: voxel → RAS mm, DICOM code such as CT, colours in [0, 255].
-            domain: see ``headclip_med.packs.domains``; default the model's own. An exported model has no other.
+            domain: see ``headclip_med.models.domains``; default the model's own. An exported model has no other.
             plane: axial, coronal, sagittal, several of them (their maps are averaged), or ``all``; default the
                 acquisition plane.
             window: CT window by name or ``(level, width)``. channels: ``repeat`` the slice, or ``neighbours`` (2.5-D);

@@ -47,13 +47,13 @@ from headclip_med.base.geometry import SliceFrame, check_affine, slice_frame, sp
 from headclip_med.base.types import Plane
 from headclip_med.base.volume import flat_meta, listed_meta
 from headclip_med.engine import Engine, load_engine
-from headclip_med.packs.domains import get_domain
-from headclip_med.packs.scope import warn_out_of_scope
+from headclip_med.models.domains import choose_window, get_domain
+from headclip_med.models.scope import warn_out_of_scope
 from headclip_med.reading.sources import OVERSHOOT, check_metatensor, load_source, placed_volume
 from headclip_med.slicing.intensity import Fit, Placement, Preprocessing, foreground, intensity_ranges, place
 from headclip_med.slicing.pixels import from_square, normalise, rescale, three_channels, to_square
 from headclip_med.slicing.slices import cut_slices, slices_to_volume
-from headclip_med.slicing.view import Window, choose_planes, choose_window, given_window
+from headclip_med.slicing.view import Window, choose_planes, given_window
 
 Data = dict[Hashable, Any]
 

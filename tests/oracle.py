@@ -10,7 +10,7 @@ from towers import timm_tower
 from headclip_med.detectors import Capabilities, SliceBatch
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.engine import Engine
-from headclip_med.models import Model
+from headclip_med.models.load import Model
 
 
 class BrightnessDetector:

@@ -15,7 +15,7 @@ from headclip_med.bundle import HeadCLIPInferer, build_network, new_method
 from headclip_med.bundle.any_network import MethodNetwork
 from headclip_med.cli import app
 from headclip_med.engine import load_engine
-from headclip_med.packs import load_pack
+from headclip_med.models.pack import load_pack
 
 
 @pytest.fixture(scope="module")

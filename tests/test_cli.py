@@ -91,7 +91,7 @@ def test_json_is_the_only_thing_on_stdout(tmp_path: Path, tiny_pack: Path, volum
 
 def test_bars_appear_on_a_terminal_only_and_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     from headclip_med import console
-    from headclip_med.cohort import CaseOutcome
+    from headclip_med.case_outcome import CaseOutcome
 
     def shown(is_terminal: bool) -> str:
         drawn = io.StringIO()
@@ -272,8 +272,8 @@ def test_completion_offers_what_exists() -> None:
     from headclip_med.base.types import PLANES
     from headclip_med.detectors import DETECTORS
     from headclip_med.encoders.build import open_clip
-    from headclip_med.packs import builtin_packs
-    from headclip_med.packs.domains import DOMAINS
+    from headclip_med.models.domains import DOMAINS
+    from headclip_med.models.pack import builtin_packs
     from headclip_med.slicing.intensity import CHANNELS, WINDOWS
     from headclip_med.writing import DICOM_FORMATS, FORMATS
 
@@ -353,8 +353,8 @@ def test_doctor_exits_1_when_anything_fails(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_models_list_and_info(tiny_pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from headclip_med import catalogue
-    from headclip_med.encoders.build import sha256_file
+    from headclip_med.base.files import sha256_file
+    from headclip_med.models import catalogue
 
     monkeypatch.setattr(catalogue, "builtin_packs", lambda: {"tiny-random": tiny_pack})
     listed = _run("models", "list")
@@ -380,8 +380,8 @@ def test_models_list_and_info(tiny_pack: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_pull_reports_the_hash_or_one_clear_message(tiny_pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import open_clip
 
-    from headclip_med import catalogue
-    from headclip_med.encoders.build import sha256_file
+    from headclip_med.base.files import sha256_file
+    from headclip_med.models import catalogue
 
     monkeypatch.setattr(catalogue, "builtin_packs", lambda: {})
     monkeypatch.setattr(open_clip, "download_pretrained", _unreachable)

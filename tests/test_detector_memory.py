@@ -23,7 +23,7 @@ from headclip_med.detectors.memory import Memory, MemoryConfig, PatchBank, WithM
 from headclip_med.encoders.image import EncodeOptions, encode_images
 from headclip_med.engine import load_engine
 from headclip_med.evaluation.scorers import EngineScorer
-from headclip_med.models import load_model
+from headclip_med.models.load import load_model
 from headclip_med.normals import read_normals
 
 

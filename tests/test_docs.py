@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from headclip_med.base import names as choices
 from headclip_med.cli import app
-from headclip_med.packs import builtin_packs, load_pack
+from headclip_med.models.pack import builtin_packs, load_pack
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from small_cases import write_tiny_pack
 
-from headclip_med import doctor, packs
+from headclip_med import doctor
+from headclip_med import models as packs
 from headclip_med.doctor import Check, diagnose
 
 

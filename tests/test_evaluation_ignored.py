@@ -225,7 +225,7 @@ def test_the_picture_outlines_what_is_ignored(tmp_path: Path) -> None:
 
 
 def _slices(root: Path) -> list:
-    from headclip_med.packs.domains import get_domain
+    from headclip_med.models.domains import get_domain
     from headclip_med.slicing.intensity import Preprocessing
     from headclip_med.training.config import SliceConfig
     from headclip_med.training.slices import cut_case

@@ -28,8 +28,9 @@ from headclip_med.exports.card import card_path, parse_card
 from headclip_med.exports.graph import ExportGraph, MapGraph, exportable
 from headclip_med.exports.kinds import KINDS, parse_kinds, targets
 from headclip_med.exports.run import Exported, export_model, load_network
-from headclip_med.models import Model, detector_for
-from headclip_med.packs.pack import LedgerEntry, Pack, PackRecord, Threshold, TowerRecord
+from headclip_med.models.load import Model, detector_for
+from headclip_med.models.pack import Pack
+from headclip_med.models.record import LedgerEntry, PackRecord, Threshold, TowerRecord
 
 ALL = parse_kinds("pt2,onnx,torchscript", Path("out"))
 

@@ -19,14 +19,13 @@ from typer.testing import CliRunner, Result
 
 from headclip_med.base.errors import HeadclipError, ModelError
 from headclip_med.base.files import sha256_file
-from headclip_med.catalogue import model_info
 from headclip_med.cli import app
-from headclip_med.models import load_model
-from headclip_med.packs import Pack, builtin_packs, load_pack
-from headclip_med.packs.convert import convert_prompts, read_prompts
-from headclip_med.packs.new_pack import write_pack
-from headclip_med.packs.pack import is_pack
-from headclip_med.packs.share import cached_pack, fetch_pack, pack_to_file, parse_hub_name, push_pack
+from headclip_med.models.catalogue import model_info
+from headclip_med.models.convert.prompts import convert_prompts, read_prompts
+from headclip_med.models.load import load_model
+from headclip_med.models.new_pack import write_pack
+from headclip_med.models.pack import Pack, builtin_packs, is_pack, load_pack
+from headclip_med.models.share import cached_pack, fetch_pack, pack_to_file, parse_hub_name, push_pack
 
 DINO = "dinov2-vits14-synthetic"  # a built-in pack without a tower of its own
 

@@ -21,9 +21,9 @@ from headclip_med.base.files import sha256_file
 from headclip_med.bundle.folder import find_bundle
 from headclip_med.bundle.verify import verify
 from headclip_med.datasets.phantom import CONTRASTS, Lesion, make_phantom
-from headclip_med.models import detector_for, load_model
-from headclip_med.packs.domains import get_domain
-from headclip_med.packs.pack import load_pack
+from headclip_med.models.domains import get_domain
+from headclip_med.models.load import detector_for, load_model
+from headclip_med.models.pack import load_pack
 from headclip_med.training import appearance, lesions
 from headclip_med.training.pretrain_batches import PaintedBatch, PaintedSlices
 from headclip_med.training.pretrain_config import PretrainConfig, Stage

@@ -30,10 +30,10 @@ from headclip_med.cli import app
 from headclip_med.encoders.build import build_tower
 from headclip_med.encoders.text import prompt_tokens
 from headclip_med.engine import Engine
-from headclip_med.packs import load_pack
-from headclip_med.packs.convert import convert_prompts, read_prompts
-from headclip_med.packs.new_pack import write_pack
-from headclip_med.packs.record import write_record
+from headclip_med.models.convert.prompts import convert_prompts, read_prompts
+from headclip_med.models.new_pack import write_pack
+from headclip_med.models.pack import load_pack
+from headclip_med.models.record import write_record
 from headclip_med.training.run import train
 
 SIZE = 64
@@ -273,7 +273,7 @@ def test_mvfa_gets_the_map_of_its_release_from_a_file(tmp_path: Path, side: int)
     from test_detector_mvfa import plain_logits, plain_read_outs
 
     from headclip_med.detectors.mvfa.mvfa import MVFA
-    from headclip_med.models import Model
+    from headclip_med.models.load import Model
 
     built = clip_built()
     path = picture(tmp_path / "scan.png")

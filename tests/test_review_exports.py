@@ -24,8 +24,9 @@ from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.reading import load_volume
 from headclip_med.review import OpenCase
 from headclip_med.review.cases import find_results
-from headclip_med.review.exports import ReviewedCase, export, write_findings
+from headclip_med.review.exports import export, write_findings
 from headclip_med.review.model import CaseReview
+from headclip_med.review.reviewed import ReviewedCase
 from headclip_med.review.sources import linked_image, match_source
 from headclip_med.writing import write_result
 

@@ -20,9 +20,9 @@ from headclip_med.base.volume import LoadedVolume
 from headclip_med.cli import app
 from headclip_med.datasets.phantom import centred_affine, make_phantom
 from headclip_med.engine import load_engine
-from headclip_med.packs import builtin_packs, load_pack
-from headclip_med.packs.domains import DOMAINS
-from headclip_med.packs.scope import OUT_OF_SCOPE, Scope, kind_of, out_of_scope, scope_of, shows_skull
+from headclip_med.models.domains import DOMAINS
+from headclip_med.models.pack import builtin_packs, load_pack
+from headclip_med.models.scope import OUT_OF_SCOPE, Scope, kind_of, out_of_scope, scope_of, shows_skull
 from headclip_med.reading import load_volume
 from headclip_med.reading.checks import stack
 from headclip_med.reading.sequences import sequences_in

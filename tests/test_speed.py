@@ -22,9 +22,9 @@ from headclip_med.detectors.headclip.config import at_speed
 from headclip_med.encoders.attention import attend
 from headclip_med.encoders.image import EncodeOptions, encode_images
 from headclip_med.encoders.tower import ImageTower
+from headclip_med.models.speed import SPEEDS
 from headclip_med.reading.sources import load_source
 from headclip_med.scan_engine import Ask
-from headclip_med.speed import SPEEDS
 
 
 def _tokens_through_the_last_mlp(tower: ImageTower, options: EncodeOptions) -> list[int]:

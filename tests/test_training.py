@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from headclip_med.datasets.phantom import Phantom, centred_affine
 from headclip_med.encoders.image import EncodeOptions
-from headclip_med.packs.pack import TowerRecord, load_pack
+from headclip_med.models.pack import load_pack
+from headclip_med.models.record import TowerRecord
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training import calibration, synthetic
 from headclip_med.training.class_vectors import ClassVectors, fit_class_vectors, ranking_quality, write_pack

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from headclip_med.base.errors import CancelledError, InputError, ModelError
 from headclip_med.cli import app
 from headclip_med.engine import load_engine
-from headclip_med.packs import load_pack
+from headclip_med.models.pack import load_pack
 from headclip_med.training.fit import TrainWatcher
 from headclip_med.training.run import train
 
@@ -132,7 +132,7 @@ def test_every_method_that_learns_trains_on_a_clip_tower_and_predicts(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tower is a small random CLIP, which no name stands for."""
-    for module in ("headclip_med.training.method", "headclip_med.models"):
+    for module in ("headclip_med.training.method", "headclip_med.models.load"):
         monkeypatch.setattr(f"{module}.build_tower", lambda name: small_clip(dim=32))
     config = train_config(tmp_path / "out", method=method, model="small.pt", steps=2, slices={"lesion": 2, "free": 2})
     changed = config.model_copy(update={"feature_layers": (-1,), "image_size": None})

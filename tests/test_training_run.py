@@ -16,14 +16,15 @@ from PIL import Image
 from training_case import train_config, write_pairs
 from typer.testing import CliRunner
 
-from headclip_med import load_engine, models
+from headclip_med import load_engine
 from headclip_med.base.errors import CancelledError, InputError, ModelError, OutputError
 from headclip_med.cli import app
 from headclip_med.encoders.adapters import tower_from_open_clip
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.evaluation.counts import count_scores
 from headclip_med.evaluation.curves import auroc
-from headclip_med.packs import load_pack
+from headclip_med.models import load as models
+from headclip_med.models.pack import load_pack
 from headclip_med.training import run as run_module
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.config import load_config

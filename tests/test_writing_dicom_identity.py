@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from headclip_med.base.errors import MissingExtraError
 from headclip_med.cli import app
 from headclip_med.writing import ALL_FORMATS, DICOM_FORMATS
-from headclip_med.writing.dicom import DicomOptions, write_dicom
+from headclip_med.writing.dicom import write_dicom
 from headclip_med.writing.dicom_deidentify import SALT
-from headclip_med.writing.dicom_options import wanted_kinds
+from headclip_med.writing.dicom_options import DicomOptions, wanted_kinds
 from headclip_med.writing.dicom_uids import derived_uid, series_number
 
 EVERYTHING = ["dicom", "segscore"]

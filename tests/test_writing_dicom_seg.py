@@ -20,8 +20,9 @@ from headclip_med.base.geometry import voxel_to_world, world_to_voxel
 from headclip_med.reading import load_volume, read_volume
 from headclip_med.result import AnomalyResult
 from headclip_med.volume_map import find_components
-from headclip_med.writing.dicom import DicomOptions, write_dicom
+from headclip_med.writing.dicom import write_dicom
 from headclip_med.writing.dicom_frames import MOST_SEGMENTS, segment_volume
+from headclip_med.writing.dicom_options import DicomOptions
 
 SERIES = {
     "axial": {},

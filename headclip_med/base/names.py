@@ -90,7 +90,7 @@ def split_method(name: str) -> tuple[str | None, str]:
 
 def pack_names() -> list[str]:
     """Names of the packs that are shipped in the package."""
-    return sorted(record.parent.name for record in (Path(__file__).parent / "packs").glob("*/pack.json"))
+    return sorted(record.parent.name for record in (Path(__file__).parents[1] / "models" / "packs").glob("*/pack.json"))
 
 
 def model_names() -> list[str]:

@@ -18,13 +18,12 @@ from headclip_med.detectors.base import read_config
 from headclip_med.device import Precision, choose_dtype
 from headclip_med.encoders.build import build_tower
 from headclip_med.engine import Engine
-from headclip_med.models import Model, check_method, detector_for, load_model, may_have_text
-from headclip_med.packs import Pack, builtin_packs
-from headclip_med.packs.domains import get_domain
-from headclip_med.packs.new_pack import tower_record
-from headclip_med.packs.pack import is_pack
-from headclip_med.packs.record import PACK_FORMAT, UNCALIBRATED, PackRecord
-from headclip_med.packs.share import pack_place
+from headclip_med.models.domains import get_domain
+from headclip_med.models.load import Model, check_method, detector_for, load_model, may_have_text
+from headclip_med.models.new_pack import tower_record
+from headclip_med.models.pack import Pack, builtin_packs, is_pack
+from headclip_med.models.record import PACK_FORMAT, UNCALIBRATED, PackRecord
+from headclip_med.models.share import pack_place
 
 
 class MethodNetwork(nn.Module):

@@ -23,7 +23,7 @@ from headclip_med.datasets.loading import load_case
 from headclip_med.datasets.split import split_patients
 from headclip_med.datasets.values import Words, plain_values, values_from_plain
 from headclip_med.evaluation.protocol import overlap_with
-from headclip_med.packs.record import SHORT_HASH, LedgerEntry
+from headclip_med.models.record import SHORT_HASH, LedgerEntry
 from headclip_med.reading.inputs import expand_inputs
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training.config import SliceConfig

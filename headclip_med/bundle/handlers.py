@@ -19,8 +19,8 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.files import atomic_path, check_writable
 from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.bundle.kinds import HasModel
-from headclip_med.packs.pack import TENSORS_NAME
-from headclip_med.packs.record import LedgerEntry, PackRecord, Threshold, write_record
+from headclip_med.models.pack import TENSORS_NAME
+from headclip_med.models.record import LedgerEntry, PackRecord, Threshold, write_record
 
 _SECONDS_BETWEEN = 30.0  # writes of the scores, whose cost grows with the run
 

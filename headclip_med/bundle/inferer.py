@@ -17,7 +17,7 @@ from headclip_med.base.errors import InputError, ModelError
 from headclip_med.base.geometry import slice_frame
 from headclip_med.bundle.any_network import MethodNetwork
 from headclip_med.bundle.network import HeadCLIPNetwork
-from headclip_med.packs.scope import warn_out_of_scope
+from headclip_med.models.scope import warn_out_of_scope
 from headclip_med.result import AnomalyResult
 from headclip_med.slicing.intensity import Channels
 

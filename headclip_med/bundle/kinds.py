@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from headclip_med.models import Model
+from headclip_med.models.load import Model
 
 
 class HasModel(Protocol):

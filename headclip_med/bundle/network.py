@@ -18,11 +18,11 @@ from headclip_med.device import Precision, choose_dtype
 from headclip_med.encoders.head_weights import initial_theta
 from headclip_med.encoders.image import first_local_block
 from headclip_med.engine import Engine
-from headclip_med.models import DEFAULT_MODEL, Model, detector_for, load_model
-from headclip_med.packs import Pack
-from headclip_med.packs.domains import get_domain
-from headclip_med.packs.new_pack import tower_record
-from headclip_med.packs.record import PACK_FORMAT, UNCALIBRATED, PackRecord
+from headclip_med.models.domains import get_domain
+from headclip_med.models.load import DEFAULT_MODEL, Model, detector_for, load_model
+from headclip_med.models.new_pack import tower_record
+from headclip_med.models.pack import Pack
+from headclip_med.models.record import PACK_FORMAT, UNCALIBRATED, PackRecord
 
 # What can be learned, and the tensor of a pack that holds it.
 LEARNABLE = {"heads": "head_weights", "classes": "patch_classes"}

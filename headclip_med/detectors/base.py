@@ -32,7 +32,7 @@ class Parts:
         built: the tower, with its text side if it has one.
         config: fields of the method's own configuration that differ from its defaults.
         tensors: what was learned, by name; empty for a method that learned nothing.
-        anatomy, abnormal: words of the domain for prompts, see :class:`headclip_med.packs.domains.Domain`.
+        anatomy, abnormal: words of the domain for prompts, see :class:`headclip_med.models.domains.Domain`.
         name: what to call the model in a message.
     """
 

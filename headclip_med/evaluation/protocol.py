@@ -8,7 +8,7 @@ from typing import Any, get_args
 from headclip_med.base.errors import InputError
 from headclip_med.evaluation.record import Kind, Protocol
 from headclip_med.evaluation.scorers import Scorer
-from headclip_med.packs.pack import SHORT_HASH
+from headclip_med.models.record import SHORT_HASH
 
 KINDS: tuple[str, ...] = get_args(Kind)
 

@@ -40,7 +40,7 @@ from headclip_med.evaluation.settings import Settings
 from headclip_med.evaluation.store import stored_scorer
 from headclip_med.evaluation.summary import ModelCases, differences, summarise_model
 from headclip_med.evaluation.workers import check_workers, run_all
-from headclip_med.packs.scope import OUT_OF_SCOPE
+from headclip_med.models.scope import OUT_OF_SCOPE
 
 if TYPE_CHECKING:
     from headclip_med.engine import Engine

@@ -13,14 +13,14 @@ from headclip_med.base.names import split_method
 from headclip_med.base.versions import package_versions
 from headclip_med.case_options import CaseOptions, check_options
 from headclip_med.finished import known_identity
-from headclip_med.packs.record import SHORT_HASH, UNCALIBRATED, LedgerEntry
+from headclip_med.models.record import SHORT_HASH, UNCALIBRATED, LedgerEntry
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
     from headclip_med.datasets.dataset import CaseDataset
     from headclip_med.engine import Engine
-    from headclip_med.models import KnownModel
+    from headclip_med.models.load import KnownModel
     from headclip_med.normals import Normals
     from headclip_med.result import AnomalyResult
     from headclip_med.run_slices import Cancel

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from headclip_med.base.errors import ModelError
 from headclip_med.base.files import atomic_path
 from headclip_med.base.types import RESEARCH_ONLY
-from headclip_med.packs.scope import Scope
+from headclip_med.models.scope import Scope
 
 CARD_FORMAT: Literal["headclip_med.export/1"] = "headclip_med.export/1"
 # Key of the card among an ONNX file's metadata and a .pt2 or .ts file's extra files.
@@ -103,7 +103,7 @@ class ScoreCard(_Strict):
     versions: dict[str, str]
 
     def provenance(self) -> dict[str, Any]:
-        """Names and hashes, under the keys of :meth:`headclip_med.models.Model.provenance`."""
+        """Names and hashes, under the keys of :meth:`headclip_med.models.load.Model.provenance`."""
         facts: dict[str, Any] = {
             "model": self.model,
             "method": self.method,

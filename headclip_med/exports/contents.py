@@ -13,7 +13,7 @@ from headclip_med.detect_slices import own_preprocessing
 from headclip_med.detectors import HeadCLIP
 from headclip_med.exports.card import Cut, Pixels, Port, ScoreCard
 from headclip_med.exports.kinds import Kind
-from headclip_med.models import Model
+from headclip_med.models.load import Model
 
 # Packages beside the usual ones that decide what an ONNX file computes.
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")

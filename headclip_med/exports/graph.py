@@ -13,7 +13,7 @@ from headclip_med.bundle.network import HeadCLIPNetwork, with_pack
 from headclip_med.detectors import ClassFeatures, HeadCLIP
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import first_local_block
-from headclip_med.models import Model, detector_for, place_model
+from headclip_med.models.load import Model, detector_for, place_model
 
 
 class ExportGraph(nn.Module):

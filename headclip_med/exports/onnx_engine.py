@@ -17,7 +17,7 @@ import numpy as np
 from headclip_med.base.errors import InputError, ModelError
 from headclip_med.exports.card import ScoreCard
 from headclip_med.exports.onnx_graph import OnnxGraph, open_graph
-from headclip_med.packs.domains import get_domain
+from headclip_med.models.domains import get_domain
 from headclip_med.run_slices import Batching, Collect, Piece
 from headclip_med.scan_engine import ScanEngine, Setup
 from headclip_med.slicing.intensity import Preprocessing, PreprocessingKind

@@ -23,7 +23,7 @@ from headclip_med.exports.contents import card_of
 from headclip_med.exports.graph import ExportGraph, exportable
 from headclip_med.exports.kinds import Kind, targets
 from headclip_med.exports.parity import IMAGES, TOLERANCE, Reference, check_parity, reference
-from headclip_med.models import DEFAULT_MODEL, Model
+from headclip_med.models.load import DEFAULT_MODEL, Model
 
 
 @dataclass(frozen=True)

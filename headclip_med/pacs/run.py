@@ -10,7 +10,7 @@ from typing import Any
 from headclip_med.base.errors import HeadclipError, InputError, OutputError
 from headclip_med.base.names import DICOM_FORMATS
 from headclip_med.case_options import CaseOptions
-from headclip_med.cohort import CaseOutcome, Watcher
+from headclip_med.case_outcome import CaseOutcome, Watcher
 from headclip_med.pacs.access import Access
 from headclip_med.pacs.address import Address, is_address, parse_address, parse_service
 from headclip_med.pacs.archive import open_archive, pseudonym

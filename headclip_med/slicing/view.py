@@ -10,7 +10,6 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import acquisition_plane
 from headclip_med.base.types import PLANES, Affine, Plane
 from headclip_med.base.volume import AnyVolume, volume_array
-from headclip_med.packs.domains import Domain, window_of
 from headclip_med.slicing.intensity import CHANNELS, Channels, PreprocessingKind, looks_like_hu, parse_window
 
 Window = tuple[float, float]  # level and width
@@ -38,11 +37,6 @@ def choose_planes(
     if wrong or not names:
         raise InputError(f"A plane must be one of {', '.join(PLANES)} or all", ", ".join(wrong) or "nothing")
     return tuple(p for name in dict.fromkeys(names) for p in PLANES if p == name), "chosen by the user"
-
-
-def choose_window(window: str | Window | None, domain: Domain, volume: AnyVolume) -> tuple[Window | None, str]:
-    """Level and width by what was asked, the domain and the volume, and what was assumed in words."""
-    return window_or_own(window, window_of(domain), volume)
 
 
 def window_or_own(window: str | Window | None, own: Window | None, volume: AnyVolume) -> tuple[Window | None, str]:

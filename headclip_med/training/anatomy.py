@@ -17,7 +17,7 @@ from headclip_med.base.types import PLANES, Affine
 from headclip_med.datasets import Case, open_dataset
 from headclip_med.datasets.loading import load_case
 from headclip_med.datasets.names import VOLUME_ENDINGS, files_in, stem_of
-from headclip_med.packs.record import SHORT_HASH, LedgerEntry
+from headclip_med.models.record import SHORT_HASH, LedgerEntry
 from headclip_med.reading.content import existing_path
 from headclip_med.slicing.intensity import Preprocessing, foreground, intensity_ranges, place
 from headclip_med.slicing.pixels import rescale, to_square

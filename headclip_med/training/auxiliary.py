@@ -9,7 +9,7 @@ from headclip_med.base.errors import InputError
 from headclip_med.datasets import Case, CaseDataset, open_dataset
 from headclip_med.datasets.fingerprints import Fingerprint, Inventory, take_inventory
 from headclip_med.datasets.split import split_patients
-from headclip_med.packs.pack import SHORT_HASH, LedgerEntry
+from headclip_med.models.record import SHORT_HASH, LedgerEntry
 from headclip_med.training.config import DataConfig, TrainConfig
 
 Progress = Callable[[str], None]

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from headclip_med.datasets.phantom import Phantom
 from headclip_med.engine import Engine, load_engine
-from headclip_med.packs.pack import Threshold, load_pack, write_record
+from headclip_med.models.pack import load_pack
+from headclip_med.models.record import Threshold, write_record
 from headclip_med.training.synthetic import TRAINING_SEED_LIMIT, random_phantom
 
 log = logging.getLogger(__name__)

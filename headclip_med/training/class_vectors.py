@@ -22,7 +22,7 @@ from headclip_med.encoders.attention import LocalAttention
 from headclip_med.encoders.build import build_tower
 from headclip_med.encoders.image import EncodeOptions, encode_images, resolve_layers
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.packs.pack import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, TowerRecord, write_record
+from headclip_med.models.record import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, TowerRecord, write_record
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training.calibration import calibrate_pack
 from headclip_med.training.synthetic import SliceBank, build_bank, sample_batch

@@ -12,7 +12,7 @@ from headclip_med.base.fields import checked_fields, read_fields, set_field
 from headclip_med.base.names import DOMAINS
 from headclip_med.encoders.attention import LocalAttention
 from headclip_med.encoders.head_weights import Branch, LayerChoice, Parametrisation
-from headclip_med.packs.scope import Scope
+from headclip_med.models.scope import Scope
 from headclip_med.slicing.intensity import PreprocessingKind
 
 Schedule = Literal["joint", "alternate", "text_then_heads"]

@@ -11,11 +11,11 @@ from headclip_med.base.files import save_tensors
 from headclip_med.detectors import Detector, HeadCLIP, Parts, get_method
 from headclip_med.detectors.base import read_config
 from headclip_med.encoders.build import BuiltTower, build_tower
-from headclip_med.models import check_method, may_have_text
-from headclip_med.packs.domains import get_domain
-from headclip_med.packs.new_pack import tower_record
-from headclip_med.packs.pack import PACK_FORMAT, TENSORS_NAME, PackRecord, Threshold, write_record
-from headclip_med.packs.record import LedgerEntry
+from headclip_med.models.domains import get_domain
+from headclip_med.models.load import check_method, may_have_text
+from headclip_med.models.new_pack import tower_record
+from headclip_med.models.pack import TENSORS_NAME
+from headclip_med.models.record import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, write_record
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training.auxiliary import auxiliary_parts
 from headclip_med.training.config import TrainConfig

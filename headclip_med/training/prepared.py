@@ -7,7 +7,7 @@ from typing import Any
 
 from headclip_med.base.errors import InputError
 from headclip_med.encoders.build import BuiltTower
-from headclip_med.packs.domains import get_domain
+from headclip_med.models.domains import get_domain
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training.auxiliary import Part
 from headclip_med.training.config import TrainConfig

@@ -26,16 +26,9 @@ from torch import Tensor, nn
 from headclip_med.base.errors import CancelledError, HeadclipError, ModelError
 from headclip_med.base.fields import read_fields
 from headclip_med.base.files import atomic_path, save_tensors, sha256_file
-from headclip_med.packs.pack import (
-    PACK_FORMAT,
-    TENSORS_NAME,
-    LedgerEntry,
-    PackRecord,
-    Threshold,
-    TowerRecord,
-    write_record,
-)
-from headclip_med.packs.scope import Scope
+from headclip_med.models.pack import TENSORS_NAME
+from headclip_med.models.record import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, TowerRecord, write_record
+from headclip_med.models.scope import Scope
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training.anatomy import Anatomy, read_anatomy
 from headclip_med.training.calibration import calibrate_pack

@@ -17,8 +17,8 @@ from headclip_med.detectors import HeadCLIP, HeadCLIPConfig
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, first_local_block, resolve_layers
-from headclip_med.packs import builtin_packs
-from headclip_med.packs.pack import Threshold, is_pack
+from headclip_med.models.pack import builtin_packs, is_pack
+from headclip_med.models.record import Threshold
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training.adapter import Adapter, ClassVectors
 from headclip_med.training.augment import augmented

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from headclip_med.base.files import save_tensors
 from headclip_med.encoders.build import BuiltTower
-from headclip_med.packs.new_pack import tower_record
-from headclip_med.packs.pack import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, write_record
+from headclip_med.models.new_pack import tower_record
+from headclip_med.models.record import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, write_record
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.config import TrainConfig
 

@@ -21,7 +21,7 @@ from headclip_med.datasets.case import Case, LabelledVolume
 from headclip_med.datasets.dataset import CaseDataset
 from headclip_med.detect_slices import slice_pixels
 from headclip_med.job import make_job
-from headclip_med.packs.domains import Domain, window_of
+from headclip_med.models.domains import Domain, window_of
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.slicing.pixels import to_square
 from headclip_med.slicing.slices import cut_slices, evenly

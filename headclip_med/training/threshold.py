@@ -10,7 +10,7 @@ import numpy as np
 from headclip_med.engine import load_engine
 from headclip_med.evaluation.counts import ScoreCounts, count_scores, level_scores
 from headclip_med.evaluation.curves import dice_curve
-from headclip_med.packs.record import Threshold
+from headclip_med.models.record import Threshold
 from headclip_med.training.auxiliary import Part
 from headclip_med.training.config import TrainConfig
 

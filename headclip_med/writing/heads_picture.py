@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.head_slice import SliceHeads
-from headclip_med.packs.scope import OUT_OF_SCOPE
+from headclip_med.models.scope import OUT_OF_SCOPE
 
 Grid = NDArray[np.floating]
 

@@ -23,7 +23,7 @@ from PIL import Image
 from headclip_med.base.files import atomic_path
 from headclip_med.base.threads import WARNINGS
 from headclip_med.base.types import RESEARCH_ONLY
-from headclip_med.packs.scope import OUT_OF_SCOPE
+from headclip_med.models.scope import OUT_OF_SCOPE
 from headclip_med.result import AnomalyResult
 from headclip_med.writing.panels import Panel, cropped, displayed_slice, is_plain_image, overlay_slices
 

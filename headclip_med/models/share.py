@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from headclip_med.base.errors import ModelError, OutputError
 from headclip_med.base.files import atomic_path, save_tensors
-from headclip_med.packs.pack import HEADER_KEY, TENSORS_NAME, Pack, load_pack
-from headclip_med.packs.record import RECORD_NAME, record_text, write_record
+from headclip_med.models.pack import HEADER_KEY, TENSORS_NAME, Pack, load_pack
+from headclip_med.models.record import RECORD_NAME, record_text, write_record
 
 HUB_PREFIX = "hf-pack:"
 CARD_NAME = "README.md"

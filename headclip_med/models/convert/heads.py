@@ -19,11 +19,11 @@ from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import first_local_block, resolve_layers
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.encoders.weight_files import read_plain
-from headclip_med.packs.convert import is_prompt_checkpoint
-from headclip_med.packs.domains import get_domain
-from headclip_med.packs.new_pack import Conversion, tower_record, unknown_training
-from headclip_med.packs.pack import Pack, read_safetensors
-from headclip_med.packs.record import PACK_FORMAT, UNCALIBRATED, PackRecord, Threshold
+from headclip_med.models.convert.prompts import is_prompt_checkpoint
+from headclip_med.models.domains import get_domain
+from headclip_med.models.new_pack import Conversion, tower_record, unknown_training
+from headclip_med.models.pack import Pack, read_safetensors
+from headclip_med.models.record import PACK_FORMAT, UNCALIBRATED, PackRecord, Threshold
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npy", ".json")
 _NAME = "head_weights"  # which tensor of several is meant

@@ -12,12 +12,11 @@ from headclip_med.encoders.build import build_tower, with_weights
 from headclip_med.encoders.head_weights import Branch
 from headclip_med.encoders.weight_files import read_plain, read_weights
 from headclip_med.encoders.weight_names import tower_names
-from headclip_med.models import load_model
-from headclip_med.packs.convert import PROMPT_METHODS as PROMPT_METHODS
-from headclip_med.packs.convert import convert_prompts, is_prompt_checkpoint, read_prompts
-from headclip_med.packs.convert_heads import convert_heads, parse_layers, read_head_weights
-from headclip_med.packs.domains import get_domain
-from headclip_med.packs.new_pack import Conversion, check_new_folder, write_pack
+from headclip_med.models.convert.heads import convert_heads, parse_layers, read_head_weights
+from headclip_med.models.convert.prompts import convert_prompts, is_prompt_checkpoint, read_prompts
+from headclip_med.models.domains import get_domain
+from headclip_med.models.load import load_model
+from headclip_med.models.new_pack import Conversion, check_new_folder, write_pack
 from headclip_med.slicing.intensity import PreprocessingKind
 
 _TABLES = (".npy", ".json")  # head weights alone are kept in these

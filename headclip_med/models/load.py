@@ -21,14 +21,13 @@ from headclip_med.encoders.timm_vit import build_timm_vit
 from headclip_med.encoders.weight_files import read_state, tensor_names
 from headclip_med.encoders.weight_names import holds_clip
 from headclip_med.encoders.weight_places import is_weights, split_architecture
-from headclip_med.packs import Pack, builtin_packs, load_pack
-from headclip_med.packs.domains import Domain, get_domain
-from headclip_med.packs.pack import is_pack
-from headclip_med.packs.record import UNCALIBRATED, LedgerEntry, Threshold
-from headclip_med.packs.scope import Scope
-from headclip_med.packs.share import HUB_PREFIX, cached_pack, pack_place
+from headclip_med.models.domains import Domain, get_domain
+from headclip_med.models.pack import Pack, builtin_packs, is_pack, load_pack
+from headclip_med.models.record import UNCALIBRATED, LedgerEntry, Threshold
+from headclip_med.models.scope import Scope
+from headclip_med.models.share import HUB_PREFIX, cached_pack, pack_place
+from headclip_med.models.speed import SPEEDS, Speed
 from headclip_med.slicing.intensity import PreprocessingKind
-from headclip_med.speed import SPEEDS, Speed
 
 DEFAULT_MODEL = "headclip-tiny"
 
@@ -60,7 +59,7 @@ class _FromPack:
         return (self.pack.record.preprocessing if self.pack else None) or "own"
 
     def expected(self, domain: Domain) -> list[tuple[str, Scope]]:
-        """The images that it is for, in ``domain``: see :func:`headclip_med.packs.scope.out_of_scope`."""
+        """The images that it is for, in ``domain``: see :func:`headclip_med.models.scope.out_of_scope`."""
         record = None if self._trained is None else self._trained.record
         own = [] if record is None else [(f"{record.name} is for", record.scope or get_domain(record.domain).scope)]
         if record is None or domain.name != record.domain:

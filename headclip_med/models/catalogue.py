@@ -8,10 +8,9 @@ from typing import Any
 
 from headclip_med.base.errors import ModelError
 from headclip_med.base.names import RECOMMENDED_TOWERS, method_names
-from headclip_med.packs import builtin_packs, load_pack
-from headclip_med.packs.domains import get_domain
-from headclip_med.packs.pack import is_pack
-from headclip_med.packs.share import CARD_NAME, HUB_PREFIX, fetch_pack, pack_place
+from headclip_med.models.domains import get_domain
+from headclip_med.models.pack import builtin_packs, is_pack, load_pack
+from headclip_med.models.share import CARD_NAME, HUB_PREFIX, fetch_pack, pack_place
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def pull_model(name: str) -> PulledModel:
         ModelError: unknown name, no network, or weights that do not fit.
     """
     from headclip_med.encoders.build import build_tower
-    from headclip_med.models import load_model
+    from headclip_med.models.load import load_model
 
     of_hub = name.startswith(HUB_PREFIX)
     place = fetch_pack(name, refresh=True) if of_hub else pack_place(name, builtin_packs())

@@ -25,9 +25,9 @@ from headclip_med.detectors.crane.crane_plus import CranePlusConfig
 from headclip_med.encoders.build import BuiltTower, has_quick_gelu
 from headclip_med.encoders.text import PromptLearner, TextSide, prompt_tokens, text_side
 from headclip_med.encoders.weight_files import read_plain
-from headclip_med.packs.domains import get_domain
-from headclip_med.packs.new_pack import Conversion, tower_record, unknown_training
-from headclip_med.packs.record import PACK_FORMAT, UNCALIBRATED, PackRecord
+from headclip_med.models.domains import get_domain
+from headclip_med.models.new_pack import Conversion, tower_record, unknown_training
+from headclip_med.models.record import PACK_FORMAT, UNCALIBRATED, PackRecord
 from headclip_med.slicing.intensity import PreprocessingKind
 
 # The configuration that the released prompts were trained with.

@@ -6,8 +6,19 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from headclip_med.base.errors import InputError
-from headclip_med.packs.scope import ANY_IMAGE, Scope
-from headclip_med.slicing.intensity import WINDOWS, Channels, Fit
+from headclip_med.base.volume import AnyVolume
+from headclip_med.models.scope import ANY_IMAGE, Scope
+from headclip_med.slicing.intensity import (
+    WINDOWS,
+    Channels,
+    Fit,
+)
+from headclip_med.slicing.view import Window, window_or_own
+
+
+def choose_window(window: str | Window | None, domain: Domain, volume: AnyVolume) -> tuple[Window | None, str]:
+    """Level and width by what was asked, the domain and the volume, and what was assumed in words."""
+    return window_or_own(window, window_of(domain), volume)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 from headclip_med.base.errors import OutputError
 from headclip_med.base.files import atomic_path, check_writable, save_tensors
 from headclip_med.encoders.build import BuiltTower
-from headclip_med.packs.pack import TENSORS_NAME
-from headclip_med.packs.record import LedgerEntry, PackRecord, TowerRecord, write_record
+from headclip_med.models.pack import TENSORS_NAME
+from headclip_med.models.record import LedgerEntry, PackRecord, TowerRecord, write_record
 
 
 @dataclass(frozen=True)

@@ -32,15 +32,11 @@ from headclip_med.detectors.headclip.parts import packed_classes, packed_head_we
 from headclip_med.encoders.head_weights import DynamicHeadWeights
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.packs.record import PACK_FORMAT as PACK_FORMAT
-from headclip_med.packs.record import RECORD_NAME as RECORD_NAME
-from headclip_med.packs.record import SHORT_HASH as SHORT_HASH
-from headclip_med.packs.record import LedgerEntry as LedgerEntry
-from headclip_med.packs.record import PackRecord as PackRecord
-from headclip_med.packs.record import Threshold as Threshold
-from headclip_med.packs.record import TowerRecord as TowerRecord
-from headclip_med.packs.record import parse_record
-from headclip_med.packs.record import write_record as write_record
+from headclip_med.models.record import (
+    RECORD_NAME,
+    PackRecord,
+    parse_record,
+)
 
 TENSORS_NAME = "pack.safetensors"
 HEADER_KEY = "headclip_med.pack"  # where the header of a single-file pack holds its record
@@ -153,5 +149,5 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def builtin_packs() -> dict[str, Path]:
     """Packs shipped inside the package: name → folder."""
-    here = Path(__file__).parent
+    here = Path(__file__).parent / "packs"
     return {folder.name: folder for folder in sorted(here.iterdir()) if (folder / RECORD_NAME).exists()}

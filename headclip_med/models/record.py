@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from headclip_med.base.errors import ModelError
 from headclip_med.base.files import atomic_path
 from headclip_med.encoders.timm_vit import TimmVitSpec
-from headclip_med.packs.scope import Scope
+from headclip_med.models.scope import Scope
 from headclip_med.slicing.intensity import PreprocessingKind
 
 PACK_FORMAT: Literal["headclip_med/1"] = "headclip_med/1"

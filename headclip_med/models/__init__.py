@@ -1,0 +1,1 @@
+"""A name → a detector with its pack: domains, weights, scope, sharing, conversion."""
