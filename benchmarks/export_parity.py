@@ -26,8 +26,8 @@ import torch
 from machine import interleaved
 from subjects import random_model
 
+from headclip_med.engine.onnx_graph import OPENVINO, OpenVinoSession, open_session
 from headclip_med.exports.kinds import KINDS
-from headclip_med.exports.openvino_session import OPENVINO, OpenVinoSession, open_session
 from headclip_med.exports.run import export_model
 from headclip_med.models.load import Model, detector_for, load_model
 

@@ -3,7 +3,8 @@
 Each point is a process of its own, as a peak never falls again: it loads the embedded model (with --weights the pack
 dinov2-vits14-brain-mri at 518 px too), warms up on two slices, and then scores. Memory is the peak beyond what the
 process held once the model was loaded and warm, so that the libraries and the model do not count; beside it stands what
-``headclip_med.memory`` predicts for a batch. Straight lines are fitted by least squares; R² says how straight they are.
+``headclip_med.engine.memory`` predicts for a batch. Straight lines are fitted by least squares; R² says how straight
+they are.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from headclip_med import load_engine
 from headclip_med.case_options import CaseOptions
 from headclip_med.cohort import run_cohort
 from headclip_med.demo import demo_phantom
-from headclip_med.memory import batch_bytes
+from headclip_med.engine.memory import batch_bytes
 from headclip_med.reading.inputs import expand_inputs
 
 CPU = torch.device("cpu")

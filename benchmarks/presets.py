@@ -29,11 +29,11 @@ from scipy.stats import spearmanr
 
 from headclip_med import Engine, load_engine, open_dataset
 from headclip_med.datasets.case import LabelledVolume
+from headclip_med.engine.result import AnomalyResult
 from headclip_med.evaluation.controls import foreground_of
 from headclip_med.evaluation.counts import CountSum, count_map, count_scores
 from headclip_med.evaluation.curves import aupro, auroc, average_precision
 from headclip_med.models.speed import SPEEDS
-from headclip_med.result import AnomalyResult
 
 REFERENCE = "float32"
 

@@ -27,9 +27,9 @@ from headclip_med.base.files import sha256_file
 from headclip_med.base.types import VolumeMeta
 from headclip_med.base.volume import LoadedVolume
 from headclip_med.datasets.phantom import Lesion, centred_affine, make_phantom
-from headclip_med.result import AnomalyResult, SliceScore
+from headclip_med.engine.result import AnomalyResult, SliceScore
+from headclip_med.engine.volume_map import find_components
 from headclip_med.review import Session
-from headclip_med.volume_map import find_components
 from headclip_med.writing import write_result
 
 SHAPE = (240, 240, 155)

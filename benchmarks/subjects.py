@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from headclip_med.demo import demo_phantom
 from headclip_med.detectors import HeadCLIP
-from headclip_med.device import choose_dtype
 from headclip_med.encoders.adapters import tower_from_open_clip, tower_from_timm
 from headclip_med.encoders.build import BuiltTower
+from headclip_med.engine.device import choose_dtype
 from headclip_med.models.load import Model, detector_for, load_model, place_model
 from headclip_med.models.pack import Pack, builtin_packs, load_pack
 from headclip_med.models.record import PackRecord, Threshold, TowerRecord

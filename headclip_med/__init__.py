@@ -11,12 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
-    "load_engine": "headclip_med.engine",
-    "load_onnx_engine": "headclip_med.exports.onnx_engine",
-    "Engine": "headclip_med.engine",
-    "AnomalyResult": "headclip_med.result",
-    "Finding": "headclip_med.result",
-    "SliceScore": "headclip_med.result",
+    "load_engine": "headclip_med.engine.torch_engine",
+    "load_onnx_engine": "headclip_med.engine.onnx_engine",
+    "Engine": "headclip_med.engine.torch_engine",
+    "AnomalyResult": "headclip_med.engine.result",
+    "Finding": "headclip_med.engine.result",
+    "SliceScore": "headclip_med.engine.result",
     "read_volume": "headclip_med.reading",
     "HeadclipError": "headclip_med.base.errors",
     "open_dataset": "headclip_med.datasets",
@@ -41,11 +41,11 @@ __all__ = [
 if TYPE_CHECKING:
     from headclip_med.base.errors import HeadclipError
     from headclip_med.datasets import open_dataset
-    from headclip_med.engine import Engine, load_engine
+    from headclip_med.engine.onnx_engine import load_onnx_engine
+    from headclip_med.engine.result import AnomalyResult, Finding, SliceScore
+    from headclip_med.engine.torch_engine import Engine, load_engine
     from headclip_med.evaluation.run import EvaluationResult, evaluate
-    from headclip_med.exports.onnx_engine import load_onnx_engine
     from headclip_med.reading import read_volume
-    from headclip_med.result import AnomalyResult, Finding, SliceScore
 
 
 def keep_triton_out() -> None:

@@ -14,12 +14,13 @@ from headclip_med.writing import ALL_FORMATS, FORMATS, DicomOptions, check_forma
 from headclip_med.writing.dicom_options import check_dicom_extra
 
 if TYPE_CHECKING:
-    from headclip_med.scan_engine import Ask
+    from headclip_med.engine.engine import Ask
 
 
 @dataclass(frozen=True)
 class CaseOptions:
-    """Options of :meth:`headclip_med.engine.Engine.predict` and of writing; None: the model's or scan's own.
+    """Options of :meth:`headclip_med.engine.torch_engine.Engine.predict` and of writing; None: the model's or scan's
+    own.
 
     Attributes:
         domain, plane, window, channels: by name; plane also comma-joined or ``all``, window also ``LEVEL/WIDTH`` in HU.
@@ -51,7 +52,7 @@ class CaseOptions:
 
     def ask(self) -> Ask:
         """What they say to the engine."""
-        from headclip_med.scan_engine import Ask
+        from headclip_med.engine.engine import Ask
 
         channels: Any = self.channels
         kind: Any = self.preprocessing

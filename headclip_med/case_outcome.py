@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from headclip_med.base.geometry import SliceFrame, displayed_pixel
 
 if TYPE_CHECKING:
-    from headclip_med.result import Finding
+    from headclip_med.engine.result import Finding
     from headclip_med.writing.record import FindingRecord
 
 Status = Literal["done", "skipped", "failed", "stopped"]

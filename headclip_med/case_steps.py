@@ -21,7 +21,7 @@ from headclip_med.writing.dicom_options import check_dicom_source
 
 if TYPE_CHECKING:
     from headclip_med.base.volume import LoadedVolume
-    from headclip_med.result import AnomalyResult
+    from headclip_med.engine.result import AnomalyResult
 
 log = logging.getLogger(__name__)
 

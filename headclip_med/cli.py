@@ -30,7 +30,7 @@ from headclip_med.cli_review import review, review_tables
 from headclip_med.cli_train import train
 
 if TYPE_CHECKING:
-    from headclip_med.scan_engine import ScanEngine
+    from headclip_med.engine.engine import ScanEngine
 
 app = options.CommandApp(
     f"Zero-shot anomaly detection for medical images. {RESEARCH_ONLY}",
@@ -216,7 +216,7 @@ def _engine(
     normals: Path | None = None,
 ) -> ScanEngine:
     from headclip_med import console
-    from headclip_med.exports.onnx_engine import ONNX_ENDING, check_onnx_options, load_onnx_engine
+    from headclip_med.engine.onnx_engine import ONNX_ENDING, check_onnx_options, load_onnx_engine
 
     engine: ScanEngine
     with console.waiting(f"loading {model}"):
@@ -225,7 +225,7 @@ def _engine(
             engine = exported = load_onnx_engine(model, device=device, batch_size=batch_size, precision=precision)
             exported.check_domain(domain)  # told once, not once a case
         else:
-            from headclip_med.engine import load_engine
+            from headclip_med.engine.torch_engine import load_engine
 
             engine = load_engine(
                 model,

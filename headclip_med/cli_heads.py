@@ -11,7 +11,7 @@ from headclip_med import cli_options as options
 from headclip_med.cli_errors import errors_in_words
 
 if TYPE_CHECKING:
-    from headclip_med.head_slice import SliceHeads
+    from headclip_med.engine.heads import SliceHeads
 
 
 def heads(
@@ -50,7 +50,7 @@ def heads(
 
         from headclip_med.detectors import HeadCLIP
         from headclip_med.detectors.headclip.attribution import acting_weights
-        from headclip_med.head_slice import explain_slice, view_slice
+        from headclip_med.engine.heads import explain_slice, view_slice
         from headclip_med.models.load import detector_for, load_model, place_model
         from headclip_med.writing.heads_picture import heads_picture
         from headclip_med.writing.overlay import save_picture

@@ -20,9 +20,8 @@ from headclip_med.reading.inputs import CaseInput, Source
 from headclip_med.writing.dicom_options import check_dicom_source
 
 if TYPE_CHECKING:
-    from headclip_med.run_slices import Cancel
-    from headclip_med.scan_engine import ScanEngine
-    from headclip_med.scan_run import Progress
+    from headclip_med.engine.batches import Cancel, Progress
+    from headclip_med.engine.engine import ScanEngine
 
 
 def predict_case(

@@ -25,9 +25,9 @@ from headclip_med.finished import engine_identity, finished_record, skipped
 from headclip_med.reading.inputs import CaseInput
 
 if TYPE_CHECKING:
-    from headclip_med.run_job import CaseRun
-    from headclip_med.run_slices import Cancel
-    from headclip_med.scan_engine import ScanEngine
+    from headclip_med.engine.batches import Cancel
+    from headclip_med.engine.case import CaseRun
+    from headclip_med.engine.engine import ScanEngine
 
 RUN_NAME = "run.json"
 RUN_SCHEMA = "headclip_med.run/1"

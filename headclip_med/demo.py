@@ -19,9 +19,8 @@ from headclip_med.datasets.phantom import Lesion, Phantom, make_phantom
 from headclip_med.writing.record import load_result
 
 if TYPE_CHECKING:
-    from headclip_med.run_slices import Cancel
-    from headclip_med.scan_engine import ScanEngine
-    from headclip_med.scan_run import Progress
+    from headclip_med.engine.batches import Cancel, Progress
+    from headclip_med.engine.engine import ScanEngine
 
 VOLUME_NAME = "demo_volume.nii.gz"
 TRUTH_NAME = "demo_truth.nii.gz"
@@ -76,7 +75,7 @@ def run_demo(
     """
     check_writable(out_dir, CASE_NAME)
     if engine is None:
-        from headclip_med.engine import load_engine
+        from headclip_med.engine.torch_engine import load_engine
 
         engine = load_engine()
     phantom = demo_phantom()

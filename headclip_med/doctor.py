@@ -112,7 +112,7 @@ def _torch_problem(message: str) -> str:
 def _devices() -> list[Check]:
     import torch
 
-    from headclip_med.device import choose_device, choose_dtype
+    from headclip_med.engine.device import choose_device, choose_dtype
 
     chosen = choose_device("auto")
     precision = str(choose_dtype(chosen)).removeprefix("torch.")

@@ -17,8 +17,8 @@ from headclip_med.case_outcome import CaseOutcome, top_finding
 
 if TYPE_CHECKING:
     from headclip_med.case_options import CaseOptions
+    from headclip_med.engine.engine import ScanEngine
     from headclip_med.models.load import KnownModel
-    from headclip_med.scan_engine import ScanEngine
     from headclip_med.writing.record import ResultRecord
 
 # What only some engines have: a result that was made with it is none of an engine without it.
@@ -75,15 +75,15 @@ def known_identity(
     """
     facts: dict[str, Any] = {"speed": speed, "normals_sha256": None, "version": package_versions()["headclip-med"]}
     if model.lower().endswith(".onnx"):
-        from headclip_med.exports.onnx_engine import check_onnx_options
+        from headclip_med.engine.onnx_engine import check_onnx_options
 
         check_onnx_options(weights=weights, method=method, precision=precision, speed=speed, normals=normals)
         if device.startswith("openvino") or not Path(model).expanduser().is_file():
             return None
         return {**facts, "precision": "float32", "export_sha256": sha256_file(Path(model).expanduser())}, None
-    from headclip_med.device import choose_device, choose_dtype
+    from headclip_med.engine.device import choose_device, choose_dtype
+    from headclip_med.engine.normals import read_normals
     from headclip_med.models.load import known_model
-    from headclip_med.normals import read_normals
 
     known = known_model(model, method=method, weights=weights)
     if known is None:

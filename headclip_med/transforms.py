@@ -46,7 +46,7 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import SliceFrame, check_affine, slice_frame, spacing
 from headclip_med.base.types import Plane
 from headclip_med.base.volume import flat_meta, listed_meta
-from headclip_med.engine import Engine, load_engine
+from headclip_med.engine.torch_engine import Engine, load_engine
 from headclip_med.models.domains import choose_window, get_domain
 from headclip_med.models.scope import warn_out_of_scope
 from headclip_med.reading.sources import OVERSHOOT, check_metatensor, load_source, placed_volume
@@ -305,8 +305,8 @@ class AnomalyMapd(_WithEngine):
     Args:
         model: name, path or engine.
         output_key: of the map; with several keys a name for each, or one that becomes ``KEY_anomaly_map``.
-        with_result: also put the whole :class:`~headclip_med.result.AnomalyResult` under ``output_key + "_result"``,
-            which no ``DataLoader`` can collate.
+        with_result: also put the whole :class:`~headclip_med.engine.result.AnomalyResult` under ``output_key +
+            "_result"``, which no ``DataLoader`` can collate.
         predict_options: keyword arguments of :meth:`Engine.predict`.
 
     Raises:

@@ -14,8 +14,8 @@ from headclip_med.base.files import case_folder, check_writable
 from headclip_med.base.geometry import plane_axis
 from headclip_med.base.types import VolumeMeta
 from headclip_med.base.volume import LoadedVolume
+from headclip_med.engine.result import AnomalyResult
 from headclip_med.reading.inputs import case_name
-from headclip_med.result import AnomalyResult
 from headclip_med.review.sources import SourceMatch
 from headclip_med.writing import write_result
 from headclip_med.writing.panels import position_text

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from headclip_med.base.errors import CancelledError, HeadclipError, internal_error
 from headclip_med.base.geometry import SliceFrame
-from headclip_med.result import AnomalyResult
+from headclip_med.engine.result import AnomalyResult
 
 
 @dataclass(frozen=True)

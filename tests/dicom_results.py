@@ -17,9 +17,9 @@ from pydicom import dcmread
 
 from headclip_med.base.geometry import slice_centres
 from headclip_med.base.volume import LoadedVolume
+from headclip_med.engine.result import AnomalyResult, SliceScore
+from headclip_med.engine.volume_map import find_components
 from headclip_med.reading import load_volume
-from headclip_med.result import AnomalyResult, SliceScore
-from headclip_med.volume_map import find_components
 
 PATIENT = {  # every value can be searched for in whatever is written
     "PatientName": "Zymarker^Quentin",

@@ -14,9 +14,9 @@ from writing_phantom import make_result, oblique_affine
 
 from headclip_med.base.files import sha256_file
 from headclip_med.base.types import Plane
+from headclip_med.engine.volume_map import find_components
 from headclip_med.reading import load_volume
 from headclip_med.review import Session
-from headclip_med.volume_map import find_components
 from headclip_med.writing import write_result
 
 

@@ -15,8 +15,8 @@ from writing_phantom import make_result
 from headclip_med.base.errors import CancelledError
 from headclip_med.base.files import sha256_file
 from headclip_med.base.geometry import voxel_to_world
+from headclip_med.engine.volume_map import find_components
 from headclip_med.review import Session
-from headclip_med.volume_map import find_components
 from headclip_med.writing import write_result
 
 SHAPE = (20, 24, 16)

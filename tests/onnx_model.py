@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from headclip_med.detectors import HeadCLIP
-from headclip_med.engine import Engine
-from headclip_med.exports.card import CARD_KEY, Cut, Pixels, Port, ScoreCard, card_text
+from headclip_med.engine.card import CARD_KEY, Cut, Pixels, Port, ScoreCard, card_text
+from headclip_med.engine.torch_engine import Engine
 from headclip_med.models.domains import Domain, window_of
 from headclip_med.slicing.intensity import Preprocessing
 

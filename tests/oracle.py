@@ -9,7 +9,7 @@ from towers import timm_tower
 
 from headclip_med.detectors import Capabilities, SliceBatch
 from headclip_med.encoders.build import BuiltTower
-from headclip_med.engine import Engine
+from headclip_med.engine.torch_engine import Engine
 from headclip_med.models.load import Model
 
 

@@ -18,7 +18,7 @@ from headclip_med.base.errors import CancelledError, InputError, OutputError
 from headclip_med.case_options import CaseOptions
 from headclip_med.case_outcome import CaseOutcome, Watcher
 from headclip_med.cohort import check_output, predict_case, run_cohort
-from headclip_med.engine import Engine, load_engine
+from headclip_med.engine.torch_engine import Engine, load_engine
 from headclip_med.reading.inputs import CaseInput, expand_inputs
 
 JSON_ONLY = CaseOptions(formats=("json",))

@@ -14,7 +14,7 @@ import pytest
 from headclip_med import demo
 from headclip_med.base.geometry import check_affine, voxel_to_world, voxel_volume
 from headclip_med.demo import LESION, dice, run_demo
-from headclip_med.engine import Engine, load_engine
+from headclip_med.engine.torch_engine import Engine, load_engine
 from headclip_med.training.synthetic import TRAINING_SEED_LIMIT
 
 

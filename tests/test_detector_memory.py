@@ -21,10 +21,10 @@ from headclip_med.cli import app
 from headclip_med.detectors import HeadCLIP, NormalPixels
 from headclip_med.detectors.memory import Memory, MemoryConfig, PatchBank, WithMemory, adapted, build_bank
 from headclip_med.encoders.image import EncodeOptions, encode_images
-from headclip_med.engine import load_engine
+from headclip_med.engine.normals import read_normals
+from headclip_med.engine.torch_engine import load_engine
 from headclip_med.evaluation.scorers import EngineScorer
 from headclip_med.models.load import load_model
-from headclip_med.normals import read_normals
 
 
 def plain_map(built, seen: NormalPixels, pixels: torch.Tensor, layers: tuple[int, ...]) -> tuple[np.ndarray, float]:

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from headclip_med.base.errors import InputError
 from headclip_med.cli import app
+from headclip_med.engine.result import AnomalyResult
 from headclip_med.reading import read_volume
-from headclip_med.result import AnomalyResult
 from headclip_med.writing import write_result
 
 BIG = {"rows": 40, "columns": 40, "row_spacing": 2.0, "column_spacing": 2.0, "slices": 9}

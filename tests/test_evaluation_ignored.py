@@ -12,12 +12,12 @@ from dataset_trees import put_array, put_json
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from headclip_med import evaluate, open_dataset
+from headclip_med.engine.result import AnomalyResult
 from headclip_med.evaluation import Settings
 from headclip_med.evaluation.case_picture import key_slice_picture
 from headclip_med.evaluation.controls import make_control
 from headclip_med.evaluation.measure import CaseStatistics, measure
 from headclip_med.reading.sources import with_meta
-from headclip_med.result import AnomalyResult
 
 SHAPE = (20, 20, 8)
 SETTINGS = Settings(exact=True, replicates=0)

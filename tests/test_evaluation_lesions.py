@@ -146,7 +146,7 @@ def test_clutter_equal_to_picai_eval(min_overlap: float) -> None:
 
 
 def test_peaks_and_regions_are_those_of_the_findings() -> None:
-    from headclip_med.volume_map import find_components
+    from headclip_med.engine.volume_map import find_components
 
     found = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((14, 13, 12)), 1).astype(np.float32)
     found = (found - found.min()) / np.ptp(found)

@@ -13,12 +13,13 @@ from monai.data import MetaTensor
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from headclip_med import engine, evaluate, open_dataset
+from headclip_med import evaluate, open_dataset
 from headclip_med.cli import app
 from headclip_med.datasets import CaseDataset
+from headclip_med.engine import torch_engine as engine
+from headclip_med.engine.result import AnomalyResult
 from headclip_med.evaluation import EvaluationWatcher, Settings
 from headclip_med.evaluation.controls import Control, make_control
-from headclip_med.result import AnomalyResult
 
 QUICK = Settings(replicates=100)
 BRIGHT = "control:intensity"

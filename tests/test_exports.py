@@ -23,8 +23,8 @@ from headclip_med.encoders.adapters import tower_from_open_clip
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.encoders.head_weights import DynamicHeadWeights
 from headclip_med.encoders.tower import ImageTower
+from headclip_med.engine.card import card_path, parse_card
 from headclip_med.exports import onnx_file, program, torchscript
-from headclip_med.exports.card import card_path, parse_card
 from headclip_med.exports.graph import ExportGraph, MapGraph, exportable
 from headclip_med.exports.kinds import KINDS, parse_kinds, targets
 from headclip_med.exports.run import Exported, export_model, load_network

@@ -17,7 +17,7 @@ from napari_headclip_med.worker import LocalRunner, Progress, RunOptions, Slices
 from small_cases import write_volume
 
 from headclip_med.base.errors import CancelledError, InputError
-from headclip_med.result import AnomalyResult
+from headclip_med.engine.result import AnomalyResult
 
 
 def test_modules_that_know_no_qt_load_none() -> None:

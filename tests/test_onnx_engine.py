@@ -31,12 +31,12 @@ from headclip_med.case_options import CaseOptions
 from headclip_med.cli import app
 from headclip_med.cohort import run_cohort
 from headclip_med.datasets.phantom import centred_affine, make_phantom
-from headclip_med.engine import Engine, load_engine
-from headclip_med.exports.onnx_engine import OnnxEngine, check_onnx_options, load_onnx_engine
-from headclip_med.exports.onnx_graph import open_graph
+from headclip_med.engine.onnx_engine import OnnxEngine, check_onnx_options, load_onnx_engine
+from headclip_med.engine.onnx_graph import open_graph
+from headclip_med.engine.result import AnomalyResult
+from headclip_med.engine.torch_engine import Engine, load_engine
 from headclip_med.reading import load
 from headclip_med.reading.inputs import expand_inputs
-from headclip_med.result import AnomalyResult
 from headclip_med.slicing.pixels_numpy import cubic_matrix, linear_matrix
 
 TOLERANCE = 1e-5

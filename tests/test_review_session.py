@@ -18,10 +18,10 @@ from review_cases import AFFINE, LOW, SHAPE, SHORT, TALL, TWIN, at, hand_map, mm
 
 from headclip_med.base.errors import InputError, OutputError
 from headclip_med.base.files import sha256_file
+from headclip_med.engine.volume_map import find_components
 from headclip_med.review import CaseReview, Mark, OpenCase, Session, components_at, slice_mask
 from headclip_med.review.exports import export
 from headclip_med.review.reviewed import ReviewedCase
-from headclip_med.volume_map import find_components
 
 # -- the list of cases
 

@@ -14,11 +14,10 @@ from oracle import BrightnessDetector, oracle_engine
 from headclip_med.base.errors import ModelError
 from headclip_med.base.geometry import slice_frame
 from headclip_med.base.threads import Ahead
+from headclip_med.engine.batches import Batching, Collect, Piece, ScanRun, Stride, score_scans
+from headclip_med.engine.engine import Ask
 from headclip_med.reading.checks import collected_warnings
 from headclip_med.reading.sources import load_source
-from headclip_med.run_slices import Batching, Collect, Piece, score_scans
-from headclip_med.scan_engine import Ask
-from headclip_med.scan_run import ScanRun, Stride
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.slicing.rounds import between, first_round, second_round
 from headclip_med.slicing.scan import Floats, Scan, fill_holes

@@ -15,16 +15,17 @@ from small_cases import write_volume
 from torch.nn import functional as F
 from towers import clip_tower, timm_tower
 
-from headclip_med import load_engine, memory
+from headclip_med import load_engine
 from headclip_med.base.errors import InputError, ModelError
 from headclip_med.detectors import HeadCLIPConfig
 from headclip_med.detectors.headclip.config import at_speed
 from headclip_med.encoders.attention import attend
 from headclip_med.encoders.image import EncodeOptions, encode_images
 from headclip_med.encoders.tower import ImageTower
+from headclip_med.engine import memory
+from headclip_med.engine.engine import Ask
 from headclip_med.models.speed import SPEEDS
 from headclip_med.reading.sources import load_source
-from headclip_med.scan_engine import Ask
 
 
 def _tokens_through_the_last_mlp(tower: ImageTower, options: EncodeOptions) -> list[int]:

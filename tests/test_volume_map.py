@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_geometry import affine_of
 
-from headclip_med.volume_map import find_components, fuse_planes, smooth_along, volume_score
+from headclip_med.engine.volume_map import find_components, fuse_planes, smooth_along, volume_score
 
 AFFINE = affine_of(("L", "P", "S"))  # x = 11 − i, y = −7 − 2j, z = 5 + 3k; 6 mm³ a voxel
 

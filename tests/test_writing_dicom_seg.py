@@ -17,9 +17,9 @@ from pydicom import dcmread
 
 from headclip_med.base.errors import InputError, OutputError
 from headclip_med.base.geometry import voxel_to_world, world_to_voxel
+from headclip_med.engine.result import AnomalyResult
+from headclip_med.engine.volume_map import find_components
 from headclip_med.reading import load_volume, read_volume
-from headclip_med.result import AnomalyResult
-from headclip_med.volume_map import find_components
 from headclip_med.writing.dicom import write_dicom
 from headclip_med.writing.dicom_frames import MOST_SEGMENTS, segment_volume
 from headclip_med.writing.dicom_options import DicomOptions

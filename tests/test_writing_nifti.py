@@ -11,7 +11,7 @@ import pytest
 from writing_phantom import SHAPE, make_result, oblique_affine
 
 from headclip_med.base.errors import OutputError
-from headclip_med.result import AnomalyResult
+from headclip_med.engine.result import AnomalyResult
 from headclip_med.writing.nifti import write_map, write_mask
 
 SHARED = Path(os.environ.get("HEADCLIP_SHARED", Path(__file__).parents[2] / "shared"))

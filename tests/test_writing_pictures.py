@@ -15,7 +15,7 @@ from PIL import Image
 from writing_phantom import FINDING, NO_MILLIMETRES, SHAPE, UID, make_result, oblique_affine, tensor, without_finding
 
 from headclip_med.base.geometry import world_to_voxel
-from headclip_med.result import AnomalyResult
+from headclip_med.engine.result import AnomalyResult
 from headclip_med.writing.overlay import montage, write_preview
 from headclip_med.writing.panels import cropped, direction_letters, overlay_slices, position_text
 from headclip_med.writing.report import render_report, write_report

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 
 from headclip_med.base.geometry import plane_axis, slice_centres
 from headclip_med.base.types import Plane
-from headclip_med.result import AnomalyResult, Finding, SliceScore
+from headclip_med.engine.result import AnomalyResult, Finding, SliceScore
 
 SHAPE = (12, 10, 6)
 UID = "1.2.826.0.1.3680043.8.498"

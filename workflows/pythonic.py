@@ -57,7 +57,7 @@ from headclip_med.bundle.inferer import HeadCLIPInferer, PatchGridInferer, TakeS
 from headclip_med.bundle.losses import MapLoss
 from headclip_med.bundle.metrics import AnomalyMetrics
 from headclip_med.bundle.network import HeadCLIPNetwork, build_network
-from headclip_med.device import Precision
+from headclip_med.engine.device import Precision
 from headclip_med.models.record import LedgerEntry
 from headclip_med.reading import VolumeReader
 from headclip_med.writing.monai_writer import NiftiMapWriter

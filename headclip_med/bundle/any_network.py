@@ -15,9 +15,9 @@ from headclip_med.bundle.data import IGNORE
 from headclip_med.bundle.states import check_state
 from headclip_med.detectors import Detector, HeadCLIP, LabelledPixels, get_method
 from headclip_med.detectors.base import read_config
-from headclip_med.device import Precision, choose_dtype
 from headclip_med.encoders.build import build_tower
-from headclip_med.engine import Engine
+from headclip_med.engine.device import Precision, choose_dtype
+from headclip_med.engine.torch_engine import Engine
 from headclip_med.models.domains import get_domain
 from headclip_med.models.load import Model, check_method, detector_for, load_model, may_have_text
 from headclip_med.models.new_pack import tower_record
@@ -31,7 +31,7 @@ class MethodNetwork(nn.Module):
 
     Args:
         model: with a pack whose tensors are the method's state, or without any for a method that learned nothing.
-        precision: of the tower's matrix products, as of :class:`headclip_med.engine.Engine`.
+        precision: of the tower's matrix products, as of :class:`headclip_med.engine.torch_engine.Engine`.
 
     Attributes:
         tower: the frozen model that owns the tower's weights. learned: what training changes.

@@ -17,8 +17,8 @@ from headclip_med.base.errors import InputError, ModelError
 from headclip_med.base.geometry import slice_frame
 from headclip_med.bundle.any_network import MethodNetwork
 from headclip_med.bundle.network import HeadCLIPNetwork
+from headclip_med.engine.result import AnomalyResult
 from headclip_med.models.scope import warn_out_of_scope
-from headclip_med.result import AnomalyResult
 from headclip_med.slicing.intensity import Channels
 
 # What the inferer leaves in a map's metadata, and :class:`TakeScoresd` takes out.
@@ -33,7 +33,7 @@ class HeadCLIPInferer(Inferer):
     So the maps are those of ``headclip-med predict`` on the same file.
 
     Args:
-        plane, window, channels, smooth_mm: as of :meth:`headclip_med.engine.Engine.predict`.
+        plane, window, channels, smooth_mm: as of :meth:`headclip_med.engine.torch_engine.Engine.predict`.
         batch_size: slices at once; default the engine's own.
         progress: called with slices done and slices in all.
     """

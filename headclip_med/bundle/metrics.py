@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headclip_med.base.errors import InputError
+from headclip_med.engine.volume_map import volume_score
 from headclip_med.evaluation import curves
 from headclip_med.evaluation.counts import LEVELS, CountSum, ScoreCounts, count_map, count_scores, level_scores
-from headclip_med.volume_map import volume_score
 
 LEVEL_NAMES = ("pixel", "slice", "case")
 

@@ -14,10 +14,10 @@ from headclip_med.base.errors import InputError, ModelError
 from headclip_med.bundle.any_network import MethodNetwork, check_pixels, in_domain
 from headclip_med.bundle.states import check_state
 from headclip_med.detectors import HeadCLIP, get_method
-from headclip_med.device import Precision, choose_dtype
 from headclip_med.encoders.head_weights import initial_theta
 from headclip_med.encoders.image import first_local_block
-from headclip_med.engine import Engine
+from headclip_med.engine.device import Precision, choose_dtype
+from headclip_med.engine.torch_engine import Engine
 from headclip_med.models.domains import get_domain
 from headclip_med.models.load import DEFAULT_MODEL, Model, detector_for, load_model
 from headclip_med.models.new_pack import tower_record
@@ -37,7 +37,7 @@ class HeadCLIPNetwork(nn.Module):
     Args:
         model: with a pack that holds class features; see :func:`build_network` for the others.
         learn: ``heads``, ``classes``, both or none.
-        precision: of the tower's matrix products, as of :class:`headclip_med.engine.Engine`.
+        precision: of the tower's matrix products, as of :class:`headclip_med.engine.torch_engine.Engine`.
 
     Attributes:
         tower: the frozen model that owns the tower's weights.

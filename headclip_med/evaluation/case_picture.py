@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headclip_med.base.geometry import SliceFrame, slice_frame, spacing
-from headclip_med.result import AnomalyResult
+from headclip_med.engine.result import AnomalyResult
 from headclip_med.slicing.slices import cut_slices
 
 Mask = NDArray[np.bool_]

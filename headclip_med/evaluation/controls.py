@@ -22,15 +22,14 @@ from scipy.special import expit
 from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import check_affine, slice_centres, slice_frame
 from headclip_med.base.versions import package_versions
+from headclip_med.engine.result import AnomalyResult, SliceScore
+from headclip_med.engine.volume_map import find_components, volume_score
 from headclip_med.reading.sources import with_meta
-from headclip_med.result import AnomalyResult, SliceScore
 from headclip_med.slicing.intensity import foreground
 from headclip_med.slicing.view import choose_planes
-from headclip_med.volume_map import find_components, volume_score
 
 if TYPE_CHECKING:
-    from headclip_med.run_slices import Cancel
-    from headclip_med.scan_run import Progress
+    from headclip_med.engine.batches import Cancel, Progress
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -43,7 +43,7 @@ from headclip_med.evaluation.workers import check_workers, run_all
 from headclip_med.models.scope import OUT_OF_SCOPE
 
 if TYPE_CHECKING:
-    from headclip_med.engine import Engine
+    from headclip_med.engine.torch_engine import Engine
 
 AnyModel: TypeAlias = "Engine | Scorer | ModelSpec | str"
 

@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from monai.data import MetaTensor
 
     from headclip_med.datasets.dataset import CaseDataset
-    from headclip_med.engine import Engine
+    from headclip_med.engine.batches import Cancel, Progress
+    from headclip_med.engine.normals import Normals
+    from headclip_med.engine.result import AnomalyResult
+    from headclip_med.engine.torch_engine import Engine
     from headclip_med.models.load import KnownModel
-    from headclip_med.normals import Normals
-    from headclip_med.result import AnomalyResult
-    from headclip_med.run_slices import Cancel
-    from headclip_med.scan_run import Progress
 
 CONTROL_PREFIX = "control:"
 _DECIDES_NUMBERS = ("domain", "plane", "window", "channels", "threshold", "smooth_mm")
@@ -115,7 +114,7 @@ class ModelSpec:
             from headclip_med.evaluation.controls import make_control
 
             return make_control(self.name.removeprefix(CONTROL_PREFIX), self.options.threshold)
-        from headclip_med.engine import load_engine
+        from headclip_med.engine.torch_engine import load_engine
 
         engine = load_engine(
             self.name,
@@ -179,7 +178,7 @@ class StoredScorer:
 
     def ledger(self) -> tuple[dict[str, Any], ...]:
         """The pack's training-data ledger, and the normal images that it is compared with."""
-        from headclip_med.normals import read_normals
+        from headclip_med.engine.normals import read_normals
 
         return _ledger(self.model.ledger, None if self.spec.normals is None else read_normals(self.spec.normals))
 

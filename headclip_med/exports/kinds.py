@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from headclip_med.exports.card import ScoreCard
+    from headclip_med.engine.card import ScoreCard
     from headclip_med.exports.graph import ExportGraph
 
 # pixels (N, 3, S, S) and valid (N, S, S) → maps (N, 1, S, S) and scores (N,), or None where a file gives none

@@ -13,7 +13,7 @@ from headclip_med.base.errors import InputError, ModelError
 from headclip_med.base.geometry import slice_frame
 from headclip_med.datasets.phantom import Lesion, centred_affine, make_phantom
 from headclip_med.detectors import HeadCLIP
-from headclip_med.exports.card import Parity
+from headclip_med.engine.card import Parity
 from headclip_med.exports.kinds import Runner
 from headclip_med.slicing.intensity import Preprocessing, foreground, intensity_ranges
 from headclip_med.slicing.pixels import normalise, rescale, three_channels, to_square

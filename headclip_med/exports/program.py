@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from headclip_med.base.errors import ModelError
-from headclip_med.exports.card import CARD_KEY, ScoreCard, card_text, parse_card
+from headclip_med.engine.card import CARD_KEY, ScoreCard, card_text, parse_card
 from headclip_med.exports.graph import ExportGraph
 from headclip_med.exports.kinds import Runner
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from headclip_med.base.errors import MissingExtraError, ModelError
+from headclip_med.engine.card import ScoreCard
 from headclip_med.exports import program, torchscript
-from headclip_med.exports.card import ScoreCard
 from headclip_med.exports.graph import ExportGraph, MapGraph
 from headclip_med.exports.kinds import Runner
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from headclip_med.base.errors import ModelError
-from headclip_med.exports.card import CARD_KEY, ScoreCard, card_text, parse_card
+from headclip_med.engine.card import CARD_KEY, ScoreCard, card_text, parse_card
 from headclip_med.exports.graph import ExportGraph, MapGraph
 from headclip_med.exports.kinds import Runner
 

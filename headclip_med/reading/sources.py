@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -15,7 +14,6 @@ from headclip_med.base.geometry import RAS_TO_LPS, check_affine
 from headclip_med.base.types import Affine, VolumeMeta
 from headclip_med.base.volume import AnyVolume, LoadedVolume, to_metatensor, volume_array, volume_meta
 from headclip_med.reading.volumes import load_volume
-from headclip_med.result import AnomalyResult
 
 if TYPE_CHECKING:
     import torch
@@ -66,15 +64,6 @@ def load_source(
             type(source).__name__,
         )
     return load_volume(source, series=series, time=time_index, on_irregular=on_irregular)
-
-
-def to_metatensors(result: AnomalyResult) -> AnomalyResult:
-    """The same result with its volume and its map as MetaTensors, which share their memory with the arrays."""
-    import torch
-
-    volume = with_monai_meta(result.volume)
-    volume_map = with_meta(torch.from_numpy(volume_array(result.volume_map)), result.affine, volume.meta)
-    return replace(result, volume=volume, volume_map=volume_map)
 
 
 def with_monai_meta(volume: AnyVolume) -> MetaTensor:

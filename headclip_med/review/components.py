@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.base.types import Affine
-from headclip_med.result import Finding
-from headclip_med.volume_map import Map, labelled_components, measures
+from headclip_med.engine.result import Finding
+from headclip_med.engine.volume_map import Map, labelled_components, measures
 
 Voxel = tuple[int, int, int]
 Mask = NDArray[np.bool_]

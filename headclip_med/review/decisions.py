@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.base.errors import InputError
-from headclip_med.result import Finding
+from headclip_med.engine.result import Finding
+from headclip_med.engine.volume_map import connected_components
 from headclip_med.review.cases import CaseData
 from headclip_med.review.components import Components, Mask, Region, Voxel, components_at, from_runs
 from headclip_med.review.model import DrawnFinding, FindingReview, Status
-from headclip_med.volume_map import connected_components
 from headclip_med.writing.record import FindingRecord
 
 _KEPT = 4  # thresholds; each holds labels of the whole grid

@@ -73,7 +73,7 @@ def explain_heads(
 
     from headclip_med.detectors import HeadCLIP
     from headclip_med.detectors.headclip.attribution import acting_weights
-    from headclip_med.head_slice import explain_slice, view_slice
+    from headclip_med.engine.heads import explain_slice, view_slice
     from headclip_med.models.load import detector_for, load_model, place_model
     from headclip_med.writing.heads_picture import heads_picture
 

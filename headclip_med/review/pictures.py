@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from headclip_med.result import AnomalyResult, SliceScore
+from headclip_med.engine.result import AnomalyResult, SliceScore
 from headclip_med.review.components import Mask
 from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
 from headclip_med.slicing.slices import cut_array

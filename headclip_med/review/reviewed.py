@@ -13,7 +13,7 @@ import numpy as np
 from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import displayed_pixel
 from headclip_med.base.volume import LoadedVolume
-from headclip_med.result import AnomalyResult, Finding, SliceScore
+from headclip_med.engine.result import AnomalyResult, Finding, SliceScore
 from headclip_med.review.cases import CaseData, find_results, load_case
 from headclip_med.review.components import Mask, from_runs
 from headclip_med.review.decisions import Regions

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.datasets.phantom import Phantom
-from headclip_med.engine import Engine, load_engine
+from headclip_med.engine.torch_engine import Engine, load_engine
 from headclip_med.models.pack import load_pack
 from headclip_med.models.record import Threshold, write_record
 from headclip_med.training.synthetic import TRAINING_SEED_LIMIT, random_phantom

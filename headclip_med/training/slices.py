@@ -19,8 +19,8 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import slice_frame
 from headclip_med.datasets.case import Case, LabelledVolume
 from headclip_med.datasets.dataset import CaseDataset
-from headclip_med.detect_slices import slice_pixels
-from headclip_med.job import make_job
+from headclip_med.engine.case import make_job
+from headclip_med.engine.torch_scorer import slice_pixels
 from headclip_med.models.domains import Domain, window_of
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.slicing.pixels import to_square

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headclip_med.base.errors import OutputError
-from headclip_med.result import AnomalyResult
+from headclip_med.engine.result import AnomalyResult
 from headclip_med.writing.dicom_options import DICOM_FORMATS, DicomOptions
 
 FORMATS = ("nifti", "png", "html", "json")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headclip_med.result import AnomalyResult
+from headclip_med.engine.result import AnomalyResult
 from headclip_med.writing.dicom_options import (
     NAMES,
     SHORTHAND,

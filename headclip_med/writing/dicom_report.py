@@ -14,7 +14,7 @@ from pydicom.sr.coding import Code
 from headclip_med.base.geometry import RAS_TO_LPS
 from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.base.versions import __version__
-from headclip_med.result import Finding
+from headclip_med.engine.result import Finding
 from headclip_med.writing.dicom_frames import MOST_SEGMENTS
 from headclip_med.writing.dicom_seg import frames_by_segment
 from headclip_med.writing.dicom_sources import SourceFrame

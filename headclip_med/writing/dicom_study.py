@@ -20,9 +20,9 @@ from headclip_med.base.errors import HeadclipError, OutputError
 from headclip_med.base.files import atomic_path
 from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.base.versions import __version__
+from headclip_med.engine.result import AnomalyResult, Finding
 from headclip_med.reading.checks import collected_warnings
 from headclip_med.reading.dicom.values import integer
-from headclip_med.result import AnomalyResult, Finding
 from headclip_med.writing.dicom_deidentify import deidentified
 from headclip_med.writing.dicom_frames import MOST_SEGMENTS, read_affine
 from headclip_med.writing.dicom_options import DicomOptions

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from headclip_med.base.versions import __version__
-from headclip_med.result import AnomalyResult
+from headclip_med.engine.result import AnomalyResult
 
 # What a run was done on and where it was told to write: it changes no number but by rounding.
 _NOT_IDENTITY = {"device", "batch_size", "versions", "options", "plane_reason"}

@@ -21,7 +21,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from headclip_med.base.types import RESEARCH_ONLY
-from headclip_med.head_slice import SliceHeads
+from headclip_med.engine.heads import SliceHeads
 from headclip_med.models.scope import OUT_OF_SCOPE
 
 Grid = NDArray[np.floating]
@@ -41,7 +41,7 @@ def heads_picture(weights: Mapping[str, Grid], model: str, found: SliceHeads | N
 
     Args:
         weights: by name of the branch, ``(depth, heads)``, NaN where none acts. model: its name, for the title.
-        found: of :func:`headclip_med.head_slice.explain_slice`.
+        found: of :func:`headclip_med.engine.heads.explain_slice`.
     """
     depth, heads = next(iter(weights.values())).shape
     table, below, column = max(2.4, depth * _ROW + 1.1), _SLICE if found else 0.0, heads * _COLUMN + 1.6

@@ -26,7 +26,7 @@ from headclip_med.base.errors import OutputError
 from headclip_med.base.files import atomic_path
 from headclip_med.base.types import Affine
 from headclip_med.base.versions import __version__
-from headclip_med.result import AnomalyResult
+from headclip_med.engine.result import AnomalyResult
 
 SCANNER, ALIGNED = 1, 2  # NIFTI_XFORM_SCANNER_ANAT, NIFTI_XFORM_ALIGNED_ANAT
 

@@ -23,8 +23,8 @@ from PIL import Image
 from headclip_med.base.files import atomic_path
 from headclip_med.base.threads import WARNINGS
 from headclip_med.base.types import RESEARCH_ONLY
+from headclip_med.engine.result import AnomalyResult
 from headclip_med.models.scope import OUT_OF_SCOPE
-from headclip_med.result import AnomalyResult
 from headclip_med.writing.panels import Panel, cropped, displayed_slice, is_plain_image, overlay_slices
 
 # Inferno without its near-black end, which would only darken the anatomy below it.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from headclip_med.base.geometry import SliceFrame, directions, ras_axis, slice_frame, spacing
 from headclip_med.base.types import Plane, Vector
-from headclip_med.result import AnomalyResult, Finding, SliceScore
+from headclip_med.engine.result import AnomalyResult, Finding, SliceScore
 from headclip_med.slicing.slices import cut_array
 
 if TYPE_CHECKING:

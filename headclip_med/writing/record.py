@@ -21,7 +21,7 @@ from headclip_med.base.errors import InputError, OutputError, readable
 from headclip_med.base.files import RECORD_NAME, sha256_file, write_text
 from headclip_med.base.geometry import spacing, world_to_voxel
 from headclip_med.base.types import RESEARCH_ONLY, Plane
-from headclip_med.result import AnomalyResult
+from headclip_med.engine.result import AnomalyResult
 
 # The second version has no millimetres for a plain picture, and places in voxels beside those in millimetres.
 SCHEMA_VERSION = "headclip_med.result/2"

@@ -15,8 +15,8 @@ from PIL import Image
 from headclip_med.base.files import write_text
 from headclip_med.base.geometry import displayed_pixel, slice_frame
 from headclip_med.base.types import RESEARCH_ONLY
+from headclip_med.engine.result import AnomalyResult, Finding, SliceScore
 from headclip_med.models.scope import OUT_OF_SCOPE
-from headclip_med.result import AnomalyResult, Finding, SliceScore
 from headclip_med.writing.overlay import montage
 from headclip_med.writing.panels import is_plain_image, place_text, position_text
 from headclip_med.writing.record import ResultRecord, to_record

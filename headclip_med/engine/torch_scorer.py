@@ -13,8 +13,8 @@ from torch import Tensor
 
 from headclip_med.base.geometry import SliceFrame
 from headclip_med.detectors import Detector
+from headclip_med.engine.batches import Collect, Piece
 from headclip_med.models.domains import Domain, window_of
-from headclip_med.run_slices import Collect, Piece
 from headclip_med.slicing.intensity import Preprocessing, PreprocessingKind, released_levels
 from headclip_med.slicing.pixels import from_square, normalise, rescale, three_channels, to_square
 from headclip_med.slicing.scan import Floats, Scan
@@ -53,7 +53,7 @@ def slice_limits(scan: Scan, frame: SliceFrame, inside: NDArray[np.bool_], devic
 
 @dataclass(frozen=True)
 class SliceScorer:
-    """What :func:`headclip_med.run_slices.score_scans` calls for every batch."""
+    """What :func:`headclip_med.engine.batches.score_scans` calls for every batch."""
 
     detector: Detector
     device: torch.device

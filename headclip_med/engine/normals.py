@@ -11,9 +11,9 @@ import torch
 from headclip_med.base.errors import HeadclipError, InputError
 from headclip_med.base.geometry import slice_frame
 from headclip_med.base.volume import image_digest
-from headclip_med.detect_slices import own_preprocessing, slice_limits, slice_pixels
 from headclip_med.detectors import Detector, NormalPixels
-from headclip_med.job import make_job
+from headclip_med.engine.case import make_job
+from headclip_med.engine.torch_scorer import own_preprocessing, slice_limits, slice_pixels
 from headclip_med.models.domains import Domain
 from headclip_med.models.scope import ANY_IMAGE, ImageKind, Scope, kind_of, scope_of
 from headclip_med.reading import load_volume

@@ -12,14 +12,21 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.types import Affine
 from headclip_med.base.versions import package_versions
 from headclip_med.base.volume import AnyVolume
-from headclip_med.job import Clock, Job, chosen_smoothing, chosen_threshold, make_job
+from headclip_med.engine.batches import Arrived, Batching, Cancel, Progress, ScanRun, ScorePieces, score_scans
+from headclip_med.engine.case import (
+    CaseRun,
+    Clock,
+    Job,
+    begin_case,
+    chosen_smoothing,
+    chosen_threshold,
+    finish_case,
+    make_job,
+)
+from headclip_med.engine.result import AnomalyResult
 from headclip_med.models.scope import Scope, out_of_scope
 from headclip_med.models.speed import SPEEDS, Speed
 from headclip_med.reading.sources import Source, load_source
-from headclip_med.result import AnomalyResult
-from headclip_med.run_job import CaseRun, begin_case, finish_case
-from headclip_med.run_slices import Batching, Cancel, ScorePieces, score_scans
-from headclip_med.scan_run import Arrived, Progress, ScanRun
 from headclip_med.slicing.intensity import Channels, Preprocessing, PreprocessingKind
 
 
@@ -109,7 +116,7 @@ class ScanEngine(ABC):
             preprocessing: ``own``, or ``released``: 8-bit pictures as the published codes feed them, for numbers that
                 are to be compared with published ones (docs/methods.md); default the pack's, or ``own``.
             progress: called with slices done and slices in all; cancel: asked before each batch;
-                arrived: given the maps and scores of each batch, see :mod:`headclip_med.scan_run`.
+                arrived: given the maps and scores of each batch, see :mod:`headclip_med.engine.batches`.
 
         Returns:
             A result whose volumes are MetaTensors, or :class:`headclip_med.base.volume.LoadedVolume` from an exported

@@ -9,7 +9,7 @@ import torch
 
 from headclip_med.detectors import Detector
 from headclip_med.encoders.attention import logit_bytes
-from headclip_med.run_job import CaseRun
+from headclip_med.engine.case import CaseRun
 
 # A GPU gets at most so many slices at once: more hardly gains, and the first results come later.
 _MOST = 64

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.base.types import Affine, Plane
 from headclip_med.base.volume import AnyVolume, volume_array
+from headclip_med.reading.sources import with_meta, with_monai_meta
+
+if TYPE_CHECKING:
+    pass
+
+
+def to_metatensors(result: AnomalyResult) -> AnomalyResult:
+    """The same result with its volume and its map as MetaTensors, which share their memory with the arrays."""
+    import torch
+
+    volume = with_monai_meta(result.volume)
+    volume_map = with_meta(torch.from_numpy(volume_array(result.volume_map)), result.affine, volume.meta)
+    return replace(result, volume=volume, volume_map=volume_map)
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from headclip_med.base.errors import InputError, ModelError
-from headclip_med.exports.card import ScoreCard
-from headclip_med.exports.onnx_graph import OnnxGraph, open_graph
+from headclip_med.engine.batches import Batching, Collect, Piece
+from headclip_med.engine.card import ScoreCard
+from headclip_med.engine.engine import ScanEngine, Setup
+from headclip_med.engine.onnx_graph import OnnxGraph, open_graph
 from headclip_med.models.domains import get_domain
-from headclip_med.run_slices import Batching, Collect, Piece
-from headclip_med.scan_engine import ScanEngine, Setup
 from headclip_med.slicing.intensity import Preprocessing, PreprocessingKind
 from headclip_med.slicing.pixels_numpy import from_square, slice_limits, slice_pixels
 from headclip_med.slicing.view import other_preprocessing
@@ -125,7 +125,7 @@ def check_onnx_options(
 
 
 def _score(graph: OnnxGraph, pieces: Sequence[Piece]) -> Collect | None:
-    """What :func:`headclip_med.run_slices.score_scans` calls for every batch."""
+    """What :func:`headclip_med.engine.batches.score_scans` calls for every batch."""
     frames = [piece.plane.frame for piece in pieces]
     insides = [piece.scan.inside(frame, piece.indices) for piece, frame in zip(pieces, frames, strict=True)]
     pixels = [slice_pixels(p.scan, frame, p.indices) for p, frame in zip(pieces, frames, strict=True)]

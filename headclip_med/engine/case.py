@@ -1,23 +1,64 @@
-"""One case's job: everything decided before its first slice runs. In numpy alone, for every engine."""
+"""A job → slices to score → its result: maps, one map, scores and findings, whatever engine scores them. No torch."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.base.errors import InputError
-from headclip_med.base.geometry import check_affine, spacing
+from headclip_med.base.geometry import check_affine, slice_centres, slice_frame, spacing
 from headclip_med.base.types import Affine, Plane
-from headclip_med.base.volume import AnyVolume, volume_array
+from headclip_med.base.volume import AnyVolume, LoadedVolume, volume_array
+from headclip_med.engine.batches import Arrived, PlaneRun, Progress, ScanRun, ScorePieces, Stride
+from headclip_med.engine.result import AnomalyResult, SliceScore
+from headclip_med.engine.volume_map import find_components, fuse_planes, smooth_along, volume_score
 from headclip_med.slicing.intensity import Channels, Preprocessing, as_released, foreground, intensity_ranges
-from headclip_med.slicing.places import empty_slices
+from headclip_med.slicing.places import empty_slices, source_slices
 from headclip_med.slicing.scan import Scan
 from headclip_med.slicing.view import Window, check_released, choose_channels, choose_planes, source_name, window_or_own
+
+pass  # import of itself
+
+_MANY_FINDINGS = 1000
+
+
+def slice_scores(run: PlaneRun, job: Job) -> tuple[SliceScore, ...]:
+    """One entry for every slice along the plane's axis, background too."""
+    shape, meta = (job.array.shape[1], job.array.shape[2], job.array.shape[3]), job.volume.meta
+    centres = slice_centres(job.affine, shape, run.frame.axis)
+    sources = source_slices(job.volume, job.affine, run.frame.axis)
+    found = []
+    for i, (centre, source) in enumerate(zip(centres, sources, strict=True)):
+        place = meta["slice_positions"][source] if meta.get("uneven") and source is not None else centre
+        uids = meta.get("slice_uids")
+        found.append(
+            SliceScore(
+                index=i,
+                position_mm=None if meta.get("is_2d") else (float(place[0]), float(place[1]), float(place[2])),
+                score=float(run.scores[i]),
+                background=bool(run.background[i]),
+                uid=(str(uids[source]) or None) if uids and source is not None else None,
+                interpolated=bool(run.interpolated[i]),
+            )
+        )
+    return tuple(found)
+
+
+def few_scored(planes: Sequence[PlaneRun]) -> list[str]:
+    """What to know of slices that were not scored."""
+    left_out = sum(int(plane.interpolated.sum()) for plane in planes)
+    seen = sum(int((~plane.background).sum()) for plane in planes)
+    return [f"{left_out} of {seen} slices were not scored but interpolated, as the speed preset says"] * bool(left_out)
+
+
+def many_findings(count: int) -> list[str]:
+    """A warning about more findings than anybody reads."""
+    return [f"{count} findings: the threshold may be too low for this image"] if count > _MANY_FINDINGS else []
 
 
 @dataclass(frozen=True)
@@ -162,3 +203,96 @@ class Clock:
         """End the step ``name``; the next one begins."""
         now = time.perf_counter()
         self.laps[name], self._last = round(now - self._last, 4), now
+
+
+pass  # import of itself
+pass  # import of itself
+
+
+@dataclass
+class CaseRun:
+    """A case on its way: what was decided, and its slices.
+
+    Attributes:
+        sigma_mm: Gaussian along each plane's normal; threshold: cut on the map in (0, 1), and where it came from.
+        provenance: of the result; warnings: what happened while it was scored.
+    """
+
+    job: Job
+    slices: ScanRun
+    sigma_mm: float
+    threshold: tuple[float, str]
+    clock: Clock
+    provenance: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def map_bytes(self) -> int:
+        """Of the map of one plane."""
+        return int(self.slices.planes[0].volume_map.nbytes)
+
+    @property
+    def bytes(self) -> int:
+        """What it holds: the volume, its mask and a map for every plane."""
+        maps = len(self.slices.planes) * self.map_bytes
+        return int(self.job.array.nbytes + self.slices.scan.mask.nbytes + maps)
+
+
+def begin_case(
+    job: Job,
+    score: ScorePieces,
+    *,
+    sigma_mm: float,
+    threshold: tuple[float, str],
+    stride_mm: float,
+    clock: Clock,
+    provenance: dict[str, Any],
+    progress: Progress | None = None,
+    arrived: Arrived | None = None,
+) -> CaseRun:
+    """Everything that comes before the first slice: foreground, black and white, an empty map.
+
+    Args:
+        score: scores slices; stride_mm: 0 for every slice, see :class:`headclip_med.engine.batches.Stride`.
+        clock: goes on from where the engine left it.
+    """
+    scan = job.scan()
+    frames = [slice_frame(job.affine, plane) for plane in job.planes]
+    stride = Stride(stride_mm, threshold[0]) if stride_mm > 0 else None
+    slices = ScanRun(scan, frames, score, stride=stride, progress=progress, arrived=arrived)
+    clock.lap("intensity")
+    return CaseRun(job, slices, sigma_mm, threshold, clock, provenance)
+
+
+def finish_case(case: CaseRun) -> AnomalyResult:
+    """Put the maps of a case together, once its slices are scored.
+
+    Returns:
+        A result with a :class:`LoadedVolume` ``(1, I, J, K)`` as its map.
+
+    Raises:
+        HeadclipError, or whatever else kept its slices from being scored.
+    """
+    if case.slices.error is not None:
+        raise case.slices.error
+    job, planes = case.job, case.slices.planes
+    maps = [smooth_along(plane.volume_map, plane.frame.axis, job.affine, case.sigma_mm) for plane in planes]
+    volume_map = fuse_planes(maps)
+    is_plain = bool(job.volume.meta.get("is_2d", False))
+    findings = find_components(volume_map, job.affine, case.threshold[0], planes[0].frame.axis, is_plain)
+    case.clock.lap("map")
+    notes = (*case.warnings, *few_scored(planes), *many_findings(len(findings)))
+    return AnomalyResult(
+        volume=job.volume,
+        volume_map=LoadedVolume(volume_map[None], job.affine, job.volume.meta),
+        pred_score=float(np.mean([volume_score(plane.scores[~plane.background].tolist()) for plane in planes])),
+        threshold=case.threshold[0],
+        threshold_origin=case.threshold[1],
+        planes=job.planes,
+        slices=slice_scores(planes[0], job),
+        findings=findings,
+        display_window=case.slices.scan.ranges[0],
+        timings=case.clock.laps,
+        warnings=(*job.warnings, *notes),
+        provenance=case.provenance,
+    )

@@ -11,22 +11,21 @@ from typing import Any
 
 import torch
 
-from headclip_med.detect_slices import SliceScorer, own_preprocessing
 from headclip_med.detectors import Detector, SliceBatch
 from headclip_med.detectors.memory import adapted
-from headclip_med.device import Precision, choose_device, choose_dtype
-from headclip_med.memory import fitting_batch, shortage
+from headclip_med.engine.batches import Batching
+from headclip_med.engine.case import CaseRun
+from headclip_med.engine.device import Precision, choose_device, choose_dtype
+from headclip_med.engine.engine import ScanEngine, Setup
+from headclip_med.engine.memory import fitting_batch, shortage
+from headclip_med.engine.normals import Normals, normal_pixels, read_normals
+from headclip_med.engine.result import AnomalyResult, to_metatensors
+from headclip_med.engine.torch_scorer import SliceScorer, own_preprocessing
 from headclip_med.models.domains import Domain, get_domain
 from headclip_med.models.load import DEFAULT_MODEL, Model, detector_for, load_model, place_model
 from headclip_med.models.record import UNCALIBRATED
 from headclip_med.models.scope import Scope
 from headclip_med.models.speed import get_speed
-from headclip_med.normals import Normals, normal_pixels, read_normals
-from headclip_med.reading.sources import to_metatensors
-from headclip_med.result import AnomalyResult
-from headclip_med.run_job import CaseRun
-from headclip_med.run_slices import Batching
-from headclip_med.scan_engine import ScanEngine, Setup
 from headclip_med.slicing.intensity import PreprocessingKind
 from headclip_med.slicing.view import other_preprocessing
 

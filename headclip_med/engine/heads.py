@@ -15,15 +15,14 @@ from torch.nn import functional as F
 from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import SliceFrame, slice_frame
 from headclip_med.base.volume import LoadedVolume
-from headclip_med.detect_slices import SliceScorer, own_preprocessing, slice_limits, slice_pixels
 from headclip_med.detectors.headclip.attribution import HeadEffect, HeadShares, detector_shares, strongest_heads
 from headclip_med.detectors.headclip.detector import HeadCLIP
-from headclip_med.job import make_job
+from headclip_med.engine.batches import Batching, ScanRun, score_scans
+from headclip_med.engine.case import make_job
+from headclip_med.engine.torch_scorer import SliceScorer, own_preprocessing, slice_limits, slice_pixels
 from headclip_med.models.domains import Domain
 from headclip_med.models.scope import Scope, out_of_scope
 from headclip_med.reading import load_volume
-from headclip_med.run_slices import Batching, score_scans
-from headclip_med.scan_run import ScanRun
 from headclip_med.slicing.intensity import Placement, PreprocessingKind
 from headclip_med.slicing.scan import Scan
 from headclip_med.slicing.view import source_name

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from headclip_med.base.geometry import spacing, voxel_to_world, voxel_volume
 from headclip_med.base.types import Affine
-from headclip_med.result import Finding
+from headclip_med.engine.result import Finding
 
 Map = NDArray[np.float32]
 

@@ -1,0 +1,1 @@
+"""A volume → its anomaly map, slice scores and findings."""
