@@ -130,7 +130,7 @@ def sagittal(viewer: Any, dock: Any) -> None:
 
 def run(viewer: Any, dock: Any, folder: Path) -> None:
     """In the middle of a run, maps as they come."""
-    from napari_headclip_med.reader import read_volume_files
+    from napari_headclip_med.files.reader import read_volume_files
 
     for data, kwargs, _ in read_volume_files(str(folder / VOLUME_NAME)):
         viewer.add_image(data, **kwargs)

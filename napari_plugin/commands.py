@@ -9,8 +9,8 @@ import numpy as np
 from headclip_med.base.errors import InputError
 
 from .compat import front_viewer
+from .files.writer import grid_of
 from .launch import dock_of
-from .writer import grid_of
 
 
 def review_results() -> None:

@@ -13,31 +13,31 @@ from qtpy.QtWidgets import QFileDialog, QScrollArea, QTabWidget, QVBoxLayout, QW
 from headclip_med.base.errors import HeadclipError
 from headclip_med.base.names import model_names
 
-from .background import Background
-from .case_layers import CaseLayers
-from .case_tools import CaseTools
 from .compat import binding_problem, main_window, plain_viewer, show_scale_bar
-from .dock_parts import Views
-from .keys import Keys, WindowDrag
-from .layers import map_colours
-from .orientation import Orientation
-from .review_control import ReviewControl
-from .run_control import RunControl
+from .control.background import Background
+from .control.keys import Keys, WindowDrag
+from .control.review import ReviewControl
+from .control.run import RunControl
+from .control.tools import CaseTools
+from .control.worker import LocalRunner, Runner
+from .layers.case import CaseLayers
+from .layers.grid import map_colours
+from .layers.orientation import Orientation
 from .settings_store import SettingsStore
 from .shortcuts import ACTIONS, Shortcuts, napari_keys
-from .views_base import DOCK_WIDTH, column
-from .views_cases import CaseList
-from .views_display import DisplayBox
-from .views_export import ExportBox
-from .views_findings import DrawBox, FindingList, ThresholdBox
-from .views_heads import HeadsBox
-from .views_help import ShortcutBox
-from .views_notes import Footer, ProvenanceBox, WarningLine
-from .views_reading import OpinionBox
-from .views_run import RunBox
-from .views_settings import SettingsBox
-from .views_slices import SliceList
-from .worker import LocalRunner, Runner
+from .views.base import DOCK_WIDTH, column
+from .views.cases import CaseList
+from .views.display import DisplayBox
+from .views.export import ExportBox
+from .views.findings import DrawBox, FindingList, ThresholdBox
+from .views.heads import HeadsBox
+from .views.help import ShortcutBox
+from .views.notes import Footer, ProvenanceBox, WarningLine
+from .views.parts import Views
+from .views.reading import OpinionBox
+from .views.run import RunBox
+from .views.settings import SettingsBox
+from .views.slices import SliceList
 
 if TYPE_CHECKING:
     from headclip_med.review import Session

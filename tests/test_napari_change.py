@@ -83,8 +83,8 @@ FAULTS = ["source", "prepare", "one layer", "last layer", "overlay", "words", "v
 def test_a_change_that_fails_anywhere_leaves_the_case_before_open_or_none(
     dock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there_a_way_back: bool
 ) -> None:
-    from napari_headclip_med import review_control
-    from napari_headclip_med.case_layers import CaseLayers
+    from napari_headclip_med.control import review as review_control
+    from napari_headclip_med.layers.case import CaseLayers
 
     from headclip_med.review.store import ReviewStore
 
@@ -312,7 +312,7 @@ def test_a_layer_in_smaller_units_does_not_move_the_slices(dock: Any, viewer: An
 
 
 def test_nothing_is_decided_while_a_run_is_on_the_screen_and_the_case_comes_back(dock: Any, tmp_path: Path) -> None:
-    from napari_headclip_med.case_layers import picture_of_run
+    from napari_headclip_med.layers.case import picture_of_run
 
     agreement = opened(dock, tmp_path, "axial")
     volume = agreement.sources["sagittal"]
@@ -378,7 +378,7 @@ def test_a_plain_picture_has_no_millimetres_and_no_patient(dock: Any, viewer: An
 
 
 def test_letters_are_those_of_the_volume_on_the_screen_or_none(dock: Any, viewer: Any, tmp_path: Path) -> None:
-    from napari_headclip_med.reader import read_result_folder, read_volume_files
+    from napari_headclip_med.files.reader import read_result_folder, read_volume_files
 
     results = write_mixed(tmp_path, tuple(kind for kind in KINDS if kind.name in ("axial", "polyp", "oblique")))
     viewer.add_image(np.zeros((4, 5, 6)))

@@ -229,8 +229,8 @@ def test_the_review_is_saved_when_the_window_is_asked_to_close(
 def test_closing_while_a_run_goes_on_cancels_it_and_nothing_deleted_is_touched(
     make_dock: MakeDock, viewer: Any, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_headclip_med.reader import read_volume_files
-    from napari_headclip_med.worker import LocalRunner
+    from napari_headclip_med.control.worker import LocalRunner
+    from napari_headclip_med.files.reader import read_volume_files
     from qtpy.QtWidgets import QApplication
 
     engine, dock, source = Endless(), make_dock(), write_case(tmp_path)[0]
@@ -367,7 +367,7 @@ def test_a_drag_with_the_right_button_sets_the_window(dock: Any, viewer: Any, tm
 
 def test_labels_on_a_volume_keep_its_place(viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from napari_headclip_med import commands
-    from napari_headclip_med.reader import read_volume_files
+    from napari_headclip_med.files.reader import read_volume_files
 
     monkeypatch.setattr(commands, "front_viewer", lambda: viewer)
     with pytest.raises(InputError, match="A volume must be chosen"):

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from dicom_series import CtSeries
 from napari_case import PEAKS, SHAPE, affine_2mm, anomaly_map, open_session, write_case
-from napari_headclip_med.case_layers import CaseLayers, map_range, picture_of, picture_of_run
-from napari_headclip_med.layers import display_grid
-from napari_headclip_med.orientation import PLANE_ORDER, Orientation, camera_orientation, edge_letters
-from napari_headclip_med.reader import get_dicom_reader, get_volume_reader, read_volume_files
-from napari_headclip_med.volume_layers import volume_layers
-from napari_headclip_med.writer import write_image, write_labels
+from napari_headclip_med.files.reader import get_dicom_reader, get_volume_reader, read_volume_files
+from napari_headclip_med.files.writer import write_image, write_labels
+from napari_headclip_med.layers.case import CaseLayers, map_range, picture_of, picture_of_run
+from napari_headclip_med.layers.grid import display_grid
+from napari_headclip_med.layers.orientation import PLANE_ORDER, Orientation, camera_orientation, edge_letters
+from napari_headclip_med.layers.volume import volume_layers
 from orientations import every_orientation
 from PIL import Image
 from writing_phantom import oblique_affine
@@ -238,7 +238,7 @@ def test_a_layer_without_a_place_is_not_written(tmp_path: Path) -> None:
 
 
 def test_many_series_are_not_opened_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from napari_headclip_med import reader
+    from napari_headclip_med.files import reader
 
     monkeypatch.setattr(reader, "list_series", lambda folder: list(range(13)))
     with pytest.raises(InputError, match="at most 12 series"):

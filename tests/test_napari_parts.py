@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from napari_case import open_session, write_case
-from napari_headclip_med import rows
+from napari_headclip_med.control.worker import LocalRunner, Progress, RunOptions, SlicesDone, in_words
+from napari_headclip_med.layers.windows import dragged, first_window, percentile_limits, preset_limits, presets
 from napari_headclip_med.shortcuts import ACTIONS, Shortcuts, napari_keys, normal
-from napari_headclip_med.windows import dragged, first_window, percentile_limits, preset_limits, presets
-from napari_headclip_med.worker import LocalRunner, Progress, RunOptions, SlicesDone, in_words
+from napari_headclip_med.views import rows
 from small_cases import write_volume
 
 from headclip_med.base.errors import CancelledError, InputError
@@ -177,7 +177,7 @@ print(sys.modules.get("triton", "free"))
 
 def test_the_sample_result_is_computed_without_triton(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside Mesa's OpenGL triton ended napari when the sample was opened before any model had been run."""
-    from napari_headclip_med import sample_data
+    from napari_headclip_med.files import sample_data
 
     import headclip_med.demo
 

@@ -8,9 +8,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from napari_headclip_med.layers import display_grid
-from napari_headclip_med.reader import get_reader, read_result_folder
-from napari_headclip_med.sample_data import LESION, synthetic_head
+from napari_headclip_med.files.reader import get_reader, read_result_folder
+from napari_headclip_med.files.sample_data import LESION, synthetic_head
+from napari_headclip_med.layers.grid import display_grid
 from orientations import every_orientation
 from writing_phantom import SHAPE, make_result, oblique_affine
 

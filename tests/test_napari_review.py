@@ -222,7 +222,7 @@ def test_a_review_that_is_open_elsewhere_is_for_looking_only(dock: Any, tmp_path
 def test_a_run_that_cannot_be_done_or_is_cancelled_is_told(
     dock: Any, viewer: Any, tiny_pack: Path, tmp_path: Path
 ) -> None:
-    from napari_headclip_med.reader import read_volume_files
+    from napari_headclip_med.files.reader import read_volume_files
 
     dock.run_box.run_button.setEnabled(True)
     dock.run.start()
@@ -243,8 +243,8 @@ def test_a_run_that_cannot_be_done_or_is_cancelled_is_told(
 
 
 def test_closing_the_dock_stops_the_engine(make_dock: MakeDock, viewer: Any, tmp_path: Path) -> None:
-    from napari_headclip_med.reader import read_volume_files
-    from napari_headclip_med.worker import LocalRunner
+    from napari_headclip_med.control.worker import LocalRunner
+    from napari_headclip_med.files.reader import read_volume_files
 
     engine, dock = Endless(), make_dock()
     dock.run.runner = LocalRunner(lambda name: engine)

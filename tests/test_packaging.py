@@ -32,8 +32,8 @@ def heavy_modules_after(statement: str) -> list[str]:
         "headclip_med.review.tables",
         "headclip_med_workflows",
         "napari_headclip_med",
-        "napari_headclip_med.reader",
-        "napari_headclip_med.sample_data",
+        "napari_headclip_med.files.reader",
+        "napari_headclip_med.files.sample_data",
     ],
 )
 def test_importing_it_loads_nothing_heavy(module: str) -> None:

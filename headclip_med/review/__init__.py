@@ -29,11 +29,10 @@ Whatever cannot be done raises a :class:`headclip_med.base.errors.HeadclipError`
 
 from __future__ import annotations
 
-from headclip_med.review.case_list import CaseEntry
 from headclip_med.review.components import Components, components_at, slice_mask
 from headclip_med.review.decisions import ReviewFinding
+from headclip_med.review.lists import CaseEntry, SliceRow
 from headclip_med.review.model import RATINGS, STATUSES, CaseReview, Mark
-from headclip_med.review.navigation import SliceRow
 from headclip_med.review.open_case import KEEP, OpenCase
 from headclip_med.review.session import Session
 from headclip_med.review.signals import Change, Signal

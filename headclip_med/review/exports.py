@@ -17,10 +17,23 @@ from headclip_med.base.files import check_writable, write_text
 from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.review.model import review_json
 from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
+from headclip_med.writing.dicom import write_dicom
+from headclip_med.writing.dicom_options import DicomOptions
 
 if TYPE_CHECKING:
     from headclip_med.writing.dicom_options import DicomOptions
     from headclip_med.writing.record import Millimetres
+
+
+def write_accepted(
+    reviewed: ReviewedCase, folder: Path, kinds: Sequence[str], options: DicomOptions | None = None
+) -> dict[str, Path]:
+    """As :func:`headclip_med.writing.dicom.write_dicom`, one segment and group of measurements for each finding.
+
+    UIDs follow from the review's state: the same state replaces what was sent before.
+    """
+    return write_dicom(reviewed.result(), folder, kinds, options)
+
 
 FORMATS = ("json", "csv", "nifti", "png", "html")
 DICOM_FORMATS = ("seg", "sr")
@@ -101,7 +114,7 @@ def write_mask(reviewed: ReviewedCase, path: Path) -> None:
 
 def write_pictures(reviewed: ReviewedCase, folder: Path) -> list[Path]:
     """A PNG of every accepted or drawn finding: the slice that shows it best, its own outline."""
-    from headclip_med.review.pictures import finding_pictures
+    from headclip_med.review.page import finding_pictures
     from headclip_med.writing.overlay import save_picture
 
     paths = []
@@ -138,7 +151,7 @@ def write_dicom_review(
     Raises:
         InputError: the source is not at hand. OutputError: it is no DICOM. MissingExtraError: no highdicom.
     """
-    from headclip_med.review.dicom import write_accepted
+    pass  # import of itself
 
     if reviewed.source is None:
         raise InputError(

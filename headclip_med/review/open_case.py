@@ -10,19 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.base.errors import InputError, OutputError
-from headclip_med.review.case_list import is_concealed
 from headclip_med.review.cases import CaseData, check_unaltered
 from headclip_med.review.components import Components, Mask, from_runs, slice_mask, to_runs
-from headclip_med.review.decisions import Regions, ReviewFinding, accepted_mask, judged_patch, standing
-from headclip_med.review.drawing import (
+from headclip_med.review.decisions import (
+    Regions,
+    ReviewFinding,
+    accepted_mask,
     centre_mark,
     checked_mask,
     drawn_finding,
     drawn_number,
+    judged_patch,
     masks_of_labels,
     next_number,
+    standing,
 )
 from headclip_med.review.history import Event, History, Kind, Patch
+from headclip_med.review.lists import SliceRow, is_concealed, neighbour, slice_rows, suspicious_order
 from headclip_med.review.model import (
     CaseReview,
     DrawnFinding,
@@ -34,7 +38,6 @@ from headclip_med.review.model import (
     Status,
     values_in_words,
 )
-from headclip_med.review.navigation import SliceRow, neighbour, slice_rows, suspicious_order
 from headclip_med.review.signals import Change, Signal, What
 from headclip_med.review.store import ReviewStore
 from headclip_med.writing.record import ResultRecord

@@ -16,8 +16,7 @@ from headclip_med.base.volume import LoadedVolume
 from headclip_med.engine.result import AnomalyResult, Finding, SliceScore
 from headclip_med.review.cases import CaseData, find_results, load_case
 from headclip_med.review.components import Mask, from_runs
-from headclip_med.review.decisions import Regions
-from headclip_med.review.drawing import drawn_number
+from headclip_med.review.decisions import Regions, drawn_number
 from headclip_med.review.model import CaseReview, DrawnFinding, FindingReview
 from headclip_med.review.open_case import OpenCase
 from headclip_med.review.store import load_review

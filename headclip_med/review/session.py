@@ -10,12 +10,11 @@ from types import TracebackType
 
 from headclip_med.base.errors import HeadclipError, InputError
 from headclip_med.base.versions import __version__
-from headclip_med.review.case_list import CaseEntry, entry_of, in_order
 from headclip_med.review.cases import CaseData, FoundResult, find_results, load_case
 from headclip_med.review.decisions import ReviewFinding
 from headclip_med.review.history import History
+from headclip_med.review.lists import CaseEntry, SliceRow, entry_of, in_order, neighbour
 from headclip_med.review.model import READER_PATTERN, CaseReview, ResultLink
-from headclip_med.review.navigation import SliceRow, neighbour
 from headclip_med.review.open_case import KEEP, OpenCase, utc_now
 from headclip_med.review.signals import Change, Signal
 from headclip_med.review.store import ReviewFiles, ReviewStore, read_files

@@ -6,9 +6,11 @@ with, so that it stands alone; the compact file is what others read, and the sta
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import sys
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,9 +22,45 @@ from pydantic import BaseModel, ValidationError
 from headclip_med.base.errors import InputError, OutputError
 from headclip_med.base.files import atomic_path
 from headclip_med.review.history import Event, History
-from headclip_med.review.locking import lock_file
 from headclip_med.review.model import SCHEMA_VERSION, CaseReview, ResultLink, review_json
 from headclip_med.writing.record import _first_problem
+
+_BEYOND = 1 << 30  # Windows locks bytes: one that no journal will ever have
+
+
+def lock_file(descriptor: int, what: str) -> None:
+    """Lock an open file until it is closed; file systems without locks are let through.
+
+    Raises:
+        InputError: somebody else holds it.
+    """
+    try:
+        _lock(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            return
+        raise InputError(
+            "A review must be open in one window only",
+            f"{what}, which is open elsewhere",
+            "Close the other window, or choose another reader with --reader",
+        ) from error
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        os.lseek(descriptor, _BEYOND, os.SEEK_SET)  # appending does not care
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+pass  # import of itself
 
 # The second version says of every event which map was on the screen; journals of the first one are read and go on.
 JOURNAL_SCHEMA = "headclip_med.review_journal/2"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from headclip_med.base.errors import OutputError
 from headclip_med.writing.nifti import grid_image, save_image
 
-from .layers import DisplayGrid
+from ..layers.grid import DisplayGrid
 
 
 def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QGroupBox, QLabel, QVBoxLayout
 
-from .views_base import Button, Words
+from .base import Button, Words
 
 
 class HeadsBox(QGroupBox):

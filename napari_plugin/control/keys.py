@@ -9,9 +9,9 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QWidget
 
-from .compat import main_window
-from .shortcuts import ACTIONS, Shortcuts
-from .windows import Limits, dragged
+from ..compat import main_window
+from ..layers.windows import Limits, dragged
+from ..shortcuts import ACTIONS, Shortcuts
 
 _RIGHT_BUTTON = 2
 

@@ -8,8 +8,8 @@ from qtpy.QtCore import QPointF, QRectF, Qt, Signal
 from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent, QPen, QPolygonF
 from qtpy.QtWidgets import QGroupBox, QVBoxLayout, QWidget
 
+from .base import Table
 from .rows import SliceRow
-from .views_base import Table
 
 _LINE, _HERE, _AXIS = "#f0a33c", "#35e0ff", "#8a8f98"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 30, 6, 6, 16  # margins of the curve in pixels

@@ -16,8 +16,8 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )
 
+from .base import Button, Table, Words, calm_wheel
 from .rows import FindingRow
-from .views_base import Button, Table, Words, calm_wheel
 
 _STEPS = 1000  # of the slider over [0, 1]
 _QUIET_MS = 180  # without a movement, until the volume follows

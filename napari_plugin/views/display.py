@@ -13,8 +13,8 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QGroupBox, QLabel,
 from headclip_med.base.errors import readable
 from headclip_med.base.types import PLANES
 
-from .orientation import CONVENTIONS
-from .views_base import Button, calm_wheel
+from ..layers.orientation import CONVENTIONS
+from .base import Button, calm_wheel
 
 _SIDES = "radiological: the patient's right is on your left"
 _TEXT, _CUT = "#c8ccd4", "#35e0ff"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QGroupBox, QHBoxLayout, QVBoxLayout
 
+from .base import Button, Table
 from .rows import CaseRow
-from .views_base import Button, Table
 
 _DONE, _STARTED, _PROBLEM = "✓", "…", "!"
 

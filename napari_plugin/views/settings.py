@@ -8,7 +8,7 @@ from pathlib import Path
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QGridLayout, QGroupBox, QLabel, QLineEdit
 
-from .views_base import Button, Words
+from .base import Button, Words
 
 _READER, _FOLDER, _UNAIDED = "settings/reader", "settings/results_folder", "settings/unaided_first"
 _HOME = "~/headclip_med_results"

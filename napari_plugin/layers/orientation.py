@@ -12,8 +12,8 @@ from typing import Any, Literal
 from headclip_med.base.types import Affine, Plane
 from headclip_med.writing.panels import direction_letters
 
-from .compat import camera_of, canvas_overlay
-from .layers import PATIENT_WORLD
+from ..compat import camera_of, canvas_overlay
+from .grid import PATIENT_WORLD
 
 Convention = Literal["radiological", "neurological"]
 CONVENTIONS: tuple[Convention, ...] = ("radiological", "neurological")

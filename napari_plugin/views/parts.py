@@ -9,13 +9,13 @@ from typing import Any, TypeVar, cast
 
 from headclip_med.base.errors import HeadclipError
 
-from .views_cases import CaseList
-from .views_display import DisplayBox
-from .views_export import ExportBox
-from .views_findings import DrawBox, FindingList, ThresholdBox
-from .views_notes import Footer, ProvenanceBox, WarningLine
-from .views_reading import OpinionBox
-from .views_slices import SliceList
+from .cases import CaseList
+from .display import DisplayBox
+from .export import ExportBox
+from .findings import DrawBox, FindingList, ThresholdBox
+from .notes import Footer, ProvenanceBox, WarningLine
+from .reading import OpinionBox
+from .slices import SliceList
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -11,7 +11,7 @@ from headclip_med.base.errors import readable
 from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.base.volume import AnyVolume, volume_array
 
-from .layers import display_grid
+from .grid import display_grid
 from .windows import first_window
 
 LayerTuple = tuple[Any, dict[str, Any], str]

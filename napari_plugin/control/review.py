@@ -20,14 +20,14 @@ from headclip_med.base.volume import volume_array
 from headclip_med.review import Change, Components, OpenCase, Session, components_at
 from headclip_med.review.sources import SourceMatch, match_source
 
-from . import rows
+from ..layers.case import CaseLayers, Picture, picture_of
+from ..layers.orientation import Orientation, patient_world
+from ..layers.windows import preset_limits, presets
+from ..views import rows
+from ..views.notes import NOTHING_OPEN
+from ..views.parts import Views, told
 from .background import Background
-from .case_layers import CaseLayers, Picture, picture_of
-from .dock_parts import Views, told
 from .drawing import Drawing
-from .orientation import Orientation, patient_world
-from .views_notes import NOTHING_OPEN
-from .windows import preset_limits, presets
 from .worker import in_words
 
 _STEP = 0.01  # of the threshold, by key

@@ -10,7 +10,7 @@ from headclip_med.base.errors import HeadclipError
 from headclip_med.base.versions import __version__
 from headclip_med.datasets.phantom import Lesion, make_phantom
 
-from .layers import display_grid
+from ..layers.grid import display_grid
 
 LESION = Lesion(centre_mm=(28.0, 20.0, 24.0), radii_mm=(12.0, 14.0, 10.0), irregularity=0.0)
 """A bright ellipsoid in the patient's right frontal lobe."""
@@ -41,9 +41,9 @@ def synthetic_result() -> list[tuple[Any, dict[str, Any], str]]:
     from headclip_med.demo import CASE_NAME, VOLUME_NAME, run_demo
     from headclip_med.reading import load_volume
 
+    from ..control.worker import load_any_engine
+    from ..layers.volume import volume_layers
     from .reader import read_result_folder
-    from .volume_layers import volume_layers
-    from .worker import load_any_engine
 
     folder = Path(tempfile.gettempdir()) / f"headclip_med_sample_{__version__}"
     try:

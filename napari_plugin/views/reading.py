@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QButtonGroup, QGroupBox, QHBoxLayout, QLabel, QRadioB
 
 from headclip_med.review.model import RATINGS
 
-from .views_base import Button, Words, calm_wheel
+from .base import Button, Words, calm_wheel
 
 _UNAIDED = "Look at the bare volume and say what you think. The map is shown when you have committed; both are kept."
 _AIDED = "With the map."

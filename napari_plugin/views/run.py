@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QComboBox, QGridLayout, QGroupBox, QHBoxLayout, QLabe
 
 from headclip_med.base.names import DOMAINS, PLANES
 
-from .views_base import Button, Words, calm_wheel
+from .base import Button, Words, calm_wheel
 
 _OWN = "the model's own"
 DEFAULT_MODEL = "headclip-tiny"

@@ -8,8 +8,8 @@ from qtpy.QtCore import Signal
 from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import QGroupBox, QHBoxLayout, QKeySequenceEdit, QVBoxLayout
 
-from .shortcuts import Action
-from .views_base import Button, Table, Words
+from ..shortcuts import Action
+from .base import Button, Table, Words
 
 _HELP = (
     "Left and Right step through the slices, as always in napari. Drag over the picture with the right mouse button: "

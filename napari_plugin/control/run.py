@@ -20,15 +20,15 @@ from headclip_med.review.sources import SourceMatch
 from headclip_med.writing import write_result
 from headclip_med.writing.panels import position_text
 
+from ..files.writer import grid_of
+from ..layers.case import CaseLayers, picture_of_run
+from ..views.notes import Footer
+from ..views.rows import SliceRow
+from ..views.run import RunBox
+from ..views.slices import SliceList
 from .background import Background, Task
-from .case_layers import CaseLayers, picture_of_run
-from .review_control import ReviewControl
-from .rows import SliceRow
-from .views_notes import Footer
-from .views_run import RunBox
-from .views_slices import SliceList
+from .review import ReviewControl
 from .worker import Progress, Runner, RunOptions, SlicesDone, in_words
-from .writer import grid_of
 
 _FORMATS = ("nifti", "png")
 

@@ -19,8 +19,8 @@ from headclip_med.reading import list_series, load_volume
 from headclip_med.reading.content import Format, is_format
 from headclip_med.writing.record import SCHEMA_VERSION, ResultRecord, load_result
 
-from .layers import MAP_LOOK, MASK_LOOK, display_grid
-from .volume_layers import LayerTuple, volume_layers
+from ..layers.grid import MAP_LOOK, MASK_LOOK, display_grid
+from ..layers.volume import LayerTuple, volume_layers
 
 Read = Callable[["str | Sequence[str]"], list[LayerTuple]]
 

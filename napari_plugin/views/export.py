@@ -5,7 +5,7 @@ from __future__ import annotations
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QGridLayout, QGroupBox
 
-from .views_base import Button
+from .base import Button
 
 _FORMATS = {
     "json": "review as JSON",

@@ -10,10 +10,10 @@ from qtpy.QtCore import QTimer
 
 from headclip_med.base.errors import HeadclipError
 from headclip_med.review import OpenCase
-from headclip_med.review.drawing import next_number
+from headclip_med.review.decisions import next_number
 
-from .case_layers import CaseLayers
-from .dock_parts import Views, told
+from ..layers.case import CaseLayers
+from ..views.parts import Views, told
 
 
 class Drawing:

@@ -19,10 +19,10 @@ from headclip_med.base.types import RESEARCH_ONLY, Affine, Vector, VolumeMeta
 from headclip_med.base.volume import AnyVolume, LoadedVolume
 from headclip_med.slicing.slices import put_back_array
 
-from .compat import lock, world_steps
-from .layers import DisplayGrid, display_grid, map_colours
+from ..compat import lock, world_steps
+from .grid import DisplayGrid, display_grid, map_colours
 from .orientation import own_order
-from .volume_layers import LayerTuple, volume_layers
+from .volume import LayerTuple, volume_layers
 from .windows import Limits
 
 if TYPE_CHECKING:

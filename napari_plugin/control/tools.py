@@ -11,11 +11,11 @@ from headclip_med.review import OpenCase
 from headclip_med.review.sources import LinkedImage, linked_image
 from headclip_med.writing.record import ResultRecord
 
+from ..layers.case import CaseLayers
+from ..views.heads import HeadsBox
+from ..views.parts import told
 from .background import Background
-from .case_layers import CaseLayers
-from .dock_parts import told
-from .review_control import ReviewControl
-from .views_heads import HeadsBox
+from .review import ReviewControl
 from .worker import in_words
 
 

@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QFrame, QGroupBox, QHBoxLayout, QVBoxLayout, QWidget
 
 from headclip_med.base.types import RESEARCH_ONLY
 
-from .views_base import Button, Words
+from .base import Button, Words
 
 _PLAIN, _WRONG, _WARNING = "#c8ccd4", "#ff8a7a", "#ffb454"
 _KEPT = 20

@@ -1,0 +1,1 @@
+"""What the dock does: runs, review, drawing, keys."""

@@ -1,0 +1,1 @@
+"""What is in the viewer: layers, grid, orientation, windows."""

@@ -1,0 +1,1 @@
+"""The parts of the dock; they know no viewer."""
