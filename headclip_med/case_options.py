@@ -11,7 +11,7 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.names import CHANNELS, IRREGULAR, PREPROCESSINGS
 from headclip_med.base.types import PLANES
 from headclip_med.writing import ALL_FORMATS, FORMATS, DicomOptions, check_formats
-from headclip_med.writing.dicom_options import check_dicom_extra
+from headclip_med.writing.dicom.options import check_dicom_extra
 
 if TYPE_CHECKING:
     from headclip_med.engine.engine import Ask

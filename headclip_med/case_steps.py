@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from headclip_med.base.errors import CancelledError, HeadclipError, internal_error
-from headclip_med.base.files import RECORD_NAME, case_folder, check_writable
+from headclip_med.base.files import RECORD_NAME
 from headclip_med.base.geometry import slice_frame
 from headclip_med.case_options import CaseOptions
 from headclip_med.case_outcome import CaseOutcome, top_finding
 from headclip_med.reading.inputs import Source
 from headclip_med.writing import write_result
-from headclip_med.writing.dicom_options import check_dicom_source
+from headclip_med.writing.dicom.options import check_dicom_source
+from headclip_med.writing.folder import case_folder, check_case_folder
 
 if TYPE_CHECKING:
     from headclip_med.base.volume import LoadedVolume
@@ -29,7 +30,7 @@ Made = TypeVar("Made")
 
 
 def check_case(out_dir: Path, name: str, source: Source, options: CaseOptions) -> None:
-    check_writable(out_dir, name)
+    check_case_folder(out_dir, name)
     check_dicom_source(source, options.formats)
 
 

@@ -104,8 +104,8 @@ def check_inputs(inputs: Sequence[str], cases: Sequence[CaseInput], out: Path) -
 
 def _problem(case: CaseInput, out: Path) -> HeadclipError | None:
     """Why nothing can come of a case, as far as names and first bytes tell."""
-    from headclip_med.base.files import check_writable
     from headclip_med.reading.content import existing_path, identify, known_format
+    from headclip_med.writing.folder import check_case_folder
 
     try:
         if case.fetch is None:
@@ -114,7 +114,7 @@ def _problem(case: CaseInput, out: Path) -> HeadclipError | None:
                     identify(path)
                 elif not any(known_format(file) for file in path.rglob("*") if file.is_file()):
                     raise InputError("The folder must hold images", f"{path.name} without any", "Check the path")
-        check_writable(out, case.name)
+        check_case_folder(out, case.name)
     except HeadclipError as problem:
         return problem
     except OSError as problem:

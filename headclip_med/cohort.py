@@ -17,7 +17,8 @@ from headclip_med.case_steps import check_case, read_case, seconds_since, write_
 from headclip_med.cohort_run import RUN_NAME, CohortRun, read_runs
 from headclip_med.finished import finished_record, skipped
 from headclip_med.reading.inputs import CaseInput, Source
-from headclip_med.writing.dicom_options import check_dicom_source
+from headclip_med.writing.dicom.options import check_dicom_source
+from headclip_med.writing.folder import check_case_folder
 
 if TYPE_CHECKING:
     from headclip_med.engine.batches import Cancel, Progress
@@ -154,7 +155,7 @@ def check_output(out_dir: Path, name: str | None = None) -> None:
         OutputError: the folder, or the nearest one above it that exists, cannot be written to, or holds a ``run.json``
             of something else.
     """
-    check_writable(out_dir, name)
+    check_writable(out_dir) if name is None else check_case_folder(out_dir, name)
     read_runs(out_dir)
 
 

@@ -10,12 +10,13 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.base.files import atomic_path, check_writable
+from headclip_med.base.files import atomic_path
 from headclip_med.base.geometry import voxel_to_world, voxel_volume
 from headclip_med.base.types import Affine
 from headclip_med.case_outcome import CaseOutcome
 from headclip_med.cohort import predict_case
 from headclip_med.datasets.phantom import Lesion, Phantom, make_phantom
+from headclip_med.writing.folder import check_case_folder
 from headclip_med.writing.record import load_result
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def run_demo(
     Raises:
         HeadclipError: as :func:`headclip_med.cohort.predict_case`.
     """
-    check_writable(out_dir, CASE_NAME)
+    check_case_folder(out_dir, CASE_NAME)
     if engine is None:
         from headclip_med.engine.torch_engine import load_engine
 

@@ -7,11 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_cases import write_tiny_pack, write_volume
+
+with suppress(ImportError):  # tensorboard's and onnx's; its handler closes the stream it was made with
+    from absl import logging as absl_logging
+
+    absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="session")

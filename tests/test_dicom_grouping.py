@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 
 from headclip_med.base.errors import InputError, OutputError
 from headclip_med.reading import LoadedVolume, list_series, load
-from headclip_med.writing.dicom import write_dicom
+from headclip_med.writing.dicom.objects import write_dicom
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -22,7 +22,7 @@ from headclip_med.base.errors import InputError, OutputError
 from headclip_med.base.volume import LoadedVolume
 from headclip_med.reading import list_series, load
 from headclip_med.reading.dicom import pixels as dicom_pixels
-from headclip_med.writing.dicom import write_dicom
+from headclip_med.writing.dicom.objects import write_dicom
 
 TO_RAS = np.array([-1.0, -1.0, 1.0])
 

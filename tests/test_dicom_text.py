@@ -25,7 +25,7 @@ from headclip_med.base.errors import InputError
 from headclip_med.reading import list_series, load, load_volume
 from headclip_med.reading.content import identify, is_format
 from headclip_med.reading.monai_readers import DicomSeriesReader, NiftiReader
-from headclip_med.writing.dicom import write_dicom
+from headclip_med.writing.dicom.objects import write_dicom
 
 ENDINGS = (".img", ".IMG", ".hdr", ".nii", ".ima", "", ".png", ".nii.gz", ".img.gz", ".gz", ".zip", ".txt", ".001")
 

@@ -349,7 +349,7 @@ def test_a_full_disk_refuses_the_action_and_keeps_the_journal_sound(
 
 
 def test_predicting_onto_a_reviewed_folder_is_refused(folder: Path) -> None:
-    from headclip_med.base.files import case_folder
+    from headclip_med.writing.folder import case_folder
 
     judge(folder, "accepted")
     with pytest.raises(OutputError, match="nothing but an earlier result"), case_folder(folder.parent, "case"):

@@ -11,7 +11,8 @@ import pytest
 
 from headclip_med.base import files as atomic
 from headclip_med.base.errors import OutputError
-from headclip_med.base.files import atomic_path, case_folder, check_writable
+from headclip_med.base.files import atomic_path, check_writable
+from headclip_med.writing.folder import case_folder, check_case_folder
 
 
 def _earlier_result(out: Path, text: str = "old") -> Path:
@@ -70,7 +71,7 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
     folder = _earlier_result(tmp_path)
     (folder / "reader_notes.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"reader_notes\.txt.*Move them away"):
-        check_writable(tmp_path, "case")
+        check_case_folder(tmp_path, "case")
     with pytest.raises(OutputError, match=r"reader_notes\.txt"), case_folder(tmp_path, "case"):
         pytest.fail("the body must not run")
     assert (folder / "reader_notes.txt").read_text() == "mine"
@@ -78,15 +79,15 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
 
 def test_a_file_managers_own_files_do_not_count_as_other_files(tmp_path: Path) -> None:
     (_earlier_result(tmp_path) / ".DS_Store").write_text("")
-    check_writable(tmp_path, "case")
+    check_case_folder(tmp_path, "case")
 
 
 def test_a_folder_without_a_record_is_not_an_earlier_result(tmp_path: Path) -> None:
     (tmp_path / "case").mkdir()
-    check_writable(tmp_path, "case")  # empty: free to use
+    check_case_folder(tmp_path, "case")  # empty: free to use
     (tmp_path / "case" / "preview.png").write_text("a holiday picture")
     with pytest.raises(OutputError, match="nothing but an earlier result"):
-        check_writable(tmp_path, "case")
+        check_case_folder(tmp_path, "case")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../other", "a/b", "a\0b"])
@@ -132,7 +133,7 @@ def test_an_unwritable_folder_is_found_before_the_run(
 
 
 def test_checking_makes_no_folder_and_writing_does(tmp_path: Path) -> None:
-    check_writable(tmp_path / "new" / "results", "case")
+    check_case_folder(tmp_path / "new" / "results", "case")
     assert _names(tmp_path) == []
     with atomic_path(tmp_path / "new" / "results" / "a.txt") as draft:
         draft.write_text("a")

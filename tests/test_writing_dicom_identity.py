@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 from headclip_med.base.errors import MissingExtraError
 from headclip_med.cli import app
 from headclip_med.writing import ALL_FORMATS, DICOM_FORMATS
-from headclip_med.writing.dicom import write_dicom
-from headclip_med.writing.dicom_deidentify import SALT
-from headclip_med.writing.dicom_options import DicomOptions, wanted_kinds
-from headclip_med.writing.dicom_uids import derived_uid, series_number
+from headclip_med.writing.dicom.deidentify import SALT
+from headclip_med.writing.dicom.objects import write_dicom
+from headclip_med.writing.dicom.options import DicomOptions, wanted_kinds
+from headclip_med.writing.dicom.uids import derived_uid, series_number
 
 EVERYTHING = ["dicom", "segscore"]
 
@@ -112,7 +112,7 @@ def test_without_highdicom_the_extra_is_named(tmp_path: Path, monkeypatch: pytes
     result = result_of(tmp_path / "in")
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        "headclip_med.writing.dicom_options.find_spec", lambda name: None if name == "highdicom" else found(name)
+        "headclip_med.writing.dicom.options.find_spec", lambda name: None if name == "highdicom" else found(name)
     )
     with pytest.raises(MissingExtraError, match=r"pip install 'headclip-med\[dicom\]'"):
         write_dicom(result, tmp_path, ["pm"])

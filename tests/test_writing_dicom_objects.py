@@ -16,12 +16,12 @@ from pydicom import dcmread, dcmwrite
 from pydicom.uid import ExplicitVRBigEndian
 
 from headclip_med.base.errors import HeadclipError, OutputError
-from headclip_med.base.files import case_folder
 from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.writing import write_result
-from headclip_med.writing.dicom import write_dicom
-from headclip_med.writing.dicom_frames import segment_volume
-from headclip_med.writing.dicom_options import DicomOptions
+from headclip_med.writing.dicom.frames import segment_volume
+from headclip_med.writing.dicom.objects import write_dicom
+from headclip_med.writing.dicom.options import DicomOptions
+from headclip_med.writing.folder import case_folder
 from headclip_med.writing.record import load_result
 
 KINDS = {"axial": {}, "oblique": {"orientation": "oblique"}, "single": {"slices": 1}, "mr": {"modality": "MR"}}

@@ -14,8 +14,8 @@ from pydicom import dcmread
 from headclip_med.base.errors import InputError
 from headclip_med.base.volume import LoadedVolume
 from headclip_med.reading import load_volume
-from headclip_med.writing.dicom import write_dicom
-from headclip_med.writing.dicom_options import DicomOptions
+from headclip_med.writing.dicom.objects import write_dicom
+from headclip_med.writing.dicom.options import DicomOptions
 
 # A study and a frame of reference of one UID: a fault of these sources, which objects about them must repeat.
 _OF_THE_SOURCE = "has same value as FrameOfReferenceUID"

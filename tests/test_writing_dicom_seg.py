@@ -20,9 +20,9 @@ from headclip_med.base.geometry import voxel_to_world, world_to_voxel
 from headclip_med.engine.result import AnomalyResult
 from headclip_med.engine.volume_map import find_components
 from headclip_med.reading import load_volume, read_volume
-from headclip_med.writing.dicom import write_dicom
-from headclip_med.writing.dicom_frames import MOST_SEGMENTS, segment_volume
-from headclip_med.writing.dicom_options import DicomOptions
+from headclip_med.writing.dicom.frames import MOST_SEGMENTS, segment_volume
+from headclip_med.writing.dicom.objects import write_dicom
+from headclip_med.writing.dicom.options import DicomOptions
 
 SERIES = {
     "axial": {},

@@ -18,8 +18,8 @@ from writing_phantom import UID, make_result
 
 import headclip_med
 from headclip_med.base.errors import InputError, OutputError
-from headclip_med.base.files import case_folder
 from headclip_med.writing import write_result
+from headclip_med.writing.folder import case_folder
 from headclip_med.writing.record import load_result, record_json, result_schema, schema_json, to_record
 
 SCHEMA_FILE = Path(headclip_med.__file__).with_name("result.schema.json")

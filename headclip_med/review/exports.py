@@ -17,18 +17,19 @@ from headclip_med.base.files import check_writable, write_text
 from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.review.model import review_json
 from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
-from headclip_med.writing.dicom import write_dicom
-from headclip_med.writing.dicom_options import DicomOptions
+from headclip_med.writing.dicom.objects import write_dicom
+from headclip_med.writing.dicom.options import DicomOptions
 
 if TYPE_CHECKING:
-    from headclip_med.writing.dicom_options import DicomOptions
+    from headclip_med.writing.dicom.options import DicomOptions
     from headclip_med.writing.record import Millimetres
 
 
 def write_accepted(
     reviewed: ReviewedCase, folder: Path, kinds: Sequence[str], options: DicomOptions | None = None
 ) -> dict[str, Path]:
-    """As :func:`headclip_med.writing.dicom.write_dicom`, one segment and group of measurements for each finding.
+    """As :func:`headclip_med.writing.dicom.objects.write_dicom`, one segment and group of measurements for each
+    finding.
 
     UIDs follow from the review's state: the same state replaces what was sent before.
     """

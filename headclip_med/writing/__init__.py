@@ -7,7 +7,7 @@ from pathlib import Path
 
 from headclip_med.base.errors import OutputError
 from headclip_med.engine.result import AnomalyResult
-from headclip_med.writing.dicom_options import DICOM_FORMATS, DicomOptions
+from headclip_med.writing.dicom.options import DICOM_FORMATS, DicomOptions
 
 FORMATS = ("nifti", "png", "html", "json")
 ALL_FORMATS = (*FORMATS, *DICOM_FORMATS)
@@ -27,14 +27,14 @@ def write_result(
     keep_identifiers: bool = False,
     dicom: DicomOptions | None = None,
 ) -> dict[str, Path]:
-    """Write a result into an existing folder; use :func:`headclip_med.base.files.case_folder` to get one.
+    """Write a result into an existing folder; use :func:`headclip_med.writing.folder.case_folder` to get one.
 
     ``result.json`` is written whatever ``formats`` says, and last: its presence says that the folder is
     complete, and no map should be found without its provenance.
 
     Args:
         formats: any of ``nifti`` (map and mask), ``png`` (a preview; of a plain picture also map and mask), ``html``,
-            ``json``, and for a DICOM source those of :func:`headclip_med.writing.dicom.write_dicom`.
+            ``json``, and for a DICOM source those of :func:`headclip_med.writing.dicom.objects.write_dicom`.
         keep_identifiers: keep SOPInstanceUIDs in ``result.json``.
         dicom: how DICOM objects are written.
 
@@ -56,7 +56,7 @@ def write_result(
     files = _write_maps(result, folder) if "nifti" in formats else {}
     files |= _write_pictures(result, folder, formats)
     if set(formats) & set(DICOM_FORMATS):
-        from headclip_med.writing.dicom import write_dicom
+        from headclip_med.writing.dicom.objects import write_dicom
 
         files |= write_dicom(result, folder, formats, dicom)
     write_record(to_record(result, files, keep_identifiers), record_path)

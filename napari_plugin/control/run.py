@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from headclip_med.base.errors import InputError
-from headclip_med.base.files import case_folder, check_writable
+from headclip_med.base.files import check_writable
 from headclip_med.base.geometry import plane_axis
 from headclip_med.base.types import VolumeMeta
 from headclip_med.base.volume import LoadedVolume
@@ -18,6 +18,7 @@ from headclip_med.engine.result import AnomalyResult
 from headclip_med.reading.inputs import case_name
 from headclip_med.review.sources import SourceMatch
 from headclip_med.writing import write_result
+from headclip_med.writing.folder import case_folder
 from headclip_med.writing.panels import position_text
 
 from ..files.writer import grid_of

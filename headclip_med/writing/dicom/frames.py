@@ -14,7 +14,7 @@ from headclip_med.base.geometry import RAS_TO_LPS
 from headclip_med.base.types import Affine
 from headclip_med.engine.result import AnomalyResult
 from headclip_med.engine.volume_map import connected_components
-from headclip_med.writing.dicom_sources import SourceFrame, SourceImages, check_places
+from headclip_med.writing.dicom.sources import SourceFrame, SourceImages, check_places
 
 # Voxels: affines that went through DICOM's decimal strings and back differ by less.
 _ON_GRID = 1e-3

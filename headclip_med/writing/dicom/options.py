@@ -26,7 +26,7 @@ class DicomOptions:
     Attributes:
         keep_empty_frames: a segmentation has a frame for every source frame and segment, not only for those with
             a voxel in it; some viewers need that.
-        deidentify: see :mod:`headclip_med.writing.dicom_deidentify`.
+        deidentify: see :mod:`headclip_med.writing.dicom.deidentify`.
         captures: at most so many secondary captures, the most suspicious slices; 0: every slice.
     """
 

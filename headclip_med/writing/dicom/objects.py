@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headclip_med.engine.result import AnomalyResult
-from headclip_med.writing.dicom_options import (
+from headclip_med.writing.dicom.options import (
     NAMES,
     SHORTHAND,
     DicomOptions,
@@ -19,7 +19,7 @@ from headclip_med.writing.dicom_options import (
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from headclip_med.writing.dicom_study import Study
+    from headclip_med.writing.dicom.study import Study
 
 
 def write_dicom(
@@ -46,7 +46,7 @@ def write_dicom(
         return {}
     check_dicom_extra(kinds)
     check_dicom_meta(result.meta.get("source_format"), kinds)
-    from headclip_med.writing.dicom_study import open_study, quiet, save
+    from headclip_med.writing.dicom.study import open_study, quiet, save
 
     study = open_study(result, asked)
     named = wanted_kinds([kind for kind in kinds if kind != SHORTHAND])
@@ -66,10 +66,10 @@ def _possible(study: Study, kind: str) -> bool:
 
 def _objects(study: Study, kinds: Sequence[str]) -> Iterator[tuple[str, Dataset]]:
     """The objects one by one, so that the pixels of one are gone before the next is made."""
-    from headclip_med.writing.dicom_capture import secondary_captures
-    from headclip_med.writing.dicom_map import parametric_map
-    from headclip_med.writing.dicom_report import measurement_report
-    from headclip_med.writing.dicom_seg import findings_segmentation, score_segmentation
+    from headclip_med.writing.dicom.capture import secondary_captures
+    from headclip_med.writing.dicom.map import parametric_map
+    from headclip_med.writing.dicom.report import measurement_report
+    from headclip_med.writing.dicom.seg import findings_segmentation, score_segmentation
 
     segmentation = findings_segmentation(study) if "seg" in kinds else None
     if segmentation is not None:

@@ -25,8 +25,8 @@ from headclip_med.reading.checks import check_size, collected_warnings, in_words
 from headclip_med.reading.dicom.header import opened
 from headclip_med.reading.dicom.series import ORIENTATION_TOLERANCE, commonest
 from headclip_med.reading.dicom.values import integer
-from headclip_med.writing.dicom_header import clean_header, frame_geometry, is_multiframe
-from headclip_med.writing.dicom_uids import derived_uid
+from headclip_med.writing.dicom.header import clean_header, frame_geometry, is_multiframe
+from headclip_med.writing.dicom.uids import derived_uid
 
 _AGAIN = "Put the images back where they were read from and run the prediction again"
 

@@ -10,7 +10,7 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from headclip_med.base.types import RESEARCH_ONLY
-from headclip_med.writing.dicom_study import Study
+from headclip_med.writing.dicom.study import Study
 from headclip_med.writing.overlay import slice_picture
 from headclip_med.writing.panels import Panel, cropped, is_plain_image, overlay_slices
 

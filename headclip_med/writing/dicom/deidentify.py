@@ -26,7 +26,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from headclip_med.writing.dicom_uids import derived_uid
+from headclip_med.writing.dicom.uids import derived_uid
 
 SALT = "HEADCLIP_DEIDENTIFY_SALT"  # environment variable: a secret, the same wherever results are to fit together
 

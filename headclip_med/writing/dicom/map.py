@@ -7,8 +7,8 @@ from highdicom.pm import ParametricMap, RealWorldValueMapping
 from pydicom.sr.codedict import codes
 
 from headclip_med.base.errors import OutputError
-from headclip_med.writing.dicom_frames import frame_scores
-from headclip_med.writing.dicom_study import Study
+from headclip_med.writing.dicom.frames import frame_scores
+from headclip_med.writing.dicom.study import Study
 
 
 def parametric_map(study: Study) -> ParametricMap:

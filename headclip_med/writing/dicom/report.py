@@ -15,10 +15,10 @@ from headclip_med.base.geometry import RAS_TO_LPS
 from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.base.versions import __version__
 from headclip_med.engine.result import Finding
-from headclip_med.writing.dicom_frames import MOST_SEGMENTS
-from headclip_med.writing.dicom_seg import frames_by_segment
-from headclip_med.writing.dicom_sources import SourceFrame
-from headclip_med.writing.dicom_study import ABNORMAL, ALGORITHM, MANUFACTURER, Study, total_size
+from headclip_med.writing.dicom.frames import MOST_SEGMENTS
+from headclip_med.writing.dicom.seg import frames_by_segment
+from headclip_med.writing.dicom.sources import SourceFrame
+from headclip_med.writing.dicom.study import ABNORMAL, ALGORITHM, MANUFACTURER, Study, total_size
 
 # DICOM has no codes for these; a designator that begins with 99 is for local schemes.
 _SCHEME = "99HEADCLIP"

@@ -16,7 +16,7 @@ from pydicom.uid import UID
 from pydicom.valuerep import DA, TM
 
 from headclip_med.reading.dicom.values import integer, numbers
-from headclip_med.writing.dicom_uids import derived_uid
+from headclip_med.writing.dicom.uids import derived_uid
 
 # Type 2 of the patient and study modules: must be there, may be empty.
 _TYPE_2 = (

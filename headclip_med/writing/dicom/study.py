@@ -23,11 +23,11 @@ from headclip_med.base.versions import __version__
 from headclip_med.engine.result import AnomalyResult, Finding
 from headclip_med.reading.checks import collected_warnings
 from headclip_med.reading.dicom.values import integer
-from headclip_med.writing.dicom_deidentify import deidentified
-from headclip_med.writing.dicom_frames import MOST_SEGMENTS, read_affine
-from headclip_med.writing.dicom_options import DicomOptions
-from headclip_med.writing.dicom_sources import SourceImages, read_sources
-from headclip_med.writing.dicom_uids import derived_uid, result_key, series_number
+from headclip_med.writing.dicom.deidentify import deidentified
+from headclip_med.writing.dicom.frames import MOST_SEGMENTS, read_affine
+from headclip_med.writing.dicom.options import DicomOptions
+from headclip_med.writing.dicom.sources import SourceImages, read_sources
+from headclip_med.writing.dicom.uids import derived_uid, result_key, series_number
 
 MANUFACTURER = "headclip_med authors"
 ALGORITHM = "headclip-med"

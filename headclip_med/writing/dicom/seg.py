@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pydicom.uid import ExplicitVRLittleEndian
 
 from headclip_med.engine.result import Finding
-from headclip_med.writing.dicom_frames import MOST_SEGMENTS, frame_scores, frame_segments
-from headclip_med.writing.dicom_study import ABNORMAL, Study, research_text, size_text
+from headclip_med.writing.dicom.frames import MOST_SEGMENTS, frame_scores, frame_segments
+from headclip_med.writing.dicom.study import ABNORMAL, Study, research_text, size_text
 
 
 def findings_segmentation(study: Study) -> Segmentation:

@@ -1,0 +1,1 @@
+"""Results as DICOM objects: SEG, parametric map, SR, secondary capture."""
