@@ -47,8 +47,7 @@ from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, encode_images, resolve_layers
-from headclip_med.evaluation.bootstrap import no_interval, patient_draws
-from headclip_med.evaluation.resample import choose_bins, count_patients
+from headclip_med.evaluation.metrics.resample import choose_bins, count_patients, no_interval, patient_draws
 from headclip_med.evaluation.settings import Settings
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.batches import batch_indices

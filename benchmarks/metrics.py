@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from headclip_med.evaluation import curves
-from headclip_med.evaluation.calibration import expected_calibration_error
-from headclip_med.evaluation.counts import CountSum, ScoreCounts, count_map
+from headclip_med.evaluation.metrics import curves
+from headclip_med.evaluation.metrics.counts import CountSum, ScoreCounts, count_map
+from headclip_med.evaluation.metrics.curves import expected_calibration_error
 
 SIDE = 518
 THRESHOLDS = 200

@@ -31,8 +31,8 @@ from headclip_med import Engine, load_engine, open_dataset
 from headclip_med.datasets.case import LabelledVolume
 from headclip_med.engine.result import AnomalyResult
 from headclip_med.evaluation.controls import foreground_of
-from headclip_med.evaluation.counts import CountSum, count_map, count_scores
-from headclip_med.evaluation.curves import aupro, auroc, average_precision
+from headclip_med.evaluation.metrics.counts import CountSum, count_map, count_scores
+from headclip_med.evaluation.metrics.curves import aupro, auroc, average_precision
 from headclip_med.models.speed import SPEEDS
 
 REFERENCE = "float32"

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.encoders.build import BuiltTower
-from headclip_med.evaluation import curves
-from headclip_med.evaluation.counts import CountSum, ScoreCounts, count_map, count_scores
+from headclip_med.evaluation.metrics import curves
+from headclip_med.evaluation.metrics.counts import CountSum, ScoreCounts, count_map, count_scores
 from headclip_med.models.domains import get_domain
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training.adapter import Adapter, ClassVectors

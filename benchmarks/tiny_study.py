@@ -43,8 +43,8 @@ from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.image import EncodeOptions, resolve_layers
 from headclip_med.encoders.timm_vit import build_timm_vit
 from headclip_med.evaluation.case_picture import key_slice_picture
-from headclip_med.evaluation.counts import count_scores, level_scores
-from headclip_med.evaluation.curves import dice_curve
+from headclip_med.evaluation.metrics.counts import count_scores, level_scores
+from headclip_med.evaluation.metrics.curves import dice_curve
 from headclip_med.models.domains import get_domain
 from headclip_med.models.load import detector_for, load_model
 from headclip_med.models.pack import is_pack

@@ -118,7 +118,7 @@ def evaluate(
         from headclip_med import case_options, cli_checks
         from headclip_med.base.errors import InputError
         from headclip_med.evaluation import ModelSpec, Settings
-        from headclip_med.evaluation.output import check_folder
+        from headclip_med.evaluation.report import check_folder
 
         if curves and not as_json:
             raise InputError("--curves must come with --json", "--curves alone", "metrics.json has them anyway")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from headclip_med.evaluation import Settings
-from headclip_med.evaluation.counts import count_map, count_scores
+from headclip_med.evaluation.cases import load_case_file, save_case
 from headclip_med.evaluation.levels import Cohort, pixel_levels
 from headclip_med.evaluation.measure import CaseStatistics
+from headclip_med.evaluation.metrics.counts import count_map, count_scores
 from headclip_med.evaluation.record import CaseRow
-from headclip_med.evaluation.store import load_case_file, save_case
 
 
 def test_the_interval_of_the_best_dice_holds_its_value(tmp_path: Path) -> None:

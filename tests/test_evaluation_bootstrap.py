@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 
 from headclip_med.base.errors import InputError
-from headclip_med.evaluation.bootstrap import no_interval, p_value, patient_draws, with_interval
-from headclip_med.evaluation.counts import CountSum, count_scores
-from headclip_med.evaluation.curves import auroc
-from headclip_med.evaluation.resample import choose_bins, count_patients
+from headclip_med.evaluation.metrics.counts import CountSum, count_scores
+from headclip_med.evaluation.metrics.curves import auroc
+from headclip_med.evaluation.metrics.resample import (
+    choose_bins,
+    count_patients,
+    no_interval,
+    p_value,
+    patient_draws,
+    with_interval,
+)
 from headclip_med.evaluation.settings import Settings
 
 

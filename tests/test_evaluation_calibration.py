@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headclip_med.evaluation.calibration import expected_calibration_error, reliability
-from headclip_med.evaluation.counts import count_scores
+from headclip_med.evaluation.metrics.counts import count_scores
+from headclip_med.evaluation.metrics.curves import expected_calibration_error, reliability
 
 
 def _sample(seed: int, exact: bool = True):

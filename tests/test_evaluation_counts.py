@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headclip_med.base.errors import InputError
-from headclip_med.evaluation.counts import (
+from headclip_med.evaluation.metrics.counts import (
     LEVELS,
     CountSum,
     ScoreCounts,

@@ -11,8 +11,8 @@ from metric_oracles import aupro_legacy as slow_legacy
 from scipy import ndimage
 from sklearn import metrics as sk
 
-from headclip_med.evaluation import curves
-from headclip_med.evaluation.counts import LEVELS, CountSum, ScoreCounts, count_map, count_scores, level_scores
+from headclip_med.evaluation.metrics import curves
+from headclip_med.evaluation.metrics.counts import LEVELS, CountSum, ScoreCounts, count_map, count_scores, level_scores
 
 
 def _maps(seed: int, count: int = 4, side: int = 32):

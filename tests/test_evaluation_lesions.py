@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from headclip_med.base.errors import InputError
-from headclip_med.evaluation.lesions import CaseLesions, FrocTable, candidates_from_map, froc, match_lesions
+from headclip_med.evaluation.metrics.lesions import CaseLesions, FrocTable, candidates_from_map, froc, match_lesions
 
 
 def _blobs(seed: int, side: int = 16):

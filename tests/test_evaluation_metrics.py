@@ -13,19 +13,19 @@ from scipy.integrate import trapezoid
 from sklearn import metrics as sk
 
 from headclip_med.base.errors import InputError
-from headclip_med.evaluation import curves
-from headclip_med.evaluation.calibration import expected_calibration_error, reliability
-from headclip_med.evaluation.counts import (
+from headclip_med.evaluation.metrics import curves
+from headclip_med.evaluation.metrics.counts import (
     LEVELS,
     CountSum,
     count_map,
     count_scores,
     from_arrays,
     level_scores,
+    region_weights,
     to_arrays,
     to_levels,
 )
-from headclip_med.evaluation.regions import region_weights
+from headclip_med.evaluation.metrics.curves import expected_calibration_error, reliability
 
 
 def _maps(seed: int, count: int = 3, side: int = 24, ties: bool = False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headclip_med.evaluation.regions import label_regions, region_weights
+from headclip_med.evaluation.metrics.counts import label_regions, region_weights
 
 
 def test_voxels_that_share_a_corner_are_one_region() -> None:

@@ -21,8 +21,8 @@ from headclip_med.base.errors import CancelledError, InputError, ModelError, Out
 from headclip_med.cli import app
 from headclip_med.encoders.adapters import tower_from_open_clip
 from headclip_med.encoders.build import BuiltTower, build_tower
-from headclip_med.evaluation.counts import count_scores
-from headclip_med.evaluation.curves import auroc
+from headclip_med.evaluation.metrics.counts import count_scores
+from headclip_med.evaluation.metrics.curves import auroc
 from headclip_med.models import load as models
 from headclip_med.models.pack import load_pack
 from headclip_med.training import run as run_module

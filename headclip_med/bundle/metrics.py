@@ -15,8 +15,8 @@ from torch import Tensor
 
 from headclip_med.base.errors import InputError
 from headclip_med.engine.volume_map import volume_score
-from headclip_med.evaluation import curves
-from headclip_med.evaluation.counts import LEVELS, CountSum, ScoreCounts, count_map, count_scores, level_scores
+from headclip_med.evaluation.metrics import curves
+from headclip_med.evaluation.metrics.counts import LEVELS, CountSum, ScoreCounts, count_map, count_scores, level_scores
 
 LEVEL_NAMES = ("pixel", "slice", "case")
 

@@ -13,15 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.evaluation import curves
-from headclip_med.evaluation.bootstrap import no_interval, patient_draws, with_interval
-from headclip_med.evaluation.calibration import expected_calibration_error, reliability
-from headclip_med.evaluation.counts import CountSum, ScoreCounts, count_scores, level_scores
-from headclip_med.evaluation.lesions import FrocTable, froc
+from headclip_med.evaluation.cases import StoredCase
+from headclip_med.evaluation.metrics import curves
+from headclip_med.evaluation.metrics.counts import CountSum, ScoreCounts, count_scores, level_scores
+from headclip_med.evaluation.metrics.curves import expected_calibration_error, reliability
+from headclip_med.evaluation.metrics.lesions import FrocTable, froc
+from headclip_med.evaluation.metrics.resample import (
+    choose_bins,
+    count_patients,
+    no_interval,
+    patient_draws,
+    with_interval,
+)
 from headclip_med.evaluation.record import Curve, Histogram, Level, Metric, Reliability
-from headclip_med.evaluation.resample import choose_bins, count_patients
 from headclip_med.evaluation.settings import Settings
-from headclip_med.evaluation.store import StoredCase
 
 Array = NDArray[np.float64]
 Draws = dict[str, Array]

@@ -14,9 +14,9 @@ from headclip_med.datasets.case import Case, LabelledVolume
 from headclip_med.engine.result import AnomalyResult, SliceScore
 from headclip_med.engine.volume_map import volume_score
 from headclip_med.evaluation.controls import foreground_of
-from headclip_med.evaluation.counts import ScoreCounts, count_map, count_scores
-from headclip_med.evaluation.curves import auroc
-from headclip_med.evaluation.lesions import CaseLesions, candidates_of, match_lesions
+from headclip_med.evaluation.metrics.counts import ScoreCounts, count_map, count_scores
+from headclip_med.evaluation.metrics.curves import auroc
+from headclip_med.evaluation.metrics.lesions import CaseLesions, candidates_of, match_lesions
 from headclip_med.evaluation.record import CaseRow
 from headclip_med.evaluation.settings import Settings
 

@@ -30,14 +30,14 @@ from headclip_med.evaluation.cases import (
     kept_case,
     make_bench,
     measure_case,
+    stored_scorer,
 )
 from headclip_med.evaluation.measure import case_facts
-from headclip_med.evaluation.output import CASES, check_folder, mark_folder, write_evaluation
 from headclip_med.evaluation.protocol import check_kind, protocol_of
 from headclip_med.evaluation.record import CaseRow, DatasetFacts, EvaluationRecord, Metric
+from headclip_med.evaluation.report import CASES, check_folder, mark_folder, write_evaluation
 from headclip_med.evaluation.scorers import EngineScorer, ModelSpec, Scorer, StoredScorer, check_names, short_names
 from headclip_med.evaluation.settings import Settings
-from headclip_med.evaluation.store import stored_scorer
 from headclip_med.evaluation.summary import ModelCases, differences, summarise_model
 from headclip_med.evaluation.workers import check_workers, run_all
 from headclip_med.models.scope import OUT_OF_SCOPE

@@ -8,8 +8,9 @@ from itertools import combinations
 
 import numpy as np
 
-from headclip_med.evaluation.bootstrap import no_interval, p_value, with_interval
+from headclip_med.evaluation.cases import StoredCase
 from headclip_med.evaluation.levels import Cohort, Measured, measure_levels
+from headclip_med.evaluation.metrics.resample import no_interval, p_value, with_interval
 from headclip_med.evaluation.record import (
     CaseRow,
     Difference,
@@ -20,7 +21,6 @@ from headclip_med.evaluation.record import (
     Subgroup,
 )
 from headclip_med.evaluation.settings import Settings
-from headclip_med.evaluation.store import StoredCase
 
 # What a paired comparison is made of; the others follow from these or are not resampled.
 _COMPARED = {

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from headclip_med.base.errors import CancelledError
 from headclip_med.detectors import Detector, LabelledPixels, Parts
-from headclip_med.evaluation.counts import CountSum, count_scores
-from headclip_med.evaluation.curves import auroc, average_precision
+from headclip_med.evaluation.metrics.counts import CountSum, count_scores
+from headclip_med.evaluation.metrics.curves import auroc, average_precision
 from headclip_med.training.batches import batch_indices
 from headclip_med.training.checkpoint import NAME, RunState, load_checkpoint, save_checkpoint
 from headclip_med.training.config import TrainConfig

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from headclip_med.detectors.scoring import joint_score
-from headclip_med.evaluation.counts import CountSum, count_scores
-from headclip_med.evaluation.curves import auroc, average_precision
+from headclip_med.evaluation.metrics.counts import CountSum, count_scores
+from headclip_med.evaluation.metrics.curves import auroc, average_precision
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.config import TrainConfig
 from headclip_med.training.features import FeatureBank, Truth

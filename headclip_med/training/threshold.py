@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from headclip_med.engine.torch_engine import load_engine
-from headclip_med.evaluation.counts import ScoreCounts, count_scores, level_scores
-from headclip_med.evaluation.curves import dice_curve
+from headclip_med.evaluation.metrics.counts import ScoreCounts, count_scores, level_scores
+from headclip_med.evaluation.metrics.curves import dice_curve
 from headclip_med.models.record import Threshold
 from headclip_med.training.auxiliary import Part
 from headclip_med.training.config import TrainConfig

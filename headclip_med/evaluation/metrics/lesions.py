@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from headclip_med.base.errors import InputError
-from headclip_med.evaluation.regions import label_regions
+from headclip_med.evaluation.metrics.counts import label_regions
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -11,10 +11,33 @@ from heapq import heappop, heappush
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.evaluation.counts import ScoreCounts, level_scores
+from headclip_med.evaluation.metrics.counts import ScoreCounts, level_scores
 
 Array = NDArray[np.float64]
 Points = tuple[Array, Array]
+
+
+def reliability(scores: Array, negatives: Array, positives: Array, bins: int = 15) -> tuple[Array, Array, Array]:
+    """Mean probability said, share that was abnormal, and number of units, each ``(..., bins)``; 0 in empty bins.
+
+    Args:
+        scores: ``(K,)`` in [0, 1]; negatives, positives: ``(..., K)``. A bin includes its lower edge.
+    """
+    place = np.minimum((scores * bins).astype(np.int64), bins - 1)
+    member = (place[:, None] == np.arange(bins)).astype(np.float64)
+    units = negatives + positives
+    count = units @ member
+    filled = np.maximum(count, 1e-300)
+    return (units * scores) @ member / filled, positives @ member / filled, count
+
+
+def expected_calibration_error(scores: Array, negatives: Array, positives: Array, *, bins: int = 15) -> Array:
+    """Σ over bins of share of units · |mean probability − share abnormal| (Naeini et al., AAAI 2015)."""
+    confidence, frequency, count = reliability(scores, negatives, positives, bins)
+    total = count.sum(axis=-1)
+    error = (count * np.abs(confidence - frequency)).sum(axis=-1)
+    return np.divide(error, total, out=np.full(np.shape(total), np.nan), where=total > 0)
+
 
 AUPRO_LIMIT = 0.3
 _MOST_POINTS = 400

@@ -1,0 +1,1 @@
+"""Streaming metrics: counts, curves, lesions, resampling."""
