@@ -28,7 +28,7 @@ from headclip_med.evaluation.record import EvaluationRecord, Metric
 from headclip_med.evaluation.scorers import controls_for
 from headclip_med.slicing.slices import evenly
 from headclip_med.training.config import DataConfig, SliceConfig, TrainConfig
-from headclip_med.training.fit import TrainWatcher
+from headclip_med.training.loop import TrainWatcher
 from headclip_med.training.run import train
 
 SHARED = Path(os.environ.get("HEADCLIP_SHARED", "../shared"))

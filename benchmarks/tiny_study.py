@@ -52,8 +52,8 @@ from headclip_med.training.adapter import Adapter
 from headclip_med.training.config import TrainConfig
 from headclip_med.training.features import FeatureBank
 from headclip_med.training.fusion import fit_fusion
-from headclip_med.training.pretrain_config import PretrainConfig
-from headclip_med.training.pretraining import pretrain
+from headclip_med.training.pretraining.config import PretrainConfig
+from headclip_med.training.pretraining.run import pretrain
 
 SHOWN = ("auroc", "average_precision", "aupro", "image_auroc")
 _VIT_SIZE = 448  # the same 32 × 32 patches as headclip-tiny has at its own size

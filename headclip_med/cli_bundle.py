@@ -100,7 +100,7 @@ def bundle_run(
         overrides = read_overrides(words)
         if front.check_trust(folder, files, trust):
             console.say_warnings([f"the config of {folder.root} runs as code"])
-        from headclip_med.training.fit import TrainWatcher
+        from headclip_med.training.loop import TrainWatcher
         from headclip_med.training.stop import Stop
 
         with Stop(TrainWatcher()) as stop:

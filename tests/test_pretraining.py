@@ -24,11 +24,11 @@ from headclip_med.datasets.phantom import CONTRASTS, Lesion, make_phantom
 from headclip_med.models.domains import get_domain
 from headclip_med.models.load import detector_for, load_model
 from headclip_med.models.pack import load_pack
-from headclip_med.training import appearance, lesions
-from headclip_med.training.pretrain_batches import PaintedBatch, PaintedSlices
-from headclip_med.training.pretrain_config import PretrainConfig, Stage
-from headclip_med.training.pretrain_network import DetectionLoss, Judged, PretrainNetwork, start_from_places
-from headclip_med.training.pretraining import (
+from headclip_med.training.pretraining import appearance, lesions
+from headclip_med.training.pretraining.batches import PaintedBatch, PaintedSlices
+from headclip_med.training.pretraining.config import PretrainConfig, Stage
+from headclip_med.training.pretraining.network import DetectionLoss, Judged, PretrainNetwork, start_from_places
+from headclip_med.training.pretraining.run import (
     Pretrainer,
     load_pretrain_config,
     preprocessing,
@@ -320,7 +320,7 @@ def test_without_labels_brightness_is_left_out(recipe: PretrainConfig, tmp_path:
 def test_without_a_threshold_one_is_chosen_on_synthetic_heads(
     recipe: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from headclip_med.training import calibration
+    from headclip_med.training import threshold as calibration
 
     heads = [make_phantom(5, shape=(24, 28, 24), affine=_grid(), lesions=(Lesion((20, 0, 10), (12, 12, 12)),))]
     monkeypatch.setattr(calibration, "calibration_heads", lambda count: heads)

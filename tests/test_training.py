@@ -14,7 +14,8 @@ from headclip_med.encoders.image import EncodeOptions
 from headclip_med.models.pack import load_pack
 from headclip_med.models.record import TowerRecord
 from headclip_med.slicing.intensity import Preprocessing
-from headclip_med.training import calibration, synthetic
+from headclip_med.training import synthetic
+from headclip_med.training import threshold as calibration
 from headclip_med.training.class_vectors import ClassVectors, fit_class_vectors, ranking_quality, write_pack
 
 PIXELS = Preprocessing(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -14,7 +14,7 @@ from headclip_med.base.errors import CancelledError, InputError, ModelError
 from headclip_med.cli import app
 from headclip_med.engine.torch_engine import load_engine
 from headclip_med.models.pack import load_pack
-from headclip_med.training.fit import TrainWatcher
+from headclip_med.training.loop import TrainWatcher
 from headclip_med.training.run import train
 
 VECTORS = {"method": "vectors", "feature_layers": [5], "steps": 12, "validate_every": 4}

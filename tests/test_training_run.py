@@ -28,7 +28,7 @@ from headclip_med.models.pack import load_pack
 from headclip_med.training import run as run_module
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.config import load_config
-from headclip_med.training.fit import active_groups
+from headclip_med.training.loop import active_groups
 from headclip_med.training.objective import batch_loss
 from headclip_med.training.run import train
 
@@ -242,7 +242,7 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from training_case import train_config\n"
         "from headclip_med.training import run\n"
-        "from headclip_med.training.fit import TrainWatcher\n"
+        "from headclip_med.training.loop import TrainWatcher\n"
         "class W(TrainWatcher):\n"
         "    losses = []\n"
         "    def step(self, step, steps, loss): self.losses.append(loss)\n"

@@ -22,14 +22,15 @@ from typer.testing import CliRunner
 from headclip_med.base.errors import CancelledError, HeadclipError, InputError, OutputError
 from headclip_med.base.files import save_tensors
 from headclip_med.cli import app
-from headclip_med.training import features, pretraining
+from headclip_med.training import features
 from headclip_med.training.checkpoint import NAME, checkpoint_step
 from headclip_med.training.config import TrainConfig
 from headclip_med.training.feature_store import FeatureStore, kept_folder
-from headclip_med.training.fit import TrainWatcher
-from headclip_med.training.pretrain_batches import PaintedSlices
-from headclip_med.training.pretrain_config import PretrainConfig
-from headclip_med.training.pretrain_network import PretrainNetwork
+from headclip_med.training.loop import TrainWatcher
+from headclip_med.training.pretraining import run as pretraining
+from headclip_med.training.pretraining.batches import PaintedSlices
+from headclip_med.training.pretraining.config import PretrainConfig
+from headclip_med.training.pretraining.network import PretrainNetwork
 from headclip_med.training.run import train
 from headclip_med.training.stop import Stop, stopped_words
 

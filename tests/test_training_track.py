@@ -12,7 +12,7 @@ from training_case import train_config
 from headclip_med.base.errors import CancelledError, MissingExtraError
 from headclip_med.training import track
 from headclip_med.training.config import TrainConfig
-from headclip_med.training.fit import TrainWatcher
+from headclip_med.training.loop import TrainWatcher
 from headclip_med.training.objective import Quality
 from headclip_med.training.run import train
 from headclip_med.training.track import tracked

@@ -24,8 +24,8 @@ from headclip_med.encoders.image import EncodeOptions, encode_images, resolve_la
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.models.record import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, TowerRecord, write_record
 from headclip_med.slicing.intensity import Preprocessing
-from headclip_med.training.calibration import calibrate_pack
 from headclip_med.training.synthetic import SliceBank, build_bank, sample_batch
+from headclip_med.training.threshold import calibrate_pack
 
 log = logging.getLogger(__name__)
 

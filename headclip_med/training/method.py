@@ -17,11 +17,9 @@ from headclip_med.models.new_pack import tower_record
 from headclip_med.models.pack import TENSORS_NAME
 from headclip_med.models.record import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, write_record
 from headclip_med.slicing.intensity import Preprocessing
-from headclip_med.training.auxiliary import auxiliary_parts
+from headclip_med.training.auxiliary import auxiliary_parts, check_labels, run_identity, slices_of
 from headclip_med.training.config import TrainConfig
-from headclip_med.training.fit import Fitted, TrainWatcher
-from headclip_med.training.method_run import MethodRun
-from headclip_med.training.prepared import check_labels, run_identity, slices_of
+from headclip_med.training.loop import Fitted, MethodRun, TrainWatcher
 from headclip_med.training.threshold import choose_threshold
 
 

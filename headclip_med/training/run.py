@@ -22,18 +22,17 @@ from headclip_med.models.record import Threshold
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training.adapter import Adapter, ClassVectors
 from headclip_med.training.augment import augmented
-from headclip_med.training.auxiliary import Part, auxiliary_parts, check_masks
+from headclip_med.training.auxiliary import Part, auxiliary_parts, check_labels, check_masks, run_identity, slices_of
+from headclip_med.training.batches import Ranks, joined_ranks
 from headclip_med.training.checkpoint import NAME, check_new_run, checkpoint_step
 from headclip_med.training.class_vectors import fit_class_vectors
 from headclip_med.training.config import TrainConfig
 from headclip_med.training.feature_store import FeatureStore, remove_kept
 from headclip_med.training.features import FeatureBank, Mode
-from headclip_med.training.fit import Fitted, TrainWatcher, fit
 from headclip_med.training.fusion import fit_fusion
+from headclip_med.training.loop import Fitted, TrainWatcher, fit
 from headclip_med.training.method import check_trains, train_method
 from headclip_med.training.objective import validate
-from headclip_med.training.prepared import check_labels, run_identity, slices_of
-from headclip_med.training.ranks import Ranks, joined_ranks
 from headclip_med.training.save import pack_config, save_pack
 from headclip_med.training.threshold import choose_threshold
 from headclip_med.training.track import tracked

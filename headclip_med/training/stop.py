@@ -13,7 +13,7 @@ from typing import Any
 
 from headclip_med.training.checkpoint import NAME, checkpoint_step
 from headclip_med.training.feature_store import kept_folder
-from headclip_med.training.fit import TrainWatcher
+from headclip_med.training.loop import TrainWatcher
 from headclip_med.training.objective import Quality
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

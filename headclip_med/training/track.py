@@ -15,7 +15,7 @@ from typing import Any
 
 from headclip_med.base.errors import CancelledError, MissingExtraError
 from headclip_med.training.config import TrainConfig
-from headclip_med.training.fit import TrainWatcher
+from headclip_med.training.loop import TrainWatcher
 from headclip_med.training.objective import Quality
 
 TENSORBOARD_FOLDER = "tensorboard"

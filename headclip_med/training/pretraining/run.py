@@ -1,6 +1,6 @@
 """Pretrain ``headclip-tiny``: a small tower that finds lesions painted into, and known in, real brains.
 
-    python -m headclip_med.training.pretraining CONFIG.yaml [--out PACK_FOLDER] [--resume]
+    python -m headclip_med.training.pretraining.run CONFIG.yaml [--out PACK_FOLDER] [--resume]
 
 The bundle ``headclip_tiny_pretraining`` runs the same. Batches depend on the seed and the step alone, so that the same
 configuration gives the same file on a CPU, interrupted or not.
@@ -30,16 +30,16 @@ from headclip_med.models.pack import TENSORS_NAME
 from headclip_med.models.record import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, TowerRecord, write_record
 from headclip_med.models.scope import Scope
 from headclip_med.slicing.intensity import Preprocessing
-from headclip_med.training.anatomy import Anatomy, read_anatomy
-from headclip_med.training.calibration import calibrate_pack
 from headclip_med.training.checkpoint import NAME, RunState, check_new_run, load_checkpoint, save_checkpoint
-from headclip_med.training.fit import TrainWatcher
 from headclip_med.training.fusion import Fusion, logistic_fusion
-from headclip_med.training.lesions import SEQUENCES
-from headclip_med.training.pretrain_batches import PaintedSlices
-from headclip_med.training.pretrain_config import PretrainConfig, pretraining_recipe
-from headclip_med.training.pretrain_network import PIXEL_MEAN, PIXEL_STD, DetectionLoss, PretrainNetwork
+from headclip_med.training.loop import TrainWatcher
+from headclip_med.training.pretraining.anatomy import Anatomy, read_anatomy
+from headclip_med.training.pretraining.batches import PaintedSlices
+from headclip_med.training.pretraining.config import PretrainConfig, pretraining_recipe
+from headclip_med.training.pretraining.lesions import SEQUENCES
+from headclip_med.training.pretraining.network import PIXEL_MEAN, PIXEL_STD, DetectionLoss, PretrainNetwork
 from headclip_med.training.stop import Stop, stopped_words
+from headclip_med.training.threshold import calibrate_pack
 
 log = logging.getLogger(__name__)
 

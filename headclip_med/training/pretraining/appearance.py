@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from headclip_med.training.lesions import smooth_noise
+from headclip_med.training.pretraining.lesions import smooth_noise
 
 
 def random_view(

@@ -15,8 +15,8 @@ from headclip_med.encoders.head_weights import place_head_weights
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, encode_images
 from headclip_med.encoders.timm_vit import build_timm_vit
-from headclip_med.training.pretrain_batches import PaintedBatch
-from headclip_med.training.pretrain_config import PretrainConfig
+from headclip_med.training.pretraining.batches import PaintedBatch
+from headclip_med.training.pretraining.config import PretrainConfig
 
 PIXEL_MEAN, PIXEL_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 SIGMA = HeadCLIPConfig().map_sigma

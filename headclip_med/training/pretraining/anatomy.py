@@ -22,8 +22,8 @@ from headclip_med.reading.content import existing_path
 from headclip_med.slicing.intensity import Preprocessing, foreground, intensity_ranges, place
 from headclip_med.slicing.pixels import rescale, to_square
 from headclip_med.slicing.slices import cut_slices
-from headclip_med.training.lesions import SEQUENCES
-from headclip_med.training.pretrain_config import PretrainConfig, Source
+from headclip_med.training.pretraining.config import PretrainConfig, Source
+from headclip_med.training.pretraining.lesions import SEQUENCES
 from headclip_med.training.synthetic import TRAINING_SEED_LIMIT, random_phantom
 
 Floats = NDArray[np.float32]

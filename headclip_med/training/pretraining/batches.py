@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headclip_med.training.anatomy import Anatomy
-from headclip_med.training.appearance import random_look, random_view
-from headclip_med.training.lesions import paint_lesions
-from headclip_med.training.pretrain_config import PretrainConfig
+from headclip_med.training.pretraining.anatomy import Anatomy
+from headclip_med.training.pretraining.appearance import random_look, random_view
+from headclip_med.training.pretraining.config import PretrainConfig
+from headclip_med.training.pretraining.lesions import paint_lesions
 
 
 @dataclass(frozen=True)

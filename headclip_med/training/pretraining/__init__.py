@@ -1,0 +1,1 @@
+"""Training of a small tower on lesions painted into real anatomy."""
