@@ -14,12 +14,13 @@ VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
-def _words(text: str) -> frozenset[str]:
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text, which blanks part."""
     return frozenset(text.split())
 
 
-_NORMAL = _words("no normal normals good healthy negative negatives neg control controls ok uninfected unremarkable")
-_ABNORMAL = _words(
+_NORMAL = word_set("no normal normals good healthy negative negatives neg control controls ok uninfected unremarkable")
+_ABNORMAL = word_set(
     """yes abnormal abnormals abnormality abnormalities ungood bad unhealthy nonhealthy notnormal nonnormal
     ko defect defects defective anomaly anomalies anomalous positive positives pos
     disease diseased diseases sick pathological pathology lesion lesions finding findings infected parasitized tumor
@@ -32,9 +33,9 @@ _ABNORMAL = _words(
     esophagitis demented dementia alzheimer alzheimers sclerosis arthritis osteoarthritis crack scratch hole broken
     contamination blowhole fray uneven"""
 )
-_DENYING = _words("no non not without")  # what follows
-_LACKING = _words("free absent absence none lacking")  # what stands before or behind
-_SETS = _words("data dataset datasets database db archive")  # brain_tumor_dataset is no class
+_DENYING = word_set("no non not without")  # what follows
+_LACKING = word_set("free absent absence none lacking")  # what stands before or behind
+_SETS = word_set("data dataset datasets database db archive")  # brain_tumor_dataset is no class
 _DENIED = re.compile("^(?:non?|not|un|without)|(?:free|less|absent)$")
 _SPLIT = re.compile(
     r"(?:[a-z]\. )?(?:(train(?:ing|val)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))[-_ ]?(?:data)?(?:set)?"
