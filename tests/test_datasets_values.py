@@ -181,6 +181,75 @@ def test_values_are_chosen_by_number_name_or_all(tmp_path: Path, chosen: object,
     assert [found[0] for found in _truths(open_dataset(root, lesion_values=chosen))] == [voxels]  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "tumor bearing kidney",
+            "peritumoral tissue",
+            "perilesional zone",
+            "uninfected lung",
+            "unaffected",
+            "tumor bed",
+        ),
+        *(
+            "benign tissue",
+            "contrast enhancing vessels",
+            "muscle mass",
+            "anti-tumor margin",
+            "cancer-associated stroma",
+        ),
+        *("pre-tumor", "pneumothorax", "diseased kidney", "margin of the tumour"),
+    ],
+)
+def test_what_lies_around_a_lesion_or_has_one_is_asked_about(name: str) -> None:
+    assert values_of_labels({"background": 0, name: 1, "tumour": 2}, "dataset.json").lesion is None
+    assert values_of_labels({"background": 0, name: 1}, "dataset.json").lesion is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "liver tumor",
+            "renal mass",
+            "pancreatic cyst",
+            "tumor in the liver",
+            "Lesion of kidney",
+            "peritumoral edema",
+        ),
+        *(
+            "non-enhancing tumor core",
+            "tumor_left",
+            "lesion 1",
+            "GTVp",
+            "metastatic lymph nodes",
+            "infected area",
+            "ED",
+        ),
+        *("ground glass opacity", "COVID-19 infection", "extradural hematoma", "parathyroid adenoma", "NCR/NET"),
+    ],
+)
+def test_a_lesion_is_a_lesion_wherever_it_lies(name: str) -> None:
+    assert values_of_labels({"background": 0, "liver": 1, name: 2}, "dataset.json").lesion == (2,)
+
+
+@pytest.mark.parametrize("name", ["nonlesion", "non_lesion", "non tumor", "tumor-free", "no lesion"])
+def test_without_a_lesion_is_no_lesion(name: str) -> None:
+    assert values_of_labels({"background": 0, name: 1, "tumour": 2}, "dataset.json").lesion == (2,)
+
+
+@pytest.mark.parametrize(("chosen", "ignored"), [("liver", 64 + 136), ("1", 64 + 136), ("3", 64), ([1, 3], 64 + 136)])
+def test_what_a_set_ignores_stays_ignored_beside_what_the_user_does(
+    tmp_path: Path, chosen: object, ignored: int
+) -> None:
+    labels = {"background": 0, "liver": 1, "tumor": 2, "ignore": 3}
+    root = _nnunet(tmp_path, labels, _label(v1=ORGAN, v2=TUMOUR, v3=np.s_[:, :, 5:]))
+    dataset = open_dataset(root, ignore_values=chosen)  # type: ignore[arg-type]
+    assert _truths(dataset) == [(8, True, ignored)]
+    assert "3 ignore" in dataset.notes[0].partition("ignored: ")[2]
+
+
 def test_chosen_values_beat_what_is_ignored(tmp_path: Path) -> None:
     labels = {"background": 0, "lesion": 1, "ignore": 2}
     root = _nnunet(tmp_path, labels, _label(v2=ORGAN, v1=TUMOUR))
