@@ -448,6 +448,22 @@ def test_evaluate_takes_a_choice(tmp_path: Path) -> None:
     assert "values of the masks: lesion: 2" in record["dataset"]["notes"]
 
 
+def test_evaluate_tells_how_many_masks_had_to_be_interpreted(tmp_path: Path) -> None:
+    for number in range(4):
+        put_image(tmp_path / "set" / "images" / f"{number}.png", seed=number, size=(32, 32))
+        array = np.zeros((32, 32), dtype=np.uint8)
+        array[8:20, 8:20] = 255
+        array[7, 8 : 20 - number] = (40, 90, 130, 0)[number]  # a soft edge in three of them
+        (tmp_path / "set" / "masks").mkdir(exist_ok=True)
+        Image.fromarray(array).save(tmp_path / "set" / "masks" / f"{number}.png")
+    words = ["evaluate", "--data", str(tmp_path / "set"), "-m", "control:intensity", "--bootstrap", "0", "--out"]
+    ran = CliRunner().invoke(app, [*words, str(tmp_path / "out")])
+    assert ran.exit_code == 0, ran.output
+    assert "warning: 3 of 4 cases: the mask is not binary (see the column warnings of cases.csv)" in ran.stderr
+    named = CliRunner().invoke(app, [*words, str(tmp_path / "named"), "--lesion-values", "40,255"])
+    assert "3 of 4 cases: the mask looks smoothed or once lossy, but its values count as they are" in named.stderr
+
+
 def test_one_label_of_several_sets_stays_what_it_is(tmp_path: Path) -> None:
     put_volume(tmp_path / "a" / "image.nii.gz")
     put_label(tmp_path / "a" / "mask.nii.gz")  # value 2 alone

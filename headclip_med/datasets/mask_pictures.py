@@ -25,6 +25,7 @@ Mask = NDArray[np.bool_]
 # How warnings about masks begin; the check of a set tells them by it.
 NOT_BINARY = "the mask is not binary"
 TOO_DARK = "the mask is nearly black and counts as empty"
+LOOKS_SMOOTHED = "the mask looks smoothed or once lossy, but its values count as they are named"
 
 # Of the range: values this near to an end are noise around it.
 _NEAR = 1 / 8
@@ -106,9 +107,8 @@ def _is_deep(path: Path) -> bool:
 
 
 def _turned_round(values: Pixels) -> Pixels:
-    """Values of which the highest is black, up from 0: 1 of fractions, 255, 65,535, or the highest there is."""
-    full = _full_range(np.unique(values))
-    return np.asarray((full if full in (1.0, float(values.max())) else full - 1) - values)
+    """Values of which the highest is black, up from 0; 1 of fractions, and where all are 0."""
+    return np.asarray(max(values.max(), values.dtype.type(1)) - values)
 
 
 def _is_turned_round(image: Any) -> bool:
@@ -184,8 +184,8 @@ def _grey(values: Pixels, name: str, warnings: list[str], named: bool) -> Labels
     if not is_whole or (len(distinct) > 2 and _is_smoothed(values, distinct)):
         if not is_whole or not named or len(distinct) > _MOST_SHADES:
             return _cut(values, name, warnings, always_told=True)
-        warnings.append(f"the mask {name} looks smoothed or once lossy, but its values count as they are named")
-    return np.asarray(values, dtype=np.int32)
+        warnings.append(f"{LOOKS_SMOOTHED}: {name}")
+    return np.clip(values, -COLOUR, COLOUR - 1).astype(np.int32)
 
 
 def _is_smoothed(values: Pixels, distinct: Pixels) -> bool:
