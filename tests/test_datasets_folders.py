@@ -36,6 +36,9 @@ def _labels(dataset: CaseDataset) -> tuple[int, int]:
     [
         *("no", "normal", "NORMAL", "good", "Healthy", "negative", "controls", "notumor", "no_tumor", "no tumor"),
         *("non-COVID", "NonDemented", "Uninfected", "No_DR", "no finding", "negativeOnly", "test_normal", "ok"),
+        *("lesion_free", "tumor-free", "LesionFree", "tumorfree", "defect-free", "free_of_defects", "anomaly_free"),
+        *("tumour_absent", "hemorrhage_absent", "Absence of stroke", "defect_none", "polyp_false", "stoneless"),
+        *("no_pituitary_tumor", "without brain tumor", "not_bad", "pituitary tumor free", "no_abnormality"),
     ],
 )
 def test_normal_names(name: str) -> None:
@@ -48,6 +51,7 @@ def test_normal_names(name: str) -> None:
         *("yes", "abnormal", "AbNormal", "Ungood", "tumor", "glioma_tumor", "meningioma", "pituitary", "lesion"),
         *("benign", "malignant", "positive", "COVID-19", "Viral Pneumonia", "Lung_Opacity", "MildDemented", "CNV"),
         *("abnormal_cataract", "Parasitized", "defect", "crack", "ko", "Tuberculosis", "Kidney_stone"),
+        *("not_normal", "not-good", "unhealthy", "non healthy", "false_positive", "tumor_present"),
     ],
 )
 def test_abnormal_names(name: str) -> None:
@@ -58,6 +62,17 @@ def test_abnormal_names(name: str) -> None:
     "name",
     [
         *("pred", "Br35H-Mask-RCNN", "mask", "images", "test", "0", "1", "CT-0", "patient1", "sub-01", "HGG", "nodes"),
+        *(
+            "MT_Free",
+            "free",
+            "absent",
+            "none",
+            "not_lesion_free",
+            "non-COVID pneumonia",
+            "no_normal",
+            "nook",
+            "not_normal_tumor",
+        ),
         *("normal_vs_tumor", "brain_tumor_dataset", "noise", "nothing", "normalised", "class1", "Kidney", ""),
     ],
 )

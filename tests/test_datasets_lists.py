@@ -225,3 +225,65 @@ def test_what_a_list_names_is_read(tmp_path: Path) -> None:
     assert truth is not None
     assert truth[0, 7, 0]
     assert truth.sum() == 1
+
+
+# --- names and labels --------------------------------------------------------------------------------------------
+
+
+def _named(root: Path, header: str, *cells: str) -> Path:
+    for number in range(len(cells)):
+        put_image(root / "imgs" / f"{number}.png", seed=number)
+    put_text(root / "labels.csv", "\n".join([header, *(f"{number},{cell}" for number, cell in enumerate(cells))]))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "one"),
+    [
+        *((name, "0 1", "normal") for name in ("healthy", "Normal", "is_normal", "benign", "negative", "good")),
+        *(
+            (name, "0 1", "normal")
+            for name in ("control", "no_tumor", "tumor_free", "healthy control", "label (1=normal)")
+        ),
+        ("Healthy", "no yes", "normal"),
+        ("normal", "False True", "normal"),
+        *((name, "0 1", "abnormal") for name in ("hemorrhage", "label", "Target", "y", "abnormal", "is_sick")),
+        *((name, "0 1", "abnormal") for name in ("covid_positive", "not_normal", "image_label", "binary label")),
+        ("result", "negative positive", "abnormal"),
+        ("tumor", "n y", "abnormal"),
+        ("male", "normal tumor", "abnormal"),  # the cells say it themselves
+        ("healthy", "normal tumor", "abnormal"),
+    ],
+)
+def test_a_column_of_labels_means_what_it_is_called(tmp_path: Path, column: str, cells: str, one: str) -> None:
+    zero, other = cells.split()
+    dataset = open_dataset(_named(tmp_path, f"id,{column}", zero, other, other))
+    assert dataset.layout == "csv"
+    assert [case.label for case in dataset] == ([True, False, False] if one == "normal" else [False, True, True])
+    means = "" if zero == "normal" else f": 1 is {one}"
+    assert dataset.notes[0] == f"labels from the column {column} of labels.csv{means}"
+    kind = other if zero == "normal" else column if one == "abnormal" else ""
+    assert {case.columns.get("kind", "") for case in dataset} == {"", kind}
+
+
+@pytest.mark.parametrize("given", ["{}", "csv:{}", "{}/labels.csv"])
+@pytest.mark.parametrize(
+    "column", ["male", "age,male", "fold", "contrast", "left", "contrast_positive", "quality good", "cancer history"]
+)
+def test_a_column_that_says_neither_is_asked_about(tmp_path: Path, column: str, given: str) -> None:
+    ages = ["40,"] if "," in column else [""]
+    _named(tmp_path, f"id,{column}", *(f"{age}{number % 2}" for number in range(4) for age in ages))
+    with pytest.raises(InputError, match=f"labels.csv must say by its name .* given: {column.split(',')[-1]}"):
+        open_dataset(given.format(tmp_path))
+
+
+def test_of_two_columns_the_one_that_says_it_counts(tmp_path: Path) -> None:
+    dataset = open_dataset(_named(tmp_path, "id,male,healthy", "0,1", "1,0", "1,1"))
+    assert [case.label for case in dataset] == [False, True, False]
+
+
+def test_a_table_of_patients_beside_class_folders_says_nothing(tmp_path: Path) -> None:
+    for number, kind in enumerate(("yes", "no")):
+        put_image(tmp_path / kind / f"{number}.png", seed=number)
+    put_text(tmp_path / "patients.csv", "id,male\n0,0\n1,1\n")
+    assert open_dataset(tmp_path).layout == "folders"

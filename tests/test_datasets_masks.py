@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from dataset_trees import pairs_tree, put_image
 from PIL import Image
 
@@ -228,6 +229,71 @@ def test_a_tiff_of_one_bit_whose_white_is_zero(tmp_path: Path) -> None:
     assert np.array_equal(_seen(_load(tmp_path, path)), TRUTH)
 
 
+DEEP = {
+    "16 bit": (np.uint16, 65535),
+    "8 bit": (np.uint8, 255),
+    "fractions": (np.float32, 1),
+    "double fractions": (np.float64, 1),
+    "floats": (np.float32, 255),
+    "64 bit floats": (np.float64, 65535),
+    "signed": (np.int16, 1),
+    "32 bit": (np.uint32, 70_000),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+@pytest.mark.parametrize("white", ["miniswhite", "minisblack"])
+def test_a_tiff_whose_white_is_zero_is_turned_round(tmp_path: Path, kind: str, white: str) -> None:
+    dtype, high = DEEP[kind]
+    for name, truth in (("m", _box(1)), ("e", _box(0)), ("f", _box(0) + 1)):
+        array = (1 - truth if white == "miniswhite" else truth).astype(dtype) * dtype(high)
+        tifffile.imwrite(tmp_path / f"{name}.tif", array, photometric=white)
+        labelled = _load(tmp_path, tmp_path / f"{name}.tif")
+        assert np.array_equal(_seen(labelled), truth.astype(bool))
+        assert set(labelled.mask_values) <= {high} or name == "f"  # of one that is all 0 nobody knows what white is
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.uint16])
+def test_a_tiff_that_does_not_say_which_is_white_has_black_at_zero(tmp_path: Path, dtype: type) -> None:
+    path = tmp_path / "m.tif"
+    tifffile.imwrite(path, _box(1).astype(dtype), photometric="minisblack")
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags[262].overwrite(1)
+        entry = file.pages[0].tags[262].offset
+    with path.open("r+b") as stored:
+        stored.seek(entry)
+        stored.write((65000).to_bytes(2, "little"))  # another tag, which means nothing
+    assert np.array_equal(_seen(_load(tmp_path, path)), TRUTH)
+
+
+@pytest.mark.parametrize("dtype", [np.uint64, np.int64, np.float64, np.int32])
+def test_whole_numbers_of_any_kind_are_labels(tmp_path: Path, dtype: type) -> None:
+    tifffile.imwrite(tmp_path / "m.tif", _two(1, 2).astype(dtype), photometric="minisblack")
+    labelled = _load(tmp_path, tmp_path / "m.tif", MaskValues((2,)))
+    assert (labelled.mask_values, int(_seen(labelled).sum())) == ((1, 2), int((_two(1, 2) == 2).sum()))
+
+
+def test_a_mask_of_the_highest_of_32_bits_is_a_lesion(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "m.tif", _box(1).astype(np.uint32) * np.uint32(2**32 - 1), photometric="minisblack")
+    assert np.array_equal(_seen(_load(tmp_path, tmp_path / "m.tif")), TRUTH)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_fractions_without_a_value_are_no_lesion_and_told(tmp_path: Path, value: float) -> None:
+    array = np.where(TRUTH, 1, value).astype(np.float32)
+    tifffile.imwrite(tmp_path / "m.tif", array, photometric="minisblack")
+    labelled = _load(tmp_path, tmp_path / "m.tif")
+    assert np.array_equal(_seen(labelled), TRUTH)
+    assert labelled.warnings == ("the mask is not binary: m.tif holds NaN or Inf, which count as no lesion",)
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_another_kind_of_picture_is_not_called_damaged(tmp_path: Path, kind: str) -> None:
+    path = _saved(tmp_path / "m.png", Image.fromarray(_box()), format=kind)
+    with pytest.raises(MaskError, match=r"m.png must be a .*PNG, JPEG, TIFF.*Convert it first"):
+        _load(tmp_path, path)
+
+
 def test_a_mask_of_several_pages_is_told_what_helps(tmp_path: Path) -> None:
     page = Image.fromarray(_box())
     path = _saved(tmp_path / "m.tif", page, save_all=True, append_images=[page])
@@ -279,6 +345,79 @@ def test_several_values_are_asked_for_and_chosen(tmp_path: Path, kind: str) -> N
     assert np.array_equal(_seen(ignoring), TRUTH)
     assert ignoring.ignored is not None
     assert np.array_equal(ignoring.ignored[..., 0].T, (_two(0, 1) > 0) & ~TRUTH)
+
+
+def _squares(**squares: tuple[int, int]) -> np.ndarray:
+    """``v85=(2, 1)``: one square of 85 with sides of 2 pixels; each in a place of its own."""
+    array = np.zeros((ROWS, COLUMNS), dtype=np.uint8)
+    for place, (value, (side, _)) in enumerate(squares.items()):
+        row, column = 2 + 13 * (place // 4), 2 + 12 * (place % 4)
+        array[row : row + side, column : column + side] = int(value[1:])
+    return array
+
+
+def _values(*sides: tuple[int, int]) -> np.ndarray:
+    return _squares(**{f"v{value}": (side, 0) for value, side in sides})
+
+
+FLAT = {
+    "five labels": _values((1, 10), (2, 10), (3, 10), (255, 10)),
+    "1 in 2 x 2 and not known": _values((1, 2), (255, 10)),
+    "2 in a single pixel": _values((1, 8), (2, 1), (255, 10)),
+    "one pixel each": _values((1, 1), (2, 1), (3, 1), (4, 1), (255, 10)),
+    "no 1 in this one": _values((3, 2), (5, 1), (255, 10)),
+    "many labels": _values(*((value, 4) for value in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)), (255, 8)),
+    "spread labels": _values((85, 2), (170, 10), (255, 10)),
+    "half in 2 x 2": _values((127, 2), (255, 10)),
+}
+
+
+@pytest.mark.parametrize("kind", FLAT)
+def test_small_labels_are_no_shades(tmp_path: Path, kind: str) -> None:
+    array = FLAT[kind]
+    path = _saved(tmp_path / "m.png", Image.fromarray(array))
+    *lesions, unknown = (int(value) for value in np.unique(array) if value)
+    with pytest.raises(MeaningError) as caught:
+        _load(tmp_path, path)
+    assert caught.value.values == (*lesions, unknown)
+    labelled = _load(tmp_path, path, MaskValues(tuple(lesions), (unknown,)))
+    assert np.array_equal(_seen(labelled), np.isin(array, lesions))
+    assert labelled.ignored is not None
+    assert np.array_equal(labelled.ignored[..., 0].T, array == unknown)
+    assert labelled.warnings == ()
+
+
+def test_a_label_within_a_border_of_255_is_no_noise(tmp_path: Path) -> None:
+    array = _values((255, 6), (1, 6), (2, 6), (3, 6))
+    array[3:7, 3:7], array[15, 15], array[2:8, 14] = 1, 255, 255
+    path = _saved(tmp_path / "m.png", Image.fromarray(array))
+    assert _load(tmp_path, path, EVERY_VALUE).mask_values == (1, 2, 3, 255)
+
+
+@pytest.mark.parametrize("values", [MaskValues((40, 90), (255,)), MaskValues((), chosen=True), MaskValues(None, (90,))])
+def test_named_values_are_never_smoothed_away(tmp_path: Path, values: MaskValues) -> None:
+    array = _box(255)
+    array[7, 9:22], array[20, 9:22] = 40, 90  # looks like a smoothed edge
+    path = _saved(tmp_path / "m.png", Image.fromarray(array))
+    assert _load(tmp_path, path).mask_values == (255,)
+    labelled = _load(tmp_path, path, MaskValues(values.lesion or (), values.ignored, chosen=values.chosen))
+    assert labelled.mask_values == (40, 90, 255)
+    said = "the mask looks smoothed or once lossy, but its values count as they are named: m.png"
+    assert labelled.warnings == (said,)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6])
+def test_instances_are_labels_however_many(tmp_path: Path, share: float) -> None:
+    side = 4 if share < 0.5 else 6
+    array = np.zeros((80, 128), dtype=np.uint8)
+    for number in range(160):
+        row, column = 8 * (number // 16), 8 * (number % 16)
+        array[row : row + side, column : column + side] = number + 1
+    image = put_image(tmp_path / "image.png", size=(128, 80))
+    mask = _saved(tmp_path / "m.png", Image.fromarray(array))
+    labelled = load_case(Case("case", (image,), (mask,), values=EVERY_VALUE), masks_known=True)
+    assert np.array_equal(_seen(labelled), array > 0)
+    assert len(labelled.mask_values) == 160
 
 
 def test_shades_of_two_colours_go_to_the_nearest(tmp_path: Path) -> None:

@@ -181,6 +181,75 @@ def test_values_are_chosen_by_number_name_or_all(tmp_path: Path, chosen: object,
     assert [found[0] for found in _truths(open_dataset(root, lesion_values=chosen))] == [voxels]  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "tumor bearing kidney",
+            "peritumoral tissue",
+            "perilesional zone",
+            "uninfected lung",
+            "unaffected",
+            "tumor bed",
+        ),
+        *(
+            "benign tissue",
+            "contrast enhancing vessels",
+            "muscle mass",
+            "anti-tumor margin",
+            "cancer-associated stroma",
+        ),
+        *("pre-tumor", "pneumothorax", "diseased kidney", "margin of the tumour"),
+    ],
+)
+def test_what_lies_around_a_lesion_or_has_one_is_asked_about(name: str) -> None:
+    assert values_of_labels({"background": 0, name: 1, "tumour": 2}, "dataset.json").lesion is None
+    assert values_of_labels({"background": 0, name: 1}, "dataset.json").lesion is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "liver tumor",
+            "renal mass",
+            "pancreatic cyst",
+            "tumor in the liver",
+            "Lesion of kidney",
+            "peritumoral edema",
+        ),
+        *(
+            "non-enhancing tumor core",
+            "tumor_left",
+            "lesion 1",
+            "GTVp",
+            "metastatic lymph nodes",
+            "infected area",
+            "ED",
+        ),
+        *("ground glass opacity", "COVID-19 infection", "extradural hematoma", "parathyroid adenoma", "NCR/NET"),
+    ],
+)
+def test_a_lesion_is_a_lesion_wherever_it_lies(name: str) -> None:
+    assert values_of_labels({"background": 0, "liver": 1, name: 2}, "dataset.json").lesion == (2,)
+
+
+@pytest.mark.parametrize("name", ["nonlesion", "non_lesion", "non tumor", "tumor-free", "no lesion"])
+def test_without_a_lesion_is_no_lesion(name: str) -> None:
+    assert values_of_labels({"background": 0, name: 1, "tumour": 2}, "dataset.json").lesion == (2,)
+
+
+@pytest.mark.parametrize(("chosen", "ignored"), [("liver", 64 + 136), ("1", 64 + 136), ("3", 64), ([1, 3], 64 + 136)])
+def test_what_a_set_ignores_stays_ignored_beside_what_the_user_does(
+    tmp_path: Path, chosen: object, ignored: int
+) -> None:
+    labels = {"background": 0, "liver": 1, "tumor": 2, "ignore": 3}
+    root = _nnunet(tmp_path, labels, _label(v1=ORGAN, v2=TUMOUR, v3=np.s_[:, :, 5:]))
+    dataset = open_dataset(root, ignore_values=chosen)  # type: ignore[arg-type]
+    assert _truths(dataset) == [(8, True, ignored)]
+    assert "3 ignore" in dataset.notes[0].partition("ignored: ")[2]
+
+
 def test_chosen_values_beat_what_is_ignored(tmp_path: Path) -> None:
     labels = {"background": 0, "lesion": 1, "ignore": 2}
     root = _nnunet(tmp_path, labels, _label(v2=ORGAN, v1=TUMOUR))
@@ -377,6 +446,22 @@ def test_evaluate_takes_a_choice(tmp_path: Path) -> None:
     assert done.exit_code == 0
     record = json.loads(done.stdout)
     assert "values of the masks: lesion: 2" in record["dataset"]["notes"]
+
+
+def test_evaluate_tells_how_many_masks_had_to_be_interpreted(tmp_path: Path) -> None:
+    for number in range(4):
+        put_image(tmp_path / "set" / "images" / f"{number}.png", seed=number, size=(32, 32))
+        array = np.zeros((32, 32), dtype=np.uint8)
+        array[8:20, 8:20] = 255
+        array[7, 8 : 20 - number] = (40, 90, 130, 0)[number]  # a soft edge in three of them
+        (tmp_path / "set" / "masks").mkdir(exist_ok=True)
+        Image.fromarray(array).save(tmp_path / "set" / "masks" / f"{number}.png")
+    words = ["evaluate", "--data", str(tmp_path / "set"), "-m", "control:intensity", "--bootstrap", "0", "--out"]
+    ran = CliRunner().invoke(app, [*words, str(tmp_path / "out")])
+    assert ran.exit_code == 0, ran.output
+    assert "warning: 3 of 4 cases: the mask is not binary (see the column warnings of cases.csv)" in ran.stderr
+    named = CliRunner().invoke(app, [*words, str(tmp_path / "named"), "--lesion-values", "40,255"])
+    assert "3 of 4 cases: the mask looks smoothed or once lossy, but its values count as they are" in named.stderr
 
 
 def test_one_label_of_several_sets_stays_what_it_is(tmp_path: Path) -> None:

@@ -157,6 +157,36 @@ def test_a_section_larger_than_a_brain_is_no_brain(side_mm: float) -> None:
         ("AX T2 FLAIR", {"flair"}),
         ("T2star", {"t2star"}),
         ("t2_tse_tra", {"t2"}),
+        ("sub-1_space-FLAIR_T1w.nii.gz", {"t1"}),  # what an image lies on is not what it shows
+        ("sub-1_ses-2_acq-FLAIR_desc-T2_T1w.nii.gz", {"t1"}),
+        ("sub-1_space-T1w_FLAIR.nii.gz", {"flair"}),
+        ("sub-1_space-FLAIR_ce-gd_T1w", {"t1c"}),
+        ("T1_in_FLAIR_space", {"t1"}),
+        ("T1_to_FLAIR", {"t1"}),
+        ("T1_registered_to_FLAIR.nii", {"t1"}),
+        ("t1wtoflair", {"t1"}),
+        ("t12flair", {"t1"}),
+        ("FLAIR_in_T1space", {"flair"}),
+        ("AX T1 FLAIR", {"t1"}),  # a T1 of General Electric
+        ("t1flair", {"t1"}),
+        ("t2_space_dark-fluid", {"flair"}),
+        ("t2_tirm_tra_dark-fluid", {"flair"}),
+        ("t2_tirm_tra", {"flair"}),
+        ("t2 dark_fluid sag", {"flair"}),
+        ("T1_postcontrast", {"t1c"}),
+        ("postGd_T1", {"t1c"}),
+        ("3D_T1_GAD", {"t1c"}),
+        ("T1 Gadovist", {"t1c"}),
+        ("t1 post km", {"t1c"}),
+        ("T1gadolinium", {"t1c"}),
+        ("T1_without_contrast", {"t1"}),
+        ("BRAIN_WO_CONTRAST_T1", {"t1"}),
+        ("T1 w/o contrast", {"t1"}),
+        ("T1_non-contrast", {"t1"}),
+        ("T1_precontrast", {"t1"}),
+        ("t1 ohne KM", {"t1"}),
+        ("T1 unenhanced", {"t1"}),
+        ("T1 with and without contrast", {"t1", "t1c"}),
         ("patient12", set()),
         ("volume-3", set()),
         ("", set()),
@@ -164,6 +194,22 @@ def test_a_section_larger_than_a_brain_is_no_brain(side_mm: float) -> None:
 )
 def test_sequences_are_read_from_words(name: str, found: set[str]) -> None:
     assert sequences_in(name) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        *((name, {"CT"}) for name in ("headCT.nii", "CTscan_1.nii", "CT1.nii", "CT-12.nii", "brainct_2", "NCCT3")),
+        *((name, {"DX"}) for name in ("CXR123.png", "x-ray_1.png")),
+        *((name, {"US"}) for name in ("US1.png", "us_001.png", "USG12")),
+        *((name, {"MR"}) for name in ("us_001_flair.nii", "oct_2021_flair.nii", "PET_flair.nii", "brainMRI_3.nii")),
+        ("CT_T1.nii", {"CT", "MR"}),  # the first time point, or a T1 beside a CT
+        ("oct_retina", {"OPT"}),
+        *((name, set()) for name in ("october.png", "oct2021.png", "bus_1.png", "structure1", "doctor", "product1")),
+    ],
+)
+def test_the_modality_is_read_from_words(name: str, found: set[str]) -> None:
+    assert kind_of(_volume(name)).modality.values == found
 
 
 def test_of_several_sequences_each_is_looked_at() -> None:

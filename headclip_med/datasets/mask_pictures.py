@@ -16,7 +16,7 @@ from headclip_med.base.errors import InputError
 from headclip_med.datasets.values import COLOUR
 from headclip_med.reading import raster
 from headclip_med.reading.checks import collected_warnings, in_words
-from headclip_med.reading.content import existing_path
+from headclip_med.reading.content import existing_path, identify
 
 Labels = NDArray[np.int32]
 Pixels = NDArray[Any]
@@ -25,53 +25,107 @@ Mask = NDArray[np.bool_]
 # How warnings about masks begin; the check of a set tells them by it.
 NOT_BINARY = "the mask is not binary"
 TOO_DARK = "the mask is nearly black and counts as empty"
+LOOKS_SMOOTHED = "the mask looks smoothed or once lossy, but its values count as they are named"
 
 # Of the range: values this near to an end are noise around it.
 _NEAR = 1 / 8
 # So few values may be labels though they lie at the ends; a picture of more than so many is worth a word; more than
 # so many are shades, whatever areas they fill.
 _FEW, _MOST_LABELS, _MOST_SHADES = 4, 8, 64
+# Noise of JPEG stays in its blocks of 8 × 8 pixels, which hold the bright pixels it is of; few of its pixels lie in 2
+# × 2 of one value (at most 0.07 of them, in 178 of 179 masks that once were JPEG), of labels far more do.
+_BLOCK, _MOST_NOISE_IN_SQUARES = 8, 0.5
 # A mask of more shades, more than half of whose pixels lie between black and white, is a photograph.
 _PHOTO_SHARE = 0.5
+_PICTURES = ("png", "jpeg", "tiff", "bmp")
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
+_SAYS_WHITE = ("jpeg", "tiff_jpeg", "group3", "group4", "tiff_ccitt")  # compressions that go with one of the two
+_PHOTOMETRIC = 262
 
 
-def picture_labels(path: Path, warnings: list[str], *, in_colour: bool = False) -> Labels:
+def picture_labels(path: Path, warnings: list[str], *, in_colour: bool = False, named: bool = False) -> Labels:
     """The labels of one picture ``(I, J)``, 0 where there is nothing; what had to be decided goes to ``warnings``.
 
     Lossy pictures are cut at half of their range whatever they hold, and so are smoothed ones. Palettes count by index,
-    transparent pixels are background, and where only the transparency varies it is the mask.
+    transparent pixels are background, and where only the transparency varies it is the mask. NaN and Inf become 0.
+    Where low values are white, they are turned round.
 
     Args:
         in_colour: tell the colours of a lossy picture apart, each channel cut at half, instead of black and white.
+        named: somebody says what the values mean, so that up to 64 of them are labels, however smoothed they look.
 
     Raises:
-        InputError: no such file, no picture, several pages, a damaged one, or a photograph.
+        InputError: no such file, no PNG, JPEG, TIFF or BMP, several pages, a damaged one, or a photograph.
     """
     existing_path(path)
-    notes: list[str] = []
-    with (
-        in_words(path.name, "PNG, JPEG, TIFF or BMP"),
-        collected_warnings(notes, "pillow", "PIL"),
-        raster._open(path) as image,
-    ):
-        _check_one_page(image, path.name)
-        lossy = image.format in ("JPEG", "MPO") or image.info.get("compression") in _LOSSY_TIFF
-        pixels = _pixels(raster._oriented(image, None, path.name, notes))
+    pixels, lossy = _read(path)
     pixels = pixels.swapaxes(0, 1)  # rows, columns → I, J
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    pixels = _finite(pixels, path.name, warnings)
     _check_no_photograph(pixels, path.name)
     if pixels.ndim == 3 and not lossy:
         return _colours(pixels, path.name, warnings)
     if pixels.ndim == 3 and in_colour:
         return _codes(np.where(pixels >= 128, 255, 0))
     grey = pixels.max(axis=-1) if pixels.ndim == 3 else pixels
-    return _cut(grey, path.name, warnings) if lossy else _grey(grey, path.name, warnings)
+    return _cut(grey, path.name, warnings) if lossy else _grey(grey, path.name, warnings, named)
 
 
-def _check_one_page(image: Any, name: str) -> None:
-    pages = getattr(image, "n_frames", 1)
-    if pages > 1 and image.format != "MPO":
+def _read(path: Path) -> tuple[Pixels, bool]:
+    """``(rows, columns)`` or ``(rows, columns, 3)``, and whether the picture is lossy."""
+    notes: list[str] = []
+    kind = identify(path)
+    if kind not in _PICTURES:
+        raise InputError(f"The mask {path.name} must be PNG, JPEG, TIFF or BMP", f"a {kind} file", "Save it as PNG")
+    with (
+        in_words(path.name, "PNG, JPEG, TIFF or BMP"),
+        collected_warnings(notes, "pillow", "PIL"),
+        collected_warnings(notes, "tifffile", "tifffile"),
+    ):
+        if kind == "tiff" and _is_deep(path):
+            plane, inverted = raster.read_samples(path, None, notes)
+            return (_turned_round(plane[0]) if inverted else plane[0]), False
+        with raster._open(path) as image:
+            _check_one_page(getattr(image, "n_frames", 1), image.format, path.name)
+            lossy = image.format in ("JPEG", "MPO") or image.info.get("compression") in _LOSSY_TIFF
+            pixels = _pixels(raster._oriented(image, None, path.name, notes))
+            if _is_turned_round(image):
+                pixels = pixels.max(initial=1) - pixels if image.mode == "1" else 255 - pixels
+            return pixels, lossy
+
+
+def _is_deep(path: Path) -> bool:
+    """Whether a TIFF has one grey sample of more than 8 bits, signed or in fractions, few of which Pillow reads."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages[0]
+        deep = page.dtype is None or page.dtype.itemsize > 1 or page.dtype.kind not in "ub"
+        if found := bool(page.samplesperpixel == 1 and page.photometric in (0, 1) and deep):
+            _check_one_page(len(file.pages), "TIFF", path.name)
+        return found
+
+
+def _turned_round(values: Pixels) -> Pixels:
+    """Values of which the highest is black, up from 0; 1 of fractions, and where all are 0."""
+    return np.asarray(max(values.max(), values.dtype.type(1)) - values)
+
+
+def _is_turned_round(image: Any) -> bool:
+    """Whether Pillow takes white for 0 though nothing says so: then black is 0, as in what is read as an image."""
+    told = image.format != "TIFF" or _PHOTOMETRIC in image.tag_v2 or image.mode not in ("1", "L")
+    return not told and image.info.get("compression") not in _SAYS_WHITE
+
+
+def _finite(pixels: Pixels, name: str, warnings: list[str]) -> Pixels:
+    if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
+        return pixels
+    warnings.append(f"{NOT_BINARY}: {name} holds NaN or Inf, which count as no lesion")
+    return np.where(np.isfinite(pixels), pixels, 0)
+
+
+def _check_one_page(pages: int, kind: str, name: str) -> None:
+    if pages > 1 and kind != "MPO":
         do = "Save the page that belongs to the image as a file of its own"
         raise InputError(f"The mask {name} must be one picture", f"{pages} pages", do)
 
@@ -123,25 +177,57 @@ def _grey_if_equal(colour: Pixels) -> Pixels:
 # --- grey --------------------------------------------------------------------------------------------------------
 
 
-def _grey(values: Pixels, name: str, warnings: list[str]) -> Labels:
+def _grey(values: Pixels, name: str, warnings: list[str], named: bool) -> Labels:
     """Labels as they are stored, unless the values are shades of a smoothed or once lossy mask."""
     distinct = distinct_values(values)
     is_whole = values.dtype.kind in "iu" or bool((distinct % 1 == 0).all())
     if not is_whole or (len(distinct) > 2 and _is_smoothed(values, distinct)):
-        return _cut(values, name, warnings, always_told=True)
-    return np.asarray(values, dtype=np.int32)
+        if not is_whole or not named or len(distinct) > _MOST_SHADES:
+            return _cut(values, name, warnings, always_told=True)
+        warnings.append(f"{LOOKS_SMOOTHED}: {name}")
+    return np.clip(values, -COLOUR, COLOUR - 1).astype(np.int32)
 
 
 def _is_smoothed(values: Pixels, distinct: Pixels) -> bool:
     """Whether the values reach both ends of the range, and those between are noise or edges without area."""
     full = _full_range(distinct)
-    if distinct[-1] < full / 2 or distinct[0] < 0:
+    if distinct[-1] < full / 2 or distinct[0] < 0 or _mostly_areas(values, distinct):
         return False
+    if len(distinct) > _MOST_SHADES:
+        return True
     between = distinct[(distinct > full * _NEAR) & (distinct < full * (1 - _NEAR))]
     if len(between):
-        return len(distinct) > _MOST_SHADES or not _has_area(values, between)
+        return not (_has_area(values, between) or (len(distinct) <= _MOST_LABELS and _stand_alone(values, between)))
     low = distinct[(distinct > 0) & (distinct <= full * _NEAR)]
-    return len(distinct) > _FEW or not _has_area(values, low)  # 1 beside 255 are labels: lesion and not known
+    if len(distinct) <= _FEW and _has_area(values, low):  # 1 beside 255 are labels: lesion and not known
+        return False
+    return distinct[0] > 0 or not len(low) or _is_noise(values, low, distinct[distinct > low[-1]])
+
+
+def _stand_alone(values: Pixels, which: Pixels) -> bool:
+    """Whether one of these values never lies beside a higher one, as every shade of an edge does."""
+    higher = ndimage.maximum_filter(values, 3, mode="nearest") > values
+    return bool(np.setdiff1d(which, values[higher]).size)
+
+
+def _is_noise(values: Pixels, low: Pixels, high: Pixels) -> bool:
+    """Whether low values lie around the high ones as the noise of JPEG does, and not in patches of their own."""
+    if len(high) > 1:  # such as 250 to 255
+        return True
+    is_low = np.isin(values, low)
+    near = ndimage.maximum_filter(values, 2 * _BLOCK - 1, mode="constant") >= high[0]
+    if (is_low & ~near).any():
+        return False
+    square = np.ones((2, 2))
+    patches = np.zeros_like(is_low)
+    for value in low:
+        patches |= ndimage.binary_opening(values == value, square)
+    return bool(patches.sum() <= _MOST_NOISE_IN_SQUARES * is_low.sum())
+
+
+def _mostly_areas(values: Pixels, distinct: Pixels) -> bool:
+    """Whether most of many values fill areas, as instances do and shades do not."""
+    return len(distinct) > _MOST_SHADES and 2 * len(_with_area(values)) > len(distinct)
 
 
 def _has_area(values: Pixels, which: Pixels) -> bool:
@@ -179,7 +265,8 @@ def _check_no_photograph(pixels: Pixels, name: str) -> None:
     distinct = distinct_values(grey)
     full = _full_range(distinct)
     between = (grey > full * _NEAR) & (grey < full * (1 - _NEAR))
-    if len(distinct) > _MOST_SHADES and between.mean() > _PHOTO_SHARE:
+    is_photo = len(distinct) > _MOST_SHADES and between.mean() > _PHOTO_SHARE
+    if is_photo and not _mostly_areas(grey, distinct):
         given = f"a picture of {len(distinct)} shades, most of them grey"
         raise InputError(f"The mask {name} must be black and white, or hold labels", given, "Check which file it is")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +14,15 @@ VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
-def _words(text: str) -> frozenset[str]:
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text, which blanks part."""
     return frozenset(text.split())
 
 
-_NORMAL = _words(
-    "no normal normals good healthy negative negatives neg control controls ok uninfected noncovid nondemented"
-)
-_ABNORMAL = _words(
-    """yes abnormal abnormals ungood bad ko defect defects defective anomaly anomalies anomalous positive positives pos
+_NORMAL = word_set("no normal normals good healthy negative negatives neg control controls ok uninfected unremarkable")
+_ABNORMAL = word_set(
+    """yes abnormal abnormals abnormality abnormalities ungood bad unhealthy nonhealthy notnormal nonnormal
+    ko defect defects defective anomaly anomalies anomalous positive positives pos
     disease diseased diseases sick pathological pathology lesion lesions finding findings infected parasitized tumor
     tumors tumour tumours cancer cancers cancerous benign malignant carcinoma adenocarcinoma squamous glioma gliomas
     glioblastoma meningioma pituitary schwannoma melanoma nevus metastasis metastases lymphoma hemorrhage haemorrhage
@@ -33,9 +33,10 @@ _ABNORMAL = _words(
     esophagitis demented dementia alzheimer alzheimers sclerosis arthritis osteoarthritis crack scratch hole broken
     contamination blowhole fray uneven"""
 )
-_DENYING = _words("no non not without")
-_SETS = _words("data dataset datasets database db archive")  # brain_tumor_dataset is no class
-_DENIED = re.compile("^(?:non?|not|un|without)")
+_DENYING = word_set("no non not without")  # what follows
+_LACKING = word_set("free absent absence none lacking")  # what stands before or behind
+_SETS = word_set("data dataset datasets database db archive")  # brain_tumor_dataset is no class
+_DENIED = re.compile("^(?:non?|not|un|without)|(?:free|less|absent)$")
 _SPLIT = re.compile(
     r"(?:[a-z]\. )?(?:(train(?:ing|val)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))[-_ ]?(?:data)?(?:set)?"
 )
@@ -107,18 +108,41 @@ def split_of(name: str) -> str:
 
 
 def label_of(name: str) -> bool | None:
-    """True abnormal, False normal, None where a name says neither; ``no_tumor`` is normal, ``glioma_tumor`` is not."""
+    """True abnormal, False normal, None where a name says neither or both.
+
+    ``no_tumor``, ``tumor_free`` and ``tumor_absent`` are normal, ``glioma_tumor`` and ``not_normal`` are not.
+    """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower().replace("ab normal", "abnormal")
     tokens = re.findall(r"[a-z0-9]+", spaced)
     if not _SETS.isdisjoint(tokens):
         return None
-    for i, token in enumerate(tokens):
-        if _DENIED.sub("", token) in _ABNORMAL - {token} or (
-            token in _DENYING and not _ABNORMAL.isdisjoint(tokens[i + 1 :])
-        ):
-            return False
-    found = {token in _ABNORMAL for token in tokens if token in _ABNORMAL or token in _NORMAL}
+    told = {place: said for place, token in enumerate(tokens) if (said := _said(token)) is not None}
+    denied = [place for i, token in enumerate(tokens) for place in _denied(token, i, told)]
+    if len(set(denied)) < len(denied):
+        return None  # not_lesion_free
+    found = {said != (place in denied) for place, said in told.items()}
     return found.pop() if len(found) == 1 else None
+
+
+def _said(token: str) -> bool | None:
+    """What one word says by itself: ``tumor`` True, ``healthy`` and ``nontumor`` False."""
+    if token in _ABNORMAL:
+        return True
+    return False if token in _NORMAL or _DENIED.sub("", token) in _ABNORMAL else None
+
+
+def _denied(token: str, i: int, told: Mapping[int, bool]) -> list[int]:
+    """Places of the words that a word at place ``i`` turns round: the nearest ones that follow one another."""
+    after, before = sorted(p for p in told if p > i), sorted((p for p in told if p < i), reverse=True)
+    if token in _DENYING:
+        return after[:1] if token == "non" else _run(after)
+    if token in _LACKING:
+        return [place for place in _run(before) or _run(after) if told[place]]
+    return [i - 1] if token == "false" and told.get(i - 1) else []
+
+
+def _run(places: Sequence[int]) -> list[int]:
+    return [place for n, place in enumerate(places) if abs(place - places[0]) == n]
 
 
 def without_split(name: str) -> tuple[str, str]:

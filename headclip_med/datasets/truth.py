@@ -153,7 +153,9 @@ def _meant(labels: Values, values: MaskValues, name: str) -> Truth:
 
 
 def _picture(path: Path, shape: tuple[int, ...], values: MaskValues, warnings: list[str]) -> Truth:
-    labels = picture_labels(path, warnings, in_colour=any(value >= COLOUR for value in values.lesion or ()))
+    in_colour = any(value >= COLOUR for value in values.lesion or ())
+    named = values.chosen or bool(values.lesion or values.ignored or values.names)
+    labels = picture_labels(path, warnings, in_colour=in_colour, named=named)
     if labels.shape != shape:
         given = f"{labels.shape[0]} × {labels.shape[1]} for an image of {shape[0]} × {shape[1]} pixels"
         raise GridError(f"The mask {path.name} must have the size of its image", given, _RESAMPLE)

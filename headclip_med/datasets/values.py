@@ -76,6 +76,8 @@ def ask_for_values(values: MaskValues, found: Iterable[int], whose: str) -> Inpu
 def chosen_values(known: MaskValues, lesion: Words | None, ignored: Words | None) -> MaskValues:
     """``known`` with what the user says: numbers, colours such as #ff0000, names that the set has, or ``all``.
 
+    What the set itself ignores stays ignored, unless the user calls it lesion.
+
     Raises:
         InputError: no value, one that is none of these, or one that is both lesion and ignored.
     """
@@ -92,7 +94,7 @@ def chosen_values(known: MaskValues, lesion: Words | None, ignored: Words | None
         if both:
             raise InputError("A value must be lesion or ignored, not both", known.shown(sorted(both)))
         kept = found.lesion and tuple(value for value in found.lesion if value not in values)
-        found = replace(found, lesion=kept, ignored=values)
+        found = replace(found, lesion=kept, ignored=tuple(dict.fromkeys((*found.ignored, *values))))
     return found
 
 
@@ -152,7 +154,17 @@ _ORGAN = re.compile(
     r"mandib|maxill|\bcsf\b|cerebro|gr[ea]y matter|white matter|\b[gw]m\b|hippocamp|anterior|posterior|thalam|caudate|"
     r"putamen|cerebell|brainstem|cortex|spinal|\bcord\b|nerve|tissue|organ|body|\bducts?\b|instrument|catheter|\btools?\b"
 )
-_NO_LESION = re.compile(r"\b(no|not|without|normal|healthy|free)\b|\bnon (tumou?r|lesion|cancer)")
+_NO_LESION = re.compile(r"\b(no|not|without|normal|healthy|free)\b|\bnon ?(tumou?r|lesion|cancer)")
+# Around a lesion, or without one: perilesional, uninfected, anti-tumor.
+_BESIDE_LESION = re.compile(
+    rf"\b(un|non|anti|peri|para|extra|juxta|pre|post|pseudo) ?(?!enhancing)({_LESION.pattern})\w*"
+)
+# What may follow the word for a lesion without turning it into another thing.
+_LESION_PARTS = re.compile(
+    r"( (core|region|area|part|component|volume|mask|label|roi|seg\w*|class|type|grade|primar(?:y|ies)|total|whole|"
+    r"left|right|lymph|nodes?|[a-z]|\d+|i+v?))+$"
+)
+_NO_MASS = re.compile(r"\b(muscle|fat|body|bone|lean|tissue|organ|brain) mass")
 _IGNORED = re.compile(
     r"\bignored?\b|other patholog|uncertain|unlabell?ed|don.?t care|\bvoid\b|\b(resection|surgical)\b"
 )
@@ -161,7 +173,7 @@ _JOINT = re.compile(r"\b(?:and|with|plus|incl\w*)\b|[+&/]")
 
 
 def _kind(name: str) -> str:
-    """lesion, ignored, organ or unknown; kidney and tumour together are unknown, oedema and tumour are lesion."""
+    """lesion, ignored, organ or unknown; kidney and tumour are unknown, oedema and tumour or a renal tumour lesion."""
     text = _spaced(name)
     if _IGNORED.search(text):
         return "ignored"
@@ -172,7 +184,17 @@ def _kind(name: str) -> str:
 def _part_kind(text: str) -> str:
     if _NO_LESION.search(text):
         return "organ"
-    return "lesion" if _LESION.search(text) else "organ" if _ORGAN.search(text) else "unknown"
+    if not _LESION.search(text):
+        return "organ" if _ORGAN.search(text) else "unknown"
+    return "lesion" if _names_lesion(text) else "unknown"
+
+
+def _names_lesion(text: str) -> bool:
+    """Whether the thing that is named is a lesion: a liver tumour is, a tumour bearing liver or its margin is not."""
+    thing = re.split(r" (?:of|in|within|on) ", _NO_MASS.sub("", _BESIDE_LESION.sub("", text)).strip())[0]
+    thing = _LESION_PARTS.sub("", thing)
+    last = thing.rpartition(" ")[0]
+    return any(match.end() > len(last) for match in _LESION.finditer(thing))
 
 
 def _spaced(name: str) -> str:

@@ -25,6 +25,8 @@ from headclip_med.datasets.fingerprints import (
     fingerprint_case,
     take_inventory,
 )
+from headclip_med.datasets.loading import CONTRADICTION
+from headclip_med.datasets.mask_pictures import LOOKS_SMOOTHED, NOT_BINARY, TOO_DARK
 from headclip_med.evaluation.cases import (
     Bench,
     kept_case,
@@ -160,7 +162,7 @@ def evaluate(
             versions=package_versions(),
             models=tuple(summarise_model(model, run.settings, group_by) for model in measured),
             differences=tuple(differences(measured, run.settings)),
-            warnings=(*warnings, *_uneven(measured), *_outside(measured)),
+            warnings=(*warnings, *_doubtful(measured[0]), *_uneven(measured), *_outside(measured)),
         )
         if folder is not None:
             write_evaluation(record, folder, places)
@@ -320,6 +322,19 @@ def _uneven(models: Sequence[ModelCases]) -> list[str]:
         return []
     each = ", ".join(f"{name} {count}" for name, count in counts.items())
     return [f"models were measured on different cases ({each}): only differences rest on the same ones"]
+
+
+def _doubtful(model: ModelCases) -> list[str]:
+    """How many cases have a mask or a label that had to be interpreted, by the reason."""
+    told = Counter(
+        reason
+        for case in model.cases
+        for reason in (NOT_BINARY, TOO_DARK, LOOKS_SMOOTHED, CONTRADICTION)
+        if any(words.startswith(reason) for words in case.row.warnings)
+    )
+    shown = {CONTRADICTION: "the label contradicts the mask, which decides"}
+    see = "see the column warnings of cases.csv"
+    return [f"{n} of {len(model.cases)} cases: {shown.get(reason, reason)} ({see})" for reason, n in told.items()]
 
 
 def _outside(models: Sequence[ModelCases]) -> list[str]:

@@ -22,15 +22,17 @@ from headclip_med.slicing.intensity import foreground, looks_like_hu
 
 OUT_OF_SCOPE = "out of scope: "  # begins every warning about it
 
-# Words of a file name, each a whole word in lower case.
+# Words of a file name, each a whole word in lower case, numbered or not.
+_PARTS = "head|brain|chest|lung|thorax|abdomen|liver|spine"
 _MODALITY_WORDS = {
-    "CT": r"ct|cta|cbct|ncct|cect",
-    "MR": r"mr|mri",
-    "US": r"us|usg|ultrasound|sonography",
-    "DX": r"cxr|xray|x ray",
-    "PT": r"pet|fdg",
-    "OPT": r"oct",
+    "CT": rf"(?:ct|cta|cbct|ncct|cect|(?:{_PARTS})ct|ct(?:scans?|{_PARTS}))\d*",
+    "MR": rf"(?:mr|mri|(?:{_PARTS})mri?|mri?(?:scans?|{_PARTS}))\d*",
+    "US": r"(?:us|usg|ultrasound|sonography)\d*",
+    "DX": r"(?:cxr|xray|x ray)\d*",
+    "PT": r"(?:pet|fdg)\d*",
+    "OPT": r"oct",  # and October, as in oct2021
 }
+_TIME_POINTS = {"t1", "t2"}  # CT_T1 may be the first of several CTs
 # Modality codes that say nothing about how an image was taken.
 _NO_MODALITY = {"", "OT", "SC", "DOC"}
 
@@ -193,13 +195,21 @@ def _modality(
 ) -> Told:
     if isinstance(header, str) and header.strip() not in _NO_MODALITY:
         return Told(frozenset([header.strip()]), "its header")
-    text = " ".join(re.findall(r"[a-z0-9]+", " ".join(names).lower()))
-    named = frozenset(code for code, words in _MODALITY_WORDS.items() if re.search(rf"\b({words})\b", text))
+    named = _modalities_in(" ".join(names))
+    told = next((told for told in sequences if told.values), Told())
+    if told.values and (not named or told.values - _TIME_POINTS):  # a sequence says more than two letters do
+        return Told(frozenset(["MR"]), told.origin)
     if named:
-        return Told(named, "its name")
-    if any(told.values for told in sequences):
-        return Told(frozenset(["MR"]), next(told.origin for told in sequences if told.values))
+        return Told(named | ({"MR"} if told.values else frozenset()), "its name")
     return Told(frozenset(["CT"]), "its values") if not is_picture and looks_like_hu(array) else Told()
+
+
+def _modalities_in(name: str) -> frozenset[str]:
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z]{2})(?=[a-z]{3})", " ", name)  # headCT, CTscan
+    texts = [" ".join(re.findall(r"[a-z0-9]+", text.lower())) for text in (name, parted)]
+    return frozenset(
+        code for code, words in _MODALITY_WORDS.items() if any(re.search(rf"\b({words})\b", text) for text in texts)
+    )
 
 
 def _sequence(name: str, header: str) -> Told:

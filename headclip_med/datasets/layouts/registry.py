@@ -336,7 +336,7 @@ def _recognised(root: Path, tree: Tree | None) -> str:
         if place is not None and layout.recognise(place):
             fits.append(name)
     if not fits:
-        raise _unknown(root, tree)
+        raise tables.open_question(root) or _unknown(root, tree)
     if len(fits) > 1:
         hint = f"Name the one that is meant, as in {fits[0]}:{root.name}"
         raise InputError(f"{root.name} must have one layout", f"it fits {' and '.join(fits)}", hint)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from headclip_med.base.errors import InputError
@@ -13,7 +14,7 @@ from headclip_med.datasets.case import Case
 from headclip_med.datasets.layouts.lists import Listing, counted, needed, read_label, read_text, read_tree, told_apart
 from headclip_med.datasets.layouts.patients import with_patients
 from headclip_med.datasets.layouts.patterns import without_ending
-from headclip_med.datasets.names import files_in, split_of, stem_of
+from headclip_med.datasets.names import files_in, label_of, split_of, stem_of, word_set
 from headclip_med.datasets.values import MaskValues, value_of, value_text
 
 VALUES = ("lesion_values", "ignore_values")
@@ -29,6 +30,13 @@ _CALLED = {
 _NAMES_OF_IMAGES = ("id", "image_id", "img_id", "id_code", "filename", "file", "file_name", "name")
 _NOT_LISTS = ("image_anno.csv",)  # of VisA: labels are kinds, paths those of its parent folder
 _EVERY = "all"
+# Columns whose 1 means abnormal, words that may stand beside, and cells that say nothing without their column.
+_LABEL_WORDS = word_set("label labels target targets y class gt truth groundtruth outcome result diagnosis")
+_BESIDE = word_set("is has image img scan slice case patient sample test flag only binary subject group 0 1")
+_RELATIVE = word_set(
+    "0 1 0.0 1.0 true false yes no y n pos neg positive negative positives negatives ok ko good bad control"
+)
+_OF_OTHERS = word_set("history family prior previous risk quality")
 
 Rows = list[tuple[int, list[str]]]
 
@@ -43,20 +51,23 @@ def list_cases(root: Path) -> Listing:
 
     ``lesion_values`` and ``ignore_values`` say what the values of the mask mean. Every other column is kept for
     subgroup tables. Paths are relative to the file or to the folder above it, or absolute. Without a column ``image``,
-    a column such as ``id`` and one of labels are enough where the images lie below.
+    a column such as ``id`` and one of labels are enough where the images lie below: 1 is abnormal, but normal where the
+    column is called normal, healthy and the like.
 
     Raises:
-        InputError: no column ``image``; a row without image, with more fields than columns, or with a label that is
-            none: it names the row, the header being row 1.
+        InputError: no column ``image``, and none of labels whose name says what 1 means; a row without image, with more
+            fields than columns, or with a label that is none: it names the row, the header being row 1.
     """
     found = _list_of(root) or (root if root.is_file() else next(iter(_csv_files(root)), None))
     path = needed(found, root, "one file that ends in .csv")
     text = read_text(path)
     columns = _columns(text)
     if "image" not in columns:
-        if _label_column(text) is not None:
-            return _by_name(path, text)
-        raise InputError("A CSV of paths must have a column image", f"{path.name} with {', '.join(columns)}")
+        if (places := _label_column(text)) is not None:
+            return _by_name(path, text, *places)
+        raise open_question(root) or InputError(
+            "A CSV of paths must have a column image", f"{path.name} with {', '.join(columns)}"
+        )
     if len(set(columns)) < len(columns):
         raise InputError(f"Every column of {path.name} must have a name of its own", ", ".join(columns))
     rows = [(f"{path.name}, row {number}", row) for number, row in _rows(text)[1:]]
@@ -126,10 +137,12 @@ def written_values(values: MaskValues) -> dict[str, str]:
 # --- lists of names and labels -----------------------------------------------------------------------------------
 
 
-def _by_name(path: Path, text: str) -> Listing:
+def _by_name(path: Path, text: str, name_at: int, label_at: int) -> Listing:
     """A case per row whose name is that of an image below; ``7`` is ``007.png`` too."""
-    name_at, label_at = _label_column(text) or (0, 1)
     header = next(iter(_rows(text)))[1]
+    called = header[label_at]
+    one = "normal" if _one_means(called) is False else "abnormal"
+    is_relative = not _RELATIVE.isdisjoint(_two_valued(text)[2][label_at])
     files = _files_by_name(path.parent)
     cases: list[Case] = []
     missing: list[str] = []
@@ -142,10 +155,13 @@ def _by_name(path: Path, text: str) -> Listing:
         if len(found) != 1:
             (twice if found else missing).append(said)
             continue
-        label = read_label(fields[header[label_at]], where)
-        columns = {"kind": header[label_at]} if label else {}
-        cases.append(Case(name=stem_of(found[0]), images=(found[0],), label=label, columns=columns))
-    notes = [counted(missing, "{} without an image of that name", "row")] if missing else []
+        label = _label(fields[called], called, where)
+        kind = fields[called] if not is_relative else called if one == "abnormal" else ""
+        cases.append(
+            Case(stem_of(found[0]), (found[0],), label=label, columns={"kind": kind} if label and kind else {})
+        )
+    notes = [f"labels from the column {called} of {path.name}{f': 1 is {one}' * is_relative}"]
+    notes += [counted(missing, "{} without an image of that name", "row")] if missing else []
     notes += [counted(twice, "{} left out: several images have that name", "row")] if twice else []
     used = {case.images[0] for case in cases}
     rest = sorted(file for group in files.values() for file in group if file not in used)
@@ -169,22 +185,68 @@ def _name_key(name: str) -> str:
 
 
 def _label_column(text: str) -> tuple[int, int] | None:
-    """Places of the column of names and of the only column of labels 0 and 1, if the table is one of labels."""
+    """Places of the column of names and of the only column that says what is abnormal, in a table of labels."""
+    names, header, labels = _two_valued(text)
+    known = [i for i, cells in labels.items() if _one_means(header[i]) is not None or _RELATIVE.isdisjoint(cells)]
+    return (names[0], known[0]) if len(known) == 1 and len(header) <= 3 else None
+
+
+def open_question(root: Path) -> InputError | None:
+    """What must be said about a table of names whose columns of 0 and 1 do not say which is abnormal."""
+    for path in [root] if root.is_file() else _csv_files(root):
+        try:
+            text = read_text(path) if path.name.lower().endswith((".csv", ".tsv")) else ""
+            _, header, labels = _two_valued(text)
+        except InputError:  # said when the layout is named
+            continue
+        if labels and "image" not in _columns(text):
+            must = f"One column of {path.name} must say by its name which images are abnormal"
+            do = (
+                "Call it label or abnormal where 1 means abnormal, normal where 1 means normal, and take the others out"
+            )
+            return InputError(must, ", ".join(header[i] for i in labels), do)
+    return None
+
+
+def _two_valued(text: str) -> tuple[list[int], list[str], dict[int, set[str]]]:
+    """Places of columns of names; the header; cells, in lower case, of columns that hold both labels."""
     rows = _rows(text)
-    header = [name.lower() for name in rows[0][1]] if rows else []
-    names = [i for i, name in enumerate(header) if name in _NAMES_OF_IMAGES]
+    header = rows[0][1] if rows else []
+    names = [i for i, name in enumerate(header) if name.lower() in _NAMES_OF_IMAGES]
     if not names or len(rows) < 2:
-        return None
-    cells = [[row[i] if i < len(row) else "" for _, row in rows[1:]] for i in range(len(header))]
-    labels = [i for i, column in enumerate(cells) if i not in names and _are_labels(column)]
-    return (names[0], labels[0]) if len(labels) == 1 and len(header) <= 3 else None
+        return [], header, {}
+    columns = {i: {row[i].lower() if i < len(row) else "" for _, row in rows[1:]} for i in range(len(header))}
+    return names, header, {i: cells for i, cells in columns.items() if i not in names and _are_labels(cells)}
 
 
-def _are_labels(column: Sequence[str]) -> bool:
+def _are_labels(cells: Iterable[str]) -> bool:
     try:
-        return {read_label(cell, "") for cell in column} >= {True, False}
+        return {_label(cell, "", "") for cell in cells} >= {True, False}
     except InputError:
         return False
+
+
+def _label(cell: str, column: str, where: str) -> bool | None:
+    """What a cell says; 0, 1, yes, no and the like mean what their column says."""
+    text = cell.strip().lower()
+    said = text in ("1", "y") if text in ("0", "1", "y", "n") else read_label(cell, where)
+    return not said if said is not None and text in _RELATIVE and _one_means(column) is False else said
+
+
+def _one_means(column: str) -> bool | None:
+    """Whether 1 in a column means abnormal, by the name of the column; None: it does not say."""
+    words = set(re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower()))
+    if words & _OF_OTHERS:
+        return None
+    if "benign" in words:  # of benign and malignant
+        return False if words - {"benign"} <= _LABEL_WORDS | _BESIDE else None
+    said = label_of(column)
+    if said is None:
+        return True if words & _LABEL_WORDS and words <= _LABEL_WORDS | _BESIDE else None
+    rest = words - _RELATIVE
+    if words & _RELATIVE - _BESIDE and all(label_of(word) is None for word in rest):
+        return said if rest <= _LABEL_WORDS | _BESIDE else None  # contrast_positive
+    return said
 
 
 # --- the file ----------------------------------------------------------------------------------------------------
