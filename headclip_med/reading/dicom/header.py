@@ -16,6 +16,7 @@ from headclip_med.base.errors import InputError
 from headclip_med.reading.archive import check_growth, check_inflated_file
 from headclip_med.reading.content import GZIP, is_bare_dicom
 from headclip_med.reading.dicom.values import (
+    folded,
     image_type,
     integer,
     number,
@@ -48,6 +49,11 @@ TAGS: list[str | int] = [
     "SeriesNumber",
     "InstanceNumber",
     "PatientID",
+    "IssuerOfPatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "StudyDate",
+    "AccessionNumber",
     "FrameOfReferenceUID",
     "Modality",
     "ImageType",
@@ -114,6 +120,7 @@ class ImageHeader:
         rescale: slope and intercept, None: neither is stated. stamp: size and time of the file when it was read.
         tile: which part of the stored image it is, None: all of it; rows and columns are of the slice.
         remark: what had to be assumed about it, in words. sequence: of MR, as far as the series names it.
+        issuer, patient_name, birth_date, study_date, accession: tell patients and studies apart, and are never shown.
     """
 
     path: Path
@@ -144,6 +151,11 @@ class ImageHeader:
     tile: Tile | None = None
     remark: str = ""
     sequence: str = ""
+    issuer: str = ""
+    patient_name: str = ""
+    birth_date: str = ""
+    study_date: str = ""
+    accession: str = ""
 
     @property
     def is_pictures(self) -> bool:
@@ -270,9 +282,9 @@ def header_of(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
         path=path,
         sop_uid=text(dataset, "SOPInstanceUID", 64),
         sop_class=sop_class,
-        patient=text(dataset, "PatientID", 64),
-        study_uid=text(dataset, "StudyInstanceUID", 64),
-        series_uid=text(dataset, "SeriesInstanceUID", 64),
+        patient=text(dataset, "PatientID", None),
+        study_uid=text(dataset, "StudyInstanceUID", None),
+        series_uid=text(dataset, "SeriesInstanceUID", None),
         series_number=integer(dataset, "SeriesNumber"),
         frame_of_reference=text(dataset, "FrameOfReferenceUID", 64),
         modality=text(dataset, "Modality") or None,
@@ -303,6 +315,11 @@ def header_of(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
         rescale=rescale(dataset),
         stamp=stamp,
         sequence=_sequence(dataset),
+        issuer=text(dataset, "IssuerOfPatientID", None),
+        patient_name=folded(dataset, "PatientName"),
+        birth_date=folded(dataset, "PatientBirthDate"),
+        study_date=folded(dataset, "StudyDate"),
+        accession=text(dataset, "AccessionNumber", None),
     )
 
 

@@ -48,20 +48,23 @@ def along_normal(images: Images) -> NDArray[np.float64]:
     return np.array([image.position for image in images], dtype=float) @ normal
 
 
-def split_volumes(images: Images) -> list[Group]:
+def split_volumes(images: Images, label: str = "") -> list[Group]:
     """Separate echoes, phases, b-values, acquisitions, image types that lie in the same places.
 
     Groups whose twins nothing tells apart stay as they are. Images without a place stay with the volume of the others,
     where there is one, so that they can be named.
+
+    Args:
+        label: what sets all of them apart already.
     """
     lost = tuple(image for image in images if image.orientation is None or image.position is None)
     located = [image for image in images if image.orientation is not None and image.position is not None]
     if not located:
-        return [Group(lost)]
-    found = _split(located, _ASKED, "")
+        return [Group(lost, label)]
+    found = _split(located, _ASKED, label)
     if lost and len(found) == 1:
         return [Group((*found[0].images, *lost), found[0].label)]
-    return [*found, Group(lost)] if lost else found
+    return [*found, Group(lost, label)] if lost else found
 
 
 def _split(images: list[ImageHeader], facts: Sequence[str], label: str) -> list[Group]:
@@ -76,14 +79,15 @@ def _split(images: list[ImageHeader], facts: Sequence[str], label: str) -> list[
         parts = _parts(images, told[fact], fact)
         if parts:
             rest = [other for other in facts if other != fact]
-            split = [g for value, part in parts.items() for g in _split(part, rest, _and(label, f"{fact} {value}"))]
+            split = [g for value, part in parts.items() for g in _split(part, rest, joined(label, f"{fact} {value}"))]
             is_complete = any(np.unique(_places(part)).size == places.max() + 1 for part in parts.values())
             return split if is_complete else [*_wholes(images, told[fact], fact, label), *split]
     wholes = (_wholes(images, told[fact], fact, label) for fact in in_turn)
     return next(filter(None, wholes), [Group(tuple(images), label)])
 
 
-def _and(label: str, words: str) -> str:
+def joined(label: str, words: str) -> str:
+    """A label and more words of it."""
     return f"{label}, {words}" if label else words
 
 
@@ -133,7 +137,7 @@ def _wholes(images: list[ImageHeader], at: list[_Held], fact: str, label: str) -
     return [
         Group(
             tuple(images[held[min(rank, len(held) - 1)][1]] for held in at),
-            _and(label, f"all of it, with image {rank + 1} by {fact} where {len(several)} place(s) hold several"),
+            joined(label, f"all of it, with image {rank + 1} by {fact} where {len(several)} place(s) hold several"),
         )
         for rank in range(max(map(len, several)))
     ]

@@ -31,13 +31,18 @@ def first_item(dataset: Any, key: str | int) -> Any:
     return found if hasattr(found, "get") else {}
 
 
-def text(dataset: Any, keyword: str, longest: int = 24) -> str:
-    """An element as short text; several values are joined by ``/``."""
+def text(dataset: Any, keyword: str, longest: int | None = 24) -> str:
+    """An element as text, cut after ``longest`` characters; several values are joined by ``/``."""
     value = element(dataset, keyword)
     if value is None:
         return ""
     parts = [value] if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) else list(value)[:16]
     return "/".join(str(part).strip() for part in parts)[:longest]
+
+
+def folded(dataset: Any, keyword: str) -> str:
+    """The letters and digits of an element, in one case: what a name or a date says, however it is written."""
+    return "".join(filter(str.isalnum, text(dataset, keyword, None).casefold()))
 
 
 def image_type(dataset: Any, keyword: str) -> str:
