@@ -38,6 +38,7 @@ SIEMENS_CREATOR, NUMBER_IN_MOSAIC, UIH_CREATOR, NUMBER_IN_GRID = 0x00190010, 0x0
 # What may tell slices in one place apart, by name.
 FACTS = (
     *("type", "echo", "echo time", "phase", "b-value", "direction"),
+    *("inversion time", "kernel", "contrast", "description"),
     *("dimension", "acquisition", "trigger", "time", "instance"),
 )
 
@@ -72,6 +73,8 @@ TAGS: list[str | int] = [
     "TemporalPositionIdentifier",
     "DiffusionBValue",
     "DiffusionGradientOrientation",
+    "InversionTime",
+    "ConvolutionKernel",
     "AcquisitionNumber",
     "TriggerTime",
     "AcquisitionDate",
@@ -306,6 +309,10 @@ def header_of(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
             text(dataset, "TemporalPositionIdentifier"),
             text(dataset, "DiffusionBValue"),
             "/".join(f"{x:.4f}" for x in numbers(dataset, "DiffusionGradientOrientation", 3) or ()),
+            text(dataset, "InversionTime"),
+            text(dataset, "ConvolutionKernel", 64),
+            text(dataset, "ContrastBolusAgent", 64),
+            text(dataset, "SeriesDescription", 64),
             "",
             text(dataset, "AcquisitionNumber"),
             text(dataset, "TriggerTime"),

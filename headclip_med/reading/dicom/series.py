@@ -172,7 +172,9 @@ def scan(source: Path | Iterable[Path], kinds: Sequence[str] = ("image",)) -> Sc
                     dropped[_COPY] += _is_known(images, header)
         found = _grouped([image for alike in images.values() for image in alike.values()])
     groups = [part for group, label in zip(found, _labels(found), strict=True) for part in split_volumes(group, label)]
-    return Scan(tuple(sorted(groups, key=lambda group: _order(group.images[0]))), +dropped, tuple(notes), tuple(damaged))
+    return Scan(
+        tuple(sorted(groups, key=lambda group: _order(group.images[0]))), +dropped, tuple(notes), tuple(damaged)
+    )
 
 
 def _unusable(headers: list[ImageHeader] | None, kinds: Sequence[str]) -> set[str]:
