@@ -99,16 +99,14 @@ def integer(dataset: Any, key: str | int) -> int | None:
     return int(found) if found is not None and found == int(found) else None
 
 
-def rescale(*places: Any) -> tuple[float, float] | None:
-    """Slope and intercept, each from the first place that states it: neutral where only the other one is stated, NaN
-    where what is stated is no number."""
+def rescale(*places: Any) -> tuple[float | None, float | None] | None:
+    """Slope and intercept, each from the first place that states it: None where none does, NaN where what is stated is
+    no number; None for both where neither is stated."""
     slope, intercept = (
         next((found for place in places if (found := _stated(place, keyword)) is not None), None)
         for keyword in ("RescaleSlope", "RescaleIntercept")
     )
-    if slope is None and intercept is None:
-        return None
-    return 1.0 if slope is None else slope, intercept or 0.0
+    return None if slope is None and intercept is None else (slope, intercept)
 
 
 def _stated(dataset: Any, keyword: str) -> float | None:
