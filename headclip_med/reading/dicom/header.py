@@ -120,7 +120,8 @@ class ImageHeader:
         orientation: row and column direction, orthogonal unit vectors. position: of the first voxel's centre.
         pixel_spacing: between rows, between columns. kind: ``image``, or why it is not one to read.
         facts: what may tell it from another slice in the same place, by the names of :data:`FACTS`.
-        rescale: slope and intercept, None: not stated; infinite: not stated, unlike those of the others. stamp: size and time of the file when it was read.
+        rescale: slope and intercept, None: not stated; infinite: not stated, unlike those of the others.
+        stamp: size and time of the file when it was read.
         tile: which part of the stored image it is, None: all of it; rows and columns are of the slice.
         remark: what had to be assumed about it, in words. sequence: of MR, as far as the series names it.
         issuer, patient_name, birth_date, study_date, accession: tell patients and studies apart, and are never shown.

@@ -326,7 +326,7 @@ def _palette(pixels: NDArray[np.generic], dataset: Any) -> NDArray[np.generic]:
 def _palette_bits(colours: NDArray[np.generic], dataset: Any) -> int:
     """Bits of a palette's entries: those of their cells, but for entries of 8 bits in cells of 16."""
     descriptor = values(element(dataset, "RedPaletteColorLookupTableDescriptor"))
-    is_byte = descriptor[2:] == (8,) and colours.max() <= 255  # type: ignore[operator]
+    is_byte = descriptor[2:] == (8,) and colours.max() <= 255
     return 8 if is_byte else colours.dtype.itemsize * 8
 
 
