@@ -131,6 +131,94 @@ def test_what_tells_every_place_apart_is_asked_first(tmp_path: Path) -> None:
     _check_groups(tmp_path, values)
 
 
+OPPOSITE = {"InstanceNumber": lambda t, k: 5 - k + (k > 2) if t else k + 1}  # no number twice in one place
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values", "labels"),
+    [
+        ("ConvolutionKernel", ("B30", "B70"), ["kernel B30", "kernel B70"]),
+        ("ContrastBolusAgent", ("", "Gd, Secret"), ["contrast 1", "contrast 2"]),
+        ("InversionTime", (100, 900), ["inversion time 100.0", "inversion time 900.0"]),
+        ("SeriesDescription", ("T1", "T2 Secret"), ["description 1", "description 2"]),
+    ],
+)
+def test_what_images_state_is_asked_before_how_they_are_numbered(
+    tmp_path: Path, keyword: str, values: tuple[Any, Any], labels: list[str]
+) -> None:
+    """One volume numbered from the head, the other from the feet: each rank held parts of both."""
+    found = _volumes(tmp_path, 2, Modality="MR", **{keyword: lambda t, k: values[t]}, **OPPOSITE)
+    assert sorted(label for _, label in _labels(tmp_path)) == labels
+    volumes = [load(tmp_path, series=f"#{n}").array[0].T for n in (1, 2)]
+    np.testing.assert_array_equal(volumes, found if list_series(tmp_path)[0].label == labels[0] else found[::-1])
+
+
+def _clock(seconds: float) -> str:
+    seconds %= 86400
+    return f"{int(seconds // 3600):02d}{int(seconds // 60 % 60):02d}{seconds % 60:09.6f}"
+
+
+MIXING: dict[str, dict[str, Any]] = {
+    "numbers": OPPOSITE,
+    "times": {"InstanceNumber": 1, "AcquisitionTime": lambda t, k: _clock(100 + (5.5 - k if t else k) // 1)},
+    "trigger times": {"InstanceNumber": 1, "TriggerTime": lambda t, k: 60 - 10 * k if t else 10 * k + 5 * (k > 2)},
+    "times and numbers apart": {
+        "InstanceNumber": lambda t, k: 1 + 2 * k + t,
+        "AcquisitionTime": lambda t, k: _clock(100 + (4 - k + 0.5 if t else k)),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", MIXING)
+def test_ranks_that_do_not_count_from_volume_to_volume_are_refused(tmp_path: Path, kind: str) -> None:
+    _volumes(tmp_path, 2, **MIXING[kind])
+    for policy in ("error", "keep"):
+        with pytest.raises(InputError, match=r"5 duplicate position\(s\).*nothing that tells them apart"):
+            load(tmp_path, on_irregular=policy)
+
+
+COUNTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "over midnight": ("time", {"InstanceNumber": 1, "AcquisitionTime": lambda t, k: _clock(86397 + k + 5 * t)}),
+    "over midnight, dated": (
+        "time",
+        {
+            "InstanceNumber": 1,
+            "AcquisitionDate": lambda t, k: "20200101" if k + 5 * t < 3 else "20200102",
+            "AcquisitionTime": lambda t, k: _clock(86397 + k + 5 * t),
+        },
+    ),
+    "over a minute, slice by slice": (
+        "time",
+        {"InstanceNumber": 1, "AcquisitionTime": lambda t, k: _clock(3590 + 3 * k + t + 0.1 * (k % 2))},
+    ),
+    "slices at once": ("time", {"InstanceNumber": 1, "AcquisitionTime": lambda t, k: _clock(100 + 2 * t)}),
+    "a heart of uneven beat": (
+        "trigger",
+        {"InstanceNumber": lambda t, k: 1 + 3 * k + t, "TriggerTime": lambda t, k: t * (300 + 150 * (k % 2))},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COUNTED)
+def test_ranks_that_count_from_volume_to_volume_tell_them_apart(tmp_path: Path, kind: str) -> None:
+    fact, tags = COUNTED[kind]
+    values = _volumes(tmp_path, 3, **tags)
+    assert _labels(tmp_path) == [(5, f"{fact} {n}") for n in (1, 2, 3)]
+    _check_groups(tmp_path, values)
+
+
+def test_frames_in_no_order_that_nothing_tells_apart_are_refused(tmp_path: Path) -> None:
+    write_enhanced(CtSeries(), tmp_path / "a.dcm", echoes=(2.0, 5.0))
+    ds = dcmread(tmp_path / "a.dcm")
+    for frame in ds.PerFrameFunctionalGroupsSequence:
+        del frame.MREchoSequence
+        frame.FrameContentSequence[0].DimensionIndexValues = [1, frame.FrameContentSequence[0].InStackPositionNumber]
+    ds.DimensionIndexSequence = ds.DimensionIndexSequence[:2]
+    ds.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match=r"6 duplicate position\(s\)"):
+        load(tmp_path)
+
+
 # Copies: judged by identifier alone, two images became one volume.
 
 
@@ -326,6 +414,112 @@ def test_images_of_two_patients_or_studies_are_never_one_volume(tmp_path: Path, 
     for path in _by_place(tmp_path)[3:]:
         edit(path, **{name: ""})
     assert load(tmp_path).array.shape[3] == 6
+
+
+PLACES = {
+    "above": lambda t, k: 3 * (k + 5 * t),
+    "interleaved": lambda t, k: 3 * (2 * k + t),
+    "same": lambda t, k: 3 * k,
+}
+
+# Of the second of two volumes, and what the list calls the two.
+APART: dict[str, tuple[dict[str, Any], str]] = {
+    "name": ({"PatientName": "Other^Person"}, "patient"),
+    "birth date": ({"PatientBirthDate": "19600101"}, "patient"),
+    "issuer": ({"IssuerOfPatientID": "elsewhere"}, "patient"),
+    "identifier beyond 64 characters": ({"PatientID": "x" * 64 + "2"}, "patient"),
+    "study date": ({"StudyDate": "20210101"}, "study"),
+    "accession": ({"AccessionNumber": "2"}, "study"),
+    "modality": ({"Modality": "PT"}, ""),
+    "series number": ({"SeriesNumber": 7}, ""),
+}
+FIRST = {
+    **{"PatientName": "Secret^Person", "PatientBirthDate": "19500101", "IssuerOfPatientID": "here"},
+    **{"PatientID": "x" * 64 + "1", "StudyDate": "20200101", "AccessionNumber": "1", "Modality": "CT"},
+    **{"StudyInstanceUID": "1.2.8", "SeriesNumber": 4},
+}
+
+
+def _of_two(second: dict[str, Any]) -> dict[str, Any]:
+    def of(keyword: str) -> Callable[[int, int], Any]:
+        return lambda t, k: second.get(keyword, FIRST[keyword]) if t else FIRST[keyword]
+
+    return {keyword: of(keyword) for keyword in FIRST}
+
+
+@pytest.mark.filterwarnings("ignore:The value length")
+@pytest.mark.parametrize("places", PLACES)
+@pytest.mark.parametrize("apart", APART)
+def test_two_patients_or_series_under_one_uid_are_groups_to_choose_from(
+    tmp_path: Path, apart: str, places: str
+) -> None:
+    """As an anonymiser may leave them: they became one volume, with the name of one of them."""
+    second, what = APART[apart]
+    at = PLACES[places]
+    values = _volumes(
+        tmp_path,
+        2,
+        **_of_two(second),
+        ImagePositionPatient=lambda t, k: [0, 0, at(t, k)],
+        InstanceNumber=lambda t, k: 5 - k if t else k + 1,
+    )
+    for policy in ("error", "keep"):
+        with pytest.raises(InputError, match="2 groups") as caught:
+            load(tmp_path, on_irregular=policy)
+        assert not any(word in str(caught.value).casefold() for word in ("secret", "other", "person", "1960", "xxx"))
+    labels = [info.label for info in list_series(tmp_path)]
+    assert sorted(labels) == ([f"{what} 1", f"{what} 2"] if what else ["", ""])
+    found = [load(tmp_path, series=f"#{n}").array[0].T for n in (1, 2)]
+    order = int(not np.array_equal(found[0], values[0]))
+    np.testing.assert_array_equal(found, values[[order, 1 - order]])
+
+
+@pytest.mark.parametrize("missing", ["PatientName", "PatientID", "StudyDate", "Modality", "SeriesNumber"])
+def test_what_some_images_do_not_say_is_as_the_others_have_it(tmp_path: Path, missing: str) -> None:
+    tags = {**FIRST, "PatientID": "x"}
+    _volumes(tmp_path, 1, 6, **{**tags, missing: lambda t, k: None if k in (1, 4) else tags[missing]})
+    volume = load(tmp_path)
+    assert volume.array.shape[3] == 6
+    assert ("2 of 6 images say less about their patient" in _said(volume)) == missing.startswith("Patient")
+
+
+@pytest.mark.filterwarnings("ignore:The value length")
+@pytest.mark.parametrize("more", [{"SeriesNumber": 7}, {"PatientName": "Other^Person"}, {"StudyInstanceUID": "1.2.9"}])
+def test_a_nameless_half_that_differs_otherwise_is_a_group_of_its_own(tmp_path: Path, more: dict[str, Any]) -> None:
+    _volumes(
+        tmp_path, 2, **_of_two({"PatientID": "", **more}), ImagePositionPatient=lambda t, k: [0, 0, 3 * (k + 5 * t)]
+    )
+    with pytest.raises(InputError, match="2 groups"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["PatientID", "PatientName"])
+def test_without_any_identifier_the_nameless_ones_are_a_group_of_their_own(tmp_path: Path, name: str) -> None:
+    tags = {"PatientID": "x", "SeriesInstanceUID": "", "StudyInstanceUID": ""}
+    _volumes(tmp_path, 1, 6, **{**tags, name: lambda t, k: "x" if k < 3 else ""})
+    with pytest.raises(InputError, match="2 groups"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"Modality": "MR", "EchoTime": lambda t, k: 10 + 80 * t},
+        {"ImageType": lambda t, k: ["ORIGINAL", "PRIMARY", "MP"[t]]},
+        {"ConvolutionKernel": lambda t, k: f"B{30 + 40 * t}"},
+        {"SeriesDescription": lambda t, k: ("Secret", "FLAIR")[t]},
+    ],
+    ids=lambda tags: "+".join(tags),
+)
+@pytest.mark.parametrize("places", ["above", "interleaved"])
+def test_slices_of_one_volume_that_differ_in_what_they_show_are_told(
+    tmp_path: Path, tags: dict[str, Any], places: str
+) -> None:
+    at = PLACES[places]
+    _volumes(tmp_path, 2, **tags, ImagePositionPatient=lambda t, k: [0, 0, at(t, k)])
+    fact = {"EchoTime": "echo time", "ImageType": "type", "ConvolutionKernel": "kernel"}
+    words = fact.get(list(tags)[-1], "description")
+    assert _said(load(tmp_path)) == f"slices that differ in {words} are taken as one volume"
 
 
 def test_dicom_results_about_odd_names_and_digits_are_written(tmp_path: Path) -> None:

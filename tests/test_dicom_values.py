@@ -15,7 +15,7 @@ from dicom_series import CtSeries, edit, write_enhanced
 from PIL import Image
 from pydicom import dcmread, uid
 from pydicom.data import get_testdata_file
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.filereader import read_file_meta_info
@@ -50,7 +50,10 @@ def _write(path: Path, cells: np.ndarray, syntax: str, **tags: Any) -> None:
     if syntax in COMPRESSED.values():
         ds.compress(syntax, generate_instance_uid=False)
     for keyword, value in tags.items():
-        setattr(ds, keyword, value)
+        if isinstance(value, DataElement):
+            ds[keyword] = value
+        else:
+            setattr(ds, keyword, value)
     ds.file_meta.TransferSyntaxUID = syntax
     if syntax == uid.ExplicitVRBigEndian:
         big = Dataset()
@@ -145,6 +148,33 @@ def test_padding_that_is_stated_with_the_other_sign_is_padding(tmp_path: Path) -
     assert f"{5 * SHAPE[1]} pixels hold the padding value" in " ".join(volume.meta["reader_warnings"])
 
 
+COLOURS = ("Red", "Green", "Blue")
+
+
+@pytest.mark.parametrize("syntax", ["implicit", "explicit", "big endian"])
+@pytest.mark.parametrize(
+    ("bits", "stored", "factor"), [(8, "u1", 1), (8, "u2", 1), (8, "u2", 256), (8, "u2", 257), (16, "u2", 257)]
+)
+def test_a_palette_is_as_bright_as_its_entries(
+    tmp_path: Path, syntax: str, bits: int, stored: str, factor: int
+) -> None:
+    """Entries of 8 bits stored one a word of 16 came out 257 times too dark."""
+    path = _one(tmp_path)
+    indices = (np.arange(np.prod(SHAPE)) % 256).astype(np.uint8).reshape(SHAPE)
+    entries = np.stack([np.arange(256), 255 - np.arange(256), np.arange(256) // 2])
+    tags: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for colour, column in zip(COLOURS, entries, strict=True):
+        words = (column * factor).astype(f"<{stored}").view("<u2")
+        descriptor = DataElement(f"{colour}PaletteColorLookupTableDescriptor", "US", [256, 0, bits])
+        tags[descriptor.keyword] = descriptor
+        tags[f"{colour}PaletteColorLookupTableData"] = words.astype(
+            ">u2" if syntax == "big endian" else "<u2"
+        ).tobytes()
+    _write(path, indices, NATIVE[syntax], **tags)
+    expected = entries[:, indices] if factor != 256 else entries[:, indices] * 256 / 257
+    np.testing.assert_allclose(load(path).array[..., 0].transpose(0, 2, 1), expected, atol=1e-3)
+
+
 SCALES = {
     "both": ({"RescaleSlope": 2, "RescaleIntercept": -10}, 2, -10),
     "neither": ({"RescaleSlope": None, "RescaleIntercept": None}, 1, 0),
@@ -203,6 +233,56 @@ def test_a_rescale_that_is_no_number_is_refused(tmp_path: Path, keyword: str, va
     with pytest.raises(InputError, match=rf"{victim.name} must have a scale; given: one that is no number"):
         load(tmp_path)
     assert load(tmp_path, on_irregular="keep").meta["slice_uids"].count("") == 1
+
+
+# What one of several images lacks of the scale that the others state, and the element that is named.
+LACKING = {
+    "slope": ({"RescaleSlope": None}, "RescaleSlope"),
+    "slope empty": ({"RescaleSlope": ""}, "RescaleSlope"),
+    "intercept": ({"RescaleIntercept": None}, "RescaleIntercept"),
+    "intercept empty": ({"RescaleIntercept": ""}, "RescaleIntercept"),
+    "both": ({"RescaleSlope": None, "RescaleIntercept": None}, "RescaleIntercept"),
+}
+
+
+@pytest.mark.parametrize("case", LACKING)
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_slice_without_the_scale_of_the_others_is_refused(tmp_path: Path, case: str, place: int) -> None:
+    """It was read with a neutral one: 1024 too high among slices in Hounsfield units."""
+    series = CtSeries().write(tmp_path)
+    files = sorted(tmp_path.iterdir(), key=lambda path: float(dcmread(path).ImagePositionPatient[2]))
+    for path in files:
+        edit(path, RescaleSlope=2)
+    tags, keyword = LACKING[case]
+    edit(files[place], **tags)
+    with pytest.raises(InputError, match=rf"{files[place].name} must have a scale; given: no {keyword}, unlike the"):
+        load(tmp_path)
+    volume = load(tmp_path, on_irregular="keep")
+    assert [k for k, uid_ in enumerate(volume.meta["slice_uids"]) if not uid_] == [place]
+    np.testing.assert_array_equal(volume.array[0, :, :, 5].T, 2 * (series.hu(5) + 1024) - 1024)
+
+
+@pytest.mark.parametrize("how", ["absent", "empty sequence", "empty item"])
+def test_a_frame_without_the_scale_of_the_others_is_refused(tmp_path: Path, how: str) -> None:
+    write_enhanced(CtSeries(), tmp_path / "a.dcm")
+    ds = dcmread(tmp_path / "a.dcm")
+    frame = ds.PerFrameFunctionalGroupsSequence[2]
+    del frame.PixelValueTransformationSequence
+    if how != "absent":
+        frame.PixelValueTransformationSequence = [] if how == "empty sequence" else [Dataset()]
+    ds.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match=r"must have a scale; given: no RescaleIntercept, unlike the others"):
+        load(tmp_path / "a.dcm")
+
+
+def test_a_slice_without_a_scale_among_neutral_ones_is_read(tmp_path: Path) -> None:
+    CtSeries(slices=3).write(tmp_path)
+    files = sorted(tmp_path.iterdir())
+    for path in files:
+        edit(path, RescaleIntercept=0)
+    before = load(tmp_path).array
+    edit(files[1], RescaleSlope=None, RescaleIntercept="")
+    np.testing.assert_array_equal(load(tmp_path).array, before)
 
 
 def test_empty_elements_of_a_frame_are_those_of_all_frames(tmp_path: Path) -> None:

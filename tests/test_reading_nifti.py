@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import os
 import re
+import struct
 import tracemalloc
 from pathlib import Path
 
@@ -156,6 +157,17 @@ def test_colour_voxels_are_three_channels(tmp_path: Path) -> None:
     volume = read_volume(_save(nib.Nifti1Image(colours, AFFINES["ras"]), tmp_path / "scan.nii"))
     assert volume.numpy()[(slice(None), *MARK)].tolist() == [200, 0, 7]
     assert volume.meta["is_rgb"] is True
+
+
+@pytest.mark.parametrize(("slope", "inter"), [(1, 0), (1, 5), (2, 0), (np.inf, 0), (0, 7)])
+def test_a_scale_of_colours_is_ignored_as_the_standard_says(tmp_path: Path, slope: float, inter: float) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
+    image = nib.Nifti1Image(values.view([(channel, "u1") for channel in "RGB"])[..., 0], np.eye(4))
+    path = _save(image, tmp_path / "a.nii")
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<ff", content, 112, slope, inter)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(load(path).array, np.moveaxis(values, -1, 0))
 
 
 def test_two_dimensions_are_one_slice(tmp_path: Path) -> None:
@@ -419,6 +431,9 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
         {"bitpix": 32, "after": b"1" * 240},
         "the 240 bytes of .*480 of them, and 32 bits a voxel",
     ),
+    "two dimensions of three": ({"dim": [2, *SHAPE, 1, 1, 1, 1]}, rf"which go {SHAPE[2]} times into them"),
+    "bytes where words lie": ({"datatype": 2, "bitpix": 8}, "which go 2 times into them"),
+    "three volumes where one is named": ({"after": _marked("<i2").tobytes() * 2}, "which go 3 times into them"),
     "slope inf": ({"scl_slope": np.inf}, "a finite slope"),
     "intercept -inf": ({"scl_slope": 1, "scl_inter": -np.inf}, "a finite slope"),
     "step 0": ({**_Q, "pixdim": [1, 2, 0, 3, 1, 1, 1, 1]}, r"positive voxel sizes; given: \[2.0, 0.0, 3.0\]"),

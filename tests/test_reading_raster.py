@@ -240,6 +240,30 @@ def test_tiff_signs_and_sizes_are_kept(
         np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), stored)
 
 
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
+@pytest.mark.parametrize("white_is_zero", [False, True])
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_a_grey_tiff_with_undefined_samples_keeps_the_others(
+    tmp_path: Path, kind: str, compression: str | None, white_is_zero: bool, odd: float
+) -> None:
+    """One NaN made colour of it, and every value 257 times less."""
+    array = np.arange(1, 1921).reshape(40, 48).astype(kind)
+    array[0, :3] = odd
+    path = tmp_path / "a.tif"
+    if compression == "lzw":
+        if kind != "f4":
+            return
+        Image.fromarray(array).save(path, compression="tiff_lzw")
+    else:
+        photometric = "miniswhite" if white_is_zero else "minisblack"
+        tifffile.imwrite(path, array, photometric=photometric, compression=compression)
+    volume = load(path)
+    array[0, :3] = 4
+    np.testing.assert_array_equal(volume.array[0, :, :, 0].T, array)
+    assert "3 of 1920 voxels were NaN or Inf" in " ".join(volume.meta["reader_warnings"])
+
+
 def test_lzw_is_read_where_it_is_exact_and_refused_where_bytes_would_be_swapped(tmp_path: Path) -> None:
     for kind, order, sample_format in (("u2", "<", 1), ("u2", ">", 1), ("i1", ">", 2), ("i2", "<", 2), ("u4", "<", 1)):
         stored = _noise(kind)

@@ -318,6 +318,8 @@ def test_a_file_whose_name_is_no_utf8_is_read(tmp_path: Path) -> None:
         assert _same(path) == []
 
 
+NO_PLACE: Fields = {"space": None, "space directions": None, "space origin": None}
+
 SAID: dict[str, tuple[str, Fields, bytes, str]] = {
     "bytes behind": (".nrrd", {}, RAW + b"123", "3 bytes after the image are ignored"),
     "bytes behind in gzip": (".nrrd", {"encoding": "gzip"}, gzip.compress(RAW + b"123"), "3 bytes after the image"),
@@ -335,8 +337,7 @@ def test_what_is_odd_in_a_header_is_said(tmp_path: Path, case: str) -> None:
 
 
 def test_steps_that_are_not_known_are_a_millimetre_and_said(tmp_path: Path) -> None:
-    no_place: Fields = {"space": None, "space directions": None, "space origin": None}
-    volume = load(_text(tmp_path / "a.nrrd", {**no_place, "spacings": "nan 0.5 2"}))
+    volume = load(_text(tmp_path / "a.nrrd", {**NO_PLACE, "spacings": "nan 0.5 2"}))
     np.testing.assert_allclose(np.linalg.norm(volume.affine[:3, :3], axis=0), [1, 0.5, 2])
     assert "not known (nan 0.5 2)" in volume.meta["reader_warnings"][0]
     volume = load(_text(tmp_path / "a.mha", {"ElementSpacing": None}))
@@ -345,6 +346,33 @@ def test_steps_that_are_not_known_are_a_millimetre_and_said(tmp_path: Path) -> N
     volume = load(_text(tmp_path / "b.nrrd", {"space origin": None}))
     assert volume.affine[:3, 3].tolist() == [0, 0, 0]
     assert "no place of the first voxel" in volume.meta["reader_warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "origin"),
+    [
+        ({"axis mins": "0 10 -20", "axis maxs": "10.8 22.6 7"}, (0.45, 10.45, -18.5)),
+        ({"axismins": "0 10 -20", "axismaxs": "10.8 22.6 7", "centers": "cell cell cell"}, (0.45, 10.45, -18.5)),
+        ({"axis mins": "0 10 -20", "axis maxs": "9.9 21.7 4", "centers": "node node node"}, (0, 10, -20)),
+    ],
+)
+def test_the_ends_of_axes_tell_the_steps(tmp_path: Path, fields: Fields, origin: tuple[float, float, float]) -> None:
+    volume = load(_text(tmp_path / "a.nrrd", {**NO_PLACE, **fields}))
+    np.testing.assert_allclose(volume.affine[:3, :3], np.diag([-0.9, -0.9, 3]), atol=1e-9)
+    np.testing.assert_allclose(volume.affine[:3, 3] * [-1, -1, 1], origin, atol=1e-9)
+    assert not any("1 mm" in note for note in volume.meta["reader_warnings"])
+
+
+@pytest.mark.parametrize("fields", [{}, {"axis mins": "0 0 0"}, {"axis maxs": "1 1 1"}])
+def test_an_nrrd_without_voxel_sizes_says_that_a_millimetre_is_assumed(tmp_path: Path, fields: Fields) -> None:
+    volume = load(_text(tmp_path / "a.nrrd", {**NO_PLACE, **fields}))
+    np.testing.assert_allclose(np.abs(np.diag(volume.affine)), 1)
+    assert "no voxel sizes in the header (spacings): 1 mm is assumed" in volume.meta["reader_warnings"]
+
+
+def test_a_neutral_scale_of_intensity_needs_no_word(tmp_path: Path) -> None:
+    fields: Fields = {"ElementToIntensityFunctionSlope": "1.0", "ElementToIntensityFunctionOffset": "0.0"}
+    assert _same(_text(tmp_path / "a.mha", fields)) == []
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("cm", 10.0), ("um", 1e-3), ("mm", 1.0)])
@@ -369,6 +397,10 @@ def test_directions_rounded_to_a_few_digits_are_read(tmp_path: Path, suffix: str
     image = sitk.ReadImage(str(path))
     lps = np.array(image.TransformIndexToPhysicalPoint((11, 13, 8)))
     assert (load(path).affine @ [11, 13, 8, 1])[:3] == pytest.approx(lps * [-1, -1, 1], abs=1e-9)
+
+
+EIGHT = VALUES.astype("<i8").transpose(2, 1, 0).tobytes()
+ENDS: Fields = {**NO_PLACE, "axis mins": "0 10 -20", "axis maxs": "10.8 22.6 7"}
 
 
 CONTRADICTIONS: dict[str, tuple[str, Fields, bytes, str]] = {
@@ -416,6 +448,15 @@ CONTRADICTIONS: dict[str, tuple[str, Fields, bytes, str]] = {
     "MetaImage, data before the file": (".mha", {"HeaderSize": "-5"}, RAW, "from byte -5 on"),
     "MetaImage, data behind the file": (".mha", {"HeaderSize": "9999"}, RAW, "given: 0 bytes"),
     "MetaImage, damaged": (".mha", {"CompressedData": "True"}, zlib.compress(RAW)[:-40], "readable MetaImage"),
+    "data of twice the bytes": (".nrrd", {"type": "int8"}, RAW, "the 3024 bytes of its data; given: 1512 by type"),
+    "half of the slices": (".nrrd", {"sizes": "12 7 9", "encoding": "gzip"}, gzip.compress(RAW), "2 times into them"),
+    "ends before starts": (".nrrd", {**ENDS, "axis maxs": "-1 1 1"}, RAW, r"ends that lie after.*\(axis mins\)"),
+    "two ends": (".nrrd", {**ENDS, "axis maxs": "1 1"}, RAW, r"3 numbers \(axis maxs\)"),
+    "MetaImage, long of 8 bytes": (".mha", {"ElementType": "MET_LONG"}, EIGHT, "given: 6048 by type and dimensions"),
+    "MetaImage, short of floats": (".mha", {}, VALUES.astype("<f4").tobytes(), "the 6048 bytes of its data"),
+    "MetaImage, a ninth": (".mha", {"DimSize": "12 14 1"}, RAW, "which go 9 times into them"),
+    "MetaImage, packed": (".mha", {"CompressedData": "1"}, zlib.compress(EIGHT), "which go 4 times into them"),
+    "MetaImage, slope in words": (".mha", {"ElementToIntensityFunctionSlope": "two"}, RAW, "1 numbers"),
     "MetaImage, one bit": (
         ".mha", {"CompressedData": "True"}, zlib.compress(RAW, 0)[:500] + b"?" + zlib.compress(RAW, 0)[501:],
         "readable MetaImage",

@@ -158,6 +158,13 @@ def in_words(name: str, kind: str, do: str = _EXPORT_AGAIN) -> Iterator[None]:
         ) from problem
 
 
+def check_leftover(name: str, size: int, more: int) -> None:
+    """Refuse data that are a multiple of what the header says: its type or a dimension is wrong, not their end."""
+    if more % size == 0:
+        given = f"{size} by type and dimensions, which go {more // size + 1} times into them"
+        raise contradiction(name, f"the {more + size} bytes of its data", given)
+
+
 def contradiction(name: str, must: str, given: object) -> InputError:
     """What to raise for a header that contradicts its format, or itself."""
     return InputError(f"The header of {name} must name {must}", given, "Repair the header or convert the file again")

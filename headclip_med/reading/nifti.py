@@ -23,6 +23,7 @@ from headclip_med.base.geometry import directions
 from headclip_med.base.types import Affine, VolumeMeta
 from headclip_med.base.volume import LoadedVolume
 from headclip_med.reading.checks import (
+    check_leftover,
     check_size,
     collected_warnings,
     contradiction,
@@ -160,7 +161,8 @@ def _open_image(streams: Sequence[IO[bytes]], name: str, notes: list[str]) -> Ni
     dtype = _dtype(header, name)
     offset = _offset(header, streams, math.prod(shape) * dtype.itemsize, name, notes)
     streams[-1].seek(0)
-    spec = (shape, dtype, offset, *_scaling(header, name, notes))
+    scale = (1.0, 0.0) if dtype.names else _scaling(header, name, notes)  # which the standard ignores for colours
+    spec = (shape, dtype, offset, *scale)
     return NiftiFile(header, shape, ArrayProxy(streams[-1], spec, mmap=False))
 
 
@@ -238,6 +240,7 @@ def _check_length(image: NiftiFile, streams: Sequence[IO[bytes]], name: str, not
     if not agrees:
         notes.append(f"{bits} bits a voxel (bitpix) contradict the type {dtype.name}, which fits: it is used")
     if length > size:
+        check_leftover(name, size, length - size)
         notes.append(f"{length - size} bytes after the image are ignored")
 
 

@@ -163,7 +163,7 @@ def _plane(image: Any, notes: list[str]) -> NDArray[np.generic]:
 def _grey_or_colour(samples: NDArray[np.generic], notes: list[str]) -> NDArray[np.generic]:
     """``(rows, columns, 1 or 3)`` → channels first: one where all are equal, else colour in [0, 255]."""
     channels = np.moveaxis(samples, -1, 0)
-    if len(channels) == 1 or (channels == channels[0]).all():  # NaN equals nothing
+    if len(channels) == 1 or (channels == channels[0]).all():  # of NaN, one does not equal itself
         return channels[:1]
     if samples.dtype == np.uint8:
         return channels

@@ -29,7 +29,15 @@ from headclip_med.base.geometry import RAS_TO_LPS
 from headclip_med.base.types import Affine, VolumeMeta
 from headclip_med.base.volume import LoadedVolume
 from headclip_med.reading.archive import check_growth
-from headclip_med.reading.checks import check_size, contradiction, finish, in_words, pick_time, sha256_of_files
+from headclip_med.reading.checks import (
+    check_leftover,
+    check_size,
+    contradiction,
+    finish,
+    in_words,
+    pick_time,
+    sha256_of_files,
+)
 from headclip_med.reading.content import identify
 
 _IMAGE_IO = {"nrrd": "NrrdImageIO", "mha": "MetaImageIO"}
@@ -166,7 +174,7 @@ def _read_header(path: Path, found: str) -> tuple[list[str], dict[str, str], int
 
 def _nrrd_header(path: Path, notes: list[str]) -> TextHeader:
     lines, fields, start = _read_header(path, "nrrd")
-    for name in ("data file", "byte skip", "line skip"):
+    for name in ("data file", "byte skip", "line skip", "axis mins", "axis maxs"):
         if name.replace(" ", "") in fields:
             fields[name] = fields.pop(name.replace(" ", ""))
     encoding = fields.get("encoding", "none").lower()
@@ -182,6 +190,8 @@ def _nrrd_header(path: Path, notes: list[str]) -> TextHeader:
     kept = [
         line for line in lines if not re.match("(data ?file|encoding|(byte|line) ?skip) *:(?!=)", line, re.IGNORECASE)
     ]
+    if "spacings" not in fields and "space directions" not in fields:
+        kept += _steps_of_ends(path.name, fields, notes)
     as_text = encoding if encoding in ("ascii", "hex") else "raw"
     place = data or path, 0 if data else start, encoding, skip_lines, skip
     scale, is_list = _nrrd_scale(path.name, fields, notes), bool(re.search("list", fields.get("kinds", "")))
@@ -207,6 +217,25 @@ def _nrrd_scale(name: str, fields: dict[str, str], notes: list[str]) -> float:
             notes.append("no place of the first voxel in the header (space origin): 0, 0, 0 is assumed")
     _vector(name, "space origin", fields.get("space origin", ""))
     return _mm_per_unit(name, re.findall('"([^"]*)"', fields.get("space units", fields.get("units", ""))), notes)
+
+
+def _steps_of_ends(name: str, fields: dict[str, str], notes: list[str]) -> list[str]:
+    """The line of voxel sizes that the ends of the axes tell, where a header names those alone; they are the outer ends
+    of the first and the last voxel, unless it says that they are the centres (node)."""
+    count = _whole(name, "dimension", fields.get("dimension", ""))
+    low, high = (_numbers(name, key, fields.get(key, ""), count, unknown=True) for key in ("axis mins", "axis maxs"))
+    sizes = _numbers(name, "sizes", fields.get("sizes", ""), count)
+    if not low or not high:
+        notes += ["no voxel sizes in the header (spacings): 1 mm is assumed"] * (count > 2)
+        return []
+    centres = fields.get("centers", fields.get("centerings", "")).split()
+    cells = [n - (centre == "node") for n, centre in zip(sizes, [*centres, *[""] * count], strict=False)]
+    steps = [(last - first) / max(cell, 1) for first, last, cell in zip(low, high, cells, strict=True)]
+    if not all(step > 0 or math.isnan(step) for step in steps):
+        raise contradiction(name, "ends that lie after the starts", f"{fields['axis mins']} (axis mins)")
+    if sum(not math.isnan(step) for step in steps) < min(3, count):
+        notes.append("ends of axes that are not known (axis mins, axis maxs): 1 mm is assumed for them")
+    return [f"spacings: {' '.join(map(repr, steps))}"]
 
 
 def _meta_header(path: Path, notes: list[str]) -> TextHeader:
@@ -248,7 +277,8 @@ def _meta_scale(name: str, fields: dict[str, str], notes: list[str]) -> float:
         if len(rows) and (np.abs(np.linalg.norm(rows, axis=1) - 1).max() > _UNIT_TOLERANCE or not _span(rows.tolist())):
             raise contradiction(name, "directions of length 1, each its own", f"{fields[field]} ({field})")
     slope, offset = (fields.get(f"ElementToIntensityFunction{part}") for part in ("Slope", "Offset"))
-    if slope not in (None, "1") or offset not in (None, "0"):
+    stated = ((slope, 1.0), (offset, 0.0))
+    if any(text is not None and _numbers(name, "ElementToIntensityFunction", text, 1) != [one] for text, one in stated):
         notes.append(f"a slope and offset of intensity in the header ({slope}, {offset}) are not applied")
     return _mm_per_unit(name, [fields.get("DistanceUnits", "")], notes)
 
@@ -368,6 +398,7 @@ def _voxels(header: TextHeader, size: int, name: str, notes: list[str]) -> bytes
         given = f"{len(voxels)} bytes"
         raise InputError(f"{name} must hold the {size} bytes of its voxels", given, "Copy or export the file again")
     if more:
+        check_leftover(name, size, more)
         notes.append(f"{more} bytes after the image are ignored")
     return voxels
 

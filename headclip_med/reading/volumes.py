@@ -150,6 +150,6 @@ def _reader(found: str) -> Any:
         "nifti": ("nifti", "read_nifti"),
         "nrrd": ("sitk", "read_sitk"),
         "mha": ("sitk", "read_sitk"),
-        "dicom": ("dicom", "read_dicom"),
+        "dicom": ("dicom.reader", "read_dicom"),
     }.get(found, ("raster", "read_raster"))
     return getattr(import_module(f"headclip_med.reading.{module}"), name)

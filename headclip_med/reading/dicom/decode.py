@@ -228,14 +228,23 @@ def _with_syntax(dataset: Any) -> Any:
 
 
 def with_scales(headers: Sequence[ImageHeader], notes: list[str]) -> tuple[ImageHeader, ...]:
-    """A slope of 0 in every image says nothing: it is left out, as other software does, and said."""
-    scales = [header.rescale for header in headers]
-    if any(scale is None or scale[0] != 0 for scale in scales):
-        return tuple(headers)
-    notes.append("RescaleSlope is 0, which makes all pixels alike: the stored values are taken")
-    return tuple(
-        replace(header, rescale=(1.0, scale[1])) for header, scale in zip(headers, scales, strict=True) if scale
-    )
+    """Slope and intercept of every image.
+
+    A slope of 0 in every image says nothing: it is left out, as other software does, and said. One that some images do
+    not state is neutral, as long as the others' is: else those images have no scale, which decoding refuses.
+    """
+    slopes, intercepts = zip(*(header.rescale or (None, None) for header in headers), strict=True)
+    if all(slope == 0 for slope in slopes):
+        notes.append("RescaleSlope is 0, which makes all pixels alike: the stored values are taken")
+        slopes = (1.0,) * len(headers)
+    scales = zip(_with_missing(slopes, 1.0), _with_missing(intercepts, 0.0), strict=True)
+    return tuple(replace(header, rescale=scale) for header, scale in zip(headers, scales, strict=True))
+
+
+def _with_missing(stated: Sequence[float | None], neutral: float) -> list[float]:
+    """What is not stated is neutral, or infinite where others state something else."""
+    is_neutral = all(value in (None, neutral) for value in stated)
+    return [(neutral if is_neutral else np.inf) if value is None else value for value in stated]
 
 
 def drop_copies(headers: Sequence[ImageHeader], notes: list[str]) -> tuple[ImageHeader, ...]:

@@ -16,6 +16,7 @@ from headclip_med.base.errors import InputError
 from headclip_med.reading.archive import check_growth, check_inflated_file
 from headclip_med.reading.content import GZIP, is_bare_dicom
 from headclip_med.reading.dicom.values import (
+    folded,
     image_type,
     integer,
     number,
@@ -37,6 +38,7 @@ SIEMENS_CREATOR, NUMBER_IN_MOSAIC, UIH_CREATOR, NUMBER_IN_GRID = 0x00190010, 0x0
 # What may tell slices in one place apart, by name.
 FACTS = (
     *("type", "echo", "echo time", "phase", "b-value", "direction"),
+    *("inversion time", "kernel", "contrast", "description"),
     *("dimension", "acquisition", "trigger", "time", "instance"),
 )
 
@@ -48,6 +50,11 @@ TAGS: list[str | int] = [
     "SeriesNumber",
     "InstanceNumber",
     "PatientID",
+    "IssuerOfPatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "StudyDate",
+    "AccessionNumber",
     "FrameOfReferenceUID",
     "Modality",
     "ImageType",
@@ -66,6 +73,8 @@ TAGS: list[str | int] = [
     "TemporalPositionIdentifier",
     "DiffusionBValue",
     "DiffusionGradientOrientation",
+    "InversionTime",
+    "ConvolutionKernel",
     "AcquisitionNumber",
     "TriggerTime",
     "AcquisitionDate",
@@ -111,9 +120,11 @@ class ImageHeader:
         orientation: row and column direction, orthogonal unit vectors. position: of the first voxel's centre.
         pixel_spacing: between rows, between columns. kind: ``image``, or why it is not one to read.
         facts: what may tell it from another slice in the same place, by the names of :data:`FACTS`.
-        rescale: slope and intercept, None: neither is stated. stamp: size and time of the file when it was read.
+        rescale: slope and intercept, None: not stated; infinite: not stated, unlike those of the others.
+        stamp: size and time of the file when it was read.
         tile: which part of the stored image it is, None: all of it; rows and columns are of the slice.
         remark: what had to be assumed about it, in words. sequence: of MR, as far as the series names it.
+        issuer, patient_name, birth_date, study_date, accession: tell patients and studies apart, and are never shown.
     """
 
     path: Path
@@ -139,11 +150,16 @@ class ImageHeader:
     facts: tuple[str, ...]
     frame: int = 0
     stack: str = ""
-    rescale: tuple[float, float] | None = None
+    rescale: tuple[float | None, float | None] | None = None
     stamp: tuple[int, int] = (0, 0)
     tile: Tile | None = None
     remark: str = ""
     sequence: str = ""
+    issuer: str = ""
+    patient_name: str = ""
+    birth_date: str = ""
+    study_date: str = ""
+    accession: str = ""
 
     @property
     def is_pictures(self) -> bool:
@@ -270,9 +286,9 @@ def header_of(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
         path=path,
         sop_uid=text(dataset, "SOPInstanceUID", 64),
         sop_class=sop_class,
-        patient=text(dataset, "PatientID", 64),
-        study_uid=text(dataset, "StudyInstanceUID", 64),
-        series_uid=text(dataset, "SeriesInstanceUID", 64),
+        patient=text(dataset, "PatientID", None),
+        study_uid=text(dataset, "StudyInstanceUID", None),
+        series_uid=text(dataset, "SeriesInstanceUID", None),
         series_number=integer(dataset, "SeriesNumber"),
         frame_of_reference=text(dataset, "FrameOfReferenceUID", 64),
         modality=text(dataset, "Modality") or None,
@@ -294,6 +310,10 @@ def header_of(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
             text(dataset, "TemporalPositionIdentifier"),
             text(dataset, "DiffusionBValue"),
             "/".join(f"{x:.4f}" for x in numbers(dataset, "DiffusionGradientOrientation", 3) or ()),
+            text(dataset, "InversionTime"),
+            text(dataset, "ConvolutionKernel", 64),
+            text(dataset, "ContrastBolusAgent", 64),
+            text(dataset, "SeriesDescription", 64),
             "",
             text(dataset, "AcquisitionNumber"),
             text(dataset, "TriggerTime"),
@@ -303,6 +323,11 @@ def header_of(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
         rescale=rescale(dataset),
         stamp=stamp,
         sequence=_sequence(dataset),
+        issuer=text(dataset, "IssuerOfPatientID", None),
+        patient_name=folded(dataset, "PatientName"),
+        birth_date=folded(dataset, "PatientBirthDate"),
+        study_date=folded(dataset, "StudyDate"),
+        accession=text(dataset, "AccessionNumber", None),
     )
 
 

@@ -252,7 +252,7 @@ def _values(pixels: NDArray[np.generic], dataset: Any, header: ImageHeader) -> P
     with in_words(header.path.name, "DICOM"):
         if header.photometric == "PALETTE COLOR":
             pixels = _palette(pixels, dataset)
-            return _colour(pixels, pixels.dtype.itemsize * 8)
+            return _colour(pixels, _palette_bits(pixels, dataset))
         if pixels.ndim == 3:
             return _colour(pixels, int(dataset.BitsStored))
         return _grey(pixels, dataset, header)[None]
@@ -280,10 +280,13 @@ def _grey(pixels: NDArray[np.generic], dataset: Any, header: ImageHeader) -> Pla
 
 def _scale(pixels: NDArray[np.generic], header: ImageHeader) -> tuple[float, float]:
     """Slope and intercept; a slope of 0 does no harm where all pixels are alike in any case."""
-    slope, intercept = header.rescale or (1.0, 0.0)
+    stated = header.rescale or (None, None)
+    slope, intercept = (neutral if found is None else found for found, neutral in zip(stated, (1.0, 0.0), strict=True))
     if np.isfinite([slope, intercept]).all() and (slope != 0 or pixels.min() == pixels.max()):
         return slope, intercept
     given = "RescaleSlope 0, unlike the others" if slope == 0 else "one that is no number"
+    for word, value in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
+        given = f"no {word}, unlike the others" if np.isinf(value) else given
     do = "Repair RescaleSlope and RescaleIntercept with a DICOM editor, or export the image again"
     raise InputError(f"The pixels of {header.path.name} must have a scale", given, do)
 
@@ -318,6 +321,13 @@ def _palette(pixels: NDArray[np.generic], dataset: Any) -> NDArray[np.generic]:
         swapped[keyword] = copy.copy(dataset[keyword])
         swapped[keyword].value = words.astype("<u2").tobytes()
     return np.asarray(apply_color_lut(pixels, swapped))
+
+
+def _palette_bits(colours: NDArray[np.generic], dataset: Any) -> int:
+    """Bits of a palette's entries: those of their cells, but for entries of 8 bits in cells of 16."""
+    descriptor = values(element(dataset, "RedPaletteColorLookupTableDescriptor"))
+    is_byte = descriptor[2:] == (8,) and colours.max() <= 255
+    return 8 if is_byte else colours.dtype.itemsize * 8
 
 
 def _syntax(dataset: Any, name: str) -> Any:

@@ -19,7 +19,7 @@ from headclip_med.reading.dicom.decode import pixel_digest
 from headclip_med.reading.dicom.grid import measure, regular_stretches
 from headclip_med.reading.dicom.header import LOCALIZER, PARAMETRIC_MAP, ImageHeader
 from headclip_med.reading.dicom.images import read_headers
-from headclip_med.reading.dicom.split import Group, split_volumes
+from headclip_med.reading.dicom.split import Group, joined, split_volumes
 from headclip_med.reading.dicom.values import element
 
 _MOST_PARTS = 16  # the standard allows eight
@@ -71,6 +71,11 @@ _SPACING_TOLERANCE = 5e-3
 
 # Beyond this, what was taken as equal is said.
 _ROUNDING = 1e-4
+
+# What says whose images they are, of which study, and which series of it; of the first two the values are never shown.
+_PATIENT = ("patient", "issuer", "patient_name", "birth_date")
+_STUDY = ("study_uid", "study_date", "accession")
+_SERIES = ("series_number", "modality")
 
 # A message names this many series, and this many damaged files; a folder may hold hundreds.
 _LISTED, _NAMED = 10, 3
@@ -140,7 +145,8 @@ class Scan:
 def scan(source: Path | Iterable[Path], kinds: Sequence[str] = ("image",)) -> Scan:
     """Read the headers of all files below a folder (or of the files given) and group the images.
 
-    Images belong together when patient, study, series and size are equal, and pixel spacing and orientation up to
+    Images belong together when patient, study, series, modality and size are equal (what one of them does not say is as
+    the others have it, where these agree), and pixel spacing and orientation up to
     their rounding; of those, slices in the same places are told apart by echo, phase, b-value and the like
     (:mod:`dicom_split`).
 
@@ -165,8 +171,10 @@ def scan(source: Path | Iterable[Path], kinds: Sequence[str] = ("image",)) -> Sc
                 if header.kind in kinds:
                     dropped[_COPY] += _is_known(images, header)
         found = _grouped([image for alike in images.values() for image in alike.values()])
-    groups = [part for group in found for part in split_volumes(group)]
-    return Scan(tuple(sorted(groups, key=_order)), +dropped, tuple(notes), tuple(damaged))
+    groups = [part for group, label in zip(found, _labels(found), strict=True) for part in split_volumes(group, label)]
+    return Scan(
+        tuple(sorted(groups, key=lambda group: _order(group.images[0]))), +dropped, tuple(notes), tuple(damaged)
+    )
 
 
 def _unusable(headers: list[ImageHeader] | None, kinds: Sequence[str]) -> set[str]:
@@ -298,8 +306,7 @@ def _stretches(group: Group) -> list[Group]:
     ]
 
 
-def _order(group: Group) -> tuple[Any, ...]:
-    first = group.images[0]
+def _order(first: ImageHeader) -> tuple[Any, ...]:
     return first.series_number or 0, first.series_uid
 
 
@@ -309,7 +316,8 @@ def _grouped(images: list[ImageHeader]) -> list[list[ImageHeader]]:
     for alike in _by(images, _key):
         for parallel in _clusters(alike):
             groups += _by_name(parallel)
-    return sorted(_with_strays([_settled(group) for group in groups]), key=lambda group: str(group[0].path))
+    groups = _with_strays([_settled(group) for group in groups])
+    return sorted(groups, key=lambda group: (_order(group[0]), str(group[0].path)))
 
 
 def _by(images: list[ImageHeader], key: Callable[[ImageHeader], Any]) -> list[list[ImageHeader]]:
@@ -349,17 +357,42 @@ def _apart(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def _by_name(images: list[ImageHeader]) -> list[list[ImageHeader]]:
-    """Images of one patient, one study and one stack; one that has no name goes with the only one that has."""
+    """Images of one series, study, patient and stack; what some do not say is as the only one has it that is said."""
     groups = [images]
-    for name in ("patient", "study_uid", "stack"):
+    for name in (*_SERIES, *_STUDY, *_PATIENT, "stack"):
         groups = [part for group in groups for part in _named_apart(group, name)]
     return groups
 
 
 def _named_apart(images: list[ImageHeader], name: str) -> list[list[ImageHeader]]:
-    names = Counter(getattr(image, name) for image in images if getattr(image, name))
-    says_nothing = name == "stack" and names.total() == len(names)  # a stack of its own for every image
-    return [images] if len(names) < 2 or says_nothing else _by(images, lambda image: getattr(image, name))
+    named = [value for image in images if (value := getattr(image, name)) not in ("", None)]
+    several = len(set(named))
+    if name == "stack":
+        is_one = several < 2 or several == len(named)  # a stack of its own for every image
+    else:
+        # those that do not say belong here only where an identifier does say so
+        belong = len(named) == len(images) or all(image.series_uid or image.study_uid for image in images)
+        is_one = several == 0 or (several == 1 and belong)
+    return [images] if is_one else _by(images, lambda image: getattr(image, name))
+
+
+def _labels(groups: Sequence[list[ImageHeader]]) -> list[str]:
+    """Which patient, and which study, of several under one SeriesInstanceUID each group is of, by number."""
+    labels = [""] * len(groups)
+    for alike in _by([group[0] for group in groups], lambda image: image.series_uid):
+        places = [n for n, group in enumerate(groups) if group[0] in alike]
+        for what, names in (("patient", _PATIENT), ("study", _STUDY)):
+            said = [_said(groups[n], names) for n in places]
+            if all(len({value for value in values if value}) < 2 for values in zip(*said, strict=True)):
+                continue
+            numbers = list(dict.fromkeys(said))
+            for n, own in zip(places, said, strict=True):
+                labels[n] = joined(labels[n], f"{what} {numbers.index(own) + 1}")
+    return labels
+
+
+def _said(images: list[ImageHeader], names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(next(filter(None, (getattr(image, name) for image in images)), "") for name in names)
 
 
 def _settled(images: list[ImageHeader]) -> list[ImageHeader]:
@@ -374,6 +407,9 @@ def _settled(images: list[ImageHeader]) -> list[ImageHeader]:
         remarks.append(f"orientations differ by up to {np.degrees(tilted):.2f} degrees: taken as parallel")
     if len(frames) > 1:
         remarks.append(f"{len(frames)} frames of reference in one series: taken as one")
+    whole = _said(images, _PATIENT)
+    if unsaid := sum(_said([image], _PATIENT) != whole for image in images):
+        remarks.append(f"{unsaid} of {len(images)} images say less about their patient: taken as of the same one")
     return [
         replace(
             image,
@@ -407,10 +443,10 @@ def _with_strays(groups: list[list[ImageHeader]]) -> list[list[ImageHeader]]:
 
 
 def _same_series(one: ImageHeader, other: ImageHeader) -> bool:
-    def key(image: ImageHeader) -> tuple[Any, ...]:
-        return image.study_uid, image.series_uid, image.rows, image.columns
-
-    return key(one) == key(other)
+    if (one.series_uid, one.rows, one.columns) != (other.series_uid, other.rows, other.columns):
+        return False
+    said = ((getattr(one, name), getattr(other, name)) for name in (*_SERIES, *_STUDY, *_PATIENT))
+    return all(own == another or "" in (own, another) or None in (own, another) for own, another in said)
 
 
 def own_kinds() -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 
 import numpy as np
@@ -23,12 +24,23 @@ _ASKED = (*(fact for fact in FACTS if fact not in _RANKED), "frame of reference"
 # them, by which images are also numbered from volume to volume, tells incomplete volumes apart too.
 _NUMBERED = "instance"
 
-# Scanners also count these up from slice to slice: they split only into as many groups as lie in one place.
-_COUNTERS = ("acquisition", "dimension", "phase")
+# May also differ from slice to slice: they split only into as many groups as lie in one place.
+_COUNTERS = ("acquisition", "dimension", "phase", "inversion time", "kernel", "contrast", "description")
 
-# Say little on their own: they split only into volumes of the very same places. Named by rank, as their values may say
-# who the patient is.
+# Say little on their own: they split only into volumes of the very same places.
 _WEAK = ("frame of reference", "folder")
+
+# Called by number, as their values may say who the patient is.
+_UNNAMED = (*_WEAK, "contrast", "description")
+
+# What one volume has in common; where its slices differ in it, that is said.
+_COMMON = ("type", "echo", "echo time", "phase", "b-value", "kernel", "contrast", "description")
+
+# How far the ranks of a place may lie off those of the others, as a share of the least step between two.
+_JITTER = 0.25
+
+_DAY = 86400.0
+_TIME = re.compile(r"(\d{4})?(?(1)(\d\d)(\d\d))(\d\d)(\d\d)(\d\d(?:\.\d+)?)(?!\d)")
 
 Images = Sequence[ImageHeader]
 
@@ -48,20 +60,33 @@ def along_normal(images: Images) -> NDArray[np.float64]:
     return np.array([image.position for image in images], dtype=float) @ normal
 
 
-def split_volumes(images: Images) -> list[Group]:
+def split_volumes(images: Images, label: str = "") -> list[Group]:
     """Separate echoes, phases, b-values, acquisitions, image types that lie in the same places.
 
     Groups whose twins nothing tells apart stay as they are. Images without a place stay with the volume of the others,
     where there is one, so that they can be named.
+
+    Args:
+        label: what sets all of them apart already.
     """
     lost = tuple(image for image in images if image.orientation is None or image.position is None)
     located = [image for image in images if image.orientation is not None and image.position is not None]
     if not located:
-        return [Group(lost)]
-    found = _split(located, _ASKED, "")
+        return [Group(lost, label)]
+    found = [_remarked(group) for group in _split(located, _ASKED, label)]
     if lost and len(found) == 1:
         return [Group((*found[0].images, *lost), found[0].label)]
-    return [*found, Group(lost)] if lost else found
+    return [*found, Group(lost, label)] if lost else found
+
+
+def _remarked(group: Group) -> Group:
+    """The same images; what they should have in common and have not is remarked."""
+    differ = [fact for fact in _COMMON if len({_key(image.fact(fact)) for image in group.images}) > 1]
+    if not differ:
+        return group
+    words = f"slices that differ in {', '.join(differ)} are taken as one volume"
+    images = (replace(image, remark="; ".join(filter(None, (image.remark, words)))) for image in group.images)
+    return Group(tuple(images), group.label)
 
 
 def _split(images: list[ImageHeader], facts: Sequence[str], label: str) -> list[Group]:
@@ -73,17 +98,18 @@ def _split(images: list[ImageHeader], facts: Sequence[str], label: str) -> list[
     # what tells the images of every place apart is asked before what does so in some places only
     in_turn = sorted((fact for fact in facts if max(twins[fact]) > 1), key=lambda fact: min(twins[fact]) < 2)
     for fact in in_turn:
-        parts = _parts(images, told[fact], fact)
+        parts = _parts(images, told, fact)
         if parts:
             rest = [other for other in facts if other != fact]
-            split = [g for value, part in parts.items() for g in _split(part, rest, _and(label, f"{fact} {value}"))]
+            split = [g for value, part in parts.items() for g in _split(part, rest, joined(label, f"{fact} {value}"))]
             is_complete = any(np.unique(_places(part)).size == places.max() + 1 for part in parts.values())
             return split if is_complete else [*_wholes(images, told[fact], fact, label), *split]
     wholes = (_wholes(images, told[fact], fact, label) for fact in in_turn)
     return next(filter(None, wholes), [Group(tuple(images), label)])
 
 
-def _and(label: str, words: str) -> str:
+def joined(label: str, words: str) -> str:
+    """A label and more words of it."""
     return f"{label}, {words}" if label else words
 
 
@@ -103,10 +129,33 @@ _Held = list[tuple[_Key, int]]
 
 def _at_places(images: list[ImageHeader], places: NDArray[np.intp], fact: str) -> list[_Held]:
     """What every place holds."""
+    values = [_value(image, fact) for image in images]
+    keys = _times(values) if fact == "time" else [_key(value, exact=fact in _RANKED) for value in values]
     held: list[_Held] = [[] for _ in range(int(places.max()) + 1)]
-    for n, (place, image) in enumerate(zip(places, images, strict=True)):
-        held[int(place)].append((_key(_value(image, fact), exact=fact in _RANKED), n))
+    for n, place in enumerate(places):
+        held[int(place)].append((keys[n], n))
     return [sorted(found) for found in held]
+
+
+def _times(values: list[str]) -> list[_Key]:
+    """Times of acquisition in seconds; without a date those of an acquisition over midnight go on after it."""
+    found = [_TIME.match(value) for value in values]
+    seconds = [
+        int(time[4]) * 3600 + int(time[5]) * 60 + float(time[6]) + _DAY * _day(time) if time else np.inf
+        for time in found
+    ]
+    undated = [second for time, second in zip(found, seconds, strict=True) if time and not time[1]]
+    if len(undated) == len(values) and max(undated) - min(undated) > _DAY / 2:
+        seconds = [second + _DAY * (second < _DAY / 2) for second in seconds]
+    return [
+        (second, "") if time else _key(value, exact=True)
+        for time, second, value in zip(found, seconds, values, strict=True)
+    ]
+
+
+def _day(time: re.Match[str]) -> int:
+    """A number that grows from date to date."""
+    return (int(time[1]) * 12 + int(time[2])) * 31 + int(time[3]) if time[1] else 0
 
 
 def _value(image: ImageHeader, fact: str) -> str:
@@ -115,7 +164,7 @@ def _value(image: ImageHeader, fact: str) -> str:
     return image.frame_of_reference if fact == "frame of reference" else image.fact(fact)
 
 
-def _key(value: str, *, exact: bool) -> _Key:
+def _key(value: str, *, exact: bool = False) -> _Key:
     """Numbers in their order, before text; equal, unless ``exact``, where they differ by rounding."""
     try:
         found = as_number(value)
@@ -133,17 +182,18 @@ def _wholes(images: list[ImageHeader], at: list[_Held], fact: str, label: str) -
     return [
         Group(
             tuple(images[held[min(rank, len(held) - 1)][1]] for held in at),
-            _and(label, f"all of it, with image {rank + 1} by {fact} where {len(several)} place(s) hold several"),
+            joined(label, f"all of it, with image {rank + 1} by {fact} where {len(several)} place(s) hold several"),
         )
         for rank in range(max(map(len, several)))
     ]
 
 
-def _parts(images: list[ImageHeader], at: list[_Held], fact: str) -> dict[str, list[ImageHeader]] | None:
+def _parts(images: list[ImageHeader], told: dict[str, list[_Held]], fact: str) -> dict[str, list[ImageHeader]] | None:
     """The images by the value of ``fact``, None where it tells no volumes apart."""
+    at = told[fact]
     most = max(map(len, at))
     if fact in _RANKED:
-        ranks = _by_rank(at, most) or (_by_number(at, most) if fact == _NUMBERED else None)
+        ranks = _by_rank(told, fact, most) or (_by_number(at, most) if fact == _NUMBERED else None)
         return {str(n): [images[i] for i in rank] for n, rank in enumerate(ranks, 1)} if ranks else None
     parts: dict[_Key, list[int]] = {}
     for key, n in sorted(pair for held in at for pair in held):
@@ -153,16 +203,37 @@ def _parts(images: list[ImageHeader], at: list[_Held], fact: str) -> dict[str, l
     if fact in _WEAK and any({key for key, _ in held} != set(parts) or len(held) != len(parts) for held in at):
         return None
     return {
-        str(rank) if fact in _WEAK else _value(images[part[0]], fact) or "unknown": [images[n] for n in part]
+        str(rank) if fact in _UNNAMED else _value(images[part[0]], fact) or "unknown": [images[n] for n in part]
         for rank, part in enumerate(parts.values(), 1)
     }
 
 
-def _by_rank(at: list[_Held], most: int) -> list[list[int]] | None:
-    """First to last at every place; None unless every place has as many, of different values."""
-    if any(len({key for key, _ in held}) < most for held in at):
-        return None
-    return [[held[rank][1] for held in at] for rank in range(most)]
+def _by_rank(told: dict[str, list[_Held]], fact: str, most: int) -> list[list[int]] | None:
+    """First to last at every place; None unless every place has as many, of different values, and these are counted
+    from volume to volume: by ``fact`` itself, or by another one that makes the same volumes. None, too, where two of
+    them are counted so and make other volumes."""
+    ranks: dict[str, list[list[int]]] = {}
+    for name in (name for name in _RANKED if name in told):
+        at = told[name]
+        if all(len({key for key, _ in held}) == most for held in at):
+            ranks[name] = [[held[rank][1] for held in at] for rank in range(most)]
+    volumes = {name: {frozenset(rank) for rank in found} for name, found in ranks.items()}
+    counted = [volumes[name] for name in ranks if _is_counted(told[name])]
+    return ranks[fact] if fact in ranks and counted and all(found == volumes[fact] for found in counted) else None
+
+
+def _is_counted(at: list[_Held]) -> bool:
+    """Whether ranks are those of volumes: as far from one to the next at every place, or one volume after the other,
+    in which no value stands for some of the slices only."""
+    values = np.array([[key[0] for key, _ in held] for held in at])
+    if not np.isfinite(values).all():
+        return False
+    from_first = values - values[:, :1]
+    if (np.ptp(from_first, axis=0) <= 2 * _JITTER * np.diff(values).min()).all():
+        return True
+    different = [np.unique(rank).size for rank in values.T]
+    in_turn = (values[:, :-1].max(axis=0) < values[:, 1:].min(axis=0)).all()
+    return bool(in_turn) and all(number in (1, len(at)) for number in different)
 
 
 def _by_number(at: list[_Held], most: int) -> list[list[int]] | None:

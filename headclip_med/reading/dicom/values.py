@@ -31,13 +31,18 @@ def first_item(dataset: Any, key: str | int) -> Any:
     return found if hasattr(found, "get") else {}
 
 
-def text(dataset: Any, keyword: str, longest: int = 24) -> str:
-    """An element as short text; several values are joined by ``/``."""
+def text(dataset: Any, keyword: str, longest: int | None = 24) -> str:
+    """An element as text, cut after ``longest`` characters; several values are joined by ``/``."""
     value = element(dataset, keyword)
     if value is None:
         return ""
     parts = [value] if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) else list(value)[:16]
     return "/".join(str(part).strip() for part in parts)[:longest]
+
+
+def folded(dataset: Any, keyword: str) -> str:
+    """The letters and digits of an element, in one case: what a name or a date says, however it is written."""
+    return "".join(filter(str.isalnum, text(dataset, keyword, None).casefold()))
 
 
 def image_type(dataset: Any, keyword: str) -> str:
@@ -94,16 +99,14 @@ def integer(dataset: Any, key: str | int) -> int | None:
     return int(found) if found is not None and found == int(found) else None
 
 
-def rescale(*places: Any) -> tuple[float, float] | None:
-    """Slope and intercept, each from the first place that states it: neutral where only the other one is stated, NaN
-    where what is stated is no number."""
+def rescale(*places: Any) -> tuple[float | None, float | None] | None:
+    """Slope and intercept, each from the first place that states it: None where none does, NaN where what is stated is
+    no number; None for both where neither is stated."""
     slope, intercept = (
         next((found for place in places if (found := _stated(place, keyword)) is not None), None)
         for keyword in ("RescaleSlope", "RescaleIntercept")
     )
-    if slope is None and intercept is None:
-        return None
-    return 1.0 if slope is None else slope, intercept or 0.0
+    return None if slope is None and intercept is None else (slope, intercept)
 
 
 def _stated(dataset: Any, keyword: str) -> float | None:
