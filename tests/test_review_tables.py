@@ -276,3 +276,41 @@ def test_heads_need_the_very_model_and_torch(
     monkeypatch.setattr("headclip_med.review.heads.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="torch"):
         explain_heads(record, source, 3)
+
+
+# -- one patient's findings and truth stay that patient's
+
+
+def reviews_of(folder: Path, cases: dict[str, tuple[str, float]], reader: str = "anna") -> Path:
+    """Results by folder, each of a source of this name with a map of its own scale; every finding accepted."""
+    for where, (source, scale) in cases.items():
+        meta = {"source_name": source, "content_sha256": f"{round(scale * 1000):064x}"}
+        write_case(folder / where, hand_map(scale), meta=meta)
+        with Session.open([folder / where], reader) as session:
+            case = session.open_case(Path(where).name)
+            case.show_overlay()
+            for finding in case.findings:
+                case.judge(finding.id, "accepted")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["two roots", "three roots", "case of letters", "one reader each"])
+def test_a_case_has_one_name_in_every_table(tmp_path: Path, kind: str) -> None:
+    places = {
+        "two roots": ("a/flair", "b/flair"),
+        "three roots": ("a/flair", "b/flair", "c/flair"),
+        "case of letters": ("a/flair", "b/FLAIR"),
+        "one reader each": ("a/flair", "b/flair"),
+    }[kind]
+    for number, place in enumerate(places):
+        reader = f"r{number}" if kind == "one reader each" else "anna"
+        reviews_of(tmp_path / "out", {place: ("flair.nii.gz", 1 - 0.05 * number)}, reader)
+    files = ("cases", "findings", "marks")
+    done = run("review-tables", tmp_path / "out", "--out", tmp_path / "tables")
+    assert done.exit_code == 0, done.output
+    found = {
+        name: {(r["case"], r["result_sha256"]) for r in read(tmp_path / "tables" / f"{name}.csv")} for name in files
+    }
+    assert len(found["cases"]) == len(places)
+    assert len({case.casefold() for case, _ in found["cases"]}) == len(places)
+    assert all(found[name] == found["cases"] for name in files)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from headclip_med.base.files import RECORD_NAME
 from headclip_med.reading.inputs import case_name
 from headclip_med.review.cases import CaseData, find_results, load_case
 from headclip_med.review.model import CaseReview
-from headclip_med.review.reviewed import ReviewedCase
+from headclip_med.review.reviewed import ReviewedCase, case_names
 from headclip_med.review.store import ReviewFiles, load_review, read_files
 from headclip_med.review.tables import Lesions, Reading, lesions_of_reader, read_truth
 
@@ -45,7 +45,7 @@ def gather(
         sha = review.result.result_sha256
         if sha not in loaded:
             loaded[sha] = _data_of(path, review, [folder.expanduser() for folder in results])
-    names = _case_names(review for _, review in found)
+    names = case_names(review for _, review in found)
     readings: dict[tuple[str, str], Reading] = {}
     for _, review in found:
         sha = review.result.result_sha256
@@ -81,20 +81,13 @@ def _data_of(path: Path, review: CaseReview, results: Sequence[Path]) -> CaseDat
     )
 
 
-def _case_names(reviews: Iterable[CaseReview]) -> dict[str, str]:
-    """Name by result; of several results of one name each gets the beginning of its hash."""
-    names = {review.result.result_sha256: review.result.name for review in reviews}
-    taken = list(names.values())
-    return {sha: name if taken.count(name) == 1 else f"{name}-{sha[:8]}" for sha, name in names.items()}
-
-
 def _with_truth(readings: list[Reading], reference: str | None, truth: Sequence[Path]) -> Iterator[Reading]:
     if reference is not None:
         others = [r for r in readings if r.review.reader.casefold() != reference.casefold()]
-        theirs = {r.case: lesions_of_reader(r.reviewed) for r in readings if r not in others}
+        theirs = {r.sha: lesions_of_reader(r.reviewed) for r in readings if r not in others}
         if not theirs:
             raise InputError("The reference must be one of the readers", reference)
-        yield from (replace(r, lesions=theirs[r.case]) for r in others if _known(r, theirs))
+        yield from (replace(r, lesions=theirs[r.sha]) for r in others if _known(r, theirs))
         return
     masks = [file for place in truth for file in (_files(place) if place.is_dir() else [place])]
     by_case: dict[str, Lesions] = {}
@@ -105,7 +98,7 @@ def _with_truth(readings: list[Reading], reference: str | None, truth: Sequence[
 
 
 def _known(reading: Reading, theirs: dict[str, Lesions]) -> bool:
-    if reading.case not in theirs:
+    if reading.sha not in theirs:
         raise InputError("The reference must have reviewed every case", f"not {reading.case}")
     return True
 

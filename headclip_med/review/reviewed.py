@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -155,6 +155,13 @@ class ReviewedCase:
             "is_2d": source.is_2d,
             "is_rgb": False,
         }
+
+
+def case_names(reviews: Iterable[CaseReview]) -> dict[str, str]:
+    """Name by hash of the result; of several results of one name each gets the beginning of its hash."""
+    names = {review.result.result_sha256: review.result.name for review in reviews}
+    taken = [name.casefold() for name in names.values()]
+    return {sha: name if taken.count(name.casefold()) == 1 else f"{name}-{sha[:8]}" for sha, name in names.items()}
 
 
 def _uid(uids: list[str], place: int | None) -> str | None:

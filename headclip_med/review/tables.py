@@ -37,10 +37,13 @@ _CASES = (
     *("accepted", "rejected", "uncertain", "drawn", "model_score", "lesions", "research_use_only"),
 )
 _MARKS = (
-    *("reader", "case", "condition", "mark", "status", "rating", "rating_from"),
+    *("reader", "case", "result_sha256", "condition", "mark", "status", "rating", "rating_from"),
     *("x_mm", "y_mm", "z_mm", "x_px", "y_px", "lesion", "research_use_only"),
 )
-_LESIONS = ("case", "lesion", "x_mm", "y_mm", "z_mm", "x_px", "y_px", "volume_mm3", "voxels", "research_use_only")
+_LESIONS = (
+    *("case", "result_sha256", "lesion", "x_mm", "y_mm", "z_mm", "x_px", "y_px", "volume_mm3", "voxels"),
+    "research_use_only",
+)
 
 _FULL_CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
 
@@ -68,7 +71,11 @@ class Lesions:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One reader's review of one case; ``lesions`` is None where no truth was given."""
+    """One reader's review of one case.
+
+    Attributes:
+        case: its name in the tables, which no other result has. lesions: None where no truth was given.
+    """
 
     reviewed: ReviewedCase
     case: str
@@ -78,6 +85,11 @@ class Reading:
     def review(self) -> CaseReview:
         """What was said."""
         return self.reviewed.review
+
+    @property
+    def sha(self) -> str:
+        """The hash of the result, which is the case in every table."""
+        return self.review.result.result_sha256
 
 
 def write_tables(readings: Sequence[Reading], folder: Path) -> dict[str, Path]:
@@ -91,13 +103,14 @@ def write_tables(readings: Sequence[Reading], folder: Path) -> dict[str, Path]:
     check_writable(folder)
     ordered = sorted(readings, key=lambda r: (r.case, r.review.reader))
     files = {name: folder / f"{name}.csv" for name in ("findings", "cases", "marks")}
-    write_findings((reading.reviewed for reading in ordered), files["findings"])
+    names = {reading.sha: reading.case for reading in ordered}
+    write_findings((reading.reviewed for reading in ordered), files["findings"], names)
     write_csv(files["cases"], _CASES, (_case_row(reading) for reading in ordered))
     write_csv(files["marks"], _MARKS, (row for reading in ordered for row in _mark_rows(reading)))
     if any(reading.lesions is not None for reading in ordered):
         files["lesions"] = folder / "lesions.csv"
-        first = {reading.case: reading for reading in reversed(ordered)}
-        write_csv(files["lesions"], _LESIONS, (row for case in sorted(first) for row in _lesion_rows(first[case])))
+        first = {reading.sha: reading for reading in reversed(ordered)}
+        write_csv(files["lesions"], _LESIONS, (row for sha in names for row in _lesion_rows(first[sha])))
     return files
 
 
@@ -146,7 +159,7 @@ def _case_row(reading: Reading) -> dict[str, Any]:
         "reader": review.reader,
         "case": reading.case,
         "content_sha256": review.result.content_sha256,
-        "result_sha256": review.result.result_sha256,
+        "result_sha256": reading.sha,
         "unaided_first": review.unaided_first,
         "done": review.done,
         "first_rating": first and first.rating,
@@ -214,6 +227,7 @@ def _named(reading: Reading, condition: str, mark: str, status: str) -> dict[str
     return {
         "reader": reading.review.reader,
         "case": reading.case,
+        "result_sha256": reading.sha,
         "condition": condition,
         "mark": mark,
         "status": status,
@@ -239,6 +253,7 @@ def _lesion_rows(reading: Reading) -> Iterator[dict[str, Any]]:
         x, y, z = (float(v) for v in voxel_to_world(data.affine, centre))
         yield {
             "case": reading.case,
+            "result_sha256": reading.sha,
             "lesion": name,
             **place_cells(reading.reviewed, (x, y, z), centre.tolist()),
             "volume_mm3": None if data.is_plain else round(len(index) * voxel_volume(data.affine), 4),
