@@ -40,6 +40,7 @@ DICOM_FORMATS = ("seg", "sr")
 
 JSON_NAME, CSV_NAME, MASK_NAME, PAGE_NAME = "review.json", "findings.csv", "accepted_mask.nii.gz", "review.html"
 MASK_PICTURE_NAME = "accepted_mask.png"
+EXPORT_NAME = "export.json"  # what an export consists of, and of which review
 
 _COLUMNS = (
     *("reader", "case", "result_sha256", "source", "finding", "kind", "status", "label", "note", "confidence"),

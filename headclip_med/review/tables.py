@@ -11,7 +11,7 @@ A plain picture has no millimetres: its places are columns and rows (``px``), an
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from headclip_med.base.errors import InputError, OutputError
 from headclip_med.base.files import check_writable
 from headclip_med.base.geometry import voxel_to_world, voxel_volume, world_to_voxel
 from headclip_med.base.types import RESEARCH_ONLY
+from headclip_med.base.volume import LoadedVolume
+from headclip_med.datasets.values import NOT_KNOWN, MaskValues
 from headclip_med.review.components import Mask, from_runs
 from headclip_med.review.exports import place_cells, write_csv, write_findings
 from headclip_med.review.model import CaseReview, Mark, Opinion
@@ -38,7 +40,7 @@ _CASES = (
 )
 _MARKS = (
     *("reader", "case", "result_sha256", "condition", "mark", "status", "rating", "rating_from"),
-    *("x_mm", "y_mm", "z_mm", "x_px", "y_px", "lesion", "research_use_only"),
+    *("x_mm", "y_mm", "z_mm", "x_px", "y_px", "lesion", "ignored", "research_use_only"),
 )
 _LESIONS = (
     *("case", "result_sha256", "lesion", "x_mm", "y_mm", "z_mm", "x_px", "y_px", "volume_mm3", "voxels"),
@@ -50,10 +52,17 @@ _FULL_CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
 
 @dataclass(frozen=True, eq=False)
 class Lesions:
-    """The truth of one case: ``labels (I, J, K)`` from 1, on the result's grid; ``names`` by label."""
+    """The truth of one case.
+
+    Attributes:
+        labels: ``(I, J, K)`` from 1, on the result's grid; names: by label.
+        ignored: ``(I, J, K)``, where nothing is known; None: nowhere. notes: what was odd about the mask, in words.
+    """
 
     labels: NDArray[np.int32]
     names: Mapping[int, str]
+    ignored: Mask | None = None
+    notes: tuple[str, ...] = ()
 
     def hit(self, mask: Mask) -> str:
         """The lesion that a region shares most voxels with; empty where it shares none."""
@@ -61,12 +70,17 @@ class Lesions:
         counts[0] = 0
         return self.names[int(counts.argmax())] if counts.any() else ""
 
-    def at(self, position_mm: Millimetres, affine: NDArray[np.float64]) -> str:
-        """The lesion around a point; empty where there is none."""
+    def is_unknown(self, mask: Mask) -> bool:
+        """Whether nothing is known about most of a region."""
+        return self.ignored is not None and bool(mask.any()) and bool(self.ignored[mask].mean() > 0.5)
+
+    def around(self, position_mm: Millimetres, affine: NDArray[np.float64]) -> Mask:
+        """The voxel around a point as a region; empty where it lies outside."""
+        region = np.zeros(self.labels.shape, dtype=bool)
         voxel = np.rint(world_to_voxel(affine, np.asarray(position_mm))).astype(int)
-        if (voxel < 0).any() or (voxel >= self.labels.shape).any():
-            return ""
-        return self.names.get(int(self.labels[tuple(voxel)]), "")
+        if (voxel >= 0).all() and (voxel < self.labels.shape).all():
+            region[tuple(voxel)] = True
+        return region
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,23 +147,27 @@ def lesions_of_reader(reviewed: ReviewedCase) -> Lesions:
     return Lesions(reviewed.labels().astype(np.int32), names)
 
 
-def read_truth(path: Path, reviewed: ReviewedCase, name: str) -> Lesions:
-    """A truth mask from a file; 0 is normal.
+def read_truth(path: Path, reviewed: ReviewedCase, name: str, values: MaskValues = NOT_KNOWN) -> Lesions:
+    """A truth mask from a file, read as the masks of a dataset are: NaN is no lesion, 0 neither.
+
+    Args:
+        values: what the values of the mask mean.
 
     Raises:
-        InputError: unreadable, or not on the result's grid.
+        InputError: unreadable, not on the result's grid, or with several values of which nobody says what they mean.
     """
-    import nibabel as nib
+    from headclip_med.datasets.case import Case
+    from headclip_med.datasets.truth import GridError, read_truth
 
-    from headclip_med.reading.checks import GRID_TOLERANCE, in_words
-
-    with in_words(path.name, "NIfTI"):
-        image: Any = nib.load(path)
-        values = np.asarray(image.dataobj).squeeze()
-    values = values[..., None] if values.ndim == 2 else values
-    if values.shape != reviewed.data.shape or np.abs(image.affine - reviewed.data.affine).max() > GRID_TOLERANCE:
-        raise InputError(f"The truth {path.name} must lie on the grid of its case", name, "Resample it first")
-    return lesions_of_mask(values, name)
+    data, notes = reviewed.data, list[str]()
+    grid = LoadedVolume(np.broadcast_to(np.float32(0), (1, *data.shape)), data.affine, {})
+    try:
+        truth = read_truth(Case(name, (), (path,), values=values), grid, notes)
+    except GridError as error:
+        raise InputError(
+            f"The truth {path.name} must lie on the grid of its case, {name}", error.given, error.do
+        ) from error
+    return replace(lesions_of_mask(truth.lesion, name), ignored=truth.ignored, notes=tuple(notes))
 
 
 def _case_row(reading: Reading) -> dict[str, Any]:
@@ -195,10 +213,16 @@ def _mark_rows(reading: Reading) -> Iterator[dict[str, Any]]:
 
 def _region(reading: Reading, row: ReviewedFinding, opinion: Opinion | None) -> dict[str, Any]:
     peak = round(100 * row.measures.peak, 2) if row.kind == "map" else None
-    hit = None if reading.lesions is None else reading.lesions.hit(reading.reviewed.mask_of(row))
+    hit = _hit(reading.lesions, reading.reviewed.mask_of(row)) if reading.lesions is not None else {}
     place = place_cells(reading.reviewed, row.measures.centroid_mm, row.measures.centroid_voxel)
     named, rated = _named(reading, "aided", row.id, row.status), _rated(row.confidence, opinion, peak)
-    return {**named, **rated, **place, "lesion": hit, "research_use_only": RESEARCH_ONLY}
+    return {**named, **rated, **place, **hit, "research_use_only": RESEARCH_ONLY}
+
+
+def _hit(lesions: Lesions, mask: Mask) -> dict[str, Any]:
+    """What a region hits, and whether it is no mark at all, since nothing is known there."""
+    lesion = lesions.hit(mask)
+    return {"lesion": lesion, "ignored": True if not lesion and lesions.is_unknown(mask) else None}
 
 
 def _points(reading: Reading, condition: str, opinion: Opinion) -> Iterator[dict[str, Any]]:
@@ -210,17 +234,15 @@ def _points(reading: Reading, condition: str, opinion: Opinion) -> Iterator[dict
         rated = _rated(mark.confidence, opinion, None)
         voxel = world_to_voxel(reading.reviewed.data.affine, np.asarray(mark.position_mm)).tolist()
         place = place_cells(reading.reviewed, mark.position_mm, voxel)
-        lesion = _lesion_of(reading, mark)
-        yield {**named, **rated, **place, "lesion": lesion, "research_use_only": RESEARCH_ONLY}
+        hit = _hit(reading.lesions, _region_of(reading, reading.lesions, mark)) if reading.lesions is not None else {}
+        yield {**named, **rated, **place, **hit, "research_use_only": RESEARCH_ONLY}
 
 
-def _lesion_of(reading: Reading, mark: Mark) -> str | None:
-    if reading.lesions is None:
-        return None
+def _region_of(reading: Reading, lesions: Lesions, mark: Mark) -> Mask:
     drawn = reading.review.drawn.get(mark.drawn or "")
     if drawn is not None and drawn.unaided:
-        return reading.lesions.hit(from_runs(drawn.runs, reading.reviewed.data.shape))
-    return reading.lesions.at(mark.position_mm, reading.reviewed.data.affine)
+        return from_runs(drawn.runs, reading.reviewed.data.shape)
+    return lesions.around(mark.position_mm, reading.reviewed.data.affine)
 
 
 def _named(reading: Reading, condition: str, mark: str, status: str) -> dict[str, Any]:
