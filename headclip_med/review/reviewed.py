@@ -61,7 +61,17 @@ class ReviewedCase:
 
     @classmethod
     def of(cls, case: OpenCase, source: LoadedVolume | None = None) -> ReviewedCase:
-        """The open case as it stands; ``source`` of :func:`headclip_med.review.sources.match_source`."""
+        """The open case as it stands; ``source`` of :func:`headclip_med.review.sources.match_source`.
+
+        Raises:
+            InputError: a case to be read unaided first, before its first opinion: exports tell scores and findings.
+        """
+        if case.concealed:
+            raise InputError(
+                "An export must wait for the first opinion",
+                "a case to be read unaided first",
+                "Give your opinion first",
+            )
         return cls(case.data, case.review, source)
 
     @classmethod
