@@ -78,6 +78,8 @@ def review_tables(
     reference: Annotated[
         str | None, typer.Option("--reference", metavar="ID", help="Reader whose findings are the truth.")
     ] = None,
+    lesion_values: options.LesionValuesOption = None,
+    ignore_values: options.IgnoreValuesOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Tables of several readers for statistics: findings, cases before and after the overlay (ROC), marks (JAFROC)."""
@@ -86,8 +88,17 @@ def review_tables(
         from headclip_med.review.readings import gather
         from headclip_med.review.tables import write_tables
 
-        readings = gather(places, results=results or (), truth=truth or (), reference=reference)
+        readings = gather(
+            places,
+            results=results or (),
+            truth=truth or (),
+            reference=reference,
+            lesion_values=lesion_values,
+            ignore_values=ignore_values,
+        )
         files = write_tables(readings, out)
+        notes = (f"{r.case}: {note}" for r in readings if r.lesions is not None for note in r.lesions.notes)
+        console.say_warnings(dict.fromkeys(notes))
         if as_json:
             console.say_json({"reviews": len(readings), "files": {kind: str(path) for kind, path in files.items()}})
             return

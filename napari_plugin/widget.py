@@ -154,10 +154,11 @@ class ReviewWidget(QWidget):
             footer=Footer(),
             provenance=ProvenanceBox(),
             export=ExportBox(),
+            heads=HeadsBox(),
         )
         self.views.display.legend.show_colours(map_colours())
         self.run_box, self.settings_box = RunBox(model_names()), SettingsBox(store)
-        self.help_box, self.heads_box = ShortcutBox(ACTIONS), HeadsBox()
+        self.help_box, self.heads_box = ShortcutBox(ACTIONS), self.views.heads
 
     def _lay_out(self) -> None:
         v = self.views

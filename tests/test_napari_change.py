@@ -277,6 +277,7 @@ def test_the_dock_counts_sliders_from_the_right_beside_a_layer_of_more_axes(
     agreement = opened(dock, tmp_path, "axial", KINDS[:2])
     if order == "over the case":
         viewer.add_image(np.random.default_rng(0).random((2, 4, 6, 20, 20)), name="series")
+        dock.review.mend()  # which hides it
     for kind in KINDS[:2]:
         dock.review.open_case(kind.name)
         agreement.check()
@@ -428,3 +429,172 @@ def test_settings_show_the_reader_of_the_session(dock: Any, tmp_path: Path) -> N
     assert dock.review.session.reader == "anna"
     dock.review.close_session()
     assert "anna" not in box.words.text()
+
+
+# -- nothing is decided, and nothing stays, of another patient's picture
+
+
+def _image(viewer: Any, **look: Any) -> Any:
+    return viewer.add_image(np.ones((16, 24, 20), np.float32), scale=(3, 2, 2), **look)
+
+
+COVERS: dict[str, Callable[[Any], Any]] = {
+    "image": _image,
+    "half seen": lambda viewer: _image(viewer, opacity=0.3, blending="additive"),
+    "colours": lambda viewer: viewer.add_image(np.ones((16, 24, 20, 3), np.uint8), rgb=True),
+    "labels": lambda viewer: viewer.add_labels(np.ones((16, 24, 20), np.uint8)),
+    "surface": lambda viewer: viewer.add_surface((np.eye(3), np.array([[0, 1, 2]]), np.ones(3))),
+    "below": lambda viewer: viewer.layers.move(viewer.layers.index(_image(viewer)), 0),
+}
+
+
+@pytest.mark.parametrize("cover", COVERS)
+def test_nothing_is_decided_below_another_picture(dock: Any, viewer: Any, tmp_path: Path, cover: str) -> None:
+    agreement = opened(dock, tmp_path, "axial", TWO[:1])
+    before = set(viewer.layers)
+    COVERS[cover](viewer)
+    (other,) = set(viewer.layers) - before
+    assert dock.layers.shown() is None, "a script that acts on the session is refused as well"
+    for act in (
+        lambda: dock.views.findings.decide("accepted"),
+        lambda: dock.review.give_opinion("abnormal", 90),
+        lambda: dock.review.set_done(True),
+    ):
+        other.visible = True
+        review = dock.review.case.review
+        act()
+        assert dock.review.case.review == review
+        assert "covered" in status(dock)
+        assert not other.visible
+        agreement.check()
+    dock.views.findings.decide("accepted")
+    assert dock.review.case.findings[0].status == "accepted"
+
+
+@pytest.mark.parametrize("harmless", ["points", "shapes", "hidden", "without opacity"])
+def test_what_a_reader_marks_and_what_nobody_sees_covers_nothing(
+    dock: Any, viewer: Any, tmp_path: Path, harmless: str
+) -> None:
+    opened(dock, tmp_path, "axial", TWO[:1])
+    {
+        "points": lambda: viewer.add_points(np.zeros((1, 3))),
+        "shapes": lambda: viewer.add_shapes(np.array([[0, 0, 0], [0, 9, 9.0]]), shape_type="line"),
+        "hidden": lambda: _image(viewer, visible=False),
+        "without opacity": lambda: _image(viewer, opacity=0),
+    }[harmless]()
+    dock.views.findings.decide("accepted")
+    assert dock.review.case.findings[0].status == "accepted"
+
+
+def test_words_typed_below_another_picture_are_kept(dock: Any, viewer: Any, tmp_path: Path) -> None:
+    opened(dock, tmp_path, "axial")
+    axial = dock.review.case
+    dock.views.findings.label.setText("oedema")
+    dock.views.findings.label.setModified(True)
+    _image(viewer)
+    dock.review.open_case("twin")
+    assert [found.label for found in axial.review.findings.values()] == ["oedema"]
+
+
+@pytest.mark.parametrize("what", ["contours", "one voxel of the contours", "preview"])
+def test_contours_that_are_changed_in_place_are_put_right(dock: Any, tmp_path: Path, what: str) -> None:
+    agreement = opened(dock, tmp_path, "axial", TWO[:1])
+    data = dock.layers.contours.data
+    if what == "preview":
+        dock.review.preview(0.3)
+    if what == "one voxel of the contours":
+        data[dock.layers._step(0), 0, 0] = 1
+    else:
+        data[...] = 0
+    dock.views.findings.decide("accepted")
+    assert dock.review.case.review.findings == {}
+    assert status(dock).endswith("were put back.")
+    agreement.check()
+    dock.views.findings.decide("accepted")
+    assert dock.review.case.findings[0].status == "accepted"
+
+
+def test_values_of_source_map_and_sequence_cannot_be_changed_in_place(dock: Any, tmp_path: Path) -> None:
+    opened(dock, tmp_path, "polyp")
+    dock.review.open_case("axial")
+    dock.layers.add_sequence("beside", np.ones(dock.review.case.data.shape, np.float32))
+    for layer in (*dock.layers.sources, dock.layers.map):
+        with pytest.raises(ValueError, match="read-only"):
+            layer.data[...] = 0
+
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "source": {"opacity": 0.0, "gamma": 3.0, "projection_mode": "max", "blending": "minimum", "colormap": "red"},
+    "map": {"opacity": 0.0, "gamma": 0.2, "blending": "opaque", "interpolation2d": "linear", "rendering": "minip"},
+    "contours": {"opacity": 0.0, "blending": "opaque", "show_selected_label": True, "contour": 3, "visible": False},
+}
+
+
+@pytest.mark.parametrize("name", LOOKS)
+@pytest.mark.parametrize("second", ["twin", "sagittal", "polyp"])
+def test_no_setting_of_one_patient_is_left_for_the_next(dock: Any, tmp_path: Path, name: str, second: str) -> None:
+    def layer() -> Any:
+        return dock.layers.sources[0] if name == "source" else getattr(dock.layers, name)
+
+    def look() -> dict[str, Any]:
+        return {key: str(getattr(layer(), key)) for key in LOOKS[name] if hasattr(layer(), key)}
+
+    opened(dock, tmp_path, second)
+    wanted = look()
+    dock.review.open_case("axial")
+    for key, value in LOOKS[name].items():
+        setattr(layer(), key, value)
+    dock.viewer.dims.margin_left = dock.viewer.dims.margin_right = (9.0, 9.0, 9.0)
+    dock.review.open_case(second)
+    assert look() == wanted
+    assert not any((*dock.viewer.dims.margin_left, *dock.viewer.dims.margin_right))
+
+
+def test_nothing_is_decided_on_several_slices_at_once(dock: Any, tmp_path: Path) -> None:
+    agreement = opened(dock, tmp_path, "axial", TWO[:1])
+    dock.layers.sources[0].projection_mode = "max"
+    dock.viewer.dims.margin_right = (20.0, 20.0, 20.0)
+    dock.views.findings.decide("accepted")
+    assert dock.review.case.review.findings == {}
+    agreement.check()
+    dock.views.findings.decide("accepted")
+    assert dock.review.case.findings[0].status == "accepted"
+
+
+@pytest.mark.parametrize("change", ["another case", "another session", "closed", "a run"])
+def test_heads_go_with_their_case(dock: Any, tmp_path: Path, change: str) -> None:
+    from PIL import Image
+
+    opened(dock, tmp_path, "axial", TWO[:2])
+    dock.heads_box.show_words("flair.nii.gz, axial slice 3")
+    dock.heads_box.show_picture(Image.new("RGB", (20, 20)))
+    {
+        "another case": lambda: dock.review.open_case("sagittal"),
+        "another session": lambda: dock.review_session(open_mixed(tmp_path, reader="ben"), "axial"),
+        "closed": dock.review.close_session,
+        "a run": dock.review.make_room,
+    }[change]()
+    assert dock.heads_box.words.text() == ""
+    assert dock.heads_box.picture.isHidden()
+
+
+def test_nothing_is_exported_before_the_first_opinion(dock: Any, tmp_path: Path) -> None:
+    opened(dock, tmp_path, "axial", TWO[:1], unaided_first=True)
+    assert not dock.views.export.button.isEnabled()
+    for formats in (["html"], ["json"], ["csv", "nifti", "png"]):
+        dock.tools.export(tmp_path / "exported", formats)
+        assert "must wait for the first opinion" in status(dock)
+    assert not (tmp_path / "exported").exists()
+    dock.review.give_opinion("normal", 80)
+    assert dock.views.export.button.isEnabled()
+    dock.tools.export(tmp_path / "exported", ["html"])
+    wait_for(lambda: not dock.background.is_busy)
+    assert (tmp_path / "exported" / "axial" / "review.html").exists()
+
+
+def test_a_sequence_stays_when_the_first_opinion_brings_the_overlay(dock: Any, tmp_path: Path) -> None:
+    opened(dock, tmp_path, "axial", TWO[:1], unaided_first=True)
+    dock.layers.add_sequence("beside", np.ones(dock.review.case.data.shape, np.float32))
+    dock.review.give_opinion("abnormal", 50)
+    assert [layer.name for layer in dock.layers.sources] == ["axial.nii.gz", "beside"]
+    assert dock.layers.map.visible

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -500,24 +501,56 @@ def test_nothing_is_decided_on_a_result_that_was_altered_or_taken_away_meanwhile
         case.judge(case.findings[0].id, "rejected")
 
 
-@pytest.mark.parametrize("what", ["deleted", "moved", "replaced"])
-def test_nothing_is_written_to_a_journal_that_is_no_longer_there(tmp_path: Path, what: str) -> None:
+def _instead(file: Path, content: bytes) -> None:
+    """Another file in the place of this one, as a sync client or a backup puts it there."""
+    draft = file.with_suffix(".draft")
+    draft.write_bytes(content)
+    draft.replace(file)
+
+
+LOST: dict[str, Callable[[Path, bytes], object]] = {
+    "deleted": lambda journal, was: journal.unlink(),
+    "moved": lambda journal, was: journal.parent.parent.rename(journal.parent.parent.with_name("moved")),
+    "another": lambda journal, was: _instead(journal, b"another"),
+    "own copy": _instead,
+    "own copy, cut": lambda journal, was: _instead(journal, was[:-20]),
+    "of its size": lambda journal, was: _instead(journal, b"x" * len(was)),
+    "altered in place": lambda journal, was: journal.write_bytes(was.replace(b"accepted", b"rejected")),
+    "cut in place": lambda journal, was: journal.write_bytes(was[:-20]),
+}
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_nothing_is_written_to_a_journal_that_is_no_longer_the_same(tmp_path: Path, what: str) -> None:
     """A file that was deleted under an open program takes everything that is written to it."""
     session, case = opened(write_case(tmp_path / "out" / "case"), session_dir=tmp_path / "kept")
     decide(case)
+    case.judge(case.findings[0].id, "accepted")
     journal = session.review_files("case").journal
-    if what == "moved":
-        (tmp_path / "kept").rename(tmp_path / "moved")
-    else:
-        journal.unlink()
-    if what == "replaced":
-        journal.write_text("another")
+    LOST[what](journal, journal.read_bytes())
     review = case.review
-    with pytest.raises(OutputError, match="must stay where it is"):
-        case.set_note("lost")
-    assert case.review == review
+    for _ in range(2):
+        with pytest.raises(OutputError, match="must stay where it is"):
+            case.set_note("lost")
+        assert case.review == review
     session.close()  # told, not raised: there is nothing that could be done about it
     assert "must stay where it is" in session.messages[-1]
+
+
+def test_after_a_refusal_the_advice_helps(tmp_path: Path) -> None:
+    session, case = opened(write_case(tmp_path / "out" / "case"))
+    case.judge(case.findings[0].id, "accepted")
+    journal = session.review_files("case").journal
+    _instead(journal, journal.read_bytes())
+    with pytest.raises(OutputError, match="this one again"):
+        case.judge(case.findings[0].id, "rejected")
+    session.close_case()
+    case = session.open_case("case")
+    assert case.read_only is None
+    assert case.findings[0].status == "accepted"
+    case.judge(case.findings[0].id, "rejected")
+    session.close()
+    assert Session.open([tmp_path / "out"]).open_case("case").findings[0].status == "rejected"
 
 
 def test_the_map_in_memory_cannot_be_changed_by_whoever_shows_it(tmp_path: Path) -> None:

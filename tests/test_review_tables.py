@@ -83,7 +83,7 @@ def test_roc_scores_by_hand() -> None:
 
 def test_tables_of_two_readers_against_a_truth(tmp_path: Path) -> None:
     out, truth = two_readers(tmp_path), truth_file(tmp_path / "truth")
-    done = run("review-tables", out, "--out", tmp_path / "tables", "--truth", truth, "--json")
+    done = run("review-tables", out, "--out", tmp_path / "tables", "--truth", truth, "--lesion-values", "all", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["reviews"] == 2
     anna, ben = read(tmp_path / "tables" / "cases.csv")
@@ -276,3 +276,151 @@ def test_heads_need_the_very_model_and_torch(
     monkeypatch.setattr("headclip_med.review.heads.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="torch"):
         explain_heads(record, source, 3)
+
+
+# -- one patient's findings and truth stay that patient's
+
+
+def reviews_of(folder: Path, cases: dict[str, tuple[str, float]], reader: str = "anna") -> Path:
+    """Results by folder, each of a source of this name with a map of its own scale; every finding accepted."""
+    for where, (source, scale) in cases.items():
+        meta = {"source_name": source, "content_sha256": f"{round(scale * 1000):064x}"}
+        write_case(folder / where, hand_map(scale), meta=meta)
+        with Session.open([folder / where], reader) as session:
+            case = session.open_case(Path(where).name)
+            case.show_overlay()
+            for finding in case.findings:
+                case.judge(finding.id, "accepted")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["two roots", "three roots", "case of letters", "one reader each"])
+def test_a_case_has_one_name_in_every_table(tmp_path: Path, kind: str) -> None:
+    places = {
+        "two roots": ("a/flair", "b/flair"),
+        "three roots": ("a/flair", "b/flair", "c/flair"),
+        "case of letters": ("a/flair", "b/FLAIR"),
+        "one reader each": ("a/flair", "b/flair"),
+    }[kind]
+    for number, place in enumerate(places):
+        reader = f"r{number}" if kind == "one reader each" else "anna"
+        reviews_of(tmp_path / "out", {place: ("flair.nii.gz", 1 - 0.05 * number)}, reader)
+    files = ("cases", "findings", "marks")
+    done = run("review-tables", tmp_path / "out", "--out", tmp_path / "tables")
+    assert done.exit_code == 0, done.output
+    found = {
+        name: {(r["case"], r["result_sha256"]) for r in read(tmp_path / "tables" / f"{name}.csv")} for name in files
+    }
+    assert len(found["cases"]) == len(places)
+    assert len({case.casefold() for case, _ in found["cases"]}) == len(places)
+    assert all(found[name] == found["cases"] for name in files)
+
+
+def one_lesion(path: Path, voxel: tuple[int, int, int] = TWIN) -> Path:
+    mask = np.zeros(SHAPE, dtype=np.uint8)
+    mask[voxel] = 1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.Nifti1Image(mask, AFFINE).to_filename(path)
+    return path
+
+
+FLAIRS = {"flair": ("flair.nii.gz", 1.0), "flair_2": ("flair.nii.gz", 0.95)}
+TWO_ROOTS = {"p1/flair": ("flair.nii.gz", 1.0), "p2/flair": ("flair.nii.gz", 0.95)}
+
+
+@pytest.mark.parametrize(
+    ("cases", "masks", "words"),
+    [
+        (FLAIRS, ("flair_seg",), "one truth mask for the case flair_2; .*0 named after it.*flair_2_mask"),
+        (TWO_ROOTS, ("flair_seg",), "must fit one case only; .*flair-.* and flair-.*not of one image"),
+        ({"a": FLAIRS["flair"], "b": FLAIRS["flair_2"]}, ("flair",), "must fit one case only.* a and b.*b/flair"),
+        (TWO_ROOTS, ("x/flair", "y/flair"), "2 named after it"),
+        ({"flair_2": FLAIRS["flair_2"]}, ("flair_mask",), "0 named after it"),
+        (FLAIRS, ("flair_seg", "flair_2_seg"), ""),
+        (FLAIRS, ("flair/seg", "flair_2/seg"), ""),
+        (TWO_ROOTS, ("p1/flair_seg", "p2/flair_seg"), ""),
+        (TWO_ROOTS, ("deep/p1/anat/flair", "deep/p2/anat/flair"), ""),
+        ({"a": ("x.nii.gz", 1.0), "b": ("y.nii.gz", 0.95)}, ("x_truth", "y_truth"), ""),
+    ],
+)
+def test_one_truth_is_never_that_of_two_patients(
+    tmp_path: Path, cases: dict[str, tuple[str, float]], masks: tuple[str, ...], words: str
+) -> None:
+    out = reviews_of(tmp_path / "out", cases)
+    voxels = dict(zip(masks, (TWIN, LOW), strict=False))
+    for mask, voxel in voxels.items():
+        one_lesion(tmp_path / "truth" / f"{mask}.nii.gz", voxel)
+    if words:
+        with pytest.raises(InputError, match=words):
+            gather([out], truth=[tmp_path / "truth"])
+        return
+    readings = gather([out], truth=[tmp_path / "truth"])
+    found = {r.review.result.content_sha256: r.lesions.labels for r in readings if r.lesions is not None}
+    for (_, scale), voxel in zip(cases.values(), (TWIN, LOW), strict=True):
+        assert np.argwhere(found[f"{round(scale * 1000):064x}"]).tolist() == [list(voxel)]
+
+
+def test_two_results_of_one_image_share_its_truth_which_may_lie_beside_the_image(tmp_path: Path) -> None:
+    from headclip_med.base.files import sha256_file
+
+    image, mask = one_lesion(tmp_path / "p" / "t1.nii.gz", LOW), one_lesion(tmp_path / "p" / "t1_mask.nii.gz")
+    for name, scale in (("one", 1.0), ("two", 0.9)):
+        meta = {"source_name": image.name, "content_sha256": sha256_file(image)}
+        write_case(tmp_path / "out" / name, hand_map(scale), meta=meta)
+        with Session.open([tmp_path / "out" / name]) as session:
+            session.open_case(name).show_overlay()
+    for reading in gather([tmp_path / "out"], truth=[mask.parent]):
+        assert reading.lesions is not None
+        assert np.argwhere(reading.lesions.labels).tolist() == [list(TWIN)]
+
+
+def _filled(fill: float, lesion: float = 1, more: tuple[float, ...] = ()) -> np.ndarray:
+    values = np.full(SHAPE, fill, dtype=np.float32)
+    values[LOW] = lesion
+    for number, value in enumerate(more):
+        values[number, 0, 0] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "words"),
+    [
+        (_filled(np.nan), {}, ""),
+        (_filled(0, 1, (np.inf, -np.inf)), {}, ""),
+        (_filled(0, 255), {}, ""),
+        (_filled(-1), {}, "which values of the mask case.nii.gz are lesions.*-1, 1"),
+        (_filled(-1), {"lesion_values": "1"}, ""),
+        (_filled(0, 1, (255, 255)), {}, "which values .*1, 255"),
+        (_filled(0, 1, (255, 255)), {"ignore_values": "255"}, ""),
+        (_filled(1, 2), {}, "--lesion-values"),
+        (_filled(1, 2), {"lesion_values": "2"}, ""),
+        (_filled(0, 2.5), {}, "must hold whole numbers"),
+        (_filled(-0.3, 1), {}, "must hold whole numbers"),
+    ],
+)
+def test_what_is_not_0_is_not_yet_a_lesion(
+    tmp_path: Path, values: np.ndarray, options: dict[str, Any], words: str
+) -> None:
+    out = reviews_of(tmp_path / "out", {"case": ("case.nii.gz", 1.0)})
+    nib.Nifti1Image(values.astype(np.float32), AFFINE).to_filename(tmp_path / "case.nii.gz")
+    if words:
+        with pytest.raises(InputError, match=words):
+            gather([out], truth=[tmp_path / "case.nii.gz"], **options)
+        return
+    (reading,) = gather([out], truth=[tmp_path / "case.nii.gz"], **options)
+    assert reading.lesions is not None
+    assert np.argwhere(reading.lesions.labels).tolist() == [list(LOW)]
+
+
+def test_a_mark_where_nothing_is_known_is_neither_hit_nor_false(tmp_path: Path) -> None:
+    out = reviews_of(tmp_path / "out", {"case": ("case.nii.gz", 1.0)})
+    values = _filled(0)
+    values[1:6, 1:4, 1:4] = 255
+    nib.Nifti1Image(values.astype(np.uint8), AFFINE).to_filename(tmp_path / "case.nii.gz")
+    told = run(
+        *("review-tables", out, "--out", tmp_path / "t", "--truth", tmp_path / "case.nii.gz"),
+        *("--ignore-values", "255"),
+    )
+    assert told.exit_code == 0, told.output
+    marks = {row["mark"]: (row["lesion"], row["ignored"]) for row in read(tmp_path / "t" / "marks.csv")}
+    assert marks == {at(TWIN): ("", "True"), at(LOW): ("case-1", "")}

@@ -16,7 +16,7 @@ from headclip_med.base.errors import InputError, OutputError
 from headclip_med.base.files import check_writable, write_text
 from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.review.model import review_json
-from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
+from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding, case_names
 from headclip_med.writing.dicom.objects import write_dicom
 from headclip_med.writing.dicom.options import DicomOptions
 
@@ -41,9 +41,10 @@ DICOM_FORMATS = ("seg", "sr")
 
 JSON_NAME, CSV_NAME, MASK_NAME, PAGE_NAME = "review.json", "findings.csv", "accepted_mask.nii.gz", "review.html"
 MASK_PICTURE_NAME = "accepted_mask.png"
+EXPORT_NAME = "export.json"  # what an export consists of, and of which review
 
 _COLUMNS = (
-    *("reader", "case", "source", "finding", "kind", "status", "label", "note", "confidence"),
+    *("reader", "case", "result_sha256", "source", "finding", "kind", "status", "label", "note", "confidence"),
     *("peak", "mean", "volume_mm3", "voxels", "x_mm", "y_mm", "z_mm", "peak_x_mm", "peak_y_mm", "peak_z_mm"),
     *("x_px", "y_px", "peak_x_px", "peak_y_px"),
     *("first_slice", "last_slice", "threshold", "unaided", "who", "when", "research_use_only"),
@@ -91,13 +92,19 @@ def write_review(reviewed: ReviewedCase, path: Path) -> None:
     write_text(path, review_json(reviewed.review))
 
 
-def write_findings(reviewed: ReviewedCase | Iterable[ReviewedCase], path: Path) -> None:
+def write_findings(
+    reviewed: ReviewedCase | Iterable[ReviewedCase], path: Path, names: Mapping[str, str] | None = None
+) -> None:
     """A CSV of one or more cases: a line for every judged or drawn finding.
 
     Positions are in RAS mm; those of a plain picture are its column and row, and all of its ``mm`` are empty.
+
+    Args:
+        names: of the cases, by the hash of their result; by default those that tell the cases given here apart.
     """
     cases = [reviewed] if isinstance(reviewed, ReviewedCase) else list(reviewed)
-    write_csv(path, _COLUMNS, (_cells(case, row) for case in cases for row in case.rows()))
+    names = case_names(case.review for case in cases) if names is None else names
+    write_csv(path, _COLUMNS, (_cells(case, row, names) for case in cases for row in case.rows()))
 
 
 def write_mask(reviewed: ReviewedCase, path: Path) -> None:
@@ -170,11 +177,12 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     write_text(path, text.getvalue())
 
 
-def _cells(case: ReviewedCase, row: ReviewedFinding) -> dict[str, Any]:
-    measures = row.measures
+def _cells(case: ReviewedCase, row: ReviewedFinding, names: Mapping[str, str]) -> dict[str, Any]:
+    measures, sha = row.measures, case.review.result.result_sha256
     return {
         "reader": case.review.reader,
-        "case": case.review.result.name,
+        "case": names[sha],
+        "result_sha256": sha,
         "source": case.review.result.source_name,
         "finding": row.id,
         "kind": row.kind,

@@ -397,9 +397,8 @@ class OpenCase:
 
     def _follow(self, do: Kind, patch: Patch | None) -> None:
         if self._store is None:
-            raise OutputError(
-                "A review must be kept somewhere", self.read_only or "a closed case", "Choose --session DIR"
-            )  # fmt: skip
+            reason = (self.read_only or "a closed case").rstrip(".")
+            raise OutputError("A review must be kept somewhere", reason, "Choose --session DIR")
         seen = self._seen()
         fields: dict[str, Any] = {"n": self.review.actions + 1, "when": self._clock(), "do": do}
         fields |= {"map_sha256": seen.map_sha256} | ({} if patch is None else {"patch": patch})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -61,7 +61,17 @@ class ReviewedCase:
 
     @classmethod
     def of(cls, case: OpenCase, source: LoadedVolume | None = None) -> ReviewedCase:
-        """The open case as it stands; ``source`` of :func:`headclip_med.review.sources.match_source`."""
+        """The open case as it stands; ``source`` of :func:`headclip_med.review.sources.match_source`.
+
+        Raises:
+            InputError: a case to be read unaided first, before its first opinion: exports tell scores and findings.
+        """
+        if case.concealed:
+            raise InputError(
+                "An export must wait for the first opinion",
+                "a case to be read unaided first",
+                "Give your opinion first",
+            )
         return cls(case.data, case.review, source)
 
     @classmethod
@@ -155,6 +165,13 @@ class ReviewedCase:
             "is_2d": source.is_2d,
             "is_rgb": False,
         }
+
+
+def case_names(reviews: Iterable[CaseReview]) -> dict[str, str]:
+    """Name by hash of the result; of several results of one name each gets the beginning of its hash."""
+    names = {review.result.result_sha256: review.result.name for review in reviews}
+    taken = [name.casefold() for name in names.values()]
+    return {sha: name if taken.count(name.casefold()) == 1 else f"{name}-{sha[:8]}" for sha, name in names.items()}
 
 
 def _uid(uids: list[str], place: int | None) -> str | None:

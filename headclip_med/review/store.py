@@ -7,6 +7,7 @@ with, so that it stands alone; the compact file is what others read, and the sta
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -151,6 +152,7 @@ class ReviewStore:
         self._journal, self._loaded = journal, loaded
         self._is_new = loaded.history is None
         self._saved = loaded.compact_actions if loaded.journal_fits else -1
+        self._written = hashlib.sha256()  # of all that the journal holds
         self._close = weakref.finalize(self, os.close, journal)  # a store that is let go of unlocks, as a kill does
 
     @classmethod
@@ -216,22 +218,25 @@ class ReviewStore:
         self._close()
 
     def _check_in_place(self) -> None:
-        """A file that was deleted or moved away takes what is written without a word."""
+        """A file that was deleted, moved away or replaced, be it by its copy, takes what is written without a word."""
         try:
-            in_place = self.files.journal.stat().st_size == os.fstat(self._journal).st_size
+            with self.files.journal.open("rb") as file:
+                is_same = os.path.samestat(os.fstat(file.fileno()), os.fstat(self._journal))
+                in_place = is_same and hashlib.sha256(file.read()).digest() == self._written.digest()
         except OSError:
             in_place = False
         if not in_place:
             raise OutputError(
-                f"The journal {self.files.journal.name} must stay where it is while a case is reviewed",
-                f"moved, deleted or replaced in '{self.files.folder.name}'",
-                "Bring its folder back, or write what was decided elsewhere with Export; nothing more is kept",
+                f"The journal {self.files.journal.name} must stay where it is while a case is reviewed, and as it is",
+                f"moved, deleted, replaced or altered in '{self.files.folder.name}'",
+                "Bring it back if it is gone, then open another case and this one again; until then nothing is kept",
             )
 
     def _begin(self) -> None:
         """A journal that can be appended to: cut behind its last sound line, or new where it does not fit."""
         if self._loaded.journal_fits:
             os.ftruncate(self._journal, self._loaded.sound_bytes)
+            self._written.update(self.files.journal.read_bytes())
             return
         if self.messages and os.fstat(self._journal).st_size:  # somebody's damaged journal is kept for the curious
             self._keep_aside()
@@ -248,15 +253,16 @@ class ReviewStore:
             self.messages.append(f"the journal could not be used as it was; a copy is kept as {aside.name}")
 
     def _write(self, line: bytes) -> None:
-        before = os.fstat(self._journal).st_size
+        before, rest = os.fstat(self._journal).st_size, line
         try:
-            while line:
-                line = line[os.write(self._journal, line) :]
+            while rest:
+                rest = rest[os.write(self._journal, rest) :]
             os.fsync(self._journal)
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._journal, before)
             raise _not_writable(self.files.folder, error) from error
+        self._written.update(line)
 
 
 def _read_journal(path: Path) -> Loaded:

@@ -11,7 +11,7 @@ A plain picture has no millimetres: its places are columns and rows (``px``), an
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from headclip_med.base.errors import InputError, OutputError
 from headclip_med.base.files import check_writable
 from headclip_med.base.geometry import voxel_to_world, voxel_volume, world_to_voxel
 from headclip_med.base.types import RESEARCH_ONLY
+from headclip_med.base.volume import LoadedVolume
+from headclip_med.datasets.values import NOT_KNOWN, MaskValues
 from headclip_med.review.components import Mask, from_runs
 from headclip_med.review.exports import place_cells, write_csv, write_findings
 from headclip_med.review.model import CaseReview, Mark, Opinion
@@ -37,20 +39,30 @@ _CASES = (
     *("accepted", "rejected", "uncertain", "drawn", "model_score", "lesions", "research_use_only"),
 )
 _MARKS = (
-    *("reader", "case", "condition", "mark", "status", "rating", "rating_from"),
-    *("x_mm", "y_mm", "z_mm", "x_px", "y_px", "lesion", "research_use_only"),
+    *("reader", "case", "result_sha256", "condition", "mark", "status", "rating", "rating_from"),
+    *("x_mm", "y_mm", "z_mm", "x_px", "y_px", "lesion", "ignored", "research_use_only"),
 )
-_LESIONS = ("case", "lesion", "x_mm", "y_mm", "z_mm", "x_px", "y_px", "volume_mm3", "voxels", "research_use_only")
+_LESIONS = (
+    *("case", "result_sha256", "lesion", "x_mm", "y_mm", "z_mm", "x_px", "y_px", "volume_mm3", "voxels"),
+    "research_use_only",
+)
 
 _FULL_CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
 class Lesions:
-    """The truth of one case: ``labels (I, J, K)`` from 1, on the result's grid; ``names`` by label."""
+    """The truth of one case.
+
+    Attributes:
+        labels: ``(I, J, K)`` from 1, on the result's grid; names: by label.
+        ignored: ``(I, J, K)``, where nothing is known; None: nowhere. notes: what was odd about the mask, in words.
+    """
 
     labels: NDArray[np.int32]
     names: Mapping[int, str]
+    ignored: Mask | None = None
+    notes: tuple[str, ...] = ()
 
     def hit(self, mask: Mask) -> str:
         """The lesion that a region shares most voxels with; empty where it shares none."""
@@ -58,17 +70,26 @@ class Lesions:
         counts[0] = 0
         return self.names[int(counts.argmax())] if counts.any() else ""
 
-    def at(self, position_mm: Millimetres, affine: NDArray[np.float64]) -> str:
-        """The lesion around a point; empty where there is none."""
+    def is_unknown(self, mask: Mask) -> bool:
+        """Whether nothing is known about most of a region."""
+        return self.ignored is not None and bool(mask.any()) and bool(self.ignored[mask].mean() > 0.5)
+
+    def around(self, position_mm: Millimetres, affine: NDArray[np.float64]) -> Mask:
+        """The voxel around a point as a region; empty where it lies outside."""
+        region = np.zeros(self.labels.shape, dtype=bool)
         voxel = np.rint(world_to_voxel(affine, np.asarray(position_mm))).astype(int)
-        if (voxel < 0).any() or (voxel >= self.labels.shape).any():
-            return ""
-        return self.names.get(int(self.labels[tuple(voxel)]), "")
+        if (voxel >= 0).all() and (voxel < self.labels.shape).all():
+            region[tuple(voxel)] = True
+        return region
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One reader's review of one case; ``lesions`` is None where no truth was given."""
+    """One reader's review of one case.
+
+    Attributes:
+        case: its name in the tables, which no other result has. lesions: None where no truth was given.
+    """
 
     reviewed: ReviewedCase
     case: str
@@ -78,6 +99,11 @@ class Reading:
     def review(self) -> CaseReview:
         """What was said."""
         return self.reviewed.review
+
+    @property
+    def sha(self) -> str:
+        """The hash of the result, which is the case in every table."""
+        return self.review.result.result_sha256
 
 
 def write_tables(readings: Sequence[Reading], folder: Path) -> dict[str, Path]:
@@ -91,13 +117,14 @@ def write_tables(readings: Sequence[Reading], folder: Path) -> dict[str, Path]:
     check_writable(folder)
     ordered = sorted(readings, key=lambda r: (r.case, r.review.reader))
     files = {name: folder / f"{name}.csv" for name in ("findings", "cases", "marks")}
-    write_findings((reading.reviewed for reading in ordered), files["findings"])
+    names = {reading.sha: reading.case for reading in ordered}
+    write_findings((reading.reviewed for reading in ordered), files["findings"], names)
     write_csv(files["cases"], _CASES, (_case_row(reading) for reading in ordered))
     write_csv(files["marks"], _MARKS, (row for reading in ordered for row in _mark_rows(reading)))
     if any(reading.lesions is not None for reading in ordered):
         files["lesions"] = folder / "lesions.csv"
-        first = {reading.case: reading for reading in reversed(ordered)}
-        write_csv(files["lesions"], _LESIONS, (row for case in sorted(first) for row in _lesion_rows(first[case])))
+        first = {reading.sha: reading for reading in reversed(ordered)}
+        write_csv(files["lesions"], _LESIONS, (row for sha in names for row in _lesion_rows(first[sha])))
     return files
 
 
@@ -120,23 +147,27 @@ def lesions_of_reader(reviewed: ReviewedCase) -> Lesions:
     return Lesions(reviewed.labels().astype(np.int32), names)
 
 
-def read_truth(path: Path, reviewed: ReviewedCase, name: str) -> Lesions:
-    """A truth mask from a file; 0 is normal.
+def read_truth(path: Path, reviewed: ReviewedCase, name: str, values: MaskValues = NOT_KNOWN) -> Lesions:
+    """A truth mask from a file, read as the masks of a dataset are: NaN is no lesion, 0 neither.
+
+    Args:
+        values: what the values of the mask mean.
 
     Raises:
-        InputError: unreadable, or not on the result's grid.
+        InputError: unreadable, not on the result's grid, or with several values of which nobody says what they mean.
     """
-    import nibabel as nib
+    from headclip_med.datasets.case import Case
+    from headclip_med.datasets.truth import GridError, read_truth
 
-    from headclip_med.reading.checks import GRID_TOLERANCE, in_words
-
-    with in_words(path.name, "NIfTI"):
-        image: Any = nib.load(path)
-        values = np.asarray(image.dataobj).squeeze()
-    values = values[..., None] if values.ndim == 2 else values
-    if values.shape != reviewed.data.shape or np.abs(image.affine - reviewed.data.affine).max() > GRID_TOLERANCE:
-        raise InputError(f"The truth {path.name} must lie on the grid of its case", name, "Resample it first")
-    return lesions_of_mask(values, name)
+    data, notes = reviewed.data, list[str]()
+    grid = LoadedVolume(np.broadcast_to(np.float32(0), (1, *data.shape)), data.affine, {})
+    try:
+        truth = read_truth(Case(name, (), (path,), values=values), grid, notes)
+    except GridError as error:
+        raise InputError(
+            f"The truth {path.name} must lie on the grid of its case, {name}", error.given, error.do
+        ) from error
+    return replace(lesions_of_mask(truth.lesion, name), ignored=truth.ignored, notes=tuple(notes))
 
 
 def _case_row(reading: Reading) -> dict[str, Any]:
@@ -146,7 +177,7 @@ def _case_row(reading: Reading) -> dict[str, Any]:
         "reader": review.reader,
         "case": reading.case,
         "content_sha256": review.result.content_sha256,
-        "result_sha256": review.result.result_sha256,
+        "result_sha256": reading.sha,
         "unaided_first": review.unaided_first,
         "done": review.done,
         "first_rating": first and first.rating,
@@ -182,10 +213,16 @@ def _mark_rows(reading: Reading) -> Iterator[dict[str, Any]]:
 
 def _region(reading: Reading, row: ReviewedFinding, opinion: Opinion | None) -> dict[str, Any]:
     peak = round(100 * row.measures.peak, 2) if row.kind == "map" else None
-    hit = None if reading.lesions is None else reading.lesions.hit(reading.reviewed.mask_of(row))
+    hit = _hit(reading.lesions, reading.reviewed.mask_of(row)) if reading.lesions is not None else {}
     place = place_cells(reading.reviewed, row.measures.centroid_mm, row.measures.centroid_voxel)
     named, rated = _named(reading, "aided", row.id, row.status), _rated(row.confidence, opinion, peak)
-    return {**named, **rated, **place, "lesion": hit, "research_use_only": RESEARCH_ONLY}
+    return {**named, **rated, **place, **hit, "research_use_only": RESEARCH_ONLY}
+
+
+def _hit(lesions: Lesions, mask: Mask) -> dict[str, Any]:
+    """What a region hits, and whether it is no mark at all, since nothing is known there."""
+    lesion = lesions.hit(mask)
+    return {"lesion": lesion, "ignored": True if not lesion and lesions.is_unknown(mask) else None}
 
 
 def _points(reading: Reading, condition: str, opinion: Opinion) -> Iterator[dict[str, Any]]:
@@ -197,23 +234,22 @@ def _points(reading: Reading, condition: str, opinion: Opinion) -> Iterator[dict
         rated = _rated(mark.confidence, opinion, None)
         voxel = world_to_voxel(reading.reviewed.data.affine, np.asarray(mark.position_mm)).tolist()
         place = place_cells(reading.reviewed, mark.position_mm, voxel)
-        lesion = _lesion_of(reading, mark)
-        yield {**named, **rated, **place, "lesion": lesion, "research_use_only": RESEARCH_ONLY}
+        hit = _hit(reading.lesions, _region_of(reading, reading.lesions, mark)) if reading.lesions is not None else {}
+        yield {**named, **rated, **place, **hit, "research_use_only": RESEARCH_ONLY}
 
 
-def _lesion_of(reading: Reading, mark: Mark) -> str | None:
-    if reading.lesions is None:
-        return None
+def _region_of(reading: Reading, lesions: Lesions, mark: Mark) -> Mask:
     drawn = reading.review.drawn.get(mark.drawn or "")
     if drawn is not None and drawn.unaided:
-        return reading.lesions.hit(from_runs(drawn.runs, reading.reviewed.data.shape))
-    return reading.lesions.at(mark.position_mm, reading.reviewed.data.affine)
+        return from_runs(drawn.runs, reading.reviewed.data.shape)
+    return lesions.around(mark.position_mm, reading.reviewed.data.affine)
 
 
 def _named(reading: Reading, condition: str, mark: str, status: str) -> dict[str, Any]:
     return {
         "reader": reading.review.reader,
         "case": reading.case,
+        "result_sha256": reading.sha,
         "condition": condition,
         "mark": mark,
         "status": status,
@@ -239,6 +275,7 @@ def _lesion_rows(reading: Reading) -> Iterator[dict[str, Any]]:
         x, y, z = (float(v) for v in voxel_to_world(data.affine, centre))
         yield {
             "case": reading.case,
+            "result_sha256": reading.sha,
             "lesion": name,
             **place_cells(reading.reviewed, (x, y, z), centre.tolist()),
             "volume_mm3": None if data.is_plain else round(len(index) * voxel_volume(data.affine), 4),

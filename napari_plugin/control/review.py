@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -162,7 +162,7 @@ class ReviewControl:
 
     def close(self) -> None:
         """The dock goes: let go of session and viewer."""
-        if self.layers.is_whole():  # a viewer that is closed by code has no layers any more
+        if self.layers.is_there():  # a viewer that is closed by code has no layers any more
             self.finish()
         self._soon.stop()
         self.drawing.close()
@@ -226,8 +226,8 @@ class ReviewControl:
 
     @told
     def describe(self, key: str, label: str, note: str) -> None:
-        """Name a finding."""
-        case = self._ready()
+        """Name a finding: words are kept whatever lay on the screen while they were typed."""
+        case = self._ready(is_decision=False)
         if case is None:
             return
         if key in case.review.drawn:
@@ -335,7 +335,7 @@ class ReviewControl:
         except Exception as error:
             self._lose(error)
         else:
-            words = f"{shown.case.key}: its layers were changed or hidden, and were put back."
+            words = f"{shown.case.key}: its layers were changed, covered or hidden, and were put back."
             self.views.footer.status.say(words, is_wrong=True)
 
     # -- inside: change of case
@@ -446,20 +446,21 @@ class ReviewControl:
         """Keep what is typed, painted or dragged in the case on the screen, before it is left."""
         if self.case is not None:
             self.views.findings.say_words()
+            self.mend()  # what is painted or dragged is kept, whatever lies over it
             self.drawing.end()
             self._settle_now()
         self.views.threshold.rest()
 
     # -- inside: actions
 
-    def _ready(self) -> OpenCase | None:
+    def _ready(self, is_decision: bool = True) -> OpenCase | None:
         """The open case, when the screen shows it as it is kept; what is painted or dragged is kept first.
 
-        None where it showed something else until now: the reader has to look again before deciding.
+        None where a decision was made on something else until now: the reader has to look again.
         """
         was_another = self._shown is not None and (self.layers.is_altered() or self.layers.is_out_of_sight())
         self.mend()
-        if was_another:
+        if was_another and is_decision:
             return None
         self.drawing.follow()
         self._settle_now()
@@ -521,10 +522,11 @@ class ReviewControl:
         try:
             with self._change():
                 if self._was_concealed and not shown.case.concealed:
-                    shown = _Shown(
-                        shown.session, shown.case, shown.source, picture_of(shown.case, shown.source.volume)
-                    )  # fmt: skip
-                    self.layers.show(shown.picture)
+                    picture = picture_of(shown.case, shown.source.volume)
+                    if self.layers.picture is not None:  # with the sequences that were added
+                        picture = replace(picture, sources=self.layers.picture.sources)
+                    shown = _Shown(shown.session, shown.case, shown.source, picture)
+                    self.layers.show(picture)
                     self._show(shown)
                 else:
                     if is_drawn:
@@ -562,6 +564,7 @@ class ReviewControl:
         self._preview = None
         self.views.opinion.forget()
         self.views.findings.forget()
+        self.views.heads.forget()
         case, record, volume = shown.case, shown.case.record, shown.source.volume
         plain, grid = record.source.is_2d, shown.picture.grid
         self._orientation.follow(None if plain else grid.world_to_ras)
@@ -571,7 +574,8 @@ class ReviewControl:
         names = [layer.name for layer in self.layers.sources]
         self.views.display.show_sequences(names, [layer.visible for layer in self.layers.sources])
         self.views.display.show_windows(presets(record.source.modality))
-        self.views.export.show_case(True, volume is not None and volume.meta.get("source_format") == "dicom")
+        reason = "Give your first opinion, then the case can be exported" if case.concealed else None
+        self.views.export.show_case(reason, volume is not None and volume.meta.get("source_format") == "dicom")
         self.views.provenance.show_provenance(rows.provenance(case))
         self.views.footer.show_provenance(rows.provenance(case))
         self.views.warnings.show_warnings(record.warnings)
@@ -618,7 +622,8 @@ class ReviewControl:
         self.views.opinion.show_opinion(False, None, None)
         self.views.opinion.setEnabled(False)
         self.views.display.show_sequences((), ())
-        self.views.export.show_case(False, False)
+        self.views.export.show_case(reason, False)
+        self.views.heads.forget()
         self.views.provenance.show_provenance(())
         self.views.footer.show_provenance(())
         self.views.footer.show_history(False, False)

@@ -43,6 +43,20 @@ _CHOSEN_COLOUR = "#ff4fd8"
 _DRAWN_COLOUR = "#7dff5a"
 _BRUSH = 6
 _RUN_RANGE = (0.3, 1.0)  # of the map's colours while the threshold is not known yet
+_LOOK = (  # what a reader may set, and what must not stay for another patient
+    *(
+        "opacity",
+        "blending",
+        "gamma",
+        "projection_mode",
+        "interpolation2d",
+        "interpolation3d",
+        "rendering",
+        "depiction",
+    ),
+    *("iso_threshold", "attenuation", "experimental_clipping_planes", "show_selected_label"),
+)
+_NOTES = ("Points", "Shapes", "Vectors", "Tracks")  # layers that a reader marks and measures with
 _PLACE = ("scale", "translate", "units", "axis_labels", "metadata", "name", "colormap")
 
 
@@ -110,11 +124,18 @@ def _picture(
     look = {"name": "anomaly map", "contrast_limits": colours, **_map_look()}
     place = grid.layer_kwargs(research_use_only=RESEARCH_ONLY, **facts)
     contours = _labels_layer(grid, np.zeros(shown.shape, dtype=np.uint8), _contour_look(), facts)
-    sources = [] if volume is None else volume_layers(volume, grid.is_plain)
+    sources = [] if volume is None else [_unwritable(made) for made in volume_layers(volume, grid.is_plain)]
     return Picture(
         link, grid, axis, map_array, colours, is_shown, tuple(sources), (shown, {**look, **place}, "image"), contours,
         drawn,
     )  # fmt: skip
+
+
+def _unwritable(made: LayerTuple) -> LayerTuple:
+    """The same layer, one slice at a time, whose values nobody can change in place."""
+    data, kwargs, kind = made[0].view(), made[1], made[2]
+    data.setflags(write=False)
+    return data, {**kwargs, "projection_mode": "none"}, kind
 
 
 def _labels_layer(grid: DisplayGrid, labels: NDArray[Any], look: dict[str, Any], facts: dict[str, Any]) -> LayerTuple:
@@ -145,6 +166,7 @@ class CaseLayers:
         self._kept: NDArray[Any] | None = None
         self._labels: NDArray[np.int32] | None = None
         self._codes: dict[int, int] = {}
+        self._previewed: float | None = None
         self._hidden: list[Any] = []
         self._has_drawing = self._is_changing = False
         self._opacity, self._is_shown, self._is_peeking = 0.6, True, False
@@ -158,6 +180,8 @@ class CaseLayers:
             if layer.visible and layer not in self._ours():
                 layer.visible = False
                 self._hidden.append(layer)
+        for side in ("margin_left", "margin_right"):  # of thick slices
+            setattr(self._viewer.dims, side, (0.0,) * self._viewer.dims.ndim)
         self.show(picture)
 
     def show(self, picture: Picture) -> None:
@@ -165,7 +189,7 @@ class CaseLayers:
         self.picture = None
         with self._changing():
             self._remove(self.drawn)  # with its history, and whatever stroke is going on
-            self.drawn, self._labels = None, None
+            self.drawn, self._labels, self._previewed = None, None, None
             self.grid, self._map_array, self._axis = picture.grid, picture.map_array, picture.axis
             self.map_range = picture.map_range
             for layer in self._ours():  # napari draws at once, and complains where mm lie beside pixels
@@ -205,10 +229,13 @@ class CaseLayers:
         """Whether it is a run that is on the screen."""
         return self.picture is not None and self.picture.link is None
 
+    def is_there(self) -> bool:
+        """Whether every layer of the picture is in the viewer."""
+        return self.picture is not None and all(self._is_there(layer) for layer in self._ours())
+
     def is_whole(self) -> bool:
-        """Whether every layer of the picture is there, with its own values in its own place, and in sight."""
-        is_there = self.picture is not None and all(self._is_there(layer) for layer in self._ours())
-        return is_there and not self.is_altered() and not self.is_out_of_sight()
+        """Whether every layer of the picture is there, with its own values in its own place, and it alone in sight."""
+        return self.is_there() and not self.is_altered() and not self.is_out_of_sight()
 
     def is_altered(self) -> bool:
         """Whether a layer that is there holds other values or lies in another place: something else is seen."""
@@ -219,10 +246,14 @@ class CaseLayers:
         pairs = zip((*self.sources, self.map, self.contours), made, strict=True)
         if picture.drawn is not None and self._is_there(self.drawn) and not _can_be_kept(self.drawn, picture.drawn):
             return True
-        return any(self._is_there(layer) and not _is_as_made(layer, one) for layer, one in pairs)
+        if any(self._is_there(layer) and not _is_as_made(layer, one) for layer, one in pairs):
+            return True
+        return self._is_thick() or (self._is_there(self.contours) and not self._is_contour_ours(picture))
 
     def is_out_of_sight(self) -> bool:
-        """Whether everything is hidden, as by another case in the same viewer."""
+        """Whether everything is hidden, as by another case in the same viewer, or another picture is shown with it."""
+        if self.picture is not None and any(self._is_foreign(layer) for layer in self._viewer.layers):
+            return True
         layers = (*self.sources, *((self.map, self.contours) if self._is_shown else ()))
         there = [layer for layer in layers if self._is_there(layer)]
         return bool(there) and not self._is_peeking and not any(layer.visible for layer in there)
@@ -292,7 +323,7 @@ class CaseLayers:
         shown = self.picture.grid.view(self.picture.map_array)
         here = (slice(None),) * axis + (self._step(axis),)
         self.picture.contours[0][here] = shown[here] >= threshold
-        self._labels = None
+        self._labels, self._previewed = None, threshold
         _redraw(self.contours)
 
     def show_findings(
@@ -320,7 +351,7 @@ class CaseLayers:
                         slice(a, b + 1) for a, b in zip(row.finding.voxel_min, row.finding.voxel_max, strict=True)
                     )
                     painted[box][labels[box] == label] = codes[label]
-        self._labels, self._codes = labels, codes
+        self._labels, self._codes, self._previewed = labels, codes, None
         _redraw(self.contours)
 
     def put_maps(self, frame: SliceFrame, indices: Sequence[int], maps: NDArray[np.float32]) -> None:
@@ -414,7 +445,7 @@ class CaseLayers:
             self.picture.grid.affine,
             VolumeMeta(source_name=name, is_rgb=array.ndim == 4),
         )
-        (made,) = volume_layers(volume, self.picture.grid.is_plain)
+        made = _unwritable(*volume_layers(volume, self.picture.grid.is_plain))
         place = max(
             (self._viewer.layers.index(layer) + 1 for layer in self.sources if self._is_there(layer)), default=0
         )
@@ -449,7 +480,9 @@ class CaseLayers:
             self.sources.append(self._put(olds[place] if place < len(olds) else None, made))
 
     def _put(self, old: Any, made: LayerTuple) -> Any:
-        """A layer with this content: ``old`` where it can be used again, else a new one."""
+        """A layer with this content and look: ``old`` where it can be used again, else a new one."""
+        from napari.layers import Layer
+
         data, kwargs, _ = made
         is_fitting = self._is_there(old) and getattr(old, "rgb", False) == kwargs.get("rgb", False)
         if not is_fitting or not _is_upright(old):
@@ -461,6 +494,10 @@ class CaseLayers:
                 setattr(old, name, kwargs[name])
         if "contrast_limits" in kwargs:
             old.contrast_limits_range = old.contrast_limits = kwargs["contrast_limits"]
+        fresh = Layer.create(*made)
+        for name in _LOOK:
+            if hasattr(fresh, name):
+                setattr(old, name, getattr(fresh, name))
         old.visible = kwargs.get("visible", True)
         lock(old)
         return old
@@ -498,6 +535,32 @@ class CaseLayers:
     def _is_there(self, layer: Any) -> bool:
         """A user may have deleted it."""
         return layer is not None and layer in self._viewer.layers
+
+    def _is_foreign(self, layer: Any) -> bool:
+        """Whether it is another's picture in sight: above ours it covers them, below it shines through."""
+        is_seen = layer.visible and layer.opacity > 0 and layer not in self._ours()
+        return is_seen and type(layer).__name__ not in _NOTES
+
+    def _is_thick(self) -> bool:
+        """Whether napari shows several slices as one."""
+        dims = self._viewer.dims
+        modes = (str(getattr(layer, "projection_mode", "none")) for layer in self._ours() if self._is_there(layer))
+        return any((*dims.margin_left, *dims.margin_right)) and any(mode != "none" for mode in modes)
+
+    def _is_contour_ours(self, picture: Picture) -> bool:
+        """Whether the contours on the screen are those that we have put there: anybody can write into their array."""
+        axis = self._cut_axis()
+        if axis is not None and self.is_beyond():
+            return True
+        here = ... if axis is None else (slice(None),) * axis + (self._step(axis),)
+        painted = picture.contours[0][here]
+        if self._labels is not None:
+            table = np.zeros(max((0, *self._codes)) + 1, dtype=np.uint8)
+            table[list(self._codes)] = list(self._codes.values())
+            return np.array_equal(painted, table[picture.grid.view(self._labels)[here]])
+        if self._previewed is not None and axis is not None:
+            return np.array_equal(painted, picture.grid.view(picture.map_array)[here] >= self._previewed)
+        return self._previewed is not None or not painted.any()
 
     def _set_visible(self) -> None:
         for layer in (self.map, self.contours):
@@ -584,7 +647,7 @@ def _map_look() -> dict[str, Any]:
     from napari.utils import Colormap
 
     colours = Colormap(map_colours(), name="headclip_med map")
-    return {"colormap": colours, "blending": "translucent_no_depth"}
+    return {"colormap": colours, "blending": "translucent_no_depth", "projection_mode": "none"}
 
 
 def _contour_look() -> dict[str, Any]:

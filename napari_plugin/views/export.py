@@ -35,16 +35,16 @@ class ExportBox(QGroupBox):
             layout.addWidget(box, place // 2, place % 2)
         layout.addWidget(self.button, len(self.boxes) // 2 + 1, 0, 1, 2)
         self.button.clicked.connect(lambda: self.exported.emit())
-        self.show_case(False, False)
+        self.show_case("Open a case first", False)
 
     @property
     def formats(self) -> list[str]:
         """Names of what is ticked."""
         return [name for name, box in self.boxes.items() if box.isChecked() and box.isEnabled()]
 
-    def show_case(self, is_open: bool, is_dicom: bool) -> None:
-        """What can be exported now."""
-        self.button.allow(None if is_open else "Open a case first")
+    def show_case(self, reason: str | None, is_dicom: bool) -> None:
+        """What can be exported now; ``reason`` says why nothing can."""
+        self.button.allow(reason)
         for name in _DICOM:
             self.boxes[name].setEnabled(is_dicom)
             self.boxes[name].setToolTip("" if is_dicom else "Only for a DICOM source that is at hand")

@@ -33,6 +33,12 @@ class HeadsBox(QGroupBox):
         if is_working:
             self.words.setText("The model looks at this slice…")
 
+    def forget(self) -> None:
+        """Words and picture of a case go with it."""
+        self.words.setText("")
+        self.picture.clear()
+        self.picture.hide()
+
     def show_words(self, words: str) -> None:
         """Why there is no picture, or what it shows."""
         self.words.setText(words)

@@ -13,6 +13,7 @@ from .cases import CaseList
 from .display import DisplayBox
 from .export import ExportBox
 from .findings import DrawBox, FindingList, ThresholdBox
+from .heads import HeadsBox
 from .notes import Footer, ProvenanceBox, WarningLine
 from .reading import OpinionBox
 from .slices import SliceList
@@ -49,3 +50,4 @@ class Views:
     footer: Footer
     provenance: ProvenanceBox
     export: ExportBox
+    heads: HeadsBox
