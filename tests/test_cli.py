@@ -458,7 +458,7 @@ def test_the_card_of_a_model_is_whole(terminal: bool, monkeypatch: pytest.Monkey
     monkeypatch.setenv("COLUMNS", "40")
     if terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")
-    card = (Path(choices.__file__).parent / "packs" / "headclip-tiny" / "README.md").read_text()
+    card = (Path(choices.__file__).parents[1] / "models" / "packs" / "headclip-tiny" / "README.md").read_text()
     assert card in _run("models", "info", "headclip-tiny").stdout
 
 

@@ -380,10 +380,11 @@ sys.meta_path.insert(0, NotThere())
 """
 
 _LIGHT_MODULES = (
-    *("case_inputs", "case_options", "cohort", "console", "geometry", "intensity", "job", "packs", "packs.domains"),
-    *("packs.record", "prepare", "result", "run_slices", "slice_scores", "slices", "sources", "volume_map"),
-    *("reading.base", "reading.nifti", "reading.dicom", "reading.raster", "reading.sitk", "exports.card"),
-    *("exports.onnx_engine", "writing.nifti", "writing.overlay", "writing.panels", "writing.record", "writing.report"),
+    *("base.geometry", "base.volume", "case_options", "cohort", "console", "models.domains", "models.record"),
+    *("reading.inputs", "reading.nifti", "reading.dicom.reader", "reading.raster", "reading.sitk", "reading.sources"),
+    *("slicing.intensity", "slicing.slices", "slicing.view", "engine.batches", "engine.card", "engine.case"),
+    *("engine.onnx_engine", "engine.result", "engine.volume_map"),
+    *("writing.nifti", "writing.overlay", "writing.panels", "writing.record", "writing.report"),
 )
 
 

@@ -28,12 +28,13 @@ from headclip_med.detectors.crane.crane import Crane, CraneConfig
 from headclip_med.detectors.crane.crane_plus import CranePlusConfig
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.text import prompt_tokens, text_side
+from headclip_med.models import new_pack
 from headclip_med.models.convert import model as convert_model
 from headclip_med.models.convert.heads import convert_heads, parse_layers, place_rows, read_head_weights
 from headclip_med.models.convert.prompts import convert_prompts, read_prompts
 from headclip_med.models.load import Model, detector_for, load_model
 from headclip_med.models.new_pack import tower_record, write_pack
-from headclip_med.models.pack import load_pack, new_pack
+from headclip_med.models.pack import load_pack
 
 
 @pytest.fixture(scope="module")
