@@ -26,9 +26,9 @@ import torch
 from machine import describe, peak_bytes
 
 from headclip_med import load_engine
-from headclip_med.case_options import CaseOptions
-from headclip_med.cohort import run_cohort
-from headclip_med.demo import demo_phantom
+from headclip_med.cohort.demo import demo_phantom
+from headclip_med.cohort.options import CaseOptions
+from headclip_med.cohort.run import run_cohort
 from headclip_med.engine.memory import batch_bytes
 from headclip_med.reading.inputs import expand_inputs
 

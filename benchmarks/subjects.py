@@ -15,7 +15,7 @@ from plain_way import model_input
 from torch import Tensor
 from torch.nn import functional as F
 
-from headclip_med.demo import demo_phantom
+from headclip_med.cohort.demo import demo_phantom
 from headclip_med.detectors import HeadCLIP
 from headclip_med.encoders.adapters import tower_from_open_clip, tower_from_timm
 from headclip_med.encoders.build import BuiltTower

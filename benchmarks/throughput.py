@@ -53,9 +53,9 @@ from throughput_tables import (
 from torch import Tensor
 
 from headclip_med import Engine, load_engine
-from headclip_med.cohort import predict_case
+from headclip_med.cohort.demo import LESION, SEED
+from headclip_med.cohort.run import predict_case
 from headclip_med.datasets.phantom import centred_affine, make_phantom
-from headclip_med.demo import LESION, SEED
 from headclip_med.detectors import HeadCLIP
 from headclip_med.engine.device import choose_device, choose_dtype
 

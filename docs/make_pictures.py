@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from headclip_med import load_engine
-from headclip_med.demo import CASE_NAME, VOLUME_NAME, dice, run_demo
+from headclip_med.cohort.demo import CASE_NAME, VOLUME_NAME, dice, run_demo
 from headclip_med.evaluation.case_picture import key_slice_picture
 from headclip_med.training.synthetic import CALIBRATION_SEED_LIMIT, random_phantom
 

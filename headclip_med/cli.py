@@ -95,8 +95,11 @@ def predict(
 ) -> None:
     """Score scans: anomaly map, mask, findings in mm, preview and report for every case."""
     with errors_in_words():
-        from headclip_med import case_options, cli_checks, cohort, console, finished
-        from headclip_med.pacs.run import plan_network
+        from headclip_med import cli_checks, console
+        from headclip_med.cohort import options as case_options
+        from headclip_med.cohort import resume as finished
+        from headclip_med.cohort import run as cohort
+        from headclip_med.cohort.pacs.plan import plan_network
 
         chosen = case_options.CaseOptions(
             domain=domain,
@@ -169,8 +172,9 @@ def demo(
 ) -> None:
     """Find a lesion of known place in an embedded synthetic volume; offline, about a minute on a CPU."""
     with errors_in_words():
-        from headclip_med import cli_checks, cohort, console
-        from headclip_med.demo import CASE_NAME, run_demo
+        from headclip_med import cli_checks, console
+        from headclip_med.cohort import run as cohort
+        from headclip_med.cohort.demo import CASE_NAME, run_demo
 
         cohort.check_output(out, CASE_NAME)
         cli_checks.check_model(model)

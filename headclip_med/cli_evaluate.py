@@ -115,8 +115,9 @@ def evaluate(
 ) -> None:
     """Evaluate models on a labelled set: metrics with intervals, tables, plots and a report."""
     with errors_in_words():
-        from headclip_med import case_options, cli_checks
+        from headclip_med import cli_checks
         from headclip_med.base.errors import InputError
+        from headclip_med.cohort import options as case_options
         from headclip_med.evaluation import ModelSpec, Settings
         from headclip_med.evaluation.report import check_folder
 
@@ -187,8 +188,8 @@ def evaluate(
 
 
 def _check_model(given: str) -> None:
-    from headclip_med.case_options import check_name
     from headclip_med.cli_checks import check_model
+    from headclip_med.cohort.options import check_name
 
     if given.startswith("control:"):
         check_name("control", given.removeprefix("control:"), choices.CONTROLS)

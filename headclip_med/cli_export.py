@@ -45,9 +45,10 @@ def export(
 ) -> None:
     """Write a detector as one file that runs by itself, compared with the detector on the same slices."""
     with errors_in_words():
-        from headclip_med import case_options, cli_checks, console
+        from headclip_med import cli_checks, console
         from headclip_med.base import names as choices
         from headclip_med.base.files import check_writable
+        from headclip_med.cohort import options as case_options
         from headclip_med.exports.kinds import parse_kinds, targets
 
         kinds = parse_kinds(kind, out)

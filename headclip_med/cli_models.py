@@ -185,9 +185,10 @@ def models_convert(
 ) -> None:
     """Make a pack of prompts or head weights that were trained elsewhere."""
     with errors_in_words():
-        from headclip_med import case_options, cli_checks, console
+        from headclip_med import cli_checks, console
         from headclip_med.base import names as choices
         from headclip_med.base.files import check_writable
+        from headclip_med.cohort import options as case_options
 
         cli_checks.check_file(file, "The file to convert")
         check_writable(out)

@@ -13,10 +13,10 @@ from headclip_med import cli_options as options
 from headclip_med.cli_errors import errors_in_words
 
 if TYPE_CHECKING:
-    from headclip_med.pacs.access import Access
-    from headclip_med.pacs.address import Address
-    from headclip_med.pacs.archive import Archive
-    from headclip_med.pacs.push import Progress
+    from headclip_med.cohort.pacs.access import Access
+    from headclip_med.cohort.pacs.address import Address
+    from headclip_med.cohort.pacs.archive import Archive
+    from headclip_med.cohort.pacs.push import Progress
 
 pacs_app = options.CommandApp(
     "Steps of talking to an archive: DICOMweb and DIMSE, as a client.",
@@ -70,8 +70,8 @@ def pacs_find(
     """List the studies of an archive, or the series of a study."""
     with errors_in_words():
         from headclip_med import console, console_pacs
-        from headclip_med.pacs.archive import Query
-        from headclip_med.pacs.retry import Retry
+        from headclip_med.cohort.pacs.archive import Query
+        from headclip_med.cohort.pacs.retry import Retry
 
         place, archive, access = _open(address)
         retry, study = Retry(access.attempts), place.study
@@ -97,9 +97,9 @@ def pacs_pull(
     """Fetch a series, or all image series of a study; what is there already is not fetched again."""
     with errors_in_words():
         from headclip_med import console
-        from headclip_med.pacs.choosing import check_choice, series_of
-        from headclip_med.pacs.pull import pull_series
-        from headclip_med.pacs.retry import Retry
+        from headclip_med.cohort.pacs.open import check_choice, series_of
+        from headclip_med.cohort.pacs.pull import pull_series
+        from headclip_med.cohort.pacs.retry import Retry
 
         place, archive, access = _open(address)
         check_choice(place, series)
@@ -127,7 +127,7 @@ def pacs_push(
     """Store the DICOM objects of results; what an archive holds already is not sent again."""
     with errors_in_words():
         from headclip_med import console, console_pacs
-        from headclip_med.pacs import pushing
+        from headclip_med.cohort.pacs import push as pushing
 
         outcomes = {}
         for target in pushing.targets_of(results, address):
@@ -151,7 +151,7 @@ def pacs_move(
     """Have an archive send a study or series to another application (C-MOVE); nothing comes here."""
     with errors_in_words():
         from headclip_med import console
-        from headclip_med.pacs.dimse_move import check_movable, move
+        from headclip_med.cohort.pacs.open import check_movable, move
 
         place, _, access = _open(address)
         check_movable(place)
@@ -166,9 +166,9 @@ def pacs_move(
 def _open(text: str) -> tuple[Address, Archive, Access]:
     """The archive at an address, and a warning where the way to it is open to others."""
     from headclip_med import console
-    from headclip_med.pacs.access import Access
-    from headclip_med.pacs.address import parse_address
-    from headclip_med.pacs.archive import open_archive
+    from headclip_med.cohort.pacs.access import Access
+    from headclip_med.cohort.pacs.address import parse_address
+    from headclip_med.cohort.pacs.open import open_archive
 
     place, access = parse_address(text), Access.from_environment()
     console.say_warnings([warning] if (warning := access.warning_for(place)) else [])

@@ -49,7 +49,7 @@ def train(
         from headclip_med.base.errors import CancelledError, InputError
         from headclip_med.base.fields import parse_settings, read_fields
         from headclip_med.base.names import DOMAINS, method_names
-        from headclip_med.case_options import check_name
+        from headclip_med.cohort.options import check_name
         from headclip_med.console import say_error, say_json
 
         check_name("method", method, method_names())

@@ -21,10 +21,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from headclip_med.base.errors import readable
-from headclip_med.case_outcome import CaseOutcome, CohortSummary, TopFinding, Watcher
+from headclip_med.cohort.outcome import CaseOutcome, CohortSummary, TopFinding, Watcher
 
 if TYPE_CHECKING:
-    from headclip_med.demo import DemoOutcome
+    from headclip_med.cohort.demo import DemoOutcome
     from headclip_med.doctor import Check
     from headclip_med.models.catalogue import MethodSummary, ModelInfo, PackSummary
     from headclip_med.review import CaseEntry

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from headclip_med.console import out, show, table
 
 if TYPE_CHECKING:
-    from headclip_med.pacs.archive import SeriesFound, StudyFound
-    from headclip_med.pacs.push import PushOutcome
+    from headclip_med.cohort.pacs.archive import SeriesFound, StudyFound
+    from headclip_med.cohort.pacs.push import PushOutcome
 
 _ALL_OF_STUDY = ("uid", "date", "description", "patient_id", "patient_name", "accession")
 _ALL_OF_SERIES = ("study", "uid", "description")
@@ -52,7 +52,7 @@ def show_push(made: PushOutcome, service: str) -> None:
 def _without(
     facts: dict[str, Any], identifying: Sequence[str], keep_identifiers: bool, uid: str, kind: str
 ) -> dict[str, Any]:
-    from headclip_med.pacs.archive import pseudonym
+    from headclip_med.cohort.pacs.archive import pseudonym
 
     kept = {key: value for key, value in facts.items() if keep_identifiers or key not in identifying}
     return {"name": pseudonym(uid, kind), **kept}

@@ -91,7 +91,7 @@ def test_json_is_the_only_thing_on_stdout(tmp_path: Path, tiny_pack: Path, volum
 
 def test_bars_appear_on_a_terminal_only_and_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     from headclip_med import console
-    from headclip_med.case_outcome import CaseOutcome
+    from headclip_med.cohort.outcome import CaseOutcome
 
     def shown(is_terminal: bool) -> str:
         drawn = io.StringIO()
@@ -316,7 +316,7 @@ def test_the_shell_completes_names(words: str, offered: list[str]) -> None:
 def test_demo_prints_where_the_lesion_is_and_where_it_was_found(
     tmp_path: Path, tiny_pack: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headclip_med import demo
+    from headclip_med.cohort import demo
 
     monkeypatch.setattr(demo, "SHAPE", (48, 54, 42))
     monkeypatch.setattr(demo, "SPACING_MM", 4.0)

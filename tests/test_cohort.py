@@ -13,11 +13,13 @@ from dicom_series import CtSeries
 from PIL import Image
 from small_cases import write_tiny_pack, write_volume
 
-from headclip_med import cohort, cohort_run, finished
 from headclip_med.base.errors import CancelledError, InputError, OutputError
-from headclip_med.case_options import CaseOptions
-from headclip_med.case_outcome import CaseOutcome, Watcher
-from headclip_med.cohort import check_output, predict_case, run_cohort
+from headclip_med.cohort import pipeline as cohort_run
+from headclip_med.cohort import resume as finished
+from headclip_med.cohort import run as cohort
+from headclip_med.cohort.options import CaseOptions
+from headclip_med.cohort.outcome import CaseOutcome, Watcher
+from headclip_med.cohort.run import check_output, predict_case, run_cohort
 from headclip_med.engine.torch_engine import Engine, load_engine
 from headclip_med.reading.inputs import CaseInput, expand_inputs
 

@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from headclip_med import demo
 from headclip_med.base.geometry import check_affine, voxel_to_world, voxel_volume
-from headclip_med.demo import LESION, dice, run_demo
+from headclip_med.cohort import demo
+from headclip_med.cohort.demo import LESION, dice, run_demo
 from headclip_med.engine.torch_engine import Engine, load_engine
 from headclip_med.training.synthetic import TRAINING_SEED_LIMIT
 

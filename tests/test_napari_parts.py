@@ -179,7 +179,7 @@ def test_the_sample_result_is_computed_without_triton(tmp_path: Path, monkeypatc
     """Beside Mesa's OpenGL triton ended napari when the sample was opened before any model had been run."""
     from napari_headclip_med.files import sample_data
 
-    import headclip_med.demo
+    import headclip_med.cohort.demo
 
     class StoppedError(Exception):
         pass
@@ -189,7 +189,7 @@ def test_the_sample_result_is_computed_without_triton(tmp_path: Path, monkeypatc
 
     kept_out = []
     monkeypatch.setattr(sample_data.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(headclip_med.demo, "run_demo", run_demo)
+    monkeypatch.setattr(headclip_med.cohort.demo, "run_demo", run_demo)
     monkeypatch.setattr("headclip_med.keep_triton_out", lambda: kept_out.append(True))
     with pytest.raises(StoppedError):
         sample_data.synthetic_result()

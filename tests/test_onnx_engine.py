@@ -27,9 +27,9 @@ from typer.testing import CliRunner
 
 import headclip_med
 from headclip_med.base.errors import CancelledError, HeadclipError, InputError, MissingExtraError, ModelError
-from headclip_med.case_options import CaseOptions
 from headclip_med.cli import app
-from headclip_med.cohort import run_cohort
+from headclip_med.cohort.options import CaseOptions
+from headclip_med.cohort.run import run_cohort
 from headclip_med.datasets.phantom import centred_affine, make_phantom
 from headclip_med.engine.onnx_engine import OnnxEngine, check_onnx_options, load_onnx_engine
 from headclip_med.engine.onnx_graph import open_graph

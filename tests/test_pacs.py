@@ -18,18 +18,22 @@ from typer.testing import CliRunner
 
 from headclip_med.base.errors import CancelledError, InputError, MissingExtraError, OutputError
 from headclip_med.cli import app
-from headclip_med.pacs.access import Access
-from headclip_med.pacs.address import Address, is_address, parse_address, parse_service
-from headclip_med.pacs.archive import InstanceFound, Query, SeriesFound, StoredFile, StudyFound, pseudonym
-from headclip_med.pacs.choosing import choose_series
-from headclip_med.pacs.objects import dicom_objects
-from headclip_med.pacs.problems import PacsError, PacsUnavailableError
-from headclip_med.pacs.pull import pull_series
-from headclip_med.pacs.pulled import PulledCases
-from headclip_med.pacs.push import push_files
-from headclip_med.pacs.queue import QUEUE_NAME, PushQueue
-from headclip_med.pacs.retry import Retry
-from headclip_med.pacs.status import failure_reason, status_words
+from headclip_med.cohort.pacs.access import Access
+from headclip_med.cohort.pacs.address import Address, is_address, parse_address, parse_service
+from headclip_med.cohort.pacs.archive import (
+    InstanceFound,
+    PacsError,
+    PacsUnavailableError,
+    Query,
+    SeriesFound,
+    StoredFile,
+    StudyFound,
+    pseudonym,
+)
+from headclip_med.cohort.pacs.open import choose_series
+from headclip_med.cohort.pacs.pull import PulledCases, pull_series
+from headclip_med.cohort.pacs.push import QUEUE_NAME, PushQueue, dicom_objects, push_files
+from headclip_med.cohort.pacs.retry import Retry, failure_reason, status_words
 
 AWAY = PacsUnavailableError("The archive must answer", "silence", "Try again")
 ARCHIVE = "dicomweb://pacs:8042/dicom-web"
@@ -390,7 +394,7 @@ def test_status_codes_are_words() -> None:
 
 
 def test_a_missing_extra_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from headclip_med.pacs import problems
+    from headclip_med.cohort.pacs import archive as problems
 
     monkeypatch.setattr(problems, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'headclip-med\[pacs\]'"):
@@ -418,7 +422,8 @@ def test_a_wrong_address_runs_nothing(tmp_path: Path) -> None:
 def test_the_archive_needs_no_torch() -> None:
     code = (
         "import sys\n"
-        "import headclip_med.cli_pacs, headclip_med.pacs.dicomweb, headclip_med.pacs.dimse, headclip_med.pacs.run\n"
+        "import headclip_med.cli_pacs\n"
+        "from headclip_med.cohort.pacs import dicomweb, dimse, plan\n"
         "assert not {'torch', 'monai', 'highdicom'} & set(sys.modules)\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -12,13 +12,12 @@ from dicom_series import CtSeries
 
 pytest.importorskip("dicomweb_client", reason="needs the extra pacs")
 
-from headclip_med.pacs.access import Access
-from headclip_med.pacs.address import parse_address
-from headclip_med.pacs.archive import InstanceFound, StoredFile
-from headclip_med.pacs.dicomweb import DicomwebArchive
-from headclip_med.pacs.objects import dicom_objects
-from headclip_med.pacs.problems import PacsError, PacsUnavailableError
-from headclip_med.pacs.spool import SeriesSpool
+from headclip_med.cohort.pacs.access import Access
+from headclip_med.cohort.pacs.address import parse_address
+from headclip_med.cohort.pacs.archive import InstanceFound, PacsError, PacsUnavailableError, StoredFile
+from headclip_med.cohort.pacs.dicomweb import DicomwebArchive
+from headclip_med.cohort.pacs.pull import SeriesSpool
+from headclip_med.cohort.pacs.push import dicom_objects
 
 
 class Canned:

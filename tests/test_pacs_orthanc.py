@@ -21,14 +21,13 @@ from pydicom import dcmread
 from typer.testing import CliRunner, Result
 
 from headclip_med.cli import app
-from headclip_med.pacs.access import Access
-from headclip_med.pacs.address import parse_address
-from headclip_med.pacs.archive import open_archive, pseudonym
-from headclip_med.pacs.problems import PacsUnavailableError
-from headclip_med.pacs.pull import pull_series
-from headclip_med.pacs.queue import QUEUE_NAME
-from headclip_med.pacs.retry import Retry
-from headclip_med.pacs.spool import SeriesSpool
+from headclip_med.cohort.pacs.access import Access
+from headclip_med.cohort.pacs.address import parse_address
+from headclip_med.cohort.pacs.archive import PacsUnavailableError, pseudonym
+from headclip_med.cohort.pacs.open import open_archive
+from headclip_med.cohort.pacs.pull import SeriesSpool, pull_series
+from headclip_med.cohort.pacs.push import QUEUE_NAME
+from headclip_med.cohort.pacs.retry import Retry
 
 SECRETS = (PASSWORD, "wrong-secret-99", "Secret^Person", "SECRET-ID")
 

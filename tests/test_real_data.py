@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from headclip_med import load_engine, read_volume
-from headclip_med.cohort import predict_case
+from headclip_med.cohort.run import predict_case
 from headclip_med.engine.torch_engine import Engine
 from headclip_med.writing.record import load_result
 

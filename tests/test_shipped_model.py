@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headclip_med.demo import run_demo
+from headclip_med.cohort.demo import run_demo
 
 
 def test_the_shipped_model_finds_the_demonstrations_lesion(tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-pass  # import of itself
-
 # Packages that can change a number in a result.
 PACKAGES = (
     "torch",

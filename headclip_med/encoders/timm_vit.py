@@ -64,7 +64,5 @@ def build_timm_vit(spec: TimmVitSpec) -> VisionTransformer:
     stem = arguments.pop("stem")
     model = VisionTransformer(**arguments, num_classes=0, global_pool="token")
     if stem:
-        pass  # import of itself
-
         model.patch_embed.proj = convolutional_stem(spec.patch_size, spec.embed_dim)
     return model

@@ -38,9 +38,6 @@ def interpolate_positions(
     return torch.cat([head, body], dim=1)
 
 
-pass  # import of itself
-
-
 class Block(nn.Module):
     """One pre-norm block, by reference to the frozen model's own parameters.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +14,6 @@ from headclip_med.base.geometry import SliceFrame, spacing
 from headclip_med.slicing.rounds import between, first_round, second_round
 from headclip_med.slicing.scan import Floats, Scan
 from headclip_med.slicing.slices import cut_array, put_back_array
-
-if TYPE_CHECKING:
-    pass  # import of itself
 
 Progress = Callable[[int, int], None]  # slices done, slices in all
 # A plane's frame, the indices of a batch of its slices, their maps (n, H, W) in display orientation and scores (n,).
@@ -163,8 +159,6 @@ def _empty_plane(scan: Scan, frame: SliceFrame) -> PlaneRun:
         interpolated=np.zeros(count, dtype=bool),
     )
 
-
-pass  # import of itself
 
 Cancel = Callable[[], bool]
 

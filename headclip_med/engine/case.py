@@ -22,8 +22,6 @@ from headclip_med.slicing.places import empty_slices, source_slices
 from headclip_med.slicing.scan import Scan
 from headclip_med.slicing.view import Window, check_released, choose_channels, choose_planes, source_name, window_or_own
 
-pass  # import of itself
-
 _MANY_FINDINGS = 1000
 
 
@@ -203,10 +201,6 @@ class Clock:
         """End the step ``name``; the next one begins."""
         now = time.perf_counter()
         self.laps[name], self._last = round(now - self._last, 4), now
-
-
-pass  # import of itself
-pass  # import of itself
 
 
 @dataclass

@@ -82,9 +82,6 @@ def _openvino() -> Any:
     return openvino
 
 
-pass  # import of itself
-
-
 # Names and dimensions of what the graph takes and gives; N is any number of slices, S the side of the square input.
 INPUTS = {"pixels": ("N", 3, "S", "S"), "valid": ("N", "S", "S")}
 OUTPUTS = {"anomaly_map": ("N", 1, "S", "S"), "slice_score": ("N",)}

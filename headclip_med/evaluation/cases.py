@@ -117,8 +117,6 @@ def _lesions(file: Any) -> CaseLesions | None:
     return CaseLesions(**{name: array[()] if array.ndim == 0 else array for name, array in found.items()})
 
 
-pass  # import of itself
-
 log = logging.getLogger(__name__)
 
 PICTURE_SUFFIX = ".png"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from headclip_med.base.errors import HeadclipError, InputError
 from headclip_med.base.names import split_method
 from headclip_med.base.versions import package_versions
-from headclip_med.case_options import CaseOptions, check_options
-from headclip_med.finished import known_identity
+from headclip_med.cohort.options import CaseOptions, check_options
+from headclip_med.cohort.resume import known_identity
 from headclip_med.models.record import SHORT_HASH, UNCALIBRATED, LedgerEntry
 
 if TYPE_CHECKING:

@@ -159,7 +159,6 @@ def write_dicom_review(
     Raises:
         InputError: the source is not at hand. OutputError: it is no DICOM. MissingExtraError: no highdicom.
     """
-    pass  # import of itself
 
     if reviewed.source is None:
         raise InputError(

@@ -48,8 +48,6 @@ def _panel(reviewed: ReviewedCase, result: AnomalyResult, mask: Mask) -> Panel:
     return replace(shown, mask=own)
 
 
-pass  # import of itself
-
 # More pictures than anybody looks at on one page; the others are in the mask and the table.
 _MOST_PICTURES = 24
 

@@ -61,8 +61,6 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-pass  # import of itself
-
 # The second version says of every event which map was on the screen; journals of the first one are read and go on.
 JOURNAL_SCHEMA = "headclip_med.review_journal/2"
 _JOURNALS = ("headclip_med.review_journal/1", JOURNAL_SCHEMA)

@@ -24,8 +24,6 @@ from headclip_med.training.features import FeatureBank
 from headclip_med.training.objective import Quality, batch_loss, is_defined, lesion_share, validate
 from headclip_med.training.slices import IGNORED, TrainingSlice
 
-pass  # import of itself
-
 # Validation goes through the slices in groups of this size.
 _AT_ONCE = 4
 

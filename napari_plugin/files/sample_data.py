@@ -38,7 +38,7 @@ def synthetic_result() -> list[tuple[Any, dict[str, Any], str]]:
     Raises:
         ModuleNotFoundError: torch is not installed; reviewing needs none, running a model does.
     """
-    from headclip_med.demo import CASE_NAME, VOLUME_NAME, run_demo
+    from headclip_med.cohort.demo import CASE_NAME, VOLUME_NAME, run_demo
     from headclip_med.reading import load_volume
 
     from ..control.worker import load_any_engine

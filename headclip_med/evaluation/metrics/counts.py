@@ -34,8 +34,6 @@ def region_weights(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], int]:
     return 1.0 / np.bincount(found, minlength=count + 1)[found], count
 
 
-pass  # import of itself
-
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 

@@ -67,8 +67,6 @@ def _jpeg(head: bytes) -> Claim | None:
     return None
 
 
-pass  # import of itself
-
 # Data of the first overlay plane; or the bit of each sample that holds it, in files of before 2004.
 _OVERLAY = ((0x6000, 0x3000), (0x6000, 0x0102))
 # What the header of one item of compressed pixel data takes; a frame has at least one item.

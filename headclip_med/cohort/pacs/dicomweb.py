@@ -9,13 +9,15 @@ import requests
 from dicomweb_client import DICOMwebClient
 from pydicom import dcmread
 
-from headclip_med.pacs.access import Access
-from headclip_med.pacs.address import Address
-from headclip_med.pacs.archive import (
+from headclip_med.cohort.pacs.access import Access
+from headclip_med.cohort.pacs.address import Address
+from headclip_med.cohort.pacs.archive import (
     MAX_INSTANCE_BYTES,
     MAX_INSTANCES,
     InstanceFound,
     Keep,
+    PacsError,
+    PacsUnavailableError,
     Query,
     SeriesFound,
     StoredFile,
@@ -23,9 +25,8 @@ from headclip_med.pacs.archive import (
     Told,
     by_number,
 )
-from headclip_med.pacs.http import check_whole, open_session, problems_in_words, raise_status
-from headclip_med.pacs.problems import PacsError, PacsUnavailableError
-from headclip_med.pacs.status import failure_reason
+from headclip_med.cohort.pacs.http import check_whole, open_session, problems_in_words, raise_status
+from headclip_med.cohort.pacs.retry import failure_reason
 
 Item = dict[str, Any]  # one match in DICOM's JSON model: {"0020000D": {"vr": "UI", "Value": [...]}}
 
@@ -36,7 +37,7 @@ _SERIES_FIELDS = ["SeriesDescription", "NumberOfSeriesRelatedInstances"]
 
 
 class DicomwebArchive:
-    """See :class:`headclip_med.pacs.archive.Archive`."""
+    """See :class:`headclip_med.cohort.pacs.archive.Archive`."""
 
     def __init__(self, address: Address, access: Access) -> None:
         self.address, self.access = address, access

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headclip_med.base.errors import InputError
-from headclip_med.pacs.address import Address
+from headclip_med.cohort.pacs.address import Address
 
 if TYPE_CHECKING:
     from ssl import SSLContext

@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from headclip_med.base.errors import InputError
-from headclip_med.pacs.address import Address
-from headclip_med.pacs.archive import Archive, SeriesFound
-from headclip_med.pacs.retry import Retry
+from headclip_med.cohort.pacs.access import Access
+from headclip_med.cohort.pacs.address import Address
+from headclip_med.cohort.pacs.archive import Archive, SeriesFound, check_installed
+from headclip_med.cohort.pacs.retry import Retry
+
+
+def open_archive(address: Address, access: Access) -> Archive:
+    """The client for an address; nothing is sent yet.
+
+    Raises:
+        MissingExtraError: the packages for it are not installed.
+    """
+    check_installed()
+    if address.is_web:
+        from headclip_med.cohort.pacs.dicomweb import DicomwebArchive
+
+        return DicomwebArchive(address, access)
+    from headclip_med.cohort.pacs.dimse import DimseArchive
+
+    return DimseArchive(address, access)
+
+
+def check_movable(address: Address) -> str:
+    """The study of a DIMSE address; :class:`InputError` for any other."""
+    if address.is_web or address.study is None:
+        raise InputError("A move must start from dimse://CALLED_AE@HOST:PORT/STUDY[/SERIES]", address.service)
+    return address.study
+
+
+def move(address: Address, access: Access, destination: str, progress: Callable[[int, int], None]) -> int:
+    """Have the archive send what ``address`` names to the AE title ``destination``; how many objects it sent.
+
+    Raises:
+        InputError: see :func:`check_movable`; PacsError: see :meth:`DimseArchive.move`.
+    """
+    study = check_movable(address)
+    from headclip_med.cohort.pacs.dimse import DimseArchive
+
+    return DimseArchive(address, access).move(study, address.series, destination, progress)
+
 
 _SEE = "See what is there: headclip-med pacs find"
 _NO_IMAGES = (

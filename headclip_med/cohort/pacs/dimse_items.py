@@ -21,7 +21,7 @@ from pydicom.uid import (
 )
 from pynetdicom.presentation import PresentationContext, build_context
 
-from headclip_med.pacs.archive import InstanceFound, Query, SeriesFound, StoredFile, StudyFound
+from headclip_med.cohort.pacs.archive import InstanceFound, Query, SeriesFound, StoredFile, StudyFound
 
 CONNECTION_LIMIT = 128  # presentation contexts of an association, PS3.8 §9.3.2.2
 

@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 from headclip_med.base.errors import OutputError
 from headclip_med.base.files import RECORD_NAME, check_writable
-from headclip_med.case_options import CaseOptions
-from headclip_med.case_outcome import CaseOutcome, CohortSummary, Watcher
-from headclip_med.case_steps import check_case, read_case, seconds_since, write_case
-from headclip_med.cohort_run import RUN_NAME, CohortRun, read_runs
-from headclip_med.finished import finished_record, skipped
+from headclip_med.cohort.options import CaseOptions
+from headclip_med.cohort.outcome import CaseOutcome, CohortSummary, Watcher
+from headclip_med.cohort.pipeline import (
+    RUN_NAME,
+    CohortRun,
+    check_case,
+    read_case,
+    read_runs,
+    seconds_since,
+    write_case,
+)
+from headclip_med.cohort.resume import finished_record, skipped
 from headclip_med.reading.inputs import CaseInput, Source
 from headclip_med.writing.dicom.options import check_dicom_source
 from headclip_med.writing.folder import check_case_folder
@@ -92,7 +99,7 @@ def all_finished(
     """The outcomes of cases that are all finished already, so that no model is needed; None if one is not.
 
     Args:
-        identity: of the model, see :func:`headclip_med.finished.known_identity`.
+        identity: of the model, see :func:`headclip_med.cohort.resume.known_identity`.
     """
     if not all((out_dir / case.name / RECORD_NAME).is_file() for case in cases):
         return None  # before anything is read

@@ -9,21 +9,23 @@ from typing import Any
 
 from headclip_med.base.errors import HeadclipError, InputError, OutputError
 from headclip_med.base.names import DICOM_FORMATS
-from headclip_med.case_options import CaseOptions
-from headclip_med.case_outcome import CaseOutcome, Watcher
-from headclip_med.pacs.access import Access
-from headclip_med.pacs.address import Address, is_address, parse_address, parse_service
-from headclip_med.pacs.archive import open_archive, pseudonym
-from headclip_med.pacs.choosing import check_choice, series_of
-from headclip_med.pacs.objects import dicom_objects
-from headclip_med.pacs.problems import check_installed
-from headclip_med.pacs.pull import Cancel, Progress, pull_series
-from headclip_med.pacs.pulled import PULLED_NAME, PulledCases
-from headclip_med.pacs.push import PushOutcome
-from headclip_med.pacs.pushing import push_json, push_kept, push_problems
-from headclip_med.pacs.queue import QUEUE_NAME, PushQueue
-from headclip_med.pacs.retry import Retry
-from headclip_med.pacs.spool import remove_spool
+from headclip_med.cohort.options import CaseOptions
+from headclip_med.cohort.outcome import CaseOutcome, Watcher
+from headclip_med.cohort.pacs.access import Access
+from headclip_med.cohort.pacs.address import Address, is_address, parse_address, parse_service
+from headclip_med.cohort.pacs.archive import check_installed, pseudonym
+from headclip_med.cohort.pacs.open import check_choice, open_archive, series_of
+from headclip_med.cohort.pacs.pull import PULLED_NAME, Cancel, Progress, PulledCases, pull_series, remove_spool
+from headclip_med.cohort.pacs.push import (
+    QUEUE_NAME,
+    PushOutcome,
+    PushQueue,
+    dicom_objects,
+    push_json,
+    push_kept,
+    push_problems,
+)
+from headclip_med.cohort.pacs.retry import Retry
 from headclip_med.reading.inputs import CaseInput, expand_inputs
 
 SPOOL_NAME = ".pacs-spool"
@@ -38,7 +40,7 @@ class NetworkSource:
     folder: Path
 
     def __call__(self, progress: Progress | None = None, cancel: Cancel | None = None) -> Path:
-        """The folder with the whole series; see :func:`headclip_med.pacs.pull.pull_series`."""
+        """The folder with the whole series; see :func:`headclip_med.cohort.pacs.pull.pull_series`."""
         access = Access.from_environment()
         archive, study, series = open_archive(self.address, access), self.address.study, self.address.series
         if study is None or series is None:

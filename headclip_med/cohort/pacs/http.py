@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 import requests
 from requests.adapters import HTTPAdapter
 
-from headclip_med.pacs.access import AUTHORITIES, Access
-from headclip_med.pacs.address import Address
-from headclip_med.pacs.problems import PacsError, PacsUnavailableError
+from headclip_med.cohort.pacs.access import AUTHORITIES, Access
+from headclip_med.cohort.pacs.address import Address
+from headclip_med.cohort.pacs.archive import PacsError, PacsUnavailableError
 
 _PIECE_BYTES = 1 << 16
 _LONGEST_ANSWER_S = 900.0  # a server that sends a byte now and then would never be silent for long enough

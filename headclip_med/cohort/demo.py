@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from headclip_med.base.files import atomic_path
 from headclip_med.base.geometry import voxel_to_world, voxel_volume
 from headclip_med.base.types import Affine
-from headclip_med.case_outcome import CaseOutcome
-from headclip_med.cohort import predict_case
+from headclip_med.cohort.outcome import CaseOutcome
+from headclip_med.cohort.run import predict_case
 from headclip_med.datasets.phantom import Lesion, Phantom, make_phantom
 from headclip_med.writing.folder import check_case_folder
 from headclip_med.writing.record import load_result
@@ -72,7 +72,7 @@ def run_demo(
         engine: default the embedded model on the best device here.
 
     Raises:
-        HeadclipError: as :func:`headclip_med.cohort.predict_case`.
+        HeadclipError: as :func:`headclip_med.cohort.run.predict_case`.
     """
     check_case_folder(out_dir, CASE_NAME)
     if engine is None:

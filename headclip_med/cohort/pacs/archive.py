@@ -5,12 +5,32 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-from headclip_med.pacs.access import Access
-from headclip_med.pacs.address import Address
-from headclip_med.pacs.problems import check_installed
+from headclip_med.base.errors import HeadclipError, MissingExtraError
+
+
+class PacsError(HeadclipError):
+    """The archive refused, or sent what cannot be used: asking again would not help."""
+
+
+class PacsUnavailableError(PacsError):
+    """No answer, a broken connection or an archive too busy: asking again may help."""
+
+
+def check_installed() -> None:
+    """Raise :class:`MissingExtraError` unless the packages of the extra ``pacs`` are there."""
+    missing = [name for name in ("dicomweb_client", "pynetdicom") if find_spec(name) is None]
+    if missing:
+        names = ", ".join(name.replace("_", "-") for name in missing)
+        raise MissingExtraError(
+            "Talking to an archive must have its packages installed",
+            f"no {names}",
+            "Run: pip install 'headclip-med[pacs]'",
+        )
+
 
 Keep = Callable[[str, bytes], None]  # SOPInstanceUID, the whole file
 Told = Callable[["StoredFile", "str | None"], None]  # a file, and why it was refused; None: it is stored
@@ -102,22 +122,6 @@ class Archive(Protocol):
 
     def store(self, files: Iterable[StoredFile], told: Told) -> None:
         """Store the files, one after the other, and say after each what became of it."""
-
-
-def open_archive(address: Address, access: Access) -> Archive:
-    """The client for an address; nothing is sent yet.
-
-    Raises:
-        MissingExtraError: the packages for it are not installed.
-    """
-    check_installed()
-    if address.is_web:
-        from headclip_med.pacs.dicomweb import DicomwebArchive
-
-        return DicomwebArchive(address, access)
-    from headclip_med.pacs.dimse import DimseArchive
-
-    return DimseArchive(address, access)
 
 
 def pseudonym(uid: str, kind: str = "series") -> str:

@@ -13,10 +13,10 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.files import sha256_file
 from headclip_med.base.geometry import slice_frame
 from headclip_med.base.versions import package_versions
-from headclip_med.case_outcome import CaseOutcome, top_finding
+from headclip_med.cohort.outcome import CaseOutcome, top_finding
 
 if TYPE_CHECKING:
-    from headclip_med.case_options import CaseOptions
+    from headclip_med.cohort.options import CaseOptions
     from headclip_med.engine.engine import ScanEngine
     from headclip_med.models.load import KnownModel
     from headclip_med.writing.record import ResultRecord

@@ -14,10 +14,21 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context, build_role
 
-from headclip_med.pacs.access import Access
-from headclip_med.pacs.address import Address
-from headclip_med.pacs.archive import InstanceFound, Keep, Query, SeriesFound, StoredFile, StudyFound, Told, by_number
-from headclip_med.pacs.dimse_items import (
+from headclip_med.cohort.pacs.access import Access
+from headclip_med.cohort.pacs.address import Address
+from headclip_med.cohort.pacs.archive import (
+    InstanceFound,
+    Keep,
+    PacsError,
+    PacsUnavailableError,
+    Query,
+    SeriesFound,
+    StoredFile,
+    StudyFound,
+    Told,
+    by_number,
+)
+from headclip_med.cohort.pacs.dimse_items import (
     CONNECTION_LIMIT,
     instance_found,
     instance_keys,
@@ -29,8 +40,7 @@ from headclip_med.pacs.dimse_items import (
     study_found,
     study_keys,
 )
-from headclip_med.pacs.problems import PacsError, PacsUnavailableError
-from headclip_med.pacs.status import is_busy, status_words
+from headclip_med.cohort.pacs.retry import is_busy, status_words
 
 # It writes requests and matches, patients among them, at lower levels.
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
@@ -47,7 +57,7 @@ _AT_ONCE = 100  # UIDs in one C-GET: the list must stay within 64 kB
 
 
 class DimseArchive:
-    """See :class:`headclip_med.pacs.archive.Archive`."""
+    """See :class:`headclip_med.cohort.pacs.archive.Archive`."""
 
     def __init__(self, address: Address, access: Access) -> None:
         self.address, self.access = address, access

@@ -1,0 +1,1 @@
+"""Many cases: reading, scoring and writing at once, resumed runs, archives."""
