@@ -26,9 +26,9 @@ import torch
 from machine import interleaved
 from subjects import random_model
 
+from headclip_med.bundle.export.kinds import KINDS
+from headclip_med.bundle.export.run import export_model
 from headclip_med.engine.onnx_graph import OPENVINO, OpenVinoSession, open_session
-from headclip_med.exports.kinds import KINDS
-from headclip_med.exports.run import export_model
 from headclip_med.models.load import Model, detector_for, load_model
 
 KIND_NAMES = ("pt2", "onnx", "torchscript")

@@ -86,7 +86,7 @@ def bundle_run(
     """
     with errors_in_words():
         from headclip_med import console, console_bundle
-        from headclip_med.bundle import front
+        from headclip_med.bundle import run as front
         from headclip_med.bundle.failures import BundleRunError, was_stopped
         from headclip_med.bundle.folder import check_installed, find_bundle
         from headclip_med.bundle.overrides import read_overrides

@@ -13,7 +13,7 @@ from headclip_med.cli_errors import errors_in_words
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from headclip_med.exports.run import Exported
+    from headclip_med.bundle.export.run import Exported
 
 
 def export(
@@ -48,8 +48,8 @@ def export(
         from headclip_med import cli_checks, console
         from headclip_med.base import names as choices
         from headclip_med.base.files import check_writable
+        from headclip_med.bundle.export.kinds import parse_kinds, targets
         from headclip_med.cohort import options as case_options
-        from headclip_med.exports.kinds import parse_kinds, targets
 
         kinds = parse_kinds(kind, out)
         check_writable(next(iter(targets(kinds, out).values())).absolute().parent)
@@ -58,7 +58,7 @@ def export(
         cli_checks.check_file(ckpt, "The checkpoint")
         case_options.check_name("domain", domain, choices.DOMAINS)
         with console.waiting(f"exporting {model} as {', '.join(k.name for k in kinds)}"):
-            from headclip_med.exports.run import check_request, export_model, load_network
+            from headclip_med.bundle.export.run import check_request, export_model, load_network
 
             check_request(kinds, tolerance)
             network = load_network(model, weights=weights, domain=domain, checkpoint=ckpt)

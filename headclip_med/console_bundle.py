@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headclip_med.console import out, say_note, show, status_text, table
 
 if TYPE_CHECKING:
-    from headclip_med.bundle.front import BundleOutcome
+    from headclip_med.bundle.run import BundleOutcome
     from headclip_med.bundle.verify import Check
 
 

@@ -431,7 +431,7 @@ def test_early_stop_ends_a_run_that_does_not_improve(patients: Path, tiny_pack: 
 
 
 def test_models_are_built_again_by_one_command(tmp_path: Path) -> None:
-    from headclip_med_workflows.build_model import build
+    from headclip_med.bundle.build_model import build
 
     assert [path.name for path in build(tmp_path)] == ["model.pt", "model.safetensors", "model.json"]
     built, shipped = (torch.load(root / "models" / "model.pt", weights_only=True) for root in (tmp_path, ROOT))
@@ -468,7 +468,7 @@ def plain_values(*configs: str) -> dict[str, Any]:
     ],
 )
 def test_settings_are_the_configs_top_level_values(workflow: str, configs: list[str], config_only: set[str]) -> None:
-    from headclip_med_workflows import pythonic
+    from headclip_med.bundle import pythonic
 
     defaults = {field.name: field.default for field in dataclasses.fields(pythonic.Settings)}
     defaults |= getattr(pythonic, workflow).defaults
@@ -484,7 +484,7 @@ def test_pythonic_evaluation_equals_the_configs(patients: Path, tiny_pack: Path,
     del overrides["bundle_root"]
     overrides |= {"output_dir": str(tmp_path / "python"), "load_pretrain": True}
     workflow = create_workflow(
-        workflow_name="headclip_med_workflows.pythonic.HeadCLIPEvaluation", config_file=None, **overrides
+        workflow_name="headclip_med.bundle.pythonic.HeadCLIPEvaluation", config_file=None, **overrides
     )
     assert workflow.check_properties() == []
     workflow.run()
@@ -494,7 +494,7 @@ def test_pythonic_evaluation_equals_the_configs(patients: Path, tiny_pack: Path,
 
 
 def test_pythonic_training_and_inference(patients: Path, tiny_pack: Path, tmp_path: Path) -> None:
-    from headclip_med_workflows.pythonic import HeadCLIPInference, HeadCLIPTraining
+    from headclip_med.bundle.pythonic import HeadCLIPInference, HeadCLIPTraining
 
     overrides = training(patients, tmp_path, tiny_pack)
     del overrides["bundle_root"]
@@ -519,7 +519,7 @@ def test_pythonic_training_and_inference(patients: Path, tiny_pack: Path, tmp_pa
 
 
 def test_a_misspelt_setting_is_refused_with_the_nearest() -> None:
-    from headclip_med_workflows.pythonic import HeadCLIPInference
+    from headclip_med.bundle.pythonic import HeadCLIPInference
 
     with pytest.raises(HeadclipError, match=r"given: output_dirr\. Did you mean output_dir"):
         HeadCLIPInference(output_dirr="x")

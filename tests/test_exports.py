@@ -17,6 +17,10 @@ from typer.testing import CliRunner
 
 from headclip_med.base.errors import InputError, MissingExtraError, ModelError, OutputError
 from headclip_med.base.files import sha256_file
+from headclip_med.bundle.export import onnx_file, program, torchscript
+from headclip_med.bundle.export.graph import ExportGraph, MapGraph, exportable
+from headclip_med.bundle.export.kinds import KINDS, parse_kinds, targets
+from headclip_med.bundle.export.run import Exported, export_model, load_network
 from headclip_med.bundle.network import build_network
 from headclip_med.cli import app
 from headclip_med.encoders.adapters import tower_from_open_clip
@@ -24,10 +28,6 @@ from headclip_med.encoders.build import BuiltTower
 from headclip_med.encoders.head_weights import DynamicHeadWeights
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.engine.card import card_path, parse_card
-from headclip_med.exports import onnx_file, program, torchscript
-from headclip_med.exports.graph import ExportGraph, MapGraph, exportable
-from headclip_med.exports.kinds import KINDS, parse_kinds, targets
-from headclip_med.exports.run import Exported, export_model, load_network
 from headclip_med.models.load import Model, detector_for
 from headclip_med.models.pack import Pack
 from headclip_med.models.record import LedgerEntry, PackRecord, Threshold, TowerRecord
@@ -300,7 +300,7 @@ def test_missing_packages_are_named_with_their_command(monkeypatch: pytest.Monke
     found = importlib.util.find_spec
     for module in ("onnx_file", "tensorrt"):
         monkeypatch.setattr(
-            f"headclip_med.exports.{module}.find_spec",
+            f"headclip_med.bundle.export.{module}.find_spec",
             lambda name: None if name in ("onnxscript", "torch_tensorrt") else found(name),
         )
     result = CliRunner().invoke(app, ["bundle", "export", str(tmp_path / "out"), "--kind", "onnx"])

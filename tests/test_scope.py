@@ -288,8 +288,8 @@ def test_many_cases_out_of_scope_are_told_once_and_counted(tmp_path: Path, flair
 
 def test_a_pipeline_of_monai_is_warned(tmp_path: Path, flair_pack: Path) -> None:
     from headclip_med.bundle import HeadCLIPInferer, build_network
+    from headclip_med.bundle.transforms import AnomalyMapd
     from headclip_med.reading import read_volume
-    from headclip_med.transforms import AnomalyMapd
 
     picture = read_volume(_polyp(tmp_path / "polyp.png"))
     with pytest.warns(UserWarning, match="out of scope: tiny-random is for grey MR volumes"):

@@ -48,7 +48,7 @@ from test_engine import CENTRE_MM, GRIDS, sphere
 
 from headclip_med import load_engine, read_volume
 from headclip_med.base.errors import InputError, ModelError
-from headclip_med.transforms import AnomalyMapd, CutSlicesd, DetectSlicesd, ToPixelsd, WindowIntensityd
+from headclip_med.bundle.transforms import AnomalyMapd, CutSlicesd, DetectSlicesd, ToPixelsd, WindowIntensityd
 
 # LoadImage builds all of MONAI's readers, and this one says on every machine without its GPU decoder:
 pytestmark = [

@@ -18,7 +18,7 @@ from monai.bundle import ckpt_export
 from typer.testing import CliRunner
 
 from headclip_med.base.errors import HeadclipError
-from headclip_med.bundle import front
+from headclip_med.bundle import run as front
 from headclip_med.bundle.folder import BundleFolder
 from headclip_med.bundle.overrides import read_overrides
 from headclip_med.cli import app

@@ -15,7 +15,7 @@ from monai.transforms import MapTransform, Transform
 
 from headclip_med.base.errors import InputError
 from headclip_med.base.volume import flat_meta
-from headclip_med.bundle.kinds import CutsFor
+from headclip_med.bundle.states import CutsFor
 from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.fingerprints import Inventory, fingerprint_case, take_inventory

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from headclip_med.base.errors import InputError
 from headclip_med.base.files import atomic_path, check_writable
 from headclip_med.base.types import RESEARCH_ONLY
-from headclip_med.bundle.kinds import HasModel
+from headclip_med.bundle.states import HasModel
 from headclip_med.models.pack import TENSORS_NAME
 from headclip_med.models.record import LedgerEntry, PackRecord, Threshold, write_record
 

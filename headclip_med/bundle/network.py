@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headclip_med.base.errors import InputError, ModelError
-from headclip_med.bundle.any_network import MethodNetwork, check_pixels, in_domain
+from headclip_med.bundle.method_network import MethodNetwork, check_pixels, in_domain
 from headclip_med.bundle.states import check_state
 from headclip_med.detectors import HeadCLIP, get_method
 from headclip_med.encoders.head_weights import initial_theta

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from headclip_med.base.errors import ModelError
+from headclip_med.models.load import Model
+
+
+class HasModel(Protocol):
+    """A network that knows its model."""
+
+    @property
+    def model(self) -> Model:
+        """The model with what is learned as it is now."""
+
+
+class CutsFor(HasModel, Protocol):
+    """A network that also says how large its input is."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
 
 
 def check_state(network: nn.Module, state: Mapping[str, Any], strict: bool, name: str) -> None:

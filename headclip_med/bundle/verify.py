@@ -13,7 +13,7 @@ from typing import Literal
 from headclip_med.base.errors import HeadclipError, InputError
 from headclip_med.bundle import verify_configs, verify_files
 from headclip_med.bundle.folder import BundleFolder, check_installed
-from headclip_med.bundle.looks import Look, Skipped
+from headclip_med.bundle.verify_files import Look, Skipped
 
 Status = Literal["ok", "fail", "skipped"]
 

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from headclip_med.base.errors import InputError
 from headclip_med.bundle.failures import in_words
 from headclip_med.bundle.folder import BundleFolder
-from headclip_med.bundle.front import bundle_on_path, read_config
-from headclip_med.bundle.looks import Skipped
 from headclip_med.bundle.overrides import all_ids, shown
-from headclip_med.bundle.quiet import quiet_monai
+from headclip_med.bundle.run import bundle_on_path, quiet_monai, read_config
+from headclip_med.bundle.verify_files import Skipped
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser, ConfigWorkflow

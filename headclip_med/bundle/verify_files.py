@@ -5,14 +5,22 @@ from __future__ import annotations
 import configparser
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
 from headclip_med.base.errors import InputError
 from headclip_med.bundle.folder import OVERRIDES, BundleFolder
-from headclip_med.bundle.looks import Look, Skipped
+
+
+class Skipped(Exception):  # noqa: N818 - an outcome, not an error
+    """Why a check was not made."""
+
+
+Look = Callable[[BundleFolder], str]
+"""Looks at one thing: what was found; raises :class:`Skipped`, or any other exception when it is not as it must be."""
+
 
 SCHEMA = Path(__file__).parent / "meta_schema_20240725.json"
 LARGEST_MB = 25  # in MONAI's model zoo; what is larger is downloaded

@@ -1,6 +1,6 @@
 """The bundle's workflows in plain Python, for those who run no ``$`` expressions: the same parts, nothing evaluated.
 
-    from headclip_med_workflows.pythonic import HeadCLIPInference
+    from headclip_med.bundle.pythonic import HeadCLIPInference
 
     workflow = HeadCLIPInference(dataset_dir="scans", output_dir="out")
     workflow.initialize()
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from headclip_med_workflows import bundle_root as installed_bundle
 from monai.bundle import PythonicWorkflow
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
@@ -61,8 +62,6 @@ from headclip_med.engine.device import Precision
 from headclip_med.models.record import LedgerEntry
 from headclip_med.reading import VolumeReader
 from headclip_med.writing.monai_writer import NiftiMapWriter
-
-from . import bundle_root as installed_bundle
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from headclip_med.base.errors import ModelError
+from headclip_med.bundle.export.graph import ExportGraph
+from headclip_med.bundle.export.kinds import Runner
 from headclip_med.engine.card import CARD_KEY, ScoreCard, card_text, parse_card
-from headclip_med.exports.graph import ExportGraph
-from headclip_med.exports.kinds import Runner
 
 
 def check() -> None:

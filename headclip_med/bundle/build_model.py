@@ -1,4 +1,4 @@
-"""The bundle's ``models/`` from the embedded pack: ``python -m headclip_med_workflows.build_model [BUNDLE_ROOT]``."""
+"""The bundle's ``models/`` from the embedded pack: ``python -m headclip_med.bundle.build_model [BUNDLE_ROOT]``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import sys
 from pathlib import Path
 
 import torch
+from headclip_med_workflows import bundle_root
 from safetensors.torch import save_file
 from torch import Tensor
 
 from headclip_med.base.files import atomic_path
 from headclip_med.bundle.handlers import write_ledger
 from headclip_med.bundle.network import HeadCLIPNetwork, build_network
-
-from . import bundle_root
 
 
 def compact_state(network: HeadCLIPNetwork) -> dict[str, Tensor]:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from headclip_med.base.errors import MissingExtraError, ModelError
+from headclip_med.bundle.export import program, torchscript
+from headclip_med.bundle.export.graph import ExportGraph, MapGraph
+from headclip_med.bundle.export.kinds import Runner
 from headclip_med.engine.card import ScoreCard
-from headclip_med.exports import program, torchscript
-from headclip_med.exports.graph import ExportGraph, MapGraph
-from headclip_med.exports.kinds import Runner
 
 # Batches that the engine is built for: the smallest, the usual one, the largest.
 _BATCHES = (1, 4, 16)

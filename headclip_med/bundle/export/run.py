@@ -14,15 +14,15 @@ from torch import Tensor
 
 from headclip_med.base.errors import InputError, ModelError
 from headclip_med.base.files import atomic_path, check_writable, remove_file, sha256_file
+from headclip_med.bundle.export.contents import card_of
+from headclip_med.bundle.export.graph import ExportGraph, exportable
+from headclip_med.bundle.export.kinds import Kind, targets
+from headclip_med.bundle.export.parity import IMAGES, TOLERANCE, Reference, check_parity, reference
 from headclip_med.bundle.network import HeadCLIPNetwork, build_network
 from headclip_med.detectors import HeadCLIP
 from headclip_med.encoders.weight_files import read_state
 from headclip_med.engine.card import Parity, ScoreCard, write_card
 from headclip_med.engine.torch_scorer import own_preprocessing
-from headclip_med.exports.contents import card_of
-from headclip_med.exports.graph import ExportGraph, exportable
-from headclip_med.exports.kinds import Kind, targets
-from headclip_med.exports.parity import IMAGES, TOLERANCE, Reference, check_parity, reference
 from headclip_med.models.load import DEFAULT_MODEL, Model
 
 
@@ -74,7 +74,7 @@ def export_model(
     """Export a detector, as all of ``kinds`` or as none of them.
 
     Args:
-        network: in float32 on the CPU; see :func:`headclip_med.exports.graph.exportable`.
+        network: in float32 on the CPU; see :func:`headclip_med.bundle.export.graph.exportable`.
         out: a folder, or a file for a single kind. Earlier exports of the same name are replaced.
         domain: whose prompts become the class features of a CLIP tower without a pack.
         images: slices on which parity is measured, at least 3; tolerance: on map and score.

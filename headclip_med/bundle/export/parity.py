@@ -11,10 +11,10 @@ from torch import Tensor
 
 from headclip_med.base.errors import InputError, ModelError
 from headclip_med.base.geometry import slice_frame
+from headclip_med.bundle.export.kinds import Runner
 from headclip_med.datasets.phantom import Lesion, centred_affine, make_phantom
 from headclip_med.detectors import HeadCLIP
 from headclip_med.engine.card import Parity
-from headclip_med.exports.kinds import Runner
 from headclip_med.slicing.intensity import Preprocessing, foreground, intensity_ranges
 from headclip_med.slicing.pixels import normalise, rescale, three_channels, to_square
 from headclip_med.slicing.scan import Scan

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from headclip_med.bundle.export.graph import ExportGraph
     from headclip_med.engine.card import ScoreCard
-    from headclip_med.exports.graph import ExportGraph
 
 # pixels (N, 3, S, S) and valid (N, S, S) → maps (N, 1, S, S) and scores (N,), or None where a file gives none
 Runner: TypeAlias = "Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]"
@@ -54,7 +54,7 @@ class Kind:
 
     def form(self) -> Form:
         """The module that makes this form; loads torch."""
-        return cast(Form, import_module(f"headclip_med.exports.{self.module}"))
+        return cast(Form, import_module(f"headclip_med.bundle.export.{self.module}"))
 
 
 KINDS: dict[str, Kind] = {

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from headclip_med.base.errors import ModelError
+from headclip_med.bundle.export.graph import ExportGraph, MapGraph
+from headclip_med.bundle.export.kinds import Runner
 from headclip_med.engine.card import CARD_KEY, ScoreCard, card_text, parse_card
-from headclip_med.exports.graph import ExportGraph, MapGraph
-from headclip_med.exports.kinds import Runner
 
 
 def check() -> None:

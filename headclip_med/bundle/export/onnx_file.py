@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from headclip_med.base.errors import MissingExtraError, ModelError
+from headclip_med.bundle.export.graph import ExportGraph
+from headclip_med.bundle.export.kinds import Runner
 from headclip_med.engine.card import CARD_KEY, ScoreCard, card_text, parse_card
-from headclip_med.exports.graph import ExportGraph
-from headclip_med.exports.kinds import Runner
 
 OPSET = 18
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")

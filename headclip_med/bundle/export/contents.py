@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from headclip_med.base.versions import package_versions
+from headclip_med.bundle.export.kinds import Kind
 from headclip_med.detectors import HeadCLIP
 from headclip_med.engine.card import Cut, Pixels, Port, ScoreCard
 from headclip_med.engine.torch_scorer import own_preprocessing
-from headclip_med.exports.kinds import Kind
 from headclip_med.models.load import Model
 
 # Packages beside the usual ones that decide what an ONNX file computes.
