@@ -1,6 +1,6 @@
 """``python -m headclip_med`` is ``headclip-med``."""
 
-from headclip_med.cli import main
+from headclip_med.cli.main import main
 
 if __name__ == "__main__":
     main()

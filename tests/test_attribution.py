@@ -17,7 +17,7 @@ from towers import clip_tower, timm_tower
 from typer.testing import CliRunner
 
 from headclip_med.base.errors import ModelError
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.detectors import ClassFeatures, HeadCLIP, HeadCLIPConfig
 from headclip_med.detectors.headclip.attribution import HeadShares, acting_weights, detector_shares, strongest_heads
 from headclip_med.encoders.head_weights import DynamicHeadWeights

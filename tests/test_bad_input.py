@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from small_cases import write_tiny_pack, write_volume
 from typer.testing import CliRunner
 
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 
 SHAPE = (20, 24, 6)
 

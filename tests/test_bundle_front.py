@@ -13,7 +13,7 @@ import pytest
 from tiny_bundle import change_config, write_bundle, write_config
 from typer.testing import CliRunner, Result
 
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 
 
 @pytest.fixture(autouse=True)
@@ -363,7 +363,7 @@ def test_path_and_list(bundle: Path, tmp_path: Path) -> None:
 def test_path_and_list_load_nothing_heavy() -> None:
     code = (
         "import sys\n"
-        "from headclip_med.cli import main\n"
+        "from headclip_med.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
         "assert not {'torch', 'monai'} & set(sys.modules)\n"

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from headclip_med.bundle.folder import BundleFolder
 from headclip_med.bundle.verify import Check, verify
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 
 STATIC = [
     "licence",

@@ -28,7 +28,7 @@ from headclip_med import load_engine
 from headclip_med.base.errors import HeadclipError
 from headclip_med.bundle import HeadCLIPInferer, build_network, read_ledger
 from headclip_med.bundle.failures import BundleRunError
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning"),  # that a config is code

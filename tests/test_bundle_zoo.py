@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import headclip_med
 from headclip_med.bundle import build_network
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 
 META = str(ROOT / "configs" / "metadata.json")
 SCHEMA = Path(headclip_med.__file__).parent / "bundle" / "meta_schema_20240725.json"

@@ -21,8 +21,8 @@ from typer.testing import CliRunner, Result
 from headclip_med import reading
 from headclip_med.base import names as choices
 from headclip_med.base.versions import __version__
-from headclip_med.cli import app
-from headclip_med.console import TerminalWatcher
+from headclip_med.cli.main import app
+from headclip_med.cli.screen.console import TerminalWatcher
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def _predict(pack: Path, *arguments: object) -> Result:
 def test_help_and_version_import_nothing_heavy() -> None:
     code = (
         "import sys\n"
-        "from headclip_med.cli import main\n"
+        "from headclip_med.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
         "heavy = {'torch', 'monai', 'matplotlib', 'timm', 'open_clip', 'scipy'} & set(sys.modules)\n"
@@ -90,7 +90,7 @@ def test_json_is_the_only_thing_on_stdout(tmp_path: Path, tiny_pack: Path, volum
 
 
 def test_bars_appear_on_a_terminal_only_and_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    from headclip_med import console
+    from headclip_med.cli.screen import console
     from headclip_med.cohort.outcome import CaseOutcome
 
     def shown(is_terminal: bool) -> str:
@@ -211,7 +211,7 @@ class Engine:
 
 sys.modules["headclip_med.engine.torch_engine"] = types.ModuleType("engine")
 sys.modules["headclip_med.engine.torch_engine"].load_engine = lambda *_, **__: Engine()
-from headclip_med.cli import main
+from headclip_med.cli.main import main
 main()
 """
 
@@ -254,7 +254,7 @@ def test_debug_shows_the_traceback_of_an_internal_error(
 def test_wrong_usage_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from headclip_med.cli import main\n"
+        "from headclip_med.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: code = end.code\n"
         "assert 'torch' not in sys.modules\n"
@@ -332,7 +332,7 @@ def test_demo_prints_where_the_lesion_is_and_where_it_was_found(
 
 
 def test_doctor_exits_1_when_anything_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    from headclip_med import doctor
+    from headclip_med.cli import doctor
 
     fine = doctor.Check("torch", "ok", "1.0")
     monkeypatch.setattr(doctor, "diagnose", lambda: [fine])
@@ -476,7 +476,9 @@ def test_names_are_shown_as_they_are(name: str, tmp_path: Path, tiny_pack: Path,
 def test_every_kind_of_output_shows_brackets(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from headclip_med import console, console_bundle, console_pacs
+    from headclip_med.cli.screen import bundle as console_bundle
+    from headclip_med.cli.screen import console
+    from headclip_med.cli.screen import pacs as console_pacs
 
     odd = "[b]x[/b] :heart: [/y]"
     console.say_error(odd)
@@ -493,7 +495,7 @@ def test_every_kind_of_output_shows_brackets(
 
 
 def test_a_reader_that_has_gone_ends_no_run() -> None:
-    from headclip_med import console
+    from headclip_med.cli.screen import console
 
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream:
@@ -506,7 +508,7 @@ def test_a_reader_that_has_gone_ends_no_run() -> None:
 
 
 def test_a_pipe_that_is_closed_leaves_exit_code_and_words_alone() -> None:
-    code = "from headclip_med.cli import main; main()"
+    code = "from headclip_med.cli.main import main; main()"
     command = f'"{sys.executable}" -c "{code}" data layouts | head -1; echo ${{PIPESTATUS[0]}}'
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (len(ran.stdout.splitlines()), ran.stdout.splitlines()[-1], ran.stderr) == (2, "0", "")
@@ -522,7 +524,7 @@ def test_a_stream_that_cannot_show_a_name_ends_no_run() -> None:
 def test_progress_is_told_in_lines_where_no_bar_can_be_drawn(
     tmp_path: Path, tiny_pack: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headclip_med import console
+    from headclip_med.cli.screen import console
 
     monkeypatch.setattr(console, "_EVERY", 0.0)
     lines = _predict(tiny_pack, volume, volume, "--out", tmp_path / "out", "--batch-size", "2").stderr.splitlines()
@@ -534,7 +536,7 @@ def test_progress_is_told_in_lines_where_no_bar_can_be_drawn(
 def test_lines_of_progress_are_seconds_apart(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from headclip_med import console
+    from headclip_med.cli.screen import console
 
     now = iter([0.0, 5.0, 9.0, 11.0, 11.0, 20.0, 22.0, 22.0])
     monkeypatch.setattr(console.time, "monotonic", lambda: next(now))

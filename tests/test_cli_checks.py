@@ -14,10 +14,10 @@ from small_cases import write_tiny_pack, write_volume
 from training_case import write_pairs
 from typer.testing import CliRunner, Result
 
-from headclip_med import cli_checks
 from headclip_med.base.errors import HeadclipError, InputError, ModelError, OutputError
 from headclip_med.base.fields import parse_settings
-from headclip_med.cli import app
+from headclip_med.cli import checks as cli_checks
+from headclip_med.cli.main import app
 from headclip_med.reading.inputs import expand_inputs
 from headclip_med.training.config import load_config
 
@@ -92,7 +92,7 @@ REFUSED = [
 _RUN_ALL = """
 import json, sys
 from typer.testing import CliRunner
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 told = []
 for line in json.load(sys.stdin):
     ran = CliRunner().invoke(app, line)

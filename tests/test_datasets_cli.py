@@ -9,8 +9,8 @@ import pytest
 from dataset_trees import pairs_tree, put_image, put_mask, put_volume
 from typer.testing import CliRunner, Result
 
-from headclip_med.cli import app
-from headclip_med.cli_data import _complete_layout
+from headclip_med.cli.data import _complete_layout
+from headclip_med.cli.main import app
 from headclip_med.datasets import LAYOUTS, open_dataset
 
 

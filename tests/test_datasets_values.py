@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from headclip_med import evaluate
 from headclip_med.base.errors import InputError
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.datasets.check import check_dataset
 from headclip_med.datasets.fingerprints import fingerprint_case, take_inventory

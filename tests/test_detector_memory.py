@@ -17,7 +17,7 @@ from training_case import write_pairs, write_tower
 from typer.testing import CliRunner
 
 from headclip_med.base.errors import InputError, ModelError
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.detectors import HeadCLIP, NormalPixels
 from headclip_med.detectors.memory import Memory, MemoryConfig, PatchBank, WithMemory, adapted, build_bank
 from headclip_med.encoders.image import EncodeOptions, encode_images

@@ -13,7 +13,7 @@ from oracle import oracle_engine
 from typer.testing import CliRunner
 
 from headclip_med.base.errors import InputError
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.engine.result import AnomalyResult
 from headclip_med.reading import read_volume
 from headclip_med.writing import write_result

@@ -13,7 +13,7 @@ from small_cases import write_volume
 from typer.main import get_command
 
 from headclip_med.base import names as choices
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.models.pack import builtin_packs, load_pack
 
 ROOT = Path(__file__).parents[1]

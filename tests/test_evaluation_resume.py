@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from headclip_med import evaluate, open_dataset
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.datasets import CaseDataset
 from headclip_med.engine import torch_engine as engine
 from headclip_med.engine.result import AnomalyResult

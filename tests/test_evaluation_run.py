@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from headclip_med import evaluate, open_dataset
 from headclip_med.base.errors import InputError, OutputError
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.evaluation import EvaluationRecord, EvaluationWatcher, ModelSpec, Settings
 from headclip_med.evaluation.groups import with_columns
 

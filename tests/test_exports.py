@@ -22,7 +22,7 @@ from headclip_med.bundle.export.graph import ExportGraph, MapGraph, exportable
 from headclip_med.bundle.export.kinds import KINDS, parse_kinds, targets
 from headclip_med.bundle.export.run import Exported, export_model, load_network
 from headclip_med.bundle.network import build_network
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.encoders.adapters import tower_from_open_clip
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.encoders.head_weights import DynamicHeadWeights

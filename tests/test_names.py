@@ -13,7 +13,7 @@ from small_cases import write_volume
 from typer.testing import CliRunner
 
 from headclip_med.base.errors import InputError, OutputError, readable
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.reading import load
 from headclip_med.reading.inputs import case_name
 from headclip_med.review.sources import match_source

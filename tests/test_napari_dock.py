@@ -311,7 +311,7 @@ def test_without_a_screen_words_say_what_is_missing(tmp_path: Path, environment:
     """Qt ended the process, and a core file was all that it left."""
     write_case(tmp_path)
     kept = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
-    code = "from headclip_med.cli import main; main()"
+    code = "from headclip_med.cli.main import main; main()"
     command = [sys.executable, "-c", code, "review", str(tmp_path / "results")]
     done = subprocess.run(command, capture_output=True, text=True, env={**kept, **environment})
     assert done.returncode == 2

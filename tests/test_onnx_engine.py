@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 import headclip_med
 from headclip_med.base.errors import CancelledError, HeadclipError, InputError, MissingExtraError, ModelError
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.cohort.options import CaseOptions
 from headclip_med.cohort.run import run_cohort
 from headclip_med.datasets.phantom import centred_affine, make_phantom
@@ -399,7 +399,7 @@ def test_the_modules_of_a_prediction_load_without_torch() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-_CLI = "from headclip_med.cli import main\nmain()"
+_CLI = "from headclip_med.cli.main import main\nmain()"
 
 
 def test_the_command_line_predicts_end_to_end_without_torch(

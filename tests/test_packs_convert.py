@@ -21,7 +21,7 @@ from weight_formats import FORMS, QUICK, QuickGELU, archive, tiny_state
 
 from headclip_med.base.errors import ModelError
 from headclip_med.base.files import sha256_file
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.detectors import Parts
 from headclip_med.detectors.base import read_config
 from headclip_med.detectors.crane.crane import Crane, CraneConfig

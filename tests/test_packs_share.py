@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 from headclip_med.base.errors import HeadclipError, ModelError
 from headclip_med.base.files import sha256_file
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.models.catalogue import model_info
 from headclip_med.models.convert.prompts import convert_prompts, read_prompts
 from headclip_med.models.load import load_model

@@ -17,7 +17,7 @@ from pydicom import dcmread
 from typer.testing import CliRunner
 
 from headclip_med.base.errors import CancelledError, InputError, MissingExtraError, OutputError
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.cohort.pacs.access import Access
 from headclip_med.cohort.pacs.address import Address, is_address, parse_address, parse_service
 from headclip_med.cohort.pacs.archive import (
@@ -422,7 +422,7 @@ def test_a_wrong_address_runs_nothing(tmp_path: Path) -> None:
 def test_the_archive_needs_no_torch() -> None:
     code = (
         "import sys\n"
-        "import headclip_med.cli_pacs\n"
+        "import headclip_med.cli.pacs\n"
         "from headclip_med.cohort.pacs import dicomweb, dimse, plan\n"
         "assert not {'torch', 'monai', 'highdicom'} & set(sys.modules)\n"
     )

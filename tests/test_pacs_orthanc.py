@@ -20,7 +20,7 @@ from orthanc import PASSWORD, USER, Orthanc, Wire, free_port
 from pydicom import dcmread
 from typer.testing import CliRunner, Result
 
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.cohort.pacs.access import Access
 from headclip_med.cohort.pacs.address import parse_address
 from headclip_med.cohort.pacs.archive import PacsUnavailableError, pseudonym

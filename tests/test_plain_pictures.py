@@ -18,7 +18,7 @@ import tifffile
 from PIL import Image
 from typer.testing import CliRunner
 
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.engine.torch_engine import load_engine
 from headclip_med.reading import load
 from headclip_med.review import Session

@@ -26,7 +26,7 @@ from weight_formats import QUICK, tiny_state
 
 from headclip_med import load_engine
 from headclip_med.base.errors import InputError
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.encoders.build import build_tower
 from headclip_med.encoders.text import prompt_tokens
 from headclip_med.engine.torch_engine import Engine

@@ -17,7 +17,7 @@ from small_cases import write_tiny_pack, write_volume
 from typer.testing import CliRunner, Result
 
 from headclip_med.base.errors import InputError, MissingExtraError, ModelError
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.review import Mark, Session
 from headclip_med.review.heads import explain_heads
 from headclip_med.review.model import Opinion

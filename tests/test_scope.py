@@ -17,7 +17,7 @@ from small_cases import write_tiny_pack, write_volume
 from typer.testing import CliRunner
 
 from headclip_med.base.volume import LoadedVolume
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.datasets.phantom import centred_affine, make_phantom
 from headclip_med.engine.torch_engine import load_engine
 from headclip_med.models.domains import DOMAINS

@@ -144,7 +144,7 @@ def test_predicting_a_file_imports_neither_monai_nor_napari(tiny_pack: Path, tmp
     """MONAI alone takes as long as everything else together before the first slice."""
     volume = write_volume(tmp_path / "a.nii.gz")
     code = (
-        "import sys\nfrom headclip_med.cli import app\n"
+        "import sys\nfrom headclip_med.cli.main import app\n"
         f"app(['predict', {str(volume)!r}, '--model', {str(tiny_pack)!r}, '--device', 'cpu', '--format', 'nifti', "
         f"'--out', {str(tmp_path / 'out')!r}], standalone_mode=False)\n"
         "print(sorted({'monai', 'napari'} & set(sys.modules)))"

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from headclip_med import load_engine
 from headclip_med.base.errors import CancelledError, InputError, ModelError, OutputError
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.encoders.adapters import tower_from_open_clip
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.evaluation.metrics.counts import count_scores

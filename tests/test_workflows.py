@@ -21,7 +21,7 @@ from headclip_med.base.errors import HeadclipError
 from headclip_med.bundle import run as front
 from headclip_med.bundle.folder import BundleFolder
 from headclip_med.bundle.overrides import read_overrides
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pydicom import Dataset, dcmread
 from typer.testing import CliRunner
 
 from headclip_med.base.errors import MissingExtraError
-from headclip_med.cli import app
+from headclip_med.cli.main import app
 from headclip_med.writing import ALL_FORMATS, DICOM_FORMATS
 from headclip_med.writing.dicom.deidentify import SALT
 from headclip_med.writing.dicom.objects import write_dicom

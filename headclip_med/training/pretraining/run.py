@@ -1,6 +1,6 @@
 """Pretrain ``headclip-tiny``: a small tower that finds lesions painted into, and known in, real brains.
 
-    python -m headclip_med.training.pretraining.run CONFIG.yaml [--out PACK_FOLDER] [--resume]
+    python -m headclip_med.cli.pretrain CONFIG.yaml [--out PACK_FOLDER] [--resume]
 
 The bundle ``headclip_tiny_pretraining`` runs the same. Batches depend on the seed and the step alone, so that the same
 configuration gives the same file on a CPU, interrupted or not.
@@ -8,7 +8,6 @@ configuration gives the same file on a CPU, interrupted or not.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import math
@@ -23,7 +22,7 @@ from monai.inferers import Inferer, SimpleInferer
 from scipy import ndimage
 from torch import Tensor, nn
 
-from headclip_med.base.errors import CancelledError, HeadclipError, ModelError
+from headclip_med.base.errors import CancelledError, ModelError
 from headclip_med.base.fields import read_fields
 from headclip_med.base.files import atomic_path, save_tensors, sha256_file
 from headclip_med.models.pack import TENSORS_NAME
@@ -304,25 +303,3 @@ def load_pretrain_config(path: Path, **changes: Any) -> PretrainConfig:
         InputError: an unreadable file, an unknown field, or a value that a field may not have.
     """
     return pretraining_recipe(**{**read_fields(path), **changes})
-
-
-def main() -> None:
-    """Command-line entry."""
-    from headclip_med.console_train import TrainBar
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--resume", action="store_true")
-    options = parser.parse_args()
-    changes = {name: getattr(options, name) for name in ("out", "seed") if getattr(options, name) is not None}
-    with TrainBar() as watcher:
-        try:
-            pretrain(load_pretrain_config(options.config, **changes), resume=options.resume, watcher=watcher)
-        except HeadclipError as error:
-            raise SystemExit(f"error: {error}") from error
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import TextColumn
 
-from headclip_med.console import Pulse, draws_bars, progress_bars, say_note, say_result
+from headclip_med.cli.screen.console import Pulse, draws_bars, progress_bars, say_note, say_result
 from headclip_med.encoders.weight_places import is_weights, split_architecture
 from headclip_med.training.loop import TrainWatcher
 from headclip_med.training.objective import Quality

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headclip_med import cli_options as options
-from headclip_med.cli_errors import errors_in_words
+from headclip_med.cli import options
+from headclip_med.cli.errors import errors_in_words
 
 if TYPE_CHECKING:
     from headclip_med.review import Session
@@ -84,7 +84,7 @@ def review_tables(
 ) -> None:
     """Tables of several readers for statistics: findings, cases before and after the overlay (ROC), marks (JAFROC)."""
     with errors_in_words():
-        from headclip_med import console
+        from headclip_med.cli.screen import console
         from headclip_med.review.readings import gather
         from headclip_med.review.tables import write_tables
 
@@ -121,7 +121,7 @@ def _check_viewer() -> None:
 
 
 def _show(session: Session, as_json: bool) -> None:
-    from headclip_med import console
+    from headclip_med.cli.screen import console
 
     if as_json:
         cases = [{**asdict(entry), "folder": str(entry.folder)} for entry in session.cases]

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from headclip_med import cli_options as options
 from headclip_med.bundle.folder import DEFAULT
-from headclip_med.cli_errors import errors_in_words
-from headclip_med.cli_export import export
+from headclip_med.cli import options
+from headclip_med.cli.errors import errors_in_words
+from headclip_med.cli.export import export
 
 bundle_app = options.CommandApp("Run, check and find MONAI bundles.")
 
@@ -29,8 +29,8 @@ def bundle_path(
 ) -> None:
     """Print the folder of a bundle, for monai.bundle and other tools."""
     with errors_in_words():
-        from headclip_med import console
         from headclip_med.bundle.folder import find_bundle
+        from headclip_med.cli.screen import console
 
         bundle = find_bundle(name)
         if as_json:
@@ -43,8 +43,9 @@ def bundle_path(
 def bundle_list(as_json: options.JsonOption = False) -> None:
     """The bundles of this installation, and the workflows of each."""
     with errors_in_words():
-        from headclip_med import console, console_bundle
         from headclip_med.bundle.folder import own_bundles, summary
+        from headclip_med.cli.screen import bundle as console_bundle
+        from headclip_med.cli.screen import console
 
         bundles = [summary(bundle) for bundle in own_bundles()]
         if as_json:
@@ -85,11 +86,12 @@ def bundle_run(
     as in --train#trainer#max_epochs 5. A key that the config does not have is refused.
     """
     with errors_in_words():
-        from headclip_med import console, console_bundle
         from headclip_med.bundle import run as front
         from headclip_med.bundle.failures import BundleRunError, was_stopped
         from headclip_med.bundle.folder import check_installed, find_bundle
         from headclip_med.bundle.overrides import read_overrides
+        from headclip_med.cli.screen import bundle as console_bundle
+        from headclip_med.cli.screen import console
 
         folder = find_bundle(bundle)
         check_installed("fire", "ignite")
@@ -140,9 +142,10 @@ def bundle_verify(
     with errors_in_words():
         from dataclasses import asdict
 
-        from headclip_med import console, console_bundle
         from headclip_med.bundle.folder import find_bundle
         from headclip_med.bundle.verify import verify
+        from headclip_med.cli.screen import bundle as console_bundle
+        from headclip_med.cli.screen import console
 
         bundle = find_bundle(name)
         with console_bundle.stdout_for_json(True), console.waiting(f"checking {bundle.name}"):

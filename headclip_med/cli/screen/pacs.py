@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from headclip_med.console import out, show, table
+from headclip_med.cli.screen.console import out, show, table
 
 if TYPE_CHECKING:
     from headclip_med.cohort.pacs.archive import SeriesFound, StudyFound

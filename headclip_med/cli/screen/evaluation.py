@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.progress import TaskID
 
-from headclip_med.console import (
+from headclip_med.cli.screen.console import (
     Pulse,
     draws_bars,
     err,

@@ -13,8 +13,8 @@ DEBUG = "HEADCLIP_DEBUG"
 @contextmanager
 def errors_in_words(refused: int = 2) -> Iterator[None]:
     """Turn what a command raises into one message on stderr and an exit code, ``refused`` for our errors."""
-    from headclip_med import console
     from headclip_med.base.errors import HeadclipError, internal_error
+    from headclip_med.cli.screen import console
 
     try:
         yield

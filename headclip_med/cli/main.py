@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headclip_med import cli_options as options
 from headclip_med.base import names as choices
 from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.base.versions import __version__
-from headclip_med.cli_bundle import bundle_app
-from headclip_med.cli_data import data_app
-from headclip_med.cli_errors import errors_in_words
-from headclip_med.cli_evaluate import evaluate
-from headclip_med.cli_models import models_app
-from headclip_med.cli_pacs import pacs_app
-from headclip_med.cli_review import review, review_tables
-from headclip_med.cli_train import train
+from headclip_med.cli import options
+from headclip_med.cli.bundle import bundle_app
+from headclip_med.cli.data import data_app
+from headclip_med.cli.errors import errors_in_words
+from headclip_med.cli.evaluate import evaluate
+from headclip_med.cli.models import models_app
+from headclip_med.cli.pacs import pacs_app
+from headclip_med.cli.review import review, review_tables
+from headclip_med.cli.train import train
 
 if TYPE_CHECKING:
     from headclip_med.engine.engine import ScanEngine
@@ -95,7 +95,8 @@ def predict(
 ) -> None:
     """Score scans: anomaly map, mask, findings in mm, preview and report for every case."""
     with errors_in_words():
-        from headclip_med import cli_checks, console
+        from headclip_med.cli import checks as cli_checks
+        from headclip_med.cli.screen import console
         from headclip_med.cohort import options as case_options
         from headclip_med.cohort import resume as finished
         from headclip_med.cohort import run as cohort
@@ -172,7 +173,8 @@ def demo(
 ) -> None:
     """Find a lesion of known place in an embedded synthetic volume; offline, about a minute on a CPU."""
     with errors_in_words():
-        from headclip_med import cli_checks, console
+        from headclip_med.cli import checks as cli_checks
+        from headclip_med.cli.screen import console
         from headclip_med.cohort import run as cohort
         from headclip_med.cohort.demo import CASE_NAME, run_demo
 
@@ -195,8 +197,8 @@ def doctor(as_json: options.JsonOption = False) -> None:
     with errors_in_words():
         from dataclasses import asdict
 
-        from headclip_med import console
-        from headclip_med.doctor import diagnose
+        from headclip_med.cli.doctor import diagnose
+        from headclip_med.cli.screen import console
 
         checks = diagnose()
         failed = any(check.status == "fail" for check in checks)
@@ -219,7 +221,7 @@ def _engine(
     speed: str = "exact",
     normals: Path | None = None,
 ) -> ScanEngine:
-    from headclip_med import console
+    from headclip_med.cli.screen import console
     from headclip_med.engine.onnx_engine import ONNX_ENDING, check_onnx_options, load_onnx_engine
 
     engine: ScanEngine

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from headclip_med.console import out, say_note, show, status_text, table
+from headclip_med.cli.screen.console import out, say_note, show, status_text, table
 
 if TYPE_CHECKING:
     from headclip_med.bundle.run import BundleOutcome

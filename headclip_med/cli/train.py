@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from headclip_med import cli_options as options
-from headclip_med.cli_errors import errors_in_words
+from headclip_med.cli import options
+from headclip_med.cli.errors import errors_in_words
 
 
 def train(
@@ -49,8 +49,8 @@ def train(
         from headclip_med.base.errors import CancelledError, InputError
         from headclip_med.base.fields import parse_settings, read_fields
         from headclip_med.base.names import DOMAINS, method_names
+        from headclip_med.cli.screen.console import say_error, say_json
         from headclip_med.cohort.options import check_name
-        from headclip_med.console import say_error, say_json
 
         check_name("method", method, method_names())
         check_name("domain", domain, DOMAINS)
@@ -73,7 +73,7 @@ def train(
             hint = "In the configuration, give them to each set"
             raise InputError("Values of masks must go with --data", "none", hint)
         _check_paths({**({} if config is None else read_fields(config)), **settings, **changes})
-        from headclip_med.console_train import TrainBar, show_trained
+        from headclip_med.cli.screen.train import TrainBar, show_trained
         from headclip_med.training.config import load_config
         from headclip_med.training.run import train as run
         from headclip_med.training.stop import Stop, stopped_words
@@ -102,9 +102,9 @@ def train(
 
 def _check_paths(given: dict[str, Any]) -> None:
     """Data, tower and folder of a configuration as it was written, before torch is imported."""
-    from headclip_med import cli_checks
     from headclip_med.base.errors import InputError
     from headclip_med.base.files import check_writable
+    from headclip_med.cli import checks as cli_checks
 
     missing = [name for name in ("data", "model", "out") if name not in given]
     if "weights" in given and "model" in missing:

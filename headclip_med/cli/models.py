@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from headclip_med import cli_options as options
 from headclip_med.base import names as choices
-from headclip_med.cli_errors import errors_in_words
-from headclip_med.cli_heads import heads
+from headclip_med.cli import options
+from headclip_med.cli.errors import errors_in_words
+from headclip_med.cli.heads import heads
 
 models_app = options.CommandApp("List, describe, download, convert and share models.")
 
@@ -25,7 +25,7 @@ def models_list(as_json: options.JsonOption = False) -> None:
     with errors_in_words():
         from dataclasses import asdict
 
-        from headclip_med import console
+        from headclip_med.cli.screen import console
         from headclip_med.models.catalogue import list_packs
 
         packs = list_packs()
@@ -42,7 +42,7 @@ def models_methods(as_json: options.JsonOption = False) -> None:
     with errors_in_words():
         from dataclasses import asdict
 
-        from headclip_med import console
+        from headclip_med.cli.screen import console
         from headclip_med.models.catalogue import list_methods
 
         methods = list_methods()
@@ -58,7 +58,8 @@ def models_info(name: options.ModelArgument, as_json: options.JsonOption = False
     with errors_in_words():
         from dataclasses import asdict
 
-        from headclip_med import cli_checks, console
+        from headclip_med.cli import checks as cli_checks
+        from headclip_med.cli.screen import console
 
         cli_checks.check_model(name)
         from headclip_med.models.catalogue import model_info
@@ -76,7 +77,8 @@ def models_pull(name: options.ModelArgument, as_json: options.JsonOption = False
     with errors_in_words():
         from dataclasses import asdict
 
-        from headclip_med import cli_checks, console
+        from headclip_med.cli import checks as cli_checks
+        from headclip_med.cli.screen import console
 
         cli_checks.check_model(name)
         from headclip_med.models.catalogue import check_known, pull_model
@@ -99,7 +101,8 @@ def models_push(
 ) -> None:
     """Upload a pack to the Hub: record, tensors, own tower and card; log in with `hf auth login` first."""
     with errors_in_words():
-        from headclip_med import cli_checks, console
+        from headclip_med.cli import checks as cli_checks
+        from headclip_med.cli.screen import console
 
         cli_checks.check_model(pack)
         from headclip_med.models.pack import builtin_packs, load_pack
@@ -124,8 +127,9 @@ def models_export(
 ) -> None:
     """Write a pack as one safetensors file with its record in the header, and the record beside it as JSON."""
     with errors_in_words():
-        from headclip_med import cli_checks, console
         from headclip_med.base.files import check_writable
+        from headclip_med.cli import checks as cli_checks
+        from headclip_med.cli.screen import console
 
         cli_checks.check_model(pack)
         check_writable(file.absolute().parent)
@@ -185,9 +189,10 @@ def models_convert(
 ) -> None:
     """Make a pack of prompts or head weights that were trained elsewhere."""
     with errors_in_words():
-        from headclip_med import cli_checks, console
         from headclip_med.base import names as choices
         from headclip_med.base.files import check_writable
+        from headclip_med.cli import checks as cli_checks
+        from headclip_med.cli.screen import console
         from headclip_med.cohort import options as case_options
 
         cli_checks.check_file(file, "The file to convert")

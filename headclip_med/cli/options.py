@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from headclip_med.base import names as choices
-from headclip_med.cli_errors import DEBUG
+from headclip_med.cli.errors import DEBUG
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,7 +45,7 @@ def _with_voice(function: Command) -> Command:
 
     @wraps(function)
     def spoken(*args: Any, quiet: bool = False, verbose: bool = False, **more: Any) -> Any:
-        from headclip_med import console
+        from headclip_med.cli.screen import console
 
         console.speak(quiet=quiet, verbose=verbose or bool(os.environ.get(DEBUG)))
         return function(*args, **more)

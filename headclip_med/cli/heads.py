@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headclip_med import cli_options as options
-from headclip_med.cli_errors import errors_in_words
+from headclip_med.cli import options
+from headclip_med.cli.errors import errors_in_words
 
 if TYPE_CHECKING:
     from headclip_med.engine.heads import SliceHeads
@@ -34,9 +34,10 @@ def heads(
 ) -> None:
     """Draw a pack's head weights and, for a slice, the heads that raise its score most. Research use only."""
     with errors_in_words():
-        from headclip_med import cli_checks, console
         from headclip_med.base.errors import InputError, ModelError
         from headclip_med.base.files import check_writable
+        from headclip_med.cli import checks as cli_checks
+        from headclip_med.cli.screen import console
 
         if out.suffix.lower() != ".png":
             raise InputError("The picture must be a PNG file", out.name, "For example --out heads.png")
@@ -102,7 +103,7 @@ def _facts(found: SliceHeads | None) -> dict[str, Any] | None:
 
 
 def _show(facts: dict[str, Any]) -> None:
-    from headclip_med import console
+    from headclip_med.cli.screen import console
 
     for branch, rows in facts["head_weights"].items():
         known = [value for row in rows for value in row if value is not None]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headclip_med import cli_options as options
-from headclip_med.cli_errors import errors_in_words
+from headclip_med.cli import options
+from headclip_med.cli.errors import errors_in_words
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,10 +45,11 @@ def export(
 ) -> None:
     """Write a detector as one file that runs by itself, compared with the detector on the same slices."""
     with errors_in_words():
-        from headclip_med import cli_checks, console
         from headclip_med.base import names as choices
         from headclip_med.base.files import check_writable
         from headclip_med.bundle.export.kinds import parse_kinds, targets
+        from headclip_med.cli import checks as cli_checks
+        from headclip_med.cli.screen import console
         from headclip_med.cohort import options as case_options
 
         kinds = parse_kinds(kind, out)
@@ -70,7 +71,7 @@ def export(
 
 
 def _table(files: list[Exported]) -> Table:
-    from headclip_med.console import table as make_table
+    from headclip_med.cli.screen.console import table as make_table
 
     table = make_table("kind", "file", "MiB", "map error", "score error", "measured in")
     for file in files:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headclip_med import cli_options as options
 from headclip_med.base import names as choices
-from headclip_med.cli_errors import errors_in_words
+from headclip_med.cli import options
+from headclip_med.cli.errors import errors_in_words
 
 if TYPE_CHECKING:
     from headclip_med.datasets import CaseDataset
@@ -115,8 +115,8 @@ def evaluate(
 ) -> None:
     """Evaluate models on a labelled set: metrics with intervals, tables, plots and a report."""
     with errors_in_words():
-        from headclip_med import cli_checks
         from headclip_med.base.errors import InputError
+        from headclip_med.cli import checks as cli_checks
         from headclip_med.cohort import options as case_options
         from headclip_med.evaluation import ModelSpec, Settings
         from headclip_med.evaluation.report import check_folder
@@ -147,8 +147,8 @@ def evaluate(
         settings = Settings(exact=exact, replicates=bootstrap, seed=seed, min_overlap=min_overlap)
         cli_checks.check_data([data])
         dataset = _dataset(data, name, sequences, (lesion_values, ignore_values), split, limit, groups)
-        from headclip_med.console import say_json
-        from headclip_med.console_evaluation import EvaluationBar, evaluation_json, show_evaluation, show_told
+        from headclip_med.cli.screen.console import say_json
+        from headclip_med.cli.screen.evaluation import EvaluationBar, evaluation_json, show_evaluation, show_told
         from headclip_med.evaluation import evaluate as run
 
         _check_weights(model or [], weights)
@@ -188,7 +188,7 @@ def evaluate(
 
 
 def _check_model(given: str) -> None:
-    from headclip_med.cli_checks import check_model
+    from headclip_med.cli.checks import check_model
     from headclip_med.cohort.options import check_name
 
     if given.startswith("control:"):

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headclip_med import cli_options as options
 from headclip_med.base import names as choices
-from headclip_med.cli_errors import errors_in_words
+from headclip_med.cli import options
+from headclip_med.cli.errors import errors_in_words
 
 if TYPE_CHECKING:
     from headclip_med.datasets import CaseDataset
@@ -41,7 +41,7 @@ SequencesOption = Annotated[
 def layouts(as_json: options.JsonOption = False) -> None:
     """The folder layouts that are understood, each with examples of its files."""
     with errors_in_words():
-        from headclip_med import console
+        from headclip_med.cli.screen import console
         from headclip_med.datasets import LAYOUTS
 
         if as_json:
@@ -63,7 +63,7 @@ def check(
 ) -> None:
     """What was found, what is missing or inconsistent, and how to mend it; exit code 1 if anything is wrong."""
     with errors_in_words():
-        from headclip_med import console
+        from headclip_med.cli.screen import console
         from headclip_med.datasets.check import check_dataset
 
         dataset = _dataset(data, sequences, lesion_values, ignore_values)
@@ -91,8 +91,8 @@ def split(
 ) -> None:
     """Split by patient: no patient and no copied image is in two splits."""
     with errors_in_words():
-        from headclip_med import console
         from headclip_med.base.files import check_writable
+        from headclip_med.cli.screen import console
         from headclip_med.datasets.fingerprints import check_meaning, fingerprint_case
         from headclip_med.datasets.split import check_listable, split_patients, write_split
 
@@ -140,7 +140,7 @@ def _shares(text: str) -> list[float]:
 
 
 def _show(report: DataReport) -> None:
-    from headclip_med import console
+    from headclip_med.cli.screen import console
 
     console.out.print(f"{report.name}, layout {report.layout}")
     table = console.table("", "", show_header=False)

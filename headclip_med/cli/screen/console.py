@@ -24,8 +24,8 @@ from headclip_med.base.errors import readable
 from headclip_med.cohort.outcome import CaseOutcome, CohortSummary, TopFinding, Watcher
 
 if TYPE_CHECKING:
+    from headclip_med.cli.doctor import Check
     from headclip_med.cohort.demo import DemoOutcome
-    from headclip_med.doctor import Check
     from headclip_med.models.catalogue import MethodSummary, ModelInfo, PackSummary
     from headclip_med.review import CaseEntry
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headclip_med import cli_options as options
-from headclip_med.cli_errors import errors_in_words
+from headclip_med.cli import options
+from headclip_med.cli.errors import errors_in_words
 
 if TYPE_CHECKING:
     from headclip_med.cohort.pacs.access import Access
@@ -39,7 +39,7 @@ StudyArgument = Annotated[
 def pacs_echo(address: ServiceArgument, as_json: options.JsonOption = False) -> None:
     """Check that an archive answers and lets us in."""
     with errors_in_words():
-        from headclip_med import console
+        from headclip_med.cli.screen import console
 
         place, archive, _ = _open(address)
         began = time.perf_counter()
@@ -69,7 +69,8 @@ def pacs_find(
 ) -> None:
     """List the studies of an archive, or the series of a study."""
     with errors_in_words():
-        from headclip_med import console, console_pacs
+        from headclip_med.cli.screen import console
+        from headclip_med.cli.screen import pacs as console_pacs
         from headclip_med.cohort.pacs.archive import Query
         from headclip_med.cohort.pacs.retry import Retry
 
@@ -96,7 +97,7 @@ def pacs_pull(
 ) -> None:
     """Fetch a series, or all image series of a study; what is there already is not fetched again."""
     with errors_in_words():
-        from headclip_med import console
+        from headclip_med.cli.screen import console
         from headclip_med.cohort.pacs.open import check_choice, series_of
         from headclip_med.cohort.pacs.pull import pull_series
         from headclip_med.cohort.pacs.retry import Retry
@@ -126,7 +127,8 @@ def pacs_push(
 ) -> None:
     """Store the DICOM objects of results; what an archive holds already is not sent again."""
     with errors_in_words():
-        from headclip_med import console, console_pacs
+        from headclip_med.cli.screen import console
+        from headclip_med.cli.screen import pacs as console_pacs
         from headclip_med.cohort.pacs import push as pushing
 
         outcomes = {}
@@ -150,7 +152,7 @@ def pacs_move(
 ) -> None:
     """Have an archive send a study or series to another application (C-MOVE); nothing comes here."""
     with errors_in_words():
-        from headclip_med import console
+        from headclip_med.cli.screen import console
         from headclip_med.cohort.pacs.open import check_movable, move
 
         place, _, access = _open(address)
@@ -165,7 +167,7 @@ def pacs_move(
 
 def _open(text: str) -> tuple[Address, Archive, Access]:
     """The archive at an address, and a warning where the way to it is open to others."""
-    from headclip_med import console
+    from headclip_med.cli.screen import console
     from headclip_med.cohort.pacs.access import Access
     from headclip_med.cohort.pacs.address import parse_address
     from headclip_med.cohort.pacs.open import open_archive
@@ -176,6 +178,6 @@ def _open(text: str) -> tuple[Address, Archive, Access]:
 
 
 def _push_bar(service: str, total: int) -> AbstractContextManager[Progress]:
-    from headclip_med import console
+    from headclip_med.cli.screen import console
 
     return console.steps(f"objects to {service}", total)
