@@ -93,3 +93,34 @@ def test_a_circle_is_found() -> None:
 
 def test_nothing_else_is_loose() -> None:
     assert {path.name for path in (ROOT / "headclip_med").glob("*.py")} == {"__init__.py", "__main__.py", "transforms.py"}
+
+
+# ---- the picture in docs/architecture.md: python tests/test_imports.py draws it anew
+
+PAGE = ROOT / "docs" / "architecture.md"
+_BEGIN, _END = "```mermaid\n", "```\n"
+
+
+def _reached(rooms: Arrows, room: str) -> set[str]:
+    return rooms[room].union(*(_reached(rooms, other) for other in rooms[room])) if rooms[room] else set()
+
+
+def _picture() -> str:
+    """Arrows between rooms that no longer way says already."""
+    rooms = {room: targets for room, targets in _rooms(_arrows()).items() if room != "headclip_med.transforms"}
+    lines = ["graph BT"]
+    for room in sorted(rooms):
+        for other in sorted(rooms[room]):
+            if not any(other in _reached(rooms, between) for between in rooms[room] - {other}):
+                lines.append(f"    {room.rpartition('.')[2]} --> {other.rpartition('.')[2]}")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_picture_of_the_rooms_is_of_the_imports() -> None:
+    drawn = PAGE.read_text(encoding="utf-8").partition(_BEGIN)[2].partition(_END)[0]
+    assert drawn == _picture(), "draw it again: python tests/test_imports.py"
+
+
+if __name__ == "__main__":
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(_BEGIN)
+    PAGE.write_text(before + _BEGIN + _picture() + _END + rest.partition(_END)[2], encoding="utf-8")
