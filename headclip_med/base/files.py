@@ -68,7 +68,7 @@ def case_folder(out_dir: Path, name: str) -> Iterator[Path]:
         OutputError: for every ``OSError`` (full disk, ...) and for a target that must not be replaced.
     """
     target = out_dir / _checked_name(name)
-    with _os_errors_in_words(out_dir):
+    with os_errors_in_words(out_dir):
         out_dir.mkdir(parents=True, exist_ok=True)
         _check_replaceable(target)
         draft = _hidden_sibling(target)
@@ -87,7 +87,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: for every ``OSError``; an earlier file at ``path`` is then still there.
     """
-    with _os_errors_in_words(path):
+    with os_errors_in_words(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = _hidden_sibling(path)
         try:
@@ -127,7 +127,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 
 def remove_file(path: Path) -> None:
     """Remove a file where there is one; :class:`OutputError` where that is not allowed."""
-    with _os_errors_in_words(path):
+    with os_errors_in_words(path):
         path.unlink(missing_ok=True)
 
 
@@ -140,7 +140,7 @@ def check_writable(out_dir: Path, name: str | None = None) -> None:
     Raises:
         OutputError: in words, before any expensive step.
     """
-    with _os_errors_in_words(out_dir):
+    with os_errors_in_words(out_dir):
         existing = next(path for path in (out_dir, *out_dir.absolute().parents) if os.path.lexists(path))
         with tempfile.TemporaryFile(prefix=".headclip-", dir=existing) as file:
             file.write(bytes(_PROBE_BYTES))
@@ -218,7 +218,8 @@ def _own_files(folder: Path) -> set[str]:
 
 
 @contextmanager
-def _os_errors_in_words(path: Path) -> Iterator[None]:
+def os_errors_in_words(path: Path) -> Iterator[None]:
+    """Turn every ``OSError`` of the body into an :class:`OutputError` about ``path``."""
     try:
         yield
     except OSError as error:
