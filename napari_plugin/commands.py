@@ -43,10 +43,9 @@ def new_labels() -> Any:
             "none that this plugin has opened",
             "Open one with the headclip_med reader and choose its layer",
         )
-    shape = np.asarray(layer.data).shape[:3]
     kept = {key: value for key, value in layer.metadata["headclip_med"].items() if key not in _OF_THE_GRID}
     kwargs = grid.layer_kwargs(**kept)
-    return viewer.add_labels(np.zeros(shape, dtype=np.uint16), name=f"{layer.name} labels", **kwargs)
+    return viewer.add_labels(np.zeros(grid.displayed_shape, dtype=np.uint16), name=f"{layer.name} labels", **kwargs)
 
 
-_OF_THE_GRID = ("affine", "display_to_voxel", "world_to_ras")
+_OF_THE_GRID = ("affine", "display_to_voxel", "shape", "world_to_ras")

@@ -92,7 +92,11 @@ def test_a_circle_is_found() -> None:
 
 
 def test_nothing_else_is_loose() -> None:
-    assert {path.name for path in (ROOT / "headclip_med").glob("*.py")} == {"__init__.py", "__main__.py", "transforms.py"}
+    assert {path.name for path in (ROOT / "headclip_med").glob("*.py")} == {
+        "__init__.py",
+        "__main__.py",
+        "transforms.py",
+    }
 
 
 # ---- the picture in docs/architecture.md: python tests/test_imports.py draws it anew

@@ -496,6 +496,19 @@ def test_words_typed_below_another_picture_are_kept(dock: Any, viewer: Any, tmp_
     assert [found.label for found in axial.review.findings.values()] == ["oedema"]
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "bool", "int16"])
+def test_a_drawing_turned_into_a_type_too_narrow_is_put_back(dock: Any, tmp_path: Path, dtype: str) -> None:
+    agreement = opened(dock, tmp_path, "axial", TWO[:1])
+    mask = np.zeros(dock.review.case.data.shape, np.uint16)
+    mask[2:4, 3, 4] = 200
+    dock.review.case.set_drawn_labels(mask)
+    dock.layers.drawn.data = dock.layers.drawn.data.astype(dtype)
+    dock.views.findings.decide("accepted")
+    assert list(dock.review.case.review.drawn) == ["d200"]
+    assert set(np.unique(dock.layers.drawn.data)) == {0, 200}
+    agreement.check()
+
+
 @pytest.mark.parametrize("what", ["contours", "one voxel of the contours", "preview"])
 def test_contours_that_are_changed_in_place_are_put_right(dock: Any, tmp_path: Path, what: str) -> None:
     agreement = opened(dock, tmp_path, "axial", TWO[:1])

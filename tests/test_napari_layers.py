@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,70 @@ def test_labels_are_written_on_the_sources_grid(affine: np.ndarray, tmp_path: Pa
 def test_a_layer_without_a_place_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="must know its place in the patient"):
         write_image(str(tmp_path / "x.nii.gz"), np.zeros((2, 2, 2)), {"name": "other", "metadata": {}})
+
+
+def _layer_state(data: Any, *, is_labels: bool = True, **changes: Any) -> tuple[Any, dict[str, Any]]:
+    """What napari hands to a writer of a layer that says it lies on the volume of :data:`SHAPE`."""
+    from napari.layers import Image as ImageLayer
+    from napari.layers import Labels
+
+    place = display_grid(affine_2mm(), SHAPE).layer_kwargs()
+    axes = {} if np.ndim(data) == 3 else {"units": None, "axis_labels": None, "scale": None, "translate": None}
+    layer = (Labels if is_labels else ImageLayer)(data, **{**place, **axes, **changes})
+    data, attributes, _ = layer.as_layer_data_tuple()
+    return data, attributes
+
+
+def _shown() -> np.ndarray:
+    return np.ones(display_grid(affine_2mm(), SHAPE).displayed_shape, dtype=np.int64)
+
+
+OFF_GRID: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
+    "binned": lambda: _layer_state(_shown()[::2, ::2, ::2], scale=(6, 4, 4)),
+    "cropped": lambda: _layer_state(_shown()[2:]),
+    "transposed": lambda: _layer_state(_shown().transpose(2, 1, 0)),
+    "projected": lambda: _layer_state(_shown().max(axis=0)),
+    "in colours": lambda: _layer_state(
+        np.zeros((*_shown().shape, 3), np.uint8), is_labels=False, rgb=True, **_place_of_three()
+    ),
+    "moved": lambda: _layer_state(_shown(), translate=(50, 50, 50)),
+    "scaled": lambda: _layer_state(_shown(), scale=(1, 1, 1)),
+    "turned": lambda: _layer_state(_shown(), rotate=_quarter_turn()),
+    "sheared": lambda: _layer_state(_shown(), shear=(0.1, 0, 0)),
+    "affine": lambda: _layer_state(_shown(), affine=np.diag([1.0, 2, 1, 1])),
+    "image moved": lambda: _layer_state(_shown().astype(float), is_labels=False, translate=(0, 0, 3)),
+}
+
+
+def _quarter_turn() -> np.ndarray:
+    return np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+
+
+def _place_of_three() -> dict[str, Any]:
+    place = display_grid(affine_2mm(), SHAPE).layer_kwargs()
+    return {key: place[key] for key in ("scale", "translate", "units", "axis_labels")}
+
+
+@pytest.mark.parametrize("what", OFF_GRID)
+def test_a_layer_that_left_its_grid_is_not_written(tmp_path: Path, what: str) -> None:
+    data, attributes = OFF_GRID[what]()
+    write = write_image if what in ("in colours", "image moved") else write_labels
+    with pytest.raises(OutputError, match="exactly the grid of its volume"):
+        write(str(tmp_path / "x.nii.gz"), data, attributes)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [-1, 255, 256, 70000, -(2**31), 2**31 - 1, 2**31, 2**33 + 5])
+def test_every_label_is_written_as_it_is_or_refused(tmp_path: Path, value: int) -> None:
+    path, shown = str(tmp_path / "x.nii.gz"), _shown()
+    shown[0, 0, 0] = value
+    data, attributes = _layer_state(shown)
+    if value >= 2**31:
+        with pytest.raises(OutputError, match="Labels must lie between"):
+            write_labels(path, data, attributes)
+        return
+    write_labels(path, data, attributes)
+    assert set(np.unique(np.asarray(nib.load(path).dataobj)).tolist()) == {1, value}
 
 
 def test_many_series_are_not_opened_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

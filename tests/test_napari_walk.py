@@ -263,6 +263,7 @@ class Walk:
         else:
             ndim = int(self.pick((3, 4, 5)))
             self.viewer.add_image(self.rng.random((3,) * (ndim - 3) + (6, 20, 20)), name="not ours")
+            self.dock.review.mend()  # as every action of the reader does first
 
     def meddle_with_files(self) -> None:
         """Take a result away or bring it back; change a map or mend it. Never for good."""

@@ -24,7 +24,7 @@ from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.reading import load_volume
 from headclip_med.review import OpenCase
 from headclip_med.review.cases import find_results
-from headclip_med.review.exports import export, write_findings
+from headclip_med.review.exports import export, export_folder, write_findings
 from headclip_med.review.model import CaseReview
 from headclip_med.review.reviewed import ReviewedCase
 from headclip_med.review.sources import linked_image, match_source
@@ -315,3 +315,68 @@ def test_every_export_says_research_use_only(tmp_path: Path) -> None:
     for kind in ("json", "csv", "html"):
         assert RESEARCH_ONLY in files[kind].read_text(encoding="utf-8")
     assert json.loads(files["json"].read_text(encoding="utf-8"))["research_use_only"] == RESEARCH_ONLY
+
+
+# -- one folder, one case, one state
+
+
+def _other(folder: Path, scale: float = 0.95, reader: str = "anna") -> ReviewedCase:
+    _, case = opened(write_case(folder, hand_map(scale)), folder.name, reader=reader)
+    case.judge(case.findings[0].id, "accepted")
+    return ReviewedCase.of(case)
+
+
+@pytest.mark.parametrize("formats", [("json",), ("csv", "png"), ("nifti",), ("html",)])
+@pytest.mark.parametrize("whose", ["another case", "another reader"])
+def test_an_export_never_mixes_with_anothers(tmp_path: Path, formats: tuple[str, ...], whose: str) -> None:
+    first = _other(tmp_path / "a" / "case", 1.0)
+    scale, reader = (0.95, "anna") if whose == "another case" else (1.0, "ben")
+    second = _other(tmp_path / "b" / "case", scale, reader)
+    export(first, tmp_path / "out" / "case", ("nifti", "png"))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out" / "case").iterdir()}
+    with pytest.raises(OutputError, match="one case by one reader; given: 'case' with that of case by anna"):
+        export(second, tmp_path / "out" / "case", formats)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out" / "case").iterdir()} == before
+    place = export_folder(second, tmp_path / "out", "case")
+    export(second, place, formats)
+    assert place.name.startswith("case-")
+    assert export_folder(second, tmp_path / "out", "case") == place, "and the next time as well"
+    assert export_folder(first, tmp_path / "out", "case") == tmp_path / "out" / "case"
+
+
+@pytest.mark.parametrize("name", ["accepted_mask.nii.gz", "findings.csv", "finding_03.png", "export.json"])
+def test_an_export_beside_files_of_nobody_knows_whom_is_refused(tmp_path: Path, name: str) -> None:
+    case = _other(tmp_path / "case")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("{}")
+    with pytest.raises(OutputError, match=f"with a (damaged )?{name}"):
+        export(case, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_an_earlier_export_of_the_same_review_goes_as_a_whole(tmp_path: Path) -> None:
+    case, out = reviewed_case(tmp_path / "case"), tmp_path / "out"
+    export(ReviewedCase.of(case), out)
+    (out / "notes.txt").write_text("mine")
+    assert (out / "finding_02.png").exists()
+    case.erase("d1")
+    with pytest.raises(InputError, match="source images"):
+        export(ReviewedCase.of(case), out, ("json", "seg"))
+    assert (out / "finding_02.png").exists(), "nothing of the new one, all of the old one"
+    assert json.loads((out / "review.json").read_text(encoding="utf-8"))["drawn"] != {}
+    files = export(ReviewedCase.of(case), out, ("json", "png"))
+    kept = {path.name for path in out.iterdir()}
+    assert kept == {"review.json", "finding_01.png", "export.json", "notes.txt"}
+    assert all(path.parent == out and path.exists() for path in files.values())
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_no_export_before_the_first_opinion(tmp_path: Path, is_begun: bool) -> None:
+    session, case = opened(write_case(tmp_path / "case"), unaided_first=True)
+    if is_begun:
+        case.draw(hand_map() > 0.5)
+    with pytest.raises(InputError, match="must wait for the first opinion"):
+        ReviewedCase.of(case)
+    case.give_opinion("normal", 60)
+    assert export(ReviewedCase.of(case), tmp_path / "out", ("html",))["html"].exists()
+    session.close()

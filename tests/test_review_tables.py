@@ -424,3 +424,19 @@ def test_a_mark_where_nothing_is_known_is_neither_hit_nor_false(tmp_path: Path) 
     assert told.exit_code == 0, told.output
     marks = {row["mark"]: (row["lesion"], row["ignored"]) for row in read(tmp_path / "t" / "marks.csv")}
     assert marks == {at(TWIN): ("", "True"), at(LOW): ("case-1", "")}
+
+
+def test_tables_without_a_truth_leave_no_lesions_of_an_earlier_one(tmp_path: Path) -> None:
+    out, truth, tables = two_readers(tmp_path), truth_file(tmp_path / "truth"), tmp_path / "tables"
+    options = ("--truth", truth, "--lesion-values", "1,2")
+    assert run("review-tables", out, "--out", tables, *options).exit_code == 0
+    assert (tables / "lesions.csv").exists()
+    assert run("review-tables", out, "--out", tables).exit_code == 0
+    assert {path.name for path in tables.iterdir()} == {"cases.csv", "findings.csv", "marks.csv"}
+    (tables / "lesions.csv").write_text("my own list")
+    assert run("review-tables", out, "--out", tables).exit_code == 0
+    assert (tables / "lesions.csv").read_text() == "my own list"
+    (tables / "export.json").write_text("{}")
+    told = run("review-tables", out, "--out", tables)
+    assert told.exit_code == 2
+    assert "a folder of their own" in " ".join(told.stderr.split())

@@ -138,6 +138,7 @@ def hidden_sibling(path: Path) -> Path:
 
 @contextmanager
 def os_errors_in_words(path: Path) -> Iterator[None]:
+    """Turn every ``OSError`` of the body into an :class:`OutputError` about ``path``."""
     try:
         yield
     except OSError as error:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headclip_med.base.errors import InputError, OutputError
-from headclip_med.base.files import check_writable, write_text
+from headclip_med.base.files import check_writable, os_errors_in_words, write_text
 from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.review.model import review_json
 from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding, case_names
@@ -54,7 +57,9 @@ _COLUMNS = (
 def export(
     reviewed: ReviewedCase, folder: Path, formats: Sequence[str] = FORMATS, options: DicomOptions | None = None
 ) -> dict[str, Path]:
-    """Write a reviewed case into a folder, which is made where it is missing; earlier exports are replaced.
+    """Write a reviewed case into a folder, which is made where it is missing; an earlier export of it goes as a whole.
+
+    ``export.json`` says of which review the files are, and which files.
 
     Args:
         formats: any of ``json``, ``csv``, ``nifti``, ``png``, ``html``, and for a DICOM source ``seg``, ``sr``.
@@ -63,13 +68,89 @@ def export(
         Paths by kind; pictures as ``png_01``, ``png_02``, …, the mask of a plain picture as ``mask_png``, too.
 
     Raises:
-        OutputError: an unknown format, or a file that cannot be written.
+        OutputError: an unknown format, a folder with the export of another case or reader, or a file that cannot be
+            written; an earlier export is then as it was.
         InputError: DICOM without the source at hand.
     """
     unknown = [name for name in formats if name not in (*FORMATS, *DICOM_FORMATS)]
     if unknown:
         raise OutputError(f"A format must be one of {', '.join((*FORMATS, *DICOM_FORMATS))}", ", ".join(unknown))
+    earlier = _earlier_files(reviewed, folder)
     check_writable(folder)
+    with os_errors_in_words(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".headclip-", dir=folder) as draft:
+            drafts = _write_all(reviewed, Path(draft), formats, options)
+            files = {kind: folder / path.name for kind, path in drafts.items()}
+            names = sorted({path.name for path in files.values()})
+            _write_label(reviewed, folder, sorted({*earlier, *names}))  # a kill in between leaves nothing unlabelled
+            for path in drafts.values():
+                path.replace(folder / path.name)
+        for name in earlier - set(names):
+            (folder / name).unlink(missing_ok=True)
+    _write_label(reviewed, folder, names)
+    return files
+
+
+def export_folder(reviewed: ReviewedCase, folder: Path, key: str) -> Path:
+    """Where below ``folder`` an export of this review may go: ``key``, with hash and reader where that is another's."""
+    sha, reader = reviewed.review.result.result_sha256[:8], reviewed.review.reader
+    names = key, f"{key}-{sha}", f"{key}-{sha}-{reader}"
+    return next((folder / name for name in names[:-1] if _is_free(reviewed, folder / name)), folder / names[-1])
+
+
+def _is_free(reviewed: ReviewedCase, folder: Path) -> bool:
+    try:
+        _earlier_files(reviewed, folder)
+    except OutputError:
+        return False
+    return True
+
+
+def _earlier_files(reviewed: ReviewedCase, folder: Path) -> set[str]:
+    """Names of the files of an earlier export of this review.
+
+    Raises:
+        OutputError: the folder holds the export of another case or reader, or files of nobody knows whom.
+    """
+    must, do = "A folder must hold the export of one case by one reader", "Choose another folder"
+    try:
+        label = json.loads((folder / EXPORT_NAME).read_text(encoding="utf-8"))
+        whose = str(label["result_sha256"]), str(label["reader"]).casefold()
+        files = {str(name) for name in label["files"] if Path(str(name)).name == name}
+    except FileNotFoundError:
+        found = sorted(path.name for path in folder.iterdir() if _is_export(path.name)) if folder.is_dir() else []
+        if found:
+            raise OutputError(must, f"'{folder.name}' with a {found[0]} that may be another's", do) from None
+        return set()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(must, f"'{folder.name}' with a damaged {EXPORT_NAME}", do) from error
+    if whose != (reviewed.review.result.result_sha256, reviewed.review.reader.casefold()):
+        raise OutputError(must, f"'{folder.name}' with that of {label.get('case')} by {label['reader']}", do)
+    return files
+
+
+def _is_export(name: str) -> bool:
+    fixed = {JSON_NAME, CSV_NAME, MASK_NAME, MASK_PICTURE_NAME, PAGE_NAME, "seg.dcm", "sr.dcm"}
+    return name in fixed or re.fullmatch(r"finding_\d+\.png", name) is not None
+
+
+def _write_label(reviewed: ReviewedCase, folder: Path, files: Sequence[str]) -> None:
+    review = reviewed.review
+    label = {
+        "case": review.result.name,
+        "reader": review.reader,
+        "result_sha256": review.result.result_sha256,
+        "actions": review.actions,
+        "files": list(files),
+        "research_use_only": RESEARCH_ONLY,
+    }
+    write_text(folder / EXPORT_NAME, json.dumps(label, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write_all(
+    reviewed: ReviewedCase, folder: Path, formats: Sequence[str], options: DicomOptions | None
+) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for kind, name, write in (
         ("json", JSON_NAME, write_review),
@@ -221,6 +302,7 @@ __all__ = [
     "ReviewedCase",
     "ReviewedFinding",
     "export",
+    "export_folder",
     "write_dicom_review",
     "write_findings",
     "write_mask",

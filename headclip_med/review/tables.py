@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from headclip_med.base.errors import InputError, OutputError
-from headclip_med.base.files import check_writable
+from headclip_med.base.files import check_writable, remove_file
 from headclip_med.base.geometry import voxel_to_world, voxel_volume, world_to_voxel
 from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.base.volume import LoadedVolume
 from headclip_med.datasets.values import NOT_KNOWN, MaskValues
 from headclip_med.review.components import Mask, from_runs
-from headclip_med.review.exports import place_cells, write_csv, write_findings
+from headclip_med.review.exports import EXPORT_NAME, place_cells, write_csv, write_findings
 from headclip_med.review.model import CaseReview, Mark, Opinion
 from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
 from headclip_med.writing.record import Millimetres
@@ -107,13 +107,15 @@ class Reading:
 
 
 def write_tables(readings: Sequence[Reading], folder: Path) -> dict[str, Path]:
-    """Write all tables into a folder; earlier ones are replaced.
+    """Write all tables into a folder; earlier ones are replaced, and go where there are none now.
 
     Raises:
-        OutputError: nothing to write, or a file that cannot be written.
+        OutputError: nothing to write, a folder with the export of a case, or a file that cannot be written.
     """
     if not readings:
         raise OutputError("Tables must be made of at least one review", "none")
+    if (folder / EXPORT_NAME).exists():
+        raise OutputError("Tables must have a folder of their own", f"the export of a case in '{folder.name}'")
     check_writable(folder)
     ordered = sorted(readings, key=lambda r: (r.case, r.review.reader))
     files = {name: folder / f"{name}.csv" for name in ("findings", "cases", "marks")}
@@ -125,7 +127,20 @@ def write_tables(readings: Sequence[Reading], folder: Path) -> dict[str, Path]:
         files["lesions"] = folder / "lesions.csv"
         first = {reading.sha: reading for reading in reversed(ordered)}
         write_csv(files["lesions"], _LESIONS, (row for sha in names for row in _lesion_rows(first[sha])))
+    else:
+        _remove_lesions(folder / "lesions.csv")
     return files
+
+
+def _remove_lesions(path: Path) -> None:
+    """Lesions of an earlier truth do not lie beside tables without one; a file of somebody else stays."""
+    try:
+        with path.open("rb") as file:
+            is_ours = file.readline().startswith(b"case,") and path.is_file()
+    except OSError:
+        return
+    if is_ours:
+        remove_file(path)
 
 
 def roc_score(opinion: Opinion | None) -> float | None:

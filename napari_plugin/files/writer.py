@@ -18,35 +18,69 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     """napari's hook: a labels layer as NIfTI with the labels' own numbers.
 
     Raises:
-        OutputError: a layer whose place in the patient is not known, or a file that cannot be written.
+        OutputError: a layer whose place in the patient is not known or not its volume's any more, a label beyond
+            32 bits, or a file that cannot be written.
     """
-    largest = int(np.max(data)) if np.size(data) else 0
-    return _write(path, data, attributes, np.uint8 if largest < 256 else np.int32, "labels")
+    grid, values = _grid_of_layer(data, attributes), np.asarray(data)
+    smallest, largest = int(values.min(initial=0)), int(values.max(initial=0))
+    if smallest < _INT32.min or largest > _INT32.max:
+        must = f"Labels must lie between {_INT32.min} and {_INT32.max} to be written as NIfTI"
+        raise OutputError(must, smallest if smallest < _INT32.min else largest, "Give them smaller numbers")
+    return _write(path, values, grid, attributes, np.uint8 if smallest >= 0 and largest < 256 else np.int32, "labels")
 
 
 def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     """napari's hook: an image layer, such as an anomaly map, as NIfTI in float32; errors as :func:`write_labels`."""
-    return _write(path, data, attributes, np.float32, "image")
+    grid, values = _grid_of_layer(data, attributes), np.asarray(data)
+    if values.dtype.kind not in "buif":
+        raise OutputError("An image must hold real numbers to be written as NIfTI", values.dtype.name)
+    return _write(path, values, grid, attributes, np.float32, "image")
 
 
 def grid_of(attributes: dict[str, Any]) -> DisplayGrid | None:
     """The grid that a layer of ours was laid out by, from its metadata; None for any other layer."""
     kept = (attributes.get("metadata") or {}).get("headclip_med")
-    if not kept or "affine" not in kept or "display_to_voxel" not in kept:
+    if not kept or not {"affine", "display_to_voxel", "shape"} <= set(kept):
         return None
+    i, j, k = (int(size) for size in kept["shape"])
     is_plain = bool(kept.get("is_2d", False))
-    return DisplayGrid(np.asarray(kept["affine"]), np.asarray(kept["display_to_voxel"]), is_plain)
+    return DisplayGrid(np.asarray(kept["affine"]), np.asarray(kept["display_to_voxel"]), (i, j, k), is_plain)
 
 
-def _write(path: str, data: Any, attributes: dict[str, Any], dtype: type, what: str) -> list[str]:
-    grid = grid_of(attributes)
+def _grid_of_layer(data: Any, attributes: dict[str, Any]) -> DisplayGrid:
+    """The grid that a layer lies on exactly: other plugins hand metadata on to crops, projections and the like."""
+    grid, name = grid_of(attributes), attributes.get("name", "a layer")
     if grid is None:
         raise OutputError(
             "A layer must know its place in the patient to be written as NIfTI",
-            f"'{attributes.get('name', 'a layer')}', which was not made on a volume of this plugin",
+            f"'{name}', which was not made on a volume of this plugin",
             "Use the command 'headclip_med: new labels on this volume' and draw there",
         )
-    array: NDArray[Any] = np.ascontiguousarray(grid.to_source(np.asarray(data)), dtype=dtype)
+    must = "A layer must lie on exactly the grid of its volume to be written as NIfTI"
+    do = "Save it with another writer, or put its values into new labels on the volume"
+    if attributes.get("multiscale") or np.shape(data) != grid.displayed_shape:
+        shown = "several resolutions" if attributes.get("multiscale") else " × ".join(map(str, np.shape(data)))
+        raise OutputError(must, f"'{name}' of {shown} for {' × '.join(map(str, grid.displayed_shape))} voxels", do)
+    wanted = {"scale": grid.scale, "translate": grid.translate, **_UNTURNED}
+    moved = [key for key, value in wanted.items() if not _is_near(attributes.get(key), value)]
+    if moved:
+        raise OutputError(must, f"'{name}' with another {' and '.join(moved)}", do)
+    return grid
+
+
+_INT32 = np.iinfo(np.int32)
+_UNTURNED = {"rotate": np.eye(3), "shear": np.zeros(3), "affine": np.eye(4)}
+
+
+def _is_near(given: Any, wanted: NDArray[np.float64]) -> bool:
+    """Whether a layer says this of its place, or nothing."""
+    return given is None or (np.shape(given) == wanted.shape and np.allclose(given, wanted, atol=1e-4))
+
+
+def _write(
+    path: str, values: NDArray[Any], grid: DisplayGrid, attributes: dict[str, Any], dtype: type, what: str
+) -> list[str]:
+    array: NDArray[Any] = np.ascontiguousarray(grid.to_source(values), dtype=dtype)
     kept = attributes["metadata"]["headclip_med"]
     save_image(grid_image(array, grid.affine, kept, what), Path(path))
     return [path]

@@ -599,9 +599,10 @@ def _is_as_made(layer: Any, made: LayerTuple) -> bool:
 
 
 def _can_be_kept(layer: Any, made: LayerTuple) -> bool:
-    """Whether what is painted lies on the case's grid: its array may be another one."""
-    data = layer.data
-    return np.shape(data) == made[0].shape and np.asarray(data).dtype.kind in "bui" and _is_in_place(layer, made)
+    """Whether what is painted lies on the case's grid: its array may be another one that holds every number."""
+    data, dtype = layer.data, np.asarray(layer.data).dtype
+    is_wide = dtype.kind in "ui" and np.can_cast(made[0].dtype, dtype)
+    return np.shape(data) == made[0].shape and is_wide and _is_in_place(layer, made)
 
 
 def _is_in_place(layer: Any, made: LayerTuple) -> bool:

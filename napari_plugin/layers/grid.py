@@ -50,11 +50,13 @@ class DisplayGrid:
     Attributes:
         affine: voxel index → RAS mm, of the volume as it is on disk.
         display_to_voxel: index in the displayed array → voxel index; a signed permutation with a shift.
+        shape: voxels along the volume's axes.
         is_plain: a picture without a patient, whose world is its pixels.
     """
 
     affine: Affine
     display_to_voxel: Affine
+    shape: tuple[int, int, int]
     is_plain: bool = False
 
     @property
@@ -94,6 +96,11 @@ class DisplayGrid:
         flips = tuple(slice(None, None, -1 if column.sum() < 0 else 1) for column in turn.T)
         return displayed[flips].transpose(tuple(np.abs(turn).argmax(axis=1)))
 
+    @property
+    def displayed_shape(self) -> tuple[int, ...]:
+        """Voxels along the displayed axes."""
+        return tuple(self.shape[axis] for axis in np.abs(self.display_to_voxel[:3, :3]).argmax(axis=0))
+
     def world_of(self, ras_mm: NDArray[np.float64]) -> NDArray[np.float64]:
         """RAS mm → napari world, ``(..., 3)``."""
         if self.is_plain:
@@ -118,6 +125,7 @@ class DisplayGrid:
     def layer_kwargs(self, **metadata: object) -> dict[str, Any]:
         """Keyword arguments that place a layer; ``metadata`` is kept beside the way back to the patient."""
         way_back: dict[str, object] = {"affine": self.affine, "display_to_voxel": self.display_to_voxel}
+        way_back |= {"shape": self.shape}
         way_back |= {"is_2d": True} if self.is_plain else {"world_to_ras": self.world_to_ras}
         return {
             "scale": tuple(float(step) for step in self.scale),
@@ -138,7 +146,7 @@ def display_grid(affine: Affine, shape: tuple[int, int, int], is_plain: bool = F
     for column, (axis, flip) in enumerate(zip(axes, (flip_slices, frame.flip_rows, frame.flip_cols), strict=True)):
         display_to_voxel[axis, column] = -1 if flip else 1
         display_to_voxel[axis, 3] = shape[axis] - 1 if flip else 0
-    return DisplayGrid(np.asarray(affine, dtype=np.float64), display_to_voxel, is_plain)
+    return DisplayGrid(np.asarray(affine, dtype=np.float64), display_to_voxel, shape, is_plain)
 
 
 def map_colours() -> NDArray[np.float32]:
