@@ -132,6 +132,7 @@ def leaving_nothing(folder: Path) -> Iterator[None]:
 
 
 def hidden_sibling(path: Path) -> Path:
+    """Name a hidden file or folder beside ``path``, never the same twice."""
     # Suffixes are kept because writers choose their format by them; the rest of a long name is not.
     return path.with_name(f".headclip-{uuid4().hex[:12]}{''.join(path.suffixes[-2:])}")
 
