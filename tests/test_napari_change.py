@@ -611,3 +611,21 @@ def test_a_sequence_stays_when_the_first_opinion_brings_the_overlay(dock: Any, t
     dock.review.give_opinion("abnormal", 50)
     assert [layer.name for layer in dock.layers.sources] == ["axial.nii.gz", "beside"]
     assert dock.layers.map.visible
+
+
+@pytest.mark.parametrize("what", ["export", "sequence", "heads"])
+def test_what_fails_in_a_thread_is_told(dock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """The worker kept errors to itself: the status said "Exporting…" for ever."""
+    opened(dock, tmp_path, "axial", TWO[:1])
+    (tmp_path / "exported").write_text("a file")
+    (tmp_path / "words.nii.gz").write_text("no image")
+    {
+        "export": lambda: dock.tools.export(tmp_path / "exported", ["json"]),
+        "sequence": lambda: dock.tools.add_sequence(tmp_path / "words.nii.gz"),
+        "heads": dock.tools.show_heads,
+    }[what]()
+    wait_for(lambda: not dock.background.is_busy)
+    words = dock.heads_box.words.text() if what == "heads" else status(dock)
+    assert "must" in words
+    assert "given" in words
+    assert dock.heads_box.button.isEnabled()

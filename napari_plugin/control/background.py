@@ -51,7 +51,7 @@ class Background:
         from napari.qt.threading import create_worker
 
         worker: Any = create_worker(_caught, work, given, _start_thread=False)
-        worker.returned.connect(lambda outcome: self._tell(outcome, done, failed))
+        worker.returned.connect(lambda outcome: self._tell(outcome[0], done, failed))
         self._start(worker)
 
     def follow(
@@ -106,12 +106,12 @@ class Background:
         worker.start()
 
 
-def _caught(work: Callable[..., Any], given: tuple[Any, ...]) -> Any:
-    """What was returned, or the error itself: a worker would print it and go on."""
+def _caught(work: Callable[..., Any], given: tuple[Any, ...]) -> tuple[Any]:
+    """What was returned, or the error itself, boxed: a worker would print an error and go on."""
     try:
-        return work(*given)
+        return (work(*given),)
     except Exception as error:
-        return error
+        return (error,)
 
 
 def _caught_events(events: Callable[[], Iterator[Any]], task: Task) -> Iterator[Any]:
