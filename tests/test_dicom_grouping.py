@@ -16,7 +16,7 @@ from pydicom import dcmread, uid
 from pydicom.dataset import Dataset
 
 from headclip_med.base.errors import InputError, OutputError
-from headclip_med.reading import LoadedVolume, list_series, load
+from headclip_med.reading import LoadedVolume, list_series, load, load_volume
 from headclip_med.writing.dicom.objects import write_dicom
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -472,6 +472,27 @@ def test_two_patients_or_series_under_one_uid_are_groups_to_choose_from(
     found = [load(tmp_path, series=f"#{n}").array[0].T for n in (1, 2)]
     order = int(not np.array_equal(found[0], values[0]))
     np.testing.assert_array_equal(found, values[[order, 1 - order]])
+
+
+@pytest.mark.parametrize(
+    "tags", [{"PatientID": "2"}, {"PatientName": "Other^Person"}, {"PatientID": "x", "SeriesNumber": 9}]
+)
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_list_of_several_patients_is_no_set_of_sequences(tmp_path: Path, tags: dict[str, Any], whole: bool) -> None:
+    sources = []
+    for n in range(2):
+        _volumes(
+            tmp_path / str(n), 1, seed=n, **{"PatientID": "x", "SeriesInstanceUID": f"1.2.{n}", **(tags if n else {})}
+        )
+        sources.append(tmp_path / str(n) if whole else tmp_path / str(n) / "000.dcm")
+    if "SeriesNumber" in tags and whole:
+        assert load_volume(sources).array.shape[0] == 2
+    elif "SeriesNumber" not in tags:
+        with pytest.raises(
+            InputError, match="sequences of one patient; given: DICOM headers that name several"
+        ) as caught:
+            load_volume(sources)
+        assert "Other" not in str(caught.value)
 
 
 @pytest.mark.parametrize("missing", ["PatientName", "PatientID", "StudyDate", "Modality", "SeriesNumber"])

@@ -148,6 +148,22 @@ def test_padding_that_is_stated_with_the_other_sign_is_padding(tmp_path: Path) -
     assert f"{5 * SHAPE[1]} pixels hold the padding value" in " ".join(volume.meta["reader_warnings"])
 
 
+@pytest.mark.parametrize(("frames", "shape"), [(3, (15, 21)), (5, (3, 7)), (2, (8, 8))])
+def test_frames_of_one_bit_that_end_within_a_byte_are_read(tmp_path: Path, frames: int, shape: tuple[int, int]) -> None:
+    path = _one(tmp_path)
+    bits = np.random.default_rng(0).integers(0, 2, (frames, *shape)).astype(np.uint8)
+    ds = dcmread(path)
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept"):
+        del ds[keyword]
+    ds.Rows, ds.Columns, ds.NumberOfFrames = *shape, frames
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 1, 1, 0, 0
+    packed = np.packbits(bits.ravel(), bitorder="little").tobytes()
+    ds.add_new("PixelData", "OB", packed + bytes(len(packed) % 2))
+    ds.save_as(path)
+    np.testing.assert_array_equal(load(path).array[0].transpose(2, 1, 0), bits)
+    np.testing.assert_array_equal(load(path, time=1).array[0, :, :, 0].T, bits[1])
+
+
 COLOURS = ("Red", "Green", "Blue")
 
 

@@ -14,6 +14,7 @@ from dicom_series import CtSeries
 
 from headclip_med.base.errors import InputError
 from headclip_med.reading import list_series, load
+from headclip_med.reading.inputs import expand_inputs
 
 VALUES = np.random.default_rng(0).integers(0, 900, (5, 6, 4)).astype(np.int16)
 NIFTI = gzip.compress(nib.Nifti1Image(VALUES, np.eye(4)).to_bytes(), mtime=0)
@@ -115,3 +116,24 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path, names: tuple[str, str
             archive.writestr(name, NIFTI)
     with pytest.raises(InputError, match="must hold each file once; given: two of one name"):
         _load(tmp_path, packed.getvalue())
+
+
+def _pair() -> tuple[bytes, bytes]:
+    files = nib.Nifti1Pair(VALUES, np.eye(4)).make_file_map({"header": io.BytesIO(), "image": io.BytesIO()})
+    image = nib.Nifti1Pair(VALUES, np.eye(4))
+    image.to_file_map(files)
+    return files["header"].fileobj.getvalue(), files["image"].fileobj.getvalue()
+
+
+@pytest.mark.parametrize(("header", "data"), [("a.hdr", "a.img"), ("a.hdr", "a.img.gz"), ("a.hdr.gz", "a.img.gz")])
+@pytest.mark.parametrize("folder", ["", "deep/"])
+def test_the_halves_of_a_pair_are_one_image(tmp_path: Path, header: str, data: str, folder: str) -> None:
+    members = {
+        folder + name: gzip.compress(content) if name.endswith(".gz") else content
+        for name, content in zip((header, data), _pair(), strict=True)
+    }
+    np.testing.assert_array_equal(_load(tmp_path, _zip(members)), VALUES)
+    for name, content in members.items():
+        (tmp_path / "pair" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pair" / name).write_bytes(content)
+    assert len(expand_inputs([tmp_path / "pair"])) == 1

@@ -9,6 +9,7 @@ import re
 import struct
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -91,6 +92,17 @@ def test_the_image_half_of_a_pair_is_enough(tmp_path: Path) -> None:
     (tmp_path / "scan.hdr").rename(tmp_path / "other.hdr")
     with pytest.raises(InputError, match=r"\.img file beside it"):
         read_volume(tmp_path / "other.hdr")
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("name", ["scan.img", "scan.img.gz", "SCAN.IMG"])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_single_file_is_told_by_its_content(tmp_path: Path, kind: Any, name: str, beside: bool) -> None:
+    content = kind(_marked(), np.eye(4)).to_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    if beside:
+        (tmp_path / f"{name[:4]}.hdr").write_bytes(b"ENVI\nsamples = 5\n")
+    np.testing.assert_array_equal(load(tmp_path / name).array[0], _marked())
 
 
 def test_nifti2_and_scale_slope(tmp_path: Path) -> None:

@@ -65,6 +65,28 @@ def test_transparency_is_composited_on_black_with_a_word(tmp_path: Path) -> None
     assert opaque.meta["reader_warnings"] == []
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_colours_that_are_all_transparent_are_read_with_a_word(tmp_path: Path, mode: str, suffix: str) -> None:
+    if (mode, suffix) == ("LA", ".bmp"):
+        mode = "RGBA"
+    array = np.random.default_rng(0).integers(0, 256, (12, 10, len(mode))).astype(np.uint8)
+    array[..., -1] = 0
+    Image.fromarray(array, mode).save(tmp_path / f"a{suffix}")
+    volume = load(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(volume.array[..., 0].transpose(2, 1, 0), array[..., :-1])
+    assert suffix == ".bmp" or "as if none were" in " ".join(volume.meta["reader_warnings"])
+
+
+def test_deep_colours_that_are_all_transparent_are_read_with_a_word(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(1, 65536, (12, 10, 4)).astype(np.uint16)
+    array[..., 3] = 0
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", extrasamples=["unassalpha"])
+    volume = load(tmp_path / "a.tif")
+    np.testing.assert_allclose(volume.array[..., 0].transpose(2, 1, 0), array[..., :3] / 257, rtol=1e-6)
+    assert "as if none were" in " ".join(volume.meta["reader_warnings"])
+
+
 def test_palette_and_cmyk_become_rgb(tmp_path: Path) -> None:
     Image.fromarray(COLOUR).quantize(16).save(tmp_path / "p.png")
     assert load(tmp_path / "p.png").array.shape == (3, 4, 3, 1)

@@ -491,6 +491,12 @@ def test_three_bytes_that_are_a_list_are_no_colour(tmp_path: Path, kind: str, is
         load(path)
 
 
+def test_a_long_comment_before_the_keys_of_a_metaimage_is_none_of_them(tmp_path: Path) -> None:
+    path = _text(tmp_path / "a.mha", {})
+    path.write_bytes(b"Comment = " + b"x" * 1500 + b"\n" + path.read_bytes())
+    assert _same(path) == []
+
+
 def test_an_empty_line_in_a_metaimage_header_is_no_end(tmp_path: Path) -> None:
     path = _text(tmp_path / "scan.mha", {})
     path.write_bytes(path.read_bytes().replace(b"NDims", b"\nNDims", 1))

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from headclip_med.base.errors import InputError
-from headclip_med.reading.content import is_format, known_format
+from headclip_med.reading.content import headers_beside, is_format, known_format
 
 # Whatever grows beyond this is no scan that this package could hold.
 MAX_INFLATED_BYTES = 2**32
@@ -115,7 +115,7 @@ def _content(folder: Path, name: str) -> Path:
             continue
         if is_format(file, "dicom"):
             return folder
-        if known_format(file) and not (file.suffix.lower() == ".img" and _has_header(file)):
+        if known_format(file) and not headers_beside(file):
             images.append(file)
     if len(images) != 1:
         raise InputError(
@@ -124,10 +124,6 @@ def _content(folder: Path, name: str) -> Path:
             "Unpack it and give the image, or the folder",
         )
     return images[0]
-
-
-def _has_header(file: Path) -> bool:
-    return any(file.with_suffix(suffix).exists() for suffix in (".hdr", ".HDR"))
 
 
 def _unpack(path: Path, folder: Path, packed: int) -> None:

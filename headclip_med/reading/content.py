@@ -144,13 +144,20 @@ def _is_nifti(head: bytes) -> bool:
     return head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
 
 
+def headers_beside(path: Path) -> list[Path]:
+    """The headers whose voxels the file at ``path`` holds, by its name: those of a pair; none where it is no half."""
+    if not path.name.lower().endswith((".img", ".img.gz")):
+        return []
+    stem = path.name[: path.name.lower().rindex(".img")]
+    headers = [path.with_name(stem + suffix) for suffix in (".hdr", ".HDR", ".hdr.gz")]
+    return [header for header in headers if header.is_file()]
+
+
 def _has_voxels(path: Path, head: bytes) -> bool:
     """Whether the file is the data of a NIfTI or Analyze header beside it, whatever its bytes happen to look like."""
     if head[128:132] == b"DICM":
         return False
-    stem = path.name[: path.name.lower().rindex(".img")]
-    headers = [path.with_name(stem + suffix) for suffix in (".hdr", ".HDR", ".hdr.gz")]
-    starts = [_read_head(header) for header in headers if header.is_file()]
+    starts = [_read_head(header) for header in headers_beside(path)]
     starts = [_inflate(start, path.name) if start.startswith(GZIP) else start for start in starts]
     return any(_is_nifti(start) or start[:4] in _ANALYZE for start in starts)
 
@@ -167,7 +174,7 @@ def _identify_head(head: bytes) -> Format | None:
             return found
     if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0":
         return "bmp"
-    if _META_KEY.search(head[:_HEAD_BYTES]):
+    if _META_KEY.search(head):
         return "mha"
     return "dicom" if is_bare_dicom(head) else None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headclip_med.base.errors import InputError, readable
 from headclip_med.base.files import RECORD_NAME
-from headclip_med.reading.content import existing_path, identify
+from headclip_med.reading.content import existing_path, headers_beside, identify
 
 Source = Path | tuple[Path, ...]
 
@@ -112,8 +112,7 @@ def _files(folder: Path) -> Iterator[Path]:
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if hidden or not path.is_file() or (path.parent / RECORD_NAME).exists():
             continue
-        is_voxel_half = path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists()
-        if not is_voxel_half:
+        if not headers_beside(path):
             yield path
 
 

@@ -105,11 +105,14 @@ def pair_of(path: Path) -> list[Path]:
     lowered = path.name.lower()
     is_data = lowered.endswith((".img", ".img.gz"))
     header = _sibling(path, ".hdr") if is_data else path
+    if header is None and _is_single(path):
+        return [path]
     if header is None:
         raise InputError(f"{path.name} must have its .hdr file beside it", "no header", "Copy both files")
-    with in_words(path.name, "NIfTI"), _open(header) as stream:
-        head = stream.read(348)
+    head = _head(header, path.name)
     if head[344:348] != b"ni1\0" and head[4:8] != b"ni2\0":
+        if is_data and _is_single(path):
+            return [path]
         if is_data and identify(header) != "nifti":
             raise InputError(f"{header.name} must be a NIfTI header", identify(header), "Convert both files first")
         return [header]
@@ -117,6 +120,17 @@ def pair_of(path: Path) -> list[Path]:
     if data is None:
         raise InputError(f"{path.name} must have its .img file beside it", "no image data", "Copy both files")
     return [header, data]
+
+
+def _head(path: Path, name: str) -> bytes:
+    with in_words(name, "NIfTI"), _open(path) as stream:
+        return stream.read(348)
+
+
+def _is_single(path: Path) -> bool:
+    """Whether the file holds header and voxels, whatever it is called."""
+    head = _head(path, path.name)
+    return head[344:348] == b"n+1\0" or head[4:8] == b"n+2\0"
 
 
 def _sibling(path: Path, suffix: str) -> Path | None:

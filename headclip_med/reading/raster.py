@@ -48,6 +48,9 @@ _LIBTIFF_EXACT = {
     _WHITE_IS_ZERO: {"<": ("u2", "f4"), ">": ()},
 }
 
+# As of programs that leave the fourth byte of a pixel at 0.
+_NOTHING_OPAQUE = "every pixel is marked as transparent: the colours are read as if none were"
+
 
 class Samples(NamedTuple):
     """``(1 or 3, rows, columns)``, and whether low values are white in it."""
@@ -154,7 +157,11 @@ def _plane(image: Any, notes: list[str]) -> NDArray[np.generic]:
         return np.asarray(image)[None]
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        if image.getextrema()[3][0] < 255:
+        least, most = image.getextrema()[3]
+        if most == 0:
+            notes.append(_NOTHING_OPAQUE)
+            image.putalpha(255)
+        elif least < 255:
             notes.append("transparency is composited on black")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     return _grey_or_colour(np.asarray(image.convert("RGB")), notes)
@@ -195,6 +202,9 @@ def _unpacked(path: Path, how: str) -> NDArray[np.uint8]:
 def _on_black(samples: NDArray[Any], colours: int, notes: list[str]) -> NDArray[Any]:
     """The first ``colours`` of ``(rows, columns, samples)``, weighted with an opacity after them."""
     if samples.shape[2] == colours or samples[..., colours].min() == (top := np.iinfo(samples.dtype).max):
+        return samples[..., :colours]
+    if samples[..., colours].max() == 0:
+        notes.append(_NOTHING_OPAQUE)
         return samples[..., :colours]
     notes.append("transparency is composited on black")
     weighted = samples[..., :colours] * (samples[..., colours : colours + 1] / top)

@@ -253,7 +253,7 @@ def _meta_header(path: Path, notes: list[str]) -> TextHeader:
         raise contradiction(name, f"data from byte {0 if data else start} on", f"from byte {skip} on (HeaderSize)")
     if skip > 0 and data is None:
         skip -= start
-    own = ("ElementDataFile", "HeaderSize", "CompressedData", "CompressedDataSize")
+    own = ("ElementDataFile", "HeaderSize", "CompressedData", "CompressedDataSize", "Comment")  # a long one ends ITK
     kept = [line for line in lines if not re.match(rf"\s*({'|'.join(own)})\s*[=:]", line)]
     place = data or path, 0 if data else start, encoding, 0, skip
     return TextHeader([*kept, "ElementDataFile = LOCAL"], _meta_scale(name, fields, notes), *place)

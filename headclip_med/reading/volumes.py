@@ -69,7 +69,25 @@ def load_volume(
     if files:
         series_volume: LoadedVolume = _reader("dicom")(files, series=series, time=time, on_irregular=on_irregular)
         return series_volume
-    return stack([load(item, series=series, time=time, on_irregular=on_irregular) for item in source])
+    volumes = [load(item, series=series, time=time, on_irregular=on_irregular) for item in source]
+    _check_one_patient(volumes)
+    return stack(volumes)
+
+
+def _check_one_patient(volumes: Sequence[LoadedVolume]) -> None:
+    """Refuse sequences whose DICOM headers name several patients."""
+    files = [next(filter(None, volume.meta.get("slice_files", [])), "") for volume in volumes]
+    if sum(map(bool, files)) < 2:
+        return
+    from headclip_med.reading.dicom.images import read_headers
+    from headclip_med.reading.dicom.series import are_of_one_patient
+
+    if not are_of_one_patient([header for file in files if file for header in (read_headers(Path(file)) or ())[:1]]):
+        raise InputError(
+            "The images of a list must be sequences of one patient",
+            "DICOM headers that name several",
+            "Give those of one patient, or convert them to NIfTI first where one has several names",
+        )
 
 
 def load(

@@ -126,6 +126,11 @@ def _frames(dataset: Any, headers: Sequence[ImageHeader], syntax: Any) -> Iterat
     options = {"correct_unused_bits": "YBR" in headers[0].photometric}
     one, plugins = headers[0].frames == 1, _plugins(syntax)
     together = None
+    if not one and integer(dataset, "BitsAllocated") == 1 and not syntax.is_encapsulated:
+        # a frame may begin within a byte, which pydicom decodes only with the others
+        pixels, problem = _attempt(partial(pixel_array, dataset, **options))
+        yield from (pixels[header.frame] if problem is None else problem for header in headers)
+        return
     if not one:
         wanted = [header.frame for header in headers]
         together = iter_pixels(dataset, indices=wanted, decoding_plugin=plugins[0], **options)

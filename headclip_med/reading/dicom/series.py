@@ -383,7 +383,7 @@ def _labels(groups: Sequence[list[ImageHeader]]) -> list[str]:
         places = [n for n, group in enumerate(groups) if group[0] in alike]
         for what, names in (("patient", _PATIENT), ("study", _STUDY)):
             said = [_said(groups[n], names) for n in places]
-            if all(len({value for value in values if value}) < 2 for values in zip(*said, strict=True)):
+            if _agree(said):
                 continue
             numbers = list(dict.fromkeys(said))
             for n, own in zip(places, said, strict=True):
@@ -391,8 +391,18 @@ def _labels(groups: Sequence[list[ImageHeader]]) -> list[str]:
     return labels
 
 
-def _said(images: list[ImageHeader], names: Sequence[str]) -> tuple[str, ...]:
+def _said(images: Sequence[ImageHeader], names: Sequence[str]) -> tuple[str, ...]:
     return tuple(next(filter(None, (getattr(image, name) for image in images)), "") for name in names)
+
+
+def _agree(said: Sequence[tuple[str, ...]]) -> bool:
+    """Whether nothing is said in two ways."""
+    return all(len({value for value in values if value}) < 2 for values in zip(*said, strict=True))
+
+
+def are_of_one_patient(images: Sequence[ImageHeader]) -> bool:
+    """Whether nothing that images say about their patient differs."""
+    return _agree([_said([image], _PATIENT) for image in images])
 
 
 def _settled(images: list[ImageHeader]) -> list[ImageHeader]:
