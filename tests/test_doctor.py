@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from small_cases import write_tiny_pack
 
-from headclip_med import models as packs
 from headclip_med.cli import doctor
 from headclip_med.cli.doctor import Check, diagnose
+from headclip_med.models import pack as packs
 
 
 def _by_name(checks: list[Check]) -> dict[str, Check]:

@@ -21,7 +21,8 @@ from headclip_med.engine.result import AnomalyResult
 
 
 def test_modules_that_know_no_qt_load_none() -> None:
-    names = ["rows", "windows", "shortcuts", "worker", "layers", "volume_layers", "writer", "orientation"]
+    names = ["shortcuts", "control.worker", "files.writer", "layers.grid", "layers.orientation"]
+    names += ["layers.volume", "layers.windows", "views.rows"]
     code = f"import sys; [__import__('napari_headclip_med.' + n) for n in {names}]; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

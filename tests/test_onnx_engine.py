@@ -380,10 +380,10 @@ sys.meta_path.insert(0, NotThere())
 """
 
 _LIGHT_MODULES = (
-    *("base.geometry", "base.volume", "case_options", "cohort", "console", "models.domains", "models.record"),
+    *("base.geometry", "base.volume", "cohort.options", "cohort.run", "cli.screen.console", "models.domains"),
     *("reading.inputs", "reading.nifti", "reading.dicom.reader", "reading.raster", "reading.sitk", "reading.sources"),
     *("slicing.intensity", "slicing.slices", "slicing.view", "engine.batches", "engine.card", "engine.case"),
-    *("engine.onnx_engine", "engine.result", "engine.volume_map"),
+    *("engine.onnx_engine", "engine.result", "engine.volume_map", "models.record"),
     *("writing.nifti", "writing.overlay", "writing.panels", "writing.record", "writing.report"),
 )
 

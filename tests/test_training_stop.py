@@ -236,7 +236,7 @@ def test_a_stopped_run_says_whether_a_checkpoint_exists_and_what_goes_on(
 def _script(folder: Path, body: str) -> list[str]:
     """A Python program that runs the command line with a change before it."""
     path = folder / "run.py"
-    imports = "import os\nfrom headclip_med.cli.main import main\nfrom headclip_med.training import fit\n"
+    imports = "import os\nfrom headclip_med.cli.main import main\nfrom headclip_med.training import loop as fit\n"
     path.write_text(f"{imports}{body}main()\n")
     return [sys.executable, str(path)]
 
