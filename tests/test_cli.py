@@ -515,7 +515,10 @@ def test_a_pipe_that_is_closed_leaves_exit_code_and_words_alone() -> None:
 
 
 def test_a_stream_that_cannot_show_a_name_ends_no_run() -> None:
-    code = "from headclip_med.cli import main as cli\nfrom headclip_med.cli.screen import console\ncli.app = lambda: console.say_result('→ b\\udcff')\ncli.main()"
+    code = (
+        "from headclip_med.cli import main as cli\nfrom headclip_med.cli.screen import console\n"
+        "cli.app = lambda: console.say_result('→ b\\udcff')\ncli.main()"
+    )
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "\\u2192 b\\udcff\n", "")
