@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dataset_trees import put_image, put_mask, put_text
+from PIL import Image
 
 from headclip_med import evaluate
 from headclip_med.base.errors import InputError
@@ -273,3 +275,29 @@ def test_options_of_another_layout_are_refused(tmp_path: Path) -> None:
         open_dataset(f"folders:{tmp_path}?image=*.png")
     with pytest.raises(InputError, match=r"must be none in the layout brats; given: image"):
         open_dataset(f"brats:{tmp_path}?image=*.png")
+
+
+@pytest.mark.parametrize(("photograph", "truth"), [(".jpg", ".png"), (".JPG", ".PNG"), (".jpeg", ".bmp")])
+def test_masks_called_as_their_photographs_are_no_images(tmp_path: Path, photograph: str, truth: str) -> None:
+    """Magnetic tiles: exp1.jpg and exp1.png in one folder; each mask was a case of its own."""
+    for part, number in ((part, number) for part in ("MT_Free", "MT_Crack") for number in range(3)):
+        folder = tmp_path / part / "Imgs"
+        folder.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 255, (30, 40)).astype(np.uint8)
+        Image.fromarray(noise).save(folder / f"exp{number}{photograph}")
+        mask = np.zeros((30, 40), np.uint8)
+        mask[5:10, 5:12] = 255 if part == "MT_Crack" else 0
+        Image.fromarray(mask).save(folder / f"exp{number}{truth}")
+    dataset = open_dataset(f"folders:{tmp_path}?normal=MT_Free&abnormal=MT_Crack")
+    assert len(dataset) == 6
+    assert [len(case.masks) for case in dataset if case.label] == [1, 1, 1]
+    assert {case.images[0].suffix for case in dataset} == {photograph}
+
+
+def test_photographs_in_two_formats_are_no_masks(tmp_path: Path) -> None:
+    for part in ("normal", "tumor"):
+        (tmp_path / part).mkdir()
+        for number, ending in ((0, ".jpg"), (0, ".png"), (1, ".jpg")):
+            noise = np.random.default_rng(number).integers(0, 255, (30, 40)).astype(np.uint8)
+            Image.fromarray(noise).save(tmp_path / part / f"a{number}{ending}")
+    assert not any(case.masks for case in open_dataset(f"folders:{tmp_path}"))

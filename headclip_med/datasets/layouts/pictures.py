@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL import Image
+
 from headclip_med.base.errors import InputError
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.layouts.lists import Listing, Tree, counted, split_in
@@ -301,6 +303,7 @@ def list_folders(tree: Tree, normal: Sequence[str] = (), abnormal: Sequence[str]
         raise InputError("Every folder of images must say whether they are normal", say, _SAY_IT)
     pairs = [entry for entry in pairs_of(tree) if _covers(found.classes, [entry])]
     _check_one_truth(pairs)
+    pairs += _twins(tree, found.classes, _masks_of(pairs))
     notes = [
         counted(tree.below(folder), f"{{}} in {folder.rstrip('/')} passed over: it is no class")
         for folder in found.apart
@@ -439,7 +442,32 @@ def _lesion_masks(
     return masks, truths
 
 
+def _twins(tree: Tree, classes: Sequence[_Class], known: set[str]) -> list[Found]:
+    """Photographs with a mask of the same name beside them, in a format without loss (``exp1.jpg``, ``exp1.png``)."""
+    found = []
+    for folder, names in images_of(tree).items():
+        if not any(folder.startswith(part.folder) for part in classes):
+            continue
+        masks = {stem_of(Path(name)): name for name in names if name.lower().endswith((".png", ".bmp"))}
+        photographs = {stem_of(Path(name)): name for name in names if name.lower().endswith((".jpg", ".jpeg"))}
+        for stem in photographs.keys() & masks.keys():
+            image, mask = folder + photographs[stem], folder + masks[stem]
+            if not {image, mask} & known and _has_few_values(tree.path(mask)):
+                found.append(Found(image, {}, RULES[0], [(mask, {})]))
+    return sorted(found, key=lambda entry: entry.image)
+
+
+def _has_few_values(path: Path) -> bool:
+    """Whether a picture holds labels rather than a photograph; False where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("L").getcolors(_MOST_LABELS) is not None
+    except (OSError, ValueError):
+        return False
+
+
 _LOOKED_AT = 8  # masks of normal images
+_MOST_LABELS = 64
 
 
 # --- what is known about an image --------------------------------------------------------------------------------
