@@ -30,6 +30,10 @@ def checkpoint(tiny_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
+# What gloo's threads sometimes make of a process that ends after its last step, with everything written.
+_ABORTED = "terminate called without an active exception"
+
+
 def bundle_run(configs: list[str], folder: Path, processes: int = 1, **overrides: object) -> str:
     """Run ``monai.bundle`` in ``folder``, which is none of the bundle's, and give what it printed."""
     start = [sys.executable]
@@ -38,15 +42,18 @@ def bundle_run(configs: list[str], folder: Path, processes: int = 1, **overrides
     files = configs[0] if len(configs) == 1 else str(configs)
     keys = [text for key, value in overrides.items() for text in (f"--{key}", str(value))]
     folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        [*start, "-m", "monai.bundle", "run", "--config_file", files, *keys],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    for _ in range(2):
+        done = subprocess.run(
+            [*start, "-m", "monai.bundle", "run", "--config_file", files, *keys],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        if processes == 1 or _ABORTED not in done.stderr:
+            break
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
