@@ -11,9 +11,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicom_series import CtSeries
+from typer.testing import CliRunner
 
 from headclip_med.base.errors import InputError
-from headclip_med.reading import list_series, load
+from headclip_med.cli.main import app
+from headclip_med.reading import archive, list_series, load
 from headclip_med.reading.inputs import expand_inputs
 
 VALUES = np.random.default_rng(0).integers(0, 900, (5, 6, 4)).astype(np.int16)
@@ -22,9 +24,9 @@ NIFTI = gzip.compress(nib.Nifti1Image(VALUES, np.eye(4)).to_bytes(), mtime=0)
 
 def _zip(members: dict[str, bytes]) -> bytes:
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
         for name, content in members.items():
-            archive.writestr(name, content)
+            out.writestr(name, content)
     return packed.getvalue()
 
 
@@ -137,3 +139,31 @@ def test_the_halves_of_a_pair_are_one_image(tmp_path: Path, header: str, data: s
         (tmp_path / "pair" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "pair" / name).write_bytes(content)
     assert len(expand_inputs([tmp_path / "pair"])) == 1
+
+
+@pytest.mark.parametrize(("count", "levels"), [(8, 1), (5, 2)])
+def test_a_cohort_of_archives_goes_back_to_its_images(tmp_path: Path, tiny_pack: Path, count: int, levels: int) -> None:
+    """Of more than four archives, the first ones' DICOM results could not be written: their images were gone."""
+    pytest.importorskip("highdicom")
+    folder = tmp_path / "zips"
+    folder.mkdir()
+    for number in range(count):
+        CtSeries().write(tmp_path / str(number))
+        content = _zip({file.name: file.read_bytes() for file in (tmp_path / str(number)).iterdir()})
+        for level in range(1, levels):
+            content = _zip({f"inner{level}.zip": content})
+        (folder / f"p{number}.zip").write_bytes(content)
+    out, options = tmp_path / "out", ["--model", str(tiny_pack), "--device", "cpu", "--formats", "nifti,seg"]
+    ran = CliRunner().invoke(app, ["predict", str(folder), "--out", str(out), *options])
+    assert ran.exit_code == 0, ran.output
+    assert len(list(out.rglob("*seg*.dcm"))) == count
+
+
+def test_archives_that_take_too_much_together_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "_KEPT_BYTES", 1)
+    folders = []
+    for number in range(6):
+        path = tmp_path / f"{number}.zip"
+        path.write_bytes(_zip({"scan.nii.gz": NIFTI}))
+        folders.append(archive.unpacked(path))
+    assert [folder.exists() for folder in folders] == [False, False, True, True, True, True]

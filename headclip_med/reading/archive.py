@@ -25,13 +25,14 @@ _CHUNK = 1 << 20
 _MOST_MEMBERS = 50_000
 _MOST_BYTES = 2**33
 
-# Unpacked archives that are kept, so that what is written after reading can go back to the source images.
-_KEPT = 4
+# Unpacked archives are kept, so that what is written after reading can go back to the source images: these many, and
+# more as long as they take no more than these bytes together, such as a cohort of an archive a patient.
+_KEPT, _KEPT_BYTES = 4, 2**34
 
 # An export packed by a portal and again by a mail program is two deep.
 _MOST_LEVELS = 3
 
-_kept: OrderedDict[tuple[str, int, int], tempfile.TemporaryDirectory[str]] = OrderedDict()
+_kept: OrderedDict[tuple[str, int, int], tuple[tempfile.TemporaryDirectory[str], int]] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -66,8 +67,8 @@ def check_inflated_file(path: Path, start: int, length: int | None = None, *, ra
 
 
 def unpacked(path: Path, packed: int | None = None) -> Path:
-    """Unpack the archive at ``path`` into a temporary folder, which lives until the fourth archive after it or the end
-    of the process.
+    """Unpack the archive at ``path`` into a temporary folder, which lives until the end of the process, or until newer
+    ones, at least four, take 16 GiB with it.
 
     Args:
         packed: bytes that came from outside, where the archive lay in another one.
@@ -85,11 +86,12 @@ def unpacked(path: Path, packed: int | None = None) -> Path:
             except BaseException:
                 folder.cleanup()
                 raise
-            _kept[key] = folder
-            while len(_kept) > _KEPT:
-                _kept.popitem(last=False)[1].cleanup()
+            size = sum(file.stat().st_size for file in Path(folder.name).rglob("*") if file.is_file())
+            _kept[key] = folder, size
+            while len(_kept) > _KEPT and sum(size for _, size in _kept.values()) > _KEPT_BYTES:
+                _kept.popitem(last=False)[1][0].cleanup()
         _kept.move_to_end(key)
-        return Path(_kept[key].name)
+        return Path(_kept[key][0].name)
 
 
 def content_of(path: Path) -> Path:
