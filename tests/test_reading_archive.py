@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import nibabel as nib
@@ -148,7 +149,7 @@ def test_a_cohort_of_archives_goes_back_to_its_images(tmp_path: Path, tiny_pack:
     folder = tmp_path / "zips"
     folder.mkdir()
     for number in range(count):
-        CtSeries().write(tmp_path / str(number))
+        CtSeries(series_number=number + 1, seed=number).write(tmp_path / str(number))
         content = _zip({file.name: file.read_bytes() for file in (tmp_path / str(number)).iterdir()})
         for level in range(1, levels):
             content = _zip({f"inner{level}.zip": content})
@@ -159,11 +160,15 @@ def test_a_cohort_of_archives_goes_back_to_its_images(tmp_path: Path, tiny_pack:
     assert len(list(out.rglob("*seg*.dcm"))) == count
 
 
-def test_archives_that_take_too_much_together_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "_KEPT_BYTES", 1)
+@pytest.mark.parametrize(("most_bytes", "left"), [(archive._KEPT_BYTES, 6), (1, 4)])
+def test_unpacked_archives_stay_until_they_take_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_bytes: int, left: int
+) -> None:
+    monkeypatch.setattr(archive, "_KEPT_BYTES", most_bytes)
+    monkeypatch.setattr(archive, "_kept", OrderedDict())
     folders = []
     for number in range(6):
         path = tmp_path / f"{number}.zip"
         path.write_bytes(_zip({"scan.nii.gz": NIFTI}))
         folders.append(archive.unpacked(path))
-    assert [folder.exists() for folder in folders] == [False, False, True, True, True, True]
+    assert [folder.exists() for folder in folders] == [False] * (6 - left) + [True] * left
