@@ -20,7 +20,6 @@ from pydicom.dataset import Dataset, FileMetaDataset
 
 from headclip_med.base.errors import InputError
 from headclip_med.reading import archive, list_series, load, read_volume
-from headclip_med.reading import archive as inflate
 from headclip_med.reading.dicom import decode as dicom_decode
 from headclip_med.reading.dicom.pixels import Claim, claimed_size
 
@@ -107,14 +106,18 @@ def test_a_member_never_grows_beyond_its_listing(tmp_path: Path) -> None:
         load(path)
 
 
-def test_the_oldest_unpacked_archive_makes_room(tmp_path: Path) -> None:
+def test_the_oldest_unpacked_archive_makes_room_where_all_take_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     members = _series(tmp_path / "s")
     first = Path(load(_zip(tmp_path / "0.zip", members)).meta["slice_files"][0])
-    for n in range(1, 4):
+    for n in range(1, 9):
         load(_zip(tmp_path / f"{n}.zip", members))
         assert first.exists()
-    load(_zip(tmp_path / "4.zip", members))
+    monkeypatch.setattr(archive, "_KEPT_BYTES", 1)
+    last = [Path(load(_zip(tmp_path / f"{n}.zip", members)).meta["slice_files"][0]) for n in range(9, 14)]
     assert not first.exists()
+    assert [path.exists() for path in last] == [False, True, True, True, True]
 
 
 def test_a_deflated_file_is_capped_by_growth_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +128,7 @@ def test_a_deflated_file_is_capped_by_growth_too(tmp_path: Path, monkeypatch: py
     ds.add_new(0x00091010, "OB", bytes(2_000_000))
     ds.save_as(path)
     assert load(path).array.shape == (1, 8, 9, 1)
-    monkeypatch.setattr(inflate, "_HARMLESS_BYTES", 1000)
+    monkeypatch.setattr(archive, "_HARMLESS_BYTES", 1000)
     with pytest.raises(InputError, match="200 times its size"):
         load(path)
 
@@ -327,4 +330,4 @@ def test_growth_is_checked_while_inflating(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(packer.compress(bytes(80_000_000)) + packer.flush())
     with pytest.raises(InputError, match="decompression bomb"):
-        inflate.check_inflated_file(path, 0)
+        archive.check_inflated_file(path, 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 
 import nibabel as nib
@@ -16,7 +15,7 @@ from typer.testing import CliRunner
 
 from headclip_med.base.errors import InputError
 from headclip_med.cli.main import app
-from headclip_med.reading import archive, list_series, load
+from headclip_med.reading import list_series, load
 from headclip_med.reading.inputs import expand_inputs
 
 VALUES = np.random.default_rng(0).integers(0, 900, (5, 6, 4)).astype(np.int16)
@@ -158,17 +157,3 @@ def test_a_cohort_of_archives_goes_back_to_its_images(tmp_path: Path, tiny_pack:
     ran = CliRunner().invoke(app, ["predict", str(folder), "--out", str(out), *options])
     assert ran.exit_code == 0, ran.output
     assert len(list(out.rglob("*seg*.dcm"))) == count
-
-
-@pytest.mark.parametrize(("most_bytes", "left"), [(archive._KEPT_BYTES, 6), (1, 4)])
-def test_unpacked_archives_stay_until_they_take_too_much(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_bytes: int, left: int
-) -> None:
-    monkeypatch.setattr(archive, "_KEPT_BYTES", most_bytes)
-    monkeypatch.setattr(archive, "_kept", OrderedDict())
-    folders = []
-    for number in range(6):
-        path = tmp_path / f"{number}.zip"
-        path.write_bytes(_zip({"scan.nii.gz": NIFTI}))
-        folders.append(archive.unpacked(path))
-    assert [folder.exists() for folder in folders] == [False] * (6 - left) + [True] * left
