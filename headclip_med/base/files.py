@@ -24,20 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def sha256_file(path: Path) -> str:
-    """Lower-case hex digest of a file's bytes, read in blocks; ``OSError`` where it cannot be read."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 RECORD_NAME = "result.json"  # its presence says that a result folder is complete
-
 _PROBE_BYTES = 4096  # one block of common file systems: a full disk refuses it
-
-
 _ELSEWHERE = "Choose another output folder"
 _CAUSES = {
     errno.ENOSPC: ("the disk is full", "Free some space or choose another output folder"),
@@ -53,9 +41,25 @@ _CAUSES = {
 }
 
 
+def sha256_file(path: Path) -> str:
+    """Hash a file, read in blocks.
+
+    Returns:
+        Lower-case hex digest of its bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a hidden path with the same suffixes that replaces ``path`` when the body succeeds; its folder is made.
+    """Make the folder of ``path``, and yield a hidden path that replaces it when the body succeeds.
 
     Raises:
         OutputError: for every ``OSError``; an earlier file at ``path`` is then still there.
@@ -80,7 +84,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all; like other results it can be read by everybody.
+    """Write a safetensors file, whole or not at all, which everybody can read as other results.
 
     Raises:
         OutputError: it cannot be written, which safetensors itself says in an error of its own.
@@ -99,7 +103,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file where there is one; :class:`OutputError` where that is not allowed."""
+    """Remove a file where there is one.
+
+    Raises:
+        OutputError: that is not allowed.
+    """
     with os_errors_in_words(path):
         path.unlink(missing_ok=True)
 

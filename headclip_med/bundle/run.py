@@ -31,6 +31,12 @@ _DECODER = "NvImgCodecPydicomReader"  # the same as a warning, from every LoadIm
 _REPEATED = ("run is terminating due to exception", "Exception: ")  # ignite, and MONAI's StatsHandler
 
 
+_NOTHING = "headclip_med_runs_nothing"  # an id that no config has: MONAI then runs no list of expressions
+_CHECKPOINTS = ("ckpt_path", "ckpt_file")
+_RESULTS = {"output_dir": "eval", "ckpt_dir": "models"}  # where a run writes, and the folder of it
+_TRACKED_CONFIG = "config_%Y%m%d_%H%M%S.json"
+
+
 @contextmanager
 def quiet_monai() -> Iterator[None]:
     """Hold back MONAI's banners, and put the root logger back when the bundle has had its way with it."""
@@ -97,12 +103,6 @@ def _loggers() -> list[logging.Logger]:
 
 def _debug() -> bool:
     return bool(os.environ.get("HEADCLIP_DEBUG"))
-
-
-_NOTHING = "headclip_med_runs_nothing"  # an id that no config has: MONAI then runs no list of expressions
-_CHECKPOINTS = ("ckpt_path", "ckpt_file")
-_RESULTS = {"output_dir": "eval", "ckpt_dir": "models"}  # where a run writes, and the folder of it
-_TRACKED_CONFIG = "config_%Y%m%d_%H%M%S.json"
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,7 @@ from typing import Any
 from headclip_med.base.errors import InputError
 from headclip_med.bundle.folder import OVERRIDES, BundleFolder
 
-
-class Skipped(Exception):  # noqa: N818 - an outcome, not an error
-    """Why a check was not made."""
-
-
 Look = Callable[[BundleFolder], str]
-"""Looks at one thing: what was found; raises :class:`Skipped`, or any other exception when it is not as it must be."""
-
-
 SCHEMA = Path(__file__).parent / "meta_schema_20240725.json"
 LARGEST_MB = 25  # in MONAI's model zoo; what is larger is downloaded
 LARGE_FILES = ("large_files.yml", "large_files.yaml", "large_files.json")
@@ -39,6 +31,13 @@ HEADINGS = {
 _NOT_CLINICAL = re.compile(r"\bnot\b[^.]*\b(diagnos\w+|clinical|medical device)|research use only", re.IGNORECASE)
 _PERSONAL = re.compile(r"(?:^|[\s'\"=(])(/(?:home|root|Users|mnt|media)/[^\s'\")]*|~/[^\s'\")]*|[A-Za-z]:\\[^\s'\")]*)")
 _STATED = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
+
+
+class Skipped(Exception):  # noqa: N818 - an outcome, not an error
+    """Why a check was not made."""
+
+
+"""Looks at one thing: what was found; raises :class:`Skipped`, or any other exception when it is not as it must be."""
 
 
 def licence(bundle: BundleFolder) -> str:

@@ -22,14 +22,6 @@ from torch.nn import functional as F
 _REFERENCES = 4096
 
 
-def half_cosine_distance(features: Tensor, references: Tensor) -> Tensor:
-    """½ (1 − the largest cosine with any reference), L2-normalised both: ``(N, T, D)``, ``(M, D)`` → ``(N, T)`` in
-    [0, 1]."""
-    parts = references.split(_REFERENCES)
-    nearest = torch.stack([(features @ part.T).amax(dim=-1) for part in parts]).amax(dim=0)
-    return ((1 - nearest) / 2).clamp(0, 1)
-
-
 Upsampling = Literal["bilinear", "nearest"]
 Pool = Literal["max", "topk_mean", "p99.5", "lse"]
 
@@ -38,6 +30,14 @@ _CERTAIN = 1e-6
 
 # Sharpness of the log-sum-exp pool: between the mean (0) and the maximum (infinity).
 _LSE_SHARPNESS = 50.0
+
+
+def half_cosine_distance(features: Tensor, references: Tensor) -> Tensor:
+    """½ (1 − the largest cosine with any reference), L2-normalised both: ``(N, T, D)``, ``(M, D)`` → ``(N, T)`` in
+    [0, 1]."""
+    parts = references.split(_REFERENCES)
+    nearest = torch.stack([(features @ part.T).amax(dim=-1) for part in parts]).amax(dim=0)
+    return ((1 - nearest) / 2).clamp(0, 1)
 
 
 def class_probabilities(features: Tensor, class_features: Tensor, logit_scale: float) -> Tensor:

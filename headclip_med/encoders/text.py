@@ -18,6 +18,9 @@ _PLACEHOLDER = "X"
 _SPREAD = 0.02  # standard deviation of the initial embeddings
 
 
+Tokenizer = Callable[[list[str]], Tensor]
+
+
 @dataclass(frozen=True)
 class TextSide:
     """The parts of a text transformer, by reference to the frozen model."""
@@ -126,9 +129,6 @@ class PromptLearner(nn.Module):
         if self.round_deep:  # after expanding: each class's gradient is rounded too before they are added, as released
             deep = deep.half().float()
         return torch.cat([x[:, :1], deep, x[:, 1 + count :]], dim=1)
-
-
-Tokenizer = Callable[[list[str]], Tensor]
 
 
 def encode_texts(clip: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], batch: int = 64) -> Tensor:

@@ -20,6 +20,12 @@ Progress = Callable[[int, int], None]  # slices done, slices in all
 Arrived = Callable[[SliceFrame, Sequence[int], Floats, Floats], None]
 
 
+Cancel = Callable[[], bool]
+
+# Maps (n, H, W) in display orientation and scores (n,) of each piece, once they are there.
+Collect = Callable[[], list[tuple[Floats, Floats]]]
+
+
 @dataclass(frozen=True, eq=False)
 class PlaneRun:
     """One plane's outcome: ``volume_map (I, J, K)`` float32 in [0, 1]; the others per slice.
@@ -160,9 +166,6 @@ def _empty_plane(scan: Scan, frame: SliceFrame) -> PlaneRun:
     )
 
 
-Cancel = Callable[[], bool]
-
-
 @dataclass(frozen=True)
 class Piece:
     """Slices of one plane of one scan, in one batch."""
@@ -177,8 +180,6 @@ class Piece:
         return self.run.scan
 
 
-# Maps (n, H, W) in display orientation and scores (n,) of each piece, once they are there.
-Collect = Callable[[], list[tuple[Floats, Floats]]]
 # Begins to score the pieces of a batch; None when the device's memory ran out.
 ScorePieces = Callable[[Sequence[Piece]], "Collect | None"]
 

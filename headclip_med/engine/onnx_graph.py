@@ -23,6 +23,14 @@ OPENVINO = "openvino"  # a device is openvino, or openvino:GPU and the like
 _PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
+# Names and dimensions of what the graph takes and gives; N is any number of slices, S the side of the square input.
+INPUTS = {"pixels": ("N", 3, "S", "S"), "valid": ("N", "S", "S")}
+OUTPUTS = {"anomaly_map": ("N", 1, "S", "S"), "slice_score": ("N",)}
+_OUT_OF_MEMORY = re.compile("out of memory|failed to allocate|bad.?alloc|available memory", re.IGNORECASE)
+_ERRORS_ONLY = 3  # onnxruntime's severity: what it would warn of is said in our own words
+_EXPORT_AGAIN = "Export the model again with `headclip-med bundle export`"
+
+
 class OpenVinoSession:
     """A compiled model with the one method that :class:`headclip_med.engine.onnx_graph.OnnxGraph` asks for.
 
@@ -80,15 +88,6 @@ def _openvino() -> Any:
             "Run: pip install 'headclip-med[openvino]'",
         ) from error
     return openvino
-
-
-# Names and dimensions of what the graph takes and gives; N is any number of slices, S the side of the square input.
-INPUTS = {"pixels": ("N", 3, "S", "S"), "valid": ("N", "S", "S")}
-OUTPUTS = {"anomaly_map": ("N", 1, "S", "S"), "slice_score": ("N",)}
-
-_OUT_OF_MEMORY = re.compile("out of memory|failed to allocate|bad.?alloc|available memory", re.IGNORECASE)
-_ERRORS_ONLY = 3  # onnxruntime's severity: what it would warn of is said in our own words
-_EXPORT_AGAIN = "Export the model again with `headclip-med bundle export`"
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,10 @@ from headclip_med.evaluation.settings import Settings
 SUFFIX = ".npz"
 
 
+log = logging.getLogger(__name__)
+PICTURE_SUFFIX = ".png"
+
+
 @dataclass(frozen=True)
 class StoredCase:
     """A case that was measured; its pixel counts stay on disk until they are asked for."""
@@ -115,11 +119,6 @@ def _lesions(file: Any) -> CaseLesions | None:
         return None
     found = {f.name: file[f"lesions.{f.name}"] for f in fields(CaseLesions)}
     return CaseLesions(**{name: array[()] if array.ndim == 0 else array for name, array in found.items()})
-
-
-log = logging.getLogger(__name__)
-
-PICTURE_SUFFIX = ".png"
 
 
 @dataclass(frozen=True)

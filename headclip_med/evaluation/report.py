@@ -27,6 +27,10 @@ LATEX_NAME = "table.tex"
 REPORT_NAME = "report.html"
 
 
+# More rows than anybody reads; all of them are in cases.csv.
+_MOST_CASES = 200
+
+
 def write_evaluation(record: EvaluationRecord, folder: Path, pictures: Mapping[str, Path]) -> dict[str, Path]:
     """Write metrics, tables and report; ``pictures``: folder of each model's overlays, by model.
 
@@ -73,10 +77,6 @@ def mark_folder(folder: Path) -> None:
 def _write(path: Path, text: str) -> None:
     with atomic_path(path) as draft:
         draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-
-
-# More rows than anybody reads; all of them are in cases.csv.
-_MOST_CASES = 200
 
 
 def render_evaluation(record: EvaluationRecord, pictures: Mapping[str, Path]) -> str:

@@ -34,6 +34,9 @@ from headclip_med.writing.record import FindingRecord
 _MOST = 65535  # drawn regions of one case: uint16
 
 
+_KEPT = 4  # thresholds; each holds labels of the whole grid
+
+
 def checked_mask(mask: NDArray[Any], shape: Voxel) -> Mask:
     """What is not 0.
 
@@ -91,9 +94,6 @@ def centre_mark(drawn: DrawnFinding, data: CaseData) -> Mark:
     """The place of a drawn region as a mark."""
     x, y, z = voxel_to_world(data.affine, np.asarray(data.centre(drawn.finding)))
     return Mark(position_mm=(float(x), float(y), float(z)), confidence=drawn.confidence, drawn=drawn.id)
-
-
-_KEPT = 4  # thresholds; each holds labels of the whole grid
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,18 @@ if TYPE_CHECKING:
     from headclip_med.writing.record import Millimetres
 
 
+FORMATS = ("json", "csv", "nifti", "png", "html")
+DICOM_FORMATS = ("seg", "sr")
+JSON_NAME, CSV_NAME, MASK_NAME, PAGE_NAME = "review.json", "findings.csv", "accepted_mask.nii.gz", "review.html"
+MASK_PICTURE_NAME = "accepted_mask.png"
+_COLUMNS = (
+    *("reader", "case", "result_sha256", "source", "finding", "kind", "status", "label", "note", "confidence"),
+    *("peak", "mean", "volume_mm3", "voxels", "x_mm", "y_mm", "z_mm", "peak_x_mm", "peak_y_mm", "peak_z_mm"),
+    *("x_px", "y_px", "peak_x_px", "peak_y_px"),
+    *("first_slice", "last_slice", "threshold", "unaided", "who", "when", "research_use_only"),
+)
+
+
 def write_accepted(
     reviewed: ReviewedCase, folder: Path, kinds: Sequence[str], options: DicomOptions | None = None
 ) -> dict[str, Path]:
@@ -39,19 +51,7 @@ def write_accepted(
     return write_dicom(reviewed.result(), folder, kinds, options)
 
 
-FORMATS = ("json", "csv", "nifti", "png", "html")
-DICOM_FORMATS = ("seg", "sr")
-
-JSON_NAME, CSV_NAME, MASK_NAME, PAGE_NAME = "review.json", "findings.csv", "accepted_mask.nii.gz", "review.html"
-MASK_PICTURE_NAME = "accepted_mask.png"
 EXPORT_NAME = "export.json"  # what an export consists of, and of which review
-
-_COLUMNS = (
-    *("reader", "case", "result_sha256", "source", "finding", "kind", "status", "label", "note", "confidence"),
-    *("peak", "mean", "volume_mm3", "voxels", "x_mm", "y_mm", "z_mm", "peak_x_mm", "peak_y_mm", "peak_z_mm"),
-    *("x_px", "y_px", "peak_x_px", "peak_y_px"),
-    *("first_slice", "last_slice", "threshold", "unaided", "who", "when", "research_use_only"),
-)
 
 
 def export(

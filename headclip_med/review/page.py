@@ -21,6 +21,15 @@ from headclip_med.writing.overlay import slice_picture
 from headclip_med.writing.panels import Panel, cropped, is_plain_image, overlay_slices, place_text, size_text
 from headclip_med.writing.report import _data_uri, _flat
 
+# More pictures than anybody looks at on one page; the others are in the mask and the table.
+_MOST_PICTURES = 24
+
+# What names the model; all the rest is in result.json, whose hash is on the page.
+_OF_MODEL = (
+    *("model", "method", "tower", "weights_sha256", "pack", "pack_sha256", "export_sha256", "domain", "precision"),
+    "versions.headclip-med",
+)
+
 
 def finding_pictures(reviewed: ReviewedCase) -> Iterator[tuple[ReviewedFinding, Image.Image]]:
     """Every accepted or drawn finding with the slice in which it is largest; the line is its own outline."""
@@ -46,16 +55,6 @@ def _panel(reviewed: ReviewedCase, result: AnomalyResult, mask: Mask) -> Panel:
     shown = overlay_slices(replace(result, slices=(entry,)), 1)[0]
     own = cut_array(mask[None].astype(np.float32), data.frame, [index])[0][0] > 0
     return replace(shown, mask=own)
-
-
-# More pictures than anybody looks at on one page; the others are in the mask and the table.
-_MOST_PICTURES = 24
-
-# What names the model; all the rest is in result.json, whose hash is on the page.
-_OF_MODEL = (
-    *("model", "method", "tower", "weights_sha256", "pack", "pack_sha256", "export_sha256", "domain", "precision"),
-    "versions.headclip-med",
-)
 
 
 def render_page(reviewed: ReviewedCase) -> str:

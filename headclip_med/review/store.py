@@ -29,6 +29,12 @@ from headclip_med.writing.record import _first_problem
 _BEYOND = 1 << 30  # Windows locks bytes: one that no journal will ever have
 
 
+# The second version says of every event which map was on the screen; journals of the first one are read and go on.
+JOURNAL_SCHEMA = "headclip_med.review_journal/2"
+_JOURNALS = ("headclip_med.review_journal/1", JOURNAL_SCHEMA)
+_ELSEWHERE = "Choose another place for the review with --session DIR"
+
+
 def lock_file(descriptor: int, what: str) -> None:
     """Lock an open file until it is closed; file systems without locks are let through.
 
@@ -59,13 +65,6 @@ else:
 
     def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-# The second version says of every event which map was on the screen; journals of the first one are read and go on.
-JOURNAL_SCHEMA = "headclip_med.review_journal/2"
-_JOURNALS = ("headclip_med.review_journal/1", JOURNAL_SCHEMA)
-
-_ELSEWHERE = "Choose another place for the review with --session DIR"
 
 
 @dataclass(frozen=True)

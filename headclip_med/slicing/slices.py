@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 
+Value = TypeVar("Value", bound=np.generic)
+
+
 def evenly(items: Sequence[Item], most: int) -> list[Item]:
     """At most ``most`` of the items in their order, the first and the last among them."""
     if len(items) <= most:
         return list(items)
     return [items[int(place)] for place in np.linspace(0, len(items) - 1, most).round()]
-
-
-Value = TypeVar("Value", bound=np.generic)
 
 
 def cut_array(volume: NDArray[Value], frame: SliceFrame, indices: Sequence[int] | None = None) -> NDArray[Value]:

@@ -18,6 +18,8 @@ from headclip_med.training.config import DataConfig, TrainConfig
 from headclip_med.training.feature_store import kept_folder
 from headclip_med.training.slices import SlicesOfCase, TrainingSlice, training_slices
 
+Progress = Callable[[str], None]
+
 
 def slices_of(parts: Sequence[Part], which: str, config: TrainConfig, spec: Preprocessing) -> list[TrainingSlice]:
     """Slices of the ``train`` or the ``held_out`` cases of every part; kept on disk at least until the run is done."""
@@ -58,9 +60,6 @@ def run_identity(config: TrainConfig, built: BuiltTower, parts: Sequence[Part]) 
         "tower": built.sha256,
         "data": [part.entry.content_sha256 for part in parts],
     }
-
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)

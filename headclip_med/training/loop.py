@@ -28,6 +28,9 @@ from headclip_med.training.slices import IGNORED, TrainingSlice
 _AT_ONCE = 4
 
 
+_BETAS = (0.5, 0.999)  # of the AnomalyCLIP recipe
+
+
 class MethodRun:
     """Auxiliary data of a fit (:class:`headclip_med.detectors.Auxiliary`) that validates and keeps what was learned.
 
@@ -135,9 +138,6 @@ def validate_maps(detector: Detector, slices: Sequence[TrainingSlice]) -> Qualit
     return Quality(
         float(auroc(counts.negatives, counts.positives)), float(average_precision(counts.negatives, counts.positives))
     )
-
-
-_BETAS = (0.5, 0.999)  # of the AnomalyCLIP recipe
 
 
 class TrainWatcher:

@@ -28,6 +28,10 @@ CANDIDATES = np.round(np.arange(0.05, 0.96, 0.01), 2)
 _SEED = 7
 
 
+# Cases that choose the threshold, at most.
+_CALIBRATION_CASES = 24
+
+
 @dataclass(frozen=True)
 class Calibration:
     """The chosen threshold, its mean Dice over heads with a lesion, and how many heads there were."""
@@ -96,10 +100,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-# Cases that choose the threshold, at most.
-_CALIBRATION_CASES = 24
 
 
 def choose_threshold(config: TrainConfig, parts: Sequence[Part]) -> Threshold:

@@ -11,6 +11,10 @@ from typing import Protocol
 
 from headclip_med.base.errors import HeadclipError, MissingExtraError
 
+Keep = Callable[[str, bytes], None]  # SOPInstanceUID, the whole file
+MAX_INSTANCE_BYTES = 2 * 1024**3
+MAX_INSTANCES = 100_000
+
 
 class PacsError(HeadclipError):
     """The archive refused, or sent what cannot be used: asking again would not help."""
@@ -32,11 +36,7 @@ def check_installed() -> None:
         )
 
 
-Keep = Callable[[str, bytes], None]  # SOPInstanceUID, the whole file
 Told = Callable[["StoredFile", "str | None"], None]  # a file, and why it was refused; None: it is stored
-
-MAX_INSTANCE_BYTES = 2 * 1024**3
-MAX_INSTANCES = 100_000
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,13 @@ _ENDING = ".dcm"
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
+PULLED_NAME = "pacs-pulled.json"
+_SCHEMA = "headclip_med.pulled/1"
+Progress = Callable[[int, int], None]  # instances there, instances in all
+Cancel = Callable[[], bool]
+_MOST_LISTINGS = 5  # a series that grows meanwhile is followed that often
+
+
 class SeriesSpool:
     """The folder of one series; file names are hashes of the UIDs, as a UID leads to the patient."""
 
@@ -111,10 +118,6 @@ def _is_whole(path: Path) -> bool:
     return len(last.value or b"") == last.length
 
 
-PULLED_NAME = "pacs-pulled.json"
-_SCHEMA = "headclip_med.pulled/1"
-
-
 class PulledCases:
     """``pacs-pulled.json`` beside the results: hashes of instances and content by case. A damaged one is none.
 
@@ -156,12 +159,6 @@ class PulledCases:
 
 def _fingerprint(names: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
-
-
-Progress = Callable[[int, int], None]  # instances there, instances in all
-Cancel = Callable[[], bool]
-
-_MOST_LISTINGS = 5  # a series that grows meanwhile is followed that often
 
 
 def pull_series(

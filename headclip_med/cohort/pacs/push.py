@@ -25,6 +25,11 @@ QUEUE_NAME = "push-queue.json"
 QUEUE_SCHEMA = "headclip_med.push_queue/1"
 
 
+Progress = Callable[[int, int], None]  # objects there, objects in all
+Bar = Callable[[str, int], AbstractContextManager[Progress]]  # where to, how many objects
+_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+
+
 @dataclass(frozen=True)
 class Waiting:
     """A file that waits for an archive: its place below the result folder, the archive, why it is not there yet."""
@@ -108,10 +113,6 @@ class PushQueue:
             draft.write_text(text, encoding="utf-8", newline="\n")
 
 
-Progress = Callable[[int, int], None]  # objects there, objects in all
-Bar = Callable[[str, int], AbstractContextManager[Progress]]  # where to, how many objects
-
-
 def targets_of(results: Path, address: str | None) -> list[Address]:
     """The archive that is named, or all that the queue names.
 
@@ -183,9 +184,6 @@ def push_json(made: PushOutcome) -> dict[str, Any]:
 
 def _no_bar(service: str, total: int) -> AbstractContextManager[Progress]:
     return nullcontext(lambda done, of: None)
-
-
-_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
 
 def dicom_objects(source: str | Path) -> list[StoredFile]:

@@ -40,6 +40,9 @@ _RANGES = (
 )
 
 
+T = TypeVar("T")
+
+
 def status_words(code: int) -> str:
     """A status with its number, such as ``it is out of resources (0xA700)``."""
     words = _WORDS.get(code) or next((text for low, high, text in _RANGES if low <= code <= high), "an unknown status")
@@ -54,9 +57,6 @@ def is_busy(code: int) -> bool:
 def failure_reason(code: object) -> str:
     """STOW's reason for an instance that was not stored (PS3.18 §10.5.3)."""
     return status_words(code) if isinstance(code, int) else "the archive gave no reason"
-
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,10 @@ _DEEPEST = 10  # folders below the root
 _SHOWN = 8  # groups of files in notes
 
 
+_NORMAL, _ABNORMAL = ("0", "0.0", "false"), ("1", "1.0", "true")
+_NOTHING = ("", "none", "nan", "unknown")
+
+
 @dataclass(frozen=True)
 class Tree:
     """Images and volumes below a folder.
@@ -169,10 +173,6 @@ def split_in(folders: str) -> tuple[str, str]:
 def no_such_sequence(wrong: Sequence[str], there: Iterable[str]) -> InputError:
     """The error about sequences that the set does not have."""
     return InputError(f"A sequence must be one of {', '.join(there) or 'none here'}", ", ".join(wrong))
-
-
-_NORMAL, _ABNORMAL = ("0", "0.0", "false"), ("1", "1.0", "true")
-_NOTHING = ("", "none", "nan", "unknown")
 
 
 def read_label(value: object, where: str) -> bool | None:

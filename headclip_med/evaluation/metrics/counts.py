@@ -17,6 +17,13 @@ from scipy.special import expit
 
 from headclip_med.base.errors import InputError
 
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+LEVELS = 65_536
+# Levels are spaced evenly in the log-odds from −16 to 16 (probabilities 1e-7 to 1 − 1e-7): softmax maps crowd near 0
+# and 1, where equal steps of probability would tell nothing apart. One step is 0.05 % of the odds.
+_FARTHEST_LOGIT = 16.0
+
 
 def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
     """Labels and number of regions; neighbours by a corner belong together (8 in an image, 26 in a volume)."""
@@ -32,15 +39,6 @@ def region_weights(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], int]:
     labels, count = label_regions(mask[box])
     found = labels[mask[box]]
     return 1.0 / np.bincount(found, minlength=count + 1)[found], count
-
-
-Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
-
-LEVELS = 65_536
-# Levels are spaced evenly in the log-odds from −16 to 16 (probabilities 1e-7 to 1 − 1e-7): softmax maps crowd near 0
-# and 1, where equal steps of probability would tell nothing apart. One step is 0.05 % of the odds.
-_FARTHEST_LOGIT = 16.0
 
 
 @dataclass(frozen=True)

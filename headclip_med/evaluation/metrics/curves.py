@@ -17,6 +17,10 @@ Array = NDArray[np.float64]
 Points = tuple[Array, Array]
 
 
+AUPRO_LIMIT = 0.3
+_MOST_POINTS = 400
+
+
 def reliability(scores: Array, negatives: Array, positives: Array, bins: int = 15) -> tuple[Array, Array, Array]:
     """Mean probability said, share that was abnormal, and number of units, each ``(..., bins)``; 0 in empty bins.
 
@@ -37,10 +41,6 @@ def expected_calibration_error(scores: Array, negatives: Array, positives: Array
     total = count.sum(axis=-1)
     error = (count * np.abs(confidence - frequency)).sum(axis=-1)
     return np.divide(error, total, out=np.full(np.shape(total), np.nan), where=total > 0)
-
-
-AUPRO_LIMIT = 0.3
-_MOST_POINTS = 400
 
 
 def auroc(negatives: Array, positives: Array) -> Array:

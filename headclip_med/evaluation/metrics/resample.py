@@ -16,6 +16,9 @@ _CHUNK = 100  # replicates at once, so that memory does not grow with their numb
 _DEFINED_SHARE = 0.9  # of the replicates must have a value for an interval to mean anything
 
 
+Array = NDArray[np.float64]
+
+
 def patient_draws(patients: int, settings: Settings) -> Iterator[NDArray[np.float64]]:
     """How often each patient is drawn: chunks ``(≤ 100, patients)``, the same for the same seed and count."""
     rng = np.random.default_rng(settings.seed)
@@ -53,9 +56,6 @@ def p_value(differences: NDArray[np.float64]) -> float | None:
         return None
     below, above = int((defined <= 0).sum()), int((defined >= 0).sum())
     return float(min(1.0, 2 * (min(below, above) + 1) / (len(defined) + 1)))
-
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,29 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _HEADER_BYTES = 1 << 16
 
 
+# Data of the first overlay plane; or the bit of each sample that holds it, in files of before 2004.
+_OVERLAY = ((0x6000, 0x3000), (0x6000, 0x0102))
+# What the header of one item of compressed pixel data takes; a frame has at least one item.
+_ITEM_BYTES = 8
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_DESCRIPTION = ("BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation", "SamplesPerPixel")
+
+# Syntaxes that pydicom has no name for.
+_NAMES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+    "1.2.840.113619.5.2": "a private syntax of General Electric",
+}
+
+# What GDCM's program converts though no decoder here takes it: lossy JPEG of 12 bits and of old kinds, and General
+# Electric's private syntax.
+_GDCM_CONVERTS = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55", "1.2.840.113619.5.2")
+_EXPORT = "xport it again uncompressed (Explicit VR Little Endian)"
+_PALETTES = tuple(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue"))
+Plane = NDArray[np.float32]
+
+
 class Claim(NamedTuple):
     """Size of a frame by its codestream, and bits of a sample."""
 
@@ -65,31 +88,6 @@ def _jpeg(head: bytes) -> Claim | None:
             return Claim(rows, columns, samples, bits)
         at += 2 if marker in _ALONE else 1 if marker == 0xFF else 2 + struct.unpack_from(">H", head, at + 2)[0]
     return None
-
-
-# Data of the first overlay plane; or the bit of each sample that holds it, in files of before 2004.
-_OVERLAY = ((0x6000, 0x3000), (0x6000, 0x0102))
-# What the header of one item of compressed pixel data takes; a frame has at least one item.
-_ITEM_BYTES = 8
-_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-_DESCRIPTION = ("BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation", "SamplesPerPixel")
-
-# Syntaxes that pydicom has no name for.
-_NAMES = {
-    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
-    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
-    "1.2.840.10008.1.2.4.112": "JPEG XL",
-    "1.2.840.113619.5.2": "a private syntax of General Electric",
-}
-
-# What GDCM's program converts though no decoder here takes it: lossy JPEG of 12 bits and of old kinds, and General
-# Electric's private syntax.
-_GDCM_CONVERTS = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55", "1.2.840.113619.5.2")
-_EXPORT = "xport it again uncompressed (Explicit VR Little Endian)"
-
-_PALETTES = tuple(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue"))
-
-Plane = NDArray[np.float32]
 
 
 class UnknownSyntaxError(InputError):

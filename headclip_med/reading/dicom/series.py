@@ -25,6 +25,28 @@ from headclip_med.reading.dicom.values import element
 _MOST_PARTS = 16  # the standard allows eight
 
 
+# Slices are parallel when no direction cosine differs by more (half a degree): cosines of two decimals.
+ORIENTATION_TOLERANCE = 1e-2
+
+# Spacings are the same when they differ by less than two digits of theirs can say.
+_SPACING_TOLERANCE = 5e-3
+
+# Beyond this, what was taken as equal is said.
+_ROUNDING = 1e-4
+
+# What says whose images they are, of which study, and which series of it; of the first two the values are never shown.
+_PATIENT = ("patient", "issuer", "patient_name", "birth_date")
+_STUDY = ("study_uid", "study_date", "accession")
+_SERIES = ("series_number", "modality")
+
+# A message names this many series, and this many damaged files; a folder may hold hundreds.
+_LISTED, _NAMED = 10, 3
+DAMAGED = "damaged DICOM file"
+_COPY = "copy of another file (same SOPInstanceUID)"
+_ALONE = b""
+_NOT_DICOM = "file that is not DICOM"
+
+
 def referenced_files(path: Path) -> tuple[list[Path], Counter[str]]:
     """Files that the directory at ``path`` names, and how many it names in vain, by reason.
 
@@ -61,29 +83,6 @@ def _inside(root: Path, name: Any) -> Path | None:
     candidates = [root.joinpath(*parts), root.joinpath(*(part.lower() for part in parts))]
     file = next((candidate for candidate in candidates if candidate.exists()), candidates[0])
     return file if file.resolve().is_relative_to(root) else None
-
-
-# Slices are parallel when no direction cosine differs by more (half a degree): cosines of two decimals.
-ORIENTATION_TOLERANCE = 1e-2
-
-# Spacings are the same when they differ by less than two digits of theirs can say.
-_SPACING_TOLERANCE = 5e-3
-
-# Beyond this, what was taken as equal is said.
-_ROUNDING = 1e-4
-
-# What says whose images they are, of which study, and which series of it; of the first two the values are never shown.
-_PATIENT = ("patient", "issuer", "patient_name", "birth_date")
-_STUDY = ("study_uid", "study_date", "accession")
-_SERIES = ("series_number", "modality")
-
-# A message names this many series, and this many damaged files; a folder may hold hundreds.
-_LISTED, _NAMED = 10, 3
-
-DAMAGED = "damaged DICOM file"
-_COPY = "copy of another file (same SOPInstanceUID)"
-_ALONE = b""
-_NOT_DICOM = "file that is not DICOM"
 
 
 @dataclass(frozen=True)
