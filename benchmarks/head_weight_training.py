@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from headclip_med.detectors.losses import patch_map_loss
 from headclip_med.detectors.scoring import class_probabilities
 from headclip_med.encoders.adapters import tower_from_timm
 from headclip_med.encoders.build import build_tower
@@ -32,7 +33,6 @@ from headclip_med.encoders.timm_vit import TimmVitSpec, build_timm_vit
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training.linear import in_half, stack_contributions, tapped_features
-from headclip_med.training.losses import map_loss
 from headclip_med.training.synthetic import build_bank
 
 WEIGHTS = Path("weights") / "dinov2_vits14_timm_fp16.safetensors"
@@ -57,7 +57,7 @@ class Problem:
         """Focal and Dice terms of the recipe on the patch grid, summed over the taps."""
         truth = self.lesion[chosen]
         maps = [class_probabilities(part, self.classes, self.logit_scale)[..., 1] for part in features.values()]
-        terms = [map_loss(part.view_as(truth), truth, torch.ones_like(truth)) for part in maps]
+        terms = [patch_map_loss(part.view_as(truth), truth, torch.ones_like(truth)) for part in maps]
         return torch.stack(terms).sum()
 
 

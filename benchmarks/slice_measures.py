@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from headclip_med.datasets import CaseDataset, open_dataset
+from headclip_med.detectors.vectors import ClassVectors
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.evaluation.metrics import curves
 from headclip_med.evaluation.metrics.counts import CountSum, ScoreCounts, count_map, count_scores
 from headclip_med.models.domains import get_domain
 from headclip_med.slicing.intensity import Preprocessing
-from headclip_med.training.adapter import Adapter, ClassVectors
+from headclip_med.training.adapter import Adapter
 from headclip_med.training.config import SliceConfig
 from headclip_med.training.features import FeatureBank
 from headclip_med.training.fusion import Fusion, fused, pixel_features

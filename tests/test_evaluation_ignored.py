@@ -253,7 +253,7 @@ def test_training_leaves_out_slices_that_may_hold_a_lesion(tmp_path: Path) -> No
 
 def test_no_loss_comes_from_ignored_pixels(tmp_path: Path) -> None:
     from headclip_med.training.augment import augmented
-    from headclip_med.training.loop import collate
+    from headclip_med.training.batches import collate
 
     labels = _labels(lesion=True, unknown=False)
     labels[14:18, 14:18, 2:4] = 2

@@ -16,7 +16,7 @@ from headclip_med.models.record import TowerRecord
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training import synthetic
 from headclip_med.training import threshold as calibration
-from headclip_med.training.class_vectors import ClassVectors, fit_class_vectors, ranking_quality, write_pack
+from headclip_med.training.class_vectors import ClassFit, fit_class_vectors, ranking_quality, write_pack
 
 PIXELS = Preprocessing(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -45,7 +45,7 @@ def test_class_vectors_separate_what_is_separable() -> None:
 
 def test_class_vectors_are_written_in_the_order_of_the_layers(tmp_path: Path) -> None:
     """They used to be sorted, apart from the list of layers beside them."""
-    fits = {n: ClassVectors(torch.full((4,), float(n)), torch.eye(4)[n], 5.0) for n in (1, 2)}
+    fits = {n: ClassFit(torch.full((4,), float(n)), torch.eye(4)[n], 5.0) for n in (1, 2)}
     tower = TowerRecord(kind="timm", name="any")
     write_pack(tmp_path / "own", "own", tower, PIXELS, EncodeOptions((2, 1)), fits)
     pack = load_pack(tmp_path / "own")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,8 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from training_case import train_config, write_pairs
 from typer.testing import CliRunner
 
@@ -28,9 +27,8 @@ from headclip_med.models.pack import load_pack
 from headclip_med.training import run as run_module
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.config import load_config
-from headclip_med.training.loop import active_groups
 from headclip_med.training.objective import batch_loss
-from headclip_med.training.run import train
+from headclip_med.training.run import active_groups, train
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +148,6 @@ def test_the_pack_says_what_the_adapter_said(tmp_path: Path) -> None:
 
 
 def _learned(path: Path, prefix: str) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
     return {k.removeprefix(prefix): v for k, v in load_file(path).items() if k.startswith(prefix)}
 
 
@@ -233,45 +229,17 @@ def test_schedules_say_who_moves() -> None:
     assert [active_groups("text_then_heads", s, 4, 1)[0] for s in range(4)] == ["classes"] * 2 + ["heads"] * 2
 
 
-def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path) -> None:
-    """``torchrun`` with gloo: the same weights on both ranks, and the losses of a single process."""
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import json, os, sys\n"
-        "sys.path.insert(0, sys.argv[3])\n"
-        "from pathlib import Path\n"
-        "from training_case import train_config\n"
-        "from headclip_med.training import run\n"
-        "from headclip_med.training.loop import TrainWatcher\n"
-        "class W(TrainWatcher):\n"
-        "    losses = []\n"
-        "    def step(self, step, steps, loss): self.losses.append(loss)\n"
-        "kept = []\n"
-        "original = run.fit\n"
-        "def fit(adapter, *args, **more):\n"
-        "    done = original(adapter, *args, **more)\n"
-        "    kept.append({k: v.tolist() for k, v in adapter.state_dict().items()})\n"
-        "    return done\n"
-        "run.fit = fit\n"
-        "rank = os.environ.get('RANK', '0')\n"
-        "out = Path(sys.argv[1])\n"
-        "run.train(train_config(out, batch=int(sys.argv[2]), steps=4), watcher=W())\n"
-        "Path(f'{out}.{rank}.json').write_text(json.dumps([W.losses, kept[0]]))\n"
-    )
-    train_config(tmp_path / "first")  # tower and data are written once
-    here = str(Path(__file__).parent)
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    for command, out, batch in (([sys.executable], "one", "4"), (launch, "two", "2")):
-        done = subprocess.run(
-            [*command, str(script), str(tmp_path / out), batch, here], env=env, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-    one, first, second = (
-        json.loads((tmp_path / name).read_text()) for name in ("one.0.json", "two.0.json", "two.1.json")
-    )
-    assert first[1] == second[1]
-    assert first[0] == pytest.approx(one[0], abs=1e-4)
+def test_several_processes_are_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of those that torchrun starts would write the same folder."""
+    config = train_config(tmp_path / "pack")
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    for method in ("headclip", "vectors"):
+        with pytest.raises(InputError, match="must run in one process; given: 2 of torchrun"):
+            train(config.model_copy(update={"method": method}))
+    assert not list(config.out.iterdir())
 
 
 def test_bad_data_are_refused_in_words(tmp_path: Path) -> None:
@@ -327,9 +295,38 @@ def test_another_configuration_cannot_take_up_a_run(tmp_path: Path) -> None:
         train(train_config(tmp_path / "pack", steps=4), resume=True)
 
 
+def test_a_checkpoint_with_other_tensors_is_refused_in_words(tmp_path: Path) -> None:
+    """As an earlier version wrote it."""
+    config = train_config(tmp_path / "pack", steps=4)
+    train(config)
+    path = config.out / "checkpoint.safetensors"
+    with safe_open(path, framework="pt") as file:
+        held = {name.replace("patch_vectors", "patch"): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        facts = file.metadata()
+    save_file(held, path, metadata=facts)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"the tensors that this version learns; given: checkpoint\.safetensors"):
+        train(config, resume=True)
+    assert path.read_bytes() == before
+
+
+def test_whoever_is_not_in_turn_stays_as_it_was(tmp_path: Path) -> None:
+    """Prompts or vectors first, then head weights: with moments kept apart too."""
+    start = train_config(tmp_path / "start", schedule="text_then_heads")
+    for out, steps in (("start", 0), ("half", 3), ("more", 5)):
+        config, calls = start.model_copy(update={"out": tmp_path / out}), iter(range(100))
+        with pytest.raises(CancelledError):
+            train(config, cancel=lambda steps=steps, calls=calls: next(calls) >= steps)
+    first, half, more = (load_file(tmp_path / out / "checkpoint.safetensors") for out in ("start", "half", "more"))
+    vectors, heads = "now.classes.patch_vectors", "now.heads.theta"
+    assert torch.equal(first[heads], half[heads])
+    assert not torch.equal(first[vectors], half[vectors])
+    assert torch.equal(half[vectors], more[vectors])
+    assert not torch.equal(half[heads], more[heads])
+
+
 def test_a_pack_for_another_tower_is_refused(trained: Path, tmp_path: Path) -> None:
     import timm
-    from safetensors.torch import save_file
 
     model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "other.safetensors")

@@ -13,7 +13,7 @@ _PUBLIC = {
     "HeadCLIPNetwork": "network",
     "LedgerSaver": "handlers",
     "LoadCase": "data",
-    "MapLoss": "losses",
+    "MapLoss": "headclip_med.detectors.losses",
     "MethodLoss": "method_network",
     "MethodNetwork": "method_network",
     "NameByCased": "data",
@@ -36,7 +36,8 @@ _PUBLIC = {
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(import_module(f"headclip_med.bundle.{_PUBLIC[name]}"), name)
+        home = _PUBLIC[name]
+        return getattr(import_module(home if "." in home else f"headclip_med.bundle.{home}"), name)
     raise AttributeError(f"module 'headclip_med.bundle' has no attribute {name!r}")
 
 

@@ -55,9 +55,9 @@ from headclip_med.bundle.data import Cases, LoadCase, NameByCased, TrainingSlice
 from headclip_med.bundle.evaluator import CaseEvaluator, CaseLoader
 from headclip_med.bundle.handlers import LedgerSaver, PackSaver, ScoreSaver, seen_by, whole_ledger
 from headclip_med.bundle.inferer import HeadCLIPInferer, PatchGridInferer, TakeScoresd
-from headclip_med.bundle.losses import MapLoss
 from headclip_med.bundle.metrics import AnomalyMetrics
 from headclip_med.bundle.network import HeadCLIPNetwork, build_network
+from headclip_med.detectors.losses import MapLoss
 from headclip_med.engine.device import Precision
 from headclip_med.models.record import LedgerEntry
 from headclip_med.reading import VolumeReader

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    pass
+Batch_co = TypeVar("Batch_co", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,12 @@ class NormalPixels:
         return len(self.pixels)
 
 
-class Auxiliary(Protocol):
-    """Labelled images of other tasks, and the run around a fit: batches, validation, checkpoints."""
+class TrainingSteps(Protocol[Batch_co]):
+    """Steps of a training and what stands around them: batches, validation, checkpoints.
+
+    Attributes:
+        steps: after which the run ends. seed: for a method that draws numbers of its own.
+    """
 
     steps: int
     seed: int
@@ -113,8 +116,12 @@ class Auxiliary(Protocol):
     def begin(self, learned: nn.Module, optimiser: torch.optim.Optimizer) -> int:
         """Take up an interrupted run, if there is one; the step to go on with, 0 for a new run."""
 
-    def batch(self, step: int) -> LabelledPixels:
-        """The batch of a step, the same for the same seed."""
+    def batch(self, step: int) -> Batch_co:
+        """The batch of a step from 0, the same for the same seed."""
 
     def done(self, step: int, loss: float) -> None:
         """So many steps are done: report, validate, keep."""
+
+
+# What a method learns from: labelled images of other tasks.
+Auxiliary = TrainingSteps[LabelledPixels]

@@ -22,12 +22,9 @@ from headclip_med.detectors.base import Detector, Parts
 from headclip_med.detectors.data import Auxiliary, Capabilities, LabelledPixels, SliceBatch
 from headclip_med.detectors.descent import descend
 from headclip_med.detectors.headclip.config import SIGMA_REFERENCE, HeadCLIPConfig, input_size
-from headclip_med.detectors.losses import image_loss, map_loss
+from headclip_med.detectors.losses import VALID_SHARE, image_loss, map_loss
 from headclip_med.encoders.attention import LocalAttention
 from headclip_med.encoders.image import EncodeOptions, ImageFeatures, encode_images, resolve_layers
-
-# A patch is learned from where this share of it is patient.
-_PATIENT_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -77,19 +74,29 @@ class VectorsConfig:
 
 
 class ClassVectors(nn.Module):
-    """What is learned: ``[normal, abnormal]`` for every tap and for the global feature, and one logit scale.
+    """Learned ``[normal, abnormal]`` for every tap and, where asked for, the global feature, and one logit scale.
+
+    Args:
+        patch: initial vectors ``(taps, 2, D)``.
+        image: initial vectors ``(2, D)`` of the global feature, or None.
+        temperature: initial one of the softmax, above 0.
+        learns_scale: whether the temperature is learned too.
 
     Attributes:
-        patch_vectors: ``(taps, 2, D)``; image_vectors: ``(2, D)``; both are compared by cosine.
+        patch_vectors: ``(taps, 2, D)``; image_vectors: ``(2, D)`` or None; both are compared by cosine.
         log_scale: logarithm of the factor of cosines, 1 / temperature.
     """
 
-    def __init__(self, taps: int, length: int, temperature: float, seed: int) -> None:
+    def __init__(self, patch: Tensor, image: Tensor | None, temperature: float, *, learns_scale: bool = True) -> None:
         super().__init__()
-        draw = torch.Generator().manual_seed(seed)
-        self.patch_vectors = nn.Parameter(unit_vectors((taps, 2, length), draw))
-        self.image_vectors = nn.Parameter(unit_vectors((2, length), draw))
-        self.log_scale = nn.Parameter(torch.tensor(-log(temperature)))
+        self.patch_vectors = nn.Parameter(patch)
+        self.image_vectors = None if image is None else nn.Parameter(image)
+        self.log_scale = nn.Parameter(torch.tensor(-log(temperature)), requires_grad=learns_scale)
+
+    def forward(self) -> tuple[Tensor, Tensor | None]:
+        """L2-normalised ``(taps, 2, D)`` and ``(2, D)`` or None."""
+        image = None if self.image_vectors is None else F.normalize(self.image_vectors, dim=-1)
+        return F.normalize(self.patch_vectors, dim=-1), image
 
     def patch_logits(self, tap: int, features: Tensor) -> Tensor:
         """L2-normalised patch features ``(N, P, D)`` of a tap → ``(N, P, 2)``."""
@@ -97,6 +104,7 @@ class ClassVectors(nn.Module):
 
     def image_logits(self, feature: Tensor) -> Tensor:
         """L2-normalised global feature ``(N, D)`` → ``(N, 2)``."""
+        assert self.image_vectors is not None
         return self.log_scale.exp() * (feature @ F.normalize(self.image_vectors, dim=-1).T)
 
 
@@ -119,7 +127,9 @@ class Vectors(Detector):
         tower, config = self.tower, self.config
         chosen = middle_and_last(tower.depth) if config.feature_layers is None else config.feature_layers
         self.layers = resolve_layers(chosen, tower.depth)
-        self.vectors = ClassVectors(len(self.layers), tower.output_dim, config.temperature, config.seed)
+        draw, size = torch.Generator().manual_seed(config.seed), (2, tower.output_dim)
+        patch, image = unit_vectors((len(self.layers), *size), draw), unit_vectors(size, draw)
+        self.vectors = ClassVectors(patch, image, config.temperature)
         if parts.tensors:
             load_learned(self.vectors, parts.tensors, parts.name)
         self.vectors.to(tower.device)
@@ -159,7 +169,7 @@ class Vectors(Detector):
             F.adaptive_avg_pool2d(each[:, None].float(), features.grid)[:, 0].to(self.tower.device)
             for each in (batch.mask, batch.valid)
         )
-        inside = (valid >= _PATIENT_SHARE).float()
+        inside = (valid >= VALID_SHARE).float()
         if batch.known is not None:
             known = F.adaptive_max_pool2d((~batch.known)[:, None].float(), features.grid)[:, 0] == 0
             inside = inside * known.to(inside)

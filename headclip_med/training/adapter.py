@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from headclip_med.base.errors import ModelError
 from headclip_med.detectors.scoring import class_probabilities
+from headclip_med.detectors.vectors import ClassVectors, unit_vectors
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.encoders.head_weights import DynamicHeadWeights, initial_theta, parametrise, place_head_weights
 from headclip_med.encoders.heads import HeadWeights
@@ -78,21 +78,16 @@ class HeadFactors(nn.Module):
         return 1
 
 
-class ClassVectors(nn.Module):
-    """Vectors of both classes for each tap ``(taps, 2, D)``, and optionally for the global feature."""
+def opposite_vectors(taps: int, width: int, config: ClassConfig, seed: int) -> ClassVectors:
+    """Fresh class vectors, normal opposite to abnormal in a random direction for each tap.
 
-    def __init__(self, taps: int, width: int, config: ClassConfig, seed: int) -> None:
-        super().__init__()
-        draw = torch.Generator().manual_seed(seed)
-        direction = F.normalize(torch.randn(taps, 1, width, generator=draw), dim=-1)
-        self.patch = nn.Parameter(torch.cat([-direction, direction], dim=1))
-        self.image = nn.Parameter(self.patch.detach()[-1].clone()) if config.image else None
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / _TEMPERATURE)), requires_grad=config.learn_temperature)
-
-    def forward(self) -> tuple[Tensor, Tensor | None]:
-        """L2-normalised ``(taps, 2, D)`` and ``(2, D)`` or None."""
-        image = None if self.image is None else F.normalize(self.image, dim=-1)
-        return F.normalize(self.patch, dim=-1), image
+    Args:
+        taps: how many layers are compared. width: length of a feature.
+    """
+    direction = unit_vectors((taps, 1, width), torch.Generator().manual_seed(seed))
+    patch = torch.cat([-direction, direction], dim=1)
+    image = patch[-1].clone() if config.image else None
+    return ClassVectors(patch, image, _TEMPERATURE, learns_scale=config.learn_temperature)
 
 
 class LearnedPrompts(nn.Module):
@@ -139,7 +134,7 @@ class Adapter(nn.Module):
         self.classes: ClassVectors | LearnedPrompts = (
             LearnedPrompts(built, len(self.layers), config.classes, config.seed)
             if uses_prompts
-            else ClassVectors(len(self.layers), tower.output_dim, config.classes, config.seed)
+            else opposite_vectors(len(self.layers), tower.output_dim, config.classes, config.seed)
         )
         self.register_buffer("centre", torch.zeros(len(self.layers), tower.output_dim))
         self.centre: Tensor

@@ -17,7 +17,8 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from headclip_med.training.slices import IGNORED, TrainingSlice
+from headclip_med.detectors.losses import IGNORED
+from headclip_med.training.slices import TrainingSlice
 
 _SPATIAL = ("levels", "mask", "valid")
 

@@ -2,59 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import distributed, nn
 
-
-@dataclass(frozen=True)
-class Ranks:
-    """Place of this process among ``world``; only the ``first`` one writes and validates."""
-
-    rank: int = 0
-    world: int = 1
-
-    @property
-    def first(self) -> bool:
-        """Whether this process speaks for all."""
-        return self.rank == 0
-
-
-@contextmanager
-def joined_ranks() -> Iterator[Ranks]:
-    """Join the other processes if ``torchrun`` started this one, and leave them at the end."""
-    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        yield Ranks()
-        return
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size())
-    finally:
-        distributed.destroy_process_group()
-
-
-def average_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
-    """Mean of every gradient over all processes, the same on each; parts of a batch must be of one size."""
-    if ranks.world == 1:
-        return
-    for parameter in parameters:
-        if parameter.grad is not None:
-            distributed.all_reduce(parameter.grad)
-            parameter.grad /= ranks.world
-
-
-def mean_over_ranks(value: float, ranks: Ranks) -> float:
-    """Mean of a number over all processes."""
-    if ranks.world == 1:
-        return value
-    tensor = torch.tensor(value, dtype=torch.float64)
-    distributed.all_reduce(tensor)
-    return float(tensor) / ranks.world
+from headclip_med.detectors import LabelledPixels
+from headclip_med.detectors.losses import IGNORED
+from headclip_med.training.slices import TrainingSlice
 
 
 def batch_indices(labels: Sequence[bool], step: int, batch: int, seed: int) -> list[int]:
@@ -62,7 +17,13 @@ def batch_indices(labels: Sequence[bool], step: int, batch: int, seed: int) -> l
     until it is used up.
 
     Args:
-        labels: of all training slices; step: from 0; batch: slices of one step over all processes.
+        labels: of all training slices, whether there is a lesion in each.
+        step: from 0.
+        batch: slices of one step.
+        seed: of the orders.
+
+    Returns:
+        ``batch`` places in ``labels``.
     """
     classes = [[i for i, label in enumerate(labels) if label is wanted] for wanted in (True, False)]
     if not classes[0] or not classes[1]:
@@ -74,10 +35,15 @@ def batch_indices(labels: Sequence[bool], step: int, batch: int, seed: int) -> l
     return [*mixed, *chosen[len(free) :]]
 
 
-def shard(indices: Sequence[int], rank: int, world: int) -> list[int]:
-    """The part of a batch that one of ``world`` processes works on; all parts have one size."""
-    size = len(indices) // world
-    return list(indices[rank * size : (rank + 1) * size])
+def collate(slices: Sequence[TrainingSlice]) -> LabelledPixels:
+    """Training slices as one batch."""
+    return LabelledPixels(
+        pixels=torch.stack([part.pixels for part in slices]).float(),
+        mask=torch.stack([part.mask == 1 for part in slices]).float(),
+        valid=torch.stack([part.valid for part in slices]).bool(),
+        labels=torch.tensor([float(part.label) for part in slices]),
+        known=torch.stack([part.mask != IGNORED for part in slices]),
+    )
 
 
 def _take(pool: Sequence[int], begin: int, count: int, seed: int, stream: int) -> list[int]:

@@ -75,7 +75,7 @@ def load_checkpoint(
     """Put a saved run back into ``module`` and ``optimiser``.
 
     Raises:
-        InputError: a damaged file, or a run with another configuration, model or data.
+        InputError: a damaged file, or a run with another configuration, model, data or set of learned tensors.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -91,7 +91,12 @@ def load_checkpoint(
             f"{', '.join(changed)} differ",
             "Set them as before, or start anew in another folder",
         )
-    module.load_state_dict(_under(tensors, "now."))
+    try:
+        module.load_state_dict(_under(tensors, "now."))
+    except RuntimeError as error:
+        raise InputError(
+            "A checkpoint must hold the tensors that this version learns", path.name, "Start anew in another folder"
+        ) from error
     state = optimiser.state_dict()
     entries: dict[int, dict[str, Tensor]] = {}
     for name, value in _under(tensors, "adam.").items():

@@ -42,7 +42,7 @@ class PatchSamples:
 
 
 @dataclass(frozen=True)
-class ClassVectors:
+class ClassFit:
     """One layer's fit: ``centre (D,)``, ``abnormal (D,)`` unit vector (normal is its negative), and the inverse
     temperature at which the softmax equals the fitted logistic function."""
 
@@ -83,7 +83,7 @@ def _raw_taps(tower: ImageTower, pixels: Tensor, options: EncodeOptions) -> dict
     return {layer: taps[0].clone() for layer, taps in features.patch_features.items()}
 
 
-def fit_class_vectors(features: Tensor, labels: Tensor, decay: float = 1e-3) -> ClassVectors:
+def fit_class_vectors(features: Tensor, labels: Tensor, decay: float = 1e-3) -> ClassFit:
     """Class-balanced logistic regression without intercept on centred, normalised features, to convergence.
 
     ``centre`` is the mean of the two classes' means, so that the boundary goes through the origin.
@@ -105,10 +105,10 @@ def fit_class_vectors(features: Tensor, labels: Tensor, decay: float = 1e-3) -> 
     optimiser.step(closure)
     fitted = direction.detach()
     # softmax over (−a, a) at scale s is a logistic function of 2·s·cos, so s is half the fitted norm.
-    return ClassVectors(centre, F.normalize(fitted, dim=0), float(fitted.norm()) / 2)
+    return ClassFit(centre, F.normalize(fitted, dim=0), float(fitted.norm()) / 2)
 
 
-def ranking_quality(vectors: ClassVectors, features: Tensor, labels: Tensor) -> float:
+def ranking_quality(vectors: ClassFit, features: Tensor, labels: Tensor) -> float:
     """Probability that a lesion patch scores above a lesion-free one (AUROC), from ranks."""
     score = F.normalize(features - vectors.centre, dim=-1) @ vectors.abnormal
     ranks = score.argsort().argsort().double() + 1
@@ -123,7 +123,7 @@ def write_pack(
     tower: TowerRecord,
     spec: Preprocessing,
     options: EncodeOptions,
-    fits: dict[int, ClassVectors],
+    fits: dict[int, ClassFit],
 ) -> None:
     """Write ``pack.safetensors`` and ``pack.json`` with a threshold still to be calibrated."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from headclip_med.detectors.losses import IGNORED, VALID_SHARE
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import Contributions, EncodeOptions, encode_images, local_contributions
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.feature_store import FeatureStore
 from headclip_med.training.linear import in_half, stack_contributions, tapped_features
-from headclip_med.training.losses import VALID_SHARE
-from headclip_med.training.slices import IGNORED, TrainingSlice
+from headclip_med.training.slices import TrainingSlice
 
 # linear: from contributions; autograd: through the tower; fixed: features that nothing learned can change.
 Mode = Literal["linear", "autograd", "fixed"]

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from headclip_med.base.errors import InputError, ModelError
-from headclip_med.base.files import save_tensors
-from headclip_med.detectors import Detector, HeadCLIP, Parts, get_method
+from headclip_med.detectors import HeadCLIP, LabelledPixels, Parts, get_method
 from headclip_med.detectors.base import read_config
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.models.domains import get_domain
 from headclip_med.models.load import check_method, may_have_text
-from headclip_med.models.new_pack import tower_record
-from headclip_med.models.pack import TENSORS_NAME
-from headclip_med.models.record import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, write_record
+from headclip_med.models.record import Threshold
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training.auxiliary import auxiliary_parts, check_labels, run_identity, slices_of
+from headclip_med.training.batches import batch_indices, collate
 from headclip_med.training.config import TrainConfig
-from headclip_med.training.loop import Fitted, MethodRun, TrainWatcher
-from headclip_med.training.threshold import choose_threshold
+from headclip_med.training.loop import Fitted, Run, TrainWatcher
+from headclip_med.training.objective import Quality, validate_maps
+from headclip_med.training.save import save_trained
 
 
 def check_trains(config: TrainConfig) -> None:
@@ -43,8 +42,6 @@ def check_trains(config: TrainConfig) -> None:
     read_config(method.Config, _options(config), f"the method {config.method}")
     name = config.tower.rpartition("/")[2]
     check_method(method, name, has_text=may_have_text(config.tower), has_state=True, training=True)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("Only headclip can be trained in several processes", config.method, "Run it in one process")
 
 
 def train_method(
@@ -70,24 +67,32 @@ def train_method(
     train, held_out = (slices_of(parts, which, config, spec) for which in ("train", "held_out"))
     check_labels("training", train)
     check_labels("validation", held_out)
-    watcher.stage("training")
-    identity = run_identity(config, built, parts)
-    run = MethodRun(
-        detector, untrained, train, held_out, config, identity, resume=resume, watcher=watcher, cancel=cancel
+    labels = [part.label for part in train]
+
+    def batch(step: int) -> LabelledPixels:
+        return collate([train[i] for i in batch_indices(labels, step, config.batch, config.seed)])
+
+    def judge() -> Quality:
+        """Score as a pack of the present state would."""
+        return validate_maps(type(detector).from_parts(replace(untrained, tensors=detector.state())), held_out)
+
+    run = Run(
+        config.out,
+        run_identity(config, built, parts),
+        batch,
+        steps=config.steps,
+        every=config.validate_every,
+        seed=config.seed,
+        judge=judge,
+        resume=resume,
+        watcher=watcher,
+        cancel=cancel,
     )
     detector.fit(run)
     fitted = run.finish()
-    facts = {
-        "seed": config.seed,
-        "best_step": fitted.best_step,
-        "average_precision": fitted.best_score,
-        "history": fitted.history,
-    }
-    ledger = tuple(part.entry for part in parts)
-    _save(config, detector, built, Threshold(value=0.5, origin="not chosen yet"), ledger, facts)
-    watcher.stage("choosing the threshold")
-    threshold = choose_threshold(config, parts)
-    _save(config, detector, built, threshold, ledger, facts)
+    title = f"{config.method} on {built.architecture}, {config.domain}"
+    fields = {**_options(config), "image_size": detector.image_size}
+    threshold = save_trained(config, built, title, detector.state(), fields, fitted, parts, watcher)
     return fitted, threshold, {"training": len(train), "validation": len(held_out)}
 
 
@@ -104,30 +109,3 @@ def _options(config: TrainConfig) -> dict[str, Any]:
     if "feature_layers" in config.model_fields_set:
         own["feature_layers"] = config.feature_layers
     return {**own, **config.options}
-
-
-def _save(
-    config: TrainConfig,
-    detector: Detector,
-    built: BuiltTower,
-    threshold: Threshold,
-    ledger: tuple[LedgerEntry, ...],
-    validation: dict[str, Any],
-) -> None:
-    config.out.mkdir(parents=True, exist_ok=True)
-    save_tensors(config.out / TENSORS_NAME, detector.state())
-    record = PackRecord(
-        format=PACK_FORMAT,
-        name=config.name,
-        title=f"{config.method} on {built.architecture}, {config.domain}",
-        method=config.method,
-        tower=tower_record(built),
-        config={**_options(config), "image_size": detector.image_size},
-        domain=config.domain,
-        scope=config.scope,
-        preprocessing=config.recorded_preprocessing,
-        threshold=threshold,
-        ledger=ledger,
-        validation=validation,
-    )
-    write_record(config.out, record)

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from headclip_med.detectors import Detector
+from headclip_med.detectors.losses import patch_map_loss, pull_to_one, score_loss
 from headclip_med.detectors.scoring import joint_score
 from headclip_med.evaluation.metrics.counts import CountSum, count_scores
 from headclip_med.evaluation.metrics.curves import auroc, average_precision
 from headclip_med.training.adapter import Adapter
+from headclip_med.training.batches import collate
 from headclip_med.training.config import TrainConfig
 from headclip_med.training.features import FeatureBank, Truth
-from headclip_med.training.losses import image_loss, map_loss, pull_to_one
+from headclip_med.training.slices import TrainingSlice
 
-# Validation goes through the slices in groups of this size.
+# Validation goes through the slices in groups of this size: from kept features, and through the whole tower.
 _AT_ONCE = 8
+_SCORED_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Patch-level AUROC and average precision on held-out slices, pooled over all of them; NaN: one class only."""
+    """AUROC and average precision of patches or pixels of held-out slices, pooled over all; NaN: one class only."""
 
     auroc: float
     average_precision: float
@@ -41,12 +46,13 @@ def batch_loss(
     maps, image = adapter.probabilities(features, global_feature)
     grids = maps.unflatten(-1, truth.lesion.shape[1:])
     terms = config.loss
-    parts = [map_loss(grid, truth.lesion, truth.valid, gamma=terms.gamma, lesion_share=lesion_share) for grid in grids]
+    of_map = partial(patch_map_loss, gamma=terms.gamma, lesion_share=lesion_share)
+    parts = [of_map(grid, truth.lesion, truth.valid) for grid in grids]
     loss = terms.local * torch.stack(parts).sum()
     if image is not None and terms.image:
-        loss = loss + terms.image * image_loss(image, truth.labels)
+        loss = loss + terms.image * score_loss(image, truth.labels)
     if terms.joint:
-        loss = loss + terms.joint * image_loss(_joint(grids, truth, image), truth.labels)
+        loss = loss + terms.joint * score_loss(_joint(grids, truth, image), truth.labels)
     if adapter.heads is not None and adapter.heads.predictor is None and config.heads.decay:
         loss = loss + config.heads.decay * pull_to_one(adapter.heads.factors())
     return loss
@@ -55,18 +61,19 @@ def batch_loss(
 @torch.no_grad()
 def validate(adapter: Adapter, bank: FeatureBank) -> Quality:
     """Quality on every slice of ``bank``: valid patches, abnormal from half a patch of lesion on."""
-    total = CountSum()
-    for begin in range(0, len(bank), _AT_ONCE):
-        indices = range(begin, min(begin + _AT_ONCE, len(bank)))
-        truth = bank.truth(indices)
-        maps, _ = adapter.probabilities(*bank.features(adapter, indices))
-        inside = truth.valid.flatten() > 0
-        scores = maps.mean(dim=0).flatten()[inside].clamp(0, 1)
-        total.add(count_scores(scores.numpy(), (truth.lesion.flatten() >= 0.5)[inside].numpy()))
-    counts = total.counts()
-    return Quality(
-        float(auroc(counts.negatives, counts.positives)), float(average_precision(counts.negatives, counts.positives))
-    )
+    groups = [range(begin, min(begin + _AT_ONCE, len(bank))) for begin in range(0, len(bank), _AT_ONCE)]
+    return _pooled(_patches_of(adapter, bank, indices) for indices in groups)
+
+
+def validate_maps(detector: Detector, slices: Sequence[TrainingSlice]) -> Quality:
+    """Quality of a detector's maps on ``slices``: every pixel of the patient."""
+    groups = [slices[begin : begin + _SCORED_AT_ONCE] for begin in range(0, len(slices), _SCORED_AT_ONCE)]
+    return _pooled(_pixels_of(detector, group) for group in groups)
+
+
+def is_defined(quality: Quality) -> bool:
+    """Whether the held-out slices have patches of both classes."""
+    return bool(np.isfinite(quality.average_precision))
 
 
 def lesion_share(bank: FeatureBank) -> float:
@@ -85,6 +92,26 @@ def _joint(grids: Tensor, truth: Truth, image: Tensor | None) -> Tensor:
     return joint_score(image, inside.flatten(1).amax(dim=1), 0.5)
 
 
-def is_defined(quality: Quality) -> bool:
-    """Whether the held-out slices have patches of both classes."""
-    return bool(np.isfinite(quality.average_precision))
+def _patches_of(adapter: Adapter, bank: FeatureBank, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Scores and truth of the valid patches of some slices, ``(M,)`` each."""
+    truth = bank.truth(indices)
+    maps, _ = adapter.probabilities(*bank.features(adapter, indices))
+    inside = truth.valid.flatten() > 0
+    return maps.mean(dim=0).flatten()[inside], (truth.lesion.flatten() >= 0.5)[inside]
+
+
+def _pixels_of(detector: Detector, slices: Sequence[TrainingSlice]) -> tuple[Tensor, Tensor]:
+    """Scores and truth of the patient's pixels in some slices, ``(M,)`` each."""
+    batch = collate(slices)
+    return detector.score(batch.pixels, batch.valid).maps[batch.valid], batch.mask[batch.valid] > 0.5
+
+
+def _pooled(found: Iterable[tuple[Tensor, Tensor]]) -> Quality:
+    """Quality of all scores with their truth together."""
+    total = CountSum()
+    for scores, truth in found:
+        total.add(count_scores(scores.clamp(0, 1).numpy(), truth.numpy()))
+    counts = total.counts()
+    return Quality(
+        float(auroc(counts.negatives, counts.positives)), float(average_precision(counts.negatives, counts.positives))
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,34 +12,37 @@ from typing import Any
 import numpy as np
 import torch
 
-from headclip_med.base.errors import CancelledError, HeadclipError, InputError
+from headclip_med.base.errors import CancelledError, HeadclipError, InputError, ModelError
 from headclip_med.base.files import leaving_nothing, remove_file
 from headclip_med.detectors import HeadCLIP, HeadCLIPConfig
+from headclip_med.detectors.descent import optimise
+from headclip_med.detectors.vectors import ClassVectors
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import EncodeOptions, first_local_block, resolve_layers
 from headclip_med.models.pack import builtin_packs, is_pack
 from headclip_med.models.record import Threshold
 from headclip_med.slicing.intensity import Preprocessing
-from headclip_med.training.adapter import Adapter, ClassVectors
+from headclip_med.training.adapter import Adapter
 from headclip_med.training.augment import augmented
 from headclip_med.training.auxiliary import Part, auxiliary_parts, check_labels, check_masks, run_identity, slices_of
-from headclip_med.training.batches import Ranks, joined_ranks
+from headclip_med.training.batches import batch_indices
 from headclip_med.training.checkpoint import NAME, check_new_run, checkpoint_step
 from headclip_med.training.class_vectors import fit_class_vectors
-from headclip_med.training.config import TrainConfig
+from headclip_med.training.config import Schedule, TrainConfig
 from headclip_med.training.feature_store import FeatureStore, remove_kept
 from headclip_med.training.features import FeatureBank, Mode
 from headclip_med.training.fusion import fit_fusion
-from headclip_med.training.loop import Fitted, TrainWatcher, fit
+from headclip_med.training.loop import Fitted, Run, TrainWatcher
 from headclip_med.training.method import check_trains, train_method
-from headclip_med.training.objective import validate
-from headclip_med.training.save import pack_config, save_pack
-from headclip_med.training.threshold import choose_threshold
+from headclip_med.training.objective import batch_loss, lesion_share, validate
+from headclip_med.training.save import pack_config, pack_tensors, pack_title, save_trained
 from headclip_med.training.track import tracked
 
 # Patches per slice and class that start the class vectors, at most.
 _PATCHES = 60
+
+_BETAS = (0.5, 0.999)  # of Adam in the AnomalyCLIP recipe
 
 
 @dataclass(frozen=True)
@@ -61,31 +65,38 @@ def train(
 ) -> Trained:
     """Train head weights and classes, or whatever another method learns, and write a pack into ``config.out``.
 
-    The best step is chosen on patients of the auxiliary data that were held back, never on a target set. With
-    ``torchrun`` every process works on its part of each batch.
+    The best step is chosen on patients of the auxiliary data that were held back, never on a target set.
 
     Raises:
         HeadclipError: unusable data, model, configuration or folder; the last good checkpoint is kept.
     """
     watcher = watcher or TrainWatcher()
     with leaving_nothing(config.out):
+        _check_one_process()
         check_trains(config)
         check_new_run(config.out, resume)
         try:
             _check_tower(config)
             check_masks(config)
             torch.set_num_threads(config.threads)
-            if config.method == HeadCLIP.name:
-                trained = _train_heads(config, resume, watcher, cancel)
-            else:
-                with tracked(watcher, config) as watcher:
-                    trained = Trained(config.out, config.tower, *train_method(config, resume, watcher, cancel))
+            work = _train_heads if config.method == HeadCLIP.name else train_method
+            with tracked(watcher, config) as watcher:
+                trained = Trained(config.out, config.tower, *work(config, resume, watcher, cancel))
         except HeadclipError as error:
             if not isinstance(error, CancelledError) and checkpoint_step(config.out) is None:
                 remove_kept(config.out)  # refused, so that nothing of it will be used
             raise
         remove_kept(config.out)
         return trained
+
+
+def _check_one_process() -> None:
+    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "A training must run in one process",
+            f"{os.environ['WORLD_SIZE']} of torchrun",
+            "Start it without torchrun; head weights train in seconds",
+        )
 
 
 def _check_tower(config: TrainConfig) -> None:
@@ -100,39 +111,24 @@ def _check_tower(config: TrainConfig) -> None:
 
 def _train_heads(
     config: TrainConfig, resume: bool, watcher: TrainWatcher, cancel: Callable[[], bool] | None
-) -> Trained:
-    with joined_ranks() as ranks, tracked(watcher, config) if ranks.first else nullcontext(watcher) as watcher:
-        watcher.stage("loading the tower")
-        built = build_tower(config.tower)
-        watcher.stage("reading the data")
-        parts = auxiliary_parts(config)
-        watcher.stage("cutting slices")
-        spec = _preprocessing(built, config)
-        adapter = Adapter(built, config)
-        banks = _banks(built, adapter, parts, config, spec)
-        fitted = _fit(adapter, *banks, config, run_identity(config, built, parts), resume, ranks, watcher, cancel)
-        threshold = Threshold(value=0.5, origin="not chosen yet")
-        ledger = tuple(part.entry for part in parts)
-        fusion = None
-        if config.fuse_intensity:
-            watcher.stage("weighing brightness")
-            own = len(banks[0]) // (config.slices.copies + 1)  # the copies come after the slices themselves
-            fusion = fit_fusion(adapter, banks[0], own, HeadCLIPConfig().map_sigma, config.seed)
-        facts = {
-            "seed": config.seed,
-            "best_step": fitted.best_step,
-            "average_precision": fitted.best_score,
-            "history": fitted.history,
-        }
-        if ranks.first:
-            method = pack_config(adapter, config, spec.image_size, fusion)
-            save_pack(config.out, adapter, built, config, method, threshold, ledger, facts)
-            watcher.stage("choosing the threshold")
-            threshold = choose_threshold(config, parts)
-            save_pack(config.out, adapter, built, config, method, threshold, ledger, facts)
-    return Trained(
-        config.out, config.tower, fitted, threshold, {"training": len(banks[0]), "validation": len(banks[1])}
-    )
+) -> tuple[Fitted, Threshold, dict[str, int]]:
+    watcher.stage("loading the tower")
+    built = build_tower(config.tower)
+    watcher.stage("reading the data")
+    parts = auxiliary_parts(config)
+    watcher.stage("cutting slices")
+    spec = _preprocessing(built, config)
+    adapter = Adapter(built, config)
+    banks = _banks(built, adapter, parts, config, spec)
+    fitted = _fit(adapter, *banks, config, run_identity(config, built, parts), resume, watcher, cancel)
+    fusion = None
+    if config.fuse_intensity:
+        watcher.stage("weighing brightness")
+        own = len(banks[0]) // (config.slices.copies + 1)  # the copies come after the slices themselves
+        fusion = fit_fusion(adapter, banks[0], own, HeadCLIPConfig().map_sigma, config.seed)
+    title, method = pack_title(adapter, config, built), pack_config(adapter, config, spec.image_size, fusion)
+    threshold = save_trained(config, built, title, pack_tensors(adapter), method, fitted, parts, watcher)
+    return fitted, threshold, {"training": len(banks[0]), "validation": len(banks[1])}
 
 
 def _fit(
@@ -142,11 +138,14 @@ def _fit(
     config: TrainConfig,
     identity: dict[str, Any],
     resume: bool,
-    ranks: Ranks,
     watcher: TrainWatcher,
     cancel: Callable[[], bool] | None,
 ) -> Fitted:
-    classes = adapter.classes
+    """Train ``adapter`` in place; it ends in the state that validated best."""
+    groups, classes = adapter.groups(), adapter.classes
+    optimiser = _optimiser(groups, config)
+    share = lesion_share(bank) if config.loss.balanced else None
+    epoch = math.ceil(len(bank) / config.batch)
 
     def start() -> None:
         if not (isinstance(classes, ClassVectors) and config.classes.fit_first):
@@ -158,18 +157,54 @@ def _fit(
             remove_file(config.out / NAME)
             raise
 
-    return fit(
-        adapter,
-        bank,
-        held_out,
-        config,
+    def only_active(step: int) -> None:
+        active = active_groups(config.schedule, step, config.steps, epoch)
+        for parameter in (each for name, group in groups.items() if name not in active for each in group):
+            parameter.grad = None  # the optimiser passes over it, its moments included
+
+    run = Run(
+        config.out,
         identity,
-        resume=resume,
+        lambda step: batch_indices(bank.labels, step, config.batch, config.seed),
+        steps=config.steps,
+        every=config.validate_every,
+        seed=config.seed,
+        judge=lambda: validate(adapter, held_out),
         start=start,
-        ranks=ranks,
+        resume=resume,
         watcher=watcher,
         cancel=cancel,
     )
+    optimise(
+        adapter,
+        lambda indices: batch_loss(adapter, bank, indices, config, share),
+        run,
+        optimiser,
+        before_step=only_active,
+        rates="the learning rates (heads.lr, classes.lr)",
+    )
+    return run.finish()
+
+
+def active_groups(schedule: Schedule, step: int, steps: int, epoch: int) -> tuple[str, ...]:
+    """Which parameters move in a step: both; in turn, an epoch each; or prompts in the first half, then heads.
+
+    Args:
+        step: from 0. steps: of the run. epoch: steps that see every slice once.
+    """
+    if schedule == "joint":
+        return ("classes", "heads")
+    if schedule == "alternate":
+        return ("classes",) if (step // max(1, epoch)) % 2 == 0 else ("heads",)
+    return ("classes",) if step < steps // 2 else ("heads",)
+
+
+def _optimiser(groups: dict[str, list[torch.nn.Parameter]], config: TrainConfig) -> torch.optim.Optimizer:
+    rates = {"classes": config.classes.lr, "heads": config.heads.lr}
+    used = [{"params": parameters, "lr": rates[name]} for name, parameters in groups.items() if parameters]
+    if not used:
+        raise ModelError("A training run must have something to learn", "neither head weights nor classes")
+    return torch.optim.Adam(used, betas=_BETAS)
 
 
 def _preprocessing(built: BuiltTower, config: TrainConfig) -> Preprocessing:
@@ -265,7 +300,7 @@ def start_vectors(
         with torch.enable_grad():
             vectors = fit_class_vectors(torch.cat(rows[layer]), truth_of)
         adapter.centre[place] = vectors.centre
-        classes.patch[place] = torch.stack([-vectors.abnormal, vectors.abnormal])
+        classes.patch_vectors[place] = torch.stack([-vectors.abnormal, vectors.abnormal])
         scales.append(vectors.logit_scale)
     classes.log_scale.fill_(float(np.log(np.mean(scales))))
 

@@ -1,8 +1,8 @@
-"""A trained adapter → a pack that any engine loads."""
+"""What was trained → a pack that any engine loads."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,48 +11,61 @@ from torch import Tensor
 from headclip_med.base.files import save_tensors
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.models.new_pack import tower_record
-from headclip_med.models.record import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, write_record
+from headclip_med.models.pack import TENSORS_NAME
+from headclip_med.models.record import PACK_FORMAT, PackRecord, Threshold, write_record
 from headclip_med.training.adapter import Adapter
+from headclip_med.training.auxiliary import Part
 from headclip_med.training.config import TrainConfig
+from headclip_med.training.loop import Fitted, TrainWatcher
+from headclip_med.training.threshold import choose_threshold
 
-TENSORS = "pack.safetensors"
 
-
-def save_pack(
-    folder: Path,
-    adapter: Adapter,
-    built: BuiltTower,
+def save_trained(
     config: TrainConfig,
+    built: BuiltTower,
+    title: str,
+    tensors: Mapping[str, Tensor],
     method: dict[str, Any],
-    threshold: Threshold,
-    ledger: tuple[LedgerEntry, ...],
-    validation: dict[str, Any],
-) -> Path:
-    """Write ``pack.safetensors`` and ``pack.json`` into ``folder``; each whole or not at all.
+    fitted: Fitted,
+    parts: Sequence[Part],
+    watcher: TrainWatcher,
+) -> Threshold:
+    """Write the pack into ``config.out``, choose its threshold with it, and write that too.
 
     Args:
-        method: of :func:`pack_config`.
+        title: of the pack. tensors: what was learned, by name.
+        method: the method's configuration under which the tensors mean what they were trained for.
+        fitted: for the record. parts: auxiliary data, for the ledger and the threshold.
 
     Raises:
-        OutputError: when they cannot be written.
+        OutputError: a file that cannot be written; each is whole or not there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / TENSORS, pack_tensors(adapter))
+    config.out.mkdir(parents=True, exist_ok=True)
+    save_tensors(config.out / TENSORS_NAME, tensors)
     record = PackRecord(
         format=PACK_FORMAT,
         name=config.name,
-        title=_title(adapter, config, built),
-        method="headclip",
+        title=title,
+        method=config.method,
         tower=tower_record(built),
         config=method,
         domain=config.domain,
         scope=config.scope,
         preprocessing=config.recorded_preprocessing,
-        threshold=threshold,
-        ledger=ledger,
-        validation=validation,
+        threshold=Threshold(value=0.5, origin="not chosen yet"),
+        ledger=tuple(part.entry for part in parts),
+        validation={
+            "seed": config.seed,
+            "best_step": fitted.best_step,
+            "average_precision": fitted.best_score,
+            "history": fitted.history,
+        },
     )
-    return write_record(folder, record)
+    write_record(config.out, record)
+    watcher.stage("choosing the threshold")
+    threshold = choose_threshold(config, parts)
+    write_record(config.out, record.model_copy(update={"threshold": threshold}))
+    return threshold
 
 
 @torch.no_grad()
@@ -97,7 +110,8 @@ def pack_config(
     return chosen
 
 
-def _title(adapter: Adapter, config: TrainConfig, built: BuiltTower) -> str:
+def pack_title(adapter: Adapter, config: TrainConfig, built: BuiltTower) -> str:
+    """Words for what was learned, for which tower and domain."""
     parts = ["learned prompts" if adapter.uses_prompts else "class vectors"]
     if adapter.heads is not None:
         parts.insert(0, "head weights")

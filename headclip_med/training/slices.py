@@ -19,6 +19,7 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import slice_frame
 from headclip_med.datasets.case import Case, LabelledVolume
 from headclip_med.datasets.dataset import CaseDataset
+from headclip_med.detectors.losses import IGNORED
 from headclip_med.engine.case import make_job
 from headclip_med.engine.torch_scorer import slice_pixels
 from headclip_med.models.domains import Domain, window_of
@@ -26,8 +27,6 @@ from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.slicing.pixels import to_square
 from headclip_med.slicing.slices import cut_slices, evenly
 from headclip_med.training.config import SliceConfig
-
-IGNORED = 255  # in the mask of a training slice: no loss is taken there, and it is neither lesion nor free of one
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 CANDIDATES = np.round(np.arange(0.05, 0.96, 0.01), 2)
 _SEED = 7
 
-
 # Cases that choose the threshold, at most.
 _CALIBRATION_CASES = 24
 
@@ -87,21 +86,6 @@ def calibrate_pack(folder: Path, tower: str | None = None, heads: int = 24) -> C
     return outcome
 
 
-def main() -> None:
-    """Command-line entry."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--tower", help="weight file or ARCH.TAG@FILE")
-    parser.add_argument("--heads", type=int, default=24)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    calibrate_pack(options.folder, options.tower, options.heads)
-
-
-if __name__ == "__main__":
-    main()
-
-
 def choose_threshold(config: TrainConfig, parts: Sequence[Part]) -> Threshold:
     """The threshold with the highest mean Dice over the validation cases that hold a lesion."""
     engine = load_engine(config.out, "cpu", precision="float32", weights=config.tower)
@@ -122,3 +106,18 @@ def choose_threshold(config: TrainConfig, parts: Sequence[Part]) -> Threshold:
     value = float(np.clip(level_scores()[int(total.argmax())], 1e-6, 1 - 1e-6))
     origin = f"highest mean Dice ({total.max() / cases:.2f}) over {cases} validation cases of the auxiliary data"
     return Threshold(value=value, origin=origin)
+
+
+def main() -> None:
+    """Command-line entry."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tower", help="weight file or ARCH.TAG@FILE")
+    parser.add_argument("--heads", type=int, default=24)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    calibrate_pack(options.folder, options.tower, options.heads)
+
+
+if __name__ == "__main__":
+    main()

@@ -22,18 +22,19 @@ from monai.inferers import Inferer, SimpleInferer
 from scipy import ndimage
 from torch import Tensor, nn
 
-from headclip_med.base.errors import CancelledError, ModelError
+from headclip_med.base.errors import CancelledError
 from headclip_med.base.fields import read_fields
 from headclip_med.base.files import atomic_path, save_tensors, sha256_file
+from headclip_med.detectors.descent import optimise
 from headclip_med.models.pack import TENSORS_NAME
 from headclip_med.models.record import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, TowerRecord, write_record
 from headclip_med.models.scope import Scope
 from headclip_med.slicing.intensity import Preprocessing
-from headclip_med.training.checkpoint import NAME, RunState, check_new_run, load_checkpoint, save_checkpoint
+from headclip_med.training.checkpoint import check_new_run
 from headclip_med.training.fusion import Fusion, logistic_fusion
-from headclip_med.training.loop import TrainWatcher
+from headclip_med.training.loop import Run, TrainWatcher
 from headclip_med.training.pretraining.anatomy import Anatomy, read_anatomy
-from headclip_med.training.pretraining.batches import PaintedSlices
+from headclip_med.training.pretraining.batches import PaintedBatch, PaintedSlices
 from headclip_med.training.pretraining.config import PretrainConfig, pretraining_recipe
 from headclip_med.training.pretraining.lesions import SEQUENCES
 from headclip_med.training.pretraining.network import PIXEL_MEAN, PIXEL_STD, DetectionLoss, PretrainNetwork
@@ -108,7 +109,6 @@ class Pretrainer:
         config = self.config
         check_new_run(config.out, self.resume)
         torch.set_num_threads(config.threads)
-        self.watcher.stage("pretraining")
         history = self._train()
         self.watcher.stage("weighing brightness")
         self.network.eval()
@@ -121,42 +121,35 @@ class Pretrainer:
 
     def _train(self) -> list[dict[str, float]]:
         config, network = self.config, self.network
+        run = Run(
+            config.out,
+            self._identity(),
+            self.slices.__getitem__,
+            steps=self.last_step,
+            every=config.save_every,
+            seed=config.seed,
+            stage="pretraining",
+            planned=config.steps,
+            resume=self.resume,
+            watcher=self.watcher,
+            cancel=self.cancel,
+        )
         optimiser = torch.optim.AdamW(network.groups(), betas=(0.9, 0.98))
-        path, identity, state = config.out / NAME, self._identity(), RunState()
-        if self.resume and path.is_file():
-            state = load_checkpoint(path, network, optimiser, identity)
-        if state.step == 0:
-            save_checkpoint(path, state, network, optimiser, identity)
-        while state.step < self.last_step:
-            if self.cancel is not None and self.cancel():
-                save_checkpoint(path, state, network, optimiser, identity)
-                raise CancelledError("The run was stopped by the caller", f"after step {state.step} of {config.steps}")
-            state.recent.append(self._step(optimiser, state.step))
-            state.step += 1
-            self.watcher.step(state.step, config.steps, state.recent[-1])
-            if state.step % config.save_every == 0 or state.step == self.last_step:
-                state.history.append({"step": state.step, "loss": sum(state.recent) / len(state.recent)})
-                log.info("step %d of %d: loss %.4f", state.step, config.steps, state.history[-1]["loss"])
-                state.recent = []
-                save_checkpoint(path, state, network, optimiser, identity)
-        return state.history
 
-    def _step(self, optimiser: torch.optim.Optimizer, step: int) -> float:
-        config, network = self.config, self.network
-        done = step / config.steps
-        pace = min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * done))
-        for group in optimiser.param_groups:
-            group["lr"] = group["rate"] * pace
-        batch = self.slices[step]
-        pull = config.head_decay * (network.head_weights - 1).square().sum()
-        loss = self.loss(self.inferer(batch.levels, network, batch.corner), batch) + pull
-        if not math.isfinite(float(loss.detach())):
-            raise ModelError("The loss must stay a finite number", float(loss.detach()), "Lower learning_rate")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        return float(loss.detach())
+        def at_pace(step: int) -> None:
+            """Warm up, then fall by half a cosine; no gradient is longer than 1."""
+            pace = min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+            for group in optimiser.param_groups:
+                group["lr"] = group["rate"] * pace
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+
+        optimise(network, self._loss_of, run, optimiser, before_step=at_pace, rates="learning_rate")
+        return run.finish().history
+
+    def _loss_of(self, batch: PaintedBatch) -> Tensor:
+        pull = self.config.head_decay * (self.network.head_weights - 1).square().sum()
+        loss: Tensor = self.loss(self.inferer(batch.levels, self.network, batch.corner), batch) + pull
+        return loss
 
     def _identity(self) -> dict[str, Any]:
         fields = self.config.model_dump(
