@@ -33,7 +33,7 @@ from headclip_med.encoders.timm_vit import TimmVitSpec, build_timm_vit
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training.linear import in_half, stack_contributions, tapped_features
-from headclip_med.training.synthetic import build_bank
+from headclip_med.training.synthetic import build_slice_bank
 
 WEIGHTS = Path("weights") / "dinov2_vits14_timm_fp16.safetensors"
 SHAPE = TimmVitSpec(img_size=518, patch_size=14, embed_dim=384, depth=12, num_heads=6)
@@ -75,7 +75,7 @@ def make_problem(count: int, side: int) -> tuple[Problem, str]:
     """Synthetic slices with lesions, and class vectors along the difference of their means."""
     tower, name = make_tower()
     spec = Preprocessing(side, tower.mean, tower.std)
-    bank = build_bank(7, range(VOLUMES), max(24, count), spec)
+    bank = build_slice_bank(7, range(VOLUMES), max(24, count), spec)
     order = sorted(range(len(bank.masks)), key=lambda i: -int(bank.masks[i].sum()))[:count]
     levels = torch.from_numpy(bank.images[order]).float() / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (tower.mean, tower.std))

@@ -16,17 +16,17 @@ from headclip_med.models.record import TowerRecord
 from headclip_med.slicing.intensity import Preprocessing
 from headclip_med.training import synthetic
 from headclip_med.training import threshold as calibration
-from headclip_med.training.class_vectors import ClassFit, fit_class_vectors, ranking_quality, write_pack
+from headclip_med.training.class_vectors import ClassFit, fit_class_vectors, ranking_quality, write_vectors_pack
 
 PIXELS = Preprocessing(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def test_a_bank_holds_lesions_and_healthy_slices_in_the_models_window() -> None:
-    bank = synthetic.build_bank(3, range(2), 12, PIXELS)
+    bank = synthetic.build_slice_bank(3, range(2), 12, PIXELS)
     assert bank.images.shape == bank.masks.shape == (24, 64, 64)
     assert bank.images.max() > 200
     assert set(np.unique(bank.masks)) <= {0, 1}
-    again = synthetic.build_bank(3, range(2), 12, PIXELS)
+    again = synthetic.build_slice_bank(3, range(2), 12, PIXELS)
     np.testing.assert_array_equal(bank.images, again.images)
 
 
@@ -47,7 +47,7 @@ def test_class_vectors_are_written_in_the_order_of_the_layers(tmp_path: Path) ->
     """They used to be sorted, apart from the list of layers beside them."""
     fits = {n: ClassFit(torch.full((4,), float(n)), torch.eye(4)[n], 5.0) for n in (1, 2)}
     tower = TowerRecord(kind="timm", name="any")
-    write_pack(tmp_path / "own", "own", tower, PIXELS, EncodeOptions((2, 1)), fits)
+    write_vectors_pack(tmp_path / "own", "own", tower, PIXELS, EncodeOptions((2, 1)), fits)
     pack = load_pack(tmp_path / "own")
     assert pack.config().feature_layers == (2, 1)
     assert pack.tensors["centre"][:, 0].tolist() == [2, 1]

@@ -199,12 +199,12 @@ class Vectors(Detector):
 
 
 def middle_and_last(depth: int) -> tuple[int, ...]:
-    """The block half way up a tower and its last one, 0-based: 11 and 23 of 24."""
+    """Give the block half way up a tower and its last one, 0-based: 11 and 23 of 24."""
     return tuple(sorted({max(0, depth // 2 - 1), depth - 1}))
 
 
 def unit_vectors(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
-    """Random directions; of length 1, so that steps of a usual learning rate turn them."""
+    """Draw random directions of length 1, so that steps of a usual learning rate turn them."""
     return F.normalize(torch.randn(shape, generator=draw), dim=-1)
 
 

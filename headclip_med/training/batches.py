@@ -13,8 +13,9 @@ from headclip_med.training.slices import TrainingSlice
 
 
 def batch_indices(labels: Sequence[bool], step: int, batch: int, seed: int) -> list[int]:
-    """Half slices with lesion and half without (as far as both exist), each class in a shuffled order without repeats
-    until it is used up.
+    """Choose half slices with lesion and half without, as far as both exist.
+
+    Each class comes in a shuffled order without repeats until it is used up.
 
     Args:
         labels: of all training slices, whether there is a lesion in each.
@@ -36,7 +37,7 @@ def batch_indices(labels: Sequence[bool], step: int, batch: int, seed: int) -> l
 
 
 def collate(slices: Sequence[TrainingSlice]) -> LabelledPixels:
-    """Training slices as one batch."""
+    """Put training slices into one batch."""
     return LabelledPixels(
         pixels=torch.stack([part.pixels for part in slices]).float(),
         mask=torch.stack([part.mask == 1 for part in slices]).float(),

@@ -24,7 +24,7 @@ from headclip_med.encoders.image import EncodeOptions, encode_images, resolve_la
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.models.record import PACK_FORMAT, LedgerEntry, PackRecord, Threshold, TowerRecord, write_record
 from headclip_med.slicing.intensity import Preprocessing
-from headclip_med.training.synthetic import SliceBank, build_bank, sample_batch
+from headclip_med.training.synthetic import SliceBank, build_slice_bank, sample_batch
 from headclip_med.training.threshold import calibrate_pack
 
 log = logging.getLogger(__name__)
@@ -84,9 +84,16 @@ def _raw_taps(tower: ImageTower, pixels: Tensor, options: EncodeOptions) -> dict
 
 
 def fit_class_vectors(features: Tensor, labels: Tensor, decay: float = 1e-3) -> ClassFit:
-    """Class-balanced logistic regression without intercept on centred, normalised features, to convergence.
+    """Fit class-balanced logistic regression without intercept on centred, normalised features, to convergence.
 
     ``centre`` is the mean of the two classes' means, so that the boundary goes through the origin.
+
+    Args:
+        features: ``(M, D)``, not normalised. labels: ``(M,)``, 1 for lesion, 0 for none; both must occur.
+        decay: of the squared length of the direction.
+
+    Returns:
+        Centre, direction and inverse temperature.
     """
     means = [features[labels == label].mean(dim=0) for label in (0, 1)]
     centre = (means[0] + means[1]) / 2
@@ -109,7 +116,11 @@ def fit_class_vectors(features: Tensor, labels: Tensor, decay: float = 1e-3) -> 
 
 
 def ranking_quality(vectors: ClassFit, features: Tensor, labels: Tensor) -> float:
-    """Probability that a lesion patch scores above a lesion-free one (AUROC), from ranks."""
+    """Give the probability that a lesion patch scores above a lesion-free one (AUROC), from ranks.
+
+    Args:
+        features: ``(M, D)``, not normalised. labels: ``(M,)``, 1 for lesion.
+    """
     score = F.normalize(features - vectors.centre, dim=-1) @ vectors.abnormal
     ranks = score.argsort().argsort().double() + 1
     lesions = int((labels > 0).sum())
@@ -117,7 +128,7 @@ def ranking_quality(vectors: ClassFit, features: Tensor, labels: Tensor) -> floa
     return float((ranks[labels > 0].sum() - lesions * (lesions + 1) / 2) / (lesions * free))
 
 
-def write_pack(
+def write_vectors_pack(
     folder: Path,
     name: str,
     tower: TowerRecord,
@@ -181,7 +192,7 @@ def main() -> None:
     options = EncodeOptions(layers, local, want_global=False)
     spec = Preprocessing(choice.image_size, built.tower.mean, built.tower.std)
     train, held_out = (
-        sample_patches(built.tower, build_bank(_SEED, numbers, 24, spec), spec, options, slices)
+        sample_patches(built.tower, build_slice_bank(_SEED, numbers, 24, spec), spec, options, slices)
         for numbers, slices in (
             (range(_TRAIN_VOLUMES), choice.slices),
             (range(_TRAIN_VOLUMES, _VOLUMES), choice.slices // 3),
@@ -193,7 +204,7 @@ def main() -> None:
         quality = ranking_quality(fits[layer], held_out.features[layer], held_out.labels)
         log.info("layer %d: held-out patch AUROC %.4f", layer, quality)
     record = TowerRecord(kind="timm", name=built.architecture, sha256=built.sha256)
-    write_pack(choice.out, choice.out.name, record, spec, options, fits)
+    write_vectors_pack(choice.out, choice.out.name, record, spec, options, fits)
     calibrate_pack(choice.out, choice.tower, heads=8)
 
 

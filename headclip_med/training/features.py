@@ -26,7 +26,7 @@ _GLOBAL = "global_feature"
 
 
 @dataclass(frozen=True)
-class Truth:
+class PatchTruth:
     """Truth on the patch grid: lesion share ``(N, Hp, Wp)``, valid ``(N, Hp, Wp)`` 0 or 1, labels ``(N,)``."""
 
     lesion: Tensor
@@ -100,7 +100,7 @@ class FeatureBank:
         """Whether each slice holds a lesion."""
         return [part.label for part in self.slices]
 
-    def truth(self, indices: Sequence[int]) -> Truth:
+    def truth(self, indices: Sequence[int]) -> PatchTruth:
         """Masks of some slices on the patch grid."""
         chosen = [self.slices[i] for i in indices]
         side = chosen[0].mask.shape[-1] // self.tower.patch_size
@@ -111,7 +111,7 @@ class FeatureBank:
         inside = inside if self.foreground_only else torch.ones_like(inside)
         inside &= F.adaptive_max_pool2d((masks == IGNORED).float()[:, None], (side, side))[:, 0] == 0
         labels = torch.tensor([part.label for part in chosen], dtype=torch.float32)
-        return Truth(lesion, inside.float(), labels)
+        return PatchTruth(lesion, inside.float(), labels)
 
     def features(self, adapter: Adapter, indices: Sequence[int]) -> tuple[dict[int, Tensor], Tensor | None]:
         """Normalised patch features by layer ``(N, P, D)`` and the global feature; gradients reach the adapter only."""

@@ -49,6 +49,9 @@ def train_method(
 ) -> tuple[Fitted, Threshold, dict[str, int]]:
     """Train ``config.method`` by its own recipe and write its pack.
 
+    Args:
+        config, resume, watcher, cancel: as of :func:`headclip_med.training.run.train`.
+
     Returns:
         The fit, the threshold, and how many slices by use.
 

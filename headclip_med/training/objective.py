@@ -1,4 +1,4 @@
-"""The loss of one batch, and how well a state does on slices that it was not trained on."""
+"""The loss of one batch of head weights, and how well a state does on slices that it was not trained on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headclip_med.evaluation.metrics.curves import auroc, average_precision
 from headclip_med.training.adapter import Adapter
 from headclip_med.training.batches import collate
 from headclip_med.training.config import TrainConfig
-from headclip_med.training.features import FeatureBank, Truth
+from headclip_med.training.features import FeatureBank, PatchTruth
 from headclip_med.training.slices import TrainingSlice
 
 # Validation goes through the slices in groups of this size: from kept features, and through the whole tower.
@@ -40,6 +40,15 @@ def batch_loss(
     """L = image · CE + local · Σ_taps (focal + dice + dice) + joint · CE(joint score) + decay · pull to 1.
 
     AnomalyCLIP's recipe (arXiv 2310.18961) on the patch grid, with soft truth instead of up-sampled maps.
+
+    Args:
+        adapter: what learns.
+        bank: features and truth of the training slices; indices: the slices of the batch.
+        config: weights of the terms.
+        lesion_share: of :func:`lesion_share` for a balanced loss, None for a plain one.
+
+    Returns:
+        A scalar, differentiable in the adapter.
     """
     truth = bank.truth(indices)
     features, global_feature = bank.features(adapter, indices)
@@ -60,24 +69,24 @@ def batch_loss(
 
 @torch.no_grad()
 def validate(adapter: Adapter, bank: FeatureBank) -> Quality:
-    """Quality on every slice of ``bank``: valid patches, abnormal from half a patch of lesion on."""
+    """Give the quality on every slice of ``bank``: valid patches, abnormal from half a patch of lesion on."""
     groups = [range(begin, min(begin + _AT_ONCE, len(bank))) for begin in range(0, len(bank), _AT_ONCE)]
     return _pooled(_patches_of(adapter, bank, indices) for indices in groups)
 
 
 def validate_maps(detector: Detector, slices: Sequence[TrainingSlice]) -> Quality:
-    """Quality of a detector's maps on ``slices``: every pixel of the patient."""
+    """Give the quality of a detector's maps on ``slices``: every pixel of the patient."""
     groups = [slices[begin : begin + _SCORED_AT_ONCE] for begin in range(0, len(slices), _SCORED_AT_ONCE)]
     return _pooled(_pixels_of(detector, group) for group in groups)
 
 
 def is_defined(quality: Quality) -> bool:
-    """Whether the held-out slices have patches of both classes."""
+    """Tell whether the held-out slices have both classes."""
     return bool(np.isfinite(quality.average_precision))
 
 
 def lesion_share(bank: FeatureBank) -> float:
-    """Share of lesion in the valid patches of the training slices."""
+    """Give the share of lesion in the valid patches of the training slices, in [0, 1]."""
     lesion = valid = 0.0
     for index in range(len(bank)):
         truth = bank.truth([index])
@@ -86,7 +95,7 @@ def lesion_share(bank: FeatureBank) -> float:
     return lesion / max(valid, 1.0)
 
 
-def _joint(grids: Tensor, truth: Truth, image: Tensor | None) -> Tensor:
+def _joint(grids: Tensor, truth: PatchTruth, image: Tensor | None) -> Tensor:
     """Joint score: half the image's probability, half the map's maximum inside the patient."""
     inside = grids.mean(dim=0) * truth.valid
     return joint_score(image, inside.flatten(1).amax(dim=1), 0.5)

@@ -67,6 +67,15 @@ def train(
 
     The best step is chosen on patients of the auxiliary data that were held back, never on a target set.
 
+    Args:
+        config: of the run.
+        resume: go on with the checkpoint in ``config.out``; without one, begin.
+        watcher: is told of the run while it lasts.
+        cancel: asked before each step; True ends the run.
+
+    Returns:
+        Where the pack is, and what it is worth.
+
     Raises:
         HeadclipError: unusable data, model, configuration or folder; the last good checkpoint is kept.
     """
@@ -273,6 +282,16 @@ def start_vectors(
     ``weights``.
 
     Without it most of what head weights seem to gain is made up for badly fitted vectors (docs/decisions.md).
+
+    Args:
+        adapter: whose centre is set.
+        classes: the adapter's vectors, which are set.
+        bank: training slices.
+        seed: of which patches of a slice are taken.
+        weights: of the heads; None: every one is 1.
+
+    Raises:
+        InputError: patches of one class only.
     """
     draw = torch.Generator().manual_seed(seed)
     rows: dict[int, list[torch.Tensor]] = {layer: [] for layer in adapter.layers}

@@ -1,4 +1,4 @@
-"""What was trained → a pack that any engine loads."""
+"""Write what was trained as a pack that any engine loads."""
 
 from __future__ import annotations
 
@@ -33,9 +33,14 @@ def save_trained(
     """Write the pack into ``config.out``, choose its threshold with it, and write that too.
 
     Args:
+        config: of the run. built: the tower.
         title: of the pack. tensors: what was learned, by name.
         method: the method's configuration under which the tensors mean what they were trained for.
         fitted: for the record. parts: auxiliary data, for the ledger and the threshold.
+        watcher: is told when the threshold is chosen.
+
+    Returns:
+        The threshold, in (0, 1).
 
     Raises:
         OutputError: a file that cannot be written; each is whole or not there.
@@ -70,7 +75,12 @@ def save_trained(
 
 @torch.no_grad()
 def pack_tensors(adapter: Adapter) -> dict[str, Tensor]:
-    """The tensors of a pack; learned prompts are kept beside the class features that they end as."""
+    """Give the tensors of a pack, learned prompts beside the class features that they end as.
+
+    Returns:
+        ``patch_classes (taps, 2, D)``, and as far as they were learned ``image_classes (2, D)``, ``centre (taps, D)``,
+        ``prompt.*``, and ``head_weights`` or ``dynamic.*``.
+    """
     patch, image = adapter.classes()
     tensors = {"patch_classes": patch.clone(), "centre": adapter.centre.clone()}
     if image is not None:
@@ -89,7 +99,11 @@ def pack_tensors(adapter: Adapter) -> dict[str, Tensor]:
 def pack_config(
     adapter: Adapter, config: TrainConfig, image_size: int, fusion: tuple[float, float, float] | None = None
 ) -> dict[str, Any]:
-    """The method's configuration under which the tensors mean what they were trained for."""
+    """Give the method's configuration under which the tensors mean what they were trained for.
+
+    Args:
+        image_size: side of the square input in pixels. fusion: (a, b, c) of brightness, or None.
+    """
     chosen: dict[str, Any] = {
         "image_size": image_size,
         "feature_layers": list(adapter.layers),
@@ -111,7 +125,7 @@ def pack_config(
 
 
 def pack_title(adapter: Adapter, config: TrainConfig, built: BuiltTower) -> str:
-    """Words for what was learned, for which tower and domain."""
+    """Say what was learned, for which tower and domain."""
     parts = ["learned prompts" if adapter.uses_prompts else "class vectors"]
     if adapter.heads is not None:
         parts.insert(0, "head weights")

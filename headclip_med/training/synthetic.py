@@ -33,7 +33,7 @@ class SliceBank:
     masks: NDArray[np.uint8]
 
 
-def build_bank(seed: int, volumes: Iterable[int], slices_per_volume: int, spec: Preprocessing) -> SliceBank:
+def build_slice_bank(seed: int, volumes: Iterable[int], slices_per_volume: int, spec: Preprocessing) -> SliceBank:
     """Synthetic slices of all planes, contrasts and resolutions; ``volumes`` are the numbers of the heads."""
     images, masks = [], []
     for number in volumes:

@@ -34,7 +34,7 @@ def views(image: Tensor) -> Tensor:
     return torch.cat([image[None], moved, image.flip(-1)[None], image.flip(-2)[None]])
 
 
-def build_bank(read_outs: Callable[[Tensor], Tensor], images: Tensor, size: int, seed: int) -> Tensor:
+def build_read_out_bank(read_outs: Callable[[Tensor], Tensor], images: Tensor, size: int, seed: int) -> Tensor:
     """Read-outs of normal images' patches, at most ``size`` of them, drawn from all views of all images alike.
 
     Args:

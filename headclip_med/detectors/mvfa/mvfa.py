@@ -21,7 +21,7 @@ from headclip_med.detectors.data import Auxiliary, Capabilities, LabelledPixels,
 from headclip_med.detectors.descent import descend
 from headclip_med.detectors.headclip.detector import prompted
 from headclip_med.detectors.losses import dice_loss, focal_loss
-from headclip_med.detectors.mvfa.bank import build_bank, distances, named_bank, split_bank
+from headclip_med.detectors.mvfa.bank import build_read_out_bank, distances, named_bank, split_bank
 from headclip_med.detectors.vectors import load_learned, unit_vectors
 from headclip_med.encoders.build import with_gelu
 from headclip_med.encoders.image import quarters, resolve_layers, run_block
@@ -221,7 +221,7 @@ class MVFA(Detector):
         """
         if not len(normals):
             raise ModelError("A memory must be given at least one normal slice", "none")
-        bank = build_bank(self._read_outs, normals.pixels, self.config.bank_size, self.config.seed)
+        bank = build_read_out_bank(self._read_outs, normals.pixels, self.config.bank_size, self.config.seed)
         return type(self)(replace(self.parts, tensors={**self.state(), **named_bank(_HEADS, bank)}))
 
     def state(self) -> dict[str, Tensor]:

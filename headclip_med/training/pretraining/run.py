@@ -112,7 +112,7 @@ class Pretrainer:
         history = self._train()
         self.watcher.stage("weighing brightness")
         self.network.eval()
-        fusion = fit_fusion(self.network, self.slices.anatomy, config)
+        fusion = fit_network_fusion(self.network, self.slices.anatomy, config)
         save_pretrained(self.network, fusion, config, self.ledger, history)
         if config.threshold is None:
             self.watcher.stage("choosing the threshold")
@@ -159,7 +159,7 @@ class Pretrainer:
 
 
 @torch.no_grad()
-def fit_fusion(network: PretrainNetwork, bank: Anatomy, config: PretrainConfig) -> Fusion | None:
+def fit_network_fusion(network: PretrainNetwork, bank: Anatomy, config: PretrainConfig) -> Fusion | None:
     """(a, b, c) of :func:`headclip_med.detectors.scoring.fuse_intensity` from labelled slices as they are; None without
     any.
 
