@@ -95,7 +95,7 @@ def pacs_pull(
     series: options.SeriesOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Fetch a series, or all image series of a study; what is there already is not fetched again."""
+    """Fetch a series, or all image series of a study. What is there already is not fetched again."""
     with errors_in_words():
         from headclip_med.cli.screen import console
         from headclip_med.cohort.pacs.open import check_choice, series_of
@@ -122,7 +122,7 @@ def pacs_push(
     address: ServiceArgument,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Store the DICOM objects of results; what an archive holds already is not sent again."""
+    """Store the DICOM objects of results. What an archive holds already is not sent again."""
     with errors_in_words():
         from headclip_med.cli.screen import console
         from headclip_med.cli.screen import pacs as console_pacs
@@ -148,7 +148,7 @@ def pacs_move(
     to: Annotated[str, typer.Option("--to", metavar="AE", help="AE title that the archive knows and sends to.")],
     as_json: options.JsonOption = False,
 ) -> None:
-    """Have an archive send a study or series to another application (C-MOVE); nothing comes here."""
+    """Have an archive send a study or series to another application (C-MOVE). Nothing comes here."""
     with errors_in_words():
         from headclip_med.cli.screen import console
         from headclip_med.cohort.pacs.open import check_movable, move

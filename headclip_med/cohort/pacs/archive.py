@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]  # objects there, objects in all
 Values = Callable[[str], list[str]]  # a keyword → its values in one match, as text
 MAX_INSTANCE_BYTES = 2 * 1024**3
 MAX_INSTANCES = 100_000
-ATTEMPTS = 5
+DEFAULT_ATTEMPTS = 5
 _LONGEST_PAUSE_S = 15.0
 _EXTRA = ("dicomweb_client", "pynetdicom", "tenacity")
 
@@ -52,7 +52,7 @@ def check_installed() -> None:
 
 @dataclass(frozen=True)
 class Query:
-    """Narrows a search for studies; None matches everything.
+    """Narrows a search for studies. None matches everything.
 
     Attributes:
         patient_id, accession: as the archive has them.
@@ -70,7 +70,7 @@ class Query:
 
 @dataclass(frozen=True)
 class StudyFound:
-    """Describes a study; empty text and None stand for what the archive does not tell.
+    """Describes a study. Empty text and None stand for what the archive does not tell.
 
     Attributes:
         uid, date, description, patient_id, patient_name, accession: identify a patient.
@@ -91,10 +91,11 @@ class StudyFound:
 
 @dataclass(frozen=True)
 class SeriesFound:
-    """Describes a series of a study; empty text and None stand for what the archive does not tell.
+    """Describes a series of a study. Empty text and None stand for what the archive does not tell.
 
     Attributes:
         study, uid, description: identify a patient.
+        modality: such as ``MR``.
         number: SeriesNumber.
         instances: how many it has.
     """
@@ -114,7 +115,12 @@ class SeriesFound:
 
 @dataclass(frozen=True)
 class InstanceFound:
-    """Names an instance of a series; ``sop_class`` is empty where the archive does not tell it."""
+    """Names an instance of a series.
+
+    Attributes:
+        uid: SOPInstanceUID.
+        sop_class: UID, empty where the archive does not tell it.
+    """
 
     uid: str
     sop_class: str
@@ -146,35 +152,69 @@ class Archive(Protocol):
         """Return if the archive answers and lets us in."""
 
     def find_studies(self, query: Query) -> list[StudyFound]:
-        """Find the studies that match, in the archive's order."""
+        """Find studies.
+
+        Args:
+            query: what to match.
+
+        Returns:
+            Those that match, in the archive's order.
+        """
 
     def find_series(self, study: str) -> list[SeriesFound]:
-        """Find the series of a study, ordered by number."""
+        """Find the series of a study.
+
+        Args:
+            study: UID.
+
+        Returns:
+            Ordered by number, none where the study is not known.
+        """
 
     def instances(self, study: str, series: str) -> list[InstanceFound]:
-        """List all instances of a series, none where it is not known."""
+        """List all instances of a series.
+
+        Args:
+            study, series: UIDs.
+
+        Returns:
+            Each of them once, none where the series is not known.
+        """
 
     def fetch(self, study: str, series: str, wanted: Sequence[InstanceFound], keep: Keep) -> None:
-        """Give every wanted instance to ``keep`` as soon as it is whole."""
+        """Fetch instances.
+
+        Args:
+            study, series: UIDs.
+            wanted: instances of that series.
+            keep: is given each of them as soon as it is whole.
+        """
 
     def store(self, files: Sequence[StoredFile], told: Told) -> None:
-        """Store the files one after the other, and tell after each what became of it."""
+        """Store files one after the other.
+
+        Args:
+            files: of any studies.
+            told: is told after each what became of it.
+        """
 
 
-def with_retries(action: Callable[[], T], attempts: int = ATTEMPTS, has_moved: Callable[[], bool] = lambda: False) -> T:
+def with_retries(
+    action: Callable[[], T], attempts: int = DEFAULT_ATTEMPTS, has_moved: Callable[[], bool] = lambda: False
+) -> T:
     """Call ``action`` until it returns, with pauses that double from 1 s to 15 s, each a little longer by chance.
 
     Args:
         action: what to try.
         attempts: how often in a row without progress, at least 1.
-        has_moved: whether the attempt that failed got something done, asked once after each; the count and the pauses
+        has_moved: whether the attempt that failed got something done, asked once after each. The count and the pauses
             then start again.
 
     Returns:
         What ``action`` returned.
 
     Raises:
-        PacsUnavailableError: of the last attempt; any other error is raised at once.
+        PacsUnavailableError: of the last attempt. Any other error is raised at once.
     """
     from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 

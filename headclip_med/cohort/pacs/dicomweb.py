@@ -60,7 +60,7 @@ for _name in ("dicomweb_client", "retrying", "urllib3"):
 
 
 class DicomwebArchive:
-    """Talks to an archive by DICOMweb; see :class:`headclip_med.cohort.pacs.archive.Archive`.
+    """Talks to an archive by DICOMweb, as :class:`headclip_med.cohort.pacs.archive.Archive` says.
 
     Args:
         address: of the service.
@@ -107,7 +107,7 @@ class DicomwebArchive:
             return instances_found(map(_values_of, items))
 
     def fetch(self, study: str, series: str, wanted: Sequence[InstanceFound], keep: Keep) -> None:
-        """Fetch by WADO, one instance a request; the bytes are kept as they come."""
+        """Fetch by WADO, one instance a request, whose bytes are kept as they come."""
         for instance in wanted:
             with self._problems():
                 content = self._instance(study, series, instance.uid)

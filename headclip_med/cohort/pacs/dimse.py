@@ -105,7 +105,7 @@ _IMAGE_CLASSES = (  # where the archive does not tell the class of its instances
 
 
 class DimseArchive:
-    """Talks to an archive by DIMSE; see :class:`headclip_med.cohort.pacs.archive.Archive`.
+    """Talks to an archive by DIMSE, as :class:`headclip_med.cohort.pacs.archive.Archive` says.
 
     Args:
         address: of the archive, with its AE title.

@@ -8,7 +8,7 @@ from headclip_med.base.errors import InputError
 from headclip_med.cohort.pacs.access import Access
 from headclip_med.cohort.pacs.address import Address
 from headclip_med.cohort.pacs.archive import (
-    ATTEMPTS,
+    DEFAULT_ATTEMPTS,
     Archive,
     Progress,
     SeriesFound,
@@ -24,10 +24,10 @@ _NO_IMAGES = (
 
 
 def open_archive(address: Address, access: Access) -> Archive:
-    """Make the client for an address; nothing is sent yet.
+    """Make the client for an address. Nothing is sent yet.
 
     Args:
-        address: of the archive; a study or series in it makes no difference.
+        address: of the archive. A study or series in it makes no difference.
         access: how we present ourselves.
 
     Returns:
@@ -86,17 +86,19 @@ def move(address: Address, access: Access, destination: str, progress: Progress)
     return DimseArchive(address, access).move(study, address.series, destination, progress)
 
 
-def series_of(archive: Archive, address: Address, wanted: str | None, attempts: int = ATTEMPTS) -> list[SeriesFound]:
+def series_of(
+    archive: Archive, address: Address, wanted: str | None, attempts: int = DEFAULT_ATTEMPTS
+) -> list[SeriesFound]:
     """List the series that an address means.
 
     Args:
         archive: at that address.
-        address: of a study or a series.
-        wanted: see :func:`choose_series`; None where the address names a series.
+        address: of a study, or of a series, about which the archive is not asked.
+        wanted: see :func:`choose_series`. None where the address names a series.
         attempts: how often a silent or busy archive is asked.
 
     Returns:
-        At least one series; the archive is not asked about one that the address names.
+        At least one series.
 
     Raises:
         InputError: an address without study, one that leaves nothing to choose, a study that is not there.
@@ -136,8 +138,8 @@ def choose_series(found: Sequence[SeriesFound], wanted: str | None) -> list[Seri
 
     Args:
         found: all of them, as listed.
-        wanted: a series number, ``#1``, ``#2``, … as listed, or either end of a UID; None for all series of images,
-            without reports, segmentations and the like, and without what we pushed.
+        wanted: a series number, ``#1``, ``#2``, … as listed, or either end of a UID. None stands for all series of
+            images, without reports, segmentations and the like, and without what we pushed.
 
     Returns:
         One series, or at least one without ``wanted``.

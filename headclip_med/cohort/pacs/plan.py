@@ -25,7 +25,12 @@ PUSHED_FORMATS = ("seg", "pm", "sr", "sc")  # written for a push where no DICOM 
 
 @dataclass(frozen=True)
 class NetworkSource:
-    """Pulls a series when it is called; credentials are read only then, so that it can go to another process."""
+    """Pulls a series when it is called. Credentials are read only then, so that it can go to another process.
+
+    Attributes:
+        address: of the series.
+        folder: where to.
+    """
 
     address: Address
     folder: Path
@@ -53,7 +58,12 @@ class NetworkSource:
 
 @dataclass(frozen=True)
 class KnownContent:
-    """Asks the archive whether a series still has the instances that a finished case was made from."""
+    """Asks the archive whether a series still has the instances that a finished case was made from.
+
+    Attributes:
+        address: of the series.
+        out: folder of the results.
+    """
 
     address: Address
     out: Path
@@ -72,7 +82,11 @@ class KnownContent:
 
 @dataclass(frozen=True)
 class FailedSource:
-    """Raises what went wrong when the series of a study were listed: the other cases still run."""
+    """Raises what went wrong when the series of a study were listed: the other cases still run.
+
+    Attributes:
+        error: to be raised.
+    """
 
     error: HeadclipError
 

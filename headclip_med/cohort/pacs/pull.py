@@ -15,7 +15,7 @@ from pydicom.dataelem import RawDataElement
 from headclip_med.base.errors import CancelledError, InputError, OutputError
 from headclip_med.base.files import RECORD_NAME, atomic_path, check_writable, write_text
 from headclip_med.cohort.pacs.archive import (
-    ATTEMPTS,
+    DEFAULT_ATTEMPTS,
     Archive,
     InstanceFound,
     PacsError,
@@ -35,7 +35,7 @@ _MOST_LISTINGS = 5  # a series that grows meanwhile is followed that often
 
 
 class SeriesSpool:
-    """Keeps one series in a folder; file names are hashes of the UIDs, as a UID leads to the patient.
+    """Keeps one series in a folder. File names are hashes of the UIDs, as a UID leads to the patient.
 
     Args:
         folder: where to, made by :meth:`open`.
@@ -57,7 +57,11 @@ class SeriesSpool:
             self.folder.chmod(0o700)
 
     def has(self, uid: str) -> bool:
-        """Whether the instance with SOPInstanceUID ``uid`` is there; it is whole then."""
+        """Whether an instance is there, which is whole then.
+
+        Args:
+            uid: SOPInstanceUID.
+        """
         return self._path(uid).is_file()
 
     def keep(self, uid: str, content: bytes) -> None:
@@ -104,7 +108,7 @@ def remove_spool(folder: Path) -> None:
     """Remove the folder of a series, and the one above it once it is empty.
 
     Args:
-        folder: of the series; one that is not there is no error.
+        folder: of the series, which need not be there.
     """
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
@@ -138,7 +142,7 @@ def _is_whole(path: Path) -> bool:
 
 
 class PulledCases:
-    """Remembers in ``pacs-pulled.json`` hashes of instances and content by case; a damaged file counts as none.
+    """Remembers in ``pacs-pulled.json`` hashes of instances and content by case. A damaged file counts as none.
 
     An instance never changes under its UID (PS3.5 §9), so that equal UIDs mean equal content.
 
@@ -166,7 +170,7 @@ class PulledCases:
         return facts.get("content_sha256") if known else None
 
     def remember(self, name: str, spool: Path, result: Path) -> None:
-        """Note a finished case; one without its record or its images is passed over.
+        """Note a finished case, unless its record or its images are gone.
 
         Args:
             name: of the case.
@@ -197,11 +201,11 @@ def pull_series(
     study: str,
     series: str,
     folder: Path,
-    attempts: int = ATTEMPTS,
+    attempts: int = DEFAULT_ATTEMPTS,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> int:
-    """Fetch every instance that the archive lists into ``folder``; those that are there already stay.
+    """Fetch every instance that the archive lists into ``folder``. Those that are there already stay.
 
     Args:
         archive: that has it.
@@ -218,7 +222,7 @@ def pull_series(
         InputError: the archive knows no such series.
         PacsError: it refuses, is away for longer than ``attempts`` allow, or the series never stops growing.
         OutputError: the folder cannot be written to.
-        CancelledError: ``cancel`` said so; what was fetched stays for the next attempt, as with every error.
+        CancelledError: ``cancel`` said so. What was fetched stays for the next attempt, as with every error.
     """
     spool = SeriesSpool(folder, study, series)
     spool.open()

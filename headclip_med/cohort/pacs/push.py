@@ -16,7 +16,7 @@ from pydicom.errors import InvalidDicomError
 
 from headclip_med.base.errors import InputError
 from headclip_med.cohort.pacs.archive import (
-    ATTEMPTS,
+    DEFAULT_ATTEMPTS,
     Archive,
     PacsError,
     Progress,
@@ -53,7 +53,9 @@ class PushOutcome:
         return not self.refused and not self.waiting
 
 
-def push_results(archive: Archive, results: Path, attempts: int = ATTEMPTS, bar: Bar | None = None) -> PushOutcome:
+def push_results(
+    archive: Archive, results: Path, attempts: int = DEFAULT_ATTEMPTS, bar: Bar | None = None
+) -> PushOutcome:
     """Push every DICOM object in a folder, or the one file.
 
     Args:
@@ -76,7 +78,7 @@ def push_results(archive: Archive, results: Path, attempts: int = ATTEMPTS, bar:
 
 
 def push_files(
-    archive: Archive, files: Sequence[StoredFile], attempts: int = ATTEMPTS, progress: Progress | None = None
+    archive: Archive, files: Sequence[StoredFile], attempts: int = DEFAULT_ATTEMPTS, progress: Progress | None = None
 ) -> PushOutcome:
     """Store the files that the archive does not hold yet.
 
@@ -89,7 +91,7 @@ def push_files(
         progress: told after each object.
 
     Returns:
-        What became of the files; an archive that refuses or is away is an outcome, not an error.
+        What became of the files. An archive that refuses or is away is an outcome, not an error.
     """
     push = _Push(archive, files, progress)
     try:
