@@ -1,14 +1,14 @@
-"""Addresses, credentials, retries, pull, push and queue, against an archive in memory: no network, no sleeping."""
+"""Addresses, credentials, retries, pull and push, against an archive in memory: no network, no sleeping."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,11 +29,12 @@ from headclip_med.cohort.pacs.archive import (
     StoredFile,
     StudyFound,
     pseudonym,
+    status_words,
+    with_retries,
 )
 from headclip_med.cohort.pacs.open import choose_series
 from headclip_med.cohort.pacs.pull import PulledCases, pull_series
-from headclip_med.cohort.pacs.push import QUEUE_NAME, PushQueue, dicom_objects, push_files
-from headclip_med.cohort.pacs.retry import Retry, failure_reason, status_words
+from headclip_med.cohort.pacs.push import PushOutcome, dicom_objects, push_files, push_json, push_problems
 
 AWAY = PacsUnavailableError("The archive must answer", "silence", "Try again")
 ARCHIVE = "dicomweb://pacs:8042/dicom-web"
@@ -151,8 +152,15 @@ def test_only_an_open_network_is_warned_of() -> None:
     assert access.warning_for(parse_address("dicomwebs://pacs/x")) is None
 
 
-def test_pauses_double_up_to_the_longest_and_attempts_are_bounded() -> None:
-    slept: list[float] = []
+@pytest.fixture(autouse=True)
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between attempts, none of which is slept."""
+    pauses: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=pauses.append))
+    return pauses
+
+
+def test_pauses_double_up_to_the_longest_and_attempts_are_bounded(slept: list[float]) -> None:
     asked = 0
 
     def ask() -> None:
@@ -160,20 +168,21 @@ def test_pauses_double_up_to_the_longest_and_attempts_are_bounded() -> None:
         asked += 1
         raise AWAY
 
-    with pytest.raises(PacsUnavailableError):
-        Retry(6, first_s=1.0, longest_s=5.0, sleep=slept.append).call(ask)
-    assert (asked, slept) == (6, [1.0, 2.0, 4.0, 5.0, 5.0])
+    with pytest.raises(PacsUnavailableError) as told:
+        with_retries(ask, 7)
+    assert told.value is AWAY
+    assert asked == 7
+    assert [int(pause) for pause in slept] == [1, 2, 4, 8, 15, 15]
 
 
-def test_a_refusal_is_not_asked_again_and_progress_starts_the_count_again() -> None:
-    slept: list[float] = []
+def test_a_refusal_is_not_asked_again_and_progress_starts_the_count_again(slept: list[float]) -> None:
     with pytest.raises(PacsError):
-        Retry(sleep=slept.append).call(_raising(PacsError("The archive must agree")))
+        with_retries(_raising(PacsError("The archive must agree")))
     assert slept == []
-    moves = iter([True, True, True, False])
+    moves = iter([False, True, True, True, False])
     with pytest.raises(PacsUnavailableError):
-        Retry(2, sleep=slept.append).call(_raising(AWAY), lambda: next(moves))
-    assert slept == [1.0, 1.0, 1.0]
+        with_retries(_raising(AWAY), 3, lambda: next(moves, False))
+    assert [int(pause) for pause in slept] == [1, 1, 1, 1, 2]
 
 
 def _raising(error: Exception) -> Callable[[], None]:
@@ -215,7 +224,7 @@ class Memory:
             keep(instance.uid, self.files[instance.uid])
         self.files.update([self.grows.pop()] if self.grows else [])
 
-    def store(self, files: Iterable[StoredFile], told: Callable[[StoredFile, str | None], None]) -> None:
+    def store(self, files: Sequence[StoredFile], told: Callable[[StoredFile, str | None], None]) -> None:
         for file in files:
             self.asked.append(file.uid)
             if file.uid not in self.refuse:
@@ -238,20 +247,16 @@ def _holding(folder: Path) -> Memory:
     return Memory({file.uid: file.path.read_bytes() for file in dicom_objects(folder)})
 
 
-def _quick(attempts: int = 3) -> Retry:
-    return Retry(attempts, sleep=lambda _: None)
-
-
 def _pull(archive: Memory, made: tuple[CtSeries, Path], folder: Path, **more: Any) -> int:
     study = dicom_objects(made[1])[0].study
-    return pull_series(archive, study, made[0].uid, folder, more.pop("retry", _quick()), **more)
+    return pull_series(archive, study, made[0].uid, folder, **{"attempts": 3, **more})
 
 
 def test_a_broken_pull_goes_on_where_it_stopped(made: tuple[CtSeries, Path], tmp_path: Path) -> None:
     archive, out = _holding(made[1]), tmp_path / "spool" / "series"
     archive.broken = [None, None, AWAY]
     with pytest.raises(PacsUnavailableError, match="2 of 6 instances are there and stay"):
-        _pull(archive, made, out, retry=Retry(1))
+        _pull(archive, made, out, attempts=1)
     told: list[tuple[int, int]] = []
     assert _pull(archive, made, out, progress=lambda done, total: told.append((done, total))) == 6
     assert sorted(archive.asked) == sorted(archive.files)
@@ -304,50 +309,46 @@ def test_a_pull_can_be_cancelled_and_does_not_follow_links(made: tuple[CtSeries,
 
 
 def test_a_push_whose_answer_was_lost_is_finished_once(made: tuple[CtSeries, Path]) -> None:
-    archive, files, queue = Memory(), dicom_objects(made[1]), PushQueue(made[1])
+    archive, files = Memory(), dicom_objects(made[1])
     archive.broken = [None, None, AWAY]
-    first = push_files(archive, ARCHIVE, files, queue, Retry(1))
-    assert (first.stored, first.there, first.waiting, first.ok) == (2, 0, 4, False)
-    assert [entry.file for entry in PushQueue(made[1]).waiting] == sorted(file.path.name for file in files)[2:]
-    second = push_files(archive, ARCHIVE, files, PushQueue(made[1]), _quick())
-    assert (second.stored, second.there, second.waiting, second.ok) == (3, 3, 0, True)
+    first = push_files(archive, files, 1)
+    assert first == PushOutcome(2, 0, (), 4, str(AWAY))
+    assert not first.ok
+    assert push_problems(first, "again") == [f"{AWAY} 4 object(s) are not there yet; finish with: again"]
+    second = push_files(archive, files)
+    assert second == PushOutcome(3, 3, (), 0)
+    assert second.ok
+    assert push_problems(second, "again") == []
     assert len(archive.asked) == len(set(archive.asked)) == 6
-    assert not (made[1] / QUEUE_NAME).exists()
+    assert sorted(path.suffix for path in made[1].iterdir()) == [".dcm"] * 6
 
 
-def test_a_refused_object_stays_in_the_queue_with_its_reason(made: tuple[CtSeries, Path]) -> None:
+def test_a_push_goes_on_by_itself_while_it_moves(made: tuple[CtSeries, Path], slept: list[float]) -> None:
+    archive = Memory(broken=[None, AWAY, None, AWAY, AWAY, None])
+    assert push_files(archive, dicom_objects(made[1]), 2) == PushOutcome(3, 3, (), 0)
+    assert len(slept) == 3
+    assert len(archive.asked) == len(set(archive.asked)) == 6
+
+
+def test_a_refused_object_is_told_with_its_reason_and_tried_again(made: tuple[CtSeries, Path]) -> None:
     files = dicom_objects(made[1])
-    archive = Memory(refuse={files[0].uid: status_words(0xA900)})
-    outcome = push_files(archive, ARCHIVE, files, PushQueue(made[1]), _quick())
-    reason = "the object does not match its kind (0xA900)"
-    assert outcome.refused == ((files[0].path.name, reason),)
-    assert (outcome.stored, outcome.waiting, outcome.ok) == (5, 0, False)
-    [entry] = json.loads((made[1] / QUEUE_NAME).read_text())["waiting"]
-    assert entry == {"file": files[0].path.name, "archive": ARCHIVE, "reason": reason}
+    reason = "Data Set Does Not Match SOP Class (0xA900)"
+    archive = Memory(refuse={files[0].uid: reason})
+    outcome = push_files(archive, files)
+    assert outcome == PushOutcome(5, 0, ((files[0].path.name, reason),), 0)
+    assert not outcome.ok
+    assert push_json(outcome)["refused"] == {files[0].path.name: reason}
+    archive.refuse.clear()
+    assert push_files(archive, files) == PushOutcome(1, 5, (), 0)
 
 
-def test_everything_is_in_the_queue_before_the_first_byte_is_sent(made: tuple[CtSeries, Path]) -> None:
-    archive = Memory(broken=[KeyboardInterrupt()])  # type: ignore[list-item]
-    with pytest.raises(KeyboardInterrupt):
-        push_files(archive, ARCHIVE, dicom_objects(made[1]), PushQueue(made[1]), _quick())
-    assert len(PushQueue(made[1]).waiting) == 6
-    text = (made[1] / QUEUE_NAME).read_text()
-    assert made[0].uid not in text
-
-
-def test_a_queue_forgets_files_that_are_gone_and_refuses_what_it_did_not_write(tmp_path: Path) -> None:
-    for name in ("a.dcm", "b.dcm"):
-        (tmp_path / name).write_bytes(b"x")
-    queue = PushQueue(tmp_path)
-    queue.add([tmp_path / "a.dcm", tmp_path / "b.dcm"], ARCHIVE)
-    (tmp_path / "a.dcm").unlink()
-    again = PushQueue(tmp_path)
-    assert (again.forget_missing(), [entry.file for entry in again.waiting]) == (1, ["b.dcm"])
-    again.done(tmp_path / "b.dcm", "dicomweb://elsewhere")
-    assert again.archives == [ARCHIVE]
-    (tmp_path / QUEUE_NAME).write_text("{}")
-    with pytest.raises(InputError, match="must be a queue that headclip-med wrote"):
-        PushQueue(tmp_path)
+def test_an_archive_that_refuses_us_on_the_way_is_an_outcome_that_counts(
+    made: tuple[CtSeries, Path], slept: list[float]
+) -> None:
+    refusal = PacsError("The archive must accept the credentials")
+    outcome = push_files(Memory(broken=[None, refusal]), dicom_objects(made[1]))
+    assert outcome == PushOutcome(1, 0, (), 5, str(refusal))
+    assert slept == []
 
 
 def test_a_resumed_case_is_known_by_its_instances_alone(tmp_path: Path) -> None:
@@ -384,13 +385,12 @@ def test_all_image_series_of_a_study_are_meant_but_not_ours() -> None:
         choose_series([ours], None)
 
 
-def test_status_codes_are_words() -> None:
-    assert status_words(0xA801) == "it does not know the destination (0xA801)"
-    assert status_words(0xA7FE) == "it is out of resources (0xA7FE)"
-    assert status_words(0xC123) == "it cannot be understood or processed (0xC123)"
-    assert status_words(0x1234) == "an unknown status (0x1234)"
-    assert failure_reason(0x0122) == "this kind of object is not supported (0x0122)"
-    assert failure_reason(None) == "the archive gave no reason"
+def test_status_codes_are_told_in_the_words_of_the_standard() -> None:
+    status = pytest.importorskip("pynetdicom.status")
+    assert status_words(0xA801, status.QR_MOVE_SERVICE_CLASS_STATUS) == "Move destination unknown (0xA801)"
+    assert status_words(0xA7FE, status.STORAGE_SERVICE_CLASS_STATUS) == "Refused: Out of Resources (0xA7FE)"
+    assert status_words(0xFE00, status.GENERAL_STATUS) == "Cancel (0xFE00)"
+    assert status_words(0x1234, status.GENERAL_STATUS) == "Unknown status (0x1234)"
 
 
 def test_a_missing_extra_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -412,7 +412,9 @@ def test_a_wrong_address_runs_nothing(tmp_path: Path) -> None:
         ["pacs", "echo", "pacs:104"],
         ["pacs", "pull", "dicomweb://127.0.0.1/x", "--out", str(tmp_path / "out")],
         ["pacs", "move", "dicomweb://127.0.0.1/x/1.2.3", "--to", "AE"],
-        ["pacs", "push", str(tmp_path)],
+        ["pacs", "push", str(tmp_path), "dicomweb://127.0.0.1/x"],
+        ["pacs", "push", str(tmp_path), "dicomweb://127.0.0.1/x/1.2.3"],
+        ["pacs", "push", str(tmp_path / "nothing"), "dicomweb://127.0.0.1/x"],
     ):
         ran = CliRunner().invoke(app, arguments)
         assert (ran.exit_code, ran.stderr.count("error:")) == (2, 1), ran.stderr

@@ -87,6 +87,32 @@ def test_a_second_window_of_the_same_reader_may_only_look(folder: Path) -> None:
     assert not looking.can_undo
     first.close()
     assert second.open_case("case").read_only is None
+    second.close()
+    assert not list(folder.glob(".*"))
+
+
+def test_a_window_of_another_process_keeps_the_case_until_it_is_killed(folder: Path) -> None:
+    code = f"""
+from headclip_med.review import Session
+case = Session.open([{str(folder)!r}]).open_case("case")
+case.judge("{at(TWIN)}", "accepted")
+print("open", flush=True)
+input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as window:
+        assert window.stdout is not None
+        assert window.stdout.readline() == "open\n"
+        session = Session.open([folder])
+        assert "open elsewhere" in (session.open_case("case").read_only or "")
+        window.kill()
+    assert list(folder.glob(".review_*"))
+    case = session.open_case("case")
+    assert case.read_only is None
+    assert case.findings[0].status == "accepted"
+    session.close()
+    assert not list(folder.glob(".*"))
 
 
 def test_a_killed_process_loses_nothing(folder: Path) -> None:
@@ -295,6 +321,7 @@ def test_a_review_of_another_result_is_never_mixed_in(folder: Path) -> None:
     assert set(case_findings) == {None}
     session.close()
     assert {path.name: path.read_bytes() for path in other.glob("review_*")} == kept
+    assert not list(other.glob(".*"))
 
 
 def test_a_session_folder_keeps_the_result_folders_untouched(folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,14 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u
 
 
 def readable(name: str) -> str:
-    """A name as any file, screen and file system takes it: ``caf%E9.nii`` for bytes that no text can hold."""
+    """Write a name as any file, screen and file system takes it.
+
+    Args:
+        name: with any characters, such as those that stand for bytes that are no UTF-8.
+
+    Returns:
+        The name with ``%E9`` for each byte that cannot be shown.
+    """
     return _UNPRINTABLE.sub(_as_bytes, name)
 
 
@@ -48,32 +55,39 @@ class HeadclipError(Exception):
         super().__init__(message)
 
     def __reduce__(self) -> tuple[type[HeadclipError], tuple[str, str, str]]:
-        """What it was made of, so that it comes back from another process as it was."""
+        """Give class and arguments, so that it comes back from another process as it was."""
         return type(self), (self.must, self.given, self.do)
 
 
 class InputError(HeadclipError):
-    """A file, folder, array or affine that cannot be used as it is."""
+    """Says that a file, folder, array or affine cannot be used as it is."""
 
 
 class ModelError(HeadclipError):
-    """A model name, weight file or configuration that cannot be used."""
+    """Says that a model name, weight file or configuration cannot be used."""
 
 
 class OutputError(HeadclipError):
-    """A result that could not be written; nothing half-written is left behind."""
+    """Says that a result could not be written. Nothing half-written is left behind."""
 
 
 class MissingExtraError(HeadclipError):
-    """An optional package is not installed; the message names the pip command."""
+    """Says that an optional package is not installed, and names the pip command."""
 
 
 class CancelledError(HeadclipError):
-    """The caller asked to stop; nothing was written."""
+    """Says that the caller asked to stop. Nothing was written."""
 
 
 def internal_error(error: BaseException) -> str:
-    """What to say about an error that nobody foresaw: its kind and how to see more; or which package is missing."""
+    """Describe an error that nobody foresaw.
+
+    Args:
+        error: any other than a :class:`HeadclipError`.
+
+    Returns:
+        Its kind and how to see more, or which package is missing.
+    """
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"this needs the package {error.name.partition('.')[0]}, which is not installed"
     return f"internal error ({type(error).__name__}), run again with --verbose or HEADCLIP_DEBUG=1 for the traceback"

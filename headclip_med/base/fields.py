@@ -17,7 +17,17 @@ Config = TypeVar("Config", bound=BaseModel)
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """Fields of a configuration in a YAML file, or :class:`InputError`."""
+    """Read the fields of a configuration from a YAML file.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Values by field, sections as dictionaries.
+
+    Raises:
+        InputError: it cannot be read, or is no mapping.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -28,7 +38,17 @@ def read_fields(path: Path) -> dict[str, Any]:
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
-    """``heads.lr=0.01`` → ``{"heads.lr": "0.01"}``, or :class:`InputError`."""
+    """Split settings as a user types them.
+
+    Args:
+        pairs: such as ``heads.lr=0.01``.
+
+    Returns:
+        Text by field, such as ``{"heads.lr": "0.01"}``.
+
+    Raises:
+        InputError: one without field or equals sign.
+    """
     found = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -42,6 +62,10 @@ def set_field(model: type[BaseModel], values: dict[str, Any], name: str, value: 
     """Put ``value`` into ``values`` under ``name``, whose dots reach into sections.
 
     Args:
+        model: whose fields there are.
+        values: changed in place.
+        name: of a field, such as ``heads.lr``.
+        value: for it.
         is_text: the value is text that a user typed: YAML, a list without brackets (``5,8,11``), or a plain word where
             the field is one.
 
@@ -60,7 +84,19 @@ def set_field(model: type[BaseModel], values: dict[str, Any], name: str, value: 
 
 
 def checked_fields(model: type[Config], values: dict[str, Any], what: str) -> Config:
-    """``values`` as a ``model``, or :class:`InputError` that names the first field in which ``what`` is wrong."""
+    """Make a configuration of its fields.
+
+    Args:
+        model: its class.
+        values: by field.
+        what: is configured, as the error names it.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        InputError: names the first field that is wrong.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -44,6 +44,9 @@ _CAUSES = {
 def sha256_file(path: Path) -> str:
     """Hash a file, read in blocks.
 
+    Args:
+        path: of the file.
+
     Returns:
         Lower-case hex digest of its bytes.
 
@@ -61,8 +64,11 @@ def sha256_file(path: Path) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Make the folder of ``path``, and yield a hidden path that replaces it when the body succeeds.
 
+    Args:
+        path: that the file has in the end.
+
     Raises:
-        OutputError: for every ``OSError``; an earlier file at ``path`` is then still there.
+        OutputError: for every ``OSError``. An earlier file at ``path`` is then still there.
     """
     with os_errors_in_words(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,13 +84,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Write UTF-8 text, whole or not at all; what no UTF-8 can hold becomes ``\\udce9``, as JSON has it."""
+    r"""Write text as UTF-8, whole or not at all.
+
+    Args:
+        path: of the file, whose folder is made.
+        text: what no UTF-8 can hold becomes ``\udce9``, as JSON has it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     with atomic_path(path) as draft:
         draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file, whole or not at all, which everybody can read as other results.
+
+    Args:
+        path: of the file, whose folder is made.
+        tensors: by name, on any device.
+        metadata: texts for the file's header.
 
     Raises:
         OutputError: it cannot be written, which safetensors itself says in an error of its own.
@@ -105,6 +124,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 def remove_file(path: Path) -> None:
     """Remove a file where there is one.
 
+    Args:
+        path: of the file.
+
     Raises:
         OutputError: that is not allowed.
     """
@@ -113,10 +135,13 @@ def remove_file(path: Path) -> None:
 
 
 def check_writable(out_dir: Path) -> None:
-    """Fail early: write a small file into ``out_dir``, or where it would be made, and remove it again; make no folder.
+    """Write a small file and remove it again, to fail before any expensive step.
+
+    Args:
+        out_dir: a folder. Where it is not there, the one that it would be made in is tried, and none is made.
 
     Raises:
-        OutputError: in words, before any expensive step.
+        OutputError: says in words why not.
     """
     with os_errors_in_words(out_dir):
         existing = next(path for path in (out_dir, *out_dir.absolute().parents) if os.path.lexists(path))
@@ -128,7 +153,11 @@ def check_writable(out_dir: Path) -> None:
 
 @contextmanager
 def leaving_nothing(folder: Path) -> Iterator[None]:
-    """Take away again, when the body fails, the folders down to ``folder`` that it made and left empty."""
+    """Take away again, when the body fails, the folders down to ``folder`` that it made and left empty.
+
+    Args:
+        folder: that the body makes.
+    """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield
@@ -140,14 +169,25 @@ def leaving_nothing(folder: Path) -> Iterator[None]:
 
 
 def hidden_sibling(path: Path) -> Path:
-    """Name a hidden file or folder beside ``path``, never the same twice."""
-    # Suffixes are kept because writers choose their format by them; the rest of a long name is not.
+    """Name a hidden file or folder beside ``path``, never the same twice.
+
+    Args:
+        path: whose endings the name has, as writers choose their format by them.
+    """
+    # Only the endings are kept: a long name would become too long.
     return path.with_name(f".headclip-{uuid4().hex[:12]}{''.join(path.suffixes[-2:])}")
 
 
 @contextmanager
 def os_errors_in_words(path: Path) -> Iterator[None]:
-    """Turn every ``OSError`` of the body into an :class:`OutputError` about ``path``."""
+    """Turn every ``OSError`` of the body into an :class:`OutputError`.
+
+    Args:
+        path: of what the body writes, named in the error.
+
+    Raises:
+        OutputError: instead of an ``OSError``.
+    """
     try:
         yield
     except OSError as error:

@@ -36,7 +36,7 @@ RAS_TO_LPS: Affine = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class SliceFrame:
-    """How slices of one plane are cut from a volume's array, and put back.
+    """Says how slices of one plane are cut from a volume's array, and put back.
 
     Attributes:
         plane: anatomical name, by the nearest patient axis.
@@ -54,19 +54,39 @@ class SliceFrame:
 
 
 def spacing(affine: Affine) -> Vector:
-    """Voxel sizes in mm along the array axes, shape ``(3,)``."""
+    """Measure the voxels.
+
+    Args:
+        affine: voxel index → RAS mm, ``(4, 4)``.
+
+    Returns:
+        Sizes in mm along the array axes, ``(3,)``.
+    """
     return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
 
 
 def directions(affine: Affine) -> Affine:
-    """Unit vectors (RAS) of the array axes as columns of a ``(3, 3)`` matrix."""
+    """Find where the array axes point.
+
+    Args:
+        affine: voxel index → RAS mm, ``(4, 4)``.
+
+    Returns:
+        Unit vectors (RAS) as the columns of a ``(3, 3)`` matrix.
+    """
     return np.asarray(affine[:3, :3] / spacing(affine))
 
 
 def axis_order(affine: Affine) -> tuple[int, int, int]:
-    """For each RAS axis (R, A, S) the array axis that is nearest to it; a permutation of 0, 1, 2.
+    """Assign an array axis to each RAS axis.
 
     The assignment maximises the sum of absolute direction cosines, so obliques of any angle get one.
+
+    Args:
+        affine: voxel index → RAS mm, ``(4, 4)``.
+
+    Returns:
+        For R, A and S the array axis that is nearest, a permutation of 0, 1, 2.
     """
     from itertools import permutations
 
@@ -76,17 +96,40 @@ def axis_order(affine: Affine) -> tuple[int, int, int]:
 
 
 def ras_axis(plane: Plane) -> int:
-    """RAS axis (0–2) along which slices of ``plane`` are stacked: its normal."""
+    """Give the RAS axis along which slices are stacked.
+
+    Args:
+        plane: whose normal it is.
+
+    Returns:
+        0, 1 or 2.
+    """
     return _NORMAL[plane]
 
 
 def plane_axis(affine: Affine, plane: Plane) -> int:
-    """Array axis along which slices of ``plane`` are stacked."""
+    """Find the array axis along which slices are stacked.
+
+    Args:
+        affine: voxel index → RAS mm, ``(4, 4)``.
+        plane: of the slices.
+
+    Returns:
+        0, 1 or 2.
+    """
     return axis_order(affine)[ras_axis(plane)]
 
 
 def axis_plane(affine: Affine, axis: int) -> Plane:
-    """Anatomical name of the plane whose slices are stacked along array axis ``axis``."""
+    """Name the plane of slices by the nearest patient axis.
+
+    Args:
+        affine: voxel index → RAS mm, ``(4, 4)``.
+        axis: array axis (0–2) along which they are stacked.
+
+    Returns:
+        The anatomical name.
+    """
     ras = axis_order(affine).index(axis)
     return next(plane for plane in PLANES if ras_axis(plane) == ras)
 
@@ -94,10 +137,18 @@ def axis_plane(affine: Affine, axis: int) -> Plane:
 def acquisition_plane(
     affine: Affine, normal: Vector | None = None, shape: Sequence[int] | None = None
 ) -> tuple[Plane, str]:
-    """The plane in which slices were acquired, and the reason in words.
+    """Find the plane in which slices were acquired.
 
-    ``normal`` (RAS unit vector) is used when the format states it; otherwise the only axis of ``shape (I, J, K)``
-    with one voxel; otherwise the axis with a distinctly larger step; otherwise axial.
+    The source's own ``normal`` comes first, then the only axis with one voxel, then the axis with a distinctly larger
+    step, then axial.
+
+    Args:
+        affine: voxel index → RAS mm, ``(4, 4)``.
+        normal: RAS unit vector ``(3,)``, where the format states it.
+        shape: ``(I, J, K)``.
+
+    Returns:
+        The plane, and the reason in words.
     """
     if normal is not None:
         axis = int(np.argmax(np.abs(np.asarray(normal, dtype=float) @ directions(affine))))
@@ -113,7 +164,15 @@ def acquisition_plane(
 
 
 def slice_frame(affine: Affine, plane: Plane) -> SliceFrame:
-    """Cutting instructions that show ``plane`` in radiological display orientation."""
+    """Cut a plane so that it shows in radiological display orientation.
+
+    Args:
+        affine: voxel index → RAS mm, ``(4, 4)``.
+        plane: of the slices.
+
+    Returns:
+        How to cut it from the array.
+    """
     axis = plane_axis(affine, plane)
     cosines = directions(affine)
     down = _DOWN[plane]
@@ -137,7 +196,16 @@ def _right(plane: Plane) -> Vector:
 
 
 def displayed_pixel(frame: SliceFrame, shape: Sequence[int], index: Sequence[float]) -> tuple[float, float]:
-    """Column and row of a voxel index in its slice as displayed, from 0 in the top left corner."""
+    """Find a voxel in its slice as displayed.
+
+    Args:
+        frame: how the slice is cut.
+        shape: ``(I, J, K)``.
+        index: voxel index ``(i, j, k)``, which may be fractional.
+
+    Returns:
+        Column and row, from 0 in the top left corner.
+    """
     column, row = float(index[frame.col_axis]), float(index[frame.row_axis])
     return (
         shape[frame.col_axis] - 1 - column if frame.flip_cols else column,
@@ -146,38 +214,86 @@ def displayed_pixel(frame: SliceFrame, shape: Sequence[int], index: Sequence[flo
 
 
 def voxel_to_world(affine: Affine, ijk: NDArray[np.floating | np.integer]) -> NDArray[np.float64]:
-    """Voxel indices ``(..., 3)`` → RAS mm ``(..., 3)``."""
+    """Place voxels in patient space.
+
+    Args:
+        affine: voxel index → RAS mm, ``(4, 4)``.
+        ijk: voxel indices ``(..., 3)``.
+
+    Returns:
+        RAS mm ``(..., 3)``.
+    """
     return np.asarray(np.asarray(ijk, dtype=float) @ affine[:3, :3].T + affine[:3, 3])
 
 
 def world_to_voxel(affine: Affine, ras_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-    """RAS mm ``(..., 3)`` → fractional voxel indices ``(..., 3)``."""
+    """Find the voxels of points in patient space.
+
+    Args:
+        affine: voxel index → RAS mm, ``(4, 4)``.
+        ras_mm: ``(..., 3)``.
+
+    Returns:
+        Fractional voxel indices ``(..., 3)``.
+    """
     return np.asarray((np.asarray(ras_mm, dtype=float) - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T)
 
 
 def slice_centres(affine: Affine, shape: tuple[int, int, int], axis: int) -> NDArray[np.float64]:
-    """RAS mm position of every slice's centre along ``axis``, shape ``(shape[axis], 3)``."""
+    """Place every slice's centre in patient space.
+
+    Args:
+        affine: voxel index → RAS mm, ``(4, 4)``.
+        shape: ``(I, J, K)``.
+        axis: array axis (0–2) along which slices are stacked.
+
+    Returns:
+        RAS mm, ``(shape[axis], 3)``.
+    """
     centres = np.tile((np.asarray(shape, dtype=float) - 1) / 2, (shape[axis], 1))
     centres[:, axis] = np.arange(shape[axis])
     return voxel_to_world(affine, centres)
 
 
 def slices_normal(affine: Affine, axis: int) -> Vector:
-    """Unit vector (RAS) at right angles to the slices along ``axis``: the axis itself unless the affine is sheared."""
+    """Find the direction at right angles to slices: their axis itself unless the affine is sheared.
+
+    Args:
+        affine: voxel index → RAS mm, ``(4, 4)``.
+        axis: array axis (0–2) along which slices are stacked.
+
+    Returns:
+        Unit vector (RAS), ``(3,)``.
+    """
     row = np.linalg.inv(affine[:3, :3])[axis]
     return np.asarray(row / np.linalg.norm(row))
 
 
 def voxel_volume(affine: Affine) -> float:
-    """Volume of one voxel in mm³."""
+    """Measure one voxel.
+
+    Args:
+        affine: voxel index → RAS mm, ``(4, 4)``.
+
+    Returns:
+        Its volume in mm³.
+    """
     return float(abs(np.linalg.det(affine[:3, :3])))
 
 
 def check_affine(affine: NDArray[np.float64], source: str, *, allow_shear: bool = False) -> Affine:
-    """Return ``affine`` as float64, or raise :class:`InputError` when it cannot place voxels in space.
+    """Check that an affine places voxels in space.
 
-    Refused: wrong shape, NaN/Inf, a last row other than ``0 0 0 1``, singular, axes that are not orthogonal
-    (shear, such as a gantry tilt) within 0.6 degrees unless ``allow_shear``.
+    Args:
+        affine: of any kind.
+        source: name of what it belongs to, for the error.
+        allow_shear: whether axes may be other than orthogonal (a gantry tilt) by more than 0.6 degrees.
+
+    Returns:
+        The affine as float64.
+
+    Raises:
+        InputError: a wrong shape, NaN or Inf, a last row other than ``0 0 0 1``, a singular matrix, or a shear.
     """
     matrix = np.asarray(affine, dtype=np.float64)
     if matrix.shape != (4, 4):

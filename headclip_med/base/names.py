@@ -1,6 +1,8 @@
-"""Names that shell completion offers. Importing this is cheap: no torch, so that the TAB key answers at once.
+"""List the names that shell completion offers.
 
-The registries themselves (detectors, domains, windows) need torch; a test holds this list to them.
+Importing this is cheap, without torch, so that the TAB key answers at once.
+
+The registries themselves (detectors, domains, windows) need torch. A test holds this list to them.
 """
 
 from __future__ import annotations
@@ -73,33 +75,48 @@ RECOMMENDED_TOWERS = {
 
 
 def entry_point_methods() -> dict[str, EntryPoint]:
-    """Methods that other installed packages bring under ``headclip_med.detectors``, not loaded yet."""
+    """List the methods that other installed packages bring under ``headclip_med.detectors``, not loaded yet."""
     return {point.name: point for point in entry_points(group="headclip_med.detectors") if point.name not in METHODS}
 
 
 def method_names() -> list[str]:
-    """Our methods, then those of other packages."""
+    """List our methods, then those of other packages."""
     return [*METHODS, *entry_point_methods()]
 
 
 def split_method(name: str) -> tuple[str | None, str]:
-    """``METHOD:NAME`` → the method and the model's name; without a known method in front, None and the whole."""
+    """Split ``METHOD:NAME``.
+
+    Args:
+        name: as a user types it.
+
+    Returns:
+        The method and the model's name, or None and the whole where no known method stands in front.
+    """
     head, colon, rest = name.partition(":")
     return (head, rest) if colon and rest and head in method_names() else (None, name)
 
 
 def pack_names() -> list[str]:
-    """Names of the packs that are shipped in the package."""
+    """List the packs that are shipped in the package."""
     return sorted(record.parent.name for record in (Path(__file__).parents[1] / "models" / "packs").glob("*/pack.json"))
 
 
 def model_names() -> list[str]:
-    """Built-in packs first, then the recommended towers."""
+    """List the built-in packs, then the recommended towers."""
     return [*pack_names(), *RECOMMENDED_TOWERS]
 
 
 def complete_list(names: tuple[str, ...], typed: str) -> list[str]:
-    """Completions of a comma-joined list: what stands before the last comma is kept and not offered again."""
+    """Complete a comma-joined list.
+
+    Args:
+        names: that may be in it.
+        typed: so far. What stands before its last comma is kept and not offered again.
+
+    Returns:
+        The whole list with each name that fits.
+    """
     head, comma, tail = typed.rpartition(",")
     chosen = head.split(",")
     return [head + comma + name for name in names if name.startswith(tail) and name not in chosen]

@@ -17,15 +17,18 @@ Result = TypeVar("Result")
 
 
 class Ahead(Iterator[Result], Generic[Item, Result]):
-    """``function`` of every item, in the order of the items; a context manager that ends with its threads.
+    """Applies ``function`` to every item in threads, in the order of the items. As a context it ends with its threads.
 
     An item is taken from ``items`` in the caller's thread, ``function`` runs in another. Items that are made on the way
     (scored cases, to be written) are so made while ``function`` works on the ones before.
 
     Args:
-        threads: how many work; most: how many more are begun at most, beside the next one.
-        weight: of a result, such as its bytes; budget: no more is begun ahead than weighs so much, each counted as the
-            heaviest so far.
+        function: what to do with an item.
+        items: read only as far as they are needed.
+        threads: how many work.
+        most: how many more are begun at most, beside the next one.
+        weight: of a result, such as its bytes.
+        budget: no more is begun ahead than weighs so much, each counted as the heaviest so far.
     """
 
     def __init__(
@@ -81,5 +84,5 @@ class Ahead(Iterator[Result], Generic[Item, Result]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """What is being worked on is finished, what has not been begun is not."""
+        """Finish what is being worked on, and begin nothing more."""
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,11 +1,11 @@
-"""The vocabulary: shape aliases, planes and the keys of a volume's metadata. Nothing else.
+"""Define the vocabulary: shape aliases, planes and the keys of a volume's metadata. Nothing else.
 
 | word | shape | meaning |
 |---|---|---|
 | volume | ``(C, I, J, K)`` MetaTensor | ``affine``: 4×4 float64, voxel index → RAS mm |
 | slices | ``(N, C, H, W)`` | display orientation: rows go down, columns go right on the screen |
 | pixels | ``(N, 3, S, S)`` | model input, normalised |
-| patch_features | ``{layer: (N, P, D)}`` | projected, L2-normalised; ``grid = (Hp, Wp)`` |
+| patch_features | ``{layer: (N, P, D)}`` | projected, L2-normalised, ``grid = (Hp, Wp)`` |
 | text_features | ``(2, D)`` | ``[normal, abnormal]``, L2-normalised |
 | head_weights | ``(L, heads)`` | 1 = frozen tower |
 | anomaly_map | ``(N, H, W)`` | probability of abnormal in [0, 1] |
@@ -29,7 +29,7 @@ RESEARCH_ONLY = "Research use only. Not a medical device; not for diagnosis."
 
 
 class VolumeMeta(TypedDict, total=False):
-    """What our readers know of a volume (all optional for foreign volumes).
+    """Holds what our readers know of a volume, all of it optional for foreign volumes.
 
     A MetaTensor from a MONAI loader holds it in a form that can be collated, of which
     :func:`headclip_med.reading.volume_meta` makes this again.

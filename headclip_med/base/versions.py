@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 __version__ = "0.1.0"
-
 
 # Packages that can change a number in a result.
 PACKAGES = (
@@ -31,7 +26,7 @@ PACKAGES = (
 
 
 def package_versions() -> dict[str, str]:
-    """Name → version of this package, of Python and of :data:`PACKAGES`; those not installed are left out."""
+    """Tell the versions of this package, of Python and of those of :data:`PACKAGES` that are installed."""
     found = {"headclip-med": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

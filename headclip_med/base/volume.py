@@ -24,10 +24,10 @@ _DETAILS = tuple(key for key in VolumeMeta.__annotations__ if key not in (*_TEXT
 
 @dataclass(frozen=True)
 class LoadedVolume:
-    """A volume as it came from disk.
+    """Holds a volume as it came from disk.
 
     Attributes:
-        array: ``(C, I, J, K)`` float32, finite; values as stored after rescale.
+        array: ``(C, I, J, K)`` float32, finite. Values are as stored after rescale.
         affine: voxel index → RAS mm, ``(4, 4)`` float64, checked by :func:`geometry.check_affine`.
         meta: where it came from and what was odd about it.
     """
@@ -38,7 +38,7 @@ class LoadedVolume:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """``(C, I, J, K)``, as a MetaTensor has it."""
+        """Give ``(C, I, J, K)``, as a MetaTensor does."""
         return self.array.shape
 
 
@@ -47,16 +47,28 @@ AnyVolume: TypeAlias = Any
 
 
 def volume_array(volume: AnyVolume) -> NDArray[np.float32]:
-    """``(C, I, J, K)`` of a volume of either kind as a numpy array, which shares its memory where it can."""
+    """Give the values of a volume, in its own memory where it can.
+
+    Args:
+        volume: a :class:`LoadedVolume` or a MetaTensor.
+
+    Returns:
+        ``(C, I, J, K)`` float32.
+    """
     if isinstance(volume, LoadedVolume):
         return volume.array
     return np.asarray(volume.as_tensor().detach().cpu().numpy())
 
 
 def to_metatensor(volume: LoadedVolume) -> MetaTensor:
-    """The volume as a MetaTensor: float32 ``(C, I, J, K)``, float64 RAS affine, metadata in ``.meta``.
+    """Make a MetaTensor of a volume.
 
-    Its metadata is that of :class:`VolumeMeta`, keys without a value left out, with what MONAI's transforms look for.
+    Args:
+        volume: as a reader gave it.
+
+    Returns:
+        float32 ``(C, I, J, K)``, with a float64 RAS affine. Its ``.meta`` is that of :class:`VolumeMeta`, keys without
+        a value left out, with what MONAI's transforms look for.
     """
     import torch
     from monai.data import MetaTensor
@@ -66,7 +78,14 @@ def to_metatensor(volume: LoadedVolume) -> MetaTensor:
 
 
 def monai_meta(volume: LoadedVolume) -> dict[str, Any]:
-    """Metadata for MONAI's loaders: ours as :func:`flat_meta` has it, and what MONAI's transforms look for."""
+    """Make the metadata for MONAI's loaders.
+
+    Args:
+        volume: as a reader gave it.
+
+    Returns:
+        Ours as :func:`flat_meta` has it, and what MONAI's transforms look for.
+    """
     return flat_meta({**volume.meta, **_monai_keys(volume)})
 
 
@@ -86,11 +105,17 @@ def _monai_keys(volume: LoadedVolume) -> dict[str, Any]:
 
 
 def flat_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata that MONAI can collate: the same keys with values of the same kind for every volume.
+    """Flatten metadata so that MONAI can collate it: the same keys with values of the same kind for every volume.
 
-    Strings and flags stand under their own names, "" and False where nothing is known; ``reader_warnings`` is a line
+    Strings and flags stand under their own names, "" and False where nothing is known. ``reader_warnings`` is a line
     for each. Lists, whose length differs from volume to volume, and numbers that may be unknown are JSON in
-    ``volume_details``. Keys that are not of :class:`VolumeMeta` stay. :func:`volume_meta` turns it back.
+    ``volume_details``. :func:`volume_meta` turns it back.
+
+    Args:
+        meta: of :class:`VolumeMeta`. Other keys stay.
+
+    Returns:
+        A new dictionary.
     """
     known = listed_meta(meta)
     notes = "\n".join(" ".join(str(note).split()) for note in known.pop("reader_warnings", []))
@@ -103,15 +128,24 @@ def flat_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def volume_meta(volume: AnyVolume) -> VolumeMeta:
-    """Metadata of a volume of either kind with the keys of :class:`VolumeMeta`, those without a value left out.
+    """Give the metadata of a volume with the keys of :class:`VolumeMeta`, those without a value left out.
 
-    That of a MetaTensor may be flat, as someone else made it, or as ``decollate_batch`` gave it back.
+    Args:
+        volume: a :class:`LoadedVolume` or a MetaTensor. The metadata of the latter may be flat, as someone else
+            made it, or as ``decollate_batch`` gave it back.
     """
     return cast("VolumeMeta", listed_meta(volume.meta))
 
 
 def listed_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat or not, with None and "" for what is unknown or without: as :class:`VolumeMeta` has it."""
+    """Turn metadata into the form of :class:`VolumeMeta`, those without a value left out.
+
+    Args:
+        meta: flat or not, with None and "" for what is unknown.
+
+    Returns:
+        A new dictionary.
+    """
     found = {str(key): value for key, value in meta.items() if value is not None}
     details = json.loads(found.pop("volume_details", "") or "{}")
     found = {**details, **{key: value for key, value in found.items() if key not in _TEXTS or value != ""}}
@@ -130,7 +164,14 @@ def _plain(value: Any) -> Any:
 
 
 def image_digest(array: NDArray[np.float32]) -> str:
-    """Of shape and values; a grey image saved in colour has the digest of the grey one."""
+    """Hash shape and values of an image.
+
+    Args:
+        array: ``(C, ...)`` float32. A grey image saved in colour counts as the grey one.
+
+    Returns:
+        Lower-case hex digest (SHA-256).
+    """
     grey = len(array) == 3 and (array[0] == array[1]).all() and (array[0] == array[2]).all()
     plain = np.ascontiguousarray(array[:1] if grey else array)
     digest = hashlib.sha256(str(plain.shape).encode())

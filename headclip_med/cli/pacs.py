@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from headclip_med.cohort.pacs.access import Access
     from headclip_med.cohort.pacs.address import Address
     from headclip_med.cohort.pacs.archive import Archive
-    from headclip_med.cohort.pacs.push import Progress
 
 pacs_app = options.CommandApp(
     "Steps of talking to an archive: DICOMweb and DIMSE, as a client.",
@@ -71,17 +70,18 @@ def pacs_find(
     with errors_in_words():
         from headclip_med.cli.screen import console
         from headclip_med.cli.screen import pacs as console_pacs
-        from headclip_med.cohort.pacs.archive import Query
-        from headclip_med.cohort.pacs.retry import Retry
+        from headclip_med.cohort.pacs.archive import Query, with_retries
 
         place, archive, access = _open(address)
-        retry, study = Retry(access.attempts), place.study
+        study, attempts = place.study, access.attempts
         with errors_in_words(refused=1):
             if study is None:
                 query = Query(patient_id, accession, date, modality, limit)
-                rows = console_pacs.studies_json(retry.call(lambda: archive.find_studies(query)), keep_identifiers)
+                studies = with_retries(lambda: archive.find_studies(query), attempts)
+                rows = console_pacs.studies_json(studies, keep_identifiers)
             else:
-                rows = console_pacs.series_json(retry.call(lambda: archive.find_series(study)), keep_identifiers)
+                series = with_retries(lambda: archive.find_series(study), attempts)
+                rows = console_pacs.series_json(series, keep_identifiers)
         if as_json:
             console.say_json({"studies" if study is None else "series": rows})
         else:
@@ -95,21 +95,20 @@ def pacs_pull(
     series: options.SeriesOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Fetch a series, or all image series of a study; what is there already is not fetched again."""
+    """Fetch a series, or all image series of a study. What is there already is not fetched again."""
     with errors_in_words():
         from headclip_med.cli.screen import console
         from headclip_med.cohort.pacs.open import check_choice, series_of
         from headclip_med.cohort.pacs.pull import pull_series
-        from headclip_med.cohort.pacs.retry import Retry
 
         place, archive, access = _open(address)
         check_choice(place, series)
-        retry, pulled = Retry(access.attempts), []
+        pulled = []
         with errors_in_words(refused=1):
-            for found in series_of(archive, place, series, retry):
+            for found in series_of(archive, place, series, access.attempts):
                 folder = out / found.name
                 with console.steps(f"images of {folder.name}", 0) as progress:
-                    count = pull_series(archive, found.study, found.uid, folder, retry, progress)
+                    count = pull_series(archive, found.study, found.uid, folder, access.attempts, progress)
                 pulled.append({"name": folder.name, "folder": str(folder), "instances": count})
                 if not as_json:
                     console.say_result(f"{folder.name}: {count} instances → {folder}")
@@ -120,28 +119,27 @@ def pacs_pull(
 @pacs_app.command("push")
 def pacs_push(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Result folder, or any folder or file of DICOM.")],
-    address: Annotated[
-        str | None, typer.Argument(metavar="[ADDRESS]", help="The archive; by default those that something waits for.")
-    ] = None,
+    address: ServiceArgument,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Store the DICOM objects of results; what an archive holds already is not sent again."""
+    """Store the DICOM objects of results. What an archive holds already is not sent again."""
     with errors_in_words():
         from headclip_med.cli.screen import console
         from headclip_med.cli.screen import pacs as console_pacs
         from headclip_med.cohort.pacs import push as pushing
+        from headclip_med.cohort.pacs.address import parse_service
 
-        outcomes = {}
-        for target in pushing.targets_of(results, address):
-            _open(target.service)  # its warnings, and errors of the environment
-            made = outcomes[target.service] = pushing.push_results(results, target, _push_bar)
-            for problem in pushing.push_problems(made, f"headclip-med pacs push {results} {target.service}"):
-                console.say_error(problem)
-            if not as_json:
-                console_pacs.show_push(made, target.service)
+        service = parse_service(address, "The archive to push to").service
+        _, archive, access = _open(service)
+        bar = partial(console.steps, f"objects to {service}")
+        made = pushing.push_results(archive, results, access.attempts, bar)
+        for problem in pushing.push_problems(made, f"headclip-med pacs push {results} {service}"):
+            console.say_error(problem)
         if as_json:
-            console.say_json({service: pushing.push_json(made) for service, made in outcomes.items()})
-        raise typer.Exit(0 if all(made.ok for made in outcomes.values()) else 1)
+            console.say_json({service: pushing.push_json(made)})
+        else:
+            console_pacs.show_push(made, service)
+        raise typer.Exit(0 if made.ok else 1)
 
 
 @pacs_app.command("move")
@@ -150,7 +148,7 @@ def pacs_move(
     to: Annotated[str, typer.Option("--to", metavar="AE", help="AE title that the archive knows and sends to.")],
     as_json: options.JsonOption = False,
 ) -> None:
-    """Have an archive send a study or series to another application (C-MOVE); nothing comes here."""
+    """Have an archive send a study or series to another application (C-MOVE). Nothing comes here."""
     with errors_in_words():
         from headclip_med.cli.screen import console
         from headclip_med.cohort.pacs.open import check_movable, move
@@ -175,9 +173,3 @@ def _open(text: str) -> tuple[Address, Archive, Access]:
     place, access = parse_address(text), Access.from_environment()
     console.say_warnings([warning] if (warning := access.warning_for(place)) else [])
     return place, open_archive(place, access), access
-
-
-def _push_bar(service: str, total: int) -> AbstractContextManager[Progress]:
-    from headclip_med.cli.screen import console
-
-    return console.steps(f"objects to {service}", total)

@@ -6,28 +6,24 @@ with, so that it stands alone; the compact file is what others read, and the sta
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import sys
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from headclip_med.base.errors import InputError, OutputError
-from headclip_med.base.files import atomic_path
+from headclip_med.base.files import write_text
 from headclip_med.review.history import Event, History
 from headclip_med.review.model import SCHEMA_VERSION, CaseReview, ResultLink, review_json
 from headclip_med.writing.record import _first_problem
-
-_BEYOND = 1 << 30  # Windows locks bytes: one that no journal will ever have
-
 
 # The second version says of every event which map was on the screen; journals of the first one are read and go on.
 JOURNAL_SCHEMA = "headclip_med.review_journal/2"
@@ -35,41 +31,14 @@ _JOURNALS = ("headclip_med.review_journal/1", JOURNAL_SCHEMA)
 _ELSEWHERE = "Choose another place for the review with --session DIR"
 
 
-def lock_file(descriptor: int, what: str) -> None:
-    """Lock an open file until it is closed; file systems without locks are let through.
-
-    Raises:
-        InputError: somebody else holds it.
-    """
-    try:
-        _lock(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-            return
-        raise InputError(
-            "A review must be open in one window only",
-            f"{what}, which is open elsewhere",
-            "Close the other window, or choose another reader with --reader",
-        ) from error
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        os.lseek(descriptor, _BEYOND, os.SEEK_SET)  # appending does not care
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 @dataclass(frozen=True)
 class ReviewFiles:
-    """The two files of one reader's review of one case."""
+    """Names the files of one reader's review of one case.
+
+    Attributes:
+        folder: where they lie.
+        reader: whose review it is.
+    """
 
     folder: Path
     reader: str
@@ -83,6 +52,16 @@ class ReviewFiles:
     def journal(self) -> Path:
         """One JSON line an action."""
         return self.folder / f"review_{self.reader.lower()}.journal"
+
+    @property
+    def lock(self) -> Path:
+        """A hidden empty file that is locked while the review is open."""
+        return self.folder / f".review_{self.reader.lower()}.lock"
+
+    def remove_lock(self) -> None:
+        """Leave nothing hidden beside the review; Windows keeps an open file, and filelock removes it there."""
+        with suppress(OSError):
+            self.lock.unlink()
 
 
 @dataclass
@@ -112,8 +91,7 @@ def load_review(path: Path) -> CaseReview:
 
 def save_review(review: CaseReview, path: Path) -> None:
     """Write a compact review file, whole or not at all."""
-    with atomic_path(path) as draft:
-        draft.write_text(review_json(review), encoding="utf-8", newline="\n")
+    write_text(path, review_json(review))
 
 
 def read_files(files: ReviewFiles, link: ResultLink | None = None) -> Loaded:
@@ -144,13 +122,14 @@ def read_files(files: ReviewFiles, link: ResultLink | None = None) -> Loaded:
 class ReviewStore:
     """The files of the case that is being reviewed: locked, and written at every action."""
 
-    def __init__(self, files: ReviewFiles, journal: int, loaded: Loaded, fresh: CaseReview) -> None:
+    def __init__(self, files: ReviewFiles, journal: int, lock: FileLock, loaded: Loaded, fresh: CaseReview) -> None:
         self.files, self.history, self.messages = files, loaded.history or History(fresh), loaded.messages
         self._journal, self._loaded = journal, loaded
         self._is_new = loaded.history is None
         self._saved = loaded.compact_actions if loaded.journal_fits else -1
         self._written = hashlib.sha256()  # of all that the journal holds
-        self._close = weakref.finalize(self, os.close, journal)  # a store that is let go of unlocks, as a kill does
+        # A store that nobody holds any more unlocks, as a kill does.
+        self._close = weakref.finalize(self, _let_go, journal, lock)
 
     @classmethod
     def open(cls, files: ReviewFiles, fresh: CaseReview) -> ReviewStore:
@@ -165,11 +144,14 @@ class ReviewStore:
             journal = os.open(files.journal, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
             raise _not_writable(files.folder, error) from error
+        lock = FileLock(files.lock, timeout=0, thread_local=False)
         try:
-            lock_file(journal, f"the review of {fresh.result.name} by {fresh.reader}")
-            store = cls(files, journal, read_files(files, fresh.result), fresh)
+            _acquire(lock, f"the review of {fresh.result.name} by {fresh.reader}")
+            store = cls(files, journal, lock, read_files(files, fresh.result), fresh)
         except BaseException:
-            os.close(journal)
+            if lock.is_locked:
+                files.remove_lock()
+            _let_go(journal, lock)
             raise
         store._begin()
         return store
@@ -203,6 +185,7 @@ class ReviewStore:
         try:
             self._check_in_place()
             self.save()
+            self.files.remove_lock()
         finally:
             self._close()
 
@@ -211,6 +194,7 @@ class ReviewStore:
         if self._is_new and self.history.review.actions == 0:
             with suppress(OSError):
                 self.files.journal.unlink()
+                self.files.remove_lock()
                 self.files.folder.rmdir()  # of reviews, with nothing in it; one with files stays
         self._close()
 
@@ -260,6 +244,25 @@ class ReviewStore:
                 os.ftruncate(self._journal, before)
             raise _not_writable(self.files.folder, error) from error
         self._written.update(line)
+
+
+def _acquire(lock: FileLock, what: str) -> None:
+    """Lock a review, or raise :class:`InputError` where somebody has; file systems without locks are let through."""
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            "A review must be open in one window only",
+            f"{what}, which is open elsewhere",
+            "Close the other window, or choose another reader with --reader",
+        ) from error
+    except (OSError, NotImplementedError):
+        return
+
+
+def _let_go(journal: int, lock: FileLock) -> None:
+    os.close(journal)
+    lock.release()
 
 
 def _read_journal(path: Path) -> Loaded:

@@ -1,4 +1,4 @@
-"""What ``headclip-med pacs`` shows; what identifies a patient only where it was asked for."""
+"""Show what ``headclip-med pacs`` found and did. What identifies a patient is shown only where it was asked for."""
 
 from __future__ import annotations
 
@@ -17,17 +17,32 @@ _ALL_OF_SERIES = ("study", "uid", "description")
 
 
 def studies_json(found: Sequence[StudyFound], keep_identifiers: bool) -> list[dict[str, Any]]:
-    """Studies as JSON values."""
+    """Put studies as JSON values.
+
+    Args:
+        found: studies.
+        keep_identifiers: whether to keep what identifies a patient.
+    """
     return [_without(asdict(study), _ALL_OF_STUDY, keep_identifiers, study.uid, "study") for study in found]
 
 
 def series_json(found: Sequence[SeriesFound], keep_identifiers: bool) -> list[dict[str, Any]]:
-    """Series as JSON values."""
+    """Put series as JSON values.
+
+    Args:
+        found: series.
+        keep_identifiers: whether to keep what identifies a patient.
+    """
     return [_without(asdict(series), _ALL_OF_SERIES, keep_identifiers, series.uid, "series") for series in found]
 
 
 def show_found(rows: Sequence[dict[str, Any]], service: str) -> None:
-    """One line per study or series, in the order of ``--series #1``, ``#2``, …; then their addresses, if wanted."""
+    """Print one line per study or series, in the order of ``--series #1``, ``#2``, …, then their addresses, if wanted.
+
+    Args:
+        rows: studies or series as JSON values.
+        service: the archive that they are in.
+    """
     if not rows:
         out.print("nothing found")
         return
@@ -42,7 +57,12 @@ def show_found(rows: Sequence[dict[str, Any]], service: str) -> None:
 
 
 def show_push(made: PushOutcome, service: str) -> None:
-    """One line about a push."""
+    """Print one line about a push.
+
+    Args:
+        made: what became of the objects.
+        service: the archive.
+    """
     counts = f"{made.stored} stored, {made.there} there already"
     if made.refused or made.waiting:
         counts += f", {len(made.refused)} refused, {made.waiting} waiting"

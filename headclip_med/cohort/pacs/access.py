@@ -1,4 +1,4 @@
-"""How we present ourselves to an archive: from the environment alone, so that no secret is typed, shown or recorded."""
+"""Present ourselves to an archive: from the environment alone, so that no secret is typed, shown or recorded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from headclip_med.base.errors import InputError
 from headclip_med.cohort.pacs.address import Address
+from headclip_med.cohort.pacs.archive import DEFAULT_ATTEMPTS
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -25,18 +26,22 @@ TIMEOUT = "HEADCLIP_PACS_TIMEOUT"
 ATTEMPTS = "HEADCLIP_PACS_ATTEMPTS"
 
 _DEFAULT_TIMEOUT_S = 30.0
-_DEFAULT_ATTEMPTS = 5
 _DEFAULT_AE = "HEADCLIP-MED"
 _LOOPBACK = ("localhost", "127.", "::1")
 
 
 @dataclass(frozen=True)
 class Access:
-    """Credentials, certificates, our AE title and how long to wait; secrets stay out of its text.
+    """Holds credentials, certificates, our AE title and how long to wait. Secrets stay out of its text.
 
     Attributes:
-        timeout_s: longest silence of the archive in seconds; attempts: before it counts as gone.
-        authorities: PEM bundle to trust instead of the system's; certificate, key: PEM files of this client.
+        token: bearer token, instead of user and password.
+        user, password: for HTTP's basic authentication.
+        authorities: PEM bundle to trust instead of the system's.
+        certificate, key: PEM files of this client.
+        ae_title: ours, 1 to 16 characters.
+        timeout_s: longest silence of the archive in seconds.
+        attempts: before it counts as gone.
     """
 
     token: str | None = field(default=None, repr=False)
@@ -47,11 +52,17 @@ class Access:
     key: Path | None = None
     ae_title: str = _DEFAULT_AE
     timeout_s: float = _DEFAULT_TIMEOUT_S
-    attempts: int = _DEFAULT_ATTEMPTS
+    attempts: int = DEFAULT_ATTEMPTS
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Access:
-        """What the variables say.
+        """Read the variables.
+
+        Args:
+            environment: values by name, those of this process by default.
+
+        Returns:
+            What they say.
 
         Raises:
             InputError: variables that contradict each other, or name files that are not there.
@@ -64,7 +75,7 @@ class Access:
             raise InputError(f"{USER} and {PASSWORD} must be set together", "one of them", "Set both")
         _check_characters(token, user)
         timeout_s = _number(values, TIMEOUT, _DEFAULT_TIMEOUT_S)
-        attempts = int(_number(values, ATTEMPTS, _DEFAULT_ATTEMPTS))
+        attempts = int(_number(values, ATTEMPTS, DEFAULT_ATTEMPTS))
         ae_title = values.get(AE_TITLE, _DEFAULT_AE).strip()
         if not (0 < len(ae_title) <= 16 and ae_title.isascii() and ae_title.isprintable() and "\\" not in ae_title):
             raise InputError(f"{AE_TITLE} must be 1 to 16 plain characters", f"{len(ae_title)}")
@@ -74,14 +85,21 @@ class Access:
         return cls(token, user, password, authorities, certificate, key, ae_title, timeout_s, attempts)
 
     def warning_for(self, address: Address) -> str | None:
-        """What to say before secrets or patients' data go over an open network, if they would."""
+        """Say whether secrets or patients' data would go over an open network.
+
+        Args:
+            address: of the archive.
+
+        Returns:
+            The warning, None where the way is encrypted or stays on this machine.
+        """
         if address.tls or address.host.startswith(_LOOPBACK):
             return None
         what = "credentials and images" if address.is_web and (self.token or self.user) else "images"
         return f"{what} go to {address.host} unencrypted; use {address.scheme}s:// where the archive offers TLS"
 
     def ssl_context(self) -> SSLContext:
-        """For DIMSE over TLS: the archive must show a certificate that is trusted.
+        """Make the TLS context for DIMSE: the archive must show a certificate that is trusted.
 
         Raises:
             InputError: a PEM file that holds no certificate or key.

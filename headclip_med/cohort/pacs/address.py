@@ -1,4 +1,4 @@
-"""What a user types for an archive, a study or a series in it → an :class:`Address`; never with a password in it."""
+"""Parse what a user types for an archive, a study or a series in it. There is never a password in it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ _ENVIRONMENT = "Set HEADCLIP_PACS_USER and HEADCLIP_PACS_PASSWORD, or HEADCLIP_P
 
 @dataclass(frozen=True)
 class Address:
-    """An archive, and perhaps a study or a series in it.
+    """Names an archive, and perhaps a study or a series in it.
 
     Attributes:
-        scheme: ``dicomweb`` or ``dimse``, each with an ``s`` for TLS; host: name or IP address, without brackets.
+        scheme: ``dicomweb`` or ``dimse``, each with an ``s`` for TLS.
+        host: name or IP address, without brackets.
+        port: 1 to 65535.
         root: path of the DICOMweb service without slashes at its ends, or the called AE title.
-        study, series: UIDs; a series never stands without its study.
+        study, series: UIDs. A series never stands without its study.
     """
 
     scheme: str
@@ -60,32 +62,42 @@ class Address:
 
     @property
     def place(self) -> str:
-        """``host:port``, as messages name it."""
+        """Give ``host:port``, as messages name it."""
         return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """The DICOMweb service as ``http`` or ``https``."""
+        """Give the DICOMweb service as ``http`` or ``https``."""
         return f"{'https' if self.tls else 'http'}://{self.place}/{self.root}".rstrip("/")
 
     @property
     def service(self) -> str:
-        """The archive alone: may be shown and recorded, as it holds no UID."""
+        """Give the archive alone, which may be shown and recorded, as it holds no UID."""
         if self.is_web:
             return f"{self.scheme}://{self.place}/{self.root}".rstrip("/")
         return f"{self.scheme}://{self.root}@{self.place}"
 
 
 def is_address(text: str) -> bool:
-    """Whether ``text`` is meant as an address, right or wrong, and not as a path."""
+    """Whether ``text`` is meant as an address, right or wrong, and not as a path.
+
+    Args:
+        text: as a user types it.
+    """
     return _SCHEME.match(text.strip()) is not None
 
 
 def parse_address(text: str) -> Address:
-    """An address as typed; see :data:`FORMS`, and ``dicomweb://HOST/PATH/STUDY[/SERIES]`` for short.
+    """Parse an address as typed.
+
+    Args:
+        text: see :data:`FORMS`, and ``dicomweb://HOST/PATH/STUDY[/SERIES]`` for short.
+
+    Returns:
+        Its parts.
 
     Raises:
-        InputError: whatever is not exactly that; a password in it is refused and not repeated.
+        InputError: whatever is not exactly that. A password in it is refused and not repeated.
     """
     text = text.strip()
     match = _SCHEME.match(text)
@@ -100,7 +112,18 @@ def parse_address(text: str) -> Address:
 
 
 def parse_service(text: str, what: str = "The archive") -> Address:
-    """An address without study and series."""
+    """Parse an address without study and series.
+
+    Args:
+        text: as typed.
+        what: is named, for the error.
+
+    Returns:
+        Its parts.
+
+    Raises:
+        InputError: see :func:`parse_address`, or a study in it.
+    """
     address = parse_address(text)
     if address.study is not None:
         raise InputError(f"{what} must be named without a study", "an address that ends in UIDs", "Leave them out")
@@ -184,5 +207,9 @@ def _uids(named: list[str]) -> tuple[str | None, str | None]:
 
 
 def is_uid(text: str) -> bool:
-    """Whether ``text`` is a UID as the standard wants it."""
+    """Whether ``text`` is a UID as the standard wants it.
+
+    Args:
+        text: any.
+    """
     return len(text) <= _LONGEST_UID and _UID.fullmatch(text) is not None

@@ -1,18 +1,47 @@
-"""An archive through DIMSE, as a client: C-ECHO, C-FIND, C-GET, C-MOVE to others, C-STORE. Nothing ever listens."""
+"""Talk DIMSE, as a client: C-ECHO, C-FIND, C-GET, C-MOVE to others, C-STORE. Nothing ever listens."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 
 from pydicom import dcmread
-from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filewriter import write_file_meta_info
+from pydicom.multival import MultiValue
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    UltrasoundImageStorage,
+    UltrasoundMultiFrameImageStorage,
+    VLEndoscopicImageStorage,
+    VLPhotographicImageStorage,
+)
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context, build_role
+from pynetdicom.status import (
+    QR_FIND_SERVICE_CLASS_STATUS,
+    QR_MOVE_SERVICE_CLASS_STATUS,
+    STORAGE_SERVICE_CLASS_STATUS,
+)
 
 from headclip_med.cohort.pacs.access import Access
 from headclip_med.cohort.pacs.address import Address
@@ -21,26 +50,18 @@ from headclip_med.cohort.pacs.archive import (
     Keep,
     PacsError,
     PacsUnavailableError,
+    Progress,
     Query,
     SeriesFound,
     StoredFile,
     StudyFound,
     Told,
-    by_number,
-)
-from headclip_med.cohort.pacs.dimse_items import (
-    CONNECTION_LIMIT,
-    instance_found,
-    instance_keys,
-    part10,
+    Values,
+    instances_found,
     series_found,
-    series_keys,
-    storage_contexts,
-    store_contexts,
+    status_words,
     study_found,
-    study_keys,
 )
-from headclip_med.cohort.pacs.retry import is_busy, status_words
 
 # It writes requests and matches, patients among them, at lower levels.
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
@@ -51,50 +72,104 @@ _FIND = UID("1.2.840.10008.5.1.4.1.2.2.1")
 _MOVE = UID("1.2.840.10008.5.1.4.1.2.2.2")
 _GET = UID("1.2.840.10008.5.1.4.1.2.2.3")
 
+_QUERY_STATUS = QR_FIND_SERVICE_CLASS_STATUS | QR_MOVE_SERVICE_CLASS_STATUS
 _PENDING = (0xFF00, 0xFF01)
 _STORED_WITH_WARNING = (0xB000, 0xB006, 0xB007)
+_MOST_CONTEXTS = 128  # presentation contexts of an association, PS3.8 §9.3.2.2
 _AT_ONCE = 100  # UIDs in one C-GET: the list must stay within 64 kB
+_IMPLEMENTATION = UID("2.25.187461250731460214392736174806249173012")  # of this writer, made once
+
+_SYNTAXES = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLosslessSV1,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+    JPEGBaseline8Bit,
+)
+_IMAGE_CLASSES = (  # where the archive does not tell the class of its instances
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    MRImageStorage,
+    EnhancedMRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    UltrasoundImageStorage,
+    UltrasoundMultiFrameImageStorage,
+    SecondaryCaptureImageStorage,
+    VLEndoscopicImageStorage,
+    VLPhotographicImageStorage,
+)
 
 
 class DimseArchive:
-    """See :class:`headclip_med.cohort.pacs.archive.Archive`."""
+    """Talks to an archive by DIMSE, as :class:`headclip_med.cohort.pacs.archive.Archive` says.
+
+    Args:
+        address: of the archive, with its AE title.
+        access: our AE title, certificates and how long to wait.
+
+    Raises:
+        InputError: certificates that cannot be read.
+    """
 
     def __init__(self, address: Address, access: Access) -> None:
         self.address, self.access = address, access
         self._tls = (access.ssl_context(), address.host) if address.tls else None
 
     def echo(self) -> None:
-        """C-ECHO."""
+        """Ask by C-ECHO."""
         with self._associate([build_context(_ECHO)]) as association:
             self._check(association.send_c_echo(), "answer a C-ECHO")
 
     def find_studies(self, query: Query) -> list[StudyFound]:
-        """C-FIND at study level."""
-        return [study_found(match) for match in self._find(study_keys(query), query.limit)]
+        """Find studies by C-FIND."""
+        keys = Dataset()
+        keys.QueryRetrieveLevel = "STUDY"
+        keys.PatientID, keys.AccessionNumber = query.patient_id or "", query.accession or ""
+        keys.StudyDate, keys.ModalitiesInStudy = query.date or "", query.modality or ""
+        keys.PatientName = keys.StudyDescription = keys.StudyInstanceUID = ""
+        keys.NumberOfStudyRelatedSeries = keys.NumberOfStudyRelatedInstances = None
+        return [study_found(values) for values in self._find(keys, query.limit)]
 
     def find_series(self, study: str) -> list[SeriesFound]:
-        """C-FIND at series level."""
-        return by_number(series_found(match, study) for match in self._find(series_keys(study)))
+        """Find the series of a study by C-FIND."""
+        keys = _keys("SERIES", study, "")
+        keys.Modality = keys.SeriesDescription = ""
+        keys.SeriesNumber = keys.NumberOfSeriesRelatedInstances = None
+        return series_found(self._find(keys), study)
 
     def instances(self, study: str, series: str) -> list[InstanceFound]:
-        """C-FIND at image level."""
-        found = {match.uid: match for match in map(instance_found, self._find(instance_keys(study, series)))}
-        return list(found.values())
+        """List the instances of a series by C-FIND."""
+        keys = _keys("IMAGE", study, series)
+        keys.SOPInstanceUID = keys.SOPClassUID = ""
+        return instances_found(self._find(keys))
 
     def fetch(self, study: str, series: str, wanted: Sequence[InstanceFound], keep: Keep) -> None:
-        """C-GET at image level: the instances come back on the association that asks for them."""
+        """Fetch by C-GET at image level: the instances come back on the association that asks for them."""
         for begin in range(0, len(wanted), _AT_ONCE):
             self._get(study, series, wanted[begin : begin + _AT_ONCE], keep)
 
-    def store(self, files: Iterable[StoredFile], told: Told) -> None:
-        """C-STORE, as many objects on one association as its presentation contexts allow."""
-        for group in store_contexts(files):
-            with self._associate(group.contexts) as association:
-                for file in group.files:
+    def store(self, files: Sequence[StoredFile], told: Told) -> None:
+        """Store by C-STORE, each file in its own syntax, as many kinds on one association as it can have."""
+        kinds = list(dict.fromkeys((file.sop_class, file.syntax) for file in files))
+        for begin in range(0, len(kinds), _MOST_CONTEXTS):
+            offered = kinds[begin : begin + _MOST_CONTEXTS]
+            contexts = [build_context(UID(sop_class), UID(syntax)) for sop_class, syntax in offered]
+            with self._associate(contexts) as association:
+                for file in [file for file in files if (file.sop_class, file.syntax) in offered]:
                     told(file, self._store(association, file))
 
-    def move(self, study: str, series: str | None, destination: str, progress: Callable[[int, int], None]) -> int:
-        """C-MOVE: the archive sends a study or series to the AE title ``destination``, which it must know.
+    def move(self, study: str, series: str | None, destination: str, progress: Progress) -> int:
+        """Have the archive send a study or series elsewhere by C-MOVE.
+
+        Args:
+            study: UID.
+            series: UID, or None for the whole study.
+            destination: AE title that the archive must know.
+            progress: told after each answer.
 
         Returns:
             How many objects it sent.
@@ -102,20 +177,17 @@ class DimseArchive:
         Raises:
             PacsError: it does not know the destination, or could not send everything.
         """
-        keys = instance_keys(study, series)
-        keys.QueryRetrieveLevel = "SERIES" if series else "STUDY"
-        for keyword in ("SOPInstanceUID", "SOPClassUID", *(() if series else ("SeriesInstanceUID",))):
-            del keys[keyword]
+        keys = _keys("SERIES" if series else "STUDY", study, series)
         with self._associate([build_context(_MOVE)]) as association:
             return self._follow(association.send_c_move(keys, destination, _MOVE), "move what is asked for", progress)
 
-    def _find(self, keys: Dataset, limit: int | None = None) -> list[Dataset]:
-        matches: list[Dataset] = []
+    def _find(self, keys: Dataset, limit: int | None = None) -> list[Values]:
+        matches: list[Values] = []
         with self._associate([build_context(_FIND)]) as association:
             for status, match in association.send_c_find(keys, _FIND):
                 self._check(status, "answer a C-FIND", _PENDING)
                 if match is not None:
-                    matches.append(match)
+                    matches.append(_values_of(match))
                 if limit is not None and len(matches) >= limit:
                     association.abort()
                     break
@@ -130,16 +202,18 @@ class DimseArchive:
             try:
                 if uid not in expected:
                     raise PacsError("The archive must send what was asked for", "another instance")
-                keep(uid, part10(event))
+                keep(uid, _part10(event))
             except BaseException as problem:  # this runs in the association's loop; it is raised again below
                 problems.append(problem)
                 return 0xA700
             return 0x0000
 
-        keys = instance_keys(study, series)
-        del keys.SOPClassUID
+        keys = _keys("IMAGE", study, series)
         keys.SOPInstanceUID = sorted(expected)
-        contexts, classes = storage_contexts(wanted)
+        classes = sorted({instance.sop_class for instance in wanted} - {""}) or list(_IMAGE_CLASSES)
+        classes = classes[: _MOST_CONTEXTS // len(_SYNTAXES) - 1]
+        # A context for each kind and syntax, so that the archive need not convert.
+        contexts = [build_context(name, syntax) for name in classes for syntax in _SYNTAXES]
         roles = [build_role(UID(name), scp_role=True) for name in classes]
         handlers = [(evt.EVT_C_STORE, received)]
         with self._associate([build_context(_GET), *contexts], roles, handlers) as association:
@@ -155,10 +229,10 @@ class DimseArchive:
         self,
         answers: Iterator[tuple[Dataset, Dataset | None]],
         what: str,
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
         problems: Sequence[BaseException] = (),
     ) -> int:
-        """The answers to C-GET or C-MOVE up to the last one; how many objects were sent."""
+        """Follow the answers to C-GET or C-MOVE up to the last one; return how many objects were sent."""
         done = failed = 0
         for status, _ in answers:
             self._check(status, what, (*_PENDING, 0xB000))
@@ -183,11 +257,10 @@ class DimseArchive:
         if not status:
             raise self._lost()
         code = int(status.Status)
-        if is_busy(code):
-            raise PacsUnavailableError(
-                f"{self.address.place} must store an object", status_words(code), "Try again later"
-            )
-        return None if code == 0 or code in _STORED_WITH_WARNING else status_words(code)
+        words = status_words(code, STORAGE_SERVICE_CLASS_STATUS)
+        if _is_busy(code):
+            raise PacsUnavailableError(f"{self.address.place} must store an object", words, "Try again later")
+        return None if code == 0 or code in _STORED_WITH_WARNING else words
 
     def _check(self, status: Dataset | None, what: str, good: Sequence[int] = ()) -> None:
         """Raise unless an answer is there and says success, or one of ``good``."""
@@ -196,8 +269,9 @@ class DimseArchive:
         code = int(status.Status)
         if code == 0 or code in good:
             return
-        kind = PacsUnavailableError if is_busy(code) else PacsError
-        raise kind(f"{self.address.place} must {what}", status_words(code), "Look into the archive's log")
+        kind = PacsUnavailableError if _is_busy(code) else PacsError
+        words = status_words(code, _QUERY_STATUS)
+        raise kind(f"{self.address.place} must {what}", words, "Look into the archive's log")
 
     def _lost(self) -> PacsUnavailableError:
         return PacsUnavailableError(
@@ -213,17 +287,14 @@ class DimseArchive:
         roles: Sequence[Any] = (),
         handlers: list[Any] | None = None,
     ) -> Iterator[Association]:
-        """An association, released at the end and aborted on any error."""
-        if len(contexts) > CONNECTION_LIMIT:
-            raise PacsError(f"An association must have at most {CONNECTION_LIMIT} kinds of objects", len(contexts))
+        """Open an association, released at the end and aborted on any error."""
         entity = AE(self.access.ae_title)
         entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = self.access.timeout_s
         entity.network_timeout = self.access.timeout_s
-        host, port = self.address.host, self.address.port
         opened: list[Any] = []
         association = entity.associate(
-            host,
-            port,
+            self.address.host,
+            self.address.port,
             contexts,
             self.address.root,
             ext_neg=list(roles),
@@ -250,11 +321,48 @@ class DimseArchive:
             return PacsError(wish, f"it rejected it: {reason.lower()}", titles)
         if association.is_aborted and association.acceptor.primitive is not None:
             return PacsError(f"{place} must offer what is asked for", "it accepted none of it", "Ask its administrator")
-        if (
-            is_connected
-        ):  # a rejection may look like that too: pynetdicom can miss it when the connection closes at once
+        if is_connected:
+            # A rejection may look like that too: pynetdicom can miss it when the connection closes at once.
             return PacsUnavailableError(wish, "silence, or a closed connection", titles)
         tls = ", and that its certificate is trusted (HEADCLIP_PACS_CA)" if self.address.tls else ""
         return PacsUnavailableError(
             f"A DICOM server must answer at {place}", "no connection", f"Check address and port{tls}"
         )
+
+
+def _is_busy(code: int) -> bool:
+    """Whether the same request may succeed later."""
+    return 0xA700 <= code <= 0xA7FF or code == 0x0213
+
+
+def _keys(level: str, study: str, series: str | None) -> Dataset:
+    """Make the keys of a query below the study, without a series where it is None."""
+    keys = Dataset()
+    keys.QueryRetrieveLevel, keys.StudyInstanceUID = level, study
+    if series is not None:
+        keys.SeriesInstanceUID = series
+    return keys
+
+
+def _values_of(match: Dataset) -> Values:
+    def values(keyword: str) -> list[str]:
+        value = match.get(keyword)
+        many = value if isinstance(value, MultiValue) else [value]
+        return [str(one) for one in many if one is not None and one != ""]
+
+    return values
+
+
+def _part10(event: Any) -> bytes:
+    """Make a file of a received object: the bytes as they came, behind a header that depends on nothing but them.
+
+    pynetdicom's own header names its version; content that changes with it would count as another case.
+    """
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = event.request.AffectedSOPClassUID
+    meta.MediaStorageSOPInstanceUID = event.request.AffectedSOPInstanceUID
+    meta.TransferSyntaxUID = event.context.transfer_syntax
+    meta.ImplementationClassUID = _IMPLEMENTATION
+    header = BytesIO()
+    write_file_meta_info(header, meta)
+    return bytes(128) + b"DICM" + header.getvalue() + event.encoded_dataset(include_meta=False)

@@ -1,4 +1,4 @@
-"""Prediction from and to an archive: its series become cases, and what was made of them is pushed."""
+"""Predict from and to an archive: its series become cases, and what was made of them is pushed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,10 @@ from headclip_med.cohort.options import CaseOptions
 from headclip_med.cohort.outcome import CaseOutcome, Watcher
 from headclip_med.cohort.pacs.access import Access
 from headclip_med.cohort.pacs.address import Address, is_address, parse_address, parse_service
-from headclip_med.cohort.pacs.archive import check_installed, pseudonym
+from headclip_med.cohort.pacs.archive import Progress, check_installed, pseudonym, with_retries
 from headclip_med.cohort.pacs.open import check_choice, open_archive, series_of
-from headclip_med.cohort.pacs.pull import PULLED_NAME, Cancel, Progress, PulledCases, pull_series, remove_spool
-from headclip_med.cohort.pacs.push import (
-    QUEUE_NAME,
-    PushOutcome,
-    PushQueue,
-    dicom_objects,
-    push_json,
-    push_kept,
-    push_problems,
-)
-from headclip_med.cohort.pacs.retry import Retry
+from headclip_med.cohort.pacs.pull import PULLED_NAME, Cancel, PulledCases, pull_series, remove_spool
+from headclip_med.cohort.pacs.push import PushOutcome, dicom_objects, push_files, push_json, push_problems
 from headclip_med.reading.inputs import CaseInput, expand_inputs
 
 SPOOL_NAME = ".pacs-spool"
@@ -34,35 +25,56 @@ PUSHED_FORMATS = ("seg", "pm", "sr", "sc")  # written for a push where no DICOM 
 
 @dataclass(frozen=True)
 class NetworkSource:
-    """Pulls a series when it is called; credentials are read only then, so that it can go to another process."""
+    """Pulls a series when it is called. Credentials are read only then, so that it can go to another process.
+
+    Attributes:
+        address: of the series.
+        folder: where to.
+    """
 
     address: Address
     folder: Path
 
     def __call__(self, progress: Progress | None = None, cancel: Cancel | None = None) -> Path:
-        """The folder with the whole series; see :func:`headclip_med.cohort.pacs.pull.pull_series`."""
+        """Pull the series; see :func:`headclip_med.cohort.pacs.pull.pull_series`.
+
+        Args:
+            progress: told of instances there, and in all.
+            cancel: whether to stop.
+
+        Returns:
+            The folder with the whole series.
+
+        Raises:
+            HeadclipError: it cannot be pulled.
+        """
         access = Access.from_environment()
         archive, study, series = open_archive(self.address, access), self.address.study, self.address.series
         if study is None or series is None:
             raise InputError("A series must be named with its study", "a part of it")
-        pull_series(archive, study, series, self.folder, Retry(access.attempts), progress, cancel)
+        pull_series(archive, study, series, self.folder, access.attempts, progress, cancel)
         return self.folder
 
 
 @dataclass(frozen=True)
 class KnownContent:
-    """Asks the archive whether a series still has the instances that a finished case was made from."""
+    """Asks the archive whether a series still has the instances that a finished case was made from.
+
+    Attributes:
+        address: of the series.
+        out: folder of the results.
+    """
 
     address: Address
     out: Path
 
     def __call__(self) -> str | None:
-        """The hash of their content, or None where that is not known."""
+        """Give the hash of their content, or None where that is not known."""
         study, series = str(self.address.study), str(self.address.series)
         try:
             access = Access.from_environment()
             archive = open_archive(self.address, access)
-            listed = Retry(access.attempts).call(lambda: archive.instances(study, series))
+            listed = with_retries(lambda: archive.instances(study, series), access.attempts)
         except HeadclipError:
             return None  # the pull will say why
         return PulledCases(self.out).content_of(pseudonym(series), (instance.uid for instance in listed))
@@ -70,7 +82,11 @@ class KnownContent:
 
 @dataclass(frozen=True)
 class FailedSource:
-    """Raises what went wrong when the series of a study were listed: the other cases still run."""
+    """Raises what went wrong when the series of a study were listed: the other cases still run.
+
+    Attributes:
+        error: to be raised.
+    """
 
     error: HeadclipError
 
@@ -80,12 +96,16 @@ class FailedSource:
 
 @dataclass
 class NetworkRun:
-    """The archives of one run.
+    """Holds what one run has to do with archives.
 
     Attributes:
-        cases: of all inputs, local ones first; options: with DICOM formats where they are pushed.
-        out, spool: folders of the results and of pulled series; target: where to push, None for nowhere.
-        pushed: what became of each case's objects; warnings: to say before anything is sent.
+        cases: of all inputs, local ones first.
+        options: with DICOM formats where they are pushed.
+        out, spool: folders of the results and of pulled series.
+        target: where to push, None for nowhere.
+        keep_spool: whether pulled series stay when their case is done.
+        pushed: what became of each case's objects.
+        warnings: to say before anything is sent.
     """
 
     cases: list[CaseInput]
@@ -103,12 +123,20 @@ class NetworkRun:
         return all(outcome.ok for outcome in self.pushed.values())
 
     def watching(self, inner: Watcher, say: Callable[[str], None]) -> Watcher:
-        """A watcher that also pushes and tidies up after each case; ``say`` gets errors."""
+        """Make a watcher that also pushes and tidies up after each case.
+
+        Args:
+            inner: is told everything too.
+            say: gets errors.
+
+        Returns:
+            ``inner`` itself where no archive is involved.
+        """
         uses_network = self.target is not None or any(case.fetch is not None for case in self.cases)
         return _CaseEnds(self, inner, say) if uses_network else inner
 
     def as_json(self) -> dict[str, Any]:
-        """What ``predict --json`` adds."""
+        """Give what ``predict --json`` adds."""
         return {} if self.target is None else {"push": {name: push_json(made) for name, made in self.pushed.items()}}
 
 
@@ -122,7 +150,19 @@ def plan_network(
     keep_spool: bool = False,
     reserved: Iterable[str] = (),
 ) -> NetworkRun:
-    """Inputs of both kinds → the cases of a run. Only studies are asked for their series now; nothing is pulled.
+    """Turn inputs of both kinds into the cases of a run. Only studies are asked for their series, nothing is pulled.
+
+    Args:
+        inputs: paths and addresses.
+        out: folder of the results.
+        options: of every case.
+        push: address of the archive to push to.
+        spool: folder of pulled series, ``.pacs-spool`` in ``out`` by default.
+        keep_spool: whether pulled series stay when their case is done.
+        reserved: names that no case may have.
+
+    Returns:
+        What to run.
 
     Raises:
         InputError: an address, the environment, or options that do not go together.
@@ -132,7 +172,7 @@ def plan_network(
     local = [text for text in inputs if not is_address(text)]
     addresses = [parse_address(text) for text in remote]
     target = None if push is None else parse_service(push, "The archive to push to")
-    reserved = [*reserved, QUEUE_NAME, PULLED_NAME]
+    reserved = [*reserved, PULLED_NAME]
     if not addresses and target is None:
         return NetworkRun(expand_inputs(inputs, reserved), options, out, out / SPOOL_NAME)
     check_installed()
@@ -159,7 +199,7 @@ def _cases(address: Address, access: Access, out: Path, spool: Path, wanted: str
     """One case per series; named so that nothing of the patient is in it."""
     archive, study = open_archive(address, access), check_choice(address, wanted)
     try:
-        found = series_of(archive, address, wanted, Retry(access.attempts))
+        found = series_of(archive, address, wanted, access.attempts)
     except HeadclipError as error:
         name = pseudonym(study, "study")
         return [CaseInput(name, spool / name, FailedSource(error))]
@@ -202,9 +242,11 @@ class _CaseEnds(Watcher):
 
     def _push(self, name: str, folder: Path, target: Address) -> None:
         try:
-            made = push_kept(dicom_objects(folder), PushQueue(self.run.out), target, self.inner.slices_done)
-        except HeadclipError as error:  # of the queue; the cases that follow are worth trying
+            access = Access.from_environment()
+            archive, files = open_archive(target, access), dicom_objects(folder)
+            made = push_files(archive, files, access.attempts, self.inner.slices_done)
+        except HeadclipError as error:  # the cases that follow are worth trying
             made = PushOutcome(0, 0, (), 1, str(error))
         self.run.pushed[name] = made
-        for problem in push_problems(made, f"headclip-med pacs push {self.run.out}"):
+        for problem in push_problems(made, f"headclip-med pacs push {self.run.out} {target.service}"):
             self.say(f"{name}: {problem}")

@@ -1,4 +1,4 @@
-"""A series in an archive → files in a folder: resumable, and complete or an error."""
+"""Pull a series of an archive into a folder: resumable, and complete or an error."""
 
 from __future__ import annotations
 
@@ -13,24 +13,34 @@ from pydicom import dcmread
 from pydicom.dataelem import RawDataElement
 
 from headclip_med.base.errors import CancelledError, InputError, OutputError
-from headclip_med.base.files import RECORD_NAME, atomic_path, check_writable
-from headclip_med.cohort.pacs.archive import Archive, InstanceFound, PacsError, PacsUnavailableError, pseudonym
-from headclip_med.cohort.pacs.retry import Retry
+from headclip_med.base.files import RECORD_NAME, atomic_path, check_writable, write_text
+from headclip_med.cohort.pacs.archive import (
+    DEFAULT_ATTEMPTS,
+    Archive,
+    InstanceFound,
+    PacsError,
+    PacsUnavailableError,
+    Progress,
+    pseudonym,
+    with_retries,
+)
 from headclip_med.reading.dicom.header import check_deflated
 
+Cancel = Callable[[], bool]
+PULLED_NAME = "pacs-pulled.json"
 _ENDING = ".dcm"
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-
-
-PULLED_NAME = "pacs-pulled.json"
 _SCHEMA = "headclip_med.pulled/1"
-Progress = Callable[[int, int], None]  # instances there, instances in all
-Cancel = Callable[[], bool]
 _MOST_LISTINGS = 5  # a series that grows meanwhile is followed that often
 
 
 class SeriesSpool:
-    """The folder of one series; file names are hashes of the UIDs, as a UID leads to the patient."""
+    """Keeps one series in a folder. File names are hashes of the UIDs, as a UID leads to the patient.
+
+    Args:
+        folder: where to, made by :meth:`open`.
+        study, series: UIDs.
+    """
 
     def __init__(self, folder: Path, study: str, series: str) -> None:
         self.folder, self.study, self.series = folder, study, series
@@ -41,20 +51,29 @@ class SeriesSpool:
         Raises:
             OutputError: it is a link or a file, or cannot be made.
         """
-        private_folder(self.folder.parent)
-        private_folder(self.folder)
+        _private_folder(self.folder.parent)
+        _private_folder(self.folder)
         with suppress(OSError):  # a share that knows no permissions
             self.folder.chmod(0o700)
 
     def has(self, uid: str) -> bool:
-        """Whether the instance is there; it is whole then."""
+        """Whether an instance is there, which is whole then.
+
+        Args:
+            uid: SOPInstanceUID.
+        """
         return self._path(uid).is_file()
 
     def keep(self, uid: str, content: bytes) -> None:
-        """Write an instance.
+        """Write an instance, whole or not at all.
+
+        Args:
+            uid: SOPInstanceUID that was asked for.
+            content: the whole file.
 
         Raises:
-            PacsError: it is another one than asked for, or no DICOM at all; PacsUnavailableError: it is cut off.
+            PacsError: it is another one than asked for, or no DICOM at all.
+            PacsUnavailableError: it is cut off.
             OutputError: it cannot be written.
         """
         with atomic_path(self._path(uid)) as draft:
@@ -62,7 +81,11 @@ class SeriesSpool:
             _check_file(draft, (self.study, self.series, uid))
 
     def drop_others(self, uids: Iterable[str]) -> None:
-        """Remove what is not among ``uids``: an archive may have replaced or withdrawn instances since."""
+        """Remove what an archive has replaced or withdrawn since.
+
+        Args:
+            uids: SOPInstanceUIDs that stay.
+        """
         kept = {self._path(uid).name for uid in uids}
         for path in self.folder.iterdir():
             if path.name not in kept and (path.suffix == _ENDING or path.name.startswith(".headclip-")):
@@ -72,12 +95,8 @@ class SeriesSpool:
         return self.folder / f"{pseudonym(uid, 'image')}{_ENDING}"
 
 
-def private_folder(folder: Path) -> None:
-    """Make a folder that only its owner can enter; one that is there already keeps its permissions.
-
-    Raises:
-        OutputError: it is a link, or cannot be made or written to.
-    """
+def _private_folder(folder: Path) -> None:
+    """Make a folder that only its owner can enter; one that is there already keeps its permissions."""
     if folder.is_symlink():
         raise OutputError(f"The spool folder '{folder.name}' must be a folder", "a link", "Choose another with --spool")
     with suppress(OSError):
@@ -86,7 +105,11 @@ def private_folder(folder: Path) -> None:
 
 
 def remove_spool(folder: Path) -> None:
-    """Remove the folder of a series, and the one above it once it is empty."""
+    """Remove the folder of a series, and the one above it once it is empty.
+
+    Args:
+        folder: of the series, which need not be there.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         folder.parent.rmdir()
@@ -119,9 +142,12 @@ def _is_whole(path: Path) -> bool:
 
 
 class PulledCases:
-    """``pacs-pulled.json`` beside the results: hashes of instances and content by case. A damaged one is none.
+    """Remembers in ``pacs-pulled.json`` hashes of instances and content by case. A damaged file counts as none.
 
     An instance never changes under its UID (PS3.5 §9), so that equal UIDs mean equal content.
+
+    Args:
+        folder: of the results.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -133,13 +159,23 @@ class PulledCases:
                 self._cases = {str(name): dict(facts) for name, facts in record["cases"].items()}
 
     def content_of(self, name: str, uids: Iterable[str]) -> str | None:
-        """The hash of a case's content if it was made from exactly these instances."""
+        """Give the hash of a case's content if it was made from exactly these instances, else None.
+
+        Args:
+            name: of the case.
+            uids: SOPInstanceUIDs, in any order.
+        """
         facts = self._cases.get(name, {})
         known = facts.get("instances_sha256") == _fingerprint(pseudonym(uid, "image") for uid in uids)
         return facts.get("content_sha256") if known else None
 
     def remember(self, name: str, spool: Path, result: Path) -> None:
-        """Note a finished case from its spool and its result folder.
+        """Note a finished case, unless its record or its images are gone.
+
+        Args:
+            name: of the case.
+            spool: folder of its images.
+            result: folder of its results.
 
         Raises:
             OutputError: it cannot be written.
@@ -153,8 +189,7 @@ class PulledCases:
         instances = _fingerprint(path.stem for path in spool.glob("*.dcm"))
         self._cases[name] = {"instances_sha256": instances, "content_sha256": content}
         text = json.dumps({"schema_version": _SCHEMA, "cases": self._cases}, indent=2) + "\n"
-        with atomic_path(self.path) as draft:
-            draft.write_text(text, encoding="utf-8", newline="\n")
+        write_text(self.path, text)
 
 
 def _fingerprint(names: Iterable[str]) -> str:
@@ -166,24 +201,33 @@ def pull_series(
     study: str,
     series: str,
     folder: Path,
-    retry: Retry | None = None,
+    attempts: int = DEFAULT_ATTEMPTS,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> int:
-    """Fetch every instance that the archive lists into ``folder``; those that are there already stay.
+    """Fetch every instance that the archive lists into ``folder``. Those that are there already stay.
+
+    Args:
+        archive: that has it.
+        study, series: UIDs.
+        folder: where to, made for its owner alone.
+        attempts: how often a silent or busy archive is asked without progress.
+        progress: told after each instance.
+        cancel: asked before each instance whether to stop.
 
     Returns:
         How many instances the series has.
 
     Raises:
         InputError: the archive knows no such series.
-        PacsError: it refuses, is away for longer than ``retry`` allows, or the series never stops growing.
-        OutputError, CancelledError: what was fetched stays for the next attempt, as with every error.
+        PacsError: it refuses, is away for longer than ``attempts`` allow, or the series never stops growing.
+        OutputError: the folder cannot be written to.
+        CancelledError: ``cancel`` said so. What was fetched stays for the next attempt, as with every error.
     """
-    retry, spool = retry or Retry(), SeriesSpool(folder, study, series)
+    spool = SeriesSpool(folder, study, series)
     spool.open()
     for _ in range(_MOST_LISTINGS):
-        listed = retry.call(lambda: archive.instances(study, series))
+        listed = with_retries(lambda: archive.instances(study, series), attempts)
         if not listed:
             raise InputError(
                 "The study and series must be in the archive",
@@ -195,7 +239,7 @@ def pull_series(
         if not pull.missing():
             pull.tell()
             return len(listed)
-        pull.run(retry)
+        pull.run(attempts)
     raise PacsError("The series must be complete before it is pulled", "it keeps growing", "Try again later")
 
 
@@ -217,7 +261,7 @@ class _Pull:
     def missing(self) -> list[InstanceFound]:
         return [instance for instance in self.listed if not self.spool.has(instance.uid)]
 
-    def run(self, retry: Retry) -> None:
+    def run(self, attempts: int) -> None:
         before = self.there
 
         def has_moved() -> bool:
@@ -226,7 +270,7 @@ class _Pull:
             return moved
 
         try:
-            retry.call(self._fetch, has_moved)
+            with_retries(self._fetch, attempts, has_moved)
         except PacsUnavailableError as problem:
             done = f"{self.there} of {len(self.listed)} instances are there and stay; run the same command again"
             raise PacsUnavailableError(problem.must, problem.given, f"{problem.do}; {done}") from problem

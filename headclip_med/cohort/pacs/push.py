@@ -1,9 +1,11 @@
-"""Our objects → an archive: each of them once, whatever breaks in between."""
+"""Push our objects to an archive: each of them once, whatever breaks in between.
+
+What the archive holds is asked before every attempt, so that no list of what waits has to be kept.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,167 +14,115 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
-from headclip_med.base.errors import HeadclipError, InputError
-from headclip_med.base.files import RECORD_NAME, atomic_path, remove_file
-from headclip_med.cohort.pacs.access import Access
-from headclip_med.cohort.pacs.address import Address, parse_service
-from headclip_med.cohort.pacs.archive import Archive, PacsUnavailableError, StoredFile
-from headclip_med.cohort.pacs.open import open_archive
-from headclip_med.cohort.pacs.retry import Retry
+from headclip_med.base.errors import InputError
+from headclip_med.cohort.pacs.archive import (
+    DEFAULT_ATTEMPTS,
+    Archive,
+    PacsError,
+    Progress,
+    StoredFile,
+    with_retries,
+)
 from headclip_med.reading.content import existing_path
 
-QUEUE_NAME = "push-queue.json"
-QUEUE_SCHEMA = "headclip_med.push_queue/1"
-
-
-Progress = Callable[[int, int], None]  # objects there, objects in all
-Bar = Callable[[str, int], AbstractContextManager[Progress]]  # where to, how many objects
+Bar = Callable[[int], AbstractContextManager[Progress]]  # how many objects
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """A file that waits for an archive: its place below the result folder, the archive, why it is not there yet."""
+class PushOutcome:
+    """What became of some objects.
 
-    file: str
-    archive: str
-    reason: str = "not sent yet"
-
-
-class PushQueue:
-    """``push-queue.json`` in the folder of results; absent while nothing waits. Holds no UID and no secret."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = folder / QUEUE_NAME
-        self._waiting = {(entry.file, entry.archive): entry for entry in self._read()}
-
-    @property
-    def waiting(self) -> list[Waiting]:
-        """All entries, by archive and file."""
-        return sorted(self._waiting.values(), key=lambda entry: (entry.archive, entry.file))
-
-    @property
-    def archives(self) -> list[str]:
-        """Addresses that something waits for."""
-        return sorted({entry.archive for entry in self._waiting.values()})
-
-    def add(self, files: Iterable[Path], archive: str) -> None:
-        """Let files wait; those that do already keep their reason."""
-        for file in files:
-            name = self._name(file)
-            self._waiting.setdefault((name, archive), Waiting(name, archive))
-        self._write()
-
-    def done(self, file: Path, archive: str) -> None:
-        """A file is in the archive."""
-        if self._waiting.pop((self._name(file), archive), None) is not None:
-            self._write()
-
-    def failed(self, file: Path, archive: str, reason: str) -> None:
-        """A file was refused, and why."""
-        name = self._name(file)
-        self._waiting[name, archive] = Waiting(name, archive, reason)
-        self._write()
-
-    def forget_missing(self) -> int:
-        """Drop entries whose file is gone, as after a rerun with other formats; how many."""
-        gone = [key for key, entry in self._waiting.items() if not (self.folder / entry.file).is_file()]
-        for key in gone:
-            del self._waiting[key]
-        if gone:
-            self._write()
-        return len(gone)
-
-    def _name(self, file: Path) -> str:
-        return file.resolve().relative_to(self.folder.resolve()).as_posix()
-
-    def _read(self) -> list[Waiting]:
-        if not self.path.exists():
-            return []
-        try:
-            record = json.loads(self.path.read_text(encoding="utf-8"))
-            if record["schema_version"] != QUEUE_SCHEMA:
-                raise ValueError
-            entries = [Waiting(str(e["file"]), str(e["archive"]), str(e["reason"])) for e in record["waiting"]]
-        except (OSError, ValueError, KeyError, TypeError) as problem:
-            raise InputError(
-                f"{QUEUE_NAME} must be a queue that headclip-med wrote",
-                "something else",
-                "Move it away: a push sends whatever the archive does not hold",
-            ) from problem
-        return [entry for entry in entries if not Path(entry.file).is_absolute() and ".." not in Path(entry.file).parts]
-
-    def _write(self) -> None:
-        if not self._waiting:
-            remove_file(self.path)
-            return
-        entries = [{"file": e.file, "archive": e.archive, "reason": e.reason} for e in self.waiting]
-        text = json.dumps({"schema_version": QUEUE_SCHEMA, "waiting": entries}, indent=2, ensure_ascii=False) + "\n"
-        with atomic_path(self.path) as draft:
-            draft.write_text(text, encoding="utf-8", newline="\n")
-
-
-def targets_of(results: Path, address: str | None) -> list[Address]:
-    """The archive that is named, or all that the queue names.
-
-    Raises:
-        InputError: an address with UIDs, no such results, nothing that waits.
+    Attributes:
+        stored: sent and confirmed now.
+        there: the archive held them already.
+        refused: file names with the archive's reason.
+        waiting: how many are not in the archive yet and were not refused.
+        error: why they wait, None where nothing does.
     """
-    existing_path(results)
-    if address is not None:
-        return [parse_service(address, "The archive to push to")]
-    named = PushQueue(queue_folder(results)).archives
-    if not named:
-        raise InputError(
-            "The archive must be named where nothing waits for one",
-            f"no {QUEUE_NAME}",
-            "Give its address after the folder",
-        )
-    return [parse_service(text) for text in named]
+
+    stored: int
+    there: int
+    refused: tuple[tuple[str, str], ...]
+    waiting: int
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the archive holds everything."""
+        return not self.refused and not self.waiting
 
 
-def push_results(results: Path, target: Address, bar: Bar | None = None) -> PushOutcome:
-    """Push every DICOM object in a folder (or the one file); see :func:`push_files`.
+def push_results(
+    archive: Archive, results: Path, attempts: int = DEFAULT_ATTEMPTS, bar: Bar | None = None
+) -> PushOutcome:
+    """Push every DICOM object in a folder, or the one file.
+
+    Args:
+        archive: where to.
+        results: a folder, searched at any depth, or a file.
+        attempts: see :func:`push_files`.
+        bar: shows the progress.
+
+    Returns:
+        What became of the objects.
 
     Raises:
         InputError: a file that is no DICOM object, or none at all.
     """
-    files, queue = dicom_objects(results), PushQueue(queue_folder(results))
-    queue.forget_missing()
+    files = dicom_objects(results)
     if not files:
         raise InputError(f"{results.name} must hold DICOM objects", "none", "Predict with --format seg,pm,sr,sc")
-    with (bar or _no_bar)(target.service, len(files)) as progress:
-        return push_kept(files, queue, target, progress)
+    with bar(len(files)) if bar else nullcontext() as progress:
+        return push_files(archive, files, attempts, progress)
 
 
-def push_kept(files: list[StoredFile], queue: PushQueue, target: Address, progress: Progress | None) -> PushOutcome:
-    """Push files; an archive that refuses or is away is an outcome, not an error, and everything left stays queued."""
-    access = Access.from_environment()
+def push_files(
+    archive: Archive, files: Sequence[StoredFile], attempts: int = DEFAULT_ATTEMPTS, progress: Progress | None = None
+) -> PushOutcome:
+    """Store the files that the archive does not hold yet.
+
+    An object is known by its SOPInstanceUID, and ours is the same in every rerun: asking first makes a push idempotent.
+
+    Args:
+        archive: where to.
+        files: what it should hold.
+        attempts: how often a silent or busy archive is asked without progress.
+        progress: told after each object.
+
+    Returns:
+        What became of the files. An archive that refuses or is away is an outcome, not an error.
+    """
+    push = _Push(archive, files, progress)
     try:
-        archive = open_archive(target, access)
-        return push_files(archive, target.service, files, queue, Retry(access.attempts), progress)
-    except HeadclipError as error:
-        waiting = sum(entry.archive == target.service for entry in queue.waiting)
-        return PushOutcome(0, len(files) - waiting, (), waiting, str(error))
-
-
-def queue_folder(results: Path) -> Path:
-    """The folder of results that a case's folder or a file lies in: there is one queue for all cases."""
-    folder = results.resolve() if results.is_dir() else results.resolve().parent
-    return folder.parent if (folder / RECORD_NAME).exists() else folder
+        with_retries(push.run, attempts, push.has_moved)
+    except PacsError as problem:
+        return push.outcome(str(problem))
+    return push.outcome()
 
 
 def push_problems(made: PushOutcome, again: str) -> list[str]:
-    """What to say about objects that are not in the archive, and how to finish."""
+    """Say what is not in the archive, and how to finish.
+
+    Args:
+        made: what became of the objects.
+        again: the command that sends the rest.
+
+    Returns:
+        Sentences, none where all is well.
+    """
     said = [f"the archive must take {name}; it said: {reason}." for name, reason in made.refused]
     if made.waiting:
-        said.append(f"{made.error} {made.waiting} object(s) wait in {QUEUE_NAME}; finish with: {again}")
+        said.append(f"{made.error} {made.waiting} object(s) are not there yet; finish with: {again}")
     return said
 
 
 def push_json(made: PushOutcome) -> dict[str, Any]:
-    """An outcome as JSON values."""
+    """Put an outcome as JSON values.
+
+    Args:
+        made: what became of the objects.
+    """
     return {
         "stored": made.stored,
         "already_there": made.there,
@@ -182,12 +132,14 @@ def push_json(made: PushOutcome) -> dict[str, Any]:
     }
 
 
-def _no_bar(service: str, total: int) -> AbstractContextManager[Progress]:
-    return nullcontext(lambda done, of: None)
-
-
 def dicom_objects(source: str | Path) -> list[StoredFile]:
-    """Every ``.dcm`` file in a folder at any depth, without hidden ones; or the one file.
+    """List every ``.dcm`` file in a folder at any depth, without hidden ones, or the one file.
+
+    Args:
+        source: a folder or a file.
+
+    Returns:
+        The files, sorted by path.
 
     Raises:
         InputError: nothing of that name, or a file that is no DICOM object with its UIDs.
@@ -213,68 +165,17 @@ def _stored_file(path: Path) -> StoredFile:
         ) from problem
 
 
-@dataclass(frozen=True)
-class PushOutcome:
-    """What became of some objects.
-
-    Attributes:
-        stored: sent and confirmed now; there: the archive held them already.
-        refused: file names with the archive's reason; error: why the rest waits, None where nothing does.
-    """
-
-    stored: int
-    there: int
-    refused: tuple[tuple[str, str], ...]
-    waiting: int
-    error: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether the archive holds everything."""
-        return not self.refused and not self.waiting
-
-
-def push_files(
-    archive: Archive,
-    address: str,
-    files: Sequence[StoredFile],
-    queue: PushQueue,
-    retry: Retry | None = None,
-    progress: Progress | None = None,
-) -> PushOutcome:
-    """Store the files that the archive does not hold yet; the queue knows the rest at every moment.
-
-    An object is known by its SOPInstanceUID, and ours is the same in every rerun: asking first makes a push idempotent.
-
-    Args:
-        address: of the archive, without UIDs, for the queue.
-
-    Raises:
-        PacsError: the archive refuses us altogether; everything waits then. OutputError: the queue cannot be written.
-    """
-    queue.add((file.path for file in files), address)
-    push = _Push(archive, address, list(files), queue, progress)
-    error = None
-    try:
-        (retry or Retry()).call(push.run, push.has_moved)
-    except PacsUnavailableError as problem:
-        error = str(problem)
-    return PushOutcome(push.stored, push.there, tuple(push.refused.items()), len(push.left), error)
-
-
 class _Push:
     """A push on its way."""
 
-    def __init__(
-        self, archive: Archive, address: str, files: list[StoredFile], queue: PushQueue, progress: Progress | None
-    ) -> None:
-        self.archive, self.address, self.queue, self.progress = archive, address, queue, progress
-        self.left, self.total = files, len(files)
-        self.stored = self.there = self._before = 0
-        self.refused: dict[str, str] = {}
+    def __init__(self, archive: Archive, files: Sequence[StoredFile], progress: Progress | None) -> None:
+        self.archive, self.left, self.progress = archive, list(files), progress
+        self.stored = self.there = 0
+        self.refused: list[tuple[str, str]] = []
+        self.total = self._before = len(files)
 
     def run(self) -> None:
-        """One attempt at everything that is left."""
+        """Make one attempt at everything that is left."""
         self._tell()
         held = {
             found.uid
@@ -289,21 +190,20 @@ class _Push:
     def has_moved(self) -> bool:
         """Whether anything was done since the last question."""
         before, self._before = self._before, len(self.left)
-        return len(self.left) < (before or self.total)
+        return len(self.left) < before
+
+    def outcome(self, error: str | None = None) -> PushOutcome:
+        return PushOutcome(self.stored, self.there, tuple(self.refused), len(self.left), error)
 
     def _told(self, file: StoredFile, reason: str | None) -> None:
         if reason is None:
             self.stored += 1
-            self._finish(file)
-            return
-        self.refused[file.path.name] = reason
-        self.left.remove(file)
-        self.queue.failed(file.path, self.address, reason)
-        self._tell()
+        else:
+            self.refused.append((file.path.name, reason))
+        self._finish(file)
 
     def _finish(self, file: StoredFile) -> None:
         self.left.remove(file)
-        self.queue.done(file.path, self.address)
         self._tell()
 
     def _tell(self) -> None:
