@@ -49,7 +49,6 @@ NOT_YET: dict[str, tuple[float, int, int]] = {
     "napari_plugin": (0.01, 123, 93),
     "reading": (0.019, 78, 54),
     "review": (0.008, 86, 71),
-    "slicing": (0.0, 44, 13),
     "training": (0.008, 81, 54),
     "writing": (0.0, 51, 37),
 }
