@@ -41,7 +41,6 @@ NOT_YET: dict[str, tuple[float, int, int]] = {
     "cohort": (0.0, 81, 53),
     "datasets": (0.0, 88, 42),
     "detectors": (0.01, 113, 57),
-    "encoders": (0.014, 56, 34),
     "engine": (0.0, 53, 46),
     "evaluation": (0.28, 75, 43),
     "headclip_med": (1.0, 0, 1),

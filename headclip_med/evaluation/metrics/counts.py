@@ -40,7 +40,7 @@ def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
 
 
 def region_weights(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], int]:
-    """Weight each pixel of a mask by 1 / size of its region.
+    """Weigh each pixel of a mask by 1 / size of its region.
 
     Args:
         mask: ``(H, W)`` or ``(I, J, K)``.
