@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from headclip_med.base.errors import ModelError
 from headclip_med.detectors import NormalPixels
-from headclip_med.detectors.mvfa.bank import build_bank, distances, views
+from headclip_med.detectors.mvfa.bank import build_read_out_bank, distances, views
 from headclip_med.detectors.mvfa.mvfa import MVFA
 from headclip_med.encoders.build import BuiltTower
 from headclip_med.encoders.image import quarters
@@ -427,12 +427,12 @@ def test_a_large_memory_is_a_random_part_of_all_views_of_all_images() -> None:
         return pixels[None, None, :, :1, 0, :1].expand(2, 3, -1, 5, 7)
 
     images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 8, 8)
-    bank, again, other = (build_bank(numbered, images, 60, seed) for seed in (0, 0, 1))
+    bank, again, other = (build_read_out_bank(numbered, images, 60, seed) for seed in (0, 0, 1))
     assert bank.shape == (2, 3, 60, 7)
     assert torch.equal(bank, again)
     assert not torch.equal(bank, other)
     assert (torch.bincount(bank[0, 0, :, 0].round().long()) > 5).all()
-    assert build_bank(numbered, images, 1000, 0).shape[2] == 4 * 11 * 5
+    assert build_read_out_bank(numbered, images, 1000, 0).shape[2] == 4 * 11 * 5
 
 
 def test_a_tower_in_16_bits_scores_nearly_the_same_and_trains(tiny: MVFA) -> None:
