@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from headclip_med.base.errors import ModelError
 from headclip_med.detectors import scoring
-from headclip_med.detectors.base import Parts, read_config
+from headclip_med.detectors.base import Parts, read_method_config
 from headclip_med.detectors.data import Auxiliary, Capabilities, ClassFeatures, LabelledPixels, SliceBatch
 from headclip_med.detectors.descent import descend
 from headclip_med.detectors.headclip.config import HeadCLIPConfig, at_speed
@@ -107,7 +107,7 @@ class AnomalyCLIP(HeadCLIP):
         Raises:
             ModelError: a pack without class features and prompts, or with some that do not fit the tower.
         """
-        tower, config = parts.built.tower, read_config(AnomalyCLIPConfig, parts.config, parts.name)
+        tower, config = parts.built.tower, read_method_config(AnomalyCLIPConfig, parts.config, parts.name)
         prompts = prompts_of(parts, cls.name, round_deep=config.round_deep, seed=config.seed)
         classes = packed_classes(parts.tensors, config, tower, parts.name.removeprefix("pack "))
         if classes is None:

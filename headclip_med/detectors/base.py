@@ -79,7 +79,7 @@ class Detector(ABC):
             ModelError: parts that do not fit the method or each other.
         """
         self.parts, self.tower = parts, parts.built.tower
-        self.config: Any = read_config(self.Config, parts.config, parts.name)
+        self.config: Any = read_method_config(self.Config, parts.config, parts.name)
         if self.capabilities.uses_text:
             text_of(parts.built, self.name)
         self._check_size()
@@ -217,7 +217,7 @@ class Detector(ABC):
         return ModelError(f"The method must be one that can {what}", f"{self.name}: {why}", "Choose another --method")
 
 
-def read_config(kind: type[Config], values: Mapping[str, Any], whose: str) -> Config:
+def read_method_config(kind: type[Config], values: Mapping[str, Any], whose: str) -> Config:
     """Read a method's configuration.
 
     Args:

@@ -134,7 +134,7 @@ def _from_file(path: Path, named: str | None) -> BuiltTower:
         raise _unfitting(stored.name, named, "those of a CLIP" if is_clip else "those of a vision-only ViT")
     if is_clip:
         return _clip_from_file(stored, state, named)
-    architecture = named or recognise(state, stored.name)
+    architecture = named or recognise_architecture(state, stored.name)
     _check_normalisation_known(architecture, stored.name)
     model = _timm_model(architecture, pretrained=False)
     load_strictly(model, state, stored.name, architecture)
@@ -143,7 +143,7 @@ def _from_file(path: Path, named: str | None) -> BuiltTower:
 
 def _clip_from_file(stored: Stored, state: dict[str, Tensor], named: str | None) -> BuiltTower:
     facts = facts_of(stored, sizes_of(state, stored.name))
-    architecture = named or recognise(state, stored.name, facts)
+    architecture = named or recognise_architecture(state, stored.name, facts)
     clip = own_clip(architecture, state)
     of_our_name = clip is not None
     if clip is None:
@@ -197,7 +197,7 @@ def _activation_note(facts: ClipFacts, clip: nn.Module, architecture: str, file:
 
 
 def architecture_of(stored: Stored, state: Mapping[str, Tensor]) -> str:
-    """Find the architecture of a weight file as :func:`recognise` does.
+    """Find the architecture of a weight file as :func:`recognise_architecture` does.
 
     Args:
         stored: What the file holds, and what lies beside it.
@@ -207,13 +207,13 @@ def architecture_of(stored: Stored, state: Mapping[str, Tensor]) -> str:
         The architecture's name.
 
     Raises:
-        ModelError: as of :func:`recognise`.
+        ModelError: as of :func:`recognise_architecture`.
     """
     facts = facts_of(stored, sizes_of(state, stored.name)) if CLIP_KEY in state else None
-    return recognise(state, stored.name, facts)
+    return recognise_architecture(state, stored.name, facts)
 
 
-def recognise(state: Mapping[str, Tensor], file: str, facts: ClipFacts | None = None) -> str:
+def recognise_architecture(state: Mapping[str, Tensor], file: str, facts: ClipFacts | None = None) -> str:
     """Find the architecture of a state dict by the shapes of its tensors, and of a CLIP by further facts.
 
     Args:

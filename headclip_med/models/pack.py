@@ -26,7 +26,7 @@ from torch import Tensor
 from headclip_med.base.errors import ModelError
 from headclip_med.base.files import sha256_file
 from headclip_med.detectors import get_method
-from headclip_med.detectors.base import read_config
+from headclip_med.detectors.base import read_method_config
 from headclip_med.detectors.data import ClassFeatures
 from headclip_med.detectors.headclip.parts import packed_classes, packed_head_weights
 from headclip_med.encoders.head_weights import DynamicHeadWeights
@@ -56,7 +56,7 @@ class Pack:
 
     def config(self) -> Any:
         """The method's configuration, such as a :class:`HeadCLIPConfig`; unknown keys are refused."""
-        return read_config(get_method(self.record.method).Config, self.record.config, f"pack {self.record.name}")
+        return read_method_config(get_method(self.record.method).Config, self.record.config, f"pack {self.record.name}")
 
     def class_features(self, tower: ImageTower) -> ClassFeatures | None:
         """The pack's own class features, or None when they come from prompts."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from headclip_med.base.errors import ModelError
 from headclip_med.detectors import scoring
-from headclip_med.detectors.base import Detector, Parts, read_config
+from headclip_med.detectors.base import Detector, Parts, read_method_config
 from headclip_med.detectors.data import Capabilities, ClassFeatures, SliceBatch
 from headclip_med.detectors.headclip.config import SIGMA_REFERENCE, HeadCLIPConfig, at_speed, input_size
 from headclip_med.detectors.headclip.parts import packed_classes, packed_head_weights
@@ -82,7 +82,7 @@ class HeadCLIP(Detector):
     def from_parts(cls, parts: Parts) -> HeadCLIP:
         """Make the detector of a pack, or of a tower alone: then its class features are those of the domain's
         prompts."""
-        tower, config = parts.built.tower, read_config(HeadCLIPConfig, parts.config, parts.name)
+        tower, config = parts.built.tower, read_method_config(HeadCLIPConfig, parts.config, parts.name)
         name = parts.name.removeprefix("pack ")
         classes = packed_classes(parts.tensors, config, tower, name)
         if classes is None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors.base import Detector, Parts, read_config
+from headclip_med.detectors.base import Detector, Parts, read_method_config
 from headclip_med.detectors.data import Auxiliary, Capabilities, LabelledPixels, NormalPixels, SliceBatch
 from headclip_med.detectors.descent import descend
 from headclip_med.detectors.headclip.detector import prompted
@@ -166,7 +166,7 @@ class MVFA(Detector):
         Raises:
             ModelError: a bottleneck that cannot be compared with texts, or learned tensors that do not fit.
         """
-        chosen_config = read_config(MVFAConfig, parts.config, parts.name)
+        chosen_config = read_method_config(MVFAConfig, parts.config, parts.name)
         parts = replace(parts, built=with_gelu(parts.built)) if chosen_config.gelu else parts
         super().__init__(parts)
         tower, config = self.tower, self.config
