@@ -31,7 +31,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("headclip_med", "napari_plugin")
-UNCOUNTED = {"cli"}  # see above
+UNCOUNTED = {"cli"}
 SHARE = 0.9
 # Rooms that are not there yet: share that is complete, docstrings without a verb, docstrings with a semicolon.
 NOT_YET: dict[str, tuple[float, int, int]] = {
@@ -43,7 +43,7 @@ NOT_YET: dict[str, tuple[float, int, int]] = {
     "engine": (0.0, 53, 46),
     "evaluation": (0.28, 75, 43),
     "headclip_med": (1.0, 0, 1),
-    "models": (0.0, 36, 31),
+    "models": (0.83, 5, 6),
     "napari_plugin": (0.01, 123, 93),
     "review": (0.008, 86, 71),
     "training": (0.008, 81, 54),
@@ -67,25 +67,25 @@ RIDDLES = {
 _VERBS = """
     accept add adopt advance align allow announce answer append apply arrange ask assemble assign attach average
     avoid backpropagate balance begin bind blend blur bound bring build calibrate call cancel carry cast centre
-    change check choose clamp classify clean clear clip close collect colour combine compare compile complete compute
-    condense connect consume continue convert copy correct count cover create crop cut deal decide declare decode
-    deduplicate de-identify delete derive describe detect digest disable discard disconnect divide do download draw
-    drop embed empty enable encode end enforce enlarge enter erase estimate evaluate exclude execute expand explain
-    export extract fail fetch fill filter find finish fit flatten flip fold follow forbid force forget format
-    forward free freeze fuse gather generate get give go group guard guess halve hand hash have hide highlight hold
-    identify ignore import infer inflate initialise initialize insert inspect install instantiate interpolate invert
-    iterate join judge jump keep label lay learn leave let limit list listen load locate lock log look lower make
-    mark mask match measure merge mirror mix move multiply name narrow normalise note notice number offer open order
-    overlay pack pad pair paint parse pass pick place plan play pool predict prefer prepare preserve press print process
-    project propose protect pull push put quantise query queue quote raise rank read rebuild receive record redirect
-    reduce refresh refuse register reject release reload remember remove rename render reorder repeat replace report
-    request rescale reset reshape resize resample resolve restart restore resume retry return reverse review rewrite
-    rotate round run sample save say scale scan score search see segment select send separate serve set share shift shorten
-    show shrink shuffle simulate size skip smooth sort sound split stack stamp start state step stop store stream
-    stretch strip submit subtract suggest sum summarise supply swap switch synthesise take tell test threshold throw
-    tile tokenise total trace track train transform translate treat trim truncate try turn undo unfold unite unlock
-    unpack unwrap update upload use validate verify view visit wait walk warn warp watch weigh widen window wrap
-    write yield zip
+    change check choose clamp classify clean clear clip close collect colour combine compare compile complete
+    compute condense connect consume continue convert copy correct count cover create crop cut deal decide declare
+    decode deduplicate de-identify delete derive describe detect digest disable discard disconnect divide do
+    download draw drop embed empty enable encode end enforce enlarge enter erase estimate evaluate exclude execute
+    expand explain export extract fail fetch fill filter find finish fit flatten flip fold follow forbid force
+    forget format forward free freeze fuse gather generate get give go group guard guess halve hand hash have hide
+    highlight hold identify ignore import infer inflate initialise initialize insert inspect install instantiate
+    interpolate invert iterate join judge jump keep label lay learn leave let limit list listen load locate lock log
+    look lower make mark mask match measure merge mirror mix move multiply name narrow normalise note notice number
+    offer open order overlay pack pad pair paint parse pass pick place plan play pool predict prefer prepare
+    preserve press print process project propose protect pull push put quantise query queue quote raise rank read
+    rebuild receive record redirect reduce refresh refuse register reject release reload remember remove rename
+    render reorder repeat replace report request rescale reset reshape resize resample resolve restart restore
+    resume retry return reverse review rewrite rotate round run sample save say scale scan score search see segment
+    select send separate serve set share shift shorten show shrink shuffle simulate size skip smooth sort sound
+    split stack stamp start state step stop store stream stretch strip submit subtract suggest sum summarise supply
+    swap switch synthesise take tell test threshold throw tile tokenise total trace track train transform translate
+    treat trim truncate try turn undo unfold unite unlock unpack unwrap update upload use validate verify view visit
+    wait walk warn warp watch weigh widen window wrap write yield zip
     """
 VERBS = set(_VERBS.split())
 NOUN_AFTER = {"of", "per"}  # "score of a slice" opens with a noun
@@ -311,7 +311,7 @@ def _rooms() -> list[str]:
 def _in_two_rooms() -> dict[str, list[str]]:
     places: dict[str, dict[str, str]] = defaultdict(dict)
     for item in _described():
-        if item.owner is None:
+        if item.owner is None and item.name != "main":  # what a module that is run as a script calls
             places[item.name][item.room] = str(item)
     return {name: sorted(found.values()) for name, found in sorted(places.items()) if len(found) > 1}
 

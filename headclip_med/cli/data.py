@@ -54,7 +54,7 @@ def layouts(as_json: options.JsonOption = False) -> None:
 
 
 @data_app.command("check")
-def check(
+def check_data(
     data: DataArgument,
     sequences: SequencesOption = None,
     lesion_values: options.LesionValuesOption = None,
