@@ -171,7 +171,7 @@ def demo(
     device: options.DeviceOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
-    """Find a lesion of known place in an embedded synthetic volume; offline, about a minute on a CPU."""
+    """Find a lesion of known place in an embedded synthetic volume, offline, in about a minute on a CPU."""
     with errors_in_words():
         from headclip_med.cli import checks as cli_checks
         from headclip_med.cli.screen import console
@@ -193,7 +193,7 @@ def demo(
 
 @app.command()
 def doctor(as_json: options.JsonOption = False) -> None:
-    """Check this installation: packages, devices, packs, decoders, viewer; exit code 1 if anything fails."""
+    """Check this installation: packages, devices, packs, decoders, viewer. Exit code 1 if anything fails."""
     with errors_in_words():
         from dataclasses import asdict
 
@@ -249,7 +249,7 @@ def _engine(
 
 
 def main() -> None:
-    """Entry point of the ``headclip-med`` script."""
+    """Run the ``headclip-med`` script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path may hold what its encoding cannot
             stream.reconfigure(errors="backslashreplace")

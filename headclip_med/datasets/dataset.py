@@ -53,7 +53,7 @@ class CaseDataset:
         return any(case.has_mask for case in self.cases)
 
     def load(self, case: Case) -> LabelledVolume:
-        """Read a case with its truth, as of :func:`headclip_med.datasets.loading.read_case`.
+        """Read a case with its truth, as of :func:`headclip_med.datasets.loading.load_labelled`.
 
         Args:
             case: One of the set.
@@ -64,6 +64,6 @@ class CaseDataset:
         Raises:
             InputError: an unreadable image or mask.
         """
-        from headclip_med.datasets.loading import read_case
+        from headclip_med.datasets.loading import load_labelled
 
-        return read_case(case, masks_known=self.has_masks)
+        return load_labelled(case, masks_known=self.has_masks)

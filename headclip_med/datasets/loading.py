@@ -17,7 +17,7 @@ from headclip_med.reading.checks import stack
 CONTRADICTION = "labelled "
 
 
-def read_case(case: Case, *, masks_known: bool) -> LabelledVolume:
+def load_labelled(case: Case, *, masks_known: bool) -> LabelledVolume:
     """Read a case.
 
     Args:
