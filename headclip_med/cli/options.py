@@ -29,7 +29,7 @@ class CommandList(TyperGroup):
 
 
 class CommandApp(typer.Typer):
-    """An app whose help is shown as it is written, as brackets are no markup, and whose commands can be quiet or
+    """An app whose help is shown as it is written, as brackets are no markup, with commands that can be quiet or
     verbose."""
 
     def __init__(self, words: str, **more: Any) -> None:

@@ -153,8 +153,7 @@ class AnomalyCLIP(HeadCLIP):
         descend(self.learned(), self.loss, auxiliary, lr=self.config.lr)
 
     def state(self) -> dict[str, Tensor]:
-        """Give the class features, which are enough to score, and the prompts that they came from, where there are
-        some."""
+        """Give the class features, which are enough to score, and the prompts that they came from, if any."""
         classes = self._current_classes()
         patch = torch.stack([classes.patch[layer] for layer in self.layers])
         tensors = {"patch_classes": patch[0] if bool((patch == patch[0]).all()) else patch}

@@ -35,8 +35,13 @@ _OWN_NAME = re.compile(
 
 @dataclass(frozen=True)
 class ClipSizes:
-    """What tensors tell of a CLIP: ``width``, ``depth``, ``patch`` and input ``size`` in pixels of the image side,
-    length ``dim`` of its features, and width, context length and vocabulary of the text side, 0 where it is no CLIP's.
+    """What tensors tell of a CLIP, where sizes of the text side are 0 if it is no CLIP's.
+
+    Attributes:
+        width, depth, patch: of the image side, the patch in pixels.
+        size: side of its input in pixels.
+        dim: length of the features of both sides.
+        text_width, context, vocabulary: width, context length and vocabulary of the text side.
     """
 
     width: int

@@ -111,8 +111,7 @@ def tensor_names(path: Path) -> list[str]:
 
 
 def read_plain(path: Path) -> Any:
-    """Read what a safetensors or PyTorch file holds, with :class:`Inert` in the place of objects that are no plain
-    values.
+    """Read what a safetensors or PyTorch file holds, where objects that are no plain values become :class:`Inert`.
 
     Args:
         path: File of safetensors or PyTorch.

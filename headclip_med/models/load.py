@@ -455,8 +455,7 @@ def _short(name: str) -> str:
 
 
 def place_model(model: Model, device: torch.device, dtype: torch.dtype) -> Model:
-    """Move the model to a device and store its image tower's matrices in another type, while the text side stays
-    float32.
+    """Move the model to a device and store its image tower's matrices in another type, the text side in float32.
 
     Args:
         model: Tower and pack.

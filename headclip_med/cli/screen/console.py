@@ -125,7 +125,7 @@ def table(*heads: str, show_header: bool = True) -> Table:
 
 
 def progress_bars(*more: ProgressColumn, keep: bool = False) -> Progress:
-    """Build bars on stderr with how many are done, of how many, and the time left, where ``keep`` leaves them on the
+    """Build bars on stderr with how many are done, of how many, and the time left, which ``keep`` leaves on the
     screen."""
     words = TextColumn("{task.description}", markup=False)
     columns = (words, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), *more)
@@ -138,8 +138,7 @@ def draws_bars() -> bool:
 
 
 class Pulse:
-    """Lines of progress on stderr where no bar is drawn, some seconds apart, where what is done before that stays
-    silent."""
+    """Lines of progress on stderr where no bar is drawn, some seconds apart, none for what is done before that."""
 
     def __init__(self) -> None:
         self._last: float | None = None

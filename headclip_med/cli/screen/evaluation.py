@@ -60,8 +60,7 @@ class EvaluationBar(EvaluationWatcher):
 
 
 def evaluation_json(record: EvaluationRecord, curves: bool) -> dict[str, Any]:
-    """Build the object that ``evaluate --json`` prints: metrics, without what only a plot needs unless that is asked
-    for."""
+    """Build the object that ``evaluate --json`` prints: metrics, without what only a plot needs unless asked for."""
     plain: dict[str, Any] = record.model_dump(mode="json")
     for model in plain["models"]:
         for levels in (model["levels"], *(group["levels"] for group in model["subgroups"])):

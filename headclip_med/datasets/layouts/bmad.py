@@ -46,8 +46,7 @@ def recognise(tree: Tree) -> bool:
 
 
 def list_cases(tree: Tree) -> Listing:
-    """List a case per ID and split, slices in the order of their numbers, where names without a number stay single
-    images.
+    """List a case per ID and split, its slices by their numbers, where names without a number stay single images.
 
     Args:
         tree: What lies in the folder.

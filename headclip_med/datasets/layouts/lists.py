@@ -275,8 +275,7 @@ def read_label(value: object, where: str) -> bool | None:
 
 
 def inside(folder: Path, text: str, where: str) -> Path:
-    """Locate a listed path, which must stay within the folder of its list: a list from elsewhere must not open other
-    files.
+    """Locate a listed path, which must stay below its list, as one from elsewhere must not open other files.
 
     Args:
         folder: Of the list.

@@ -43,8 +43,7 @@ def recognise(root: Path) -> bool:
 
 
 def list_cases(root: Path, sequences: Sequence[str] | None = None) -> Listing:
-    """List a case per entry of ``training``, or per name in ``imagesTr`` and ``imagesTs`` whose channels are the
-    sequences.
+    """List a case per entry of ``training``, or per name in ``imagesTr`` and ``imagesTs`` with its channels.
 
     Args:
         root: The file or its folder.

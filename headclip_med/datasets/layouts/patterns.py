@@ -104,8 +104,7 @@ def matches(tree: Tree, pattern: tuple[str, str]) -> list[tuple[str, Groups]]:
 
 
 def rules_of_globs(image: str, mask: str) -> tuple[Rule, Rule]:
-    """Make rules of two patterns as in a shell: what wildcards of the image stand for, the first ones of the mask do
-    too.
+    """Make rules of two patterns as in a shell, where wildcards of the image stand for the same as those of the mask.
 
     A pattern without ``/`` holds in every folder, ``**/`` is any folders, and wildcards in an ending say nothing.
 

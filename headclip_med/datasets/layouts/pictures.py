@@ -139,8 +139,7 @@ def recognise_pairs(tree: Tree) -> bool:
 
 
 def list_pairs(tree: Tree, image: Sequence[str] = (), mask: Sequence[str] = (), normal: Sequence[str] = ()) -> Listing:
-    """List a case per image with a mask, per image beside such ones without, and per image in a folder of a normal
-    name.
+    """List a case per image with a mask, per image beside such ones, and per image in a folder of a normal name.
 
     The mask says whether an image is normal. One without a mask has no truth, unless its folder says normal.
 

@@ -42,8 +42,7 @@ Rows = list[tuple[int, list[str]]]
 
 
 def recognise(root: Path) -> bool:
-    """Tell whether this is a CSV of images, or the folder has exactly one, where a list of names and labels counts
-    beside its images.
+    """Tell whether this is a CSV of images, or the folder has exactly one, or a list of names beside its images.
 
     Args:
         root: The file or its folder.
@@ -55,8 +54,8 @@ def recognise(root: Path) -> bool:
 
 
 def list_cases(root: Path) -> Listing:
-    """List the rows of a CSV with the columns ``image`` (several joined by ``;``), mask, label, patient, name,
-    category, split.
+    """List the rows of a CSV with a column ``image`` (several joined by ``;``), and any of the others of
+    :data:`FIELDS`.
 
     ``lesion_values`` and ``ignore_values`` say what the values of the mask mean. Every other column is kept for
     subgroup tables. Paths are relative to the file or to the folder above it, or absolute. Without a column ``image``,

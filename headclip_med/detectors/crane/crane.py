@@ -171,8 +171,7 @@ class Crane(Detector):
         return self._learnable().learner
 
     def loss(self, batch: LabelledPixels) -> Tensor:
-        """Sum 2 Σ over views of (focal + dice) + 0.2 · CE of the image, over the whole square, without a gradient of
-        the images.
+        """Sum 2 Σ over views of (focal + dice) + 0.2 · CE of the image, over the whole square, for the prompts alone.
 
         Of a share ``context_probability`` under prompts that are told of the image, else under static ones.
         """
@@ -188,8 +187,7 @@ class Crane(Detector):
         descend(self.learned(), self.loss, auxiliary, lr=self.config.lr, betas=_BETAS)
 
     def state(self) -> dict[str, Tensor]:
-        """Give the class features, which are enough to score, and the prompts that they came from, where there are
-        some."""
+        """Give the class features, which are enough to score, and the prompts that they came from, if any."""
         both = self._static_classes()
         state = {"patch_classes": kept(both), "image_classes": kept(both)}
         return state if self.prompts is None else state | self.prompts.tensors()

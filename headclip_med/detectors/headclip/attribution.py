@@ -30,8 +30,7 @@ from headclip_med.encoders.tower import Block, ImageTower
 
 @dataclass(frozen=True)
 class HeadShares:
-    """Parts of the logit difference abnormal − normal of every patch, in logits, of which positive ones raise the
-    score.
+    """Parts of the logit difference abnormal − normal of every patch, in logits. Positive ones raise the score.
 
     Attributes:
         layers: the T tapped layers, 0-based.

@@ -80,8 +80,7 @@ class HeadCLIP(Detector):
 
     @classmethod
     def from_parts(cls, parts: Parts) -> HeadCLIP:
-        """Make the detector of a pack, or of a tower alone: then its class features are those of the domain's
-        prompts."""
+        """Make the detector of a pack, or of a tower alone with the class features of the domain's prompts."""
         tower, config = parts.built.tower, read_method_config(HeadCLIPConfig, parts.config, parts.name)
         name = parts.name.removeprefix("pack ")
         classes = packed_classes(parts.tensors, config, tower, name)

@@ -26,8 +26,7 @@ _FARTHEST_LOGIT = 16.0
 
 
 def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    """Label the connected regions of a mask, where neighbours by a corner belong together (8 in an image, 26 in a
-    volume).
+    """Label the connected regions of a mask, by corners too (8 neighbours in an image, 26 in a volume).
 
     Args:
         mask: ``(H, W)`` or ``(I, J, K)``.

@@ -81,7 +81,7 @@ def p_value(differences: NDArray[np.float64]) -> float | None:
         differences: ``(replicates,)``, NaN where undefined.
 
     Returns:
-        In [1 / (replicates + 1), 1], None without replicates.
+        In [2 / (replicates + 1), 1], None where every replicate is undefined.
     """
     defined = differences[np.isfinite(differences)]
     if not len(defined):
