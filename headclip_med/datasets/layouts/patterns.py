@@ -104,7 +104,7 @@ def matches(tree: Tree, pattern: tuple[str, str]) -> list[tuple[str, Groups]]:
 
 
 def rules_of_globs(image: str, mask: str) -> tuple[Rule, Rule]:
-    """Make rules of two patterns as in a shell, where wildcards of the image stand for the same as those of the mask.
+    """Make rules of two patterns as in a shell, whose first wildcards stand for the same in image and mask.
 
     A pattern without ``/`` holds in every folder, ``**/`` is any folders, and wildcards in an ending say nothing.
 
