@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 def keep_triton_out() -> None:
     """Have torch do without triton where Mesa's OpenGL is open, such as in a process with a napari window.
 
-    triton brings an LLVM of its own. Loaded after Mesa's, it ends the process; an engine never compiles, so that
+    triton brings an LLVM of its own. Loaded after Mesa's, it ends the process. An engine never compiles, so that
     nothing is lost. Windows and macOS have no Mesa. It must be called before torch's compiler is loaded.
     """
     if "triton" in sys.modules or not sys.platform.startswith("linux"):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from headclip_med.datasets import Case, LabelledVolume, open_dataset
 from headclip_med.datasets.check import DataReport, Problem, check_dataset
-from headclip_med.datasets.loading import load_case
+from headclip_med.datasets.loading import load_labelled
 
 
 def _check(root: Path) -> DataReport:
@@ -91,9 +91,9 @@ def test_a_case_that_fails_unforeseen_does_not_stop_the_check(tmp_path: Path, mo
     def fail(case: Case, *, masks_known: bool) -> LabelledVolume:
         if case.name == "01":
             raise ZeroDivisionError("/secret/path")
-        return load_case(case, masks_known=masks_known)
+        return load_labelled(case, masks_known=masks_known)
 
-    monkeypatch.setattr("headclip_med.datasets.loading.load_case", fail)
+    monkeypatch.setattr("headclip_med.datasets.loading.load_labelled", fail)
     report = _check(pairs_tree(tmp_path))
     problem = _found(report)["unreadable_image"]
     assert problem.cases == ("01",)

@@ -14,12 +14,12 @@ from PIL import Image
 from headclip_med import read_volume
 from headclip_med.base.errors import InputError
 from headclip_med.datasets import Case, LabelledVolume, open_dataset
-from headclip_med.datasets.loading import load_case
+from headclip_med.datasets.loading import load_labelled
 from headclip_med.datasets.truth import GridError, MaskError
 
 
 def _load(image: Path, mask: Path | None = None, label: bool | None = None, *, known: bool = True) -> LabelledVolume:
-    return load_case(Case("case", (image,), () if mask is None else (mask,), label), masks_known=known)
+    return load_labelled(Case("case", (image,), () if mask is None else (mask,), label), masks_known=known)
 
 
 def _truth(image: Path, mask: Path) -> np.ndarray:
@@ -234,7 +234,7 @@ def test_an_nrrd_mask_of_a_nifti_volume(tmp_path: Path) -> None:
 
 def test_sequences_share_one_mask(tmp_path: Path) -> None:
     images = tuple(put_volume(tmp_path / f"{number}.nii.gz", seed=number) for number in range(2))
-    labelled = load_case(Case("c", images, (put_label(tmp_path / "m.nii.gz"),)), masks_known=True)
+    labelled = load_labelled(Case("c", images, (put_label(tmp_path / "m.nii.gz"),)), masks_known=True)
     assert tuple(labelled.volume.shape) == (2, 4, 5, 3)
     assert labelled.gt_mask is not None
     assert labelled.gt_mask.shape == (4, 5, 3)
@@ -244,7 +244,7 @@ def test_sequences_share_one_mask(tmp_path: Path) -> None:
 
 
 def _stack(images: list[Path], masks: tuple[Path | None, ...] = ()) -> LabelledVolume:
-    return load_case(Case("vol", tuple(images), masks, stacked=True), masks_known=True)
+    return load_labelled(Case("vol", tuple(images), masks, stacked=True), masks_known=True)
 
 
 def test_slices_become_a_volume_in_order(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from headclip_med.datasets import LabelledVolume, open_dataset
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.check import check_dataset
-from headclip_med.datasets.loading import load_case
+from headclip_med.datasets.loading import load_labelled
 from headclip_med.datasets.truth import MaskError, MeaningError
 from headclip_med.datasets.values import COLOUR, EVERY_VALUE, MaskValues
 
@@ -36,7 +36,7 @@ TRUTH = _box(1).astype(bool)
 def _load(folder: Path, mask: Path, values: MaskValues | None = None) -> LabelledVolume:
     image = put_image(folder / "image.png", size=(COLUMNS, ROWS))
     case = Case("case", (image,), (mask,)) if values is None else Case("case", (image,), (mask,), values=values)
-    return load_case(case, masks_known=True)
+    return load_labelled(case, masks_known=True)
 
 
 def _seen(labelled: LabelledVolume) -> np.ndarray:
@@ -415,7 +415,7 @@ def test_instances_are_labels_however_many(tmp_path: Path, share: float) -> None
         array[row : row + side, column : column + side] = number + 1
     image = put_image(tmp_path / "image.png", size=(128, 80))
     mask = _saved(tmp_path / "m.png", Image.fromarray(array))
-    labelled = load_case(Case("case", (image,), (mask,), values=EVERY_VALUE), masks_known=True)
+    labelled = load_labelled(Case("case", (image,), (mask,), values=EVERY_VALUE), masks_known=True)
     assert np.array_equal(_seen(labelled), array > 0)
     assert len(labelled.mask_values) == 160
 

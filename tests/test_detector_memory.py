@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from headclip_med.base.errors import InputError, ModelError
 from headclip_med.cli.main import app
 from headclip_med.detectors import HeadCLIP, NormalPixels
-from headclip_med.detectors.memory import Memory, MemoryConfig, PatchBank, WithMemory, adapted, build_bank
+from headclip_med.detectors.memory import Memory, MemoryConfig, PatchBank, WithMemory, adapted, build_patch_bank
 from headclip_med.encoders.image import EncodeOptions, encode_images
 from headclip_med.engine.normals import read_normals
 from headclip_med.engine.torch_engine import load_engine
@@ -94,8 +94,8 @@ def test_the_memory_is_averaged_with_the_map_it_is_added_to() -> None:
 
 def test_the_bank_is_capped_and_covers_what_it_leaves_out() -> None:
     built, seen = vit_built(), normals(6)
-    whole = build_bank(built.tower, seen, (1,), MemoryConfig(bank_size=1000, candidates=1000))
-    small = build_bank(built.tower, seen, (1,), MemoryConfig(bank_size=20, candidates=1000))
+    whole = build_patch_bank(built.tower, seen, (1,), MemoryConfig(bank_size=1000, candidates=1000))
+    small = build_patch_bank(built.tower, seen, (1,), MemoryConfig(bank_size=20, candidates=1000))
     assert len(whole.features[1]) == 2 * 6 * 16
     assert len(small.features[1]) == 20
     draw = torch.Generator().manual_seed(0)
@@ -109,7 +109,7 @@ def test_background_is_not_remembered_and_not_scored() -> None:
     seen = normals(2)
     valid = seen.valid.clone()
     valid[:, :, 16:] = False
-    half = build_bank(vit_built().tower, NormalPixels(seen.pixels, valid), (1,), MemoryConfig())
+    half = build_patch_bank(vit_built().tower, NormalPixels(seen.pixels, valid), (1,), MemoryConfig())
     assert len(half.features[1]) == 2 * 2 * 8
     detector = Memory(parts(vit_built())).adapt(seen)
     inside = torch.zeros(1, 32, 32, dtype=torch.bool)
@@ -117,7 +117,7 @@ def test_background_is_not_remembered_and_not_scored() -> None:
     out = detector.score(noise(1), inside)
     assert float(out.scores[0]) == pytest.approx(float(out.maps[0, :8, :8].max()))
     with pytest.raises(ModelError, match="Normal images must show the patient"):
-        build_bank(vit_built().tower, NormalPixels(seen.pixels, valid & False), (1,), MemoryConfig())
+        build_patch_bank(vit_built().tower, NormalPixels(seen.pixels, valid & False), (1,), MemoryConfig())
 
 
 def test_slices_of_one_volume_do_not_vouch_for_each_other() -> None:
@@ -125,15 +125,15 @@ def test_slices_of_one_volume_do_not_vouch_for_each_other() -> None:
     first, second = noise(1, seed=20), noise(1, seed=21)
     pixels = torch.cat([first + 0.01 * noise(3), second + 0.01 * noise(3, seed=2)])
     valid = torch.ones(6, 32, 32, dtype=torch.bool)
-    apart = build_bank(vit_built().tower, NormalPixels(pixels, valid, (0, 0, 0, 1, 1, 1)), (1,), MemoryConfig())
-    alone = build_bank(vit_built().tower, NormalPixels(pixels, valid), (1,), MemoryConfig())
+    apart = build_patch_bank(vit_built().tower, NormalPixels(pixels, valid, (0, 0, 0, 1, 1, 1)), (1,), MemoryConfig())
+    alone = build_patch_bank(vit_built().tower, NormalPixels(pixels, valid), (1,), MemoryConfig())
     assert apart.centre > 20 * alone.centre
     other = Memory(parts(vit_built())).adapt(NormalPixels(pixels, valid, (0, 0, 0, 1, 1, 1))).score(noise(1, seed=30))
     assert float(other.maps.mean()) < 0.5
 
 
 def test_one_normal_image_is_compared_with_its_mirror_image() -> None:
-    bank = build_bank(vit_built().tower, normals(1), (1,), MemoryConfig())
+    bank = build_patch_bank(vit_built().tower, normals(1), (1,), MemoryConfig())
     assert bank.centre > 0
     assert bank.spread > 0
 

@@ -203,17 +203,17 @@ def test_a_pipe_is_refused_and_does_not_wait(tmp_path: Path) -> None:
 
 def test_a_series_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     CtSeries().write(tmp_path)
-    genuine, victim = dicom_decode.open_dataset, sorted(tmp_path.iterdir())[3]
+    genuine, victim = dicom_decode.open_dicom, sorted(tmp_path.iterdir())[3]
 
     def change(header: object) -> object:
         victim.write_bytes(victim.read_bytes() + b"\0\0")
         return genuine(header)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(dicom_decode, "open_dataset", change)
+    monkeypatch.setattr(dicom_decode, "open_dicom", change)
     for policy in ("error", "keep"):
         with pytest.raises(InputError, match=f"{victim.name} must not change while it is read"):
             load(tmp_path, on_irregular=policy)
-    monkeypatch.setattr(dicom_decode, "open_dataset", lambda header: header.path.unlink() or genuine(header))
+    monkeypatch.setattr(dicom_decode, "open_dicom", lambda header: header.path.unlink() or genuine(header))
     with pytest.raises(InputError, match=r"must not change while it is read.*went away"):
         load(tmp_path)
 

@@ -21,7 +21,7 @@ from headclip_med.base.errors import HeadclipError, ModelError
 from headclip_med.base.files import sha256_file
 from headclip_med.detectors import Detector
 from headclip_med.detectors.prompts import ABNORMAL_STATES, NORMAL_STATES, TEMPLATES, ensemble
-from headclip_med.encoders.build import build_tower, recognise
+from headclip_med.encoders.build import build_tower, recognise_architecture
 from headclip_med.encoders.head_weights import DynamicHeadWeights
 from headclip_med.encoders.text import class_features
 from headclip_med.encoders.timm_vit import TimmVitSpec, build_timm_vit
@@ -93,12 +93,12 @@ def test_clip_models_with_two_activations_are_not_guessed(clip_file: Path) -> No
     """Tensors cannot tell QuickGELU from GELU: a shape that both share must be named by the user."""
     state = open_clip.create_model("ViT-B-32", pretrained=None).state_dict()
     with pytest.raises(ModelError, match=r"several architectures fit: .*ViT-B-32.*Name it yourself as ARCHITECTURE@x"):
-        recognise(state, "x.safetensors")
+        recognise_architecture(state, "x.safetensors")
     assert build_tower(str(clip_file)).architecture == SMALL_CLIP
 
 
 def test_a_vision_only_file_is_recognised_by_its_tensors(dinov2_like: Path) -> None:
-    assert recognise(load_file(dinov2_like), "dino.safetensors") == "vit_small_patch14_dinov2"
+    assert recognise_architecture(load_file(dinov2_like), "dino.safetensors") == "vit_small_patch14_dinov2"
 
 
 def _vit_file(folder: Path) -> Path:

@@ -23,7 +23,7 @@ from headclip_med.base.errors import ModelError
 from headclip_med.base.files import sha256_file
 from headclip_med.cli.main import app
 from headclip_med.detectors import Parts
-from headclip_med.detectors.base import read_config
+from headclip_med.detectors.base import read_method_config
 from headclip_med.detectors.crane.crane import Crane, CraneConfig
 from headclip_med.detectors.crane.crane_plus import CranePlusConfig
 from headclip_med.encoders.build import BuiltTower, build_tower
@@ -174,7 +174,7 @@ def test_a_crane_pack_holds_all_of_its_configuration(
     write_pack(tmp_path / "pack", made)
     pack = load_pack(tmp_path / "pack")
     kind = {"crane": CraneConfig, "crane+": CranePlusConfig}[method]
-    config = read_config(kind, pack.record.config, "the pack")
+    config = read_method_config(kind, pack.record.config, "the pack")
     released = {"crane+": {"values_after_attention": True}}.get(method, {})
     assert config == kind(feature_layers=(-1,), **released)
     assert set(pack.record.config) == {each.name for each in fields(kind)} - {"image_size", "local_start"}

@@ -31,7 +31,7 @@ from weight_formats import (
 )
 
 from headclip_med.base.errors import ModelError
-from headclip_med.encoders.build import BuiltTower, build_tower, recognise, with_weights
+from headclip_med.encoders.build import BuiltTower, build_tower, recognise_architecture, with_weights
 from headclip_med.encoders.clip_architecture import ClipFacts
 from headclip_med.encoders.weight_names import tower_names
 
@@ -136,10 +136,10 @@ def test_a_known_architecture_is_called_by_its_name(name: str) -> None:
     config = open_clip.get_model_config(name)
     with torch.device("meta"):
         state = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"]).state_dict()
-    assert recognise(state, "x.pt", ClipFacts(quick_gelu=True)) == f"{name}-quickgelu"
-    assert recognise(state, "x.pt", ClipFacts(quick_gelu=False)) == name
+    assert recognise_architecture(state, "x.pt", ClipFacts(quick_gelu=True)) == f"{name}-quickgelu"
+    assert recognise_architecture(state, "x.pt", ClipFacts(quick_gelu=False)) == name
     with pytest.raises(ModelError, match=rf"several architectures fit: {name}, {name}-quickgelu.*need -quickgelu"):
-        recognise(state, "x.pt")
+        recognise_architecture(state, "x.pt")
 
 
 def dinov2(registers: int) -> tuple[nn.Module, dict[str, Tensor]]:

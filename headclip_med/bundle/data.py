@@ -19,7 +19,7 @@ from headclip_med.bundle.states import CutsFor
 from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.fingerprints import Inventory, fingerprint_case, take_inventory
-from headclip_med.datasets.loading import load_case
+from headclip_med.datasets.loading import load_labelled
 from headclip_med.datasets.split import split_patients
 from headclip_med.datasets.values import Words, plain_values, values_from_plain
 from headclip_med.evaluation.protocol import overlap_with
@@ -219,7 +219,7 @@ class LoadCase(Transform):
             InputError: an image or a mask that cannot be used, or a case that does not say where its lesions are.
         """
         case = case_of(data)
-        labelled = load_case(case, masks_known=True)
+        labelled = load_labelled(case, masks_known=True)
         if labelled.gt_mask is None:
             raise InputError("A case must say where its lesions are", f"{case.name} has no mask")
         label = torch.from_numpy(labelled.gt_mask[None].astype("float32"))
@@ -298,7 +298,7 @@ class TrainingSlices(Dataset):
 
 def _cut(item: Item, network: CutsFor, config: SliceConfig) -> list[TrainingSlice]:
     case, model = case_of(item), network.model
-    labelled = load_case(case, masks_known=True)
+    labelled = load_labelled(case, masks_known=True)
     if labelled.gt_mask is None:
         raise InputError("Every training case must say where its lesions are", f"{case.name} has no mask")
     tower = model.built.tower

@@ -14,7 +14,7 @@ from headclip_med.base.errors import InputError, ModelError
 from headclip_med.bundle.data import IGNORE
 from headclip_med.bundle.states import check_state
 from headclip_med.detectors import Detector, HeadCLIP, LabelledPixels, get_method
-from headclip_med.detectors.base import read_config
+from headclip_med.detectors.base import read_method_config
 from headclip_med.encoders.build import build_tower
 from headclip_med.engine.device import Precision, choose_dtype
 from headclip_med.engine.torch_engine import Engine
@@ -159,7 +159,7 @@ def new_method(
         raise ModelError("The method must be another than headclip", method, "Run the workflow train for it")
     if not chosen.capabilities.trains:
         raise ModelError("The method must be one that learns", method, "It needs no training: use it as it is")
-    read_config(chosen.Config, options or {}, f"the method {method}")
+    read_method_config(chosen.Config, options or {}, f"the method {method}")
     place = pack_place(model, builtin_packs())
     lender = load_model(model, weights=weights) if is_pack(place) else None
     has_text = may_have_text(model) if lender is None else lender.built.clip is not None

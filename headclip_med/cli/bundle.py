@@ -10,7 +10,7 @@ import typer
 from headclip_med.bundle.folder import DEFAULT
 from headclip_med.cli import options
 from headclip_med.cli.errors import errors_in_words
-from headclip_med.cli.export import export
+from headclip_med.cli.export import export_bundle
 
 bundle_app = options.CommandApp("Run, check and find MONAI bundles.")
 
@@ -158,4 +158,4 @@ def bundle_verify(
         raise typer.Exit(1 if failed else 0)
 
 
-bundle_app.command("export")(export)
+bundle_app.command("export")(export_bundle)

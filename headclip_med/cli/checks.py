@@ -49,20 +49,20 @@ def check_model(name: str) -> None:
 
 
 def check_file(path: Path | None, what: str) -> None:
-    """Refuse a file that is not there; None was not given."""
+    """Refuse a file that is not there, where None was not given."""
     if path is not None and not (_exists(path) and path.expanduser().is_file()):
         given = f"{path.name}, a folder" if _exists(path) else path.name
         raise InputError(f"{what} must be a file that exists", given, _near_path(path))
 
 
 def check_place(path: Path | None, what: str) -> None:
-    """Refuse a file or folder that is not there; None was not given."""
+    """Refuse a file or folder that is not there, where None was not given."""
     if path is not None and not _exists(path):
         raise InputError(f"{what} must be a file or folder that exists", path.name, _near_path(path))
 
 
 def check_weights(weights: str | Path | None) -> None:
-    """Refuse a weight file ``[ARCH@]FILE`` that is not there; a tower's name is left to the hubs."""
+    """Refuse a weight file ``[ARCH@]FILE`` that is not there, while a tower's name is left to the hubs."""
     path = Path(str(weights).rpartition("@")[2])
     if weights is not None and not _exists(path) and path.suffix.lower() in _WEIGHT_ENDINGS:
         raise ModelError("The weight file must exist", path.name, _near_path(path))
@@ -86,10 +86,12 @@ def check_data(specs: Iterable[str]) -> None:
 
 
 def check_inputs(inputs: Sequence[str], cases: Sequence[CaseInput], out: Path) -> None:
-    """Refuse to begin where no case can be read or written; where only some cannot, these fail one by one.
+    """Refuse to begin where no case can be read or written, while where only some cannot, these fail one by one.
 
     Args:
-        inputs: as they were typed; cases: what they stand for.
+        inputs: As they were typed.
+        cases: What they stand for.
+        out: Where results go.
 
     Raises:
         InputError, OutputError: what is wrong with the first one, or results that would lie among their sources.

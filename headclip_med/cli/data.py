@@ -39,7 +39,7 @@ SequencesOption = Annotated[
 
 @data_app.command("layouts")
 def layouts(as_json: options.JsonOption = False) -> None:
-    """The folder layouts that are understood, each with examples of its files."""
+    """List the folder layouts that are understood, each with examples of its files."""
     with errors_in_words():
         from headclip_med.cli.screen import console
         from headclip_med.datasets import LAYOUTS
@@ -54,14 +54,14 @@ def layouts(as_json: options.JsonOption = False) -> None:
 
 
 @data_app.command("check")
-def check(
+def data_check(
     data: DataArgument,
     sequences: SequencesOption = None,
     lesion_values: options.LesionValuesOption = None,
     ignore_values: options.IgnoreValuesOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """What was found, what is missing or inconsistent, and how to mend it; exit code 1 if anything is wrong."""
+    """Check a set: what was found, what is missing or inconsistent, how to mend it. Exit code 1 if any is wrong."""
     with errors_in_words():
         from headclip_med.cli.screen import console
         from headclip_med.datasets.check import check_dataset

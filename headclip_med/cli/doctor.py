@@ -37,7 +37,9 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        name: what; status: ``warn`` works with a limit, ``fail`` does not work; detail: what was found;
+        name: what.
+        status: ``warn`` works with a limit, ``fail`` does not work.
+        detail: what was found.
         fix: the command or step that mends it, empty when there is nothing to mend.
     """
 
@@ -48,7 +50,7 @@ class Check:
 
 
 def diagnose() -> list[Check]:
-    """Look at everything the package depends on; never raises, takes a few seconds."""
+    """Look at everything the package depends on, which never raises and takes a few seconds."""
     return [check for look in _LOOKS for check in _guarded(look)]
 
 

@@ -26,7 +26,7 @@ def _complete_protocol(incomplete: str) -> list[str]:
     return [name for name in _PROTOCOLS if name.startswith(incomplete)]
 
 
-def evaluate(
+def evaluate_models(
     data: Annotated[
         str,
         typer.Option(metavar="[LAYOUT:]PATH", help="Labelled set; `headclip-med data layouts` lists the layouts."),
@@ -149,7 +149,7 @@ def evaluate(
         dataset = _dataset(data, name, sequences, (lesion_values, ignore_values), split, limit, groups)
         from headclip_med.cli.screen.console import say_json
         from headclip_med.cli.screen.evaluation import EvaluationBar, evaluation_json, show_evaluation, show_told
-        from headclip_med.evaluation import evaluate as run
+        from headclip_med.evaluation import evaluate
 
         _check_weights(model or [], weights)
         specs = [
@@ -167,7 +167,7 @@ def evaluate(
             for given in _with_controls(model or ["headclip-tiny"], controls, dataset)
         ]
         with EvaluationBar() as watcher:
-            result = run(
+            result = evaluate(
                 specs,
                 dataset,
                 out,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from headclip_med.bundle.export.run import Exported
 
 
-def export(
+def export_bundle(
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="A folder, or a .pt2, .onnx or .ts file for a single kind.")
     ],

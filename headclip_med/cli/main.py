@@ -23,11 +23,11 @@ from headclip_med.cli import options
 from headclip_med.cli.bundle import bundle_app
 from headclip_med.cli.data import data_app
 from headclip_med.cli.errors import errors_in_words
-from headclip_med.cli.evaluate import evaluate
+from headclip_med.cli.evaluate import evaluate_models
 from headclip_med.cli.models import models_app
 from headclip_med.cli.pacs import pacs_app
 from headclip_med.cli.review import review, review_tables
-from headclip_med.cli.train import train
+from headclip_med.cli.train import train_pack
 
 if TYPE_CHECKING:
     from headclip_med.engine.engine import ScanEngine
@@ -155,8 +155,8 @@ def predict(
         raise typer.Exit(0 if summary.ok and plan.ok else 1)
 
 
-app.command(epilog=RESEARCH_ONLY)(evaluate)
-app.command(epilog=RESEARCH_ONLY)(train)
+app.command("evaluate", epilog=RESEARCH_ONLY)(evaluate_models)
+app.command("train", epilog=RESEARCH_ONLY)(train_pack)
 app.command(epilog=RESEARCH_ONLY)(review)
 app.command(epilog=RESEARCH_ONLY)(review_tables)
 
@@ -171,7 +171,7 @@ def demo(
     device: options.DeviceOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
-    """Find a lesion of known place in an embedded synthetic volume; offline, about a minute on a CPU."""
+    """Find a lesion of known place in an embedded synthetic volume, offline, in about a minute on a CPU."""
     with errors_in_words():
         from headclip_med.cli import checks as cli_checks
         from headclip_med.cli.screen import console
@@ -193,7 +193,7 @@ def demo(
 
 @app.command()
 def doctor(as_json: options.JsonOption = False) -> None:
-    """Check this installation: packages, devices, packs, decoders, viewer; exit code 1 if anything fails."""
+    """Check this installation: packages, devices, packs, decoders, viewer. Exit code 1 if anything fails."""
     with errors_in_words():
         from dataclasses import asdict
 
@@ -249,7 +249,7 @@ def _engine(
 
 
 def main() -> None:
-    """Entry point of the ``headclip-med`` script."""
+    """Run the ``headclip-med`` script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path may hold what its encoding cannot
             stream.reconfigure(errors="backslashreplace")

@@ -21,7 +21,7 @@ PackArgument = Annotated[
 
 @models_app.command("list")
 def models_list(as_json: options.JsonOption = False) -> None:
-    """Built-in packs, recommended towers, and how to name any other model."""
+    """List built-in packs, recommended towers, and how to name any other model."""
     with errors_in_words():
         from dataclasses import asdict
 
@@ -38,7 +38,7 @@ def models_list(as_json: options.JsonOption = False) -> None:
 
 @models_app.command("methods")
 def models_methods(as_json: options.JsonOption = False) -> None:
-    """The methods that `--method`, or METHOD: in front of a model's name, chooses, and what each of them needs."""
+    """List the methods that `--method`, or METHOD: in front of a model's name, chooses, and what each of them needs."""
     with errors_in_words():
         from dataclasses import asdict
 
@@ -54,7 +54,7 @@ def models_methods(as_json: options.JsonOption = False) -> None:
 
 @models_app.command("info")
 def models_info(name: options.ModelArgument, as_json: options.JsonOption = False) -> None:
-    """A model's card, record and hashes; nothing is downloaded."""
+    """Show a model's card, record and hashes, without downloading anything."""
     with errors_in_words():
         from dataclasses import asdict
 
@@ -99,7 +99,7 @@ def models_push(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Upload a pack to the Hub: record, tensors, own tower and card; log in with `hf auth login` first."""
+    """Upload a pack to the Hub: record, tensors, own tower and card. Log in with `hf auth login` first."""
     with errors_in_words():
         from headclip_med.cli import checks as cli_checks
         from headclip_med.cli.screen import console

@@ -22,20 +22,21 @@ class CommandList(TyperGroup):
     """A group whose help lists its commands with their whole first sentence, without an ellipsis."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The list of commands in the help text."""
+        """Write the list of commands into the help text."""
         commands = [(name, self.commands[name]) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl([(name, command.get_short_help_str(limit=1000)) for name, command in commands])
 
 
 class CommandApp(typer.Typer):
-    """An app whose help is shown as it is written, as brackets are no markup; each command can be quiet or verbose."""
+    """An app whose help is shown as it is written, as brackets are no markup, with commands that can be quiet or
+    verbose."""
 
     def __init__(self, words: str, **more: Any) -> None:
         super().__init__(help=words, no_args_is_help=True, cls=CommandList, rich_markup_mode=None, **more)
 
     def command(self, name: str | None = None, **more: Any) -> Callable[[Command], Command]:
-        """As of Typer, with ``--quiet`` and ``--verbose`` after the command's own options."""
+        """Register a command as Typer does, with ``--quiet`` and ``--verbose`` after its own options."""
         add = super().command(name, **more)
         return lambda function: add(_with_voice(function)) and function
 

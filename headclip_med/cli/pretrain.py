@@ -10,7 +10,7 @@ from headclip_med.training.pretraining.run import load_pretrain_config, pretrain
 
 
 def main() -> None:
-    """Command-line entry."""
+    """Run the pretraining that the command line asks for."""
     from headclip_med.cli.screen.train import TrainBar
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

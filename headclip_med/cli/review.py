@@ -82,7 +82,7 @@ def review_tables(
     ignore_values: options.IgnoreValuesOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Tables of several readers for statistics: findings, cases before and after the overlay (ROC), marks (JAFROC)."""
+    """Write tables of several readers for statistics: findings, cases before and after the overlay (ROC), marks."""
     with errors_in_words():
         from headclip_med.cli.screen import console
         from headclip_med.review.readings import gather

@@ -11,7 +11,7 @@ from headclip_med.cli import options
 from headclip_med.cli.errors import errors_in_words
 
 
-def train(
+def train_pack(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", metavar="FILE.yaml", help="Fields of a run; options override them.")
     ] = None,

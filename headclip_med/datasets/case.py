@@ -27,20 +27,21 @@ def _make_readable(record: object, *fields: str) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """One image or volume with what is known about it; nothing is read yet.
+    """One image or volume with what is known about it, before anything is read.
 
     Attributes:
         name: unique in its set, and safe as the name of a folder.
-        images: one file; several sequences on one grid; or, where ``stacked``, the slices of one volume in order.
-        masks: truth: none; one file; several that are one truth together; or, where ``stacked``, one per slice (None: a
-            slice without lesion).
-        values: what the values of the masks mean.
+        images: one file, or several sequences on one grid, or, where ``stacked``, the slices of one volume in order.
+        masks: truth: none, or one file, or several that are one truth together, or, where ``stacked``, one per slice
+            (None: a slice without lesion).
         label: True abnormal, False normal, None where only the mask can tell.
-        patient: who it is of; splits and intervals never part the cases of one patient.
+        patient: who it is of. Splits and intervals never part the cases of one patient.
+        stacked: the images are slices of one volume.
         category: class of a set with several (an MVTec object, an organ), else empty.
         split: train, val, test or empty, where the layout says so.
-        volumes: for 4-D files, which of its volumes each image is, 0-based; empty: files of one volume.
         columns: further facts by column name, for subgroup tables.
+        volumes: for 4-D files, which of its volumes each image is, 0-based. Empty: files of one volume.
+        values: what the values of the masks mean.
     """
 
     name: str
@@ -71,13 +72,15 @@ class LabelledVolume:
     """A case that has been read.
 
     Attributes:
-        volume: ``(C, I, J, K)`` MetaTensor as :func:`headclip_med.read_volume` gives it; a plain image has K = 1.
+        volume: ``(C, I, J, K)`` MetaTensor as :func:`headclip_med.read_volume` gives it, where a plain image has K = 1.
         gt_mask: ``(I, J, K)`` bool on exactly that grid, None where nothing says where the lesions are.
-        ignored: ``(I, J, K)`` bool, voxels about which nothing is known; None: there are none. Never lesion.
         gt_label: True abnormal, False normal, None unknown.
-        image_sha256: of the decoded values, so that copies are found whatever their files say; three equal channels
-            count as one. sha256: of the values and the mask.
-        warnings: what was odd about the files, in words. mask_values: those in the masks beside 0.
+        image_sha256: of the decoded values, so that copies are found whatever their files say. Three equal channels
+            count as one.
+        sha256: of the values and the mask.
+        warnings: what was odd about the files, in words.
+        ignored: ``(I, J, K)`` bool, voxels about which nothing is known, never lesion. None: there are none.
+        mask_values: those in the masks beside 0.
     """
 
     volume: MetaTensor

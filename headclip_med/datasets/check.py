@@ -38,8 +38,8 @@ class Problem:
         kind: missing_file, unreadable_image, unreadable_mask, mask_grid, mask_meaning (nothing says which values are
             lesions), mask_values, mask_dark, mask_full, contradiction, no_mask, no_label, stray_mask, copies,
             copies_across_labels, copies_across_splits, patients_across_splits, or reader (what it found odd).
-        cases: names; of copies ``a = b``; of stray masks the files; of patients in several splits the patients.
         what, mend: in words.
+        cases: names, of copies ``a = b``, of stray masks the files, of patients in several splits the patients.
     """
 
     severity: Literal["error", "warning"]
@@ -54,10 +54,13 @@ class DataReport:
     """What was found.
 
     Attributes:
+        name, layout: of the set.
         counts: cases, readable, unique, patients, volumes, images, normal, abnormal, unlabelled, with_mask.
-        splits, categories: cases by name. notes: of the listing; why: what the layout was recognised by.
-        mask_values: by value: its name, what it means, and in how many cases it occurs.
+        splits, categories: cases by name.
+        notes: of the listing.
         problems: errors first, each kind once.
+        why: what the layout was recognised by.
+        mask_values: by value: its name, what it means, and in how many cases it occurs.
     """
 
     name: str
@@ -76,7 +79,11 @@ class DataReport:
         return not any(problem.severity == "error" for problem in self.problems)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Turn the report into plain JSON values.
+
+        Returns:
+            By field, and ``ok``.
+        """
         return {**asdict(self), "ok": self.ok}
 
 
@@ -96,7 +103,15 @@ class _Facts:
 
 
 def check_dataset(dataset: CaseDataset, progress: Progress | None = None) -> DataReport:
-    """Read every case and report what is missing or inconsistent, and how to mend it."""
+    """Read every case and report what is missing or inconsistent, and how to mend it.
+
+    Args:
+        dataset: A labelled set.
+        progress: Told how many cases are done and of how many.
+
+    Returns:
+        What was found.
+    """
     facts: list[_Facts] = []
     asked: list[Fingerprint] = []
     problems: list[Problem] = []

@@ -18,8 +18,12 @@ class CaseDataset:
     """Labelled cases in a fixed order.
 
     Attributes:
-        name: of the set, for tables. layout: the reader that listed it. root: what was listed.
-        notes: what the listing passed over or guessed, in words. strays: names of masks that belong to no image.
+        name: of the set, for tables.
+        layout: the reader that listed it.
+        root: what was listed.
+        cases: in order.
+        notes: what the listing passed over or guessed, in words.
+        strays: names of masks that belong to no image.
         why: what the layout was recognised by.
     """
 
@@ -45,11 +49,21 @@ class CaseDataset:
 
     @property
     def has_masks(self) -> bool:
-        """Whether any case says where its lesions are; then a normal case counts as an empty mask."""
+        """Whether any case says where its lesions are, so that a normal case counts as an empty mask."""
         return any(case.has_mask for case in self.cases)
 
     def load(self, case: Case) -> LabelledVolume:
-        """Read a case with its truth; see :func:`headclip_med.datasets.loading.load_case`."""
-        from headclip_med.datasets.loading import load_case
+        """Read a case with its truth, as of :func:`headclip_med.datasets.loading.load_labelled`.
 
-        return load_case(case, masks_known=self.has_masks)
+        Args:
+            case: One of the set.
+
+        Returns:
+            Its volume and masks.
+
+        Raises:
+            InputError: an unreadable image or mask.
+        """
+        from headclip_med.datasets.loading import load_labelled
+
+        return load_labelled(case, masks_known=self.has_masks)

@@ -21,7 +21,15 @@ _WHITE = {1, 255, 65_535}
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Content of one case, or why it cannot be read; ``values`` of its masks beside 0, and what they mean."""
+    """Content of one case, or why it cannot be read.
+
+    Attributes:
+        case: its name.
+        image_sha256, sha256, label, has_mask: as of :class:`LabelledVolume`.
+        error: why it cannot be read, empty where it can.
+        values: of its masks beside 0.
+        meaning: what they mean.
+    """
 
     case: str
     image_sha256: str = ""
@@ -44,7 +52,15 @@ class Inventory:
 
 
 def fingerprint_case(dataset: CaseDataset, case: Case) -> Fingerprint:
-    """Read one case and hash its content; whatever goes wrong becomes its ``error``."""
+    """Read one case and hash its content, where whatever goes wrong becomes its ``error``.
+
+    Args:
+        dataset: The set that it is of.
+        case: The case.
+
+    Returns:
+        Its content.
+    """
     try:
         labelled = dataset.load(case)
         has_mask = labelled.gt_mask is not None
@@ -63,7 +79,11 @@ def take_inventory(fingerprints: Sequence[Fingerprint], seen: Iterable[str] = ()
     """Count every image once: the first of its copies in the set's order.
 
     Args:
-        seen: hashes of images that were counted elsewhere and do not count again.
+        fingerprints: Of all cases, in order.
+        seen: Hashes of images that were counted elsewhere and do not count again.
+
+    Returns:
+        Cases that count, copies and failures.
 
     Raises:
         InputError: the masks hold several values and nothing says which are lesions, or none holds a chosen one.
@@ -85,16 +105,29 @@ def take_inventory(fingerprints: Sequence[Fingerprint], seen: Iterable[str] = ()
 
 
 def check_meaning(fingerprints: Sequence[Fingerprint]) -> None:
-    """Raise what :func:`meaning_question` finds."""
+    """Raise what :func:`meaning_question` finds.
+
+    Args:
+        fingerprints: Of all cases.
+
+    Raises:
+        InputError: it must be asked what the values mean.
+    """
     question = meaning_question(fingerprints)
     if question is not None:
         raise question
 
 
 def meaning_question(fingerprints: Sequence[Fingerprint]) -> InputError | None:
-    """What must be asked about the values of a set's masks before any of them is believed.
+    """Find what must be asked about the values of a set's masks before any of them is believed.
 
     One case with several values puts the single values of the others in question too.
+
+    Args:
+        fingerprints: Of all cases.
+
+    Returns:
+        The error to raise, or None.
     """
     open_sets = [set(f.values) - set(f.meaning.ignored) for f in fingerprints if f.meaning.lesion is None]
     every = {value for values in open_sets for value in values}
@@ -110,7 +143,15 @@ def meaning_question(fingerprints: Sequence[Fingerprint]) -> InputError | None:
 
 
 def contradictions(fingerprints: Sequence[Fingerprint], inventory: Inventory) -> list[str]:
-    """Copies whose label differs from that of the case that counts, in words."""
+    """Find copies whose label differs from that of the case that counts.
+
+    Args:
+        fingerprints: Of all cases.
+        inventory: Which of them count.
+
+    Returns:
+        One line each, in words.
+    """
     labels = {found.case: found.label for found in fingerprints}
     return [
         f"{case} repeats {original} under another label; {original} counts"
@@ -120,5 +161,12 @@ def contradictions(fingerprints: Sequence[Fingerprint], inventory: Inventory) ->
 
 
 def content_sha256(lines: Iterable[str]) -> str:
-    """One hash over cases, whatever their order and names."""
+    """Hash cases, whatever their order and names.
+
+    Args:
+        lines: One a case.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

@@ -9,7 +9,7 @@ import numpy as np
 from headclip_med.base.volume import LoadedVolume, image_digest, to_metatensor
 from headclip_med.datasets.case import Case, LabelledVolume
 from headclip_med.datasets.planes import read_stack
-from headclip_med.datasets.truth import Mask, read_truth
+from headclip_med.datasets.truth import Mask, read_case_truth
 from headclip_med.reading import load
 from headclip_med.reading.checks import stack
 
@@ -17,15 +17,19 @@ from headclip_med.reading.checks import stack
 CONTRADICTION = "labelled "
 
 
-def load_case(case: Case, *, masks_known: bool) -> LabelledVolume:
+def load_labelled(case: Case, *, masks_known: bool) -> LabelledVolume:
     """Read a case.
 
     Args:
-        masks_known: the set says where lesions are, so that a normal case has an empty mask.
+        case: What is known about it.
+        masks_known: The set says where lesions are, so that a normal case has an empty mask.
+
+    Returns:
+        Its volume, and on exactly the same grid where its lesions are.
 
     Raises:
-        InputError: an unreadable image. MaskError, GridError, MeaningError: see
-            :func:`headclip_med.datasets.truth.read_truth`.
+        InputError: an unreadable image.
+        MaskError, GridError, MeaningError: as of :func:`headclip_med.datasets.truth.read_case_truth`.
     """
     volume = read_stack(case) if case.stacked else stack(_images(case))
     warnings: list[str] = []
@@ -33,7 +37,7 @@ def load_case(case: Case, *, masks_known: bool) -> LabelledVolume:
     ignored: Mask | None = None
     values: tuple[int, ...] = ()
     if case.has_mask:
-        truth, ignored, values = read_truth(case, volume, warnings)
+        truth, ignored, values = read_case_truth(case, volume, warnings)
         label = case.label if ignored is not None and ignored.all() else bool(truth.any())
         if case.label not in (None, label):
             said, shown = ("abnormal", "empty") if case.label else ("normal", "not empty")

@@ -15,7 +15,7 @@ from scipy import ndimage
 from headclip_med.base.errors import InputError
 from headclip_med.datasets.values import COLOUR
 from headclip_med.reading import raster
-from headclip_med.reading.checks import collected_warnings, in_words
+from headclip_med.reading.checks import collected_warnings, refuse_damage
 from headclip_med.reading.content import existing_path, identify
 
 Labels = NDArray[np.int32]
@@ -44,15 +44,20 @@ _PHOTOMETRIC = 262
 
 
 def picture_labels(path: Path, warnings: list[str], *, in_colour: bool = False, named: bool = False) -> Labels:
-    """The labels of one picture ``(I, J)``, 0 where there is nothing; what had to be decided goes to ``warnings``.
+    """Read the labels of one picture.
 
     Lossy pictures are cut at half of their range whatever they hold, and so are smoothed ones. Palettes count by index,
     transparent pixels are background, and where only the transparency varies it is the mask. NaN and Inf become 0.
     Where low values are white, they are turned round.
 
     Args:
-        in_colour: tell the colours of a lossy picture apart, each channel cut at half, instead of black and white.
-        named: somebody says what the values mean, so that up to 64 of them are labels, however smoothed they look.
+        path: PNG, JPEG, TIFF or BMP.
+        warnings: What had to be decided is added to them.
+        in_colour: Tell the colours of a lossy picture apart, each channel cut at half, instead of black and white.
+        named: Somebody says what the values mean, so that up to 64 of them are labels, however smoothed they look.
+
+    Returns:
+        ``(I, J)``, 0 where there is nothing.
 
     Raises:
         InputError: no such file, no PNG, JPEG, TIFF or BMP, several pages, a damaged one, or a photograph.
@@ -78,7 +83,7 @@ def _read(path: Path) -> tuple[Pixels, bool]:
     if kind not in _PICTURES:
         raise InputError(f"The mask {path.name} must be PNG, JPEG, TIFF or BMP", f"a {kind} file", "Save it as PNG")
     with (
-        in_words(path.name, "PNG, JPEG, TIFF or BMP"),
+        refuse_damage(path.name, "PNG, JPEG, TIFF or BMP"),
         collected_warnings(notes, "pillow", "PIL"),
         collected_warnings(notes, "tifffile", "tifffile"),
     ):
@@ -131,7 +136,14 @@ def _check_one_page(pages: int, kind: str, name: str) -> None:
 
 
 def distinct_values(values: Pixels) -> Pixels:
-    """The different values, rising; small whole numbers are counted instead of sorted."""
+    """List the different values, where small whole numbers are counted instead of sorted.
+
+    Args:
+        values: Of any shape.
+
+    Returns:
+        ``(n,)``, rising.
+    """
     if values.dtype.kind in "iu" and values.size and values.min() >= 0 and values.max() < 2**16:
         return np.flatnonzero(np.bincount(values.ravel(order="K")))
     return np.unique(values)

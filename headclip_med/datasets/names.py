@@ -15,7 +15,14 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def word_set(text: str) -> frozenset[str]:
-    """The words of a text, which blanks part."""
+    """Split a text into its words, which blanks part.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The words.
+    """
     return frozenset(text.split())
 
 
@@ -66,7 +73,14 @@ _LONGEST_NAME, _MOST_BYTES = 80, 200  # file systems take 255 bytes; suffixes ne
 
 
 def stem_of(path: Path) -> str:
-    """File name without its ending, ``.nii.gz`` being one."""
+    """Cut the ending off a file name, ``.nii.gz`` being one.
+
+    Args:
+        path: A file.
+
+    Returns:
+        Its name without the ending.
+    """
     lowered = path.name.lower()
     ending = next((e for e in (*VOLUME_ENDINGS, *IMAGE_ENDINGS) if lowered.endswith(e)), path.suffix)
     return path.name[: len(path.name) - len(ending)]
@@ -75,7 +89,16 @@ def stem_of(path: Path) -> str:
 def files_in(
     folder: Path, endings: Sequence[str] = (*IMAGE_ENDINGS, *VOLUME_ENDINGS), *, deep: bool = False
 ) -> list[Path]:
-    """Images and volumes of a folder, sorted, without hidden ones."""
+    """List the images and volumes of a folder, without hidden ones.
+
+    Args:
+        folder: Where to look.
+        endings: Of the files wanted.
+        deep: Look in all folders below too.
+
+    Returns:
+        Their paths, sorted.
+    """
     found = folder.rglob("*") if deep else folder.iterdir()
     return sorted(
         path
@@ -87,12 +110,27 @@ def files_in(
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """Folders of a folder, sorted, without hidden ones."""
+    """List the folders of a folder, without hidden ones.
+
+    Args:
+        folder: Where to look.
+
+    Returns:
+        Their paths, sorted.
+    """
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def named(folder: Path, *names: str) -> Path | None:
-    """The first folder of one of these names, whatever its case."""
+    """Find the first folder of one of some names, whatever its case.
+
+    Args:
+        folder: Where to look.
+        names: In lower case, by preference.
+
+    Returns:
+        The folder, or None.
+    """
     if not folder.is_dir():
         return None
     by_name = {path.name.lower(): path for path in folders_in(folder)}
@@ -100,7 +138,14 @@ def named(folder: Path, *names: str) -> Path | None:
 
 
 def split_of(name: str) -> str:
-    """``train``, ``val`` or ``test`` for what sets call them, such as Training or TestDataset; else the name itself."""
+    """Tell the split by what sets call it, such as Training or TestDataset.
+
+    Args:
+        name: Of a folder or a column.
+
+    Returns:
+        ``train``, ``val`` or ``test``, else the name itself.
+    """
     match = _SPLIT.fullmatch(name.lower())
     if name.lower() in ("tr", "ts"):  # of imagesTr and imagesTs
         return "train" if name.lower() == "tr" else "test"
@@ -108,9 +153,15 @@ def split_of(name: str) -> str:
 
 
 def label_of(name: str) -> bool | None:
-    """True abnormal, False normal, None where a name says neither or both.
+    """Tell a class by its name.
 
     ``no_tumor``, ``tumor_free`` and ``tumor_absent`` are normal, ``glioma_tumor`` and ``not_normal`` are not.
+
+    Args:
+        name: Of a folder or a class.
+
+    Returns:
+        True abnormal, False normal, None where a name says neither or both.
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower().replace("ab normal", "abnormal")
     tokens = re.findall(r"[a-z0-9]+", spaced)
@@ -146,15 +197,28 @@ def _run(places: Sequence[int]) -> list[int]:
 
 
 def without_split(name: str) -> tuple[str, str]:
-    """``train_normal`` → ``train`` and ``normal``: the split that a class folder's name begins with, if any."""
+    """Take the split off the name of a class folder, such as ``train_normal`` → ``train`` and ``normal``.
+
+    Args:
+        name: Of the folder.
+
+    Returns:
+        The split, empty where it begins with none, and the rest.
+    """
     match = _SPLIT_PREFIX.match(name.lower())
     return (split_of(match[1]), name[match.end() :]) if match else ("", name)
 
 
 def uniquely_named(cases: Iterable[Case]) -> tuple[Case, ...]:
-    """The same cases with names that are safe as file names and differ whatever their case.
+    """Rename cases so that names are safe as file names and differ whatever their case.
 
     Where several cases have one name, category and split go into it if they tell the cases apart, and then a number.
+
+    Args:
+        cases: In order.
+
+    Returns:
+        The same cases in the same order.
     """
     listed = list(cases)
     alike: dict[str, list[Case]] = defaultdict(list)

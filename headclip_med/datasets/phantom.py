@@ -41,7 +41,7 @@ class Lesion:
         radii_mm: semi-axes along R, A, S.
         kind: how its signal differs from the tissue around it.
         strength: signal difference relative to the brightest tissue, in (0, 1].
-        irregularity: amplitude of the border's deviation relative to the radius; 0 is an exact ellipsoid.
+        irregularity: amplitude of the border's deviation relative to the radius, where 0 is an exact ellipsoid.
     """
 
     centre_mm: tuple[float, float, float]
@@ -69,7 +69,15 @@ class Phantom:
 
 
 def centred_affine(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Affine:
-    """RAS-ordered affine that puts the middle of a grid at the origin."""
+    """Put the middle of a grid at the origin.
+
+    Args:
+        shape: Voxels along R, A, S.
+        spacing_mm: Of the voxels, mm.
+
+    Returns:
+        Voxel index → RAS mm, ``(4, 4)``.
+    """
     affine = np.diag([*spacing_mm, 1.0])
     affine[:3, 3] = -affine[:3, :3] @ ((np.asarray(shape, dtype=float) - 1) / 2)
     return affine
@@ -89,12 +97,17 @@ def make_phantom(
     """Sample one head on a grid.
 
     Args:
-        seed: of everything random: anatomy, folding, bias field, noise.
-        shape: voxels; ``affine``: grid in RAS mm (default: 2 mm isotropic around the origin).
-        contrast: a name of :data:`CONTRASTS` or six relative signals in its order.
-        lesions: to insert; only where there is brain.
-        skull: keep scalp and skull, or strip them to 0.
-        noise: standard deviation relative to the brightest tissue; ``bias``: amplitude of the smooth gain field.
+        seed: Of everything random: anatomy, folding, bias field, noise.
+        shape: Voxels.
+        affine: Of the grid, voxel index → RAS mm (default: 2 mm isotropic around the origin).
+        contrast: A name of :data:`CONTRASTS` or six relative signals in its order.
+        lesions: To insert, only where there is brain.
+        skull: Keep scalp and skull, or strip them to 0.
+        noise: Standard deviation relative to the brightest tissue.
+        bias: Amplitude of the smooth gain field.
+
+    Returns:
+        The volume and its truth.
     """
     rng = np.random.default_rng(seed)
     grid_affine = centred_affine(shape, (2.0, 2.0, 2.0)) if affine is None else np.asarray(affine, dtype=float)
@@ -117,7 +130,16 @@ def make_phantom(
 def random_lesions(
     rng: np.random.Generator, count: int, radius_mm: tuple[float, float] = (4.0, 18.0)
 ) -> tuple[Lesion, ...]:
-    """Lesions at random places of the brain, of random kind, size and contrast."""
+    """Draw lesions at random places of the brain, of random kind, size and contrast.
+
+    Args:
+        rng: Source of randomness.
+        count: How many.
+        radius_mm: Smallest and largest radius.
+
+    Returns:
+        The lesions.
+    """
     return tuple(_random_lesion(rng, radius_mm) for _ in range(count))
 
 

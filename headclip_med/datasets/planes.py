@@ -23,7 +23,14 @@ from headclip_med.reading.content import existing_path
 
 
 def read_plane(path: Path, notes: list[str]) -> NDArray[np.generic]:
-    """A picture as ``(1 or 3, I, J)``: columns and rows, upright, values as stored; doubts go to ``notes``.
+    """Read a picture upright, with its values as stored.
+
+    Args:
+        path: A picture.
+        notes: Doubts are added to them.
+
+    Returns:
+        ``(1 or 3, I, J)``: columns and rows.
 
     Raises:
         InputError: no such file, no picture, several pages, or a damaged one.
@@ -33,7 +40,13 @@ def read_plane(path: Path, notes: list[str]) -> NDArray[np.generic]:
 
 
 def read_stack(case: Case) -> LoadedVolume:
-    """The slices of one volume, in order along K, 1 mm apart for want of better knowledge.
+    """Stack the slices of one volume in order along K, 1 mm apart for want of better knowledge.
+
+    Args:
+        case: Whose images are slices.
+
+    Returns:
+        ``(1 or 3, I, J, K)`` float32.
 
     Raises:
         InputError: a slice that cannot be read, slices of several sizes, or nothing but constant slices.

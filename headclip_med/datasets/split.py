@@ -27,13 +27,18 @@ def split_patients(
     fractions: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> dict[str, str]:
-    """A split for every case.
+    """Split a set so that no patient and no copied image crosses.
 
     Args:
-        labels: by case name, where reading the masks has told more than ``case.label``.
-        images: content hash by case name; patients who share an image go together.
-        fractions: by split, default :data:`FRACTIONS`; those of 0 stay empty. They are kept as nearly as whole patients
-            allow, for patients with and without anything abnormal alike.
+        dataset: A labelled set.
+        labels: By case name, where reading the masks has told more than ``case.label``.
+        images: Content hash by case name, where patients who share an image go together.
+        fractions: By split, default :data:`FRACTIONS`, where those of 0 stay empty. They are kept as nearly as whole
+            patients allow, for patients with and without anything abnormal alike.
+        seed: Of the draw.
+
+    Returns:
+        Split by case name.
 
     Raises:
         InputError: fractions that do not add up to 1, or fewer patients than splits.
@@ -69,10 +74,13 @@ def split_patients(
 def write_split(
     dataset: CaseDataset, splits: Mapping[str, str], path: Path, labels: Mapping[str, bool | None] | None = None
 ) -> None:
-    """Write a CSV that the layout ``csv`` reads; paths relative to it where that is possible.
+    """Write a CSV that the layout ``csv`` reads, with paths relative to it where that is possible.
 
     Args:
-        splits: by case name. labels: as for :func:`split_patients`.
+        dataset: A labelled set.
+        splits: By case name.
+        path: Of the CSV.
+        labels: As for :func:`split_patients`.
 
     Raises:
         InputError: what a CSV of paths cannot list: slices of volumes, one of several volumes in a file, or a name with
@@ -103,7 +111,14 @@ def write_split(
 
 
 def check_listable(dataset: CaseDataset) -> None:
-    """Raise InputError where :func:`write_split` would, before anything is read."""
+    """Refuse what :func:`write_split` would, before anything is read.
+
+    Args:
+        dataset: A labelled set.
+
+    Raises:
+        InputError: what a CSV of paths cannot list.
+    """
     for case in dataset:
         if case.stacked:
             hint = "This layout has splits of its own"

@@ -38,28 +38,53 @@ class GridError(MaskError):
 
 
 class MeaningError(MaskError):
-    """A mask whose values may mean anything; ``values`` are those beside 0."""
+    """A mask whose values may mean anything.
+
+    Attributes:
+        values: those beside 0.
+    """
 
     def __init__(self, must: str, given: object = "", do: str = "", values: Sequence[int] = ()) -> None:
+        """Keep the values beside the message.
+
+        Args:
+            must, given, do: As of :class:`headclip_med.base.errors.InputError`.
+            values: In the mask beside 0.
+        """
         super().__init__(must, given, do)
         self.values = tuple(values)
 
 
-class Truth(NamedTuple):
-    """Where lesions are, ``(I, J, K)``; where nothing is known (None: nowhere); values of the masks beside 0."""
+class CaseTruth(NamedTuple):
+    """Where the lesions of a case are.
+
+    Attributes:
+        lesion: ``(I, J, K)`` bool.
+        ignored: ``(I, J, K)`` bool where nothing is known, None for nowhere.
+        values: of the masks beside 0.
+    """
 
     lesion: Mask
     ignored: Mask | None
     values: tuple[int, ...]
 
 
-def read_truth(case: Case, volume: LoadedVolume, warnings: list[str]) -> Truth:
-    """The truth on the grid of the volume; what had to be decided goes to ``warnings``.
+def read_case_truth(case: Case, volume: LoadedVolume, warnings: list[str]) -> CaseTruth:
+    """Read the truth of a case on the grid of its volume.
 
     Several masks of a case are one truth together: a voxel is lesion where any of them says so.
 
+    Args:
+        case: With its masks.
+        volume: The case's image.
+        warnings: What had to be decided is added to them.
+
+    Returns:
+        Lesions, and where nothing is known.
+
     Raises:
-        GridError: another size or place than the image's. MeaningError: several values of unknown meaning.
+        GridError: another size or place than the image's.
+        MeaningError: several values of unknown meaning.
         MaskError: a mask that cannot be read.
     """
     with _as_mask_error():
@@ -81,13 +106,13 @@ def _as_mask_error() -> Iterator[None]:
         raise MaskError(error.must, error.given, error.do) from error
 
 
-def _slice_truth(path: Path | None, shape: tuple[int, ...], values: MaskValues, warnings: list[str]) -> Truth:
+def _slice_truth(path: Path | None, shape: tuple[int, ...], values: MaskValues, warnings: list[str]) -> CaseTruth:
     if path is None:
-        return Truth(np.zeros(shape, dtype=bool), None, ())
+        return CaseTruth(np.zeros(shape, dtype=bool), None, ())
     return _picture(path, shape, values, warnings)
 
 
-def _file_truth(path: Path, volume: LoadedVolume, values: MaskValues, warnings: list[str]) -> Truth:
+def _file_truth(path: Path, volume: LoadedVolume, values: MaskValues, warnings: list[str]) -> CaseTruth:
     shape = volume.array.shape[1:]
     if not existing_path(path).is_file():
         raise MaskError("A mask must be a file", path.name)
@@ -102,25 +127,32 @@ def _file_truth(path: Path, volume: LoadedVolume, values: MaskValues, warnings: 
     return _stacked([_picture(path, shape[:2], values, warnings)])
 
 
-def _stacked(parts: Sequence[Truth]) -> Truth:
+def _stacked(parts: Sequence[CaseTruth]) -> CaseTruth:
     """Slices as one volume along K."""
     ignored = None
     if any(part.ignored is not None for part in parts):
         blank = np.zeros(parts[0].lesion.shape, dtype=bool)
         ignored = np.stack([blank if part.ignored is None else part.ignored for part in parts], axis=-1)
     values = tuple(sorted({value for part in parts for value in part.values}))
-    return Truth(np.stack([part.lesion for part in parts], axis=-1), ignored, values)
+    return CaseTruth(np.stack([part.lesion for part in parts], axis=-1), ignored, values)
 
 
-def _united(parts: Sequence[Truth]) -> Truth:
+def _united(parts: Sequence[CaseTruth]) -> CaseTruth:
     lesion = np.logical_or.reduce([part.lesion for part in parts])
     unknown = [part.ignored for part in parts if part.ignored is not None]
     ignored = np.logical_or.reduce(unknown) & ~lesion if unknown else None
-    return Truth(lesion, ignored, tuple(sorted({value for part in parts for value in part.values})))
+    return CaseTruth(lesion, ignored, tuple(sorted({value for part in parts for value in part.values})))
 
 
 def shows_something(path: Path) -> bool:
-    """Whether any pixel of a mask is not 0; one that cannot be read shows nothing."""
+    """Tell whether any pixel of a mask is not 0.
+
+    Args:
+        path: A mask.
+
+    Returns:
+        False too for one that cannot be read.
+    """
     try:
         kind = identify(existing_path(path))
         if kind in ("nifti", "nrrd", "mha"):
@@ -133,7 +165,7 @@ def shows_something(path: Path) -> bool:
 # --- meaning -----------------------------------------------------------------------------------------------------
 
 
-def _meant(labels: Values, values: MaskValues, name: str) -> Truth:
+def _meant(labels: Values, values: MaskValues, name: str) -> CaseTruth:
     """Labels → lesion and ignored voxels."""
     found = tuple(int(value) for value in distinct_values(labels))
     beside = tuple(value for value in found if value != 0)
@@ -149,10 +181,10 @@ def _meant(labels: Values, values: MaskValues, name: str) -> Truth:
             raise MaskError(must, values.shown(strange), "Correct it, or name the lesions with --lesion-values")
     lesion = np.isin(labels, values.lesion) if values.lesion else (labels != 0) & ~np.isin(labels, values.ignored)
     ignored = np.isin(labels, values.ignored) if set(found) & set(values.ignored) else None
-    return Truth(np.asarray(lesion), ignored, beside)
+    return CaseTruth(np.asarray(lesion), ignored, beside)
 
 
-def _picture(path: Path, shape: tuple[int, ...], values: MaskValues, warnings: list[str]) -> Truth:
+def _picture(path: Path, shape: tuple[int, ...], values: MaskValues, warnings: list[str]) -> CaseTruth:
     in_colour = any(value >= COLOUR for value in values.lesion or ())
     named = values.chosen or bool(values.lesion or values.ignored or values.names)
     labels = picture_labels(path, warnings, in_colour=in_colour, named=named)

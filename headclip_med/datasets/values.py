@@ -20,10 +20,10 @@ class MaskValues:
     """What the values of masks mean.
 
     Attributes:
-        lesion: values that are lesion; empty: every value but 0 and those ignored; None: not known, so that masks with
+        lesion: values that are lesion. Empty: every value but 0 and those ignored. None: not known, so that masks with
             more than one value besides 0 are refused.
         ignored: values of voxels about which nothing is known: they enter no metric and no training.
-        names: of values, as the set has them; then no other value may occur.
+        names: of values, as the set has them, where no other value may occur.
         chosen: named by the user.
     """
 
@@ -33,7 +33,14 @@ class MaskValues:
     chosen: bool = False
 
     def meaning(self, value: int) -> str:
-        """``lesion``, ``no lesion``, ``ignored`` or ``not known``."""
+        """Say what a value means.
+
+        Args:
+            value: Of a mask.
+
+        Returns:
+            ``lesion``, ``no lesion``, ``ignored`` or ``not known``.
+        """
         if value in self.ignored:
             return "ignored"
         if self.lesion is None:
@@ -41,7 +48,14 @@ class MaskValues:
         return "lesion" if value in self.lesion or (not self.lesion and value != 0) else "no lesion"
 
     def shown(self, values: Iterable[int]) -> str:
-        """Values with their names, such as ``1 liver, 2 cancer``."""
+        """Write values with their names, such as ``1 liver, 2 cancer``.
+
+        Args:
+            values: Of a mask.
+
+        Returns:
+            The text.
+        """
         return ", ".join(f"{value_text(value)} {self.names.get(value, '')}".strip() for value in values)
 
 
@@ -49,12 +63,29 @@ EVERY_VALUE, NOT_KNOWN = MaskValues(lesion=()), MaskValues()
 
 
 def value_text(value: int) -> str:
-    """``2``, or ``#ff0000`` for a colour."""
+    """Write a value.
+
+    Args:
+        value: Whole number, or a colour beyond :data:`COLOUR`.
+
+    Returns:
+        ``2``, or ``#ff0000`` for a colour.
+    """
     return f"#{value - COLOUR:06x}" if value >= COLOUR else str(value)
 
 
 def value_of(text: str | int) -> int:
-    """What :func:`value_text` wrote."""
+    """Read what :func:`value_text` wrote.
+
+    Args:
+        text: ``2`` or ``#ff0000``.
+
+    Returns:
+        The value.
+
+    Raises:
+        InputError: neither a whole number nor a colour.
+    """
     if _is_whole(text) and abs(int(text)) < COLOUR:
         return int(text)
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", str(text)):
@@ -64,7 +95,16 @@ def value_of(text: str | int) -> int:
 
 
 def ask_for_values(values: MaskValues, found: Iterable[int], whose: str) -> InputError:
-    """The error where nothing says which of several values are lesions."""
+    """Make the error where nothing says which of several values are lesions.
+
+    Args:
+        values: What is known about them.
+        found: The values.
+        whose: What to call the masks in the message.
+
+    Returns:
+        The error to raise.
+    """
     shown = values.shown(sorted(found))
     return InputError(
         f"It must be known which values of {whose} are lesions",
@@ -74,9 +114,17 @@ def ask_for_values(values: MaskValues, found: Iterable[int], whose: str) -> Inpu
 
 
 def chosen_values(known: MaskValues, lesion: Words | None, ignored: Words | None) -> MaskValues:
-    """``known`` with what the user says: numbers, colours such as #ff0000, names that the set has, or ``all``.
+    """Add what the user says to what is known: numbers, colours such as #ff0000, names that the set has, or ``all``.
 
     What the set itself ignores stays ignored, unless the user calls it lesion.
+
+    Args:
+        known: What the set says.
+        lesion: Values that are lesion, or None.
+        ignored: Values about which nothing is known, or None.
+
+    Returns:
+        Both together.
 
     Raises:
         InputError: no value, one that is none of these, or one that is both lesion and ignored.
@@ -99,11 +147,18 @@ def chosen_values(known: MaskValues, lesion: Words | None, ignored: Words | None
 
 
 def values_of_labels(labels: Any, where: str) -> MaskValues:
-    """What the ``labels`` of a dataset.json mean: ``{"1": "liver"}``, ``{"liver": 1, "tumour": [2, 3]}`` or a list.
+    """Read what the ``labels`` of a dataset.json mean.
 
     Names that say lesion, tumour and the like are lesions, names of organs and tissues are not, ``ignore`` is ignored.
-    ``lesion`` is None where a name is none of these, or where none is a lesion; a single label that is called lesion,
-    mask or nothing at all is the lesion.
+    ``lesion`` is None where a name is none of these, or where none is a lesion, but a single label that is called
+    lesion, mask or nothing at all is the lesion.
+
+    Args:
+        labels: ``{"1": "liver"}``, ``{"liver": 1, "tumour": [2, 3]}`` or a list.
+        where: What to call the file in the message.
+
+    Returns:
+        What the values mean.
 
     Raises:
         InputError: labels of another structure.
@@ -124,13 +179,27 @@ def values_of_labels(labels: Any, where: str) -> MaskValues:
 
 
 def plain_values(values: MaskValues) -> dict[str, Any]:
-    """As plain JSON values: what :func:`values_from_plain` takes."""
+    """Turn the meaning into plain JSON values, which :func:`values_from_plain` takes.
+
+    Args:
+        values: What the values mean.
+
+    Returns:
+        Lesion and ignored values.
+    """
     lesion = None if values.lesion is None else list(values.lesion)
     return {"lesion": lesion, "ignored": list(values.ignored)}
 
 
 def values_from_plain(plain: Mapping[str, Any] | None) -> MaskValues:
-    """The meaning that :func:`plain_values` wrote; names are not kept."""
+    """Read the meaning that :func:`plain_values` wrote, without names.
+
+    Args:
+        plain: Its values, or None.
+
+    Returns:
+        What the values mean.
+    """
     if not plain:
         return MaskValues()
     lesion = plain.get("lesion")

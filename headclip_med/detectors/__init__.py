@@ -35,10 +35,16 @@ DETECTORS: dict[str, type[Detector]] = {method.name: method for method in _OURS}
 
 
 def get_method(name: str) -> type[Detector]:
-    """The class of a method by its name: one of ours, or of an entry point ``headclip_med.detectors``.
+    """Find the class of a method by its name: one of ours, or of an entry point ``headclip_med.detectors``.
+
+    Args:
+        name: Of the method.
+
+    Returns:
+        Its class.
 
     Raises:
-        ModelError: no such method, with the nearest name; or another package's that cannot be loaded.
+        ModelError: no such method, with the nearest name, or another package's that cannot be loaded.
     """
     if name in DETECTORS:
         return DETECTORS[name]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from headclip_med.base.errors import ModelError
 from headclip_med.detectors import scoring
-from headclip_med.detectors.base import Parts, read_config
+from headclip_med.detectors.base import Parts, read_method_config
 from headclip_med.detectors.data import Auxiliary, Capabilities, ClassFeatures, LabelledPixels, SliceBatch
 from headclip_med.detectors.descent import descend
 from headclip_med.detectors.headclip.config import HeadCLIPConfig, at_speed
@@ -33,7 +33,7 @@ class AnomalyCLIPConfig(HeadCLIPConfig):
         jas, jas_score_pool, global_norm, position_mode: whatever is asked for, those of the released code, which its
             prompts were trained with.
         round_deep: deep text tokens are rounded to 16 bits, as the released code does.
-        map_weight: λ, weight of the maps' loss; the image's has 1 [published: 4].
+        map_weight: λ, weight of the maps' loss, where the image's has 1 [published: 4].
         lr: of Adam with β = (0.5, 0.999) [published: 1e-3].
         seed: of fresh prompts [published: 111].
     """
@@ -56,12 +56,16 @@ class AnomalyCLIPConfig(HeadCLIPConfig):
 class AnomalyCLIP(HeadCLIP):
     """Learned object-agnostic prompts against V-V patch features (arXiv 2310.18961).
 
-    As the released code computes it; ``head_weights`` are ignored on purpose. The class token goes without the final
-    norm and position embeddings are interpolated bilinearly. Of a tower alone the prompts are fresh: something to
+    As the released code computes it, where ``head_weights`` are ignored on purpose. The class token goes without the
+    final norm and position embeddings are interpolated bilinearly. Of a tower alone the prompts are fresh: something to
     train, not to look at scans with. The released code adds the maps of several taps, which are averaged here.
 
     Args:
-        prompts: what ``classes`` came from, to be trained on; None: the features alone are left.
+        tower: Frozen image tower.
+        classes: ``[normal, abnormal]`` features of the taps and of the image.
+        config: Choices of the method.
+        head_weights: Ignored.
+        prompts: What ``classes`` came from, to be trained on. None: the features alone are left.
     """
 
     name = "anomalyclip"
@@ -92,12 +96,18 @@ class AnomalyCLIP(HeadCLIP):
 
     @classmethod
     def from_parts(cls, parts: Parts) -> AnomalyCLIP:
-        """The detector of a pack, or of a tower with a text side alone, with fresh prompts.
+        """Make the detector of a pack, or of a tower with a text side alone, with fresh prompts.
+
+        Args:
+            parts: Tower, configuration and what was learned.
+
+        Returns:
+            The detector.
 
         Raises:
             ModelError: a pack without class features and prompts, or with some that do not fit the tower.
         """
-        tower, config = parts.built.tower, read_config(AnomalyCLIPConfig, parts.config, parts.name)
+        tower, config = parts.built.tower, read_method_config(AnomalyCLIPConfig, parts.config, parts.name)
         prompts = prompts_of(parts, cls.name, round_deep=config.round_deep, seed=config.seed)
         classes = packed_classes(parts.tensors, config, tower, parts.name.removeprefix("pack "))
         if classes is None:
@@ -105,23 +115,23 @@ class AnomalyCLIP(HeadCLIP):
         return cls(tower, classes, config, prompts=prompts)
 
     def at_speed(self, scale: float, early_exit: bool) -> AnomalyCLIP:
-        """As of HeadCLIP; the prompts are kept."""
+        """Change the speed as HeadCLIP does, and keep the prompts."""
         config = at_speed(self.config, self.tower, scale, early_exit)
         if config is self.config:
             return self
         return AnomalyCLIP(self.tower, self._current_classes(), config, prompts=self.prompts)
 
     def compute(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
-        """As of HeadCLIP, with the prompts as they are now."""
+        """Score as HeadCLIP does, with the prompts as they are now."""
         self.classes = self._current_classes()
         return super().compute(pixels, valid)
 
     def learned(self) -> nn.Module:
-        """The prompts; from here on scores follow them."""
+        """Give the prompts, which scores follow from here on."""
         return self._learnable().learner
 
     def loss(self, batch: LabelledPixels) -> Tensor:
-        """CE of the image + λ Σ over taps of (focal + dice of abnormal + dice of normal), over the whole square.
+        """Sum CE of the image + λ Σ over taps of (focal + dice of abnormal + dice of normal), over the whole square.
 
         Softmax on the patch grid, then up-sampling to the input's size. The image side gets no gradient.
         """
@@ -139,11 +149,11 @@ class AnomalyCLIP(HeadCLIP):
         return total
 
     def fit(self, auxiliary: Auxiliary) -> None:
-        """Adam with β = (0.5, 0.999) on :meth:`loss`; see :class:`Detector`."""
+        """Run Adam with β = (0.5, 0.999) on :meth:`loss`, as of :class:`Detector`."""
         descend(self.learned(), self.loss, auxiliary, lr=self.config.lr)
 
     def state(self) -> dict[str, Tensor]:
-        """Class features, which are enough to score, and the prompts that they came from, where there are some."""
+        """Give the class features, which are enough to score, and the prompts that they came from, if any."""
         classes = self._current_classes()
         patch = torch.stack([classes.patch[layer] for layer in self.layers])
         tensors = {"patch_classes": patch[0] if bool((patch == patch[0]).all()) else patch}

@@ -31,7 +31,7 @@ class Parts:
     Attributes:
         built: the tower, with its text side if it has one.
         config: fields of the method's own configuration that differ from its defaults.
-        tensors: what was learned, by name; empty for a method that learned nothing.
+        tensors: what was learned, by name, empty for a method that learned nothing.
         anatomy, abnormal: words of the domain for prompts, see :class:`headclip_med.models.domains.Domain`.
         name: what to call the model in a message.
     """
@@ -46,19 +46,20 @@ class Parts:
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """The configuration of a method that has no other choices; ``image_size`` None: that of the tower."""
+    """The configuration of a method that has no other choices, with ``image_size`` None for that of the tower."""
 
     image_size: int | None = None
 
 
 class Detector(ABC):
-    """A method with everything it needs to score pixels; stateless between calls.
+    """A method with everything it needs to score pixels, stateless between calls.
 
     A subclass sets ``name``, ``capabilities`` and, where it has choices, ``Config`` (a dataclass whose defaults are the
     method's), and implements :meth:`score`. One that learns also implements :meth:`learned` and :meth:`loss`.
 
     Attributes:
-        tower: the frozen image tower. image_size: side of the square input in pixels, a multiple of the patch size.
+        tower: the frozen image tower.
+        image_size: side of the square input in pixels, a multiple of the patch size.
         own_activation: the method chooses the activation of its tower itself.
     """
 
@@ -69,8 +70,16 @@ class Detector(ABC):
     tower: ImageTower
 
     def __init__(self, parts: Parts) -> None:
+        """Read the configuration and check it against the tower.
+
+        Args:
+            parts: Tower, configuration and what was learned.
+
+        Raises:
+            ModelError: parts that do not fit the method or each other.
+        """
         self.parts, self.tower = parts, parts.built.tower
-        self.config: Any = read_config(self.Config, parts.config, parts.name)
+        self.config: Any = read_method_config(self.Config, parts.config, parts.name)
         if self.capabilities.uses_text:
             text_of(parts.built, self.name)
         self._check_size()
@@ -87,7 +96,13 @@ class Detector(ABC):
 
     @classmethod
     def from_parts(cls, parts: Parts) -> Detector:
-        """The detector of these parts.
+        """Make the detector of these parts.
+
+        Args:
+            parts: Tower, configuration and what was learned.
+
+        Returns:
+            The detector.
 
         Raises:
             ModelError: parts that do not fit the method or each other.
@@ -102,10 +117,29 @@ class Detector(ABC):
 
     @abstractmethod
     def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
-        """Score normalised pixels ``(N, 3, S, S)``; ``valid (N, S, S)`` limits the scores to the patient."""
+        """Score normalised pixels.
+
+        Args:
+            pixels: ``(N, 3, S, S)`` float32, normalised as the tower expects.
+            valid: ``(N, S, S)`` bool, the patient, to which the scores are limited. None: everywhere.
+
+        Returns:
+            Maps ``(N, S, S)`` and scores ``(N,)``, in [0, 1].
+        """
 
     def at_speed(self, scale: float, early_exit: bool) -> Detector:
-        """The same detector at another input size, and without its last tap: what a speed preset asks for."""
+        """Make the same detector at another input size, and without its last tap: what a speed preset asks for.
+
+        Args:
+            scale: Of the input's side, 1 for no change.
+            early_exit: Leave the last of several taps out, where the method has some.
+
+        Returns:
+            A detector, or this one where nothing changes.
+
+        Raises:
+            ModelError: a method that cannot change its input size.
+        """
         if scale == 1:
             return self
         size = self.tower.nearest_size(round(scale * self.image_size))
@@ -113,26 +147,54 @@ class Detector(ABC):
         return type(self).from_parts(replace(self.parts, config=changed, tensors=self.state() or self.parts.tensors))
 
     def describe(self) -> dict[str, Any]:
-        """Method and configuration as plain JSON values."""
+        """Describe the method and its configuration.
+
+        Returns:
+            Plain JSON values.
+        """
         config = asdict(self.config) if is_dataclass(self.config) and not isinstance(self.config, type) else {}
         return {"method": self.name, "image_size": self.image_size, "config": config}
 
     def state(self) -> dict[str, Tensor]:
-        """What was learned, as tensors by name: what :class:`Parts` of the same method are made of again."""
+        """Give what was learned: what :class:`Parts` of the same method are made of again.
+
+        Returns:
+            Tensors by name, on the CPU.
+        """
         if not self.capabilities.trains:
             return {}
         return {name: value.detach().cpu().clone().contiguous() for name, value in self.learned().state_dict().items()}
 
     def learned(self) -> nn.Module:
-        """The module whose parameters training changes."""
+        """Give the module whose parameters training changes.
+
+        Returns:
+            The module, on the tower's device.
+
+        Raises:
+            ModelError: the method learns nothing.
+        """
         raise self._cannot("train", "it learns nothing")
 
     def loss(self, batch: LabelledPixels) -> Tensor:
-        """The loss of a batch, differentiable in :meth:`learned`."""
+        """Compute the loss of a batch, differentiable in :meth:`learned`.
+
+        Args:
+            batch: Labelled slices.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            ModelError: the method learns nothing.
+        """
         raise self._cannot("train", "it learns nothing")
 
     def fit(self, auxiliary: Auxiliary) -> None:
         """Learn from labelled images of other tasks: by default Adam on :meth:`loss`.
+
+        Args:
+            auxiliary: Batches, and the run around the fit.
 
         Raises:
             ModelError: the method learns nothing, or its loss is not finite.
@@ -141,6 +203,9 @@ class Detector(ABC):
 
     def adapt(self, normals: NormalPixels) -> Detector | None:
         """Give the detector that has also seen normal images.
+
+        Args:
+            normals: Normal slices of the task at hand.
 
         Returns:
             None where the method has no way of its own: :func:`headclip_med.detectors.memory.adapted` then adds a
@@ -152,8 +217,20 @@ class Detector(ABC):
         return ModelError(f"The method must be one that can {what}", f"{self.name}: {why}", "Choose another --method")
 
 
-def read_config(kind: type[Config], values: Mapping[str, Any], whose: str) -> Config:
-    """``values`` as the dataclass ``kind``, or :class:`ModelError` that names the first fault."""
+def read_method_config(kind: type[Config], values: Mapping[str, Any], whose: str) -> Config:
+    """Read a method's configuration.
+
+    Args:
+        kind: Its dataclass.
+        values: Fields that differ from the defaults.
+        whose: What to call the model in a message.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ModelError: an unknown key or a value that is not allowed, the first of which is named.
+    """
     known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - known)
     if unknown:
@@ -172,7 +249,18 @@ def read_config(kind: type[Config], values: Mapping[str, Any], whose: str) -> Co
 
 
 def text_of(built: BuiltTower, method: str) -> tuple[nn.Module, Callable[[list[str]], Tensor]]:
-    """The text side of a tower, or :class:`ModelError` where it has none."""
+    """Give the text side of a tower.
+
+    Args:
+        built: The tower.
+        method: Name of the method, for the message.
+
+    Returns:
+        The CLIP model and its tokenizer.
+
+    Raises:
+        ModelError: a tower without a text side.
+    """
     if built.clip is None or built.tokenizer is None:
         raise ModelError(
             f"The method {method} must have a tower with a text side",

@@ -28,8 +28,8 @@ class ClipConfig:
     """Choices of CLIP's own score.
 
     Attributes:
-        image_size: side of the square input in pixels; None: that of the tower.
-        temperature: of the softmax; 0.01 is where CLIP's learned scale of 100 ended (arXiv 2103.00020).
+        image_size: side of the square input in pixels. None: that of the tower.
+        temperature: of the softmax, where 0.01 is where CLIP's learned scale of 100 ended (arXiv 2103.00020).
     """
 
     image_size: Size | None = None
@@ -49,12 +49,17 @@ class Clip(Detector):
     config: ClipConfig
 
     def __init__(self, parts: Parts) -> None:
+        """Encode the domain's prompts.
+
+        Args:
+            parts: Tower and configuration.
+        """
         super().__init__(parts)
         self.classes = prompted(parts).to(self.tower.device)
 
     @torch.inference_mode()
     def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
-        """As of any detector; ``valid`` changes nothing, for the feature is of the whole slice."""
+        """Score the whole slice, for which ``valid`` changes nothing."""
         features = encode_images(self.tower, pixels, EncodeOptions((), local_attention="none"))
         scores = _abnormal(features.global_feature, self.classes, self.config.temperature)
         return SliceBatch(scores[:, None, None].repeat(1, *pixels.shape[-2:]), scores)
@@ -62,15 +67,16 @@ class Clip(Detector):
 
 @dataclass(frozen=True)
 class ClipVVConfig:
-    """Choices of the maps without training; the combination is ours, its parts are published.
+    """Choices of the maps without training, whose parts are published and whose combination is ours.
 
     Attributes:
-        image_size: side of the square input in pixels; None: 518 for CLIP at 336, else that of the tower.
-        feature_layers: tapped blocks, 0-based, negative from the end; the maps of several are averaged.
-        local_start: first block of the V-V path, 0-based; None: the last 19 blocks (AnomalyCLIP, arXiv 2310.18961).
-        temperature: of the map's softmax; image_temperature: of the image score's, CLIP's own as in ``clip``.
+        image_size: side of the square input in pixels. None: 518 for CLIP at 336, else that of the tower.
+        feature_layers: tapped blocks, 0-based, negative from the end. The maps of several are averaged.
+        local_start: first block of the V-V path, 0-based. None: the last 19 blocks (AnomalyCLIP, arXiv 2310.18961).
+        temperature: of the map's softmax.
+        image_temperature: of the image score's, CLIP's own as in ``clip``.
         map_sigma: σ in pixels at 518 px, scaled with the input, as of the family.
-        map_weight: share of the map's maximum in the score; 0 leaves the score of ``clip``.
+        map_weight: share of the map's maximum in the score, where 0 leaves the score of ``clip``.
     """
 
     image_size: Size | None = None
@@ -97,6 +103,14 @@ class ClipVV(Detector):
     config: ClipVVConfig
 
     def __init__(self, parts: Parts) -> None:
+        """Encode the domain's prompts, and check the taps.
+
+        Args:
+            parts: Tower and configuration.
+
+        Raises:
+            ModelError: a tap before the V-V path.
+        """
         super().__init__(parts)
         self.layers = resolve_layers(self.config.feature_layers, self.tower.depth)
         start = first_local_block(self.tower.depth, self.config.local_start)
@@ -115,7 +129,7 @@ class ClipVV(Detector):
 
     @torch.inference_mode()
     def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
-        """As of any detector: the map, and its maximum together with the image's probability."""
+        """Score the map, and its maximum together with the image's probability."""
         config = self.config
         features = encode_images(self.tower, pixels, EncodeOptions(self.layers, local_start=config.local_start))
         patches = scoring.patch_map(

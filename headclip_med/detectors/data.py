@@ -18,9 +18,9 @@ class Capabilities:
     Attributes:
         zero_shot: scores images of a task that it saw nothing of.
         uses_text: needs a tower with a text side.
-        localises: its map says where; otherwise the map is the slice's score everywhere.
-        trains: :meth:`Detector.fit` learns from labelled images of other tasks; trains_text: through a text side,
-            which what was learned may then do without.
+        localises: its map says where. Otherwise the map is the slice's score everywhere.
+        trains: :meth:`Detector.fit` learns from labelled images of other tasks.
+        trains_text: it learns through a text side, which what was learned may then do without.
         needs_state: cannot score before it was trained, converted or fitted.
         needs_normals: cannot score before it saw normal images of the task.
         needs_masks: its training must be told where lesions are.
@@ -44,8 +44,8 @@ class ClassFeatures:
 
     Attributes:
         patch: by 0-based layer, ``(2, D)``.
-        image: ``(2, D)`` for the global feature; None where it carries no class (then the map alone decides).
-        centre: by layer, a mean feature ``(D,)`` subtracted before normalisation; empty for CLIP.
+        image: ``(2, D)`` for the global feature, or None where it carries no class (then the map alone decides).
+        centre: by layer, a mean feature ``(D,)`` subtracted before normalisation, empty for CLIP.
     """
 
     patch: dict[int, Tensor]
@@ -72,9 +72,10 @@ class LabelledPixels:
 
     Attributes:
         pixels: ``(N, 3, S, S)`` float32, normalised as the tower expects.
-        mask: ``(N, S, S)`` float32, 1 in a lesion; valid: ``(N, S, S)`` bool, the patient.
+        mask: ``(N, S, S)`` float32, 1 in a lesion.
+        valid: ``(N, S, S)`` bool, the patient.
         labels: ``(N,)`` float32, 1 where there is a lesion.
-        known: ``(N, S, S)`` bool, where something is known about the pixels; None: everywhere.
+        known: ``(N, S, S)`` bool, where something is known about the pixels. None: everywhere.
     """
 
     pixels: Tensor
@@ -84,15 +85,25 @@ class LabelledPixels:
     known: Tensor | None = None
 
     def where_known(self, maps: Tensor) -> Tensor:
-        """Maps ``(N, S, S)`` that are 0, as the mask is, where nothing is known: no loss comes from there."""
+        """Set maps to 0, as the mask is, where nothing is known, so that no loss comes from there.
+
+        Args:
+            maps: ``(N, S, S)``.
+
+        Returns:
+            ``(N, S, S)``.
+        """
         return maps if self.known is None else maps * self.known.to(maps)
 
 
 @dataclass(frozen=True)
 class NormalPixels:
-    """Normal slices of the task at hand: ``pixels (N, 3, S, S)`` and the patient in them, ``valid (N, S, S)``.
+    """Normal slices of the task at hand.
 
-    ``volumes``: which volume each slice is of, N numbers, since slices of one are alike; empty: each of its own.
+    Attributes:
+        pixels: ``(N, 3, S, S)`` float32, normalised as the tower expects.
+        valid: ``(N, S, S)`` bool, the patient.
+        volumes: which volume each slice is of, N numbers, since slices of one are alike. Empty: each of its own.
     """
 
     pixels: Tensor
@@ -114,13 +125,33 @@ class TrainingSteps(Protocol[Batch_co]):
     seed: int
 
     def begin(self, learned: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-        """Take up an interrupted run, if there is one; the step to go on with, 0 for a new run."""
+        """Take up an interrupted run, if there is one.
+
+        Args:
+            learned: The module whose parameters the checkpoint holds.
+            optimiser: Its optimiser, whose state comes back too.
+
+        Returns:
+            The step to go on with, 0 for a new run.
+        """
 
     def batch(self, step: int) -> Batch_co:
-        """The batch of a step from 0, the same for the same seed."""
+        """Give the batch of a step, the same for the same seed.
+
+        Args:
+            step: From 0.
+
+        Returns:
+            Such as labelled slices.
+        """
 
     def done(self, step: int, loss: float) -> None:
-        """So many steps are done: report, validate, keep."""
+        """Report, validate and keep after a step.
+
+        Args:
+            step: How many steps are done.
+            loss: Of the last one.
+        """
 
 
 # What a method learns from: labelled images of other tasks.

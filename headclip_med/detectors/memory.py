@@ -37,11 +37,13 @@ class MemoryConfig:
     """Choices of the memory.
 
     Attributes:
-        image_size: side of the square input in pixels; None: that of the tower, or of the method it is added to.
-        layers: tapped blocks, 0-based; None: half way and three quarters up, where features are least class-bound.
-        bank_size: patches kept per layer. candidates: random patches that they are chosen from.
+        image_size: side of the square input in pixels. None: that of the tower, or of the method it is added to.
+        layers: tapped blocks, 0-based. None: half way and three quarters up, where features are least class-bound.
+        bank_size: patches kept per layer.
+        candidates: random patches that they are chosen from.
         weight: share of the memory in map and score, where it is added to another method.
         map_sigma: σ in pixels at 518 px, as of the family.
+        seed: of the random choice.
     """
 
     image_size: int | None = None
@@ -68,8 +70,8 @@ class PatchBank:
     """Normal patches and what their distances mean.
 
     Attributes:
-        features: by layer, ``(M, D)`` L2-normalised. centre, spread: of the distances of normal patches to the bank of
-            the other normal images, averaged over layers.
+        features: by layer, ``(M, D)`` L2-normalised.
+        centre, spread: of the distances of normal patches to the bank of the other normal images, averaged over layers.
     """
 
     features: dict[int, Tensor]
@@ -77,25 +79,59 @@ class PatchBank:
     spread: float
 
     def distances(self, features: dict[int, Tensor]) -> Tensor:
-        """½ (1 − cosine with the nearest normal patch), mean over layers: ``(N, P, D)`` each → ``(N, P)`` in [0, 1]."""
+        """Average over layers ½ (1 − cosine with the nearest normal patch).
+
+        Args:
+            features: By layer, ``(N, P, D)`` L2-normalised.
+
+        Returns:
+            ``(N, P)`` in [0, 1].
+        """
         return torch.stack([half_cosine_distance(features[layer], bank) for layer, bank in self.features.items()]).mean(
             dim=0
         )
 
     def probabilities(self, features: dict[int, Tensor]) -> Tensor:
-        """Distances as probabilities of abnormal: ½ at three robust deviations above what normal patches have."""
+        """Turn distances into probabilities of abnormal: ½ at three robust deviations above what normal patches have.
+
+        Args:
+            features: By layer, ``(N, P, D)`` L2-normalised.
+
+        Returns:
+            ``(N, P)`` in [0, 1].
+        """
         return torch.sigmoid((self.distances(features) - self.centre) / self.spread - _EVEN_ODDS)
 
 
 def patch_features(tower: ImageTower, pixels: Tensor, layers: tuple[int, ...]) -> dict[int, Tensor]:
-    """The tower's ordinary patch features by layer, ``(N, P, D)`` L2-normalised."""
+    """Encode patches by the tower's ordinary path.
+
+    Args:
+        tower: A frozen image tower.
+        pixels: ``(N, 3, S, S)``, normalised.
+        layers: Tapped blocks, 0-based.
+
+    Returns:
+        By layer, ``(N, P, D)`` L2-normalised.
+    """
     options = EncodeOptions(layers, local_attention="none", want_global=False)
     return encode_images(tower, pixels, options).patch_features
 
 
 @torch.inference_mode()
-def build_bank(tower: ImageTower, normals: NormalPixels, layers: tuple[int, ...], config: MemoryConfig) -> PatchBank:
-    """Patches of normal images and of their mirror images.
+def build_patch_bank(
+    tower: ImageTower, normals: NormalPixels, layers: tuple[int, ...], config: MemoryConfig
+) -> PatchBank:
+    """Choose patches of normal images and of their mirror images.
+
+    Args:
+        tower: A frozen image tower.
+        normals: Normal slices.
+        layers: Tapped blocks, 0-based.
+        config: Size of the bank, and the seed of the choice.
+
+    Returns:
+        The patches, and what their distances mean.
 
     Raises:
         ModelError: no patch of patient in any of them.
@@ -159,10 +195,15 @@ def _coreset(features: Tensor, config: MemoryConfig, draw: torch.Generator) -> T
 
 
 class WithMemory(Detector):
-    """A detector that also compares with normal patches; of :class:`Memory`, the comparison alone.
+    """A detector that also compares with normal patches, and of :class:`Memory`, the comparison alone.
 
     Args:
-        base: the detector that the memory is added to. normals: at its input size.
+        base: The detector that the memory is added to.
+        normals: Normal slices at its input size.
+        config: Choices of the memory.
+
+    Raises:
+        ModelError: no normal slice, or none that shows the patient.
     """
 
     def __init__(self, base: Detector, normals: NormalPixels, config: MemoryConfig | None = None) -> None:
@@ -174,7 +215,7 @@ class WithMemory(Detector):
         depth = self.tower.depth
         chosen = self.config.layers or (depth // 2 - 1, (3 * depth) // 4 - 1)
         self.layers = resolve_layers(tuple(dict.fromkeys(max(0, layer) for layer in chosen)), depth)
-        self.bank = build_bank(self.tower, normals, self.layers, self.config)
+        self.bank = build_patch_bank(self.tower, normals, self.layers, self.config)
         self.slices = len(normals)
 
     @property
@@ -184,7 +225,7 @@ class WithMemory(Detector):
 
     @torch.inference_mode()
     def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
-        """Map and score: the other method's and the memory's, weighed; the memory's score is its map's maximum."""
+        """Weigh the other method's map and score with the memory's, whose score is its map's maximum."""
         found = self._memory(pixels)
         inside = found if valid is None else found * valid.to(found)
         scores = inside.flatten(1).amax(dim=1)
@@ -194,16 +235,16 @@ class WithMemory(Detector):
         return SliceBatch(torch.lerp(other.maps, found, share), torch.lerp(other.scores, scores, share))
 
     def at_speed(self, scale: float, early_exit: bool) -> Detector:
-        """A memory holds features of one input size."""
+        """Refuse, because a memory holds features of one input size."""
         raise self._cannot("change its speed", "normal images were seen at another size")
 
     def state(self) -> dict[str, Tensor]:
-        """The bank beside what the other method learned."""
+        """Give the bank beside what the other method learned."""
         bank = {f"memory.{layer}": each.cpu() for layer, each in self.bank.features.items()}
         return {**self.base.state(), **bank, "memory.scale": torch.tensor([self.bank.centre, self.bank.spread])}
 
     def describe(self) -> dict[str, Any]:
-        """Both configurations, and how much is remembered."""
+        """Describe both configurations, and how much is remembered."""
         sizes = [len(each) for each in self.bank.features.values()]
         own = {**super().describe()["config"], "layers": self.layers, "patches": sizes, "slices": self.slices}
         return {**self.base.describe(), "memory": own}
@@ -217,7 +258,7 @@ class WithMemory(Detector):
 
 
 class Memory(Detector):
-    """Distance to the nearest patch of normal images; no text, no training.
+    """Distance to the nearest patch of normal images, without text or training.
 
     It scores only after :meth:`adapt`.
     """
@@ -227,19 +268,31 @@ class Memory(Detector):
     Config = MemoryConfig
 
     def __init__(self, parts: Parts) -> None:
+        """Keep the parts until normal images come.
+
+        Args:
+            parts: Tower and configuration.
+        """
         super().__init__(parts)
 
     def adapt(self, normals: NormalPixels) -> Detector:
-        """The detector that can score."""
+        """Give the detector that can score."""
         return WithMemory(self, normals, self.config)
 
     def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
-        """Refused: it has seen nothing yet."""
+        """Refuse, because it has seen nothing yet."""
         raise ModelError("The method memory must be given normal images", "none", "Add --normals DIR")
 
 
 def adapted(detector: Detector, normals: NormalPixels) -> Detector:
     """Give the detector that has also seen normal images: by the method's own way, or with a memory of their patches.
+
+    Args:
+        detector: Any detector.
+        normals: Normal slices at its input size.
+
+    Returns:
+        The detector that compares with them.
 
     Raises:
         ModelError: normal images that the method can do nothing with.

@@ -27,6 +27,8 @@ class Prompts:
     """Prompts that learn, and the frozen text side that they go through.
 
     Attributes:
+        learner: what learns.
+        side: the frozen text side.
         tokens: ``(2, length)`` token numbers of the normal and the abnormal text.
     """
 
@@ -35,20 +37,25 @@ class Prompts:
     tokens: Tensor
 
     def features(self) -> Tensor:
-        """``(2, D)`` L2-normalised ``[normal, abnormal]``, differentiable in the prompts."""
+        """Encode the prompts, differentiable in them.
+
+        Returns:
+            ``(2, D)`` L2-normalised ``[normal, abnormal]``.
+        """
         features: Tensor = self.learner(self.side, self.tokens)
         return features
 
     def features_of(self, images: Tensor) -> Tensor:
-        """The same with each image's feature as one more token after the contexts (Crane, arXiv 2504.11055).
+        """Encode the prompts with each image's feature as one more token after the contexts (Crane, arXiv 2504.11055).
 
-        What follows moves on by one token, the last padding drops off; deep tokens replace the same ones as ever.
+        What follows moves on by one token and the last padding drops off, while deep tokens replace the same ones as
+        ever.
 
         Args:
             images: ``(N, D)`` L2-normalised, where D is the width of the text side.
 
         Returns:
-            ``(N, 2, D)``.
+            ``(N, 2, D)`` L2-normalised ``[normal, abnormal]``.
 
         Raises:
             ModelError: an image feature that is no token of the text side.
@@ -66,12 +73,25 @@ class Prompts:
         return features.unflatten(0, (count, 2))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Copies of the prompts as :func:`prompts_of` reads them."""
+        """Copy the prompts as :func:`prompts_of` reads them.
+
+        Returns:
+            Tensors by name, on the CPU.
+        """
         return {_CONTEXT: kept(self.learner.context), _DEEP: kept(self.learner.deep)}
 
 
 def prompts_of(parts: Parts, method: str, *, round_deep: bool, seed: int) -> Prompts | None:
-    """The prompts in ``parts``, fresh ones where nothing was learned yet, or None where only their features are.
+    """Find the prompts in ``parts``, or make fresh ones where nothing was learned yet.
+
+    Args:
+        parts: Tower with its text side, and what was learned.
+        method: Name of the method, for messages.
+        round_deep: Round deep tokens to 16 bits.
+        seed: Of fresh prompts.
+
+    Returns:
+        The prompts, or None where only their features are.
 
     Raises:
         ModelError: no text side to learn through, prompts that do not fit it or are not finite.
@@ -97,7 +117,14 @@ def prompts_of(parts: Parts, method: str, *, round_deep: bool, seed: int) -> Pro
 
 
 def one_pair(parts: Parts, prompts: Prompts | None) -> Tensor:
-    """The class features ``(2, D)`` of a method that compares every layer with the same pair, on the tower's device.
+    """Give the class features of a method that compares every layer with the same pair.
+
+    Args:
+        parts: Tower and what was learned.
+        prompts: The prompts, where there are some.
+
+    Returns:
+        ``(2, D)`` ``[normal, abnormal]`` on the tower's device.
 
     Raises:
         ModelError: none, or some that do not fit the tower.
@@ -110,12 +137,30 @@ def one_pair(parts: Parts, prompts: Prompts | None) -> Tensor:
 
 @torch.no_grad()
 def current(prompts: Prompts) -> Tensor:
-    """What the prompts end as now, ``(2, D)``, outside autograd."""
+    """Encode the prompts as they are now, outside autograd.
+
+    Args:
+        prompts: What learns.
+
+    Returns:
+        ``(2, D)`` L2-normalised ``[normal, abnormal]``.
+    """
     return prompts.features()
 
 
 def trainable(prompts: Prompts | None, name: str) -> Prompts:
-    """The prompts, or :class:`ModelError` where only their features are left."""
+    """Refuse where only the features of prompts are left.
+
+    Args:
+        prompts: The prompts, or None.
+        name: What to call the model in the message.
+
+    Returns:
+        The prompts.
+
+    Raises:
+        ModelError: no prompts.
+    """
     if prompts is None:
         raise ModelError(
             f"{name} must hold its prompts and have a text side for this",
@@ -160,5 +205,12 @@ def _checked_pair(stored: Tensor, tower: ImageTower, name: str) -> Tensor:
 
 
 def kept(tensor: Tensor) -> Tensor:
-    """A copy for a pack, which no later step changes."""
+    """Copy a tensor for a pack, so that no later step changes it.
+
+    Args:
+        tensor: On any device.
+
+    Returns:
+        Contiguous, on the CPU, outside autograd.
+    """
     return tensor.detach().cpu().contiguous().clone()

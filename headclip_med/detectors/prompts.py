@@ -37,10 +37,14 @@ TEMPLATES: tuple[str, ...] = (
 
 
 def ensemble(anatomy: Sequence[str], abnormal: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """Normal and abnormal texts for every anatomy word.
+    """Write normal and abnormal texts for every anatomy word.
 
     Args:
-        anatomy: words such as ``brain MRI``; abnormal: further states of a domain, each with ``{}`` for the anatomy.
+        anatomy: Words such as ``brain MRI``.
+        abnormal: Further states of a domain, each with ``{}`` for the anatomy.
+
+    Returns:
+        Normal texts and abnormal texts.
     """
 
     def texts(states: Sequence[str]) -> list[str]:

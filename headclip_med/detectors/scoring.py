@@ -33,18 +33,26 @@ _LSE_SHARPNESS = 50.0
 
 
 def half_cosine_distance(features: Tensor, references: Tensor) -> Tensor:
-    """½ (1 − the largest cosine with any reference), L2-normalised both: ``(N, T, D)``, ``(M, D)`` → ``(N, T)`` in
-    [0, 1]."""
+    """Compute ½ (1 − the largest cosine with any reference).
+
+    Args:
+        features: ``(N, T, D)`` L2-normalised.
+        references: ``(M, D)`` L2-normalised.
+
+    Returns:
+        ``(N, T)`` in [0, 1].
+    """
     parts = references.split(_REFERENCES)
     nearest = torch.stack([(features @ part.T).amax(dim=-1) for part in parts]).amax(dim=0)
     return ((1 - nearest) / 2).clamp(0, 1)
 
 
 def class_probabilities(features: Tensor, class_features: Tensor, logit_scale: float) -> Tensor:
-    """softmax(logit_scale · cos(features, class_features)).
+    """Compute softmax(logit_scale · cos(features, class_features)).
 
     Args:
-        features: ``(..., D)`` L2-normalised; class_features: ``(2, D)`` ``[normal, abnormal]``, L2-normalised.
+        features: ``(..., D)`` L2-normalised.
+        class_features: ``(2, D)`` ``[normal, abnormal]``, L2-normalised.
         logit_scale: 1 / temperature.
 
     Returns:
@@ -60,9 +68,18 @@ def patch_map(
     *,
     logit_scale: float,
 ) -> Tensor:
-    """M = mean over layers of (p_abnormal + 1 − p_normal) / 2 on the patch grid: ``(N, Hp, Wp)`` in [0, 1].
+    """Compute M = mean over layers of (p_abnormal + 1 − p_normal) / 2 on the patch grid.
 
     Released AnomalyCLIP code adds the layers instead: n times this, which leaves [0, 1].
+
+    Args:
+        patch_features: By layer, ``(N, P, D)`` L2-normalised.
+        class_features: By layer, ``(2, D)`` ``[normal, abnormal]``, L2-normalised.
+        grid: ``(Hp, Wp)`` with P = Hp·Wp.
+        logit_scale: 1 / temperature.
+
+    Returns:
+        ``(N, Hp, Wp)`` in [0, 1].
     """
     maps = []
     for layer, features in patch_features.items():
@@ -72,7 +89,17 @@ def patch_map(
 
 
 def upsample(patches: Tensor, size: tuple[int, int], *, sigma: float, mode: Upsampling = "bilinear") -> Tensor:
-    """Patch maps ``(N, Hp, Wp)`` → smooth maps ``(N, H, W)``; ``sigma`` in pixels of the result, 0 for none."""
+    """Enlarge patch maps to smooth maps.
+
+    Args:
+        patches: ``(N, Hp, Wp)``.
+        size: ``(H, W)`` of the result in pixels.
+        sigma: Of the Gaussian, in pixels of the result, 0 for none.
+        mode: Interpolation.
+
+    Returns:
+        ``(N, H, W)``.
+    """
     rows, cols = (
         torch.from_numpy(_upsampling_matrix(int(n), m, sigma, mode)).to(patches)
         for n, m in zip(patches.shape[-2:], size, strict=True)
@@ -108,8 +135,16 @@ def _interpolation(source: int, target: int, mode: Upsampling) -> NDArray[np.flo
 
 
 def pool_map(maps: Tensor, pool: Pool = "max", top_fraction: float = 0.01) -> Tensor:
-    """One number per map ``(N, H, W)`` → ``(N,)``: maximum, mean of the top fraction, 99.5th percentile, or a
-    log-sum-exp average."""
+    """Pool each map to one number: maximum, mean of the top fraction, 99.5th percentile, or a log-sum-exp average.
+
+    Args:
+        maps: ``(N, H, W)`` in [0, 1].
+        pool: ``max``, ``topk_mean``, ``p99.5`` or ``lse``.
+        top_fraction: Share of the pixels for ``topk_mean``, in (0, 1].
+
+    Returns:
+        ``(N,)``.
+    """
     flat = maps.flatten(1)
     count = int(flat.shape[1])
     if pool == "max":
@@ -122,10 +157,12 @@ def pool_map(maps: Tensor, pool: Pool = "max", top_fraction: float = 0.01) -> Te
 
 
 def score_pooled_feature(global_feature: Tensor, patch_features: Tensor, abnormal: Tensor) -> Tensor:
-    """Crane's score-based pooling (arXiv 2504.11055): the global feature drawn to the abnormal patches.
+    """Draw the global feature to the abnormal patches: Crane's score-based pooling (arXiv 2504.11055).
 
     Args:
-        global_feature: ``(N, D)``; patch_features: ``(N, P, D)``; abnormal: probabilities ``(N, P)``.
+        global_feature: ``(N, D)`` L2-normalised.
+        patch_features: ``(N, P, D)`` L2-normalised.
+        abnormal: Probabilities ``(N, P)`` in [0, 1].
 
     Returns:
         ``(N, D)`` L2-normalised: half the global feature, half the probability-weighted patch mean.
@@ -135,7 +172,15 @@ def score_pooled_feature(global_feature: Tensor, patch_features: Tensor, abnorma
 
 
 def grey_levels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalised pixels ``(N, 3, H, W)`` → the mean of their channels before normalisation ``(N, H, W)`` in [0, 1]."""
+    """Average the channels of normalised pixels as they were before normalisation.
+
+    Args:
+        pixels: ``(N, 3, H, W)``, normalised.
+        mean, std: That they were normalised with, per channel.
+
+    Returns:
+        ``(N, H, W)`` in [0, 1].
+    """
     centre, spread = (
         torch.from_numpy(np.asarray(v, dtype=np.float32)).view(1, 3, 1, 1).to(pixels) for v in (mean, std)
     )
@@ -143,21 +188,33 @@ def grey_levels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
 
 
 def fuse_intensity(maps: Tensor, levels: Tensor, fusion: tuple[float, float, float]) -> Tensor:
-    """σ(a · logit(map) + b · level + c): what the tower says together with how bright the pixel is.
+    """Compute σ(a · logit(map) + b · level + c): what the tower says together with how bright the pixel is.
 
-    On FLAIR lesions are bright, and a map on patches is too coarse to say where exactly; (a, b, c) come from a logistic
-    regression on auxiliary data.
+    On FLAIR lesions are bright, and a map on patches is too coarse to say where exactly.
 
     Args:
-        maps, levels: ``(N, H, W)`` in [0, 1]; levels are intensities between the volume's own black and white.
+        maps: ``(N, H, W)`` in [0, 1].
+        levels: ``(N, H, W)`` in [0, 1], intensities between the volume's own black and white.
+        fusion: (a, b, c), which come from a logistic regression on auxiliary data.
+
+    Returns:
+        ``(N, H, W)`` in [0, 1].
     """
     a, b, c = fusion
     return (a * torch.logit(maps, eps=_CERTAIN) + b * levels + c).sigmoid()
 
 
 def joint_score(image_score: Tensor | None, map_score: Tensor, weight: float) -> Tensor:
-    """Joint anomaly score S = (1 − weight) · s + weight · pooled map, in [0, 1]; shape ``(N,)``.
+    """Compute the joint anomaly score S = (1 − weight) · s + weight · pooled map.
 
     Without an image-level score (a tower without class features for its global feature), S is the map's.
+
+    Args:
+        image_score: ``(N,)`` in [0, 1], or None.
+        map_score: ``(N,)`` in [0, 1].
+        weight: Share of the map, in [0, 1].
+
+    Returns:
+        ``(N,)`` in [0, 1].
     """
     return map_score if image_score is None else (1 - weight) * image_score + weight * map_score

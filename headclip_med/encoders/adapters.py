@@ -19,7 +19,14 @@ _CHOOSE = "Choose a plain ViT, such as ViT-L-14-336 or vit_small_patch14_dinov2"
 
 
 def tower_from_open_clip(visual: nn.Module, mean: Any = None, std: Any = None) -> ImageTower:
-    """The image side of an open_clip model (``clip.visual``) as a tower.
+    """View the image side of an open_clip model as a tower.
+
+    Args:
+        visual: The model's ``clip.visual``.
+        mean, std: Of the pixels that its weights expect, per channel in [0, 1], OpenAI's by default.
+
+    Returns:
+        A tower over the model's own parameters.
 
     Raises:
         ModelError: not a plain ViT (ResNet, ConvNeXt, timm trunk, attentional pooling, modified blocks).
@@ -70,7 +77,13 @@ def _open_clip_block(block: Any) -> Block:
 
 
 def tower_from_timm(model: nn.Module) -> ImageTower:
-    """A timm ``VisionTransformer`` (DINO, DINOv2 with or without registers, supervised ViT) as a tower.
+    """View a timm ``VisionTransformer`` as a tower.
+
+    Args:
+        model: DINO, DINOv2 with or without registers, or a supervised ViT.
+
+    Returns:
+        A tower over the model's own parameters.
 
     Raises:
         ModelError: another architecture, or a ViT variant whose attention is not the standard one.

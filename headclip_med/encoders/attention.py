@@ -16,18 +16,27 @@ LocalAttention = Literal["vv", "qk", "qq+kk+vv", "none"]
 
 
 def choose_kernel(device: torch.device, dtype: torch.dtype) -> Literal["fused", "matmul"]:
-    """``matmul`` for 16-bit types on a CPU, where the fused kernel is far below the matrix units; else ``fused``."""
+    """Choose the attention kernel by hardware.
+
+    Args:
+        device: Where attention is computed.
+        dtype: Of the queries, keys and values.
+
+    Returns:
+        ``matmul`` for 16-bit types on a CPU, where the fused kernel is far below the matrix units, else ``fused``.
+    """
     return "matmul" if device.type == "cpu" and dtype in (torch.bfloat16, torch.float16) else "fused"
 
 
 def attend(
     query: Tensor, key: Tensor, value: Tensor, *, temperature: Tensor | None = None, kernel: Kernel = "auto"
 ) -> Tensor:
-    """softmax(q kᵀ / √d) v for every head.
+    """Compute softmax(q kᵀ / √d) v for every head.
 
     Args:
-        query: ``(N, heads, Tq, d)``, maybe no row; key, value: ``(N, heads, T, d)``.
-        temperature: factors of the logits, broadcastable to ``(N, heads, 1, 1)``; 1 leaves them as they are.
+        query: ``(N, heads, Tq, d)``, maybe no row.
+        key, value: ``(N, heads, T, d)``.
+        temperature: Factors of the logits, broadcastable to ``(N, heads, 1, 1)``, where 1 leaves them as they are.
         kernel: ``fused`` is PyTorch's scaled_dot_product_attention, ``matmul`` plain products per head.
 
     Returns:
@@ -45,7 +54,16 @@ def attend(
 
 
 def logit_bytes(tokens: int, heads: int, item: int) -> int:
-    """Bytes of the logits that exist at once, of numbers of ``item`` bytes, where heads are multiplied in groups."""
+    """Estimate the memory of the logits that exist at once where heads are multiplied in groups.
+
+    Args:
+        tokens: Tokens of an image.
+        heads: Heads of a block.
+        item: Bytes of a number.
+
+    Returns:
+        Bytes for one image.
+    """
     return min(heads, _heads_at_once(tokens, tokens, item)) * tokens * tokens * item
 
 
@@ -78,13 +96,18 @@ def attend_locally(
     temperature: Tensor | None = None,
     kernel: Kernel = "auto",
 ) -> Tensor:
-    """The local branch's attention output for the patch rows only, ``(N, heads, P, d)``.
+    """Compute the local branch's attention output for the patch rows only.
 
     Args:
         kind: ``vv`` (AnomalyCLIP's DPAM), ``qq+kk+vv`` (Crane's sum of three) or ``qk`` (the ordinary attention).
-        qkv: each ``(N, heads, T, d)`` of the original path.
-        ordinary: the ordinary attention's output, reused by ``qk``.
-        prefix: number of class and register tokens in front; they stay as keys and values.
+        qkv: Each ``(N, heads, T, d)`` of the original path.
+        ordinary: The ordinary attention's output, reused by ``qk``.
+        prefix: Number of class and register tokens in front, which stay as keys and values.
+        temperature: Factors of the logits, broadcastable to ``(N, heads, 1, 1)``.
+        kernel: As of :func:`attend`.
+
+    Returns:
+        ``(N, heads, P, d)``.
     """
     query, key, value = qkv
     if kind == "qk" and temperature is None:

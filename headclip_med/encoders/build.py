@@ -55,8 +55,10 @@ class BuiltTower:
 
     Attributes:
         tower: frozen, float32, on the CPU.
-        kind: ``open_clip`` or ``timm``; architecture: the name there.
-        source: where the weights came from, without a local folder; sha256: of the weight file.
+        kind: ``open_clip`` or ``timm``.
+        architecture: the name there.
+        source: where the weights came from, without a local folder.
+        sha256: of the weight file.
         clip, tokenizer: the text side, or None for a vision-only tower.
         notes: what a user should know about these weights in this architecture.
     """
@@ -76,6 +78,12 @@ def build_tower(name: str) -> BuiltTower:
 
     A hub is contacted only for names that stand for hub weights, and only when they are not cached.
 
+    Args:
+        name: Of a hub's model, or a local weight file or folder.
+
+    Returns:
+        The tower, frozen on the CPU, with its text side if it has one.
+
     Raises:
         ModelError: unknown name, missing or unreadable file, weights that do not fit, no network.
     """
@@ -89,11 +97,14 @@ def build_tower(name: str) -> BuiltTower:
 
 
 def with_weights(name: str, weights: str | Path | None) -> str:
-    """The name of a tower that takes its weights from a local file or folder instead of a hub: ``ARCH@FILE``.
+    """Name a tower that takes its weights from a local file or folder instead of a hub.
 
     Args:
-        name: ``ARCH``, ``ARCH/TAG``, ``open_clip:`` or ``timm:`` in front of it. weights: ``[ARCH@]FILE``; None: of
-            ``name``.
+        name: ``ARCH`` or ``ARCH/TAG``, maybe with ``open_clip:`` or ``timm:`` in front of it.
+        weights: ``[ARCH@]FILE``, or None to leave the name as it is.
+
+    Returns:
+        ``ARCH@FILE``.
 
     Raises:
         ModelError: weights that are no file, a second file, or two architectures.
@@ -123,7 +134,7 @@ def _from_file(path: Path, named: str | None) -> BuiltTower:
         raise _unfitting(stored.name, named, "those of a CLIP" if is_clip else "those of a vision-only ViT")
     if is_clip:
         return _clip_from_file(stored, state, named)
-    architecture = named or recognise(state, stored.name)
+    architecture = named or recognise_architecture(state, stored.name)
     _check_normalisation_known(architecture, stored.name)
     model = _timm_model(architecture, pretrained=False)
     load_strictly(model, state, stored.name, architecture)
@@ -132,7 +143,7 @@ def _from_file(path: Path, named: str | None) -> BuiltTower:
 
 def _clip_from_file(stored: Stored, state: dict[str, Tensor], named: str | None) -> BuiltTower:
     facts = facts_of(stored, sizes_of(state, stored.name))
-    architecture = named or recognise(state, stored.name, facts)
+    architecture = named or recognise_architecture(state, stored.name, facts)
     clip = own_clip(architecture, state)
     of_our_name = clip is not None
     if clip is None:
@@ -145,12 +156,26 @@ def _clip_from_file(stored: Stored, state: dict[str, Tensor], named: str | None)
 
 
 def has_quick_gelu(module: nn.Module) -> bool:
-    """Whether a CLIP, or a block of it, computes QuickGELU."""
+    """Tell whether a CLIP, or a block of it, computes QuickGELU.
+
+    Args:
+        module: The model or a part of it.
+
+    Returns:
+        True where any part of it is a QuickGELU.
+    """
     return any(isinstance(part, QuickGELU) for part in module.modules())
 
 
 def with_gelu(built: BuiltTower) -> BuiltTower:
-    """The same CLIP, its very parameters, with GELU in the place of QuickGELU on both sides."""
+    """Put GELU in the place of QuickGELU on both sides of a CLIP.
+
+    Args:
+        built: The tower and its CLIP.
+
+    Returns:
+        The same CLIP with its very parameters, or ``built`` itself where there is nothing to change.
+    """
     if built.clip is None or not has_quick_gelu(built.clip):
         return built
     shared = {id(tensor): tensor for tensor in (*built.clip.parameters(), *built.clip.buffers())}
@@ -172,16 +197,35 @@ def _activation_note(facts: ClipFacts, clip: nn.Module, architecture: str, file:
 
 
 def architecture_of(stored: Stored, state: Mapping[str, Tensor]) -> str:
-    """The architecture of a weight file, whose tensors have these names, as :func:`recognise` finds it."""
-    facts = facts_of(stored, sizes_of(state, stored.name)) if CLIP_KEY in state else None
-    return recognise(state, stored.name, facts)
+    """Find the architecture of a weight file as :func:`recognise_architecture` does.
 
+    Args:
+        stored: What the file holds, and what lies beside it.
+        state: Its tensors under the names of open_clip or timm.
 
-def recognise(state: Mapping[str, Tensor], file: str, facts: ClipFacts | None = None) -> str:
-    """The architecture that a state dict belongs to, by the shapes of its tensors, and of a CLIP by ``facts``.
+    Returns:
+        The architecture's name.
 
     Raises:
-        ModelError: no architecture, or several, fit; the message says how to name one.
+        ModelError: as of :func:`recognise_architecture`.
+    """
+    facts = facts_of(stored, sizes_of(state, stored.name)) if CLIP_KEY in state else None
+    return recognise_architecture(state, stored.name, facts)
+
+
+def recognise_architecture(state: Mapping[str, Tensor], file: str, facts: ClipFacts | None = None) -> str:
+    """Find the architecture of a state dict by the shapes of its tensors, and of a CLIP by further facts.
+
+    Args:
+        state: Tensors under the names of open_clip or timm.
+        file: Name of the file, for messages.
+        facts: What is known of a CLIP beside its tensors.
+
+    Returns:
+        The architecture's name, of open_clip, timm or our own.
+
+    Raises:
+        ModelError: no architecture, or several, fit, with how to name one.
     """
     tell = f"Name it yourself as ARCHITECTURE@{file}"
     if CLIP_KEY in state:
@@ -234,7 +278,17 @@ def _recognised_clip(state: Mapping[str, Tensor], file: str, facts: ClipFacts, t
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], file: str, architecture: str) -> None:
-    """Load ``state`` with every key and shape matching, or raise :class:`ModelError` naming the first mismatch."""
+    """Load weights with every key and shape matching.
+
+    Args:
+        model: The model that is loaded into.
+        state: Tensors under the model's own names, of any float type.
+        file: Name of the file, for messages.
+        architecture: Name of the architecture, for messages.
+
+    Raises:
+        ModelError: a missing, unknown, misshapen or not finite tensor, the first of which is named.
+    """
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     odd = [
@@ -345,7 +399,14 @@ def _timm_model(architecture: str, *, pretrained: bool, file: str | None = None)
 
 
 def state_sha256(model: nn.Module) -> str:
-    """Digest of a state dict's names and bytes, where no single file stands for it."""
+    """Digest the names and bytes of a state dict, where no single file stands for it.
+
+    Args:
+        model: The model with its weights.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode())

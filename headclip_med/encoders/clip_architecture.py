@@ -35,8 +35,13 @@ _OWN_NAME = re.compile(
 
 @dataclass(frozen=True)
 class ClipSizes:
-    """What tensors tell of a CLIP: ``width``, ``depth``, ``patch`` and input ``size`` in pixels of the image side,
-    length ``dim`` of its features, and width, context length and vocabulary of the text side, 0 where it is no CLIP's.
+    """What tensors tell of a CLIP, where sizes of the text side are 0 if it is no CLIP's.
+
+    Attributes:
+        width, depth, patch: of the image side, the patch in pixels.
+        size: side of its input in pixels.
+        dim: length of the features of both sides.
+        text_width, context, vocabulary: width, context length and vocabulary of the text side.
     """
 
     width: int
@@ -56,9 +61,12 @@ class ClipSizes:
 
 @dataclass(frozen=True)
 class ClipFacts:
-    """What tensors do not tell; None where nothing else does.
+    """What tensors do not tell, None where nothing else does.
 
-    ``heads``: of the image and of the text side. ``mean``, ``std``: of the pixels that the weights expect.
+    Attributes:
+        quick_gelu: whether the activation is QuickGELU.
+        heads: of the image and of the text side.
+        mean, std: of the pixels that the weights expect, per channel in [0, 1].
     """
 
     quick_gelu: bool | None = None
@@ -68,7 +76,14 @@ class ClipFacts:
 
 
 def sizes_of(state: Mapping[str, Tensor], file: str) -> ClipSizes:
-    """Sizes of a state dict under open_clip's names.
+    """Read the sizes of a state dict under open_clip's names.
+
+    Args:
+        state: Tensors of a CLIP.
+        file: Name of the file, for messages.
+
+    Returns:
+        Its sizes.
 
     Raises:
         ModelError: without what every CLIP with a vision transformer has.
@@ -98,7 +113,14 @@ def sizes_of(state: Mapping[str, Tensor], file: str) -> ClipSizes:
 
 
 def facts_of(stored: Stored, sizes: ClipSizes) -> ClipFacts:
-    """What lies beside the tensors, as far as it is about the same tower.
+    """Read what lies beside the tensors, as far as it is about the same tower.
+
+    Args:
+        stored: What the weight file or folder holds.
+        sizes: What its tensors tell.
+
+    Returns:
+        Activation, heads and pixel statistics as far as they are known.
 
     Raises:
         ModelError: a CLIP that open_clip cannot compute: two activations, or other layer norms.
@@ -142,7 +164,15 @@ def _hf_facts(vision: Mapping[str, Any], text: Mapping[str, Any], file: str) -> 
 
 
 def named_clips(sizes: ClipSizes, facts: ClipFacts) -> list[str]:
-    """Architectures of open_clip with these sizes, and as far as that is known this activation and these heads."""
+    """List the architectures of open_clip with these sizes.
+
+    Args:
+        sizes: What tensors tell.
+        facts: Activation and heads, which must fit too as far as they are known.
+
+    Returns:
+        Names of open_clip.
+    """
     fitting = []
     for name in open_clip.list_models():
         config: dict[str, Any] = open_clip.get_model_config(name) or {}
@@ -175,7 +205,15 @@ def _sizes_of_config(config: Mapping[str, Any]) -> ClipSizes | None:
 
 
 def own_name(sizes: ClipSizes, facts: ClipFacts) -> str | None:
-    """A name for a CLIP that open_clip has no name for, as :func:`own_clip` reads it; None: too little is known."""
+    """Name a CLIP that open_clip has no name for, as :func:`own_clip` reads it.
+
+    Args:
+        sizes: What tensors tell.
+        facts: Activation and heads.
+
+    Returns:
+        The name, or None where too little is known.
+    """
     heads = facts.heads or (sizes.width // _HEAD_WIDTH, sizes.text_width // _HEAD_WIDTH)
     divisible = all(
         count and not width % count for count, width in zip(heads, (sizes.width, sizes.text_width), strict=True)
@@ -187,7 +225,15 @@ def own_name(sizes: ClipSizes, facts: ClipFacts) -> str | None:
 
 
 def own_clip(name: str, state: Mapping[str, Tensor]) -> nn.Module | None:
-    """A random CLIP of a name of :func:`own_name` with the sizes of ``state``; None for any other name."""
+    """Build a random CLIP of a name of :func:`own_name`.
+
+    Args:
+        name: An architecture.
+        state: Tensors that the sizes are taken from.
+
+    Returns:
+        The model, or None for any other name.
+    """
     found = _OWN_NAME.fullmatch(name)
     if found is None or CLIP_KEY not in state:
         return None

@@ -33,8 +33,10 @@ class DynamicHeadWeights(nn.Module):
     """Head weights predicted from the class token: w = 1 + MLP(CLS), zero-initialised in its last layer.
 
     Args:
-        width: of the class token; depth, heads: of the tower; hidden: width of the only hidden layer.
-        branch, site: where the weights act, from the first local block on.
+        width: Of the class token.
+        depth, heads: Of the tower.
+        hidden: Width of the only hidden layer.
+        branch, site: Where the weights act, from the first local block on.
     """
 
     def __init__(
@@ -55,7 +57,14 @@ class DynamicHeadWeights(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, cls_token: Tensor) -> HeadWeights:
-        """``(N, width)`` class tokens → weights ``(N, depth, heads)``."""
+        """Predict the weights of a batch of images.
+
+        Args:
+            cls_token: ``(N, width)``.
+
+        Returns:
+            Weights ``(N, depth, heads)`` on the chosen branch, all 1 before training.
+        """
         factors = 1 + self.output(F.gelu(self.hidden(F.layer_norm(cls_token, cls_token.shape[-1:]))))
         return _on_branch(factors.view(-1, self.depth, self.heads), self.branch, self.site, per_image=True)
 
@@ -67,9 +76,15 @@ def _on_branch(factors: Tensor, branch: Branch, site: Site, *, per_image: bool =
 
 
 def parametrise(theta: Tensor, kind: Parametrisation) -> Tensor:
-    """Trained parameters ``(L, heads)`` → head weights; every kind starts at 1 from :func:`initial_theta`.
+    """Turn trained parameters into head weights, where every kind starts at 1 from :func:`initial_theta`.
 
-    ``softmax_mean1`` competes over the last axis.
+    Args:
+        theta: ``(L, heads)``, unbounded.
+        kind: ``free`` takes them as they are, ``softmax_mean1`` competes over the last axis (mean 1), ``sigmoid2`` lies
+            in (0, 2), ``softplus`` above 0.
+
+    Returns:
+        Head weights of the same shape.
     """
     if kind == "free":
         return theta
@@ -81,7 +96,17 @@ def parametrise(theta: Tensor, kind: Parametrisation) -> Tensor:
 
 
 def initial_theta(shape: tuple[int, ...], kind: Parametrisation, noise: float = 0.0, seed: int = 0) -> Tensor:
-    """Parameters at which all head weights are 1, plus N(0, noise²) when asked."""
+    """Make parameters at which all head weights are 1, plus N(0, noise²) when asked.
+
+    Args:
+        shape: ``(L, heads)`` or any other.
+        kind: Parametrisation.
+        noise: Standard deviation, 0 for none.
+        seed: Of the noise.
+
+    Returns:
+        float32 of that shape.
+    """
     start = {"free": 1.0, "softmax_mean1": 0.0, "sigmoid2": 0.0, "softplus": _SOFTPLUS_ONE}[kind]
     theta = torch.full(shape, start)
     if noise:
@@ -99,12 +124,20 @@ def place_head_weights(
     tapped: Sequence[int] = (),
     site: Site = "head_output",
 ) -> HeadWeights:
-    """Factors of the chosen layers → weights for every layer of a tower, 1 where nothing was chosen.
+    """Place the factors of chosen layers among all layers of a tower, 1 where nothing was chosen.
 
     Args:
-        factors: ``(rows, heads)`` or ``(rows, heads, head_dim)``; one row per chosen layer, or one row for all.
-        depth: blocks of the tower; layers: ``dual`` are the blocks with a local branch, ``all`` every block,
-            ``tapped`` the blocks in ``tapped`` and in its order, a number k the last k blocks.
+        factors: ``(rows, heads)`` or ``(rows, heads, head_dim)``, with one row per chosen layer, or one row for all.
+        depth: Blocks of the tower.
+        branch: On which path they act.
+        layers: ``dual`` are the blocks with a local branch, ``all`` every block, ``tapped`` the blocks in ``tapped``
+            and in its order, a number k the last k blocks.
+        local_start: First block of the local branch, 0-based.
+        tapped: Tapped blocks, 0-based.
+        site: Output of the heads, or temperature of their attention.
+
+    Returns:
+        Weights ``(depth, heads)`` or ``(depth, heads, head_dim)``.
 
     Raises:
         ModelError: a number of rows that fits neither, or more last blocks than there are.
@@ -129,7 +162,18 @@ def _chosen_layers(layers: LayerChoice, depth: int, local_start: int | None, tap
 
 
 def check_head_weights(weights: HeadWeights, tower: ImageTower) -> HeadWeights:
-    """Return ``weights`` when they are finite and their shape fits ``tower``, or raise :class:`ModelError`."""
+    """Check that head weights are finite and fit a tower.
+
+    Args:
+        weights: Of any branch.
+        tower: The tower they are for.
+
+    Returns:
+        ``weights`` themselves.
+
+    Raises:
+        ModelError: another shape than the tower's, or numbers that are not finite.
+    """
     want, head_dim = (tower.depth, tower.heads), tower.width // tower.heads
     for name, tensor in (("local", weights.local), ("global", weights.global_)):
         if tensor is None:
@@ -153,10 +197,20 @@ def check_head_weights(weights: HeadWeights, tower: ImageTower) -> HeadWeights:
 
 
 def fold(weights: HeadWeights, tower: ImageTower) -> dict[int, Tensor]:
-    """Copies of the blocks' output projections with the local head weights multiplied in.
+    """Multiply the local head weights into copies of the blocks' output projections.
 
-    W_O's columns of head h are scaled by w_h: the same result as scaling O_h, at no cost per image. The
-    frozen projections are left alone.
+    W_O's columns of head h are scaled by w_h: the same result as scaling O_h, at no cost per image. The frozen
+    projections are left alone.
+
+    Args:
+        weights: Static factors of the head output.
+        tower: The tower they are for.
+
+    Returns:
+        By 0-based layer, ``(width, width)`` in the projection's type.
+
+    Raises:
+        ModelError: weights that are predicted per image or act elsewhere.
     """
     if not weights.foldable or weights.local is None:
         raise ModelError("Head weights must be static factors of the head output to be folded", weights.site)

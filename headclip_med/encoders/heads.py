@@ -13,14 +13,14 @@ Site = Literal["head_output", "attention_temperature"]
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """Factors for the attention heads of a tower; 1 leaves a head as it is.
+    """Factors for the attention heads of a tower, where 1 leaves a head as it is.
 
     Attributes:
-        local: for the local branch: ``(L, heads)``, ``(L, heads, head_dim)``, or ``(N, L, heads)`` when
-            ``per_image``; None leaves the branch as it is.
+        local: for the local branch: ``(L, heads)``, ``(L, heads, head_dim)``, or ``(N, L, heads)`` when ``per_image``.
+            None leaves the branch as it is.
         global_: for the ordinary path, same shapes.
-        site: ``head_output`` scales a head's output (scaling its value is the same thing),
-            ``attention_temperature`` scales its logits.
+        site: ``head_output`` scales a head's output (scaling its value is the same thing), ``attention_temperature``
+            scales its logits.
         per_image: the leading axis counts the images of the batch.
     """
 
@@ -30,7 +30,14 @@ class HeadWeights:
     per_image: bool = False
 
     def to(self, device: torch.device | str) -> HeadWeights:
-        """The same weights on another device."""
+        """Copy the weights to another device.
+
+        Args:
+            device: Where to.
+
+        Returns:
+            The same weights there.
+        """
         local, global_ = (None if t is None else t.to(device) for t in (self.local, self.global_))
         return HeadWeights(local, global_, self.site, self.per_image)
 
@@ -40,7 +47,15 @@ class HeadWeights:
         return self.local is not None and self.site == "head_output" and not self.per_image
 
     def at(self, branch: Literal["local", "global"], layer: int) -> Tensor | None:
-        """The factors of one layer, broadcastable to ``(N, heads, T, head_dim)``, or None."""
+        """Pick the factors of one layer.
+
+        Args:
+            branch: ``local`` or ``global``.
+            layer: 0-based block.
+
+        Returns:
+            Broadcastable to ``(N, heads, T, head_dim)``, or None where the branch is left as it is.
+        """
         tensor = self.local if branch == "local" else self.global_
         if tensor is None:
             return None

@@ -35,7 +35,7 @@ class ImageFeatures:
     Attributes:
         patch_features: by 0-based layer, ``(N, P, D)``, L2-normalised.
         grid: ``(Hp, Wp)`` with P = Hp·Wp, row by row.
-        global_feature: ``(N, D)``, L2-normalised; None when it was not asked for.
+        global_feature: ``(N, D)``, L2-normalised, or None when it was not asked for.
         inputs: by tapped layer, the original path's tokens ``(N, prefix + P, width)`` that enter it, where asked for.
     """
 
@@ -51,9 +51,9 @@ class EncodeOptions:
 
     Attributes:
         layers: 0-based blocks whose patch features are tapped.
-        local_attention: of the local path; ``none`` taps the tower's ordinary tokens instead.
-        local_start: first block of the local path; None: the last 19 blocks, but never the first block.
-        want_global: also compute the global feature; without it, blocks after the last tap are not run.
+        local_attention: of the local path, or ``none`` to tap the tower's ordinary tokens instead.
+        local_start: first block of the local path. None: the last 19 blocks, but never the first block.
+        want_global: also compute the global feature. Without it, blocks after the last tap are not run.
         global_norm: apply the final norm to the class token (AnomalyCLIP's released weights expect False).
         position_mode: interpolation of position embeddings.
         kernel: attention kernel.
@@ -71,7 +71,14 @@ class EncodeOptions:
 
 
 def first_local_block(depth: int, start: int | None = None) -> int:
-    """Index of the first block that has a local path.
+    """Find the first block that has a local path.
+
+    Args:
+        depth: Blocks of the tower.
+        start: The block asked for, 0-based. None: the last 19 blocks, but never the first block.
+
+    Returns:
+        0-based block.
 
     Raises:
         ModelError: not ``1 <= start < depth``, where no block would have one.
@@ -96,17 +103,22 @@ def encode_images(
     centre: Mapping[int, Tensor] | None = None,
     normalise: bool = True,
 ) -> ImageFeatures:
-    """Run the tower once; shape and meaning of the result as in :class:`ImageFeatures`.
+    """Run the tower once.
+
+    Differentiable in the head weights, while the frozen tower gets no gradient.
 
     Args:
+        tower: A frozen image tower.
         pixels: ``(N, 3, H, W)``, normalised, sides multiples of the patch size.
-        head_weights: factors for the attention heads, or a function of the class token ``(N, width)`` at the
-            first local block.
-        folded: output projections with the local factors already in them (``head_weights.fold``).
-        centre: by layer, a mean feature ``(D,)`` that is subtracted before normalisation.
-        normalise: L2-normalise patch features; False leaves them as projected, for fitting a centre.
+        options: What is taken from the tower.
+        head_weights: Factors for the attention heads, or a function of the class token ``(N, width)`` at the first
+            local block.
+        folded: Output projections with the local factors already in them (``head_weights.fold``).
+        centre: By layer, a mean feature ``(D,)`` that is subtracted before normalisation.
+        normalise: L2-normalise patch features, where False leaves them as projected, for fitting a centre.
 
-    Differentiable in the head weights; the frozen tower gets no gradient.
+    Returns:
+        Patch features of every tap, and the global feature where asked for.
     """
     start = None if options.local_attention == "none" else first_local_block(tower.depth, options.local_start)
     tokens = tower.embed(pixels.to(tower.device), position_mode=options.position_mode)
@@ -193,17 +205,27 @@ def _run_block(
 
 
 def run_block(block: Block, tokens: Tensor, kernel: Kernel = "auto") -> Tensor:
-    """The tower's own forward through one block, ``(N, T, width)`` → the same; for methods that act between blocks."""
+    """Run the tower's own forward through one block, for methods that act between blocks.
+
+    Args:
+        block: A block of a tower.
+        tokens: ``(N, T, width)`` that enter it.
+        kernel: Attention kernel.
+
+    Returns:
+        ``(N, T, width)`` that leave it.
+    """
     ordinary = attend(*_project_qkv(block, block.norm1(tokens)), kernel=kernel)
     return _advance(block, tokens, _merge_heads(block, ordinary, None, None))
 
 
 def attend_by(block: Block, tokens: Tensor, attention: Tensor) -> Tensor:
-    """A block's values under an attention from elsewhere, through its output projection.
+    """Put a block's values under an attention from elsewhere, through its output projection.
 
     Args:
-        tokens: ``(N, T, width)`` that enter the block; attention: ``(N, P, P)`` over the last P of them, one for all
-            heads.
+        block: A block of a tower.
+        tokens: ``(N, T, width)`` that enter the block.
+        attention: ``(N, P, P)`` over the last P tokens, one for all heads.
 
     Returns:
         ``(N, P, width)``: the update of the block's attention, without its residual.
@@ -244,7 +266,15 @@ class Contributions:
 
 @torch.no_grad()
 def local_contributions(tower: ImageTower, pixels: Tensor, options: EncodeOptions) -> Contributions:
-    """One pass through the frozen tower that keeps what every local head says, before any head weight.
+    """Run the frozen tower once and keep what every local head says, before any head weight.
+
+    Args:
+        tower: A frozen image tower.
+        pixels: ``(N, 3, H, W)``, normalised, sides multiples of the patch size.
+        options: Taps, all of them on the local path.
+
+    Returns:
+        What the tapped features are made of.
 
     Raises:
         ModelError: no local path, or a tap before it.
@@ -312,7 +342,14 @@ def _finish(features: Tensor, centre: Tensor | None) -> Tensor:
 
 
 def resolve_layers(layers: Sequence[int], depth: int) -> tuple[int, ...]:
-    """0-based layers in the order given; negative ones count from the end.
+    """Resolve layers, of which negative ones count from the end.
+
+    Args:
+        layers: 0-based, in [−depth, depth − 1].
+        depth: Blocks of the tower.
+
+    Returns:
+        0-based layers in [0, depth − 1], in the order given.
 
     Raises:
         ModelError: no layer, one outside ``-depth … depth - 1``, or the same one twice.
@@ -331,5 +368,12 @@ def resolve_layers(layers: Sequence[int], depth: int) -> tuple[int, ...]:
 
 
 def quarters(depth: int) -> tuple[int, ...]:
-    """The last block of each quarter of a tower, 0-based: 5, 11, 17, 23 of 24."""
+    """List the last block of each quarter of a tower.
+
+    Args:
+        depth: Blocks of the tower.
+
+    Returns:
+        0-based, rising: 5, 11, 17, 23 of 24.
+    """
     return tuple(sorted({-(-depth * part // 4) - 1 for part in (1, 2, 3, 4)}))

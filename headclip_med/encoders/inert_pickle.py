@@ -55,12 +55,26 @@ class Inert:
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether the file is a TorchScript archive."""
+    """Tell whether a file is a TorchScript archive.
+
+    Args:
+        path: A file.
+
+    Returns:
+        True where it is a zip file with TorchScript's record.
+    """
     return zipfile.is_zipfile(path) and any(name.endswith(f"/{_TORCHSCRIPT}") for name in _names(path))
 
 
 def computes_quick_gelu(path: Path) -> bool | None:
-    """Whether the code of a TorchScript archive has QuickGELU's sigmoid, or GELU; None where it has neither or both."""
+    """Tell whether the code of a TorchScript archive has QuickGELU's sigmoid, or GELU.
+
+    Args:
+        path: A TorchScript archive.
+
+    Returns:
+        True for QuickGELU, False for GELU, None where it has neither or both.
+    """
     with zipfile.ZipFile(path) as archive:
         code = b"\n".join(archive.read(name) for name in archive.namelist() if re.search(r"/code/.*\.py$", name))
     quick, plain = b"torch.sigmoid(" in code, b"torch.gelu(" in code
@@ -68,7 +82,13 @@ def computes_quick_gelu(path: Path) -> bool | None:
 
 
 def read_zip(path: Path) -> Any:
-    """The object that a zip file of PyTorch holds, with inert objects in the place of those of other classes.
+    """Read the object that a zip file of PyTorch holds, with inert objects in the place of those of other classes.
+
+    Args:
+        path: A file of ``torch.save`` or a TorchScript archive.
+
+    Returns:
+        The object, such as a state dict.
 
     Raises:
         ValueError, KeyError, RuntimeError, and others of the standard library: no such file, or a damaged one.

@@ -10,10 +10,17 @@ from headclip_med.base.errors import ModelError
 
 
 def convolutional_stem(patch: int, width: int) -> nn.Sequential:
-    """3×3 convolutions of stride 2 down to one token a patch, then a 1×1 one.
+    """Stack 3×3 convolutions of stride 2 down to one token a patch, then a 1×1 one.
 
     Small ViTs learn faster from them than from one large convolution (Xiao et al., Early Convolutions Help Transformers
     See Better, NeurIPS 2021, arXiv 2106.14881).
+
+    Args:
+        patch: Patch size in pixels, a power of two.
+        width: Of the tokens.
+
+    Returns:
+        ``(N, 3, H, W)`` → ``(N, width, H / patch, W / patch)``, randomly initialised.
 
     Raises:
         ModelError: a patch size that is no power of two, or a width that cannot be halved as often.

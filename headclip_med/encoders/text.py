@@ -40,7 +40,13 @@ class TextSide:
 
 
 def text_side(clip: nn.Module) -> TextSide:
-    """The text side of an open_clip model, if learned prompts can go through it.
+    """View the text side of an open_clip model, if learned prompts can go through it.
+
+    Args:
+        clip: The model.
+
+    Returns:
+        Its parts, by reference.
 
     Raises:
         ModelError: no causal text transformer that ends in its end-of-text token.
@@ -67,7 +73,15 @@ def text_side(clip: nn.Module) -> TextSide:
 
 
 def prompt_tokens(tokenizer: Tokenizer, contexts: int = CONTEXT_TOKENS) -> Tensor:
-    """Token numbers ``(2, length)`` of the normal and the abnormal text with placeholders in front."""
+    """Tokenise the normal and the abnormal text with placeholders in front.
+
+    Args:
+        tokenizer: Of the CLIP model.
+        contexts: Number of placeholders.
+
+    Returns:
+        Token numbers ``(2, length)``, ``[normal, abnormal]``.
+    """
     front = " ".join([_PLACEHOLDER] * contexts)
     return tokenizer([f"{front} {NORMAL_TEXT}", f"{front} {ABNORMAL_TEXT}"])
 
@@ -76,9 +90,14 @@ class PromptLearner(nn.Module):
     """Learned prompts.
 
     Args:
-        width: of the text side; contexts: placeholders of each text; deep_blocks, deep_tokens: blocks after the first
-            that get tokens of their own, and how many.
-        round_deep: round the deep tokens to 16 bits, as AnomalyCLIP's released code does with them.
+        width: Of the text side.
+        contexts: Placeholders of each text.
+        deep_blocks, deep_tokens: Blocks after the first that get tokens of their own, and how many.
+        round_deep: Round the deep tokens to 16 bits, as AnomalyCLIP's released code does with them.
+        seed: Of the initial values.
+
+    Raises:
+        ModelError: more deep tokens than context tokens.
     """
 
     def __init__(
@@ -100,10 +119,17 @@ class PromptLearner(nn.Module):
         self.round_deep = round_deep
 
     def forward(self, side: TextSide, tokens: Tensor) -> Tensor:
-        """``(2, D)`` L2-normalised class features ``[normal, abnormal]``; gradients reach the prompts only.
+        """Encode the learned prompts, so that gradients reach the prompts only.
 
         Args:
-            tokens: of :func:`prompt_tokens`, with as many placeholders as there are context embeddings.
+            side: The frozen text side.
+            tokens: Of :func:`prompt_tokens`, with as many placeholders as there are context embeddings.
+
+        Returns:
+            ``(2, D)`` L2-normalised class features ``[normal, abnormal]``.
+
+        Raises:
+            ModelError: a text side with too few blocks for the deep prompts.
         """
         if len(self.deep) >= len(side.blocks):
             raise ModelError(f"A text side of {len(side.blocks)} blocks must have fewer deep prompts", len(self.deep))
@@ -132,7 +158,17 @@ class PromptLearner(nn.Module):
 
 
 def encode_texts(clip: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], batch: int = 64) -> Tensor:
-    """L2-normalised float32 text features ``(n, D)``."""
+    """Encode texts by a CLIP model.
+
+    Args:
+        clip: The model.
+        tokenizer: Of the same model.
+        texts: n texts.
+        batch: How many at a time.
+
+    Returns:
+        ``(n, D)`` float32, L2-normalised.
+    """
     device = next(clip.parameters()).device
     chunks = []
     with torch.inference_mode():
@@ -143,6 +179,15 @@ def encode_texts(clip: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], ba
 
 
 def class_features(clip: nn.Module, tokenizer: Tokenizer, normal: Sequence[str], abnormal: Sequence[str]) -> Tensor:
-    """``(2, D)`` ``[normal, abnormal]``: the mean of each class's text features, L2-normalised."""
+    """Average the text features of each class.
+
+    Args:
+        clip: The model.
+        tokenizer: Of the same model.
+        normal, abnormal: Texts of each class.
+
+    Returns:
+        ``(2, D)`` ``[normal, abnormal]``, L2-normalised.
+    """
     means = [encode_texts(clip, tokenizer, texts).mean(dim=0) for texts in (normal, abnormal)]
     return F.normalize(torch.stack(means), dim=-1).clone()

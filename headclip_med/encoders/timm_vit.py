@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TimmVitSpec:
-    """Arguments of timm's ``VisionTransformer``; sizes in pixels, ``embed_dim`` divisible by ``num_heads``.
+    """Arguments of timm's ``VisionTransformer``, sizes in pixels, ``embed_dim`` divisible by ``num_heads``.
 
     ``stem``: patches become tokens by a few convolutions instead of one.
     """
@@ -27,7 +27,14 @@ class TimmVitSpec:
 
 
 def build_timm_vit(spec: TimmVitSpec) -> VisionTransformer:
-    """A randomly initialised ViT without a classifier."""
+    """Build a randomly initialised ViT without a classifier.
+
+    Args:
+        spec: Its sizes.
+
+    Returns:
+        A module of timm.
+    """
     from timm.models.vision_transformer import VisionTransformer
 
     arguments = asdict(spec)

@@ -16,17 +16,17 @@ from headclip_med.base.errors import InputError, ModelError
 def interpolate_positions(
     positions: Tensor, grid: tuple[int, int], *, prefix: int, mode: Literal["bicubic", "bilinear"] = "bicubic"
 ) -> Tensor:
-    """Resample position embeddings to ``grid``.
+    """Resample position embeddings to a grid.
 
     Args:
         positions: ``(1, prefix + side², width)`` of the square grid that the weights were trained on.
-        grid: wanted patch rows and columns.
-        prefix: leading entries (class, registers) that are kept as they are.
-        mode: ``bicubic`` with antialiasing as open_clip and timm do on loading; ``bilinear`` without, as
+        grid: Wanted patch rows and columns.
+        prefix: Leading entries (class, registers) that are kept as they are.
+        mode: ``bicubic`` with antialiasing as open_clip and timm do on loading, or ``bilinear`` without, as
             AnomalyCLIP's released code does.
 
     Returns:
-        ``(1, prefix + grid[0]·grid[1], width)``; the very same tensor when the grid is the stored one.
+        ``(1, prefix + grid[0]·grid[1], width)``, the very same tensor when the grid is the stored one.
     """
     side = isqrt(positions.shape[1] - prefix)
     if grid == (side, side):
@@ -41,8 +41,16 @@ def interpolate_positions(
 class Block(nn.Module):
     """One pre-norm block, by reference to the frozen model's own parameters.
 
-    ``qkv_weight`` is ``(3·width, width)`` in the order query, key, value; ``out_weight`` is ``(width, width)``
-    and its columns ``[h·d : (h+1)·d]`` belong to head h. A module, so that tracers find the parameters.
+    A module, so that tracers find the parameters.
+
+    Args:
+        heads: Number of attention heads.
+        norm1, norm2: Before the attention and before the MLP.
+        qkv_weight, qkv_bias: ``(3·width, width)`` and ``(3·width,)`` in the order query, key, value.
+        query_norm, key_norm: Of each head's queries and keys.
+        out_weight, out_bias: ``(width, width)``, whose columns ``[h·d : (h+1)·d]`` belong to head h, and ``(width,)``.
+        scale1, scale2: Of the attention's and of the MLP's update (layer scale).
+        mlp: ``(..., width)`` → the same.
     """
 
     def __init__(
@@ -78,10 +86,28 @@ class ImageTower(nn.Module):
         model: the open_clip or timm module that owns every parameter.
         blocks: its blocks, outermost first. ``layers`` in this package are 0-based indices into them.
         patch_projection: the convolution that turns patches into tokens.
-        width, output_dim, patch_size: of the architecture; ``prefix``: class and register tokens in front.
-        pool: where the global feature comes from; ``norm_after_pool``: the average is taken before the final norm.
+        width, output_dim, patch_size: of the architecture.
+        prefix: number of class and register tokens in front.
+        pool: where the global feature comes from.
+        norm_after_pool: the average is taken before the final norm.
         native_size: input side in pixels of the stored position embeddings.
         mean, std: of the pixels that the weights expect, per channel in [0, 1].
+
+    Args:
+        model: The module that owns every parameter, frozen here.
+        blocks: Its blocks, outermost first.
+        patch_projection: ``(N, 3, H, W)`` → ``(N, width, Hp, Wp)``.
+        prefix_tokens: Class token, then registers, ``width`` numbers each.
+        positions: ``(side² [+ prefix], width)``, maybe with an axis of 1 in front.
+        positions_cover_prefix: The prefix tokens have positions too.
+        norm_pre, norm_post: Before the first block and after the last one.
+        projection: ``(width, D)``, or None where features are the tokens themselves.
+        pool: The global feature is the class token or the average of the patches.
+        norm_after_pool: The average is taken before the final norm.
+        width: Of the tokens.
+        patch_size: In pixels.
+        native_size: Input side in pixels of the stored positions.
+        mean, std: Of the pixels that the weights expect, per channel in [0, 1].
     """
 
     def __init__(
@@ -142,11 +168,18 @@ class ImageTower(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the matrix products; the residual stream and the norms stay float32."""
+        """Type of the matrix products, while the residual stream and the norms stay float32."""
         return self.blocks[0].qkv_weight.dtype
 
     def cast(self, dtype: torch.dtype) -> ImageTower:
-        """Store the blocks' matrices in ``dtype``, once at load time; returns the tower itself."""
+        """Store the blocks' matrices in another type, once at load time.
+
+        Args:
+            dtype: Of the matrix products.
+
+        Returns:
+            The tower itself.
+        """
         for block in self.blocks:
             matrices = (
                 block.qkv_weight,
@@ -161,7 +194,14 @@ class ImageTower(nn.Module):
         return self
 
     def place(self, device: torch.device, dtype: torch.dtype) -> ImageTower:
-        """Move the tower to ``device`` and :meth:`cast` it, for good: whoever uses it relies on where it is.
+        """Move the tower to a device and :meth:`cast` it, for good: whoever uses it relies on where it is.
+
+        Args:
+            device: Where to.
+            dtype: Of the matrix products.
+
+        Returns:
+            The tower itself.
 
         Raises:
             ModelError: it was already placed elsewhere or in another type.
@@ -178,9 +218,17 @@ class ImageTower(nn.Module):
         return self
 
     def for_size(self, size: int, last: int, mode: Literal["bicubic", "bilinear"] = "bicubic") -> ImageTower:
-        """What runs on square inputs of ``size`` pixels up to block ``last``, as a tower for exporters.
+        """Make the part that runs on square inputs of one size up to one block, as a tower for exporters.
 
         Its positions are resampled for good, and it owns none of the model's other parameters.
+
+        Args:
+            size: Side of the input in pixels, a multiple of the patch size.
+            last: 0-based block.
+            mode: Interpolation of position embeddings.
+
+        Returns:
+            The tower, over the same parameters.
         """
         grid = (size // self.patch_size, size // self.patch_size)
         prefix = self.prefix if self.positions_cover_prefix else 0
@@ -191,9 +239,19 @@ class ImageTower(nn.Module):
         return tower
 
     def for_window(self, row: int, col: int, size: int) -> ImageTower:
-        """What sees a window of ``size`` pixels of the native square from patch ``(row, col)`` on.
+        """Make the tower that sees a window of the native square.
 
         Positions are cut, not resampled, so that neighbours are as far apart as in the whole square. Differentiable.
+
+        Args:
+            row, col: First patch of the window, 0-based.
+            size: Side of the window in pixels, a multiple of the patch size.
+
+        Returns:
+            The tower, over the same parameters.
+
+        Raises:
+            InputError: a window that reaches out of the square.
         """
         side, across = size // self.patch_size, self.native_size // self.patch_size
         if not (0 <= row <= across - side and 0 <= col <= across - side):
@@ -225,11 +283,28 @@ class ImageTower(nn.Module):
         )
 
     def nearest_size(self, size: int) -> int:
-        """The multiple of the patch size nearest to ``size`` pixels, at least one patch."""
+        """Round a size to the nearest multiple of the patch size, at least one patch.
+
+        Args:
+            size: In pixels.
+
+        Returns:
+            In pixels.
+        """
         return max(1, round(size / self.patch_size)) * self.patch_size
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:
-        """Patch rows and columns of ``pixels (N, 3, H, W)``."""
+        """Count the patches of an input.
+
+        Args:
+            pixels: ``(N, 3, H, W)``.
+
+        Returns:
+            Patch rows and columns ``(Hp, Wp)``.
+
+        Raises:
+            InputError: sides that are no multiples of the patch size.
+        """
         height, width = (int(side) for side in pixels.shape[-2:])
         if height % self.patch_size or width % self.patch_size:
             raise InputError(
@@ -240,7 +315,15 @@ class ImageTower(nn.Module):
         return height // self.patch_size, width // self.patch_size
 
     def embed(self, pixels: Tensor, *, position_mode: Literal["bicubic", "bilinear"] = "bicubic") -> Tensor:
-        """``(N, 3, H, W)`` → float32 tokens ``(N, prefix + P, width)``, positions interpolated to the grid."""
+        """Turn pixels into the tokens that enter the first block, positions interpolated to the grid.
+
+        Args:
+            pixels: ``(N, 3, H, W)``, normalised, sides multiples of the patch size.
+            position_mode: Interpolation of position embeddings.
+
+        Returns:
+            ``(N, prefix + P, width)`` float32.
+        """
         grid = self.grid(pixels)
         patches = self.patch_projection(pixels).flatten(2).transpose(1, 2)
         prefix = [t.reshape(1, -1, self.width).expand(patches.shape[0], -1, -1) for t in self.prefix_tokens]
@@ -257,6 +340,14 @@ class ImageTower(nn.Module):
         return self.norm_pre(tokens).float()
 
     def project(self, tokens: Tensor, *, norm: bool = True) -> Tensor:
-        """Final norm and projection of tokens ``(..., width)`` → ``(..., D)``, not yet L2-normalised."""
+        """Apply the final norm and the projection.
+
+        Args:
+            tokens: ``(..., width)``.
+            norm: Whether to apply the norm.
+
+        Returns:
+            ``(..., D)``, not yet L2-normalised.
+        """
         features = self.norm_post(tokens) if norm else tokens
         return features if self.projection is None else features @ self.projection

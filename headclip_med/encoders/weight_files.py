@@ -36,9 +36,10 @@ class Stored:
 
     Attributes:
         state: tensors by the names that they have there.
-        name: of the file or folder, without those above it. sha256: of the file, of several shards together.
+        name: of the file or folder, without those above it.
+        sha256: of the file, of several shards together.
         config: of the JSON file beside the weights that describes them, empty where there is none.
-        quick_gelu: whether a TorchScript archive computes QuickGELU; None: it does not say, or is none.
+        quick_gelu: whether a TorchScript archive computes QuickGELU. None: it does not say, or is none.
     """
 
     state: dict[str, Tensor]
@@ -50,6 +51,12 @@ class Stored:
 
 def read_weights(path: Path) -> Stored:
     """Read a weight file, or the weights in a folder.
+
+    Args:
+        path: File or folder.
+
+    Returns:
+        Tensors by name, and what lies beside them.
 
     Raises:
         ModelError: missing, damaged, of another kind, or without tensors by name.
@@ -64,7 +71,13 @@ def read_weights(path: Path) -> Stored:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a weight file, taken out of what it is wrapped in; ``module.`` in front of names goes.
+    """Read the state dict of a weight file out of what it is wrapped in.
+
+    Args:
+        path: File of safetensors or PyTorch.
+
+    Returns:
+        Tensors by name, without ``module.`` in front of names.
 
     Raises:
         ModelError: missing, damaged, of another kind, or without tensors by name.
@@ -79,7 +92,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def tensor_names(path: Path) -> list[str]:
-    """Names of the tensors of a safetensors file or of a folder with one, read from its header; else empty."""
+    """List the tensors of a safetensors file or of a folder with one, read from its header.
+
+    Args:
+        path: File or folder.
+
+    Returns:
+        Their names, empty for any other file.
+    """
     try:
         file = path if path.is_file() else folder_weights(path)
         if file is None or file.suffix != ".safetensors":
@@ -91,7 +111,13 @@ def tensor_names(path: Path) -> list[str]:
 
 
 def read_plain(path: Path) -> Any:
-    """What a safetensors or PyTorch file holds, with :class:`Inert` in the place of objects that are no plain values.
+    """Read what a safetensors or PyTorch file holds, where objects that are no plain values become :class:`Inert`.
+
+    Args:
+        path: File of safetensors or PyTorch.
+
+    Returns:
+        Tensors by name, or whatever was stored.
 
     Raises:
         ModelError: missing, damaged, or of another kind.

@@ -63,16 +63,27 @@ _HF_DINO = (
 
 
 def holds_clip(names: Iterable[str]) -> bool:
-    """Whether tensors of these names are a CLIP's, whose names have the image side in them."""
+    """Tell whether tensors of these names are a CLIP's, whose names have the image side in them.
+
+    Args:
+        names: Of the tensors of a file.
+
+    Returns:
+        True for a CLIP.
+    """
     found = (_PREFIXED.fullmatch(name) for name in names)
     return any(match and match[0].endswith((CLIP_KEY, _HF_CLIP_KEY)) for match in found)
 
 
 def tower_names(state: Mapping[str, Tensor], file: str) -> dict[str, Tensor]:
-    """The tensors of a tower under the names that open_clip or timm know them by; what is no weight is left out.
+    """Rename the tensors of a tower as open_clip or timm know them, without those that are no weights.
 
     Args:
-        state: under the names of the file, maybe with a prefix before all of a tower's. file: for messages.
+        state: Under the names of the file, maybe with a prefix before all of a tower's.
+        file: Name of the file, for messages.
+
+    Returns:
+        Tensors by their new names.
 
     Raises:
         ModelError: no vision transformer, or a CLIP without one of its two sides.

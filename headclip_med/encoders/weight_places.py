@@ -22,7 +22,14 @@ _CONFIGS = ("open_clip_config.json", "config.json")
 
 
 def split_architecture(name: str | Path) -> tuple[str, str]:
-    """``[ARCH@]FILE`` → architecture, empty where none is named, and file; a folder may have an ``@`` in its name."""
+    """Split ``[ARCH@]FILE``, where a folder may have an ``@`` in its name.
+
+    Args:
+        name: What a user wrote.
+
+    Returns:
+        Architecture, empty where none is named, and file.
+    """
     architecture, at, file = str(name).partition("@")
     if not at or "/" in architecture or Path(name).expanduser().exists():
         return "", str(name)
@@ -30,13 +37,30 @@ def split_architecture(name: str | Path) -> tuple[str, str]:
 
 
 def is_weights(name: str | Path) -> bool:
-    """Whether ``name`` stands for a local weight file or folder, there or not, rather than for a hub's model."""
+    """Tell whether a name stands for a local weight file or folder, there or not, rather than for a hub's model.
+
+    Args:
+        name: What a user wrote.
+
+    Returns:
+        True for a known ending, a file, or a folder with weights.
+    """
     path = Path(name).expanduser()
     return path.suffix in SUFFIXES or path.is_file() or folder_weights(path) is not None
 
 
 def weight_paths(path: Path) -> list[Path]:
-    """The weight file itself, or the one in a folder, or its shards."""
+    """List the files that hold the weights: the file itself, or the one in a folder, or its shards.
+
+    Args:
+        path: File or folder.
+
+    Returns:
+        Their paths, in order.
+
+    Raises:
+        ModelError: a folder without a weight file, or an index of shards that cannot be read.
+    """
     if not path.is_dir():
         return [path]
     file = folder_weights(path)
@@ -61,7 +85,14 @@ def weight_paths(path: Path) -> list[Path]:
 
 
 def folder_weights(path: Path) -> Path | None:
-    """The file that stands for a folder's weights: of a known name, or the only one with a known ending."""
+    """Find the file that stands for a folder's weights: of a known name, or the only one with a known ending.
+
+    Args:
+        path: Anything.
+
+    Returns:
+        The file, or None where there is none or several.
+    """
     if not path.is_dir():
         return None
     named = next((path / name for name in _IN_FOLDER if (path / name).is_file()), None)
@@ -70,7 +101,14 @@ def folder_weights(path: Path) -> Path | None:
 
 
 def config_beside(file: Path) -> dict[str, Any]:
-    """What describes the weights in ``file``, in the JSON file beside it; empty where there is none."""
+    """Read what describes the weights in a file, in the JSON file beside it.
+
+    Args:
+        file: A weight file.
+
+    Returns:
+        Its values, empty where there is none.
+    """
     for name in _CONFIGS:
         try:
             config = json.loads((file.parent / name).read_text(encoding="utf-8"))

@@ -15,7 +15,13 @@ from headclip_med.models.share import CARD_NAME, HUB_PREFIX, fetch_pack, pack_pl
 
 @dataclass(frozen=True)
 class PackSummary:
-    """A few lines about a built-in pack; ``mib``: size of all its files in MiB; ``scope``: images that it is for."""
+    """A few lines about a built-in pack.
+
+    Attributes:
+        scope: images that it is for.
+        mib: size of all its files in MiB.
+        threshold: of the map, in [0, 1].
+    """
 
     name: str
     title: str
@@ -29,7 +35,13 @@ class PackSummary:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One line about a method; ``needs``: what it cannot score without; ``learns``: from what it can be trained."""
+    """One line about a method.
+
+    Attributes:
+        needs: what it cannot score without.
+        learns: from what it can be trained.
+        localises: its map says where.
+    """
 
     name: str
     title: str
@@ -50,7 +62,11 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class PulledModel:
-    """Weights that now lie in the cache; sha256 of the weight file."""
+    """Weights that now lie in the cache.
+
+    Attributes:
+        sha256: of the weight file.
+    """
 
     name: str
     architecture: str
@@ -59,21 +75,32 @@ class PulledModel:
 
 
 def list_packs() -> list[PackSummary]:
-    """The packs shipped in the package."""
+    """List the packs shipped in the package.
+
+    Returns:
+        A few lines about each.
+    """
     return [_summary(folder) for folder in builtin_packs().values()]
 
 
 def list_methods() -> list[MethodSummary]:
-    """Every method: ours, then those of other packages; one that cannot be loaded says why in its title."""
+    """List every method: ours, then those of other packages.
+
+    Returns:
+        A line about each, where the title says why one cannot be loaded.
+    """
     return [_method(name) for name in method_names()]
 
 
 def model_info(name: str) -> ModelInfo:
-    """Describe a model without running it; no hub is contacted.
+    """Describe a model without running it, and without contacting a hub.
 
     Args:
-        name: a built-in pack, a pack folder or single-file pack, ``hf-pack:ORG/NAME`` in the cache, a weight file
+        name: A built-in pack, a pack folder or single-file pack, ``hf-pack:ORG/NAME`` in the cache, a weight file
             (``[ARCH@]FILE``), ``ARCH/TAG`` or ``timm:ARCH``.
+
+    Returns:
+        Card, record and hashes.
 
     Raises:
         ModelError: unknown name, or a pack or file that cannot be read.
@@ -91,6 +118,9 @@ def model_info(name: str) -> ModelInfo:
 def check_known(name: str) -> None:
     """Refuse a name that cannot stand for any weights, before a hub is asked.
 
+    Args:
+        name: As of :func:`model_info`.
+
     Raises:
         ModelError: no table knows it, or its file cannot be read.
     """
@@ -99,9 +129,15 @@ def check_known(name: str) -> None:
 
 
 def pull_model(name: str) -> PulledModel:
-    """Download a model's weights into the cache, or find them there; a pack of the Hub is brought up to date.
+    """Download a model's weights into the cache, or find them there, where a pack of the Hub is brought up to date.
 
-    The tower of a Hub's pack comes with it where a hub has it; else the pack alone is pulled, with its own hash.
+    The tower of a Hub's pack comes with it where a hub has it, else the pack alone is pulled, with its own hash.
+
+    Args:
+        name: As of :func:`load_model`.
+
+    Returns:
+        Where the weights came from, and their hash.
 
     Raises:
         ModelError: unknown name, no network, or weights that do not fit.

@@ -17,7 +17,17 @@ from headclip_med.slicing.view import Window, window_or_own
 
 
 def choose_window(window: str | Window | None, domain: Domain, volume: AnyVolume) -> tuple[Window | None, str]:
-    """Level and width by what was asked, the domain and the volume, and what was assumed in words."""
+    """Choose the window: the one asked for, else that of the domain, else one by modality.
+
+    Args:
+        window: Name, ``LEVEL/WIDTH``, a pair, or None.
+        domain: Whose window counts where none is asked for.
+        volume: Its metadata tell modality, units and colour.
+
+    Returns:
+        ``(level, width)`` in stored units or None for percentiles, and what was assumed in words, empty where nothing
+        was.
+    """
     return window_or_own(window, window_of(domain), volume)
 
 
@@ -27,7 +37,8 @@ class Domain:
 
     Attributes:
         name: as given to ``--domain``.
-        anatomy: words for the prompts; abnormal: further abnormal states, each with ``{}`` for the anatomy.
+        anatomy: words for the prompts.
+        abnormal: further abnormal states, each with ``{}`` for the anatomy.
         window: name of a CT window, or None.
         fit, channels: see :class:`headclip_med.slicing.intensity.Preprocessing`.
         scope: the images it is about, for packs that do not say so themselves.
@@ -122,7 +133,17 @@ DOMAINS: dict[str, Domain] = {
 
 
 def get_domain(name: str) -> Domain:
-    """The domain of that name, or :class:`InputError` with the nearest name."""
+    """Find a domain by its name.
+
+    Args:
+        name: As given to ``--domain``.
+
+    Returns:
+        The domain.
+
+    Raises:
+        InputError: no such domain, with the nearest name.
+    """
     if name not in DOMAINS:
         near = get_close_matches(name, DOMAINS, 1)
         hint = f"Did you mean {near[0]}" if near else "Choose one of them"
@@ -131,5 +152,12 @@ def get_domain(name: str) -> Domain:
 
 
 def window_of(domain: Domain) -> tuple[float, float] | None:
-    """The domain's CT window as ``(level, width)`` in HU, or None."""
+    """Look up the domain's CT window.
+
+    Args:
+        domain: The domain.
+
+    Returns:
+        ``(level, width)`` in HU, or None.
+    """
     return None if domain.window is None else WINDOWS[domain.window]

@@ -85,7 +85,9 @@ class Model(_FromPack):
 
     Attributes:
         name: as the user gave it, without folders.
-        method: name of the detector; built: the tower; pack: what the method learned, None for a tower alone.
+        method: name of the detector.
+        built: the tower.
+        pack: what the method learned, None for a tower alone.
         warnings: what a user should know about this combination.
         lender: the pack of another method that the tower was taken from, with its domain.
     """
@@ -98,7 +100,11 @@ class Model(_FromPack):
     lender: Pack | None = None
 
     def provenance(self) -> dict[str, Any]:
-        """Names and hashes of weights and pack, as plain JSON values."""
+        """Name weights and pack with their hashes.
+
+        Returns:
+            Plain JSON values.
+        """
         facts: dict[str, Any] = {
             "model": self.name,
             "method": self.method,
@@ -118,8 +124,8 @@ class KnownModel(_FromPack):
     """A model as far as it is known before its tower is built.
 
     Attributes:
-        pack, lender: as of :class:`Model`; None for a weight file, whose fallback its content decides.
-        identity: what :meth:`Model.provenance` will say, as far as it is known; None for what it will not have.
+        pack, lender: as of :class:`Model`, None for a weight file, whose fallback its content decides.
+        identity: what :meth:`Model.provenance` will say, as far as it is known, and None for what it will not have.
     """
 
     pack: Pack | None
@@ -128,7 +134,15 @@ class KnownModel(_FromPack):
 
 
 def known_model(name: str, *, method: str | None = None, weights: str | Path | None = None) -> KnownModel | None:
-    """What is known of a model without reading a tower, by hashes of its files; None where only its hub can tell.
+    """Find what is known of a model without reading a tower, by hashes of its files.
+
+    Args:
+        name: As of :func:`load_model`.
+        method: Detector, default the pack's or ``headclip``.
+        weights: Weight file or folder of the tower.
+
+    Returns:
+        What is known, None where only its hub can tell.
 
     Raises:
         ModelError: a pack that cannot be read, or an unknown method.
@@ -174,13 +188,16 @@ def load_model(
     """Load a model by name.
 
     Args:
-        name: a built-in pack (``headclip-tiny``), a pack folder or single-file pack, ``hf-pack:ORG/NAME``, or a
-            tower's name or weight file (:func:`headclip_med.encoders.build.build_tower`); ``METHOD:`` in front of any
-            of them chooses the method.
-        method: detector, default the pack's or ``headclip``. A pack of another method lends its tower and its domain.
-        weights: weight file or folder of the tower, ``[ARCH@]FILE``: of a pack that carries none, which names its
+        name: A built-in pack (``headclip-tiny``), a pack folder or single-file pack, ``hf-pack:ORG/NAME``, or a tower's
+            name or weight file (:func:`headclip_med.encoders.build.build_tower`). ``METHOD:`` in front of any of them
+            chooses the method.
+        method: Detector, default the pack's or ``headclip``. A pack of another method lends its tower and its domain.
+        weights: Weight file or folder of the tower, ``[ARCH@]FILE``: of a pack that carries none, which names its
             architecture, or of the architecture that ``name`` is.
-        has_normals: normal images of the task will be given, which some methods cannot do without.
+        has_normals: Normal images of the task will be given, which some methods cannot do without.
+
+    Returns:
+        The model, on the CPU.
 
     Raises:
         ModelError: unknown name, unreadable or unfitting weights, a vision-only tower without class features, or a
@@ -210,7 +227,14 @@ def load_model(
 
 
 def takes_weights(name: str) -> bool:
-    """Whether weights can be given for ``name``: a pack without a tower of its own, or an architecture alone."""
+    """Tell whether weights can be given for a name: a pack without a tower of its own, or an architecture alone.
+
+    Args:
+        name: As of :func:`load_model`.
+
+    Returns:
+        True where they can.
+    """
     text = split_method(name)[1]
     place = pack_place(text, builtin_packs())
     if is_pack(place):
@@ -228,6 +252,14 @@ def check_method(
     training: bool = False,
 ) -> None:
     """Refuse a method that a model of this kind cannot be run with.
+
+    Args:
+        method: Its class.
+        name: What to call the model in the message.
+        has_text: The tower has a text side.
+        has_state: There is a pack that was trained or converted for the method.
+        has_normals: Normal images of the task will be given.
+        training: The method is to be trained, not to score.
 
     Raises:
         ModelError: no text side, nothing learned, or no normal images, where the method needs them.
@@ -271,7 +303,14 @@ def _notes(built: BuiltTower, method: type[Detector]) -> tuple[str, ...]:
 
 
 def may_have_text(name: str) -> bool:
-    """Whether the tower of that name can have a text side, as far as that is known without reading weights."""
+    """Tell whether the tower of a name can have a text side, as far as that is known without reading weights.
+
+    Args:
+        name: Of a tower, or its weight file.
+
+    Returns:
+        False where it cannot.
+    """
     architecture, file = split_architecture(name)
     if name.startswith("timm:") or (architecture and timm.is_model(architecture.split(".")[0])):
         return False
@@ -297,7 +336,19 @@ def _tower_or_near_pack(name: str) -> BuiltTower:
 
 
 def detector_for(model: Model, domain: Domain, speed: Speed = SPEEDS["exact"]) -> Detector:
-    """The model's detector: of its pack, or of its tower and the domain's prompts."""
+    """Make the model's detector: of its pack, or of its tower and the domain's prompts.
+
+    Args:
+        model: Tower and pack.
+        domain: Words for the prompts.
+        speed: Preset of quality and time.
+
+    Returns:
+        The detector.
+
+    Raises:
+        ModelError: parts that do not fit the method or each other.
+    """
     pack = model.pack
     parts = Parts(
         built=model.built,
@@ -404,7 +455,15 @@ def _short(name: str) -> str:
 
 
 def place_model(model: Model, device: torch.device, dtype: torch.dtype) -> Model:
-    """Move the model to ``device`` and store its image tower's matrices in ``dtype``; the text side stays float32.
+    """Move the model to a device and store its image tower's matrices in another type, the text side in float32.
+
+    Args:
+        model: Tower and pack.
+        device: Where to.
+        dtype: Of the image tower's matrix products.
+
+    Returns:
+        The model itself.
 
     Raises:
         ModelError: the model was placed elsewhere or in another type before, where an engine relies on it.

@@ -17,7 +17,11 @@ from headclip_med.models.record import LedgerEntry, PackRecord, TowerRecord, wri
 
 @dataclass(frozen=True)
 class Conversion:
-    """A pack that is not written yet; ``notes``: what its user should know."""
+    """A pack that is not written yet.
+
+    Attributes:
+        notes: what its user should know.
+    """
 
     record: PackRecord
     tensors: dict[str, Tensor]
@@ -25,7 +29,14 @@ class Conversion:
 
 
 def tower_record(built: BuiltTower) -> TowerRecord:
-    """The tower under the name that its hub knows it by; a weight file's tower by its architecture."""
+    """Name a tower as its hub knows it, and a weight file's tower by its architecture.
+
+    Args:
+        built: The tower.
+
+    Returns:
+        What ``pack.json`` says about it.
+    """
     from_hub = built.source.startswith(f"{built.architecture}/")
     return TowerRecord(
         kind="open_clip" if built.kind == "open_clip" else "timm",
@@ -35,7 +46,15 @@ def tower_record(built: BuiltTower) -> TowerRecord:
 
 
 def unknown_training(file: str, trained_on: str | None) -> LedgerEntry:
-    """A line of the ledger for weights that were trained elsewhere: without it a pack would pass as zero-shot."""
+    """Make a line of the ledger for weights that were trained elsewhere: without it a pack would pass as zero-shot.
+
+    Args:
+        file: Name of the weight file.
+        trained_on: What the user says about it, or None.
+
+    Returns:
+        The line.
+    """
     return LedgerEntry(
         name=trained_on or f"trained elsewhere, data not recorded in {file}", licence="not stated", count=0
     )
@@ -43,6 +62,9 @@ def unknown_training(file: str, trained_on: str | None) -> LedgerEntry:
 
 def check_new_folder(folder: Path) -> None:
     """Refuse a folder that holds anything, and one that cannot be written to.
+
+    Args:
+        folder: Of the new pack, which need not exist.
 
     Raises:
         OutputError: in words.
@@ -56,10 +78,15 @@ def check_new_folder(folder: Path) -> None:
 
 
 def write_pack(folder: Path, conversion: Conversion, tower_file: Path | None = None) -> Path:
-    """Write a new pack; ``pack.json`` comes last, so that an interrupted one is not taken for a pack.
+    """Write a new pack, ``pack.json`` last, so that an interrupted one is not taken for a pack.
 
     Args:
-        tower_file: of an embedded tower, copied under its own name.
+        folder: Of the new pack, empty or not there.
+        conversion: What it holds.
+        tower_file: Of an embedded tower, copied under its own name.
+
+    Returns:
+        The path of its ``pack.json``.
 
     Raises:
         OutputError: the folder holds something, or cannot be written to.

@@ -26,7 +26,7 @@ from torch import Tensor
 from headclip_med.base.errors import ModelError
 from headclip_med.base.files import sha256_file
 from headclip_med.detectors import get_method
-from headclip_med.detectors.base import read_config
+from headclip_med.detectors.base import read_method_config
 from headclip_med.detectors.data import ClassFeatures
 from headclip_med.detectors.headclip.parts import packed_classes, packed_head_weights
 from headclip_med.encoders.head_weights import DynamicHeadWeights
@@ -55,15 +55,38 @@ class Pack:
     sha256: str
 
     def config(self) -> Any:
-        """The method's configuration, such as a :class:`HeadCLIPConfig`; unknown keys are refused."""
-        return read_config(get_method(self.record.method).Config, self.record.config, f"pack {self.record.name}")
+        """Read the method's configuration, such as a :class:`HeadCLIPConfig`.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ModelError: an unknown key or a value that is not allowed.
+        """
+        return read_method_config(get_method(self.record.method).Config, self.record.config, f"pack {self.record.name}")
 
     def class_features(self, tower: ImageTower) -> ClassFeatures | None:
-        """The pack's own class features, or None when they come from prompts."""
+        """Read the pack's own class features.
+
+        Args:
+            tower: The tower it is for.
+
+        Returns:
+            Class features of the taps and of the image, or None when they come from prompts.
+
+        Raises:
+            ModelError: features that do not fit the tower's taps.
+        """
         return packed_classes(self.tensors, self.config(), tower, self.record.name)
 
     def head_weights(self, tower: ImageTower) -> HeadWeights | DynamicHeadWeights | None:
-        """The pack's head weights on every layer of the tower, or what predicts them, or None.
+        """Read the pack's head weights, on every layer of the tower.
+
+        Args:
+            tower: The tower it is for.
+
+        Returns:
+            The weights, or what predicts them, or None.
 
         Raises:
             ModelError: the configuration and the tensors disagree, or the tensors do not fit the tower.
@@ -72,7 +95,14 @@ class Pack:
 
 
 def load_pack(path: Path) -> Pack:
-    """Read and check a pack: its folder, or one of the two files that :func:`share.pack_to_file` writes.
+    """Read and check a pack.
+
+    Args:
+        path: Its folder, its ``pack.json``, or one of the two files that :func:`headclip_med.models.share.pack_to_file`
+            writes.
+
+    Returns:
+        The pack.
 
     Raises:
         ModelError: no ``pack.json``, an invalid one, or tensors that cannot be read.
@@ -97,7 +127,14 @@ def load_pack(path: Path) -> Pack:
 
 
 def is_pack(path: Path) -> bool:
-    """Whether ``path`` is a pack folder or a file of a pack, rather than a tower's weights or nothing."""
+    """Tell a pack folder or a file of a pack from a tower's weights or nothing.
+
+    Args:
+        path: Anything.
+
+    Returns:
+        True for a pack.
+    """
     if path.suffix == ".safetensors" and path.is_file():
         return _header_record(path) is not None
     return (path / RECORD_NAME).is_file() or (path.suffix == ".json" and path.is_file())
@@ -136,7 +173,17 @@ def _header_record(path: Path) -> str | None:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, or :class:`ModelError` in words."""
+    """Read the tensors of a safetensors file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        ModelError: a file that cannot be read.
+    """
     try:
         return dict(load_file(path))
     except (OSError, SafetensorError) as error:
@@ -148,6 +195,10 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def builtin_packs() -> dict[str, Path]:
-    """Packs shipped inside the package: name → folder."""
+    """List the packs shipped inside the package.
+
+    Returns:
+        Folder by name.
+    """
     here = Path(__file__).parent / "packs"
     return {folder.name: folder for folder in sorted(here.iterdir()) if (folder / RECORD_NAME).exists()}

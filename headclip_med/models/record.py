@@ -25,8 +25,8 @@ class _Strict(BaseModel):
 class TowerRecord(_Strict):
     """Which tower a pack belongs to.
 
-    ``kind`` ``embedded``: built from ``spec`` with the weights in ``file`` beside ``pack.json``;
-    ``timm`` / ``open_clip``: an architecture name, its weights come from the user or a hub.
+    ``kind`` ``embedded``: built from ``spec`` with the weights in ``file`` beside ``pack.json``. ``timm`` /
+    ``open_clip``: an architecture name, whose weights come from the user or a hub.
     """
 
     kind: Literal["embedded", "timm", "open_clip"]
@@ -39,7 +39,7 @@ class TowerRecord(_Strict):
 
     @property
     def has_a_source(self) -> bool:
-        """Whether its weights come with the pack or can be had by name; those of a local CLIP file cannot."""
+        """Whether its weights come with the pack or can be had by name, as those of a local CLIP file cannot."""
         return self.kind != "open_clip" or "/" in self.name
 
 
@@ -53,8 +53,8 @@ class Threshold(_Strict):
 class LedgerEntry(_Strict):
     """One source of training data.
 
-    ``content_sha256`` is of all its cases together; ``image_sha256`` names each image by the first characters of its
-    hash, so that a part of the set is known again too.
+    ``content_sha256`` is of all its cases together, while ``image_sha256`` names each image by the first characters of
+    its hash, so that a part of the set is known again too.
     """
 
     name: str
@@ -92,7 +92,18 @@ UNCALIBRATED = Threshold(value=0.5, origin="a-priori: 0.5, not calibrated for th
 
 
 def parse_record(text: bytes | str, path: Path) -> PackRecord:
-    """The record in ``text``, which stands in ``path``, or :class:`ModelError` naming its first fault."""
+    """Parse the record of a pack.
+
+    Args:
+        text: Of ``pack.json`` or of a single file's header.
+        path: Where it stands, for the message.
+
+    Returns:
+        The record.
+
+    Raises:
+        ModelError: an invalid record, whose first fault is named.
+    """
     try:
         return PackRecord.model_validate_json(text)
     except ValidationError as error:
@@ -100,7 +111,14 @@ def parse_record(text: bytes | str, path: Path) -> PackRecord:
 
 
 def record_text(record: PackRecord, path: Path) -> str:
-    """``record``, validated once more, as ``path`` will hold it.
+    """Write a record, validated once more, as text.
+
+    Args:
+        record: Of a pack.
+        path: Where it will stand, for the message.
+
+    Returns:
+        JSON with a line break at its end.
 
     Raises:
         ModelError: values that no pack may have.
@@ -114,8 +132,16 @@ def record_text(record: PackRecord, path: Path) -> str:
 def write_record(folder: Path, record: PackRecord) -> Path:
     """Write ``record``, validated once more, as the ``pack.json`` of an existing folder: whole or not at all.
 
+    Args:
+        folder: Of the pack.
+        record: What it says.
+
+    Returns:
+        The path of its ``pack.json``.
+
     Raises:
-        ModelError: values that no pack may have; OutputError: the folder cannot be written to.
+        ModelError: values that no pack may have.
+        OutputError: the folder cannot be written to.
     """
     path = folder / RECORD_NAME
     text = record_text(record, folder)

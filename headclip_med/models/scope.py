@@ -57,11 +57,14 @@ _SHELLS_MM = (0.0, 3.0, 6.0, 9.0, 12.0, 15.0, 18.0, 22.0)  # below the surface
 
 
 class Scope(BaseModel):
-    """The kind of image that a model is for; what is empty or None is open.
+    """The kind of image that a model is for, where what is empty or None is open.
 
     Attributes:
-        modalities: DICOM codes. colour: whether pictures have colours. dimensions: 2 for pictures, 3 for volumes.
-        sequences: of MR. stripped: the brain alone, without skull and scalp.
+        modalities: DICOM codes.
+        colour: whether pictures have colours.
+        dimensions: 2 for pictures, 3 for volumes.
+        sequences: of MR.
+        stripped: the brain alone, without skull and scalp.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -86,13 +89,25 @@ ANY_IMAGE = Scope()
 
 @dataclass(frozen=True)
 class Told:
-    """What is known of an image, and where from; no ``values``: it is not known."""
+    """What is known of an image, and where from.
+
+    Attributes:
+        values: what it may be, empty where it is not known.
+        origin: header, name or values of the image.
+    """
 
     values: frozenset[str] = frozenset()
     origin: str = ""
 
     def disagrees(self, wanted: Iterable[str]) -> bool:
-        """Whether it is known and none of those wanted."""
+        """Tell whether it is known and none of those wanted.
+
+        Args:
+            wanted: Values.
+
+        Returns:
+            False where nothing is known or wanted.
+        """
         return bool(self.values) and bool(set(wanted)) and self.values.isdisjoint(wanted)
 
     def __str__(self) -> str:
@@ -104,7 +119,11 @@ class ImageKind:
     """What is known of a volume's kind.
 
     Attributes:
-        sequences: of each channel where these are several sequences. coloured: None where three channels may be either.
+        modality: DICOM code.
+        sequences: of each channel where these are several sequences.
+        coloured: None where three channels may be either.
+        is_picture: a plain image.
+        is_volume: several slices.
     """
 
     modality: Told
@@ -115,7 +134,14 @@ class ImageKind:
 
 
 def kind_of(volume: AnyVolume) -> ImageKind:
-    """What header, name and values of a volume ``(C, I, J, K)`` tell of its kind."""
+    """Find what header, name and values of a volume tell of its kind.
+
+    Args:
+        volume: ``(C, I, J, K)``.
+
+    Returns:
+        Its kind.
+    """
     meta, array = volume.meta, volume_array(volume)
     is_picture = bool(meta.get("is_2d", False))
     source = meta.get("source_name") or PurePath(str(meta.get("filename_or_obj") or "")).name  # the latter: MONAI's
@@ -133,10 +159,14 @@ def kind_of(volume: AnyVolume) -> ImageKind:
 
 
 def out_of_scope(expected: Iterable[tuple[str, Scope]], volume: AnyVolume) -> list[str]:
-    """A warning for each scope that ``volume`` lies outside of, with the reasons.
+    """Warn for each scope that a volume lies outside of, with the reasons.
 
     Args:
-        expected: scopes, each behind words such as ``headclip-tiny is for``.
+        expected: Scopes, each behind words such as ``headclip-tiny is for``.
+        volume: ``(C, I, J, K)``.
+
+    Returns:
+        A warning each.
     """
     kind = kind_of(volume)
     found = ((words, scope, _reasons(scope, kind, volume)) for words, scope in expected)
@@ -148,14 +178,25 @@ def out_of_scope(expected: Iterable[tuple[str, Scope]], volume: AnyVolume) -> li
 
 
 def warn_out_of_scope(messages: Iterable[str]) -> None:
-    """Raise as Python warnings what of a result's warnings says so: in a pipeline nobody else reads them."""
+    """Raise as Python warnings what of a result's warnings says so: in a pipeline nobody else reads them.
+
+    Args:
+        messages: Warnings of a result.
+    """
     for words in messages:
         if words.startswith(OUT_OF_SCOPE):
             warnings.warn(words, stacklevel=3)
 
 
 def scope_of(kinds: Iterable[ImageKind]) -> Scope:
-    """The scope that some images make up: what is known of any of them."""
+    """Combine the scope that some images make up: what is known of any of them.
+
+    Args:
+        kinds: Of the images.
+
+    Returns:
+        Their scope.
+    """
     seen = list(kinds)
     looks = {kind.coloured for kind in seen}
     pictures, volumes = (any(getattr(kind, name) for kind in seen) for name in ("is_picture", "is_volume"))
@@ -224,9 +265,15 @@ def _is_coloured(array: NDArray[np.float32]) -> bool:
 
 
 def shows_skull(volume: AnyVolume) -> bool:
-    """Whether a head has its skull and scalp: sections larger than a brain's, or a dark shell inside a bright one.
+    """Tell whether a head has its skull and scalp: sections larger than a brain's, or a dark shell inside a bright one.
 
     Looked at coarsely, on the first channel.
+
+    Args:
+        volume: ``(C, I, J, K)`` with its affine.
+
+    Returns:
+        True for either.
     """
     distances = spacing(np.asarray(volume.affine, dtype=np.float64))
     steps = [max(1, round(_GRID_MM / float(distance))) for distance in distances]

@@ -28,10 +28,15 @@ def pack_to_file(source: Path, file: Path) -> Path:
     """Write a pack as ``NAME.safetensors``, its record in the header, with the same record beside it as ``NAME.json``.
 
     Args:
-        source: a pack folder, or another single-file pack.
+        source: A pack folder, or another single-file pack.
+        file: ``NAME.safetensors``.
+
+    Returns:
+        ``file``.
 
     Raises:
-        ModelError: an unreadable pack, or one with a tower of its own; OutputError: a file that cannot be written.
+        ModelError: an unreadable pack, or one with a tower of its own.
+        OutputError: a file that cannot be written.
     """
     if file.suffix != ".safetensors" or file.name == TENSORS_NAME:
         raise OutputError("A single-file pack must be written to a NAME.safetensors of its own", file.name)
@@ -55,8 +60,10 @@ def push_pack(source: Path, repo: str, token: str | None = None, *, private: boo
     """Upload a pack to the Hub: record, tensors, tower of its own and card, nothing else of the folder.
 
     Args:
-        repo: ``ORG/NAME``, created where it does not exist, ``private`` if asked.
-        token: default the one that huggingface_hub finds (``HF_TOKEN``, ``hf auth login``).
+        source: A pack folder, or a single-file pack.
+        repo: ``ORG/NAME``, created where it does not exist.
+        token: Default the one that huggingface_hub finds (``HF_TOKEN``, ``hf auth login``).
+        private: Create it so that others do not see it.
 
     Returns:
         The name under which :func:`fetch_pack` finds it.
@@ -88,10 +95,14 @@ def push_pack(source: Path, repo: str, token: str | None = None, *, private: boo
 
 
 def fetch_pack(name: str, *, refresh: bool = False) -> Path:
-    """The folder of a pack ``hf-pack:ORG/NAME[@REVISION]`` in the local cache, downloaded when it is not there.
+    """Find a Hub's pack in the local cache, or download it when it is not there.
 
     Args:
-        refresh: ask the Hub also for a pack in the cache, since its branch may have moved.
+        name: ``hf-pack:ORG/NAME[@REVISION]``.
+        refresh: Ask the Hub also for a pack in the cache, since its branch may have moved.
+
+    Returns:
+        Its folder.
 
     Raises:
         ModelError: a wrong name, no network, or a repository that is no pack.
@@ -115,7 +126,14 @@ def fetch_pack(name: str, *, refresh: bool = False) -> Path:
 
 
 def cached_pack(name: str) -> Path | None:
-    """The folder of a Hub's pack in the local cache, or None where it is not there as a whole."""
+    """Find a Hub's pack in the local cache.
+
+    Args:
+        name: ``hf-pack:ORG/NAME[@REVISION]``.
+
+    Returns:
+        Its folder, or None where it is not there as a whole.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -128,10 +146,18 @@ def cached_pack(name: str) -> Path | None:
 
 
 def pack_place(name: str, builtin: Mapping[str, Path], *, download: bool = True) -> Path:
-    """Where the pack of that name would lie: built in, on the Hub, or a local path, which need not exist.
+    """Locate the pack of a name: built in, on the Hub, or a local path, which need not exist.
+
+    Args:
+        name: What the user wrote.
+        builtin: Folder by name.
+        download: Download a Hub's pack that is not in the cache.
+
+    Returns:
+        Where it lies, or would.
 
     Raises:
-        ModelError: a Hub's pack that cannot be had; without ``download``, one that is not in the cache.
+        ModelError: a Hub's pack that cannot be had, or without ``download``, one that is not in the cache.
     """
     if not name.startswith(HUB_PREFIX):
         return builtin.get(name, Path(name).expanduser())
@@ -144,7 +170,17 @@ def pack_place(name: str, builtin: Mapping[str, Path], *, download: bool = True)
 
 
 def target_name(repo: str) -> str:
-    """``[hf-pack:]ORG/NAME`` → the repository to push to, or :class:`ModelError`."""
+    """Read the name of the repository to push to.
+
+    Args:
+        repo: ``[hf-pack:]ORG/NAME``.
+
+    Returns:
+        ``ORG/NAME``.
+
+    Raises:
+        ModelError: another form, or a revision.
+    """
     name, revision = parse_hub_name(repo)
     if revision is not None:
         raise ModelError("A pack must be pushed to ORG/NAME", repo, "Leave the revision out")
@@ -152,7 +188,17 @@ def target_name(repo: str) -> str:
 
 
 def parse_hub_name(name: str) -> tuple[str, str | None]:
-    """``[hf-pack:]ORG/NAME[@REVISION]`` → repository and revision, or :class:`ModelError`."""
+    """Read the name of a repository.
+
+    Args:
+        name: ``[hf-pack:]ORG/NAME[@REVISION]``.
+
+    Returns:
+        Repository and revision, None for the default one.
+
+    Raises:
+        ModelError: another form.
+    """
     found = _HUB_ID.fullmatch(name.removeprefix(HUB_PREFIX))
     if found is None:
         raise ModelError("A pack on the Hub must be named ORG/NAME, or ORG/NAME@REVISION to fetch it", name)

@@ -12,9 +12,10 @@ class Speed:
     """How much of the work is done.
 
     Attributes:
+        name: of the preset.
         scale: side of the model input, as a share of the model's own.
-        stride_mm: distance of the slices that are scored first; those around suspicious ones follow, and the others are
-            interpolated. 0: every slice is scored.
+        stride_mm: distance of the slices that are scored first, while those around suspicious ones follow, and the
+            others are interpolated. 0: every slice is scored.
         early_exit: of a model that taps several layers, leave out the last one and the blocks up to it.
     """
 
@@ -32,7 +33,17 @@ SPEEDS = {
 
 
 def get_speed(name: str) -> Speed:
-    """A preset by name, or :class:`InputError`."""
+    """Find a preset by its name.
+
+    Args:
+        name: As given to ``--speed``.
+
+    Returns:
+        The preset.
+
+    Raises:
+        InputError: no such preset.
+    """
     if name not in SPEEDS:
         raise InputError(f"The speed must be one of {', '.join(SPEEDS)}", name)
     return SPEEDS[name]

@@ -37,7 +37,16 @@ _lock = threading.Lock()
 
 
 def check_growth(inflated: int, packed: int, name: str) -> None:
-    """Refuse ``packed`` bytes that become ``inflated`` ones beyond 4 GiB, or 200-fold beyond 64 MiB."""
+    """Refuse data that inflate beyond 4 GiB, or 200-fold beyond 64 MiB.
+
+    Args:
+        inflated: Bytes after unpacking.
+        packed: Bytes before.
+        name: What to call the file in the message.
+
+    Raises:
+        InputError: a decompression bomb.
+    """
     if inflated <= MAX_INFLATED_BYTES and (inflated <= _HARMLESS_BYTES or inflated <= _MAX_RATIO * packed):
         return
     raise InputError(
@@ -48,10 +57,16 @@ def check_growth(inflated: int, packed: int, name: str) -> None:
 
 
 def check_inflated_file(path: Path, start: int, length: int | None = None, *, raw: bool = True) -> None:
-    """Inflate ``length`` bytes (None: all) from byte ``start`` on in bounded memory, and refuse what grows too far.
+    """Inflate a part of a file in bounded memory, and refuse what grows too far.
 
     Args:
-        raw: a bare deflate stream; False: with the head and checksum of zlib.
+        path: The file.
+        start: First byte of the stream.
+        length: Bytes of the stream, None for all to the end.
+        raw: A bare deflate stream, else one with the head and checksum of zlib.
+
+    Raises:
+        InputError: as of :func:`check_growth`.
     """
     inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS if raw else zlib.MAX_WBITS)
     total, size = 0, path.stat().st_size
@@ -67,11 +82,16 @@ def check_inflated_file(path: Path, start: int, length: int | None = None, *, ra
 
 
 def unpacked(path: Path, packed: int | None = None) -> Path:
-    """Unpack the archive at ``path`` into a temporary folder, which lives until the end of the process, or until newer
-    ones, at least four, take 16 GiB with it.
+    """Unpack an archive into a temporary folder.
+
+    The folder lives until the end of the process, or until newer ones, at least four, take 16 GiB with it.
 
     Args:
-        packed: bytes that came from outside, where the archive lay in another one.
+        path: A zip archive.
+        packed: Bytes that came from outside, where the archive lay in another one.
+
+    Returns:
+        The folder.
 
     Raises:
         InputError: damaged, encrypted, a member that is a link or leads elsewhere, or too much of anything.
@@ -95,11 +115,16 @@ def unpacked(path: Path, packed: int | None = None) -> Path:
 
 
 def content_of(path: Path) -> Path:
-    """What to read of an archive: its folder where it holds DICOM, else the one image in it; of an archive in it, the
-    content of that.
+    """Find what to read of an archive, and of an archive in it the content of that.
+
+    Args:
+        path: A zip archive.
+
+    Returns:
+        Its folder where it holds DICOM, else the one image in it.
 
     Raises:
-        InputError: as of :func:`unpacked`; none or several images; archives too deep in each other.
+        InputError: as of :func:`unpacked`, or none or several images, or archives too deep in each other.
     """
     content, name, packed = path, path.name, path.stat().st_size
     for _ in range(_MOST_LEVELS):

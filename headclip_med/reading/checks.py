@@ -44,10 +44,16 @@ _EXPORT_AGAIN = "Copy or export the file again"
 def finish(
     array: NDArray[np.generic], affine: NDArray[np.float64], meta: VolumeMeta, notes: Sequence[str] = ()
 ) -> LoadedVolume:
-    """Check an array as read and pack it as a :class:`LoadedVolume`; ``notes`` become ``reader_warnings``.
+    """Check an array as read and pack it as a :class:`LoadedVolume`.
 
     Args:
         array: ``(C, I, J, K)``, any real dtype. Voxels that are not finite become the finite minimum.
+        affine: Voxel index → RAS mm, ``(4, 4)``.
+        meta: What the reader knows about it.
+        notes: What the reader has to say, which becomes ``reader_warnings``.
+
+    Returns:
+        The volume as float32.
 
     Raises:
         InputError: an empty array, nothing finite, one constant value, or an unusable affine.
@@ -100,7 +106,15 @@ def _fill_non_finite(values: NDArray[np.float32], name: str) -> list[str]:
 
 
 def check_size(shape: Iterable[float], name: str) -> None:
-    """Refuse a header that claims an empty array or one of more than 4 GiB, before anything is decoded."""
+    """Refuse a header that claims too much, before anything is decoded.
+
+    Args:
+        shape: Sizes along all axes.
+        name: What to call the file in the message.
+
+    Raises:
+        InputError: an empty array, or one of more than 4 GiB.
+    """
     sizes = [int(n) for n in shape]
     if any(n < 1 for n in sizes):
         raise InputError(f"{name} must contain voxels", f"the shape {tuple(sizes)}", _EXPORT_AGAIN)
@@ -116,7 +130,19 @@ def check_size(shape: Iterable[float], name: str) -> None:
 
 
 def pick_time(count: int, time: int | None, name: str) -> int:
-    """Index of the time point (or component) to read; a choice is needed only where there are several."""
+    """Choose the time point or component to read, which is asked for only where there are several.
+
+    Args:
+        count: How many there are.
+        time: The chosen one, from 0, or None.
+        name: What to call the file in the message.
+
+    Returns:
+        Index from 0 to ``count`` − 1.
+
+    Raises:
+        InputError: several and no choice, or a choice beyond them.
+    """
     if time is None and count > 1:
         raise InputError(
             f"{name} must be one volume",
@@ -130,21 +156,43 @@ def pick_time(count: int, time: int | None, name: str) -> int:
 
 
 def sha256_of_files(paths: Sequence[Path]) -> str:
-    """sha256 of one file's bytes; for several: of their sorted hex digests, so the files' order does not matter."""
+    """Digest the content of files, in whatever order they are given.
+
+    Args:
+        paths: One file or more.
+
+    Returns:
+        sha256 of one file's bytes, of several files that of their sorted hex digests.
+    """
     digests = sorted(sha256_file(path) for path in paths)
     return digests[0] if len(digests) == 1 else sha256_of_digests(digests)
 
 
 def sha256_of_digests(digests: Iterable[str]) -> str:
-    """sha256 over hex digests in the order given; sort them first where the order means nothing."""
+    """Digest hex digests in the order given, which is to be sorted first where the order means nothing.
+
+    Args:
+        digests: 64 hexadecimal digits each.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 @contextmanager
-def in_words(name: str, kind: str, do: str = _EXPORT_AGAIN) -> Iterator[None]:
+def refuse_damage(name: str, kind: str, do: str = _EXPORT_AGAIN) -> Iterator[None]:
     """Turn whatever a third-party parser raises on a damaged file into one :class:`InputError`.
 
     The parser's own text may hold paths or patient data, so only the kind of problem is repeated.
+
+    Args:
+        name: What to call the file in the message.
+        kind: Its format in words.
+        do: What the user can do.
+
+    Raises:
+        InputError: the parser failed.
     """
     try:
         yield
@@ -159,14 +207,32 @@ def in_words(name: str, kind: str, do: str = _EXPORT_AGAIN) -> Iterator[None]:
 
 
 def check_leftover(name: str, size: int, more: int) -> None:
-    """Refuse data that are a multiple of what the header says: its type or a dimension is wrong, not their end."""
+    """Refuse data that are a multiple of what the header says: its type or a dimension is wrong, not their end.
+
+    Args:
+        name: What to call the file in the message.
+        size: Bytes that the header says.
+        more: Bytes beyond these.
+
+    Raises:
+        InputError: they are whole multiples.
+    """
     if more % size == 0:
         given = f"{size} by type and dimensions, which go {more // size + 1} times into them"
         raise contradiction(name, f"the {more + size} bytes of its data", given)
 
 
 def contradiction(name: str, must: str, given: object) -> InputError:
-    """What to raise for a header that contradicts its format, or itself."""
+    """Make the error for a header that contradicts its format, or itself.
+
+    Args:
+        name: What to call the file in the message.
+        must: What the header must name.
+        given: What it names.
+
+    Returns:
+        The error to raise.
+    """
     return InputError(f"The header of {name} must name {must}", given, "Repair the header or convert the file again")
 
 
@@ -175,6 +241,11 @@ def collected_warnings(notes: list[str], library: str, logger: str | None = None
     """Move a library's warnings and log lines into ``notes`` instead of the user's screen and logs.
 
     They may quote values of the file (names, dates), so only the words before a quotation are kept.
+
+    Args:
+        notes: Written to at the end.
+        library: What to call it in a note.
+        logger: Name of its logger, if it has one.
     """
     lines, caught = _Lines(), list[str]()
     with WARNINGS, warnings.catch_warnings(), _diverted(logger, lines):
@@ -234,7 +305,13 @@ class _Lines(logging.Handler):
 
 
 def stack(volumes: Sequence[LoadedVolume]) -> LoadedVolume:
-    """Sequences of one patient as the channels of one volume, in the order given.
+    """Stack sequences of one patient as the channels of one volume, in the order given.
+
+    Args:
+        volumes: ``(C, I, J, K)`` each, on one grid.
+
+    Returns:
+        ``(ΣC, I, J, K)``.
 
     Raises:
         InputError: a colour image among them, or grids (shape, affine) that differ.

@@ -57,7 +57,17 @@ _KNOWN = "NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF, BMP or zip"
 
 
 def existing_path(source: str | Path) -> Path:
-    """``source`` as a path that exists (``~`` expanded), or :class:`InputError`."""
+    """Check that a path exists, with ``~`` expanded.
+
+    Args:
+        source: What a user named.
+
+    Returns:
+        The path of a file or folder.
+
+    Raises:
+        InputError: nothing there, or a pipe, socket or device.
+    """
     path = Path(source)
     try:
         path = path.expanduser()
@@ -76,7 +86,13 @@ def existing_path(source: str | Path) -> Path:
 
 
 def identify(path: Path) -> Format:
-    """The format of the file at ``path`` by its content.
+    """Tell the format of a file by its content.
+
+    Args:
+        path: A file.
+
+    Returns:
+        Its format.
 
     Raises:
         InputError: empty, unreadable, compressed but neither NIfTI nor DICOM, or nothing that is known.
@@ -102,7 +118,14 @@ def identify(path: Path) -> Format:
 
 
 def known_format(path: Path) -> Format | None:
-    """The format of the file, None where it cannot be told."""
+    """Tell the format of a file by its content, without refusing any.
+
+    Args:
+        path: A file.
+
+    Returns:
+        Its format, None where it cannot be told.
+    """
     try:
         return identify(path)
     except InputError:
@@ -110,12 +133,28 @@ def known_format(path: Path) -> Format | None:
 
 
 def is_format(path: Path, *formats: Format) -> bool:
-    """Whether the file's content is one of ``formats``; an unreadable file is none of them."""
+    """Tell whether a file's content is one of some formats, which an unreadable file is not.
+
+    Args:
+        path: A file.
+        formats: Formats to look for.
+
+    Returns:
+        True for one of them.
+    """
     return known_format(path) in formats
 
 
 def name_warning(path: Path, found: Format) -> list[str]:
-    """A warning when the file name promises another format than the content holds."""
+    """Warn when the file name promises another format than the content holds.
+
+    Args:
+        path: A file.
+        found: Its format by content.
+
+    Returns:
+        One warning or none.
+    """
     suffixes = [s.lower() for s in path.suffixes]
     last = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else "".join(suffixes[-1:])
     promised = _BY_SUFFIX.get(last)
@@ -145,7 +184,14 @@ def _is_nifti(head: bytes) -> bool:
 
 
 def headers_beside(path: Path) -> list[Path]:
-    """The headers whose voxels the file at ``path`` holds, by its name: those of a pair; none where it is no half."""
+    """Find the headers whose voxels a file holds, by its name.
+
+    Args:
+        path: A file that may be the image half of a pair.
+
+    Returns:
+        The headers beside it, none where it is no half.
+    """
     if not path.name.lower().endswith((".img", ".img.gz")):
         return []
     stem = path.name[: path.name.lower().rindex(".img")]
@@ -180,7 +226,14 @@ def _identify_head(head: bytes) -> Format | None:
 
 
 def is_bare_dicom(head: bytes) -> bool:
-    """Whether a file begins with a DICOM data element, without the preamble and mark that DICOM files should have."""
+    """Tell whether a file begins with a DICOM data element, without the preamble and mark that DICOM files should have.
+
+    Args:
+        head: Its first bytes, at least 132.
+
+    Returns:
+        True for a first element of group 2 or 8.
+    """
     if len(head) < 16 or head[128:132] == b"DICM":
         return False
     for order in ("<", ">"):

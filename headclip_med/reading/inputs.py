@@ -25,9 +25,11 @@ _LONGEST_NAME, _LONGEST_NAME_BYTES = 80, 200
 
 @dataclass(frozen=True)
 class CaseInput:
-    """One case: a file, a folder with a DICOM series, or files of one grid; ``name`` of its folder.
+    """One case: a file, a folder with a DICOM series, or files of one grid.
 
     Attributes:
+        name: of its result folder.
+        source: what to read.
         fetch: brings the source here first, told how many parts are done and of how many, and asked whether to stop.
         known_content: the hash of the source's content where that can be told without fetching it.
     """
@@ -39,17 +41,21 @@ class CaseInput:
 
 
 def expand_inputs(inputs: Sequence[str | Path], reserved: Iterable[str] = ()) -> list[CaseInput]:
-    """The cases that ``inputs`` stand for, in order; nothing but the first bytes of files is read.
+    """List the cases that ``inputs`` stand for, in order, from the first bytes of files alone.
 
-    * a file is one case; ``a,b,c`` are the sequences of one case;
-    * a folder that contains DICOM, at any depth, is one series;
+    * a file is one case, and ``a,b,c`` are the sequences of one case
+    * a folder that contains DICOM, at any depth, is one series
     * any other folder is one case per image or volume in it, at any depth, without hidden files and without
-      earlier results.
+      earlier results
 
     A path that does not exist stays a case: reading it gives the message.
 
     Args:
-        reserved: names that no case may get.
+        inputs: What a user names.
+        reserved: Names that no case may get.
+
+    Returns:
+        Cases with names that differ from each other.
 
     Raises:
         InputError: an empty name.
@@ -60,7 +66,14 @@ def expand_inputs(inputs: Sequence[str | Path], reserved: Iterable[str] = ()) ->
 
 
 def case_name(source: Source) -> str:
-    """Name of a case: the file's without its ending, the folder's, or several files' joined by ``+``."""
+    """Name a case: by the file without its ending, the folder, or several files joined by ``+``.
+
+    Args:
+        source: What to read.
+
+    Returns:
+        A name for a folder, never empty.
+    """
     if isinstance(source, tuple):
         return _shortened("+".join(case_name(path) for path in source))
     if source.is_dir():

@@ -98,8 +98,8 @@ class DicomSeriesReader(_Reader):
     """A DICOM series: a folder, a list of its files, or one file.
 
     Args:
-        series, on_irregular: which series of a folder, and what to do with irregular ones, as in
-            :func:`headclip_med.reading.read_volume`.
+        series: Which series of a folder, as in :func:`headclip_med.reading.read_volume`.
+        on_irregular: What to do with irregular ones, as there.
     """
 
     formats = ("dicom", "zip")
@@ -124,8 +124,9 @@ class VolumeReader(_Reader):
     """Any format of the others, told by content: one reader for a folder of mixed cases.
 
     Args:
-        series: which series of a DICOM folder; time: which volume of a 4-D file, 0-based; on_irregular: what to do with
-            irregular DICOM series.
+        series: Which series of a DICOM folder.
+        time: Which volume of a 4-D file, 0-based.
+        on_irregular: What to do with irregular DICOM series.
     """
 
     formats = ("nifti", "nrrd", "mha", "dicom", "png", "jpeg", "tiff", "bmp", "zip")

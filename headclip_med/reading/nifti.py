@@ -28,8 +28,8 @@ from headclip_med.reading.checks import (
     collected_warnings,
     contradiction,
     finish,
-    in_words,
     pick_time,
+    refuse_damage,
     sha256_of_files,
 )
 from headclip_med.reading.content import GZIP, identify
@@ -62,11 +62,14 @@ class NiftiFile(NamedTuple):
 
 
 def read_nifti(path: Path, *, time: int | None = None) -> LoadedVolume:
-    """Read a NIfTI file; sform wins over qform, values are rescaled, units become mm.
+    """Read a NIfTI file, where sform wins over qform, values are rescaled, and units become mm.
 
     Args:
-        path: ``.nii``, ``.nii.gz``, or either half of ``.hdr`` + ``.img``; recognised by content.
-        time: which volume of a 4-D file, 0-based.
+        path: ``.nii``, ``.nii.gz``, or either half of ``.hdr`` + ``.img``, recognised by content.
+        time: Which volume of a 4-D file, 0-based.
+
+    Returns:
+        ``(C, I, J, K)`` float32 with its affine to RAS mm.
 
     Raises:
         InputError: truncated, damaged, 4-D without ``time``, complex, constant, a header that contradicts itself, or an
@@ -83,14 +86,23 @@ def read_nifti(path: Path, *, time: int | None = None) -> LoadedVolume:
 def read_stored(
     files: Sequence[Path], time: int | None, name: str, notes: list[str]
 ) -> tuple[NDArray[np.generic], Affine, NiftiFile]:
-    """``(C, I, J, K)`` as of :func:`read_nifti`, voxel index → RAS mm, and the header; doubts go to ``notes``.
+    """Read the stored values of a NIfTI file, constant ones too.
 
     Args:
-        files: of :func:`pair_of`.
+        files: Of :func:`pair_of`.
+        time: Which volume of a 4-D file, 0-based.
+        name: What to call the file in messages.
+        notes: Doubts are added to them.
+
+    Returns:
+        ``(C, I, J, K)``, voxel index → RAS mm, and the header.
+
+    Raises:
+        InputError: as of :func:`read_nifti`.
     """
     with (
         ExitStack() as opened,
-        in_words(name, "NIfTI"),
+        refuse_damage(name, "NIfTI"),
         collected_warnings(notes, "nibabel", "nibabel.global"),
     ):
         streams = [opened.enter_context(_open(file)) for file in files]
@@ -101,7 +113,17 @@ def read_stored(
 
 
 def pair_of(path: Path) -> list[Path]:
-    """``[file]``, or ``[header, image]`` when the header says that the data lie in their own file."""
+    """Find the files of an image: itself, or both halves when the header says that the data lie in their own file.
+
+    Args:
+        path: Either half, or the whole.
+
+    Returns:
+        ``[file]`` or ``[header, image]``.
+
+    Raises:
+        InputError: a missing half, or a header that is none.
+    """
     lowered = path.name.lower()
     is_data = lowered.endswith((".img", ".img.gz"))
     header = _sibling(path, ".hdr") if is_data else path
@@ -123,7 +145,7 @@ def pair_of(path: Path) -> list[Path]:
 
 
 def _head(path: Path, name: str) -> bytes:
-    with in_words(name, "NIfTI"), _open(path) as stream:
+    with refuse_damage(name, "NIfTI"), _open(path) as stream:
         return stream.read(348)
 
 

@@ -28,8 +28,8 @@ from headclip_med.reading.checks import (
     collected_warnings,
     contradiction,
     finish,
-    in_words,
     pick_time,
+    refuse_damage,
     sha256_of_files,
 )
 from headclip_med.reading.content import identify
@@ -62,14 +62,17 @@ class Samples(NamedTuple):
 def read_raster(path: Path, *, time: int | None = None) -> LoadedVolume:
     """Read a 2-D image as ``(C, width, height, 1)``: columns towards the left, rows towards posterior, 1 mm.
 
-    Grey stays as stored from 8 bits on, below it is spread over 0 to 255; colour becomes RGB in [0, 255], and one
-    channel as stored where the three are equal. EXIF orientation is applied; transparency is composited on black, with
-    a warning. Where low values are white, up to 16 bits are turned round; other samples stay as stored, marked
+    Grey stays as stored from 8 bits on, below it is spread over 0 to 255. Colour becomes RGB in [0, 255], and one
+    channel as stored where the three are equal. EXIF orientation is applied, and transparency is composited on black
+    with a warning. Where low values are white, up to 16 bits are turned round. Other samples stay as stored, marked
     ``display_inverted``, because their white has no number.
 
     Args:
-        path: recognised by content.
-        time: which page of a multi-page TIFF, 0-based.
+        path: Recognised by content.
+        time: Which page of a multi-page TIFF, 0-based.
+
+    Returns:
+        ``(1 or 3, width, height, 1)`` float32 with its affine to RAS mm.
 
     Raises:
         InputError: truncated, damaged, far too large, a kind that is not decoded rightly, several pages without
@@ -93,10 +96,22 @@ def read_raster(path: Path, *, time: int | None = None) -> LoadedVolume:
 
 
 def read_samples(path: Path, time: int | None, notes: list[str]) -> Samples:
-    """As :func:`read_raster`, but samples alone, constant ones too; doubts go to ``notes``."""
+    """Read the samples of a 2-D image as :func:`read_raster` does, constant ones too.
+
+    Args:
+        path: Recognised by content.
+        time: Which page of a multi-page TIFF, 0-based.
+        notes: Doubts are added to them.
+
+    Returns:
+        ``(1 or 3, rows, columns)``, and whether low values are white.
+
+    Raises:
+        InputError: as of :func:`read_raster`.
+    """
     found = identify(path)
     with (
-        in_words(path.name, _KINDS.get(found, "picture"), "Copy or export the file again, or save it as PNG"),
+        refuse_damage(path.name, _KINDS.get(found, "picture"), "Copy or export the file again, or save it as PNG"),
         collected_warnings(notes, "pillow", "PIL"),
         collected_warnings(notes, "tifffile", "tifffile"),
     ):

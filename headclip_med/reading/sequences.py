@@ -35,7 +35,14 @@ _BIDS = re.compile(r"(?:^|[/ _])(sub-[a-z0-9]+|space-[a-z0-9]+)_(?:\S*_)?(?P<suf
 
 
 def sequences_in(text: str) -> frozenset[Sequence]:
-    """The MR sequences that a file name or a series description names; of BIDS the suffix says it."""
+    """Find the MR sequences that a file name or a series description names, by the suffix in names of BIDS.
+
+    Args:
+        text: Name or description.
+
+    Returns:
+        The sequences, maybe none.
+    """
     lowered = text.lower()
     bids = _BIDS.search(lowered)
     if bids and (found := _named(bids["suffix"] + " contrast" * ("_ce-" in lowered))):

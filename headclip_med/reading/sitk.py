@@ -34,8 +34,8 @@ from headclip_med.reading.checks import (
     check_size,
     contradiction,
     finish,
-    in_words,
     pick_time,
+    refuse_damage,
     sha256_of_files,
 )
 from headclip_med.reading.content import identify
@@ -60,9 +60,11 @@ class TextHeader(NamedTuple):
     """A text header, judged.
 
     Attributes:
-        lines: for ITK, as if the voxels followed it unpacked. scale: millimetres per unit of length.
-        file, start: where the voxels are. encoding: ``raw``, ``gzip``, ``bzip2``, ``zlib``, or text as it is.
-        skip_lines, skip: before the voxels, bytes after unpacking; -1: they are the last ones.
+        lines: for ITK, as if the voxels followed it unpacked.
+        scale: millimetres per unit of length.
+        file, start: where the voxels are.
+        encoding: ``raw``, ``gzip``, ``bzip2``, ``zlib``, or text as it is.
+        skip_lines, skip: before the voxels, and bytes after unpacking, of which −1 means that they are the last ones.
         is_list: several values of a voxel are no colour.
     """
 
@@ -87,11 +89,14 @@ class TextImage(NamedTuple):
 
 
 def read_sitk(path: Path, *, time: int | None = None) -> LoadedVolume:
-    """Read an NRRD or MetaImage file; ITK's LPS becomes RAS.
+    """Read an NRRD or MetaImage file, where ITK's LPS becomes RAS.
 
     Args:
-        path: recognised by content; a detached header needs its data file in the same folder or below.
-        time: which volume of a 4-D image, or which component of a vector image, 0-based.
+        path: Recognised by content. A detached header needs its data file in the same folder or below.
+        time: Which volume of a 4-D image, or which component of a vector image, 0-based.
+
+    Returns:
+        ``(C, I, J, K)`` float32 with its affine to RAS mm.
 
     Raises:
         InputError: truncated, damaged, 4-D or vectors without ``time``, complex, a header that contradicts itself, or
@@ -121,12 +126,25 @@ def read_sitk(path: Path, *, time: int | None = None) -> LoadedVolume:
 
 
 def read_stored(path: Path, found: str, time: int | None, notes: list[str]) -> TextImage:
-    """As :func:`read_sitk`, constant volumes too; doubts go to ``notes``.
+    """Read the stored values of an NRRD or MetaImage file as :func:`read_sitk` does, constant ones too.
 
     Args:
+        path: Recognised by content.
         found: ``nrrd`` or ``mha``.
+        time: Which volume or component, 0-based.
+        notes: Doubts are added to them.
+
+    Returns:
+        Values, affine and files.
+
+    Raises:
+        InputError: as of :func:`read_sitk`.
     """
-    with in_words(path.name, _KINDS[found]), _quiet(), tempfile.TemporaryDirectory(prefix="headclip-med-") as folder:
+    with (
+        refuse_damage(path.name, _KINDS[found]),
+        _quiet(),
+        tempfile.TemporaryDirectory(prefix="headclip-med-") as folder,
+    ):
         header = (_nrrd_header if found == "nrrd" else _meta_header)(path, notes)
         draft = Path(folder) / f"image.{found}"  # no other name: ITK takes none but UTF-8
         _write(draft, "\n".join([*header.lines, ""]).encode(errors="replace"), path.name)

@@ -38,9 +38,19 @@ def load_source(
     time_index: int | None = None,
     on_irregular: str = "error",
 ) -> LoadedVolume:
-    """Whatever was given → array, affine and metadata.
+    """Load whatever was given.
 
-    ``affine``, ``modality`` and ``is_rgb`` belong to an array; a file and a loaded volume bring their own.
+    Args:
+        source: Path, paths, an array ``(C, I, J, K)``, a MetaTensor or a loaded volume.
+        affine: Of an array, voxel index → RAS mm, ``(4, 4)``. A file and a loaded volume bring their own.
+        modality: Of an array, DICOM code.
+        is_rgb: Of an array, three colour channels.
+        series: Which series of a DICOM folder.
+        time_index: Which volume of a 4-D file, 0-based.
+        on_irregular: What to do with irregular DICOM series.
+
+    Returns:
+        ``(C, I, J, K)`` float32, its affine and its metadata.
 
     Raises:
         InputError: a source of another kind, an option that does not belong to it, or values that are no image.
@@ -67,7 +77,14 @@ def load_source(
 
 
 def with_monai_meta(volume: AnyVolume) -> MetaTensor:
-    """A volume as a MetaTensor; one that was read from a file also says what MONAI's transforms look for."""
+    """Turn a volume into a MetaTensor, which says what MONAI's transforms look for where it was read from a file.
+
+    Args:
+        volume: Of any kind.
+
+    Returns:
+        ``(C, I, J, K)`` with a float64 affine.
+    """
     import torch
 
     from_file = volume.meta.get("source_format") not in (None, "array") and "original_affine" not in volume.meta
@@ -77,7 +94,16 @@ def with_monai_meta(volume: AnyVolume) -> MetaTensor:
 
 
 def with_meta(data: torch.Tensor, affine: Affine, meta: Mapping[str, Any]) -> MetaTensor:
-    """A MetaTensor with ``affine``, whatever affine ``meta`` may carry."""
+    """Make a MetaTensor with an affine, whatever affine the metadata may carry.
+
+    Args:
+        data: ``(C, I, J, K)``.
+        affine: Voxel index → RAS mm, ``(4, 4)``.
+        meta: Metadata.
+
+    Returns:
+        The data with both.
+    """
     import torch
     from monai.data import MetaTensor
 
@@ -108,10 +134,13 @@ def _foreign_volume(source: Any) -> LoadedVolume:
 
 
 def placed_volume(source: MetaTensor) -> LoadedVolume:
-    """A MetaTensor that someone else loaded, taken only when its place in space is certain; its values as they are.
+    """Take a MetaTensor that someone else loaded, only when its place in space is certain, with its values as they are.
 
     Args:
         source: ``(C, I, J, K)``, or ``(C, I, J)`` for a 2-D image, which gets K = 1.
+
+    Returns:
+        ``(C, I, J, K)``, its affine to RAS mm and its metadata.
 
     Raises:
         InputError: another shape or space, operations that are pending, or no real numbers.
@@ -138,6 +167,10 @@ def placed_volume(source: MetaTensor) -> LoadedVolume:
 
 def check_metatensor(source: MetaTensor, name: str) -> None:
     """Refuse what no volume and no slices can be, whatever its shape.
+
+    Args:
+        source: Anything that a pipeline gave.
+        name: What to call it in the message.
 
     Raises:
         InputError: a batch, nothing in it, pending operations, or values that are no finite real numbers.

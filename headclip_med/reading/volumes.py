@@ -27,15 +27,15 @@ def read_volume(
     """Read a volume or 2-D image of any supported format, told apart by content.
 
     Args:
-        source: a file (NIfTI, NRRD, MetaImage, DICOM, DICOMDIR, PNG, JPEG, TIFF, BMP), a folder with a DICOM series,
-            a zip archive of one of these; or a list: the DICOM files of one series, else sequences of one patient on
+        source: A file (NIfTI, NRRD, MetaImage, DICOM, DICOMDIR, PNG, JPEG, TIFF, BMP), a folder with a DICOM series,
+            a zip archive of one of these, or a list: the DICOM files of one series, else sequences of one patient on
             one grid, stacked as channels.
-        series: for DICOM: SeriesInstanceUID or either end of it, SeriesNumber, or place ``#n`` in
+        series: For DICOM: SeriesInstanceUID or either end of it, SeriesNumber, or place ``#n`` in
             :func:`list_series`.
-        time: which volume of a 4-D file (page of a TIFF, frame of a cine), 0-based.
-        on_irregular: what to do with a DICOM series that is no regular grid (gaps, uneven steps, gantry tilt) or has
-            damaged slices: ``error``; ``split`` it into regular stretches and read one; ``resample`` it; ``keep`` its
-            slices as they are, with empty ones where positions are missing and the tilt in the affine.
+        time: Which volume of a 4-D file (page of a TIFF, frame of a cine), 0-based.
+        on_irregular: What to do with a DICOM series that is no regular grid (gaps, uneven steps, gantry tilt) or has
+            damaged slices: ``error``, ``split`` it into regular stretches and read one, ``resample`` it, or ``keep``
+            its slices as they are, with empty ones where positions are missing and the tilt in the affine.
 
     Returns:
         MetaTensor ``(C, I, J, K)`` float32 with a float64 ``affine`` (voxel index → RAS mm) and in ``.meta``
@@ -44,7 +44,7 @@ def read_volume(
         metadata can be, and of which :func:`volume_meta` makes the same again.
 
     Raises:
-        InputError: whatever cannot be read as it is; says what must be, what was given and what to do.
+        InputError: whatever cannot be read as it is, with what must be, what was given and what to do.
     """
     from headclip_med.base.volume import to_metatensor
 
@@ -58,7 +58,20 @@ def load_volume(
     time: int | None = None,
     on_irregular: str = "error",
 ) -> LoadedVolume:
-    """As :func:`read_volume`, but as numpy array, affine and metadata: needs no torch."""
+    """Read a volume as :func:`read_volume` does, as numpy array, affine and metadata, without torch.
+
+    Args:
+        source: A file, a folder or a list, as there.
+        series: Which series of a DICOM folder.
+        time: Which volume of a 4-D file, 0-based.
+        on_irregular: What to do with irregular DICOM series.
+
+    Returns:
+        ``(C, I, J, K)`` float32, its affine and its metadata.
+
+    Raises:
+        InputError: as of :func:`read_volume`.
+    """
     from headclip_med.reading.checks import stack
 
     if isinstance(source, (str, Path)):
@@ -93,7 +106,20 @@ def _check_one_patient(volumes: Sequence[LoadedVolume]) -> None:
 def load(
     source: str | Path, *, series: str | int | None = None, time: int | None = None, on_irregular: str = "error"
 ) -> LoadedVolume:
-    """One file or folder of :func:`load_volume`."""
+    """Read one file or folder of :func:`load_volume`.
+
+    Args:
+        source: A file or a folder.
+        series: Which series of a DICOM folder.
+        time: Which volume of a 4-D file, 0-based.
+        on_irregular: What to do with irregular DICOM series.
+
+    Returns:
+        ``(C, I, J, K)`` float32, its affine and its metadata.
+
+    Raises:
+        InputError: as of :func:`read_volume`, or too little memory.
+    """
     from headclip_med.reading.content import existing_path
 
     path = existing_path(source)
@@ -148,8 +174,18 @@ def _one_series(source: Sequence[str | Path]) -> list[Path] | None:
 
 
 def list_series(source: str | Path, on_irregular: str = "error") -> list[SeriesInfo]:
-    """The DICOM series of a folder, DICOMDIR, zip archive or file, ordered by series number: what ``series=`` can
-    choose from; with ``on_irregular="split"`` the regular stretches of irregular series."""
+    """List the DICOM series that ``series=`` can choose from, ordered by series number.
+
+    Args:
+        source: A folder, DICOMDIR, zip archive or file.
+        on_irregular: With ``split`` the regular stretches of irregular series are listed.
+
+    Returns:
+        The series.
+
+    Raises:
+        InputError: a file that is no DICOM.
+    """
     from headclip_med.reading.archive import content_of
     from headclip_med.reading.content import existing_path, is_format
     from headclip_med.reading.dicom.reader import list_series as listed

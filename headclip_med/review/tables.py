@@ -172,12 +172,12 @@ def read_truth(path: Path, reviewed: ReviewedCase, name: str, values: MaskValues
         InputError: unreadable, not on the result's grid, or with several values of which nobody says what they mean.
     """
     from headclip_med.datasets.case import Case
-    from headclip_med.datasets.truth import GridError, read_truth
+    from headclip_med.datasets.truth import GridError, read_case_truth
 
     data, notes = reviewed.data, list[str]()
     grid = LoadedVolume(np.broadcast_to(np.float32(0), (1, *data.shape)), data.affine, {})
     try:
-        truth = read_truth(Case(name, (), (path,), values=values), grid, notes)
+        truth = read_case_truth(Case(name, (), (path,), values=values), grid, notes)
     except GridError as error:
         raise InputError(
             f"The truth {path.name} must lie on the grid of its case, {name}", error.given, error.do

@@ -62,7 +62,7 @@ class Preprocessing:
 
     Attributes:
         image_size: side of the square model input in pixels.
-        mean, std: of the tower's pixels.
+        mean, std: of the tower's pixels, per channel, on the scale [0, 1].
         window: ``(level, width)`` in stored units, or None for percentiles of the foreground.
         percentiles: lower and upper, in percent, of the foreground when there is no window.
         channels: three times the slice, or the slice with a neighbour on each side (2.5-D). A volume of three
@@ -70,8 +70,8 @@ class Preprocessing:
         neighbour_mm: distance of the 2.5-D neighbours.
         fit: ``pad`` keeps the shape in mm and pads with black, ``stretch`` fills the square.
         min_foreground: a slice with a smaller share of foreground is background and is not sent to the tower.
-        kind: ``released`` stretches 8-bit pictures to the square as 8-bit pictures, and divides them by 255; nothing is
-            background, and ``window``, ``percentiles``, ``channels`` and ``fit`` count for nothing.
+        kind: ``released`` stretches 8-bit pictures to the square as 8-bit pictures, and divides them by 255. Nothing is
+            background there, and ``window``, ``percentiles``, ``channels`` and ``fit`` count for nothing.
     """
 
     image_size: int
@@ -87,7 +87,17 @@ class Preprocessing:
 
 
 def parse_window(text: str) -> tuple[float, float]:
-    """``brain`` or ``40/80`` (level/width) → ``(level, width)``."""
+    """Read a window from its name or from ``LEVEL/WIDTH``.
+
+    Args:
+        text: ``brain`` or another name of :data:`WINDOWS`, or ``40/80``.
+
+    Returns:
+        ``(level, width)`` in stored units (HU for CT), the width above 0.
+
+    Raises:
+        InputError: no known name and no two numbers, or a width of 0 or less.
+    """
     if text.lower() in WINDOWS:
         return WINDOWS[text.lower()]
     try:
@@ -104,7 +114,14 @@ def parse_window(text: str) -> tuple[float, float]:
 
 
 def looks_like_hu(volume: NDArray[np.float32]) -> bool:
-    """Whether the values of a volume reach from air to bone, as those of CT in HU."""
+    """Tell whether the values of a volume reach from air to bone, as those of CT in HU.
+
+    Args:
+        volume: Stored values of any shape.
+
+    Returns:
+        True where the lowest value is at or below air and the highest at or above bone.
+    """
     return bool(volume.min() <= _AIR_HU and volume.max() >= _BONE_HU)
 
 
@@ -116,14 +133,20 @@ def foreground(
     is_2d: bool = False,
     inverted: bool = False,
 ) -> NDArray[np.bool_]:
-    """Voxels that may show something, ``(C, I, J, K)`` → ``(I, J, K)``; generous, for nothing is found outside.
+    """Find the voxels that may show something, generously, for nothing is found outside.
 
     Colour: everything. CT: above −500 HU. A plain 2-D image: everything but a border of exactly the padding value.
     Otherwise: what differs from the padding value, if there is one, and lies clearly above air, if there is any.
 
     Args:
-        modality: DICOM code or None; is_rgb: three colour channels; is_2d: a plain image, not a scan.
-        inverted: MONOCHROME1, air is bright. Nothing to CT, whose values are HU all the same.
+        volume: Stored values ``(C, I, J, K)``.
+        modality: DICOM code or None.
+        is_rgb: Three colour channels.
+        is_2d: A plain image, not a scan.
+        inverted: MONOCHROME1, where air is bright. It changes nothing for CT, whose values are HU all the same.
+
+    Returns:
+        ``(I, J, K)``, true where any channel may show something.
     """
     if is_rgb:
         return np.ones(volume.shape[1:], dtype=bool)
@@ -228,9 +251,18 @@ def _low_otsu_high(values: NDArray[np.float32]) -> tuple[float, float, float]:
 def intensity_ranges(
     volume: NDArray[np.float32], mask: NDArray[np.bool_], preprocessing: Preprocessing, *, is_rgb: bool
 ) -> list[Range]:
-    """``(low, high)`` per channel that become black and white; always ``high > low``.
+    """Choose the stored values that become black and white.
 
-    Taken from the whole volume, so that a slice looks the same whatever other slices are asked for.
+    They are taken from the whole volume, so that a slice looks the same whatever other slices are asked for.
+
+    Args:
+        volume: Stored values ``(C, I, J, K)``.
+        mask: Foreground ``(I, J, K)``, from which percentiles are taken.
+        preprocessing: Its window or its percentiles decide.
+        is_rgb: Three colour channels, which always reach from 0 to 255.
+
+    Returns:
+        ``(low, high)`` per channel in stored units, with ``high > low`` always.
     """
     if is_rgb or preprocessing.kind == "released":
         return [(0.0, 255.0)] * len(volume)
@@ -248,7 +280,15 @@ def _percentile_range(values: NDArray[np.float32], percentiles: tuple[float, flo
 
 
 def as_released(preprocessing: Preprocessing, volume: NDArray[np.float32], name: str) -> Preprocessing:
-    """The preprocessing of the published codes, for a volume that they could read.
+    """Give the preprocessing of the published codes, for a volume that they could read.
+
+    Args:
+        preprocessing: The model's own, whose size, mean and deviation stay.
+        volume: Stored values of any shape, whole numbers from 0 to 255.
+        name: What to call the volume in the message.
+
+    Returns:
+        The preprocessing of kind ``released``.
 
     Raises:
         InputError: anything but whole numbers from 0 to 255.
@@ -264,9 +304,17 @@ def as_released(preprocessing: Preprocessing, volume: NDArray[np.float32], name:
 
 
 def released_levels(slices: NDArray[np.float32], size: int, *, inverted: bool = False) -> NDArray[np.float32]:
-    """8-bit slices ``(N, C, H, W)`` → ``(N, C, size, size)`` in [0, 1], by Pillow's bicubic resizing in 8 bits.
+    """Resize 8-bit slices to the square by Pillow's bicubic resizing in 8 bits.
 
     Pillow rounds between its two passes, so that no other resizing gives the published pixels.
+
+    Args:
+        slices: ``(N, C, H, W)``, whole numbers from 0 to 255.
+        size: Side of the square in pixels.
+        inverted: MONOCHROME1, where 255 is black.
+
+    Returns:
+        ``(N, C, size, size)`` float32 in [0, 1].
     """
     stored = np.round(255 - slices if inverted else slices).astype(np.uint8)
     planes = [
@@ -278,12 +326,28 @@ def released_levels(slices: NDArray[np.float32], size: int, *, inverted: bool = 
 
 
 def neighbour_indices(index: int, count: int, step: int) -> tuple[int, int, int]:
-    """The slices that become the three channels of slice ``index``; the outermost slices repeat themselves."""
+    """Choose the slices that become the three channels of a slice in 2.5-D.
+
+    Args:
+        index: The slice in the middle, from 0.
+        count: Number of slices.
+        step: Distance of the neighbours in slices.
+
+    Returns:
+        The slice before, the slice itself and the one after, where the outermost slices repeat themselves.
+    """
     return max(0, index - step), index, min(count - 1, index + step)
 
 
 def check_channels(count: int) -> None:
-    """Refuse anything but one channel or three: :class:`InputError`."""
+    """Refuse anything but one channel or three.
+
+    Args:
+        count: Number of channels.
+
+    Raises:
+        InputError: neither one channel nor three.
+    """
     if count not in (1, 3):
         raise InputError(
             "A volume must have one channel, or three (sequences or colour)",
@@ -317,7 +381,17 @@ class Placement:
 
 
 def place(shape: tuple[int, int], pixel_mm: tuple[float, float], size: int, fit: Fit) -> Placement:
-    """Placement of a slice of ``shape (H, W)`` with pixels of ``(row, column)`` mm in a square of ``size``."""
+    """Place a slice in the model's square input, in the middle of it.
+
+    Args:
+        shape: ``(H, W)`` of the slice.
+        pixel_mm: ``(row, column)`` spacing in mm.
+        size: Side of the square in pixels.
+        fit: ``pad`` keeps the shape in mm, ``stretch`` fills the square.
+
+    Returns:
+        Where the slice lies in the square, in pixels.
+    """
     if fit == "stretch":
         return Placement(size, 0, 0, size, size)
     extent = np.asarray(shape) * np.asarray(pixel_mm)

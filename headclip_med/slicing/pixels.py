@@ -11,7 +11,16 @@ from headclip_med.slicing.intensity import Placement, Preprocessing, Range, chec
 
 
 def rescale(slices: Tensor, ranges: Sequence[Range], *, inverted: bool = False) -> Tensor:
-    """Stored values ``(N, C, H, W)`` → [0, 1], clipped; ``inverted`` for MONOCHROME1."""
+    """Scale stored values to levels between black and white, clipped.
+
+    Args:
+        slices: Stored values ``(N, C, H, W)``.
+        ranges: ``(low, high)`` of each of the C channels, in stored units.
+        inverted: MONOCHROME1, where low is bright.
+
+    Returns:
+        ``(N, C, H, W)`` in [0, 1].
+    """
     low = slices.new_tensor([r[0] for r in ranges]).view(1, -1, 1, 1)
     high = slices.new_tensor([r[1] for r in ranges]).view(1, -1, 1, 1)
     scaled = ((slices - low) / (high - low)).clamp(0, 1)
@@ -19,7 +28,13 @@ def rescale(slices: Tensor, ranges: Sequence[Range], *, inverted: bool = False) 
 
 
 def three_channels(slices: Tensor) -> Tensor:
-    """``(N, 1 or 3, H, W)`` → ``(N, 3, H, W)``.
+    """Repeat a single channel three times, and leave three as they are.
+
+    Args:
+        slices: ``(N, 1 or 3, H, W)``.
+
+    Returns:
+        ``(N, 3, H, W)``, which shares its memory.
 
     Raises:
         InputError: any other number of channels.
@@ -29,7 +44,15 @@ def three_channels(slices: Tensor) -> Tensor:
 
 
 def to_square(slices: Tensor, placement: Placement) -> Tensor:
-    """Slices in [0, 1] ``(N, C, H, W)`` → ``(N, C, size, size)``, bicubic with antialiasing, padded with 0."""
+    """Resize slices to their place in the model's square input, bicubic with antialiasing, padded with 0.
+
+    Args:
+        slices: ``(N, C, H, W)`` in [0, 1].
+        placement: Where the slice lies in the square.
+
+    Returns:
+        ``(N, C, size, size)`` in [0, 1].
+    """
     resized = F.interpolate(
         slices, size=(placement.height, placement.width), mode="bicubic", antialias=True, align_corners=False
     ).clamp(0, 1)
@@ -39,13 +62,30 @@ def to_square(slices: Tensor, placement: Placement) -> Tensor:
 
 
 def from_square(maps: Tensor, placement: Placement, shape: tuple[int, int]) -> Tensor:
-    """Maps of the square ``(N, size, size)`` → the slice's own pixels ``(N, H, W)``: crop, then bilinear."""
+    """Bring maps of the square back to the slice's own pixels: crop, then bilinear.
+
+    Args:
+        maps: ``(N, size, size)``.
+        placement: Where the slice lies in the square.
+        shape: ``(H, W)`` of the slice.
+
+    Returns:
+        ``(N, H, W)``.
+    """
     cropped = maps[:, None, placement.rows, placement.columns]
     return F.interpolate(cropped, size=shape, mode="bilinear", align_corners=False)[:, 0]
 
 
 def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """[0, 1] → the tower's own scale: (x − mean) / std per channel."""
+    """Scale pixels as the tower was trained: (x − mean) / std per channel.
+
+    Args:
+        pixels: ``(N, 3, S, S)`` in [0, 1].
+        preprocessing: The tower's mean and std.
+
+    Returns:
+        ``(N, 3, S, S)``.
+    """
     mean = pixels.new_tensor(preprocessing.mean).view(1, -1, 1, 1)
     std = pixels.new_tensor(preprocessing.std).view(1, -1, 1, 1)
     return (pixels - mean) / std

@@ -20,7 +20,16 @@ _CUBIC_A = -0.5
 
 
 def slice_pixels(scan: Scan, frame: SliceFrame, indices: Sequence[int]) -> Floats:
-    """Normalised model input ``(n, 3, S, S)`` of the slices at ``indices``."""
+    """Make the normalised model input of some slices.
+
+    Args:
+        scan: The volume and how its slices become pixels.
+        frame: The plane and its orientation.
+        indices: Slices along the frame's axis, n of them.
+
+    Returns:
+        ``(n, 3, S, S)`` float32, normalised.
+    """
     slices, ranges = scan.cut(frame, indices)
     if scan.preprocessing.kind == "released":
         square = released_levels(slices, scan.preprocessing.image_size, inverted=scan.inverted)
@@ -30,26 +39,62 @@ def slice_pixels(scan: Scan, frame: SliceFrame, indices: Sequence[int]) -> Float
 
 
 def slice_limits(scan: Scan, frame: SliceFrame, inside: NDArray[np.bool_]) -> Floats:
-    """Foreground ``(n, H, W)`` of slices → the patient in the model's square input, ``(n, S, S)``, 0 or 1."""
+    """Bring the foreground of slices into the model's square input.
+
+    Args:
+        scan: The volume and how its slices become pixels.
+        frame: The plane and its orientation.
+        inside: Foreground ``(n, H, W)``.
+
+    Returns:
+        ``(n, S, S)`` float32, 1 in the patient and 0 elsewhere.
+    """
     square = to_square(inside[:, None].astype(np.float32), scan.placement(frame))
     return (square[:, 0] > 0.5).astype(np.float32)
 
 
 def rescale(slices: Floats, ranges: Sequence[Range], *, inverted: bool = False) -> Floats:
-    """Stored values ``(N, C, H, W)`` → [0, 1], clipped; ``inverted`` for MONOCHROME1."""
+    """Scale stored values to levels between black and white, clipped.
+
+    Args:
+        slices: Stored values ``(N, C, H, W)``.
+        ranges: ``(low, high)`` of each of the C channels, in stored units.
+        inverted: MONOCHROME1, where low is bright.
+
+    Returns:
+        ``(N, C, H, W)`` in [0, 1].
+    """
     low, high = (_by_channel([r[end] for r in ranges]) for end in (0, 1))
     scaled = np.clip((slices - low) / (high - low), 0, 1)
     return 1 - scaled if inverted else scaled
 
 
 def three_channels(slices: Floats) -> Floats:
-    """``(N, 1 or 3, H, W)`` → ``(N, 3, H, W)``; :class:`InputError` for any other number of channels."""
+    """Repeat a single channel three times, and leave three as they are.
+
+    Args:
+        slices: ``(N, 1 or 3, H, W)``.
+
+    Returns:
+        ``(N, 3, H, W)``, a view that cannot be written to.
+
+    Raises:
+        InputError: any other number of channels.
+    """
     check_channels(slices.shape[1])
     return np.broadcast_to(slices, (len(slices), 3, *slices.shape[2:]))
 
 
 def to_square(slices: Floats, placement: Placement) -> Floats:
-    """Slices in [0, 1] ``(N, C, H, W)`` → ``(N, C, size, size)``, bicubic with antialiasing, padded with 0."""
+    """Resize slices to their place in the model's square input, bicubic with antialiasing, padded with 0.
+
+    Args:
+        slices: ``(N, C, H, W)`` in [0, 1].
+        placement: Where the slice lies in the square.
+
+    Returns:
+        ``(N, C, size, size)`` in [0, 1].
+    """
     rows = cubic_matrix(slices.shape[2], placement.height)
     cols = cubic_matrix(slices.shape[3], placement.width)
     square = np.zeros((*slices.shape[:2], placement.size, placement.size), dtype=np.float32)
@@ -58,22 +103,45 @@ def to_square(slices: Floats, placement: Placement) -> Floats:
 
 
 def from_square(maps: Floats, placement: Placement, shape: tuple[int, int]) -> Floats:
-    """Maps of the square ``(N, size, size)`` → the slice's own pixels ``(N, H, W)``: crop, then bilinear."""
+    """Bring maps of the square back to the slice's own pixels: crop, then bilinear.
+
+    Args:
+        maps: ``(N, size, size)``.
+        placement: Where the slice lies in the square.
+        shape: ``(H, W)`` of the slice.
+
+    Returns:
+        ``(N, H, W)``.
+    """
     rows = linear_matrix(placement.height, shape[0])
     cols = linear_matrix(placement.width, shape[1])
     return np.asarray(rows @ maps[:, placement.rows, placement.columns] @ cols.T)
 
 
 def normalise(pixels: Floats, preprocessing: Preprocessing) -> Floats:
-    """[0, 1] → the tower's own scale: (x − mean) / std per channel."""
+    """Scale pixels as the tower was trained: (x − mean) / std per channel.
+
+    Args:
+        pixels: ``(N, 3, S, S)`` in [0, 1].
+        preprocessing: The tower's mean and std.
+
+    Returns:
+        ``(N, 3, S, S)``.
+    """
     return np.asarray((pixels - _by_channel(preprocessing.mean)) / _by_channel(preprocessing.std))
 
 
 @lru_cache(maxsize=64)
 def cubic_matrix(source: int, target: int) -> Floats:
-    """``(target, source)``: torch's ``bicubic`` with ``antialias`` along one axis; every row sums to 1.
+    """Compute torch's ``bicubic`` with ``antialias`` along one axis as a matrix.
 
     The kernel is stretched by the scale where the image shrinks, cut off at the edges and divided by its sum.
+
+    Args:
+        source, target: Pixels before and after.
+
+    Returns:
+        ``(target, source)`` float32, every row of which sums to 1.
     """
     scale = float(np.float32(source) / np.float32(target))
     stretch = max(scale, 1.0)
@@ -84,7 +152,14 @@ def cubic_matrix(source: int, target: int) -> Floats:
 
 @lru_cache(maxsize=64)
 def linear_matrix(source: int, target: int) -> Floats:
-    """``(target, source)``: torch's ``bilinear`` without ``align_corners`` along one axis; the edges are repeated."""
+    """Compute torch's ``bilinear`` without ``align_corners`` along one axis as a matrix, the edges repeated.
+
+    Args:
+        source, target: Pixels before and after.
+
+    Returns:
+        ``(target, source)`` float32, every row of which sums to 1.
+    """
     scale = float(np.float32(source) / np.float32(target))
     places = np.maximum(_float32(scale * (np.arange(target) + 0.5) - 0.5), 0)
     below, row = np.floor(places).astype(np.intp), np.arange(target)

@@ -16,7 +16,15 @@ _SAME_SLICE_MM = 0.05
 
 
 def empty_slices(volume: AnyVolume, affine: Affine) -> tuple[int, list[int]]:
-    """The array axis of the acquired slices, and which slices along it hold nothing, in rising order."""
+    """Find the slices of the source that hold nothing.
+
+    Args:
+        volume: Metadata of it name the places of empty slices.
+        affine: Voxel index → RAS mm, ``(4, 4)``.
+
+    Returns:
+        The array axis of the acquired slices, and the indices along it of those that hold nothing, rising.
+    """
     places, normal = volume.meta.get("empty_positions"), volume.meta.get("slice_normal")
     if not places:
         return 2, []
@@ -27,7 +35,16 @@ def empty_slices(volume: AnyVolume, affine: Affine) -> tuple[int, list[int]]:
 
 
 def source_slices(volume: AnyVolume, affine: Affine, axis: int) -> list[int | None]:
-    """For every slice along ``axis`` its place in the metadata's lists of source slices, None for one that is none."""
+    """Find for every slice along an axis its place in the metadata's lists of source slices.
+
+    Args:
+        volume: Its metadata hold the positions of the source slices, RAS mm.
+        affine: Voxel index → RAS mm, ``(4, 4)``.
+        axis: Array axis, 0 to 2.
+
+    Returns:
+        One place per slice, None for one that is no slice of the source, such as after resampling.
+    """
     meta = volume.meta
     places, normal = meta.get("slice_nominal_positions") or meta.get("slice_positions"), meta.get("slice_normal")
     centres = slice_centres(affine, _shape(volume), axis)
@@ -40,7 +57,16 @@ def source_slices(volume: AnyVolume, affine: Affine, axis: int) -> list[int | No
 
 
 def match_slices(centres: NDArray[np.float64], normal: Vector, places: Sequence[Sequence[float]]) -> list[int | None]:
-    """Index of the place that lies in the plane of each centre (RAS mm), None where there is none."""
+    """Match slices by the plane they lie in.
+
+    Args:
+        centres: ``(n, 3)`` of the slices, RAS mm.
+        normal: Unit vector ``(3,)`` across the slices.
+        places: ``(m, 3)`` positions of the source slices, RAS mm.
+
+    Returns:
+        Index into ``places`` for each centre, None where none lies in its plane.
+    """
     stored = np.asarray(places, dtype=float) @ normal
     distance = np.abs((centres @ normal)[:, None] - stored[None])
     nearest = distance.argmin(axis=1)

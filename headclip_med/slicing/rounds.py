@@ -12,7 +12,15 @@ _AT_LEAST, _AT_MOST = 0.1, 0.25
 
 
 def first_round(indices: Sequence[int], step: int) -> list[int]:
-    """Every ``step``-th of the rising ``indices``, and the last one."""
+    """Choose every ``step``-th slice and the last one.
+
+    Args:
+        indices: Slices, rising.
+        step: Distance in ``indices``, at least 1.
+
+    Returns:
+        The chosen slices, rising.
+    """
     chosen = list(indices[::step])
     return chosen if not indices or chosen[-1] == indices[-1] else [*chosen, indices[-1]]
 
@@ -20,11 +28,16 @@ def first_round(indices: Sequence[int], step: int) -> list[int]:
 def second_round(
     indices: Sequence[int], scores: Mapping[int, float], peaks: Mapping[int, float], threshold: float
 ) -> list[int]:
-    """The slices between a suspicious slice and the next scored ones before and after it.
+    """Choose the slices between a suspicious slice and the next scored ones before and after it.
 
     Args:
-        indices: all slices, rising; scores, peaks: score and highest value of the map of those that were scored.
-        threshold: slices whose map reaches it are suspicious, in the order of their scores.
+        indices: All slices, rising.
+        scores: Score of each slice of the first round.
+        peaks: Highest value of the map of each of them, in [0, 1].
+        threshold: Slices whose map reaches it are suspicious, in the order of their scores.
+
+    Returns:
+        The slices to score next, rising.
     """
     scored = sorted(scores)
     reaching = sum(peaks[i] >= threshold for i in scored)
@@ -40,7 +53,15 @@ def second_round(
 
 
 def between(index: int, scored: Sequence[int]) -> tuple[int, int, float]:
-    """The scored slices before and after ``index``, rising, and the share that the later one has in it."""
+    """Find the scored slices around one that was not scored.
+
+    Args:
+        index: A slice between the first and the last scored one.
+        scored: Scored slices, rising.
+
+    Returns:
+        The scored slices before and after it, and the share in [0, 1] that the later one has in it.
+    """
     place = bisect_left(scored, index)
     below, above = scored[place - 1], scored[place]
     return below, above, (index - below) / (above - below)

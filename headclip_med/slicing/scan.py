@@ -26,8 +26,12 @@ class Scan:
     """A volume and how its slices become pixels.
 
     Attributes:
-        volume: ``(C, I, J, K)`` float32; mask: its foreground ``(I, J, K)``.
-        ranges: black and white per channel; inverted: MONOCHROME1.
+        volume: ``(C, I, J, K)`` float32, stored values.
+        mask: its foreground ``(I, J, K)``.
+        affine: voxel index → RAS mm, ``(4, 4)``.
+        ranges: black and white per channel, in stored units.
+        preprocessing: size, channels and normalisation of the model input.
+        inverted: MONOCHROME1, where low is bright.
     """
 
     volume: Floats
@@ -38,20 +42,41 @@ class Scan:
     inverted: bool = False
 
     def foreground_slices(self, frame: SliceFrame) -> list[int]:
-        """Indices of the slices that show more than background."""
+        """List the slices that show more than background.
+
+        Args:
+            frame: The plane and its orientation.
+
+        Returns:
+            Indices along the frame's axis, rising.
+        """
         share = self.mask.mean(axis=tuple(a for a in range(3) if a != frame.axis))
         return [int(i) for i in np.flatnonzero(share >= self.preprocessing.min_foreground)]
 
     def placement(self, frame: SliceFrame) -> Placement:
-        """Where slices of ``frame`` lie in the model's square input."""
+        """Place slices of a plane in the model's square input.
+
+        Args:
+            frame: The plane and its orientation.
+
+        Returns:
+            Where they lie in the square, in pixels.
+        """
         rows, cols = frame.row_axis, frame.col_axis
         shape, steps = (self.mask.shape[rows], self.mask.shape[cols]), spacing(self.affine)
         return place(shape, (steps[rows], steps[cols]), self.preprocessing.image_size, self.preprocessing.fit)
 
     def cut(self, frame: SliceFrame, indices: Sequence[int]) -> tuple[Floats, Sequence[Range]]:
-        """The slices at ``indices``, stored values ``(n, C, H, W)``, and black and white of each of their channels.
+        """Cut slices with the black and white of each of their channels.
 
         With 2.5-D, ``C`` is 3 for a volume of one channel: the slice between its neighbours.
+
+        Args:
+            frame: The plane and its orientation.
+            indices: Slices along the frame's axis, n of them.
+
+        Returns:
+            Stored values ``(n, C, H, W)``, and ``(low, high)`` per channel.
         """
         if self.preprocessing.channels == "repeat" or len(self.volume) != 1:
             return cut_array(self.volume, frame, indices), self.ranges
@@ -61,12 +86,27 @@ class Scan:
         return around.reshape(len(indices), 3, *around.shape[2:]), list(self.ranges) * 3
 
     def inside(self, frame: SliceFrame, indices: Sequence[int]) -> NDArray[np.bool_]:
-        """Foreground ``(n, H, W)`` with its holes filled, so that a dark lesion counts as patient."""
+        """Cut the foreground with its holes filled, so that a dark lesion counts as patient.
+
+        Args:
+            frame: The plane and its orientation.
+            indices: Slices along the frame's axis, n of them.
+
+        Returns:
+            ``(n, H, W)``.
+        """
         return fill_holes(cut_array(self.mask[None], frame, indices)[:, 0])
 
 
 def fill_holes(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Masks ``(n, H, W)`` with every region filled that does not reach the edge of its slice (4 neighbours)."""
+    """Fill every region that does not reach the edge of its slice (4 neighbours).
+
+    Args:
+        masks: ``(n, H, W)``.
+
+    Returns:
+        ``(n, H, W)``.
+    """
     framed = np.pad(~masks, ((0, 0), (1, 1), (1, 1)), constant_values=True)
     regions, _ = ndimage.label(framed, structure=_IN_SLICE)
     outside = regions == regions[:, :1, :1]

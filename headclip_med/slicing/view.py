@@ -21,7 +21,19 @@ _SCALED = 20.0
 def choose_planes(
     affine: Affine, volume: AnyVolume, plane: str | Sequence[str] | None
 ) -> tuple[tuple[Plane, ...], str]:
-    """The planes to run, the primary one first, and why these."""
+    """Choose the planes to run, the primary one first.
+
+    Args:
+        affine: Voxel index → RAS mm, ``(4, 4)``.
+        volume: Its shape and metadata tell the acquisition plane.
+        plane: Names, one or several with commas, ``all``, or None for the acquisition plane.
+
+    Returns:
+        The planes, and why these.
+
+    Raises:
+        InputError: a name that is no plane, or none.
+    """
     if bool(volume.meta.get("is_2d", False)):
         return ("axial",), "a 2-D image has one plane"
     if plane is None:
@@ -40,7 +52,16 @@ def choose_planes(
 
 
 def window_or_own(window: str | Window | None, own: Window | None, volume: AnyVolume) -> tuple[Window | None, str]:
-    """As :func:`choose_window`; ``own`` is the window that the model's domain has, if it has one."""
+    """Choose the window: the one asked for, else that of the model's domain, else one by modality.
+
+    Args:
+        window: Name, ``LEVEL/WIDTH``, a pair, or None.
+        own: ``(level, width)`` that the model's domain has, if it has one.
+        volume: Its metadata tell modality, units and colour.
+
+    Returns:
+        ``(level, width)`` in stored units or None for percentiles, and a warning, empty where there is none.
+    """
     if bool(volume.meta.get("is_rgb", False)):
         return None, "" if window is None else "a colour image has no window: the window option was ignored"
     if window is not None:
@@ -58,7 +79,13 @@ def window_or_own(window: str | Window | None, own: Window | None, volume: AnyVo
 
 
 def given_window(window: str | Window) -> Window:
-    """Level and width of what was asked for.
+    """Read level and width of what was asked for.
+
+    Args:
+        window: Name, ``LEVEL/WIDTH`` or a pair.
+
+    Returns:
+        ``(level, width)`` in stored units.
 
     Raises:
         InputError: no name, ``LEVEL/WIDTH`` or pair, or no width.
@@ -105,14 +132,33 @@ def _ct_window(volume: AnyVolume) -> tuple[Window, str]:
 
 
 def choose_channels(channels: Channels | None, own: Channels) -> Channels:
-    """The asked way to make three channels, or the model's own."""
+    """Choose the way to make three channels: the one asked for, or the model's own.
+
+    Args:
+        channels: ``repeat``, ``neighbours`` or None.
+        own: The model's own.
+
+    Returns:
+        One of :data:`CHANNELS`.
+
+    Raises:
+        InputError: a way that does not exist.
+    """
     if channels is not None and channels not in CHANNELS:
         raise InputError(f"Channels must be one of {', '.join(CHANNELS)}", channels)
     return channels or own
 
 
 def check_released(window: str | Window | None, channels: str | None) -> None:
-    """Refuse, as :class:`InputError`, what was asked for that the released preprocessing does not have."""
+    """Refuse what was asked for that the released preprocessing does not have.
+
+    Args:
+        window: What was asked for, or None.
+        channels: What was asked for, or None.
+
+    Raises:
+        InputError: a window, or channels other than ``repeat``.
+    """
     asked = [name for name, value in (("a window", window), ("channels", channels)) if value not in (None, "repeat")]
     if asked:
         raise InputError(
@@ -123,10 +169,25 @@ def check_released(window: str | Window | None, channels: str | None) -> None:
 
 
 def other_preprocessing(kind: PreprocessingKind, own: PreprocessingKind) -> tuple[str, ...]:
-    """What must be known of a result under another preprocessing than the model's own."""
+    """Say what must be known of a result under another preprocessing than the model's own.
+
+    Args:
+        kind: The preprocessing that was used.
+        own: The one under which the threshold was chosen.
+
+    Returns:
+        One note, or none where they are the same.
+    """
     return () if kind == own else (f"{kind} preprocessing as asked: the threshold was chosen under the {own} one",)
 
 
 def source_name(volume: AnyVolume) -> str:
-    """What to call a volume in a message."""
+    """Name a volume in a message.
+
+    Args:
+        volume: Its metadata may hold ``source_name``.
+
+    Returns:
+        That name, else ``the volume``.
+    """
     return str(volume.meta.get("source_name", "the volume"))

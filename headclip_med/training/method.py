@@ -8,7 +8,7 @@ from typing import Any
 
 from headclip_med.base.errors import InputError, ModelError
 from headclip_med.detectors import HeadCLIP, LabelledPixels, Parts, get_method
-from headclip_med.detectors.base import read_config
+from headclip_med.detectors.base import read_method_config
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.models.domains import get_domain
 from headclip_med.models.load import check_method, may_have_text
@@ -39,7 +39,7 @@ def check_trains(config: TrainConfig) -> None:
                 "Its choices are fields of the training configuration itself",
             )
         return
-    read_config(method.Config, _options(config), f"the method {config.method}")
+    read_method_config(method.Config, _options(config), f"the method {config.method}")
     name = config.tower.rpartition("/")[2]
     check_method(method, name, has_text=may_have_text(config.tower), has_state=True, training=True)
 

@@ -66,7 +66,7 @@ voice = Voice()
 
 
 def speak(*, quiet: bool, verbose: bool) -> None:
-    """Choose for this command how much is said; log lines of this package only with ``verbose``."""
+    """Choose for this command how much is said, where log lines of this package need ``verbose``."""
     voice.quiet, voice.verbose = quiet, verbose
     if verbose:
         logging.basicConfig()
@@ -74,70 +74,71 @@ def speak(*, quiet: bool, verbose: bool) -> None:
 
 
 def say_json(value: object) -> None:
-    """One JSON object on stdout."""
+    """Print one JSON object on stdout."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     out.print(text.encode("utf-8", "backslashreplace").decode())
 
 
 def say_error(message: str) -> None:
-    """A message on stderr."""
+    """Print a message on stderr."""
     err.print(f"error: {message}", style="red")
 
 
 def say_warnings(messages: Iterable[str]) -> None:
-    """Warnings on stderr."""
+    """Print warnings on stderr."""
     for message in messages:
         err.print(f"warning: {message}", style="yellow")
 
 
 def say_note(message: str) -> None:
-    """How far things are, on stderr; not with ``--quiet``."""
+    """Say how far things are, on stderr, but not with ``--quiet``."""
     if not voice.quiet:
         err.print(message)
 
 
 def say_detail(message: str) -> None:
-    """On stderr, with ``--verbose`` only."""
+    """Say something on stderr, with ``--verbose`` only."""
     if voice.verbose:
         err.print(message)
 
 
 def say_result(message: str) -> None:
-    """What a command that writes files made, on stdout; not with ``--quiet``."""
+    """Say what a command that writes files made, on stdout, but not with ``--quiet``."""
     if not voice.quiet:
         out.print(message)
 
 
 def show(thing: Any) -> None:
-    """A table or text on stdout, wrapped to the screen."""
+    """Show a table or text on stdout, wrapped to the screen."""
     out.print(thing, soft_wrap=False, crop=False)
 
 
 def show_result(thing: Any) -> None:
-    """As :func:`show`, of a command that writes files; not with ``--quiet``."""
+    """Show what a command that writes files made, as :func:`show`, but not with ``--quiet``."""
     if not voice.quiet:
         show(thing)
 
 
 def table(*heads: str, show_header: bool = True) -> Table:
-    """A table that folds what does not fit, instead of cutting it."""
+    """Build a table that folds what does not fit, instead of cutting it."""
     return Table(*[Column(head, overflow="fold") for head in heads], show_header=show_header)
 
 
 def progress_bars(*more: ProgressColumn, keep: bool = False) -> Progress:
-    """Bars on stderr with how many are done, of how many, and the time left; ``keep`` leaves them on the screen."""
+    """Build bars on stderr with how many are done, of how many, and the time left, which ``keep`` leaves on the
+    screen."""
     words = TextColumn("{task.description}", markup=False)
     columns = (words, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), *more)
     return Progress(*columns, console=err, transient=not keep, redirect_stdout=False)
 
 
 def draws_bars() -> bool:
-    """Whether bars are drawn: on a terminal, unless the user wants quiet."""
+    """Tell whether bars are drawn: on a terminal, unless the user wants quiet."""
     return err.is_terminal and not voice.quiet
 
 
 class Pulse:
-    """Lines of progress on stderr where no bar is drawn, some seconds apart; what is done before that stays silent."""
+    """Lines of progress on stderr where no bar is drawn, some seconds apart, none for what is done before that."""
 
     def __init__(self) -> None:
         self._last: float | None = None
@@ -158,10 +159,10 @@ class Pulse:
 
 
 class TerminalWatcher(Watcher):
-    """Bars on stderr while a run lasts, or lines where stderr is a file; and one line per finished case.
+    """Bars on stderr while a run lasts, or lines where stderr is a file, and one line per finished case.
 
-    A case with a result has its line on stdout, a failed one on stderr; with ``quiet`` stdout stays empty. A warning is
-    told with the first case that has it, and counted in the end.
+    A case with a result has its line on stdout, a failed one on stderr, and with ``quiet`` stdout stays empty. A
+    warning is told with the first case that has it, and counted in the end.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -226,12 +227,12 @@ def case_line(outcome: CaseOutcome) -> str:
 
 
 def run_json(outcomes: Sequence[CaseOutcome], cases: int) -> dict[str, Any]:
-    """The object that ``predict --json`` prints."""
+    """Build the object that ``predict --json`` prints."""
     return {"cases": [outcome.as_json() for outcome in outcomes], "cases_given": cases}
 
 
 def show_counts(summary: CohortSummary, record: Path) -> None:
-    """One line about a run of several cases, and the reason if it could not be recorded."""
+    """Show one line about a run of several cases, and the reason if it could not be recorded."""
     if summary.cases > 1:
         counts = ", ".join(f"{number} {status}" for status, number in summary.counts.items())
         say_note(f"{summary.cases} cases in {summary.seconds:.0f} s: {counts}; see {record}")
@@ -240,7 +241,7 @@ def show_counts(summary: CohortSummary, record: Path) -> None:
 
 
 def show_demo(demo: DemoOutcome) -> None:
-    """Where the lesion is, where it was found, and the files to look at."""
+    """Show where the lesion is, where it was found, and the files to look at."""
     say_result("A lesion of known place, in a synthetic head")
     facts = table("", "", show_header=False)
     facts.add_row("lesion", f"RAS {_place(demo.lesion_mm)} mm")
@@ -256,7 +257,7 @@ def show_demo(demo: DemoOutcome) -> None:
 
 
 def demo_json(demo: DemoOutcome) -> dict[str, Any]:
-    """The object that ``demo --json`` prints."""
+    """Build the object that ``demo --json`` prints."""
     return {
         "lesion_mm": demo.lesion_mm,
         "lesion_volume_mm3": demo.lesion_volume_mm3,
@@ -270,7 +271,7 @@ def demo_json(demo: DemoOutcome) -> dict[str, Any]:
 
 
 def show_checks(checks: Sequence[Check]) -> None:
-    """The doctor's table; what to do stands under what was found."""
+    """Show the doctor's table, where what to do stands under what was found."""
     rows = table("", "", "found")
     for check in checks:
         fix = f"\n→ {check.fix}" if check.fix else ""
@@ -279,12 +280,12 @@ def show_checks(checks: Sequence[Check]) -> None:
 
 
 def status_text(status: str) -> Text:
-    """A check's status in its colour."""
+    """Colour a check's status."""
     return Text(status, style=_COLOURS[status])
 
 
 def show_review_cases(cases: Sequence[CaseEntry]) -> None:
-    """The case list of a review: score, how far the reader is, or why a case cannot be reviewed."""
+    """Show the case list of a review: score, how far the reader is, or why a case cannot be reviewed."""
     rows = table("case", "score", "findings", "judged", "drawn", "state")
     for entry in cases:
         state = entry.problem or ("done" if entry.done else "begun" if entry.begun else "open")
@@ -295,7 +296,7 @@ def show_review_cases(cases: Sequence[CaseEntry]) -> None:
 
 
 def show_models(packs: Sequence[PackSummary], towers: dict[str, str]) -> None:
-    """Built-in packs, recommended towers, and how to name anything else; a name to a line, so that none is cut."""
+    """Show built-in packs, recommended towers, and how to name anything else, a name to a line, so that none is cut."""
     out.print("Built in:\n")
     for pack in packs:
         size = f"{pack.mib:.1f} MiB" if pack.mib >= 1 else f"{1024 * pack.mib:.0f} KiB"
@@ -318,7 +319,7 @@ def _entry(name: str, *lines: str) -> None:
 
 
 def show_methods(methods: Sequence[MethodSummary]) -> None:
-    """A line per method: what it is, and what it needs before it can score."""
+    """Show a line per method: what it is, and what it needs before it can score."""
     rows = table("method", "what it is", "needs", "learns")
     rows.columns[0].no_wrap = True
     for method in methods:
@@ -327,7 +328,7 @@ def show_methods(methods: Sequence[MethodSummary]) -> None:
 
 
 def show_model(info: ModelInfo) -> None:
-    """A model's card as it was written, its record and hashes."""
+    """Show a model's card as it was written, its record and hashes."""
     if info.card:
         out.print(info.card)
     out.print(json.dumps(info.record, indent=2, ensure_ascii=False))
@@ -337,7 +338,7 @@ def show_model(info: ModelInfo) -> None:
 
 @contextmanager
 def steps(text: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left, or lines; what is yielded is told how many are done, and of how many."""
+    """Draw a bar with the time left, or lines, and yield what is told how many are done, and of how many."""
     bars, pulse = progress_bars(), Pulse()
     bars.disable = not draws_bars()
 

@@ -28,7 +28,7 @@ _MOST_EXCLUDED = 20
 
 
 class EvaluationBar(EvaluationWatcher):
-    """Bars with the time left, or lines where stderr is a file; a case that fails is told at once."""
+    """Bars with the time left, or lines where stderr is a file, where a case that fails is told at once."""
 
     def __init__(self) -> None:
         self._bars, self._pulse = progress_bars(keep=True), Pulse()
@@ -60,7 +60,7 @@ class EvaluationBar(EvaluationWatcher):
 
 
 def evaluation_json(record: EvaluationRecord, curves: bool) -> dict[str, Any]:
-    """The object that ``evaluate --json`` prints: metrics, without what only a plot needs unless that is asked for."""
+    """Build the object that ``evaluate --json`` prints: metrics, without what only a plot needs unless asked for."""
     plain: dict[str, Any] = record.model_dump(mode="json")
     for model in plain["models"]:
         for levels in (model["levels"], *(group["levels"] for group in model["subgroups"])):
@@ -74,7 +74,7 @@ def evaluation_json(record: EvaluationRecord, curves: bool) -> dict[str, Any]:
 
 
 def show_evaluation(record: EvaluationRecord, folder: Path) -> None:
-    """One row per level and metric, one column per model, and where the report is."""
+    """Show one row per level and metric, one column per model, and where the report is."""
     facts = record.dataset
     say_result(f"{facts.name}: {facts.counted} cases of {facts.patients} patients")
     rows = table("", "", *(result.model for result in record.models))
@@ -104,7 +104,7 @@ def show_evaluation(record: EvaluationRecord, folder: Path) -> None:
 
 
 def show_told(record: EvaluationRecord) -> None:
-    """What a reader of the numbers must know, and how many cases were left out and why, on stderr."""
+    """Show what a reader of the numbers must know, and how many cases were left out and why, on stderr."""
     say_warnings(record.warnings)
     facts = record.dataset
     if facts.duplicates:

@@ -19,7 +19,7 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 class TrainBar(TrainWatcher):
-    """A bar on a terminal, else lines; validations are lines, so that a log keeps them."""
+    """A bar on a terminal, else lines, where validations are lines, so that a log keeps them."""
 
     def __init__(self) -> None:
         self._pulse = Pulse()
@@ -38,7 +38,7 @@ class TrainBar(TrainWatcher):
         self._bars.stop()
 
     def told(self, words: str) -> None:
-        """A line between the others."""
+        """Say a line between the others."""
         say_note(words)
 
     def stage(self, words: str) -> None:
@@ -56,7 +56,7 @@ class TrainBar(TrainWatcher):
 
 
 def curve(values: list[float]) -> str:
-    """The validation curve in one line of blocks, the latest 30 values."""
+    """Draw the validation curve in one line of blocks, the latest 30 values."""
     shown = [value for value in values if value == value][-30:]
     if len(shown) < 2 or max(shown) == min(shown):
         return ""
@@ -65,7 +65,7 @@ def curve(values: list[float]) -> str:
 
 
 def show_trained(trained: Trained) -> None:
-    """Where the pack is and what it is worth on held-back patients."""
+    """Show where the pack is and what it is worth on held-back patients."""
     fitted = trained.fitted
     say_result(f"best step {fitted.best_step}: validation AP {fitted.best_score:.4f}")
     say_result(f"threshold {trained.threshold.value:.4f}: {trained.threshold.origin}")

@@ -35,22 +35,49 @@ _NORMAL_KINDS = ("good", "ok", "normal", "ct-0")
 
 
 def recognise_mvtec(tree: Tree) -> bool:
-    """An image of ``test/KIND`` has a mask in ``ground_truth/KIND``."""
+    """Tell whether an image of ``test/KIND`` has a mask in ``ground_truth/KIND``.
+
+    Args:
+        tree: What lies in the folder.
+
+    Returns:
+        True where it does.
+    """
     return bool(pair(tree, _MVTEC))
 
 
 def list_mvtec(tree: Tree) -> Listing:
-    """A case per image of every object; the object is the category."""
+    """List a case per image of every object, with the object as the category.
+
+    Args:
+        tree: What lies in the folder.
+
+    Returns:
+        The cases.
+    """
     return _listed(tree, _MVTEC_IMAGE, _MVTEC, lambda file, groups: split_of(groups["split"].split("_")[0]))
 
 
 def recognise_visa(tree: Tree) -> bool:
-    """There are ``Data/Images/Normal`` and masks of ``Data/Images/Anomaly``."""
+    """Tell whether there are ``Data/Images/Normal`` and masks of ``Data/Images/Anomaly``.
+
+    Args:
+        tree: What lies in the folder.
+
+    Returns:
+        True where they are.
+    """
     return bool(pair(tree, _VISA))
 
 
 def list_visa(tree: Tree) -> Listing:
-    """A case per image of every object; splits are those of ``split_csv/1cls.csv``, where it is there.
+    """List a case per image of every object, with the splits of ``split_csv/1cls.csv`` where it is there.
+
+    Args:
+        tree: What lies in the folder.
+
+    Returns:
+        The cases.
 
     Raises:
         InputError: a table of splits that cannot be read.
@@ -60,12 +87,26 @@ def list_visa(tree: Tree) -> Listing:
 
 
 def recognise_mosmed(tree: Tree) -> bool:
-    """A volume of ``studies/CT-1`` has a mask."""
+    """Tell whether a volume of ``studies/CT-1`` has a mask.
+
+    Args:
+        tree: What lies in the folder.
+
+    Returns:
+        True where one has.
+    """
     return bool(pair(tree, _MOSMED))
 
 
 def list_mosmed(tree: Tree) -> Listing:
-    """A case per study; those of CT-0 are normal, and of the others fifty say where the lesions are."""
+    """List a case per study, of which those of CT-0 are normal, and of the others fifty say where the lesions are.
+
+    Args:
+        tree: What lies in the folder.
+
+    Returns:
+        The cases.
+    """
     listing = _listed(tree, _MOSMED_IMAGE, _MOSMED, lambda file, groups: "")
     cases = [Case(**{**vars(case), "patient": case.name, "category": ""}) for case in listing.cases]
     return Listing(cases, [n for n in listing.notes if n != UNKNOWN_PATIENTS], listing.strays, why=listing.why)

@@ -50,12 +50,26 @@ class _File:
 
 
 def recognise(tree: Tree) -> bool:
-    """A subject folder with images in it."""
+    """Tell whether a subject folder has images in it.
+
+    Args:
+        tree: What lies in the folder.
+
+    Returns:
+        True where one has.
+    """
     return any(_scans(tree).values())
 
 
 def list_cases(tree: Tree, sequences: Sequence[str] | None = None) -> Listing:
-    """A case per subject and session with the chosen suffixes (FLAIR, T1w, …) as its channels.
+    """List a case per subject and session with the chosen suffixes (FLAIR, T1w, …) as its channels.
+
+    Args:
+        tree: What lies in the folder.
+        sequences: Suffixes to read, the usual one by default.
+
+    Returns:
+        The cases.
 
     Raises:
         InputError: a suffix that no subject has.

@@ -34,12 +34,26 @@ class _Slice(NamedTuple):
 
 
 def recognise(tree: Tree) -> bool:
-    """A split has ``good`` or ``Ungood`` with an ``img`` folder below."""
+    """Tell whether a split has ``good`` or ``Ungood`` with an ``img`` folder below.
+
+    Args:
+        tree: What lies in the folder.
+
+    Returns:
+        True where one has.
+    """
     return any(named(kind, "img") is not None for folder in _splits(tree.root) for kind in folders_in(folder))
 
 
 def list_cases(tree: Tree) -> Listing:
-    """A case per ID and split, slices in the order of their numbers; names without a number stay single images."""
+    """List a case per ID and split, its slices by their numbers, where names without a number stay single images.
+
+    Args:
+        tree: What lies in the folder.
+
+    Returns:
+        The cases.
+    """
     root = tree.root
     slices = [part for folder in _splits(root) for part in _slices(folder)]
     notes: list[str] = []

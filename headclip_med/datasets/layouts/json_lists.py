@@ -27,7 +27,14 @@ from headclip_med.datasets.values import EVERY_VALUE
 
 
 def recognise_meta(root: Path) -> bool:
-    """There is a JSON file with splits of classes."""
+    """Tell whether there is a JSON file with splits of classes.
+
+    Args:
+        root: The file or its folder.
+
+    Returns:
+        True where there is.
+    """
     path = json_file(root, "meta.json")
     try:
         return path is not None and any(isinstance(read_object(path).get(split), dict) for split in ("test", "train"))
@@ -36,10 +43,19 @@ def recognise_meta(root: Path) -> bool:
 
 
 def list_meta(root: Path) -> Listing:
-    """``{"test": {class: [{img_path, mask_path, cls_name, specie_name, anomaly}]}}``, paths relative to the file.
+    """List the cases of ``{"test": {class: [{img_path, mask_path, cls_name, specie_name, anomaly}]}}``.
+
+    Paths are relative to the file.
+
+    Args:
+        root: The file or its folder.
+
+    Returns:
+        The cases.
 
     Raises:
-        InputError: another structure, a path that leaves the folder, or a label that is none; it says in which entry.
+        InputError: another structure, a path that leaves the folder, or a label that is none, with the entry in which
+            it is.
     """
     path = needed(json_file(root, "meta.json"), root, "a file meta.json")
     cases = []
@@ -53,15 +69,30 @@ def list_meta(root: Path) -> Listing:
 
 
 def recognise_lines(root: Path) -> bool:
-    """This is a ``.jsonl`` file, or the folder has exactly one."""
+    """Tell whether this is a ``.jsonl`` file, or the folder has exactly one.
+
+    Args:
+        root: The file or its folder.
+
+    Returns:
+        True where it is.
+    """
     return one_file(root, ".jsonl") is not None
 
 
 def list_lines(root: Path) -> Listing:
-    """``{"image_path", "label", "class_name", "mask_path"}`` a line, paths relative to the file.
+    """List the cases of ``{"image_path", "label", "class_name", "mask_path"}`` a line.
+
+    Paths are relative to the file.
+
+    Args:
+        root: The file or its folder.
+
+    Returns:
+        The cases.
 
     Raises:
-        InputError: as :func:`list_meta`; it says in which line.
+        InputError: as :func:`list_meta`, with the line in which it is.
     """
     path = needed(one_file(root, ".jsonl"), root, "one file that ends in .jsonl")
     cases = []

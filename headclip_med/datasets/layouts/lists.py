@@ -48,7 +48,9 @@ class Tree:
     """Images and volumes below a folder.
 
     Attributes:
-        folders: names by folder, such as ``a/b/``; the root itself is empty. others: how many files end otherwise.
+        root: the folder.
+        folders: names by folder, such as ``a/b/``, where the root itself is empty.
+        others: how many files end otherwise, by ending.
         memory: what was found out about it once, as several layouts ask the same.
     """
 
@@ -63,15 +65,36 @@ class Tree:
         return [folder + name for folder, names in self.folders.items() for name in names]
 
     def path(self, file: str) -> Path:
-        """Where a file lies."""
+        """Locate a file.
+
+        Args:
+            file: Relative to the root.
+
+        Returns:
+            Where it lies.
+        """
         return self.root / file
 
     def below(self, folder: str) -> list[str]:
-        """Images and volumes in a folder and its folders."""
+        """List the images and volumes in a folder and its folders.
+
+        Args:
+            folder: Relative to the root, with its ``/``.
+
+        Returns:
+            Files relative to the root.
+        """
         return [inside + name for inside, names in self.folders.items() if inside.startswith(folder) for name in names]
 
     def children(self, folder: str) -> list[str]:
-        """Folders in a folder that hold images or volumes somewhere, each with its ``/``."""
+        """List the folders in a folder that hold images or volumes somewhere.
+
+        Args:
+            folder: Relative to the root, with its ``/``.
+
+        Returns:
+            Folders relative to the root, each with its ``/``, sorted.
+        """
         found = {
             inside[: inside.index("/", len(folder)) + 1]
             for inside, names in self.folders.items()
@@ -81,7 +104,17 @@ class Tree:
 
 
 def read_tree(root: Path) -> Tree:
-    """List a folder; hidden files and folders are left out, and links that lead back to where they come from."""
+    """List a folder without hidden files and folders, and without links that lead back to where they come from.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        What lies in it.
+
+    Raises:
+        OSError: a folder that cannot be read.
+    """
     folders: dict[str, tuple[str, ...]] = {}
     others: dict[str, int] = defaultdict(int)
     seen: set[str] = set()
@@ -111,8 +144,11 @@ class Listing:
     """What a layout finds.
 
     Attributes:
-        cases: in order. notes: what was passed over or guessed, in words. strays: masks without an image.
-        known: further files that the notes account for. why: what the layout was recognised by.
+        cases: in order.
+        notes: what was passed over or guessed, in words.
+        strays: masks without an image.
+        known: further files that the notes account for.
+        why: what the layout was recognised by.
     """
 
     cases: list[Case]
@@ -123,7 +159,15 @@ class Listing:
 
 
 def left_over(tree: Tree, listing: Listing) -> list[str]:
-    """Notes about the files that are neither image nor mask of a case, counted by folder."""
+    """Note the files that are neither image nor mask of a case, counted by folder.
+
+    Args:
+        tree: What lies in the folder.
+        listing: What was made of it.
+
+    Returns:
+        The notes.
+    """
     used = {path for case in listing.cases for path in (*case.images, *case.masks)} | {*listing.strays, *listing.known}
     groups: dict[str, list[str]] = defaultdict(list)
     for folder, names in tree.folders.items():
@@ -141,13 +185,29 @@ def left_over(tree: Tree, listing: Listing) -> list[str]:
 
 
 def counted(names: Sequence[str], words: str, of: str = "file") -> str:
-    """``words`` with how many there are and an example, such as ``3 files passed over, such as a/b.png``."""
+    """Say how many there are and an example, such as ``3 files passed over, such as a/b.png``.
+
+    Args:
+        names: At least one.
+        words: With ``{}`` for the number.
+        of: What is counted, in the singular.
+
+    Returns:
+        The text.
+    """
     many = f"{len(names)} {of}{'s' if len(names) != 1 else ''}"
     return f"{words.format(many)}, such as {names[0]}"
 
 
 def told_apart(paths: Sequence[str]) -> list[str]:
-    """The shortest ends of paths that differ from each other, their folders joined by ``_``."""
+    """Shorten paths to the shortest ends that differ from each other, their folders joined by ``_``.
+
+    Args:
+        paths: With ``/`` between their parts.
+
+    Returns:
+        One name each.
+    """
     parts = [path.split("/") for path in paths]
     found: dict[int, str] = {}
     depth = 1
@@ -164,22 +224,44 @@ def told_apart(paths: Sequence[str]) -> list[str]:
 
 
 def split_in(folders: str) -> tuple[str, str]:
-    """The split that one of some folders is named after (the last that is), and the others."""
+    """Find the split that one of some folders is named after (the last that is).
+
+    Args:
+        folders: With ``/`` between them.
+
+    Returns:
+        The split, empty where there is none, and the other folders.
+    """
     parts = [part for part in folders.split("/") if part]
     splits = [part for part in parts if split_of(part) in ("train", "val", "test")]
     return (split_of(splits[-1]) if splits else ""), "/".join(part for part in parts if part not in splits)
 
 
 def no_such_sequence(wrong: Sequence[str], there: Iterable[str]) -> InputError:
-    """The error about sequences that the set does not have."""
+    """Make the error about sequences that the set does not have.
+
+    Args:
+        wrong: Those asked for.
+        there: Those it has.
+
+    Returns:
+        The error to raise.
+    """
     return InputError(f"A sequence must be one of {', '.join(there) or 'none here'}", ", ".join(wrong))
 
 
 def read_label(value: object, where: str) -> bool | None:
-    """0, 1, true, false or a word such as normal; None for nothing.
+    """Read a label: 0, 1, true, false or a word such as normal.
+
+    Args:
+        value: As it stands in the list.
+        where: What to call the place in the message.
+
+    Returns:
+        True abnormal, False normal, None for nothing.
 
     Raises:
-        InputError: anything else; it says ``where``.
+        InputError: anything else.
     """
     text = str("" if value is None else value).strip().lower()
     if text in _NOTHING:
@@ -193,7 +275,15 @@ def read_label(value: object, where: str) -> bool | None:
 
 
 def inside(folder: Path, text: str, where: str) -> Path:
-    """A listed path, which must stay within the folder of its list: a list from elsewhere must not open other files.
+    """Locate a listed path, which must stay below its list, as one from elsewhere must not open other files.
+
+    Args:
+        folder: Of the list.
+        text: The path in it.
+        where: What to call the place in the message.
+
+    Returns:
+        Where it lies.
 
     Raises:
         InputError: an absolute path, or one with ``..``.
@@ -209,7 +299,15 @@ def inside(folder: Path, text: str, where: str) -> Path:
 
 
 def one_file(root: Path, ending: str) -> Path | None:
-    """The file itself, or the only one of that ending in the folder."""
+    """Find the file of an ending.
+
+    Args:
+        root: The file itself, or a folder.
+        ending: In lower case, with its dot.
+
+    Returns:
+        The file itself, or the only one in the folder, or None.
+    """
     if root.is_file():
         return root if root.name.lower().endswith(ending) else None
     found = files_in(root, (ending,))
@@ -217,21 +315,51 @@ def one_file(root: Path, ending: str) -> Path | None:
 
 
 def json_file(root: Path, name: str) -> Path | None:
-    """The JSON file itself, or the one of that name in the folder."""
+    """Find a JSON file by its name.
+
+    Args:
+        root: The file itself, or a folder.
+        name: In the folder.
+
+    Returns:
+        The file, or None.
+    """
     if root.is_file():
         return root if root.suffix.lower() == ".json" else None
     return root / name if (root / name).is_file() else None
 
 
 def needed(path: Path | None, root: Path, what: str) -> Path:
-    """``path``, or an InputError that says what was looked for."""
+    """Refuse where a layout finds no file.
+
+    Args:
+        path: What was found.
+        root: Where it was looked for.
+        what: What was looked for.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        InputError: nothing was found.
+    """
     if path is None:
         raise InputError(f"This layout must find {what}", root.name)
     return path
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark."""
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its text.
+
+    Raises:
+        InputError: a file that cannot be read, or another encoding.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -239,12 +367,33 @@ def read_text(path: Path) -> str:
 
 
 def read_object(path: Path) -> Mapping[str, Any]:
-    """A JSON file that holds one object."""
+    """Read a JSON file that holds one object.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The object.
+
+    Raises:
+        InputError: a file that cannot be read, or another structure.
+    """
     return as_object(parse_json(read_text(path), path.name), path.name)
 
 
 def parse_json(text: str, where: str) -> Any:
-    """The value that ``text`` holds."""
+    """Parse a JSON text.
+
+    Args:
+        text: The text.
+        where: What to call the place in the message.
+
+    Returns:
+        The value.
+
+    Raises:
+        InputError: no valid JSON.
+    """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -252,14 +401,36 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def as_object(value: Any, where: str) -> Mapping[str, Any]:
-    """``value``, which must be a JSON object."""
+    """Check that a value is a JSON object.
+
+    Args:
+        value: Any value.
+        where: What to call the place in the message.
+
+    Returns:
+        The value.
+
+    Raises:
+        InputError: anything else.
+    """
     if not isinstance(value, dict):
         raise InputError(f"{where} must hold a JSON object here", type(value).__name__)
     return value
 
 
 def as_list(value: Any, where: str) -> list[Any]:
-    """``value``, which must be a JSON array."""
+    """Check that a value is a JSON array.
+
+    Args:
+        value: Any value.
+        where: What to call the place in the message.
+
+    Returns:
+        The value.
+
+    Raises:
+        InputError: anything else.
+    """
     if not isinstance(value, list):
         raise InputError(f"{where} must hold a JSON array here", type(value).__name__)
     return value

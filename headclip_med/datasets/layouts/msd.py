@@ -27,7 +27,14 @@ _FOLDERS = (("train", "imagestr", "labelstr"), ("test", "imagests", "labelsts"))
 
 
 def recognise(root: Path) -> bool:
-    """There is a ``dataset.json`` with a list of training cases, or beside folders of images."""
+    """Tell whether there is a ``dataset.json`` with a list of training cases, or beside folders of images.
+
+    Args:
+        root: The file or its folder.
+
+    Returns:
+        True where there is.
+    """
     path = json_file(root, "dataset.json")
     try:
         return path is not None and (_rows(read_object(path)) is not None or _has_images(path))
@@ -36,7 +43,14 @@ def recognise(root: Path) -> bool:
 
 
 def list_cases(root: Path, sequences: Sequence[str] | None = None) -> Listing:
-    """A case per entry of ``training``, or per name in ``imagesTr`` and ``imagesTs`` whose channels are the sequences.
+    """List a case per entry of ``training``, or per name in ``imagesTr`` and ``imagesTs`` with its channels.
+
+    Args:
+        root: The file or its folder.
+        sequences: Channels to read, the usual one by default.
+
+    Returns:
+        The cases.
 
     Raises:
         InputError: another structure, or a channel that the set does not have.

@@ -22,10 +22,20 @@ _SAYS_WHO = re.compile(r"[a-z].*\d|\d{3}", re.IGNORECASE)
 def with_patients(
     root: Path, cases: Sequence[Case], notes: list[str], classes: Collection[Path] = (), *, by_numbers: bool = True
 ) -> list[Case]:
-    """Patients where the folders say them; images whose names say nothing are called after their folder.
+    """Add patients where the folders say them, and call images whose names say nothing after their folder.
 
     A folder is a patient where it is called one, where its image has a name such as image or flair, or where several
     folders are such that their images are called after them or, ``by_numbers``, alike in all of them.
+
+    Args:
+        root: The set's folder.
+        cases: In order.
+        notes: That nothing says the patients is added to them.
+        classes: Folders that say a class and no patient.
+        by_numbers: Images that are called alike in all folders make these patients.
+
+    Returns:
+        The same cases.
     """
     folders = {case.images[0].parent for case in cases}
     called = {folder: _called_patient(root, folder) for folder in folders}

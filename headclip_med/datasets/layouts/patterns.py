@@ -55,10 +55,18 @@ class Found:
 
 
 def pair(tree: Tree, rules: Iterable[Rule], files: Mapping[str, Sequence[str]] | None = None) -> list[Found]:
-    """Images that have a mask by one of the rules, earlier ones first; each mask belongs to one image.
+    """Pair images with masks by rules, earlier ones first, where each mask belongs to one image.
 
     Where several images are called alike, those that differ in their ending only are one image in several formats, of
-    which the first counts; any others leave the mask without an image, as nobody can tell whose it is.
+    which the first counts. Any others leave the mask without an image, as nobody can tell whose it is.
+
+    Args:
+        tree: What lies in the folder.
+        rules: By preference.
+        files: Names by folder to look among, all by default.
+
+    Returns:
+        Images that have a mask.
     """
     left = {folder: list(names) for folder, names in (tree.folders if files is None else files).items()}
     found: list[Found] = []
@@ -83,14 +91,28 @@ def pair(tree: Tree, rules: Iterable[Rule], files: Mapping[str, Sequence[str]] |
 
 
 def matches(tree: Tree, pattern: tuple[str, str]) -> list[tuple[str, Groups]]:
-    """Files that a pattern fits, with its groups."""
+    """List the files that a pattern fits.
+
+    Args:
+        tree: What lies in the folder.
+        pattern: Of folder and name.
+
+    Returns:
+        Files with the pattern's groups.
+    """
     return list(_matches(tree.folders, pattern))
 
 
 def rules_of_globs(image: str, mask: str) -> tuple[Rule, Rule]:
-    """Rules of two patterns as in a shell: what wildcards of the image stand for, the first ones of the mask do too.
+    """Make rules of two patterns as in a shell, whose first wildcards stand for the same in image and mask.
 
     A pattern without ``/`` holds in every folder, ``**/`` is any folders, and wildcards in an ending say nothing.
+
+    Args:
+        image, mask: Patterns of a user.
+
+    Returns:
+        Two rules, of which the first takes as few letters as it can for a wildcard.
     """
     together = "/" not in image and "/" not in mask
     count = len(_WILD.findall(image.rpartition(".")[0] or image))
@@ -121,17 +143,39 @@ def _of_glob(glob: str, count: int, star: str, together: bool) -> tuple[str, str
 
 
 def key_of(groups: Groups, names: Sequence[str]) -> Key:
-    """What groups say, whatever the case of letters."""
+    """Combine what groups say, whatever the case of letters.
+
+    Args:
+        groups: By name.
+        names: Which of them, in order.
+
+    Returns:
+        Their values in lower case.
+    """
     return tuple((groups.get(name) or "").casefold() for name in names)
 
 
 def folder_of(file: str) -> str:
-    """The folder of a file with its ``/``, nothing for the root."""
+    """Cut a path down to its folder.
+
+    Args:
+        file: With ``/`` between its parts.
+
+    Returns:
+        The folder with its ``/``, nothing for the root.
+    """
     return file[: file.rfind("/") + 1]
 
 
 def without_ending(file: str) -> str:
-    """A path without the ending of its name."""
+    """Cut the ending off a path.
+
+    Args:
+        file: With ``/`` between its parts.
+
+    Returns:
+        The path without it.
+    """
     return re.sub(rf"(?:{_ENDING})$", "", file, flags=re.IGNORECASE)
 
 

@@ -92,7 +92,14 @@ Files = Mapping[str, Sequence[str]]  # names by folder
 
 
 def pairs_of(tree: Tree) -> list[Found]:
-    """Images with masks by any of the rules, found once for a tree."""
+    """Find images with masks by any of the rules, once for a tree.
+
+    Args:
+        tree: What lies in the folder.
+
+    Returns:
+        Images that have a mask.
+    """
     if "pairs" not in tree.memory:
         tree.memory["pairs"] = pair(tree, RULES, images_of(tree))
     found: list[Found] = tree.memory["pairs"]
@@ -100,7 +107,14 @@ def pairs_of(tree: Tree) -> list[Found]:
 
 
 def images_of(tree: Tree) -> Files:
-    """Images and volumes by folder, without folders of predictions, overlays and the like."""
+    """List images and volumes by folder, without folders of predictions, overlays and the like.
+
+    Args:
+        tree: What lies in the folder.
+
+    Returns:
+        Names by folder.
+    """
     return {
         folder: names
         for folder, names in tree.folders.items()
@@ -112,19 +126,30 @@ def images_of(tree: Tree) -> Files:
 
 
 def recognise_pairs(tree: Tree) -> bool:
-    """Some images have masks, and no folders say what they are."""
+    """Tell whether some images have masks, and no folders say what they are.
+
+    Args:
+        tree: What lies in the folder.
+
+    Returns:
+        True where both hold.
+    """
     found = pairs_of(tree)
     return bool(found) and not _covers(_classes(tree).classes, found)
 
 
 def list_pairs(tree: Tree, image: Sequence[str] = (), mask: Sequence[str] = (), normal: Sequence[str] = ()) -> Listing:
-    """A case per image with a mask, per image beside such ones without, and per image in a folder of a normal name.
+    """List a case per image with a mask, per image beside such ones, and per image in a folder of a normal name.
 
-    The mask says whether an image is normal; one without a mask has no truth, unless its folder says normal.
+    The mask says whether an image is normal. One without a mask has no truth, unless its folder says normal.
 
     Args:
-        image, mask: patterns of a user; see :func:`headclip_med.datasets.layouts.patterns.rules_of_globs`.
-        normal: patterns of images that are normal and have no mask.
+        tree: What lies in the folder.
+        image, mask: Patterns of a user, see :func:`headclip_med.datasets.layouts.patterns.rules_of_globs`.
+        normal: Patterns of images that are normal and have no mask.
+
+    Returns:
+        The cases.
 
     Raises:
         InputError: a pattern that fits no file, or patterns of which no image and mask belong together.
@@ -276,7 +301,14 @@ class _Classes:
 
 
 def recognise_folders(tree: Tree) -> bool:
-    """Folders say what is normal, and masks, where there are any, belong to the images in them."""
+    """Tell whether folders say what is normal, and masks, where there are any, belong to the images in them.
+
+    Args:
+        tree: What lies in the folder.
+
+    Returns:
+        True where both hold.
+    """
     classes = _classes(tree).classes
     if not any(not part.label for part in classes) and len(classes) < 2:
         return False
@@ -285,10 +317,15 @@ def recognise_folders(tree: Tree) -> bool:
 
 
 def list_folders(tree: Tree, normal: Sequence[str] = (), abnormal: Sequence[str] = ()) -> Listing:
-    """A case per image in a folder that says whether it is normal.
+    """List a case per image in a folder that says whether it is normal.
 
     Args:
-        normal, abnormal: names of folders that say so because the user says it; others beside them are passed over.
+        tree: What lies in the folder.
+        normal, abnormal: Names of folders that say so because the user says it, where others beside them are passed
+            over.
+
+    Returns:
+        The cases.
 
     Raises:
         InputError: a folder of images beside the others that says nothing, or none that says anything.

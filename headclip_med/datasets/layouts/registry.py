@@ -31,10 +31,13 @@ class Layout:
     """A way to lay out a labelled set.
 
     Attributes:
-        words: one line for help. trees: examples of its files, image and mask.
-        recognise: whether it fits a path (lists) or a :class:`Tree` (all others). list_cases: what lies there.
+        words: one line for help.
+        trees: examples of its files, image and mask.
+        recognise: whether it fits a path (lists) or a :class:`Tree` (all others).
+        list_cases: what lies there.
         rank: of several that fit, the one of the highest rank is meant.
-        is_list: a file that lists the cases may be given. has_sequences: cases have sequences to choose from.
+        is_list: a file that lists the cases may be given.
+        has_sequences: cases have sequences to choose from.
         options: what may stand behind ``?`` in ``LAYOUT:PATH?option=value``.
     """
 
@@ -207,14 +210,20 @@ def open_dataset(
     lesion_values: Words | None = None,
     ignore_values: Words | None = None,
 ) -> CaseDataset:
-    """A labelled set from ``LAYOUT:PATH``, or from a path whose layout is recognised.
+    """Open a labelled set from ``LAYOUT:PATH``, or from a path whose layout is recognised.
 
     Args:
-        name: in tables; default the folder's. sequences: which become channels, where a case has several.
-        split: only cases of this split (train, val, test), where the layout knows any. category: only cases of it.
-        lesion_values: values of the masks that are lesion: ``"2,4"``, ``[2, 4]``, colours such as ``#ff0000``, names
-            that the set has, or ``all``; default what the layout knows, else the only value there is.
-        ignore_values: values of voxels that enter no metric and no training.
+        spec: ``LAYOUT:PATH`` or a path.
+        name: In tables, default the folder's.
+        sequences: Which become channels, where a case has several.
+        split: Only cases of this split (train, val, test), where the layout knows any.
+        category: Only cases of it.
+        lesion_values: Values of the masks that are lesion: ``"2,4"``, ``[2, 4]``, colours such as ``#ff0000``, names
+            that the set has, or ``all``. Default what the layout knows, else the only value there is.
+        ignore_values: Values of voxels that enter no metric and no training.
+
+    Returns:
+        The cases, of which nothing is read yet.
 
     Raises:
         InputError: no such path or layout, a layout that cannot be told, no case, or labels that name no lesion.

@@ -24,9 +24,13 @@ class SequenceSet:
     """How a kind of set calls its files.
 
     Attributes:
-        images: patterns with the group ``seq``; masks: patterns. case: groups of both that tell cases apart.
-        named: which groups name a case; patient: which say who it is.
-        order: sequences to read, by preference; same: other names of theirs.
+        images: patterns with the group ``seq``.
+        masks: patterns.
+        case: groups of both that tell cases apart.
+        named: which groups name a case.
+        patient: which say who it is.
+        order: sequences to read, by preference.
+        same: other names of theirs.
         rank: a group of images and its values by preference: of several files of a sequence the first counts.
         values: what the values of a case's masks mean, from its name and what its sequences are called.
         flat: pictures are meant too, not volumes alone.
@@ -45,13 +49,28 @@ class SequenceSet:
 
 
 def recognise_sequences(tree: Tree, kind: SequenceSet) -> bool:
-    """Some case has an image and a mask."""
+    """Tell whether some case has an image and a mask.
+
+    Args:
+        tree: What lies in the folder.
+        kind: How the set calls its files.
+
+    Returns:
+        True where one has both.
+    """
     images = _images(tree, kind)
     return any(key in images for key in _masks(tree, kind))
 
 
 def recognise_brats(tree: Tree) -> bool:
-    """Some folder holds a sequence and a mask, or, where no image has one, FLAIR or several sequences."""
+    """Tell whether some folder holds a sequence and a mask, or, where no image has one, FLAIR or several sequences.
+
+    Args:
+        tree: What lies in the folder.
+
+    Returns:
+        True where one does.
+    """
     if recognise_sequences(tree, BRATS):
         return True
     parts = [_best(group, BRATS) for group in _images(tree, BRATS).values()]
@@ -59,7 +78,15 @@ def recognise_brats(tree: Tree) -> bool:
 
 
 def list_sequences(tree: Tree, kind: SequenceSet, sequences: Sequence[str] | None = None) -> Listing:
-    """A case for everything that has the chosen sequences.
+    """List a case for everything that has the chosen sequences.
+
+    Args:
+        tree: What lies in the folder.
+        kind: How the set calls its files.
+        sequences: Which to read, the usual one by default.
+
+    Returns:
+        The cases.
 
     Raises:
         InputError: a sequence that no case has.
@@ -102,7 +129,20 @@ def choose_sequences(
     order: Sequence[str],
     same: Mapping[str, str],
 ) -> tuple[list[str], list[str]]:
-    """Sequences to read: those asked for; else the first that all cases have; and what to say about it."""
+    """Choose the sequences to read: those asked for, else the first that all cases have.
+
+    Args:
+        parts: By case, files by sequence.
+        asked: Sequences, or None.
+        order: By preference.
+        same: Other names of sequences.
+
+    Returns:
+        The sequences, and what to say about the choice.
+
+    Raises:
+        InputError: a sequence that no case has.
+    """
     there = {name for files in parts.values() for name in files}
     known = [*(name for name in order if name in there), *sorted(there - set(order))]
     if asked:
@@ -188,7 +228,14 @@ _RESECTION_CAVITY = 4
 
 
 def patient_of(name: str) -> str:
-    """``BraTS-GLI-00005-100`` → its patient; any other name as it is."""
+    """Find the patient in a name such as ``BraTS-GLI-00005-100``.
+
+    Args:
+        name: Of a case.
+
+    Returns:
+        The patient, any other name as it is.
+    """
     match = _TIME_POINT.fullmatch(name)
     return match[1] if match else name
 

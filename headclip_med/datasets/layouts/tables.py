@@ -42,21 +42,35 @@ Rows = list[tuple[int, list[str]]]
 
 
 def recognise(root: Path) -> bool:
-    """This is a CSV of images, or the folder has exactly one; a list of names and labels counts beside its images."""
+    """Tell whether this is a CSV of images, or the folder has exactly one, or a list of names beside its images.
+
+    Args:
+        root: The file or its folder.
+
+    Returns:
+        True where it is.
+    """
     return _list_of(root) is not None
 
 
 def list_cases(root: Path) -> Listing:
-    """Columns ``image`` (several joined by ``;``), and any of mask, label, patient, name, category, split.
+    """List the rows of a CSV with a column ``image`` (several joined by ``;``), and any of the others of
+    :data:`FIELDS`.
 
     ``lesion_values`` and ``ignore_values`` say what the values of the mask mean. Every other column is kept for
     subgroup tables. Paths are relative to the file or to the folder above it, or absolute. Without a column ``image``,
     a column such as ``id`` and one of labels are enough where the images lie below: 1 is abnormal, but normal where the
     column is called normal, healthy and the like.
 
+    Args:
+        root: The file or its folder.
+
+    Returns:
+        The cases.
+
     Raises:
-        InputError: no column ``image``, and none of labels whose name says what 1 means; a row without image, with more
-            fields than columns, or with a label that is none: it names the row, the header being row 1.
+        InputError: no column ``image``, and none of labels whose name says what 1 means, or a row without image, with
+            more fields than columns, or with a label that is none, whose number is named, the header being row 1.
     """
     found = _list_of(root) or (root if root.is_file() else next(iter(_csv_files(root)), None))
     path = needed(found, root, "one file that ends in .csv")
@@ -129,7 +143,14 @@ def _values(text: str) -> tuple[int, ...]:
 
 
 def written_values(values: MaskValues) -> dict[str, str]:
-    """The two columns of what the values of a mask mean."""
+    """Write the two columns of what the values of a mask mean.
+
+    Args:
+        values: What they mean.
+
+    Returns:
+        Text by column.
+    """
     lesion = "" if values.lesion is None else ";".join(map(value_text, values.lesion)) or _EVERY
     return dict(zip(VALUES, (lesion, ";".join(map(value_text, values.ignored))), strict=True))
 
@@ -192,7 +213,14 @@ def _label_column(text: str) -> tuple[int, int] | None:
 
 
 def open_question(root: Path) -> InputError | None:
-    """What must be said about a table of names whose columns of 0 and 1 do not say which is abnormal."""
+    """Ask about a table of names whose columns of 0 and 1 do not say which is abnormal.
+
+    Args:
+        root: The file or its folder.
+
+    Returns:
+        The error to raise, or None.
+    """
     for path in [root] if root.is_file() else _csv_files(root):
         try:
             text = read_text(path) if path.name.lower().endswith((".csv", ".tsv")) else ""

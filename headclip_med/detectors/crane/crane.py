@@ -26,27 +26,30 @@ _BETAS = (0.6, 0.999)  # of Adam, as released
 
 @dataclass(frozen=True)
 class CraneConfig:
-    """Every choice of the method; defaults as published, or as the authors' scripts for medical images have them.
+    """Every choice of the method, with defaults as published, or as the authors' scripts for medical images have them.
 
     Attributes:
-        image_size: side of the square input in pixels; None: 518 for CLIP at 336, else the size of the tower.
-        feature_layers: tapped blocks, 0-based; None: the ends of the four quarters (5, 11, 17, 23 of 24). The released
+        image_size: side of the square input in pixels. None: 518 for CLIP at 336, else the size of the tower.
+        feature_layers: tapped blocks, 0-based. None: the ends of the four quarters (5, 11, 17, 23 of 24). The released
             code adds to its taps in place, so that all four become the last one: ``(-1,)`` computes what it computes.
         local_attention, local_start: E-attention, in the last 19 blocks.
-        temperature: of maps and scores. train_temperature: of the image's loss.
-        map_fusion: the mean of the taps' probabilities, or (the scripts for industrial images) the probability of
-            their mean logits.
+        temperature: of maps and scores.
+        train_temperature: of the image's loss.
+        map_fusion: the mean of the taps' probabilities, or (the scripts for industrial images) the probability of their
+            mean logits.
         map_upsampling, train_upsampling: patches → pixels when scoring and when learning.
         map_sigma: σ in pixels at 518 px, scaled with the input.
         score_pooling: the image's feature is drawn to its abnormal patches.
         context_probability: share of the loss under texts that hold the image's feature. The released code draws, and
-            always at 1; here it is the expectation, which an interrupted run can repeat.
+            always at 1. Here it is the expectation, which an interrupted run can repeat.
         context_at_test: such texts also when scoring [released scripts: False].
         map_weight, image_weight: of the two losses.
         recipe: ``released``: every tap is the last block, as the released code's aliasing makes it, so that its map's
-            loss counts four times, 8 · (focal + dice); ``feature_layers`` is then left out.
-        position_mode: interpolation of position embeddings. round_deep: deep text tokens in 16 bits.
-        lr: of Adam with β = (0.6, 0.999). seed: of fresh prompts [published: 111].
+            loss counts four times, 8 · (focal + dice), and ``feature_layers`` is left out.
+        position_mode: interpolation of position embeddings.
+        round_deep: deep text tokens in 16 bits.
+        lr: of Adam with β = (0.6, 0.999).
+        seed: of fresh prompts [published: 111].
     """
 
     image_size: int | None = None
@@ -85,11 +88,12 @@ class CraneConfig:
 
 
 @dataclass(frozen=True)
-class Views:
+class CraneViews:
     """What of a batch is compared with the class features.
 
     Attributes:
-        patches: ``(V, N, P, D)`` L2-normalised, one view a tap (Crane+: two). image: ``(N, D)`` L2-normalised.
+        patches: ``(V, N, P, D)`` L2-normalised, one view a tap (Crane+: two).
+        image: ``(N, D)`` L2-normalised.
         grid: ``(Hp, Wp)`` with P = Hp·Wp.
     """
 
@@ -118,6 +122,11 @@ class Crane(Detector):
     config: CraneConfig
 
     def __init__(self, parts: Parts) -> None:
+        """Find the taps, the prompts and their class features.
+
+        Args:
+            parts: Tower with its text side, configuration and what was learned.
+        """
         super().__init__(parts)
         config, depth = self.config, self.tower.depth
         self.layers = resolve_layers(_taps(config, depth), depth)
@@ -134,15 +143,22 @@ class Crane(Detector):
         """Side of the square input in pixels, a multiple of the patch size."""
         return input_size(HeadCLIPConfig(image_size=self.config.image_size), self.tower)
 
-    def encode(self, pixels: Tensor) -> Views:
-        """Patch features of every tap and the image's feature."""
+    def encode(self, pixels: Tensor) -> CraneViews:
+        """Encode the patches of every tap and the image.
+
+        Args:
+            pixels: ``(N, 3, S, S)``, normalised.
+
+        Returns:
+            Their features.
+        """
         features = encode_images(self.tower, pixels, self._options())
         assert features.global_feature is not None
-        return Views(torch.stack(list(features.patch_features.values())), features.global_feature, features.grid)
+        return CraneViews(torch.stack(list(features.patch_features.values())), features.global_feature, features.grid)
 
     @torch.inference_mode()
     def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
-        """See :class:`Detector`; ``valid`` limits the patches that the image's feature is drawn to."""
+        """Score pixels, where ``valid`` limits the patches that the image's feature is drawn to."""
         views = self.encode(pixels)
         classes = self._classes_for(views.image)
         logits = compare(views.patches, classes, self.config.temperature)
@@ -151,11 +167,11 @@ class Crane(Detector):
         return SliceBatch(self._maps(logits, views.grid), image_logits.softmax(dim=-1)[:, 1])
 
     def learned(self) -> nn.Module:
-        """The prompts; from here on scores follow them."""
+        """Give the prompts, which scores follow from here on."""
         return self._learnable().learner
 
     def loss(self, batch: LabelledPixels) -> Tensor:
-        """2 Σ over views of (focal + dice) + 0.2 · CE of the image, over the whole square; the images get no gradient.
+        """Sum 2 Σ over views of (focal + dice) + 0.2 · CE of the image, over the whole square, for the prompts alone.
 
         Of a share ``context_probability`` under prompts that are told of the image, else under static ones.
         """
@@ -167,17 +183,17 @@ class Crane(Detector):
         return torch.as_tensor(share * guided + (1 - share) * static)
 
     def fit(self, auxiliary: Auxiliary) -> None:
-        """Adam with β = (0.6, 0.999) on :meth:`loss`; see :class:`Detector`."""
+        """Run Adam with β = (0.6, 0.999) on :meth:`loss`, as of :class:`Detector`."""
         descend(self.learned(), self.loss, auxiliary, lr=self.config.lr, betas=_BETAS)
 
     def state(self) -> dict[str, Tensor]:
-        """Class features, which are enough to score, and the prompts that they came from, where there are some."""
+        """Give the class features, which are enough to score, and the prompts that they came from, if any."""
         both = self._static_classes()
         state = {"patch_classes": kept(both), "image_classes": kept(both)}
         return state if self.prompts is None else state | self.prompts.tensors()
 
     def at_speed(self, scale: float, early_exit: bool) -> Detector:
-        """The same detector, as it has learned by now, at another input size."""
+        """Make the same detector, as it has learned by now, at another input size."""
         if scale == 1:
             return self
         size = self.tower.nearest_size(round(scale * self.image_size))
@@ -206,7 +222,7 @@ class Crane(Detector):
             return self.prompts.features_of(image)
         return self._static_classes()
 
-    def _loss_of(self, views: Views, classes: Tensor, batch: LabelledPixels) -> Tensor:
+    def _loss_of(self, views: CraneViews, classes: Tensor, batch: LabelledPixels) -> Tensor:
         config, truth = self.config, (batch.mask > 0.5).to(classes)
         logits = compare(views.patches, classes, config.temperature)
         feature = self._image_feature(views, logits, None)
@@ -220,7 +236,7 @@ class Crane(Detector):
             total = total + map_weight * (focal_loss(maps, truth) + dice_loss(maps, truth))
         return total
 
-    def _image_feature(self, views: Views, logits: Tensor, valid: Tensor | None) -> Tensor:
+    def _image_feature(self, views: CraneViews, logits: Tensor, valid: Tensor | None) -> Tensor:
         """The image's feature ``(N, D)``, half of it the patches' mean by their probability of abnormal."""
         if not self.config.score_pooling:
             return views.image
@@ -250,8 +266,16 @@ def _taps(config: CraneConfig, depth: int) -> tuple[int, ...]:
 
 
 def compare(features: Tensor, classes: Tensor, temperature: float) -> Tensor:
-    """Logits ``(…, N, P, 2)``: cosine / temperature of ``(…, N, P, D)`` with ``(2, D)``, or each image's own
-    ``(N, 2, D)``."""
+    """Compute logits: cosine / temperature.
+
+    Args:
+        features: ``(…, N, P, D)`` L2-normalised.
+        classes: ``(2, D)``, or each image's own ``(N, 2, D)``, L2-normalised.
+        temperature: Above 0.
+
+    Returns:
+        ``(…, N, P, 2)``.
+    """
     return features @ classes.mT / temperature
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from headclip_med.base.errors import ModelError
 from headclip_med.detectors.base import Parts
-from headclip_med.detectors.crane.crane import Crane, CraneConfig, Views
+from headclip_med.detectors.crane.crane import Crane, CraneConfig, CraneViews
 from headclip_med.encoders.attention import attend
 from headclip_med.encoders.build import build_tower
 from headclip_med.encoders.image import EncodeOptions, attend_by, encode_images
@@ -51,7 +51,8 @@ class CranePlus(Crane):
     """Crane with a second view, whose attention is patch likeness in DINOv2.
 
     Args:
-        similarity: the second tower, ready; None: the one that the configuration names.
+        parts: Tower with its text side, configuration and what was learned.
+        similarity: The second tower, ready. None: the one that the configuration names.
 
     Raises:
         ModelError: as of Crane, or the second tower cannot be had.
@@ -67,8 +68,8 @@ class CranePlus(Crane):
         second = build_tower(self.config.similarity_tower).tower if similarity is None else similarity
         self.similarity = second.place(self.tower.device, self.tower.dtype)
 
-    def encode(self, pixels: Tensor) -> Views:
-        """As of Crane, and every tap once more under the attention of the second tower."""
+    def encode(self, pixels: Tensor) -> CraneViews:
+        """Encode as Crane does, and every tap once more under the attention of the second tower."""
         features = encode_images(self.tower, pixels, replace(self._options(), keep_inputs=True))
         assert features.global_feature is not None
         attention = self._attention(pixels.to(self.tower.device), features.grid)
@@ -78,7 +79,7 @@ class CranePlus(Crane):
             entering = attended(block, tokens) if self.config.values_after_attention else tokens
             update = attend_by(block, entering, attention).float()
             views.append(F.normalize(self.tower.project(update), dim=-1))
-        return Views(torch.stack(views), features.global_feature, features.grid)
+        return CraneViews(torch.stack(views), features.global_feature, features.grid)
 
     def _attention(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
         """``(N, P, P)`` of the second tower, on the patch grid of the first."""
@@ -97,13 +98,15 @@ class CranePlus(Crane):
 
 
 def similarity_attention(features: Tensor, factor: float, scale: float) -> Tensor:
-    """D-attention: softmax over those j with γ · (S_ij − β · mean S) ≥ 0, where S is cosine similarity.
+    """Compute D-attention: softmax over those j with γ · (S_ij − β · mean S) ≥ 0, where S is cosine similarity.
 
-    The mean is over the pairs of one image; the released code takes it over the batch, where a slice's map would depend
+    The mean is over the pairs of one image. The released code takes it over the batch, where a slice's map would depend
     on its neighbours. A patch always attends to itself: in a nearly uniform image nothing else may be left.
 
     Args:
-        features: ``(N, P, D)`` L2-normalised. factor, scale: β and γ.
+        features: ``(N, P, D)`` L2-normalised.
+        factor: β.
+        scale: γ.
 
     Returns:
         ``(N, P, P)``, rows sum to 1.
@@ -115,7 +118,15 @@ def similarity_attention(features: Tensor, factor: float, scale: float) -> Tenso
 
 
 def renormalised(pixels: Tensor, source: ImageTower, target: ImageTower) -> Tensor:
-    """Pixels ``(N, 3, H, W)`` normalised for one tower → the same pixels normalised for another."""
+    """Normalise pixels anew for another tower.
+
+    Args:
+        pixels: ``(N, 3, H, W)``, normalised for ``source``.
+        source, target: Towers.
+
+    Returns:
+        ``(N, 3, H, W)``, normalised for ``target``.
+    """
     (mean, std), (new_mean, new_std) = (
         (pixels.new_tensor(tower.mean)[:, None, None], pixels.new_tensor(tower.std)[:, None, None])
         for tower in (source, target)
@@ -124,7 +135,15 @@ def renormalised(pixels: Tensor, source: ImageTower, target: ImageTower) -> Tens
 
 
 def attended(block: Block, tokens: Tensor) -> Tensor:
-    """Tokens ``(N, T, width)`` that enter a block → the same with its attention added, before its MLP."""
+    """Add a block's attention to its tokens, before its MLP.
+
+    Args:
+        block: A block of a tower.
+        tokens: ``(N, T, width)`` that enter it.
+
+    Returns:
+        ``(N, T, width)``.
+    """
     weight = block.qkv_weight
     flat = F.linear(block.norm1(tokens).to(weight.dtype), weight, block.qkv_bias)
     query, key, value = flat.unflatten(-1, (3, block.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)

@@ -30,12 +30,14 @@ from headclip_med.encoders.tower import Block, ImageTower
 
 @dataclass(frozen=True)
 class HeadShares:
-    """Parts of the logit difference abnormal − normal of every patch, in logits; positive ones raise the score.
+    """Parts of the logit difference abnormal − normal of every patch, in logits. Positive ones raise the score.
 
     Attributes:
-        layers: the T tapped layers, 0-based. first_layer: the first local block.
-        heads: ``(T, L, heads, P)``, L local blocks from ``first_layer`` on; 0 for blocks after a tap.
-        base: ``(T, P)`` of the tokens where the local path starts; biases, centre: likewise.
+        layers: the T tapped layers, 0-based.
+        first_layer: the first local block.
+        heads: ``(T, L, heads, P)``, L local blocks from ``first_layer`` on, 0 for blocks after a tap.
+        base: ``(T, P)`` of the tokens where the local path starts.
+        biases, centre: ``(T, P)`` of the blocks' and the norm's biases, and of the centre.
         grid: ``(Hp, Wp)`` with P = Hp·Wp.
     """
 
@@ -48,11 +50,19 @@ class HeadShares:
     grid: tuple[int, int]
 
     def logits(self) -> Tensor:
-        """The sum of all parts ``(T, P)``: the detector's own logit difference."""
+        """Sum all parts: the detector's own logit difference.
+
+        Returns:
+            ``(T, P)``.
+        """
         return self.heads.sum(dim=(1, 2)) + self.base + self.biases + self.centre
 
     def by_head(self) -> Tensor:
-        """Mean over the taps ``(L, heads, P)``, as the map is a mean over them."""
+        """Average over the taps, as the map is a mean over them.
+
+        Returns:
+            ``(L, heads, P)`` in logits.
+        """
         return self.heads.mean(dim=0)
 
 
@@ -66,7 +76,18 @@ class HeadEffect:
 
 
 def detector_shares(detector: HeadCLIP, pixels: Tensor) -> HeadShares:
-    """Shares of all heads of ``detector`` for one slice ``pixels (1, 3, S, S)``; errors as :func:`head_shares`."""
+    """Compute the shares of all heads of a detector for one slice.
+
+    Args:
+        detector: With its classes, head weights and temperature.
+        pixels: ``(1, 3, S, S)``, normalised.
+
+    Returns:
+        Shares in logits.
+
+    Raises:
+        ModelError: as of :func:`head_shares`.
+    """
     scale = 1 / detector.config.temperature
     return head_shares(detector.tower, pixels, _options(detector), detector.classes, detector.head_weights, scale)
 
@@ -80,11 +101,18 @@ def head_shares(
     weights: HeadWeights | Callable[[Tensor], HeadWeights] | None,
     logit_scale: float,
 ) -> HeadShares:
-    """Shares of all local heads for one slice.
+    """Compute the shares of all local heads for one slice.
 
     Args:
-        pixels: ``(1, 3, S, S)``, normalised. classes: for every layer in ``options.layers``.
-        weights: on the outputs of the local heads, static or a function of the class token; None: all 1.
+        tower: A frozen image tower.
+        pixels: ``(1, 3, S, S)``, normalised.
+        options: Taps, all of them on the local path.
+        classes: For every layer in ``options.layers``.
+        weights: On the outputs of the local heads, static or a function of the class token. None: all 1.
+        logit_scale: 1 / temperature.
+
+    Returns:
+        Shares in logits.
 
     Raises:
         ModelError: several slices, a tap without a local path, weights that act elsewhere, or a final norm that is no
@@ -101,9 +129,17 @@ def head_shares(
 
 
 def strongest_heads(shares: HeadShares, inside: Tensor, count: int = 10) -> list[HeadEffect]:
-    """The heads that raise the logit most, by their mean share over the patches ``inside (P,)``, highest first.
+    """Rank the heads that raise the logit most, by their mean share over some patches.
 
     Heads that lower it are not among them, so that there may be fewer than ``count``.
+
+    Args:
+        shares: Of one slice.
+        inside: ``(P,)`` bool, the patches.
+        count: How many heads at most.
+
+    Returns:
+        Heads, the highest share first.
 
     Raises:
         ModelError: no patch is inside.
@@ -122,13 +158,17 @@ def strongest_heads(shares: HeadShares, inside: Tensor, count: int = 10) -> list
 
 @torch.no_grad()
 def acting_weights(detector: HeadCLIP, pixels: Tensor | None = None) -> dict[str, Tensor]:
-    """Head weights by branch ``(depth, heads)``, NaN where none acts; without any, 1 for every local head.
+    """List the head weights by branch, and without any, 1 for every local head.
 
-    A local weight acts from the first local block to the last tap, in the layers that the configuration chose; of one
+    A local weight acts from the first local block to the last tap, in the layers that the configuration chose. Of one
     weight a channel the mean is given.
 
     Args:
-        pixels: ``(1, 3, S, S)``; only weights that are predicted from the class token need them.
+        detector: With its head weights.
+        pixels: ``(1, 3, S, S)``, which only weights need that are predicted from the class token.
+
+    Returns:
+        ``local``, ``global`` or both, ``(depth, heads)``, NaN where none acts.
 
     Raises:
         ModelError: predicted weights without a slice, or a detector without heads that could be weighted.

@@ -24,29 +24,32 @@ SIGMA_REFERENCE = 518
 
 @dataclass(frozen=True)
 class HeadCLIPConfig:
-    """Every choice of the method. [C] stands for confirmed in a primary source, [I] for inferred.
+    """Every choice of the method, where [C] stands for confirmed in a primary source and [I] for inferred.
 
     Attributes:
-        image_size: side of the square input in pixels; None: 518 for CLIP at 336 [C for the family], else the
-            size the tower was trained at.
+        image_size: side of the square input in pixels. None: 518 for CLIP at 336 [C for the family], else the size the
+            tower was trained at.
         feature_layers: tapped blocks, 0-based, negative from the end, each once [I: the last one]. The maps of several
-            are averaged; the sum that AnomalyCLIP's code takes is that many times the mean, hence the same ranking.
+            are averaged. The sum that AnomalyCLIP's code takes is that many times the mean, hence the same ranking.
         local_attention, local_start: of the local branch [I: AnomalyCLIP's V-V in the last 19 blocks].
         lhw_branch, lhw_layers, lhw_site: where head weights act [I: output of the heads, local branch, ``dual``: its
-            blocks]; ``lhw_layers`` may also be ``all``, ``tapped`` or a number k for the last k blocks. Whether layers
+            blocks]. ``lhw_layers`` may also be ``all``, ``tapped`` or a number k for the last k blocks. Whether layers
             share a row and whether a head has one weight or one a channel is the shape of the weights themselves.
         lhw_param: how trained parameters become weights [I].
         lhw_dynamic: the weights are predicted from the class token instead [I].
         lhw_task_decoupled: the global path has weights of its own, for the image score [I].
         temperature: of every softmax [C: 0.07].
-        global_norm: final norm on the class token [C: False in AnomalyCLIP's code; CLIP itself uses it].
+        global_norm: final norm on the class token [C: False in AnomalyCLIP's code, while CLIP itself uses it].
         position_mode: interpolation of position embeddings [C: bilinear in AnomalyCLIP's code].
-        map_upsampling, map_sigma: map at input size; σ in pixels at 518 px, scaled with the input [C: bilinear, 4].
-        intensity_fusion: (a, b, c) of :func:`headclip_med.detectors.scoring.fuse_intensity`, ours and not the paper's;
+        map_upsampling, map_sigma: map at input size, and σ in pixels at 518 px, scaled with the input [C: bilinear, 4].
+        intensity_fusion: (a, b, c) of :func:`headclip_med.detectors.scoring.fuse_intensity`, ours and not the paper's.
             None: the map is the tower's alone.
-        jas: joint anomaly score; off: the image score alone, as AnomalyCLIP.
-        jas_weight: share of the pooled map [I: 0.5]; jas_pool, jas_top_fraction: how it is pooled [I: max].
-        jas_order: pool after or before smoothing [I]; jas_score_pool: Crane's pooled feature for the image score.
+        jas: joint anomaly score. Off: the image score alone, as AnomalyCLIP.
+        jas_weight: share of the pooled map [I: 0.5].
+        jas_pool, jas_top_fraction: how it is pooled [I: max].
+        jas_order: pool after or before smoothing [I].
+        jas_score_pool: Crane's pooled feature for the image score.
+        kernel: attention kernel.
     """
 
     image_size: int | None = None
@@ -119,7 +122,17 @@ def _require(holds: bool, must: str, given: object) -> None:
 
 
 def at_speed(config: HeadCLIPConfig, tower: ImageTower, scale: float, early_exit: bool) -> HeadCLIPConfig:
-    """The configuration with the input size and the taps of a speed preset."""
+    """Change the input size and the taps of a configuration as a speed preset asks for.
+
+    Args:
+        config: Choices of the method.
+        tower: The tower it is for.
+        scale: Of the input's side, 1 for no change.
+        early_exit: Leave the last of several taps out.
+
+    Returns:
+        The changed configuration, or ``config`` itself where nothing changes.
+    """
     if scale != 1:
         config = replace(config, image_size=tower.nearest_size(round(scale * input_size(config, tower))))
     layers = sorted(resolve_layers(config.feature_layers, tower.depth))
@@ -129,7 +142,15 @@ def at_speed(config: HeadCLIPConfig, tower: ImageTower, scale: float, early_exit
 
 
 def input_size(config: HeadCLIPConfig, tower: ImageTower) -> int:
-    """Side of the square input in pixels that ``config`` means for ``tower``."""
+    """Find the side of the square input that a configuration means for a tower.
+
+    Args:
+        config: Choices of the method.
+        tower: The tower it is for.
+
+    Returns:
+        In pixels.
+    """
     if config.image_size is not None:
         return config.image_size
     return 518 if (tower.native_size, tower.patch_size) == (336, 14) else tower.native_size

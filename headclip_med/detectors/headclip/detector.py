@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from headclip_med.base.errors import ModelError
 from headclip_med.detectors import scoring
-from headclip_med.detectors.base import Detector, Parts, read_config
+from headclip_med.detectors.base import Detector, Parts, read_method_config
 from headclip_med.detectors.data import Capabilities, ClassFeatures, SliceBatch
 from headclip_med.detectors.headclip.config import SIGMA_REFERENCE, HeadCLIPConfig, at_speed, input_size
 from headclip_med.detectors.headclip.parts import packed_classes, packed_head_weights
@@ -36,14 +36,17 @@ from headclip_med.encoders.tower import ImageTower
 class HeadCLIP(Detector):
     """Head weights, class features and a joint score on a frozen tower (arXiv 2505.22259).
 
-    Args:
-        tower: frozen image tower; classes: on any device, moved to the tower's.
-        config: choices of the method; head_weights: static weights, a function of the class token, or None.
-        name: under which results are recorded.
-
     Attributes:
-        layers: tapped blocks, 0-based. classes, head_weights: as given, on the tower's device.
+        layers: tapped blocks, 0-based.
+        classes, head_weights: as given, on the tower's device.
         folded: output projections with static local head weights in them, by layer, or None.
+
+    Args:
+        tower: Frozen image tower.
+        classes: ``[normal, abnormal]`` features of the taps and of the image, on any device, moved to the tower's.
+        config: Choices of the method.
+        head_weights: Static weights, a function of the class token, or None.
+        name: Under which results are recorded.
 
     Raises:
         ModelError: class features or head weights that do not fit the tower or are not finite, no class features for a
@@ -77,8 +80,8 @@ class HeadCLIP(Detector):
 
     @classmethod
     def from_parts(cls, parts: Parts) -> HeadCLIP:
-        """The detector of a pack, or of a tower alone: then its class features are those of the domain's prompts."""
-        tower, config = parts.built.tower, read_config(HeadCLIPConfig, parts.config, parts.name)
+        """Make the detector of a pack, or of a tower alone with the class features of the domain's prompts."""
+        tower, config = parts.built.tower, read_method_config(HeadCLIPConfig, parts.config, parts.name)
         name = parts.name.removeprefix("pack ")
         classes = packed_classes(parts.tensors, config, tower, name)
         if classes is None:
@@ -88,7 +91,7 @@ class HeadCLIP(Detector):
         return cls(tower, classes, config, packed_head_weights(parts.tensors, config, tower, name))
 
     def at_speed(self, scale: float, early_exit: bool) -> HeadCLIP:
-        """As of any detector; the class features of the taps that stay are kept."""
+        """Change the speed, and keep the class features of the taps that stay."""
         config = at_speed(self.config, self.tower, scale, early_exit)
         if config is self.config:
             return self
@@ -100,7 +103,14 @@ class HeadCLIP(Detector):
         return input_size(self.config, self.tower)
 
     def encode(self, pixels: Tensor) -> ImageFeatures:
-        """Features of ``pixels (N, 3, S, S)`` as this method taps them."""
+        """Encode pixels as this method taps them.
+
+        Args:
+            pixels: ``(N, 3, S, S)``, normalised.
+
+        Returns:
+            Patch features of every tap, and the global feature where it is needed.
+        """
         config = self.config
         options = EncodeOptions(
             layers=self.layers,
@@ -122,15 +132,30 @@ class HeadCLIP(Detector):
 
     @torch.inference_mode()
     def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
-        """Anomaly maps and joint scores of ``pixels (N, 3, S, S)``; see :class:`Detector`."""
+        """Score pixels ``(N, 3, S, S)``: anomaly maps and joint scores."""
         return self.compute(pixels, valid)
 
     def patch_maps(self, pixels: Tensor) -> Tensor:
-        """Probability of abnormal on the patch grid ``(N, Hp, Wp)``, differentiable in the learned parts."""
+        """Compute the probability of abnormal on the patch grid, differentiable in the learned parts.
+
+        Args:
+            pixels: ``(N, 3, S, S)``, normalised.
+
+        Returns:
+            ``(N, Hp, Wp)`` in [0, 1].
+        """
         return self._patch_maps(self.encode(pixels))
 
     def compute(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
-        """:meth:`score` for autograd and for exporters: the same numbers, outside inference mode."""
+        """Score as :meth:`score` does, for autograd and for exporters: the same numbers, outside inference mode.
+
+        Args:
+            pixels: ``(N, 3, S, S)``, normalised.
+            valid: ``(N, S, S)``, the patient, to which the scores are limited. None: everywhere.
+
+        Returns:
+            Maps ``(N, S, S)`` and scores ``(N,)``, in [0, 1].
+        """
         features = self.encode(pixels)
         patches = self._patch_maps(features)
         maps = self._fused(self._upsample(patches, smooth=True), pixels)
@@ -149,7 +174,7 @@ class HeadCLIP(Detector):
         return SliceBatch(maps, score)
 
     def describe(self) -> dict[str, Any]:
-        """Method, configuration and whether head weights are in use."""
+        """Describe the method, its configuration and whether head weights are in use."""
         return {
             "method": self.name,
             "head_weights": self.head_weights is not None,
@@ -194,7 +219,13 @@ class HeadCLIP(Detector):
 
 
 def prompted(parts: Parts) -> Tensor:
-    """``(2, D)`` class features of the domain's prompt ensemble, through the tower's text side.
+    """Encode the domain's prompt ensemble through the tower's text side.
+
+    Args:
+        parts: Tower with its text side, and the words of the domain.
+
+    Returns:
+        ``(2, D)`` ``[normal, abnormal]``, L2-normalised.
 
     Raises:
         ModelError: the tower has none.

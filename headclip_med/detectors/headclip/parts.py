@@ -24,7 +24,20 @@ Tensors = Mapping[str, Tensor]
 
 
 def packed_classes(tensors: Tensors, config: HeadCLIPConfig, tower: ImageTower, name: str) -> ClassFeatures | None:
-    """The class features in ``tensors``, or None when they come from prompts."""
+    """Read the class features of a pack.
+
+    Args:
+        tensors: What was learned, by name.
+        config: Its taps.
+        tower: The tower it is for.
+        name: Of the pack, for messages.
+
+    Returns:
+        Class features of the taps and of the image, or None when they come from prompts.
+
+    Raises:
+        ModelError: another number of layers than the taps.
+    """
     if "patch_classes" not in tensors:
         return None
     layers = resolve_layers(config.feature_layers, tower.depth)
@@ -46,7 +59,16 @@ def packed_classes(tensors: Tensors, config: HeadCLIPConfig, tower: ImageTower, 
 def packed_head_weights(
     tensors: Tensors, config: HeadCLIPConfig, tower: ImageTower, name: str
 ) -> HeadWeights | DynamicHeadWeights | None:
-    """The head weights in ``tensors`` on every layer of the tower, or what predicts them, or None.
+    """Read the head weights of a pack, on every layer of the tower.
+
+    Args:
+        tensors: What was learned, by name.
+        config: Where the weights act.
+        tower: The tower it is for.
+        name: Of the pack, for messages.
+
+    Returns:
+        The weights, or what predicts them, or None.
 
     Raises:
         ModelError: the configuration and the tensors disagree, or the tensors do not fit the tower.

@@ -24,7 +24,14 @@ _PREFIX = "bank."
 
 
 def views(image: Tensor) -> Tensor:
-    """An image ``(3, S, S)`` and its ten views as published ``(11, 3, S, S)``; what lies outside is mirrored in."""
+    """Make the ten published views of an image, mirrored in where they look outside.
+
+    Args:
+        image: ``(3, S, S)``.
+
+    Returns:
+        ``(11, 3, S, S)``, the image itself first.
+    """
     turned = [[[cos(a), -sin(a), 0.0], [sin(a), cos(a), 0.0]] for a in _ANGLES]
     shifted = [[[1.0, 0.0, x], [0.0, 1.0, y]] for x, y in _SHIFTS]
     affine = torch.tensor([*turned, *shifted]).to(image)
@@ -35,10 +42,13 @@ def views(image: Tensor) -> Tensor:
 
 
 def build_read_out_bank(read_outs: Callable[[Tensor], Tensor], images: Tensor, size: int, seed: int) -> Tensor:
-    """Read-outs of normal images' patches, at most ``size`` of them, drawn from all views of all images alike.
+    """Remember read-outs of normal images' patches, drawn from all views of all images alike.
 
     Args:
-        read_outs: pixels ``(N, 3, S, S)`` → ``(heads, taps, N, P, B)``. images: ``(K, 3, S, S)``.
+        read_outs: Pixels ``(N, 3, S, S)`` → ``(heads, taps, N, P, B)``.
+        images: ``(K, 3, S, S)``, normalised.
+        size: How many patches at most.
+        seed: Of the draw.
 
     Returns:
         ``(heads, taps, M, B)``: the same M patches at every tap of both heads.
@@ -57,9 +67,16 @@ def build_read_out_bank(read_outs: Callable[[Tensor], Tensor], images: Tensor, s
 
 
 def distances(read_outs: Tensor, bank: Tensor) -> Tensor:
-    """1 − the largest cosine with any row of the bank: ``(taps, N, P, B)``, ``(taps, M, B)`` → ``(taps, N, P)``.
+    """Compute 1 − the largest cosine with any row of the bank.
 
-    Both L2-normalised. An image at a time, so that not all products exist at once.
+    An image at a time, so that not all products exist at once.
+
+    Args:
+        read_outs: ``(taps, N, P, B)`` L2-normalised.
+        bank: ``(taps, M, B)`` L2-normalised.
+
+    Returns:
+        ``(taps, N, P)`` in [0, 2].
     """
     return torch.stack(
         [
@@ -70,14 +87,32 @@ def distances(read_outs: Tensor, bank: Tensor) -> Tensor:
 
 
 def named_bank(heads: Sequence[str], bank: Tensor) -> dict[str, Tensor]:
-    """The memory ``(heads, taps, M, B)`` as tensors to keep."""
+    """Name the memory's tensors to keep them.
+
+    Args:
+        heads: Names of the heads.
+        bank: ``(heads, taps, M, B)``.
+
+    Returns:
+        ``(taps, M, B)`` by ``bank.HEAD``, on the CPU.
+    """
     return {f"{_PREFIX}{head}": each.cpu().contiguous() for head, each in zip(heads, bank, strict=True)}
 
 
 def split_bank(
     tensors: Mapping[str, Tensor], heads: Sequence[str], taps: int, length: int, whose: str
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """What was learned, and the memory ``(heads, taps, M, B)`` of the tensors ``bank.HEAD``, if there is one.
+    """Split what was learned from the memory, the tensors ``bank.HEAD``.
+
+    Args:
+        tensors: By name.
+        heads: Names of the heads.
+        taps: Number of taps.
+        length: Of a read-out, B.
+        whose: What to call the model in a message.
+
+    Returns:
+        What was learned, and the memory ``(heads, taps, M, B)``, if there is one.
 
     Raises:
         ModelError: a memory without adapters, for other taps or another bottleneck, or not of finite numbers.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headclip_med.base.errors import ModelError
-from headclip_med.detectors.base import Detector, Parts, read_config
+from headclip_med.detectors.base import Detector, Parts, read_method_config
 from headclip_med.detectors.data import Auxiliary, Capabilities, LabelledPixels, NormalPixels, SliceBatch
 from headclip_med.detectors.descent import descend
 from headclip_med.detectors.headclip.detector import prompted
@@ -34,25 +34,26 @@ _HEADS = ("segmentation", "detection")
 
 @dataclass(frozen=True)
 class MVFAConfig:
-    """Every choice of the method; defaults are the published ones unless marked as ours.
+    """Every choice of the method, with the published defaults unless marked as ours.
 
     Attributes:
-        image_size: side of the square input in pixels; None: the published 240. Rows and columns that fill no patch
+        image_size: side of the square input in pixels. None: the published 240. Rows and columns that fill no patch
             drop out at the right and at the bottom, as of the released code's convolution: 2 pixels with patches of 14.
-        feature_layers: tapped blocks, 0-based; None: the ends of the tower's four quarters, 5, 11, 17, 23 of 24.
-        bottleneck: length of a read-out; None: that of the tower's features, 768 for ViT-L/14. With texts no other
-            can be compared.
+        feature_layers: tapped blocks, 0-based. None: the ends of the tower's four quarters, 5, 11, 17, 23 of 24.
+        bottleneck: length of a read-out. None: that of the tower's features, 768 for ViT-L/14. With texts no other can
+            be compared.
         temperature: of every softmax (cosines are multiplied by 100).
-        feedback: share of each adapter in what the later blocks see; the rest is the residual stream.
+        feedback: share of each adapter in what the later blocks see, where the rest is the residual stream.
         gelu: the CLIP computes GELU on both sides, whatever it was trained with. The released code builds OpenAI's CLIP
             without its QuickGELU, which on random weights of ViT-L/14 moves the map by up to 0.002.
         clip_normalisation: feed pixels normalised as CLIP was trained. The released code feeds them in [0, 1] as they
             are, which is what off means.
         lr, betas: of Adam, as published for zero-shot training.
-        bank_size: patches that the few-shot memory keeps per tap, a random subset; ours, the published one keeps all.
+        bank_size: patches that the few-shot memory keeps per tap, a random subset. Ours, while the published one keeps
+            all.
         bank_weight: share of the memory in map and score, beside the texts.
         bank_score: ``detection``: mean distance of the detection read-outs beside their text score, published for data
-            without masks; ``map_max``: maximum of the joint map, published for data with masks.
+            without masks. ``map_max``: maximum of the joint map, published for data with masks.
         seed: of the initial values and of the memory's subset.
     """
 
@@ -89,8 +90,14 @@ class MVFAConfig:
 class Head(nn.Module):
     """The adapters of one task at all taps: ``down (taps, B, width)``, ``up (taps − 1, width, B)``.
 
-    Of the last tap nothing is fed back; the released code has a matrix there that nothing uses. ``classes
-    (taps, 2, B)`` are learned ``[normal, abnormal]`` vectors, only where there are no texts.
+    Of the last tap nothing is fed back, where the released code has a matrix that nothing uses.
+
+    Args:
+        taps: Number of taps.
+        width: Of the tower's tokens.
+        bottleneck: Length B of a read-out.
+        draw: Generator of the initial values.
+        learns_classes: Also learn ``classes (taps, 2, B)``, ``[normal, abnormal]`` vectors, for a tower without texts.
     """
 
     def __init__(self, taps: int, width: int, bottleneck: int, draw: torch.Generator, *, learns_classes: bool) -> None:
@@ -101,11 +108,27 @@ class Head(nn.Module):
             self.classes = nn.Parameter(unit_vectors((taps, 2, bottleneck), draw))
 
     def read_out(self, tap: int, tokens: Tensor) -> Tensor:
-        """Tokens ``(N, T, width)`` → ``(N, T, B)``, not normalised."""
+        """Read tokens out into the bottleneck.
+
+        Args:
+            tap: From 0.
+            tokens: ``(N, T, width)``.
+
+        Returns:
+            ``(N, T, B)``, not normalised.
+        """
         return F.leaky_relu(F.linear(tokens, self.down[tap]))
 
     def feed_back(self, tap: int, read_out: Tensor) -> Tensor:
-        """What the residual stream takes up of a read-out, ``(N, T, width)``."""
+        """Compute what the residual stream takes up of a read-out.
+
+        Args:
+            tap: From 0, not the last one.
+            read_out: ``(N, T, B)``.
+
+        Returns:
+            ``(N, T, width)``.
+        """
         return F.leaky_relu(F.linear(read_out, self.up[tap]))
 
 
@@ -113,16 +136,17 @@ class MVFA(Detector):
     """Bottleneck adapters at four levels of the tower against organ prompts (arXiv 2403.12570).
 
     With a memory of normal images after :meth:`adapt`. Ours, and not as published: texts are
-    :mod:`headclip_med.detectors.prompts`' ensemble of the domain's anatomy words, one set for a whole training run; the
+    :mod:`headclip_med.detectors.prompts`' ensemble of the domain's anatomy words, one set for a whole training run. The
     taps' maps and scores are averaged, a fixed share of the published sums that ranks alike, so that they stay
-    probabilities; nothing is scaled by the extremes of a test set, which makes the memory's share differ from the
-    published one; means over patches are taken over the patient where ``valid`` says where that is. :meth:`adapt`
-    remembers normal images; the published few-shot mode also trains the adapters on these and on as many abnormal
+    probabilities. Nothing is scaled by the extremes of a test set, which makes the memory's share differ from the
+    published one. Means over patches are taken over the patient where ``valid`` says where that is. :meth:`adapt`
+    remembers normal images, while the published few-shot mode also trains the adapters on these and on as many abnormal
     images with their masks. A tower without a text side learns ``[normal, abnormal]`` vectors for every tap of both
     heads instead of comparing with texts.
 
     Attributes:
-        layers: tapped blocks, 0-based, ascending. bank: ``(heads, taps, M, B)`` normal read-outs, or None.
+        layers: tapped blocks, 0-based, ascending.
+        bank: ``(heads, taps, M, B)`` normal read-outs, or None.
     """
 
     name = "mvfa"
@@ -134,7 +158,15 @@ class MVFA(Detector):
     config: MVFAConfig
 
     def __init__(self, parts: Parts) -> None:
-        chosen_config = read_config(MVFAConfig, parts.config, parts.name)
+        """Build the adapters, and load what was learned.
+
+        Args:
+            parts: Tower, configuration and what was learned.
+
+        Raises:
+            ModelError: a bottleneck that cannot be compared with texts, or learned tensors that do not fit.
+        """
+        chosen_config = read_method_config(MVFAConfig, parts.config, parts.name)
         parts = replace(parts, built=with_gelu(parts.built)) if chosen_config.gelu else parts
         super().__init__(parts)
         tower, config = self.tower, self.config
@@ -172,7 +204,7 @@ class MVFA(Detector):
 
     @torch.inference_mode()
     def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
-        """Mean over taps of p_abnormal: of every pixel by segmentation, of the patches' mean by detection."""
+        """Average over taps p_abnormal: of every pixel by segmentation, of the patches' mean by detection."""
         read_outs = self._read_outs(pixels)
         segmentation, detection = self._margins(read_outs)
         maps = self._upsample(segmentation, pixels).sigmoid().mean(dim=0)
@@ -188,11 +220,11 @@ class MVFA(Detector):
         return SliceBatch(maps, scores.lerp(_mean(by_detection, inside), self.config.bank_weight))
 
     def learned(self) -> nn.Module:
-        """Both heads."""
+        """Give both heads."""
         return self.heads
 
     def loss(self, batch: LabelledPixels) -> Tensor:
-        """Σ over taps of focal + dice of abnormal (segmentation) + cross-entropy of the mean probability (detection).
+        """Sum over taps focal + dice of abnormal (segmentation) + cross-entropy of the mean probability (detection).
 
         That mean, which lies in [0, 1], goes into the cross-entropy as a logit, as in the released code: even where it
         is right, 0.31 of an abnormal image's loss and 0.69 of a normal one's are left.
@@ -207,14 +239,20 @@ class MVFA(Detector):
         return of_maps + len(means) * F.binary_cross_entropy_with_logits(means, labels)
 
     def fit(self, auxiliary: Auxiliary) -> None:
-        """Adam through the frozen blocks, which the adapters feed."""
+        """Run Adam through the frozen blocks, which the adapters feed."""
         descend(self.learned(), self.loss, auxiliary, lr=self.config.lr, betas=self.config.betas)
 
     @torch.no_grad()
     def adapt(self, normals: NormalPixels) -> MVFA:
-        """The detector with a memory of normal images, of all their patches: the background must look normal too.
+        """Give the detector with a memory of normal images, of all their patches: the background must look normal too.
 
-        Patches only; in the released code the memory holds class tokens too, one for every image.
+        Patches only. In the released code the memory holds class tokens too, one for every image.
+
+        Args:
+            normals: Normal slices.
+
+        Returns:
+            The detector with its memory.
 
         Raises:
             ModelError: no normal image.
@@ -225,11 +263,11 @@ class MVFA(Detector):
         return type(self)(replace(self.parts, tensors={**self.state(), **named_bank(_HEADS, bank)}))
 
     def state(self) -> dict[str, Tensor]:
-        """The heads, and the memory where there is one."""
+        """Give the heads, and the memory where there is one."""
         return {**super().state(), **({} if self.bank is None else named_bank(_HEADS, self.bank))}
 
     def describe(self) -> dict[str, Any]:
-        """Method, configuration and how many patches are remembered per tap."""
+        """Describe the method, its configuration and how many patches are remembered per tap."""
         return {**super().describe(), "memory": 0 if self.bank is None else int(self.bank.shape[2])}
 
     def _read_outs(self, pixels: Tensor) -> Tensor:

@@ -34,12 +34,12 @@ _PATCHES = "references.patches"
 
 @dataclass(frozen=True)
 class WinCLIPConfig:
-    """Choices of the method; ours is the wording of the prompts, which are the domain's and not industrial.
+    """Choices of the method, of which the wording of the prompts is ours, the domain's and not industrial.
 
     Attributes:
-        image_size: side of the square input in pixels; None: the multiple of the patch nearest to 240, as published.
+        image_size: side of the square input in pixels. None: the multiple of the patch nearest to 240, as published.
         window_sizes: sides of the windows in patches, beside the whole image [published: 2 and 3].
-        temperature: of every softmax [reimplementations: 0.07; some take CLIP's own 0.01].
+        temperature: of every softmax [reimplementations: 0.07, while some take CLIP's own 0.01].
         patch_norm: final norm on the patch tokens that are compared with normal ones [reimplementations differ].
         map_sigma: σ in pixels at 518 px, scaled with the input [reimplementations: none].
     """
@@ -58,7 +58,10 @@ class WinCLIP(Detector):
 
     Attributes:
         classes: ``(2, D)`` of the prompt ensemble.
-        references: features of normal images by name, ``(M, D)`` each, L2-normalised; empty for zero-shot.
+        references: features of normal images by name, ``(M, D)`` each, L2-normalised, empty for zero-shot.
+
+    Args:
+        parts: Tower with its text side, configuration, and features of normal images.
 
     Raises:
         ModelError: a tower without a text side or whose feature is no class token, windows larger than the grid, or
@@ -89,7 +92,7 @@ class WinCLIP(Detector):
 
     @torch.inference_mode()
     def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
-        """As of any detector; with references, ``valid`` limits where the association's maximum is looked for."""
+        """Score pixels, where ``valid`` limits where the association's maximum is looked for with references."""
         features = self._encode(pixels)
         scores, patches = self._text_scores(features)
         if self.references:
@@ -102,7 +105,7 @@ class WinCLIP(Detector):
 
     @torch.inference_mode()
     def adapt(self, normals: NormalPixels) -> WinCLIP:
-        """The detector that compares with these normal images, in place of any it compared with before.
+        """Give the detector that compares with these normal images, in place of any it compared with before.
 
         All of their windows are kept, those outside the patient too, so that a query's background finds its like.
         """
@@ -120,11 +123,11 @@ class WinCLIP(Detector):
         return adapted
 
     def state(self) -> dict[str, Tensor]:
-        """Features of the normal images, if there are any."""
+        """Give the features of the normal images, if there are any."""
         return dict(self.parts.tensors)
 
     def describe(self) -> dict[str, Any]:
-        """Method, configuration and how many normal features of each kind it compares with."""
+        """Describe the method, its configuration and how many normal features of each kind it compares with."""
         kept = {name: len(each) for name, each in self.references.items()}
         return {**super().describe(), **({"references": kept} if kept else {})}
 

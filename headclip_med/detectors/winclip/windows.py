@@ -21,7 +21,7 @@ _SEQUENCES = 128
 
 @dataclass(frozen=True)
 class WindowFeatures:
-    """What WinCLIP knows of a batch of images; all features are L2-normalised float32.
+    """What WinCLIP knows of a batch of images, all features L2-normalised float32.
 
     Attributes:
         image: ``(N, D)``, of the whole image.
@@ -37,10 +37,16 @@ class WindowFeatures:
 
 
 def encode_windows(tower: ImageTower, pixels: Tensor, sizes: Sequence[int], *, patch_norm: bool) -> WindowFeatures:
-    """Features of ``pixels (N, 3, S, S)``: one run of the tower for the image, and one for each window.
+    """Run the tower once for the image, and once for each window.
 
     Args:
-        sizes: sides of the windows in patches. patch_norm: the tower's final norm on patch tokens.
+        tower: A frozen image tower.
+        pixels: ``(N, 3, S, S)``, normalised.
+        sizes: Sides of the windows in patches.
+        patch_norm: The tower's final norm on patch tokens.
+
+    Returns:
+        Features of the image, its windows and its patches.
     """
     grid = tower.grid(pixels)
     tokens = tower.embed(pixels.to(tower.device))
@@ -56,7 +62,15 @@ def encode_windows(tower: ImageTower, pixels: Tensor, sizes: Sequence[int], *, p
 
 
 def window_places(grid: tuple[int, int], size: int) -> Tensor:
-    """Patches of every window of ``size`` × ``size``, one patch apart: ``(W, size²)`` numbers of patches, by rows."""
+    """List the patches of every window, one patch apart.
+
+    Args:
+        grid: ``(Hp, Wp)``.
+        size: Side of the windows in patches.
+
+    Returns:
+        ``(W, size²)`` numbers of patches, by rows.
+    """
     numbers = torch.arange(grid[0] * grid[1]).view(grid)
     return numbers.unfold(0, size, 1).unfold(1, size, 1).reshape(-1, size * size)
 
@@ -84,10 +98,12 @@ def _class_feature(tower: ImageTower, tokens: Tensor) -> Tensor:
 
 
 def harmonic_map(scores: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-    """Harmonic mean, for every patch, of the windows of ``size`` that cover it: one low score makes it low.
+    """Compute for every patch the harmonic mean of the windows that cover it: one low score makes it low.
 
     Args:
         scores: ``(N, W)`` in [0, 1].
+        grid: ``(Hp, Wp)``.
+        size: Side of the windows in patches.
 
     Returns:
         ``(N, Hp, Wp)`` in [0, 1].
@@ -99,5 +115,12 @@ def harmonic_map(scores: Tensor, grid: tuple[int, int], size: int) -> Tensor:
 
 
 def harmonic_mean(maps: Sequence[Tensor]) -> Tensor:
-    """Of maps of one shape, element by element."""
+    """Compute the harmonic mean element by element.
+
+    Args:
+        maps: Maps of one shape, in [0, 1].
+
+    Returns:
+        Of the same shape, in [0, 1].
+    """
     return torch.stack(list(maps)).reciprocal().mean(dim=0).reciprocal()

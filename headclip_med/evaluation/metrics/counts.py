@@ -26,13 +26,27 @@ _FARTHEST_LOGIT = 16.0
 
 
 def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    """Labels and number of regions; neighbours by a corner belong together (8 in an image, 26 in a volume)."""
+    """Label the connected regions of a mask, by corners too (8 neighbours in an image, 26 in a volume).
+
+    Args:
+        mask: ``(H, W)`` or ``(I, J, K)``.
+
+    Returns:
+        Labels from 1 on in the mask's shape, 0 outside, and the number of regions.
+    """
     labels, count = ndimage.label(mask, structure=np.ones((3,) * mask.ndim, dtype=bool))
     return labels, int(count)
 
 
 def region_weights(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], int]:
-    """1 / size of its region for each pixel of ``mask`` in the order of ``np.nonzero``, and the number of regions."""
+    """Weigh each pixel of a mask by 1 / size of its region.
+
+    Args:
+        mask: ``(H, W)`` or ``(I, J, K)``.
+
+    Returns:
+        Weights in (0, 1] in the order of ``np.nonzero``, and the number of regions.
+    """
     if not mask.any():
         return np.zeros(0), 0
     box = tuple(slice(int(where.min()), int(where.max()) + 1) for where in np.nonzero(mask))
@@ -46,9 +60,10 @@ class ScoreCounts:
     """Counts by score.
 
     Attributes:
-        scores: ``(K,)`` distinct, rising.
+        scores: ``(K,)`` distinct, rising, in [0, 1].
         negatives, positives: ``(K,)`` pixels of each class with that score.
-        regions: ``(K,)`` positives weighted by 1 / size of their region; n_regions: how many regions.
+        regions: ``(K,)`` positives weighted by 1 / size of their region.
+        n_regions: how many regions.
     """
 
     scores: Array
@@ -69,7 +84,15 @@ class ScoreCounts:
 
 
 def to_levels(scores: NDArray[np.floating]) -> NDArray[np.uint16]:
-    """Scores in [0, 1] → levels; monotone, and only 0 and 1 (to 1e-7) reach the first and the last level.
+    """Round scores to levels.
+
+    The levels are monotone in the score, and only 0 and 1 (to 1e-7) reach the first and the last one.
+
+    Args:
+        scores: In [0, 1], of any shape.
+
+    Returns:
+        Levels of the same shape, 0 to 65,535.
 
     Raises:
         InputError: a score outside [0, 1], or NaN.
@@ -86,7 +109,11 @@ def to_levels(scores: NDArray[np.floating]) -> NDArray[np.uint16]:
 
 @lru_cache(maxsize=1)
 def level_scores() -> Array:
-    """The score that each level stands for, ``(LEVELS,)`` rising from exactly 0 to exactly 1."""
+    """Compute the score that each level stands for.
+
+    Returns:
+        ``(LEVELS,)``, rising from exactly 0 to exactly 1.
+    """
     scores = np.empty(LEVELS)
     scores[1:-1] = expit(np.linspace(-_FARTHEST_LOGIT, _FARTHEST_LOGIT, LEVELS - 2))
     scores[0], scores[-1] = 0.0, 1.0
@@ -102,14 +129,20 @@ def count_scores(
     n_regions: float = 0.0,
     exact: bool = False,
 ) -> ScoreCounts:
-    """Counts of one flat set of scores.
+    """Count one flat set of scores.
 
     Args:
-        scores, truth: ``(n,)``; weights: region weight of every positive, in order; n_regions: their number.
-        exact: every distinct 32-bit score instead of levels.
+        scores: ``(n,)`` in [0, 1].
+        truth: ``(n,)``, true where abnormal.
+        weights: Region weight of every positive, in order.
+        n_regions: Number of the regions that the weights are of.
+        exact: Keep every distinct 32-bit score instead of levels.
+
+    Returns:
+        Counts of both classes by score.
 
     Raises:
-        InputError: a score outside [0, 1] or NaN; a truth that is no mask of the same shape.
+        InputError: a score outside [0, 1] or NaN, or a truth that is no mask of the same shape.
     """
     _check_mask(truth, scores.shape)
     place: NDArray[np.integer]
@@ -129,10 +162,16 @@ def count_scores(
 def count_map(
     anomaly_map: NDArray[np.floating], gt_mask: Mask, *, inside: Mask | None = None, exact: bool = False
 ) -> ScoreCounts:
-    """Counts of one map ``(H, W)`` or ``(I, J, K)`` with its regions.
+    """Count one map with its regions.
 
     Args:
-        inside: count only there; lesion pixels count wherever they are, as truth is never dropped.
+        anomaly_map: ``(H, W)`` or ``(I, J, K)`` in [0, 1].
+        gt_mask: True lesions, same shape.
+        inside: Count only there. Lesion pixels count wherever they are, as truth is never dropped.
+        exact: Keep every distinct 32-bit score instead of levels.
+
+    Returns:
+        Counts of both classes and of regions by score.
 
     Raises:
         InputError: as :func:`count_scores`.
@@ -148,13 +187,18 @@ def count_map(
 
 
 class CountSum:
-    """A running sum of counts; with levels its memory is fixed whatever is added.
+    """A running sum of counts, whose memory is fixed with levels whatever is added.
 
-    ``exact`` sums keep every distinct score; parts wait until they are as many as the sum, so that adding many stays
+    ``exact`` sums keep every distinct score. Parts wait until they are as many as the sum, so that adding many stays
     fast.
     """
 
     def __init__(self, exact: bool = False) -> None:
+        """Begin with nothing counted.
+
+        Args:
+            exact: Keep every distinct score instead of levels.
+        """
         self.exact = exact
         self.n_regions = 0.0
         self._scores: Array = np.zeros(0) if exact else level_scores()
@@ -163,6 +207,9 @@ class CountSum:
 
     def add(self, counts: ScoreCounts) -> None:
         """Add the counts of a case.
+
+        Args:
+            counts: Of levels, unless the sum is exact.
 
         Raises:
             InputError: exact counts added to a sum of levels.
@@ -180,11 +227,19 @@ class CountSum:
         self.n_regions += counts.n_regions
 
     def merge(self, other: CountSum) -> None:
-        """Add everything that another sum holds."""
+        """Add everything that another sum holds.
+
+        Args:
+            other: A sum of the same kind.
+        """
         self.add(other.counts())
 
     def counts(self) -> ScoreCounts:
-        """The sum so far."""
+        """Give the sum so far.
+
+        Returns:
+            Counts by score, which later additions leave as they are.
+        """
         self._take_in()
         used = np.flatnonzero(self._sums[0] + self._sums[1])
         negatives, positives, regions = self._sums[:, used]
@@ -207,9 +262,14 @@ class CountSum:
 
 
 def to_arrays(counts: ScoreCounts) -> dict[str, NDArray[np.generic]]:
-    """Small arrays to keep on disk; :func:`from_arrays` gives the same counts back.
+    """Turn counts into small arrays to keep on disk, from which :func:`from_arrays` gives the same counts back.
 
-    ``scores`` are uint16 levels where the counts are of levels, else the 32-bit scores they were.
+    Args:
+        counts: Counts of one case.
+
+    Returns:
+        Arrays by name, where ``scores`` are uint16 levels if the counts are of levels, else the 32-bit scores they
+        were.
     """
     levels = _levels_of(counts.scores)
     return {
@@ -222,7 +282,14 @@ def to_arrays(counts: ScoreCounts) -> dict[str, NDArray[np.generic]]:
 
 
 def from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> ScoreCounts:
-    """What :func:`to_arrays` was given."""
+    """Give back the counts that :func:`to_arrays` was given.
+
+    Args:
+        arrays: What it returned.
+
+    Returns:
+        The same counts.
+    """
     negatives, positives, regions = (
         np.asarray(arrays[name], dtype=np.float64) for name in ("negatives", "positives", "regions")
     )

@@ -22,10 +22,15 @@ _MOST_POINTS = 400
 
 
 def reliability(scores: Array, negatives: Array, positives: Array, bins: int = 15) -> tuple[Array, Array, Array]:
-    """Mean probability said, share that was abnormal, and number of units, each ``(..., bins)``; 0 in empty bins.
+    """Compare the probability said with the share that was abnormal, in bins of equal width.
 
     Args:
-        scores: ``(K,)`` in [0, 1]; negatives, positives: ``(..., K)``. A bin includes its lower edge.
+        scores: ``(K,)`` in [0, 1].
+        negatives, positives: ``(..., K)`` units of each class with that score.
+        bins: Number of bins, each of which includes its lower edge.
+
+    Returns:
+        Mean probability said, share that was abnormal, and number of units, each ``(..., bins)``, 0 in empty bins.
     """
     place = np.minimum((scores * bins).astype(np.int64), bins - 1)
     member = (place[:, None] == np.arange(bins)).astype(np.float64)
@@ -36,7 +41,16 @@ def reliability(scores: Array, negatives: Array, positives: Array, bins: int = 1
 
 
 def expected_calibration_error(scores: Array, negatives: Array, positives: Array, *, bins: int = 15) -> Array:
-    """Σ over bins of share of units · |mean probability − share abnormal| (Naeini et al., AAAI 2015)."""
+    """Sum over bins the share of units · |mean probability − share abnormal| (Naeini et al., AAAI 2015).
+
+    Args:
+        scores: ``(K,)`` in [0, 1].
+        negatives, positives: ``(..., K)`` units of each class with that score.
+        bins: Number of bins of equal width.
+
+    Returns:
+        ``(...)`` in [0, 1], NaN without a unit.
+    """
     confidence, frequency, count = reliability(scores, negatives, positives, bins)
     total = count.sum(axis=-1)
     error = (count * np.abs(confidence - frequency)).sum(axis=-1)
@@ -44,20 +58,41 @@ def expected_calibration_error(scores: Array, negatives: Array, positives: Array
 
 
 def auroc(negatives: Array, positives: Array) -> Array:
-    """Probability that a positive scores above a negative, ties counting half."""
+    """Compute the probability that a positive scores above a negative, ties counting half.
+
+    Args:
+        negatives, positives: ``(..., K)`` by rising score.
+
+    Returns:
+        ``(...)`` in [0, 1], NaN where one class is missing.
+    """
     below = np.cumsum(negatives, axis=-1) - negatives
     wins = (positives * (below + 0.5 * negatives)).sum(axis=-1)
     return _ratio(wins, negatives.sum(axis=-1) * positives.sum(axis=-1))
 
 
 def auroc_bound(negatives: Array, positives: Array) -> Array:
-    """Largest error of :func:`auroc` that rounding scores to levels can cause: half the pairs that are tied."""
+    """Bound the error of :func:`auroc` that rounding scores to levels can cause: half the pairs that are tied.
+
+    Args:
+        negatives, positives: ``(..., K)`` by rising score.
+
+    Returns:
+        ``(...)`` in [0, 0.5], NaN where one class is missing.
+    """
     tied = (negatives * positives).sum(axis=-1) / 2
     return _ratio(tied, negatives.sum(axis=-1) * positives.sum(axis=-1))
 
 
 def average_precision(negatives: Array, positives: Array) -> Array:
-    """Σ precision · rise of recall over falling thresholds, without interpolation."""
+    """Sum precision · rise of recall over falling thresholds, without interpolation.
+
+    Args:
+        negatives, positives: ``(..., K)`` by rising score.
+
+    Returns:
+        ``(...)`` in [0, 1], NaN where one class is missing.
+    """
     true, false = _above(positives), _above(negatives)
     found = true + false
     precision = np.divide(true, found, out=np.zeros_like(found), where=found > 0)
@@ -65,12 +100,26 @@ def average_precision(negatives: Array, positives: Array) -> Array:
 
 
 def f1_max(negatives: Array, positives: Array) -> Array:
-    """Highest F1 (Dice of the pooled pixels) over all thresholds."""
+    """Find the highest F1 (Dice of the pooled pixels) over all thresholds.
+
+    Args:
+        negatives, positives: ``(..., K)`` by rising score.
+
+    Returns:
+        ``(...)`` in [0, 1], NaN where one class is missing.
+    """
     return _where_both(_f1(negatives, positives).max(axis=-1), negatives, positives)
 
 
 def best_f1(counts: ScoreCounts) -> tuple[float, float]:
-    """Highest F1 and the score from which a pixel is positive there; both NaN where one class is missing."""
+    """Find the highest F1 and its threshold.
+
+    Args:
+        counts: Counts by score.
+
+    Returns:
+        F1 in [0, 1] and the score from which a pixel is positive there, both NaN where one class is missing.
+    """
     if not (counts.n_negatives and counts.n_positives):
         return float("nan"), float("nan")
     values = _f1(counts.negatives, counts.positives)
@@ -79,7 +128,15 @@ def best_f1(counts: ScoreCounts) -> tuple[float, float]:
 
 
 def sensitivity_at_specificity(negatives: Array, positives: Array, specificity: float) -> Array:
-    """Highest sensitivity among the thresholds whose specificity reaches the target; nothing is interpolated."""
+    """Find the highest sensitivity among the thresholds whose specificity reaches the target, without interpolation.
+
+    Args:
+        negatives, positives: ``(..., K)`` by rising score.
+        specificity: Target in [0, 1].
+
+    Returns:
+        ``(...)`` in [0, 1], NaN where one class is missing.
+    """
     false = _above(negatives) / np.maximum(negatives.sum(axis=-1, keepdims=True), 1e-300)
     true = _above(positives) / np.maximum(positives.sum(axis=-1, keepdims=True), 1e-300)
     allowed = np.where(false <= 1 - specificity + 1e-12, true, 0.0)
@@ -87,10 +144,19 @@ def sensitivity_at_specificity(negatives: Array, positives: Array, specificity: 
 
 
 def aupro(negatives: Array, regions: Array, n_regions: Array | float, limit: float = AUPRO_LIMIT) -> Array:
-    """Area under the per-region overlap curve up to a false-positive rate of ``limit``, divided by it.
+    """Compute the area under the per-region overlap curve up to a false-positive rate, divided by that rate.
 
     Exact: every threshold is a point of the curve, and the point at the limit is interpolated (Bergmann et al., MVTec
-    AD, 2021). ``regions``: positives weighted by 1 / size of their region.
+    AD, 2021).
+
+    Args:
+        negatives: ``(..., K)`` by rising score.
+        regions: ``(..., K)`` positives weighted by 1 / size of their region.
+        n_regions: ``(...)`` number of regions.
+        limit: Highest false-positive rate, in (0, 1].
+
+    Returns:
+        ``(...)`` in [0, 1], NaN without a negative or a region.
     """
     rate, overlap = _pro(negatives, regions, n_regions)
     width = np.clip(np.minimum(rate[..., 1:], limit) - rate[..., :-1], 0, None)
@@ -110,11 +176,22 @@ def aupro_legacy(
     steps: int = 200,
     limit: float = AUPRO_LIMIT,
 ) -> float:
-    """AUPRO as the AnomalyCLIP family's released code computes it, so that numbers can be compared with papers.
+    """Compute AUPRO as the AnomalyCLIP family's released code does, so that numbers can be compared with papers.
 
-    ``steps`` thresholds from the lowest score on in equal steps up to the highest, a pixel is positive above them;
-    points whose false-positive rate lies below ``limit`` are kept, their rates are rescaled to [0, 1] by their own
-    lowest and highest, and the area is taken by trapezoids. NaN where fewer than two different rates are kept.
+    A pixel is positive above each of ``steps`` thresholds, in equal steps from the lowest score up to the highest.
+    Points whose false-positive rate lies below ``limit`` are kept, their rates are rescaled to [0, 1] by their own
+    lowest and highest, and the area is taken by trapezoids.
+
+    Args:
+        scores: ``(K,)`` rising.
+        negatives: ``(K,)`` by score.
+        regions: ``(K,)`` positives weighted by 1 / size of their region.
+        n_regions: Number of regions.
+        steps: Number of thresholds.
+        limit: False-positive rate below which points are kept.
+
+    Returns:
+        In [0, 1], NaN where fewer than two different rates are kept.
     """
     total = float(negatives.sum())
     if not total or not n_regions or scores[-1] <= scores[0]:
@@ -133,33 +210,72 @@ def aupro_legacy(
 
 
 def dice_curve(counts: ScoreCounts) -> Array:
-    """Dice of one case at every level ``(LEVELS,)`` with a pixel positive from the level's score on."""
+    """Compute the Dice of one case at every level, with a pixel positive from the level's score on.
+
+    Args:
+        counts: Counts of the case by score.
+
+    Returns:
+        ``(LEVELS,)`` in [0, 1].
+    """
     first = np.searchsorted(counts.scores, level_scores(), side="left")
     true, false = (np.append(_above(part), 0.0)[first] for part in (counts.positives, counts.negatives))
     return np.asarray(2 * true / np.maximum(true + false + counts.n_positives, 1))
 
 
 def dice_at(counts: ScoreCounts, threshold: float) -> float:
-    """Dice of the pooled pixels with a pixel positive from ``threshold`` on; NaN without a positive."""
+    """Compute the Dice of the pooled pixels, with a pixel positive from a threshold on.
+
+    Args:
+        counts: Counts by score.
+        threshold: In [0, 1].
+
+    Returns:
+        In [0, 1], NaN without a positive.
+    """
     above = counts.scores >= threshold
     true, false = counts.positives[above].sum(), counts.negatives[above].sum()
     return float(2 * true / (true + false + counts.n_positives)) if counts.n_positives else float("nan")
 
 
 def roc_points(negatives: Array, positives: Array) -> Points:
-    """False- and true-positive rate, thinned."""
+    """Draw the ROC curve, thinned.
+
+    Args:
+        negatives, positives: ``(K,)`` by rising score.
+
+    Returns:
+        False- and true-positive rates, each in [0, 1].
+    """
     x, y = (np.append(_above(p)[::-1], p.sum()) / max(p.sum(), 1e-300) for p in (negatives, positives))
     return _thinned(np.append(0.0, x), np.append(0.0, y))
 
 
 def pr_points(negatives: Array, positives: Array) -> Points:
-    """Recall and precision, thinned."""
+    """Draw the precision-recall curve, thinned.
+
+    Args:
+        negatives, positives: ``(K,)`` by rising score.
+
+    Returns:
+        Recall and precision, each in [0, 1].
+    """
     true, false = _above(positives)[::-1], _above(negatives)[::-1]
     return _thinned(true / max(true[-1], 1e-300), true / np.maximum(true + false, 1e-300))
 
 
 def pro_points(negatives: Array, regions: Array, n_regions: float, limit: float = AUPRO_LIMIT) -> Points:
-    """False-positive rate up to ``limit`` and per-region overlap, thinned; the last point is interpolated."""
+    """Draw the per-region overlap curve, thinned, its last point interpolated.
+
+    Args:
+        negatives: ``(K,)`` by rising score.
+        regions: ``(K,)`` positives weighted by 1 / size of their region.
+        n_regions: Number of regions.
+        limit: Highest false-positive rate, in (0, 1].
+
+    Returns:
+        False-positive rates up to ``limit``, and per-region overlaps in [0, 1].
+    """
     rate, overlap = _pro(negatives, regions, n_regions)
     kept = rate <= limit
     end = float(np.interp(limit, rate, overlap))

@@ -27,8 +27,10 @@ class CaseLesions:
     """One case's findings and lesions.
 
     Attributes:
-        confidence: ``(n,)`` of the findings. is_hit: matched to a lesion. is_ignored: not matched, but overlapping a
-            lesion enough: a second finding on one lesion is neither hit nor false.
+        confidence: ``(n,)`` of the findings.
+        is_hit: ``(n,)`` matched to a lesion.
+        is_ignored: ``(n,)`` not matched, but overlapping a lesion enough: a second finding on one lesion is neither hit
+            nor false.
         lesions: how many there are.
     """
 
@@ -39,12 +41,28 @@ class CaseLesions:
 
 
 def candidates_from_map(anomaly_map: NDArray[np.floating], threshold: float) -> tuple[Labels, Array]:
-    """Connected regions of ``map >= threshold`` as labels from 1 on, and the peak of each."""
+    """Find the connected regions where a map reaches a threshold.
+
+    Args:
+        anomaly_map: ``(H, W)`` or ``(I, J, K)`` in [0, 1].
+        threshold: From which on a pixel belongs to a finding.
+
+    Returns:
+        Labels from 1 on in the map's shape, and the peak of each region ``(n,)``.
+    """
     return candidates_of(anomaly_map, anomaly_map >= threshold)
 
 
 def candidates_of(anomaly_map: NDArray[np.floating], found_at: Mask) -> tuple[Labels, Array]:
-    """Connected regions of a mask as labels from 1 on, and the peak of the map in each."""
+    """Find the connected regions of a mask, and the peak of the map in each.
+
+    Args:
+        anomaly_map: ``(H, W)`` or ``(I, J, K)`` in [0, 1].
+        found_at: Mask of the same shape.
+
+    Returns:
+        Labels from 1 on in the map's shape, and the peak of each region ``(n,)``.
+    """
     labels, count = label_regions(found_at)
     peaks, found = np.full(count, -np.inf), labels > 0
     np.maximum.at(peaks, labels[found] - 1, anomaly_map[found].astype(np.float64))
@@ -55,8 +73,13 @@ def match_lesions(candidates: Labels, confidence: Array, gt_mask: Mask, min_over
     """Match findings with lesions.
 
     Args:
-        candidates: labels 1 … n of the findings, 0 elsewhere; confidence: ``(n,)``; gt_mask: lesions, same shape.
-        min_overlap: intersection over union from which a pair may be matched.
+        candidates: Labels 1 … n of the findings, 0 elsewhere.
+        confidence: ``(n,)`` of the findings.
+        gt_mask: Lesions, same shape.
+        min_overlap: Intersection over union from which a pair may be matched, in (0, 1].
+
+    Returns:
+        Which findings hit, and how many lesions there are.
 
     Raises:
         InputError: findings and lesions of different shapes.
@@ -94,6 +117,11 @@ class FrocTable:
     """Findings of all cases by falling confidence, ready for any weights of the cases."""
 
     def __init__(self, cases: Sequence[CaseLesions]) -> None:
+        """Sort the findings of all cases.
+
+        Args:
+            cases: Findings and lesions, case by case.
+        """
         self.lesions = np.array([case.lesions for case in cases], dtype=np.float64)
         confidence = np.concatenate([case.confidence for case in cases]) if cases else np.zeros(0)
         counts = np.concatenate([~case.is_ignored for case in cases]) if cases else np.zeros(0, dtype=bool)
@@ -106,10 +134,14 @@ class FrocTable:
         self._last = np.flatnonzero(np.append(np.diff(self._confidence) != 0, True)) if len(order) else order
 
     def curve(self, weights: Array) -> tuple[Array, Array]:
-        """False positives per case and sensitivity at every threshold, from (0, 0) on: ``(B, t)`` each.
+        """Draw the FROC curve under any weights of the cases.
 
         Args:
-            weights: ``(B, cases)``; sensitivity is NaN where no lesion was drawn.
+            weights: ``(B, cases)``, how often each case counts.
+
+        Returns:
+            False positives per case and sensitivity at every threshold, from (0, 0) on: ``(B, t)`` each. Sensitivity is
+            NaN where no lesion was drawn.
         """
         drawn = weights[:, self._owner]
         hits, false = (np.cumsum(drawn * part, axis=1)[:, self._last] for part in (self._is_hit, ~self._is_hit))
@@ -121,9 +153,16 @@ class FrocTable:
         return np.concatenate([start, rate], axis=1), np.where(lesions > 0, sensitivity, np.nan)
 
     def sensitivity(self, weights: Array, rates: Array) -> Array:
-        """Highest sensitivity among thresholds with at most so many false positives per case: ``(B, rates)``.
+        """Find the highest sensitivity among thresholds with at most so many false positives per case.
 
         Beyond its last threshold the curve is flat.
+
+        Args:
+            weights: ``(B, cases)``, how often each case counts.
+            rates: ``(r,)`` allowed false positives per case.
+
+        Returns:
+            ``(B, r)`` in [0, 1], NaN where no lesion was drawn.
         """
         rate, sensitivity = self.curve(weights)
         found = [np.where(rate <= limit + 1e-12, sensitivity, 0).max(axis=1) for limit in rates]
@@ -131,7 +170,15 @@ class FrocTable:
 
 
 def froc(cases: Sequence[CaseLesions], weights: Array | None = None) -> tuple[Array, Array]:
-    """False positives per case and sensitivity, thresholds falling; every case counts ``weights (cases,)`` times."""
+    """Draw the FROC curve, thresholds falling.
+
+    Args:
+        cases: Findings and lesions, case by case.
+        weights: ``(cases,)``, how often each case counts, once by default.
+
+    Returns:
+        False positives per case and sensitivity, ``(t,)`` each.
+    """
     drawn = np.ones(len(cases)) if weights is None else weights
     rate, sensitivity = FrocTable(cases).curve(drawn[None])
     return rate[0], sensitivity[0]

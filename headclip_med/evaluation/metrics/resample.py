@@ -20,7 +20,15 @@ Array = NDArray[np.float64]
 
 
 def patient_draws(patients: int, settings: Settings) -> Iterator[NDArray[np.float64]]:
-    """How often each patient is drawn: chunks ``(≤ 100, patients)``, the same for the same seed and count."""
+    """Draw patients with replacement, the same ones for the same seed and count.
+
+    Args:
+        patients: Number of patients.
+        settings: Seed and number of replicates.
+
+    Yields:
+        How often each patient is drawn, in chunks ``(≤ 100, patients)``.
+    """
     rng = np.random.default_rng(settings.seed)
     share = np.full(patients, 1 / patients)
     for begin in range(0, settings.replicates, _CHUNK):
@@ -29,7 +37,15 @@ def patient_draws(patients: int, settings: Settings) -> Iterator[NDArray[np.floa
 
 
 def no_interval(patients: int, settings: Settings) -> str:
-    """Why there can be no interval whatever the metric; empty where there can."""
+    """Say why there can be no interval whatever the metric.
+
+    Args:
+        patients: Number of patients.
+        settings: Number of replicates, and the fewest patients.
+
+    Returns:
+        The reason, empty where there can be an interval.
+    """
     if settings.replicates == 0:
         return "no bootstrap was asked for"
     if patients < settings.min_patients:
@@ -38,7 +54,16 @@ def no_interval(patients: int, settings: Settings) -> str:
 
 
 def with_interval(value: float | None, draws: NDArray[np.float64] | None, reason: str) -> Metric:
-    """``value`` with the 95 % percentile interval of ``draws``; ``reason`` says why there are no draws."""
+    """Give a value its 95 % percentile interval.
+
+    Args:
+        value: The metric on all patients, None where undefined.
+        draws: ``(replicates,)`` the metric in each replicate, NaN where undefined, or None.
+        reason: Why there are no draws, empty where there are.
+
+    Returns:
+        The metric with an interval, or with the reason why it has none.
+    """
     if draws is None or reason:
         return Metric(value=value, interval_reason=reason or "not resampled")
     defined = draws[np.isfinite(draws)]
@@ -50,7 +75,14 @@ def with_interval(value: float | None, draws: NDArray[np.float64] | None, reason
 
 
 def p_value(differences: NDArray[np.float64]) -> float | None:
-    """Two-sided bootstrap p-value of no difference, never below 1 / (replicates + 1); None without replicates."""
+    """Compute the two-sided bootstrap p-value of no difference.
+
+    Args:
+        differences: ``(replicates,)``, NaN where undefined.
+
+    Returns:
+        In [2 / (replicates + 1), 1], None where every replicate is undefined.
+    """
     defined = differences[np.isfinite(differences)]
     if not len(defined):
         return None
@@ -63,7 +95,8 @@ class Bins:
     """Common score levels.
 
     Attributes:
-        edges: ``(b,)`` the lowest score of each bin, rising. scores: ``(b,)`` mean score of each.
+        edges: ``(b,)`` the lowest score of each bin, rising.
+        scores: ``(b,)`` mean score of each.
     """
 
     edges: Array
@@ -72,7 +105,13 @@ class Bins:
 
 @dataclass(frozen=True)
 class PatientCounts:
-    """``negatives``, ``positives``, ``regions``: ``(patients, b)`` float32 on the bins; ``n_regions (patients,)``."""
+    """Counts of every patient on common bins.
+
+    Attributes:
+        bins: the b bins.
+        negatives, positives, regions: ``(patients, b)`` float32.
+        n_regions: ``(patients,)`` number of regions.
+    """
 
     bins: Bins
     negatives: NDArray[np.float32]
@@ -81,7 +120,14 @@ class PatientCounts:
     n_regions: Array
 
     def drawn(self, weights: Array) -> tuple[Array, Array, Array, Array]:
-        """Counts of each replicate: ``weights (B, patients)`` → three ``(B, b)`` and ``(B,)`` regions in all."""
+        """Sum the counts of each replicate.
+
+        Args:
+            weights: ``(B, patients)``, how often each patient is drawn.
+
+        Returns:
+            Negatives, positives and regions ``(B, b)``, and the number of regions ``(B,)``.
+        """
         negatives, positives, regions = (
             np.asarray(weights.astype(np.float32) @ part, dtype=np.float64)
             for part in (self.negatives, self.positives, self.regions)
@@ -90,9 +136,16 @@ class PatientCounts:
 
 
 def choose_bins(pooled: ScoreCounts, count: int) -> Bins:
-    """At most about ``count`` bins of equal mass, half of the mass negatives and half positives.
+    """Choose at most about ``count`` bins of equal mass, half of the mass negatives and half positives.
 
     With no more distinct scores than that, every score has its own bin and nothing is lost.
+
+    Args:
+        pooled: Counts of all cases.
+        count: Number of bins.
+
+    Returns:
+        Edges and mean scores.
     """
     if len(pooled.scores) <= count:
         return Bins(pooled.scores, pooled.scores)
@@ -106,7 +159,16 @@ def choose_bins(pooled: ScoreCounts, count: int) -> Bins:
 
 
 def count_patients(bins: Bins, patients: int, counts: Iterable[tuple[int, ScoreCounts]]) -> PatientCounts:
-    """Sum the counts of every patient's cases, given as (place of the patient, counts of a case)."""
+    """Sum the counts of every patient's cases.
+
+    Args:
+        bins: Common bins.
+        patients: Number of patients.
+        counts: Place of the patient, from 0, and the counts of a case.
+
+    Returns:
+        Counts of every patient on the bins.
+    """
     size = len(bins.edges)
     tables = np.zeros((3, patients, size), dtype=np.float32)
     regions = np.zeros(patients)

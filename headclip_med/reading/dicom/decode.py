@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread, uid
 
 from headclip_med.base.errors import InputError
-from headclip_med.reading.checks import check_size, collected_warnings, in_words, sha256_of_digests
+from headclip_med.reading.checks import check_size, collected_warnings, refuse_damage, sha256_of_digests
 from headclip_med.reading.dicom.header import ImageHeader, check_deflated, file_stamp, unpacked
 from headclip_med.reading.dicom.pixels import Plane, UnknownSyntaxError, contradicts, overlays, planes, window
 from headclip_med.reading.dicom.split import SAME_PLACE_MM, along_normal
@@ -37,8 +37,10 @@ class Decoded:
     """Pixels of a layout.
 
     Attributes:
-        array: ``(C, I, J, K)`` float32; NaN: padding, or no slice; infinite: undefined by the file itself.
-        failed: slices that cannot be decoded, and why. sha256: of what was read.
+        array: ``(C, I, J, K)`` float32, where NaN stands for padding or no slice, and infinity for values that the file
+            itself leaves undefined.
+        failed: slices that cannot be decoded, and why.
+        sha256: of what was read.
         window: ``[level, width]`` of the middle slice.
     """
 
@@ -48,16 +50,29 @@ class Decoded:
     window: list[float] | None
 
     def part(self, first: int, end: int) -> Decoded:
-        """Slices ``first … end − 1``."""
+        """Cut slices ``first … end − 1``.
+
+        Args:
+            first, end: Slices along K.
+
+        Returns:
+            The same of these slices alone.
+        """
         failed = {k - first: problem for k, problem in self.failed.items() if first <= k < end}
         return replace(self, array=self.array[..., first:end].copy(), failed=failed)
 
 
 def decode(layout: Sequence[ImageHeader | None], name: str, notes: list[str], *, may_fail: bool) -> Decoded:
-    """Decode every slice of a layout, file by file; None stands for an empty slice.
+    """Decode every slice of a layout, file by file.
 
     Args:
-        may_fail: a damaged slice stays empty and is named in ``failed``, as long as one slice is whole.
+        layout: Headers in order, None for an empty slice.
+        name: What to call the series in messages.
+        notes: Doubts are added to them.
+        may_fail: A damaged slice stays empty and is named in ``failed``, as long as one slice is whole.
+
+    Returns:
+        The pixels.
 
     Raises:
         InputError: a damaged slice that may not fail, or a file that changed since its header was read.
@@ -95,7 +110,7 @@ class _Work:
         """All wanted frames of one file."""
         headers = [header for k in places if (header := self.layout[k]) is not None]
         try:
-            dataset, digest = open_dataset(headers[0])
+            dataset, digest = open_dicom(headers[0])
         except InputError as problem:
             self._fail(problem, places, may_fail)
             self._digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
@@ -176,8 +191,14 @@ class _HopelessError(InputError):
     """A file that is not what its header was read from, or damage without end: no policy helps."""
 
 
-def open_dataset(header: ImageHeader) -> tuple[Any, str]:
-    """The whole dataset and the sha256 of the file's bytes.
+def open_dicom(header: ImageHeader) -> tuple[Any, str]:
+    """Open a DICOM file as it was when its header was read.
+
+    Args:
+        header: Of one of its images.
+
+    Returns:
+        The whole dataset and the sha256 of the file's bytes.
 
     Raises:
         InputError: a file that changed since its header was read, or that cannot be parsed.
@@ -195,7 +216,7 @@ def open_dataset(header: ImageHeader) -> tuple[Any, str]:
             "a file that changed, or went away, after its header was read",
             "Wait until the series is complete, then read it again",
         )
-    with in_words(path.name, "DICOM"):
+    with refuse_damage(path.name, "DICOM"):
         check_deflated(path)
         with unpacked(BytesIO(content), path) as file:
             return _counted(_with_syntax(dcmread(file, force=True))), hashlib.sha256(content).hexdigest()
@@ -228,10 +249,17 @@ def _with_syntax(dataset: Any) -> Any:
 
 
 def with_scales(headers: Sequence[ImageHeader], notes: list[str]) -> tuple[ImageHeader, ...]:
-    """Slope and intercept of every image.
+    """Complete the slope and intercept of every image.
 
     A slope of 0 in every image says nothing: it is left out, as other software does, and said. One that some images do
     not state is neutral, as long as the others' is: else those images have no scale, which decoding refuses.
+
+    Args:
+        headers: Of one volume.
+        notes: Doubts are added to them.
+
+    Returns:
+        The headers with their scales.
     """
     slopes, intercepts = zip(*(header.rescale or (None, None) for header in headers), strict=True)
     if all(slope == 0 for slope in slopes):
@@ -248,7 +276,15 @@ def _with_missing(stated: Sequence[float | None], neutral: float) -> list[float]
 
 
 def drop_copies(headers: Sequence[ImageHeader], notes: list[str]) -> tuple[ImageHeader, ...]:
-    """Leave out slices that lie in the place of another and hold the same pixels; only such files are opened."""
+    """Leave out slices that lie in the place of another and hold the same pixels, for which only such files are opened.
+
+    Args:
+        headers: Of one volume, all with a place.
+        notes: How many were left out is added to them.
+
+    Returns:
+        The headers that are left, in order of position.
+    """
     along = along_normal(headers)
     order = np.argsort(along, kind="stable")
     kept: list[ImageHeader] = []
@@ -276,10 +312,17 @@ def drop_copies(headers: Sequence[ImageHeader], notes: list[str]) -> tuple[Image
 
 
 def pixel_digest(header: ImageHeader) -> bytes:
-    """Of a slice's values, however they are compressed; where they cannot be decoded, of the file."""
+    """Digest a slice's values, however they are compressed, or its file where they cannot be decoded.
+
+    Args:
+        header: Of the slice.
+
+    Returns:
+        sha256 of the values, else the hash or name of the file.
+    """
     content = str(header.path)
     try:
-        dataset, content = open_dataset(header)
+        dataset, content = open_dicom(header)
         plane = next(planes(dataset, [header]))
     except InputError:
         return content.encode()
@@ -287,14 +330,26 @@ def pixel_digest(header: ImageHeader) -> bytes:
 
 
 def blank_slices(array: NDArray[np.float32]) -> list[int]:
-    """Slices along K that hold nothing at all."""
+    """List the slices along K that hold nothing at all.
+
+    Args:
+        array: ``(C, I, J, K)``, NaN where there is nothing.
+
+    Returns:
+        Their indices, rising.
+    """
     if not np.isnan(array.min()):  # the minimum is NaN where anything is
         return []
     return [int(k) for k in np.flatnonzero(np.isnan(array).all(axis=(0, 1, 2)))]
 
 
 def fill_blank(array: NDArray[np.float32], *, bright: bool) -> None:
-    """Give padding and empty slices the value of background, in place: the least, or the greatest for ``bright``."""
+    """Give padding and empty slices the value of background, in place.
+
+    Args:
+        array: ``(C, I, J, K)``, NaN where there is nothing.
+        bright: Background is the greatest value, not the least.
+    """
     if not np.isnan(array.min()):
         return
     for channel in array:

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 from headclip_med.reading.dicom.header import LOCALIZER, ImageHeader
 from headclip_med.reading.dicom.values import (
     element,
+    finite_number,
     first_item,
     image_type,
     integer,
-    number,
     numbers,
     orientation,
     positive_pair,
-    rescale,
+    rescale_factors,
     text,
 )
 
@@ -42,7 +42,15 @@ _PLACES = {
 
 
 def frame_headers(header: ImageHeader, dataset: Any) -> list[ImageHeader]:
-    """One header for every frame that has a place; the file's own header, without a place, where no frame has one."""
+    """Make one header for every frame that has a place.
+
+    Args:
+        header: Of the file.
+        dataset: All elements but the pixels.
+
+    Returns:
+        The frames' headers, or the file's own without a place, where no frame has one.
+    """
     items = element(dataset, "PerFrameFunctionalGroupsSequence")
     nowhere = header if header.frames == 1 else replace(header, orientation=None, position=None)
     if header.frames < 1 or not isinstance(items, Sequence) or len(items) != header.frames:
@@ -74,14 +82,14 @@ class _Groups:
 
 def _frame(header: ImageHeader, frame: int, groups: _Groups, varying: Sequence[int]) -> ImageHeader:
     content, frame_type = groups.group("FrameContentSequence"), _frame_type(groups)
-    own_scale = rescale(*groups.places("PixelValueTransformationSequence"))
+    own_scale = rescale_factors(*groups.places("PixelValueTransformationSequence"))
     return replace(
         header,
         frame=frame,
         orientation=groups.first("PlaneOrientationSequence", orientation),
         position=groups.first("PlanePositionSequence", partial(numbers, key="ImagePositionPatient", count=3)),
         pixel_spacing=groups.first("PixelMeasuresSequence", partial(positive_pair, keyword="PixelSpacing")),
-        thickness=groups.first("PixelMeasuresSequence", partial(number, key="SliceThickness")),
+        thickness=groups.first("PixelMeasuresSequence", partial(finite_number, key="SliceThickness")),
         stack=text(content, "StackID"),
         rescale=header.rescale if own_scale is None else own_scale,
         kind=LOCALIZER if header.kind == "image" and "LOCALIZER" in frame_type.split("/") else header.kind,

@@ -62,9 +62,14 @@ class Stack:
     """Slices in order of position along their normal, and what is odd about it.
 
     Attributes:
-        positions: ``(N, 3)`` LPS mm; normal: LPS unit vector; along: position of each slice along it.
-        typical: the usual step along the normal. step: LPS vector from slot to slot.
-        slots: place of every slice in steps from the first; None where steps are no multiples of one.
+        headers: N headers in this order.
+        positions: ``(N, 3)`` LPS mm.
+        normal: LPS unit vector.
+        along: ``(N,)`` position of each slice along it, mm.
+        typical: the usual step along the normal, mm.
+        step: LPS vector from slot to slot, mm.
+        slots: place of every slice in steps from the first, None where steps are no multiples of one.
+        problems: irregularities, the worst first.
     """
 
     headers: tuple[ImageHeader, ...]
@@ -87,7 +92,15 @@ class Stack:
         return ras_affine(self.headers[0], self.step)
 
     def refusal(self, name: str, policy: Policy = "error") -> InputError:
-        """The worst irregularity that ``policy`` cannot deal with, and the policies that can."""
+        """Make the error for the worst irregularity that a policy cannot deal with, with the policies that can.
+
+        Args:
+            name: What to call the series in the message.
+            policy: What was asked for.
+
+        Returns:
+            The error to raise.
+        """
         worst = next((p for p in self.problems if policy not in p.policies), self.problems[0])
         others = [p for p in POLICIES if p != policy]
         able = [p for p in others if all(p in problem.policies for problem in self.problems)]
@@ -103,7 +116,18 @@ class Stack:
 
 
 def single_grid(header: ImageHeader, notes: list[str]) -> tuple[ImageHeader, Affine]:
-    """Affine of one slice in patient space, or of a plane picture without a place in it."""
+    """Place one slice in patient space, or a plane picture without a place in it.
+
+    Args:
+        header: Of the slice.
+        notes: What had to be assumed is added to them.
+
+    Returns:
+        The header, and voxel index → RAS mm, ``(4, 4)``.
+
+    Raises:
+        InputError: pixels of unknown spacing.
+    """
     if header.orientation is not None and header.position is not None and header.pixel_spacing is not None:
         thickness = header.thickness or 0.0
         if thickness <= 0:
@@ -132,7 +156,20 @@ def _plane_spacing(header: ImageHeader, notes: list[str]) -> tuple[float, float]
 
 
 def placed(headers: Sequence[ImageHeader], name: str, policy: Policy, notes: list[str]) -> tuple[ImageHeader, ...]:
-    """The headers that say where they lie; one that does not is refused, or left out where a policy allows it."""
+    """Keep the headers that say where they lie.
+
+    Args:
+        headers: Of one volume.
+        name: What to call the series in the message.
+        policy: Whether those without a place may be left out.
+        notes: How many were left out is added to them.
+
+    Returns:
+        The headers with a place.
+
+    Raises:
+        InputError: one without a place that no policy lets out, or none with one.
+    """
     lost = [header for header in headers if _missing(header)]
     if not lost:
         return tuple(headers)
@@ -163,8 +200,15 @@ def _missing(header: ImageHeader, but: str = "") -> list[str]:
     return [words for words, value in known.items() if value is None and words != but]
 
 
-def measure(headers: Sequence[ImageHeader], name: str) -> Stack:
+def measure_stack(headers: Sequence[ImageHeader], name: str) -> Stack:
     """Put two or more slices in order and say what is odd about where they lie.
+
+    Args:
+        headers: All with a place.
+        name: What to call the series in the message.
+
+    Returns:
+        The slices in order.
 
     Raises:
         InputError: several slices in one place, which nothing tells apart.
@@ -205,7 +249,14 @@ def _doubts(rounding: Vector) -> Vector:
 
 
 def regular_stretches(stack: Stack) -> list[tuple[ImageHeader, ...]]:
-    """The stack cut wherever its step changes in length or direction, in order of position."""
+    """Cut a stack wherever its step changes in length or direction.
+
+    Args:
+        stack: The slices in order.
+
+    Returns:
+        Headers of each stretch, in order of position.
+    """
     moves = np.diff(stack.positions, axis=0)
     steps = np.diff(stack.along)
     sideways = moves - steps[:, None] * stack.normal
@@ -317,7 +368,15 @@ def _sideways_mm(header: ImageHeader) -> float:
 
 
 def ras_affine(first: ImageHeader, step: Vector) -> Affine:
-    """Index (column, row, slice) → RAS mm from the first slice and the LPS vector from slice to slice."""
+    """Compute the affine from the first slice and the vector from slice to slice.
+
+    Args:
+        first: Header of the first slice.
+        step: LPS vector, mm.
+
+    Returns:
+        Index (column, row, slice) → RAS mm, ``(4, 4)``.
+    """
     orientation, (rows, columns) = np.array(first.orientation), first.pixel_spacing or (1.0, 1.0)
     lps = np.eye(4)
     lps[:3, 0] = orientation[:3] * columns  # PixelSpacing is (between rows, between columns)

@@ -16,14 +16,14 @@ from headclip_med.base.errors import InputError
 from headclip_med.reading.archive import check_growth, check_inflated_file
 from headclip_med.reading.content import GZIP, is_bare_dicom
 from headclip_med.reading.dicom.values import (
+    finite_number,
     folded,
     image_type,
     integer,
-    number,
     numbers,
     orientation,
     positive_pair,
-    rescale,
+    rescale_factors,
     text,
 )
 from headclip_med.reading.sequences import sequences_in
@@ -113,17 +113,21 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """One image of a file, or one frame with a place of its own; lengths in mm, positions in LPS.
+    """One image of a file, or one frame with a place of its own, lengths in mm, positions in LPS.
 
     Attributes:
-        frame: 0-based in its file; frames: in the file. A file of several frames without places is one header.
-        orientation: row and column direction, orthogonal unit vectors. position: of the first voxel's centre.
-        pixel_spacing: between rows, between columns. kind: ``image``, or why it is not one to read.
+        frame: 0-based in its file.
+        frames: in the file. A file of several frames without places is one header.
+        orientation: row and column direction, orthogonal unit vectors.
+        position: of the first voxel's centre.
+        pixel_spacing: between rows, between columns.
+        kind: ``image``, or why it is not one to read.
         facts: what may tell it from another slice in the same place, by the names of :data:`FACTS`.
-        rescale: slope and intercept, None: not stated; infinite: not stated, unlike those of the others.
+        rescale: slope and intercept. None: not stated. Infinite: not stated, unlike those of the others.
         stamp: size and time of the file when it was read.
-        tile: which part of the stored image it is, None: all of it; rows and columns are of the slice.
-        remark: what had to be assumed about it, in words. sequence: of MR, as far as the series names it.
+        tile: which part of the stored image it is, None for all of it, where rows and columns are of the slice.
+        remark: what had to be assumed about it, in words.
+        sequence: of MR, as far as the series names it.
         issuer, patient_name, birth_date, study_date, accession: tell patients and studies apart, and are never shown.
     """
 
@@ -172,11 +176,27 @@ class ImageHeader:
         return (self.rows * self.tile.down, self.columns * self.tile.across) if self.tile else (self.rows, self.columns)
 
     def fact(self, name: str) -> str:
-        """One of :data:`FACTS`, empty where the file does not say."""
+        """Look up one of :data:`FACTS`.
+
+        Args:
+            name: Of the fact.
+
+        Returns:
+            Its text, empty where the file does not say.
+        """
         return self.facts[FACTS.index(name)]
 
 
 def read_dataset(path: Path, **options: Any) -> Any:
+    """Read all elements before the pixels, tolerantly.
+
+    Args:
+        path: A DICOM file.
+        options: Passed on to pydicom's ``dcmread``.
+
+    Returns:
+        The dataset.
+    """
     with opened(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -184,22 +204,46 @@ def read_dataset(path: Path, **options: Any) -> Any:
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
-    """Size and time of last change: what tells that a file was exchanged or is still being written."""
+    """Note size and time of last change: what tells that a file was exchanged or is still being written.
+
+    Args:
+        path: A file.
+
+    Returns:
+        Bytes and nanoseconds.
+    """
     found = path.stat()
     return found.st_size, found.st_mtime_ns
 
 
 def opened(path: Path) -> BinaryIO:
-    """The DICOM file at ``path`` as a stream; one that gzip packed is unpacked in memory.
+    """Open a DICOM file as a stream, unpacked in memory where gzip packed it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The stream.
 
     Raises:
-        InputError: a file that grows too far; a damaged one raises what :mod:`gzip` does.
+        InputError: a file that grows too far. A damaged one raises what :mod:`gzip` does.
     """
     return unpacked(path.open("rb"), path)
 
 
 def unpacked(file: BinaryIO, path: Path) -> BinaryIO:
-    """The bytes of ``file``, which are those of the file at ``path``, without gzip; see :func:`opened`."""
+    """Unpack a stream that may be in gzip, as of :func:`opened`.
+
+    Args:
+        file: The stream, at its beginning.
+        path: The file that it is of.
+
+    Returns:
+        The bytes without gzip.
+
+    Raises:
+        InputError: a file that grows too far.
+    """
     is_packed = file.read(2) == GZIP
     file.seek(0)
     if not is_packed:
@@ -214,7 +258,14 @@ def unpacked(file: BinaryIO, path: Path) -> BinaryIO:
 
 
 def check_deflated(path: Path) -> None:
-    """Refuse a deflated file that would inflate too far; others cost one look at the file meta."""
+    """Refuse a deflated file that would inflate too far, where others cost one look at the file meta.
+
+    Args:
+        path: A DICOM file.
+
+    Raises:
+        InputError: a decompression bomb, or a deflated file whose size cannot be told.
+    """
     with opened(path) as file:
         head = file.read(_HEAD_BYTES)
         in_memory = isinstance(file, io.BytesIO)
@@ -238,8 +289,11 @@ def check_deflated(path: Path) -> None:
 def check_frame_count(header: ImageHeader) -> None:
     """Refuse more frames than the file can hold, before anything is made for each of them.
 
-    A frame takes a bit a sample, or the eight bytes of an item where pixels are compressed; what a deflated file holds
+    A frame takes a bit a sample, or the eight bytes of an item where pixels are compressed. What a deflated file holds
     is known once it is inflated.
+
+    Args:
+        header: Of the file.
 
     Raises:
         InputError: the header claims too many.
@@ -281,6 +335,16 @@ class _Bounded(io.RawIOBase):
 
 
 def header_of(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
+    """Pick from a dataset what decides where its images belong.
+
+    Args:
+        path: The file.
+        dataset: Its elements.
+        stamp: Of :func:`file_stamp`.
+
+    Returns:
+        The header of its only image, or of all of its frames.
+    """
     sop_class = text(dataset, "SOPClassUID", 64) or text(dataset.file_meta, "MediaStorageSOPClassUID", 64)
     return ImageHeader(
         path=path,
@@ -301,7 +365,7 @@ def header_of(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
         position=numbers(dataset, "ImagePositionPatient", 3),
         pixel_spacing=positive_pair(dataset, "PixelSpacing"),
         imager_spacing=positive_pair(dataset, "ImagerPixelSpacing"),
-        thickness=number(dataset, "SliceThickness"),
+        thickness=finite_number(dataset, "SliceThickness"),
         kind=_kind(dataset, sop_class),
         facts=(
             image_type(dataset, "ImageType"),
@@ -320,7 +384,7 @@ def header_of(path: Path, dataset: Any, stamp: tuple[int, int]) -> ImageHeader:
             text(dataset, "AcquisitionDate") + text(dataset, "AcquisitionTime"),
             text(dataset, "InstanceNumber"),
         ),
-        rescale=rescale(dataset),
+        rescale=rescale_factors(dataset),
         stamp=stamp,
         sequence=_sequence(dataset),
         issuer=text(dataset, "IssuerOfPatientID", None),

@@ -13,8 +13,11 @@ from headclip_med.reading.dicom.mosaic import is_mosaic, tile_headers
 def read_headers(path: Path) -> list[ImageHeader] | None:
     """Read the images of one DICOM file, one a frame where frames have places, one a tile of a mosaic.
 
+    Args:
+        path: The file.
+
     Returns:
-        None when it cannot be parsed.
+        Their headers, None when it cannot be parsed.
 
     Raises:
         InputError: a decompression bomb.

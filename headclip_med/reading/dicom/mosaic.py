@@ -22,7 +22,7 @@ from headclip_med.reading.dicom.header import (
     ImageHeader,
     Tile,
 )
-from headclip_med.reading.dicom.values import element, image_type, integer, number, numbers, values
+from headclip_med.reading.dicom.values import element, finite_number, image_type, integer, numbers, values
 
 _SIEMENS, _CSA, _UIH = "SIEMENS MR HEADER", "SIEMENS CSA HEADER", "Image Private Header"
 _FRAMES_OF_GRID = 0x00651051
@@ -42,18 +42,28 @@ class _UnsaidError(Exception):
 
 
 def is_mosaic(dataset: Any) -> bool:
-    """Whether an image tiles slices: by its type, or by a private count of them."""
+    """Tell whether an image tiles slices: by its type, or by a private count of them.
+
+    Args:
+        dataset: Elements of a file.
+
+    Returns:
+        True for a mosaic of Siemens or a grid of United Imaging.
+    """
     kinds = set(image_type(dataset, "ImageType").upper().split("/"))
     siemens = element(dataset, SIEMENS_CREATOR) == _SIEMENS and _whole(element(dataset, NUMBER_IN_MOSAIC)) > 1
     return bool(kinds & {"MOSAIC", "VFRAME"}) or siemens or _is_grid(dataset)
 
 
 def tile_headers(header: ImageHeader, dataset: Any) -> list[ImageHeader]:
-    """One header a tile, each at its position; else the image's own, of a kind that is not read, which names what it
-    does not say.
+    """Make one header a tile, each at its position.
 
     Args:
-        dataset: all elements but the pixels.
+        header: Of the stored image.
+        dataset: All elements but the pixels.
+
+    Returns:
+        The tiles' headers, else the image's own, of a kind that is not read, which names what it does not say.
     """
     is_grid, csa = _is_grid(dataset), _csa_values(dataset)
     try:
@@ -146,7 +156,7 @@ def _mosaic_positions(header: ImageHeader, dataset: Any, csa: dict[str, Any]) ->
     tile = header.tile
     if tile is None or header.orientation is None or header.position is None or header.pixel_spacing is None:
         raise _UnsaidError("where it lies in the patient")
-    step = number(dataset, "SpacingBetweenSlices") or 0.0
+    step = finite_number(dataset, "SpacingBetweenSlices") or 0.0
     if step <= 0:
         raise _UnsaidError("how far its slices lie apart (SpacingBetweenSlices)")
     along, down = np.array(header.orientation[:3]), np.array(header.orientation[3:])

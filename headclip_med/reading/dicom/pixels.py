@@ -17,9 +17,9 @@ from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID
 
 from headclip_med.base.errors import InputError
-from headclip_med.reading.checks import check_size, in_words
+from headclip_med.reading.checks import check_size, refuse_damage
 from headclip_med.reading.dicom.header import ImageHeader
-from headclip_med.reading.dicom.values import element, first_item, integer, number, parts, values
+from headclip_med.reading.dicom.values import element, finite_number, first_item, integer, parts, values
 
 _SIZ = b"\xff\x4f\xff\x51"
 _SOF = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
@@ -60,7 +60,14 @@ class Claim(NamedTuple):
 
 
 def claimed_size(frame: bytes) -> Claim | None:
-    """What a JPEG, JPEG-LS, JPEG 2000 or HTJ2K frame claims; None where it does not say."""
+    """Read the size that a JPEG, JPEG-LS, JPEG 2000 or HTJ2K frame claims.
+
+    Args:
+        frame: Its codestream.
+
+    Returns:
+        The claim, None where it does not say.
+    """
     head = bytes(frame[:_HEADER_BYTES])
     start = head.find(_SIZ)
     try:
@@ -95,9 +102,16 @@ class UnknownSyntaxError(InputError):
 
 
 def planes(dataset: Any, headers: Sequence[ImageHeader]) -> Iterator[Plane | InputError]:
-    """Frames of one file, in the order of their ``headers``: ``(1 or 3, rows, columns)`` each, or why not.
+    """Decode frames of one file, in the order of their ``headers``.
 
-    Grey after rescale (modality LUT), NaN where the file says padding; colour in [0, 255].
+    Grey after rescale (modality LUT), NaN where the file says padding. Colour in [0, 255].
+
+    Args:
+        dataset: The whole file.
+        headers: Of the wanted frames.
+
+    Yields:
+        ``(1 or 3, rows, columns)`` each, or why not.
 
     Raises:
         InputError: no decoder, pixel data too short for the frames that the header claims, or frames that claim to be
@@ -244,13 +258,20 @@ def _stored_bits(pixels: NDArray[np.generic], dataset: Any, coded_bits: int | No
 
 
 def contradicts(dataset: Any) -> bool:
-    """Whether the highest bit of a sample cannot lie where the header says."""
+    """Tell whether the highest bit of a sample cannot lie where the header says.
+
+    Args:
+        dataset: Elements of a file.
+
+    Returns:
+        True for a HighBit that contradicts the other two.
+    """
     allocated, bits, high = (integer(dataset, name) for name in ("BitsAllocated", "BitsStored", "HighBit"))
     return None not in (allocated, bits, high) and not bits - 1 <= high < allocated  # type: ignore[operator]
 
 
 def _values(pixels: NDArray[np.generic], dataset: Any, header: ImageHeader) -> Plane:
-    with in_words(header.path.name, "DICOM"):
+    with refuse_damage(header.path.name, "DICOM"):
         if header.photometric == "PALETTE COLOR":
             pixels = _palette(pixels, dataset)
             return _colour(pixels, _palette_bits(pixels, dataset))
@@ -297,7 +318,7 @@ def _padding(pixels: NDArray[np.generic], dataset: Any) -> NDArray[np.bool_] | N
     names = ("PixelPaddingValue", "PixelPaddingRangeLimit")
     if pixels.dtype.kind == "f":
         names = (f"{'Double' if pixels.dtype.itemsize == 8 else ''}FloatPixelPaddingValue", "")
-    found, limit = (number(dataset, name) for name in names)
+    found, limit = (finite_number(dataset, name) for name in names)
     if found is None:
         return None
     low, high = sorted(_as_sample(value, pixels.dtype) for value in (found, found if limit is None else limit))
@@ -356,7 +377,14 @@ def _syntax(dataset: Any, name: str) -> Any:
 
 
 def has_decoder(syntax: Any) -> bool:
-    """Whether this transfer syntax can be decoded here."""
+    """Tell whether a transfer syntax can be decoded here.
+
+    Args:
+        syntax: Its UID.
+
+    Returns:
+        True where a decoder is installed.
+    """
     try:
         return bool(get_decoder(syntax).is_available)
     except NotImplementedError:
@@ -415,12 +443,27 @@ def _check_claims(dataset: Any, header: ImageHeader, syntax: Any) -> int | None:
 
 
 def overlays(dataset: Any) -> bool:
-    """Whether the image carries an overlay plane, beside its pixels or in their unused bits, which is left out."""
+    """Tell whether an image carries an overlay plane, beside its pixels or in their unused bits, which is left out.
+
+    Args:
+        dataset: Elements of a file.
+
+    Returns:
+        True for any overlay.
+    """
     return any(tag in dataset for tag in _OVERLAY)
 
 
 def window(dataset: Any, frame: int = 0) -> list[float] | None:
-    """``[level, width]`` stored in the file or for this frame of it, the first one where there are several."""
+    """Read the window stored in a file or for one frame of it, the first one where there are several.
+
+    Args:
+        dataset: Elements of a file.
+        frame: 0-based.
+
+    Returns:
+        ``[level, width]`` in values after rescale, or None.
+    """
     for holder in (dataset, *_voi_groups(dataset, frame)):
         level, width = (values(parts(element(holder, name))[:1]) for name in ("WindowCenter", "WindowWidth"))
         if level and width and width[0] > 0 and np.isfinite([*level, *width]).all():

@@ -15,10 +15,18 @@ from headclip_med.base.types import Affine, VolumeMeta
 from headclip_med.base.volume import LoadedVolume
 from headclip_med.reading.checks import check_size, finish, pick_time
 from headclip_med.reading.dicom.decode import Decoded, blank_slices, decode, drop_copies, fill_blank, with_scales
-from headclip_med.reading.dicom.grid import CONVERT, POLICIES, Policy, Stack, measure, placed, single_grid
+from headclip_med.reading.dicom.grid import CONVERT, POLICIES, Policy, Stack, measure_stack, placed, single_grid
 from headclip_med.reading.dicom.header import DICOMDIR, ImageHeader, check_frame_count
 from headclip_med.reading.dicom.resample import resample
-from headclip_med.reading.dicom.series import DAMAGED, Scan, SeriesInfo, choose, own_kinds, referenced_files, scan
+from headclip_med.reading.dicom.series import (
+    DAMAGED,
+    FoundImages,
+    SeriesInfo,
+    choose,
+    own_kinds,
+    referenced_files,
+    scan,
+)
 
 Headers = Sequence[ImageHeader]
 
@@ -33,16 +41,19 @@ def read_dicom(
 ) -> LoadedVolume:
     """Read one DICOM series from a folder (searched recursively), a DICOMDIR, a list of its files, or one file.
 
-    Axes: I along columns (x), J along rows (y), K along the slice normal. Values after per-slice rescale;
-    MONOCHROME1 keeps its values and sets ``display_inverted``; colour becomes RGB in [0, 255].
+    Axes: I along columns (x), J along rows (y), K along the slice normal. Values after per-slice rescale. MONOCHROME1
+    keeps its values and sets ``display_inverted``, and colour becomes RGB in [0, 255].
 
     Args:
-        source: folder, file or files.
-        series: which series, see :func:`dicom_series.choose`; needed where a folder holds several.
-        time: which frame of a cine, None: all of them; 0 or None for a volume.
-        on_irregular: what to do with gaps, uneven steps, tilt and damaged slices: ``error``, ``split``, ``resample``
-            or ``keep``.
-        name: what to call the source, default the folder's or file's own name.
+        source: Folder, file or files.
+        series: Which series, see :func:`headclip_med.reading.dicom.series.choose`, needed where a folder holds several.
+        time: Which frame of a cine, None for all of them, and 0 or None for a volume.
+        on_irregular: What to do with gaps, uneven steps, tilt and damaged slices: ``error``, ``split``, ``resample`` or
+            ``keep``.
+        name: What to call the source, default the folder's or file's own name.
+
+    Returns:
+        ``(C, I, J, K)`` float32 with its affine to RAS mm.
 
     Raises:
         InputError: no image, several series, an irregular stack (what, where, and which policies help), undecodable.
@@ -66,14 +77,34 @@ def read_dicom(
 
 
 def list_series(source: Path | Sequence[Path], on_irregular: str = "error") -> list[SeriesInfo]:
-    """The series of a folder, DICOMDIR or list of files to choose from, ordered by series number; empty without
-    images. With ``split`` the regular stretches of irregular series are listed."""
+    """List the series to choose from, ordered by series number.
+
+    Args:
+        source: A folder, DICOMDIR or list of files.
+        on_irregular: With ``split`` the regular stretches of irregular series are listed.
+
+    Returns:
+        The series, none without images.
+
+    Raises:
+        InputError: no such policy, or a damaged DICOMDIR.
+    """
     found, _ = _scanned(source)
     return (found.in_stretches() if check_policy(on_irregular) == "split" else found).infos()
 
 
 def check_policy(on_irregular: str) -> Policy:
-    """The policy by its name."""
+    """Find a policy by its name.
+
+    Args:
+        on_irregular: What was asked for.
+
+    Returns:
+        The policy.
+
+    Raises:
+        InputError: no such policy.
+    """
     for policy in POLICIES:
         if on_irregular == policy:
             return policy
@@ -97,7 +128,7 @@ def _images(
     return group.images, name, [*found.notes, *found.dropped_in_words(), *remarks, *notes]
 
 
-def _scanned(source: Path | Sequence[Path]) -> tuple[Scan, str]:
+def _scanned(source: Path | Sequence[Path]) -> tuple[FoundImages, str]:
     """What a folder, file, DICOMDIR or list holds, and its name."""
     if not isinstance(source, Path):
         return scan(source), source[0].resolve().parent.name if source else "The list of files"
@@ -111,7 +142,7 @@ def _scanned(source: Path | Sequence[Path]) -> tuple[Scan, str]:
     return replace(found, dropped=found.dropped + lost), source.resolve().parent.name or source.name
 
 
-def _unusable_file(found: Scan, name: str) -> InputError:
+def _unusable_file(found: FoundImages, name: str) -> InputError:
     if found.dropped[DAMAGED]:
         return InputError(f"{name} must be a readable DICOM file", "a damaged header", "Copy or export the file again")
     kind = next(iter(found.dropped), "file that is not DICOM")
@@ -146,7 +177,7 @@ def _normal(header: ImageHeader) -> list[float] | None:
 
 
 def _stack(images: Headers, policy: Policy, name: str, notes: list[str]) -> LoadedVolume:
-    stack = measure(images, name)
+    stack = measure_stack(images, name)
     unsolved = stack.problems and policy in ("error", "split")  # what is chosen of a split is regular, or cannot be
     if unsolved or any(policy not in problem.policies for problem in stack.problems):
         raise stack.refusal(name, policy)
@@ -167,7 +198,7 @@ def _in_slots(stack: Stack, policy: Policy, name: str, notes: list[str]) -> Load
         good = [header for k, header in enumerate(layout) if header is not None and k not in decoded.failed]
         notes.append(_damaged(decoded, "left out"))
         if len(good) > 1:
-            return _resampled(measure(good, name), name, notes)
+            return _resampled(measure_stack(good, name), name, notes)
     if decoded.failed and policy == "split":
         first, end = _longest_whole(decoded)
         notes.append(_damaged(decoded, f"slices {first} to {end - 1} between them were read"))
@@ -224,7 +255,7 @@ def _resampled(stack: Stack, name: str, notes: list[str]) -> LoadedVolume:
         notes.append(_damaged(decoded, "left out"))
         if len(good) < 2:
             raise next(iter(decoded.failed.values()))
-        stack = measure(good, name)
+        stack = measure_stack(good, name)
         decoded = replace(decoded, array=np.delete(decoded.array, sorted(decoded.failed), axis=3), failed={})
     array, affine = resample(decoded.array, stack, name)
     said = "; ".join(problem.given for problem in stack.problems) or "damaged slices left out"

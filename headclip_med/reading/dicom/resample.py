@@ -20,16 +20,21 @@ _SAME_PIXELS = 1e-3
 
 
 def resample(array: NDArray[np.float32], stack: Stack, name: str) -> tuple[NDArray[np.float32], Affine]:
-    """Slices of ``stack`` on a grid that starts and ends at its ends, with the typical step along the normal.
+    """Resample slices to a grid that starts and ends at their ends, with the typical step along the normal.
 
     The step is the typical one, stretched so that a whole number of steps fits between the first and the last slice.
     Every slice is moved within its plane onto the first one's grid, which grows where slices reach beyond it.
 
     Args:
         array: ``(C, I, J, N)``, NaN where there is nothing.
+        stack: The N slices in order.
+        name: What to call the series in the message.
 
     Returns:
-        ``(C, I', J', K)``, NaN outside all slices and inside gaps of more than 1.5 steps; and its affine.
+        ``(C, I', J', K)``, NaN outside all slices and inside gaps of more than 1.5 steps, and its affine to RAS mm.
+
+    Raises:
+        InputError: a grid that is too large.
     """
     offsets, low, grown = _offsets(stack)
     along = stack.along - stack.along[0]

@@ -13,10 +13,10 @@ from pydicom import dcmread
 
 from headclip_med.base.errors import InputError
 from headclip_med.base.types import PLANES, Plane
-from headclip_med.reading.checks import collected_warnings, in_words
+from headclip_med.reading.checks import collected_warnings, refuse_damage
 from headclip_med.reading.content import is_format
 from headclip_med.reading.dicom.decode import pixel_digest
-from headclip_med.reading.dicom.grid import measure, regular_stretches
+from headclip_med.reading.dicom.grid import measure_stack, regular_stretches
 from headclip_med.reading.dicom.header import LOCALIZER, PARAMETRIC_MAP, ImageHeader
 from headclip_med.reading.dicom.images import read_headers
 from headclip_med.reading.dicom.split import Group, joined, split_volumes
@@ -48,12 +48,21 @@ _NOT_DICOM = "file that is not DICOM"
 
 
 def referenced_files(path: Path) -> tuple[list[Path], Counter[str]]:
-    """Files that the directory at ``path`` names, and how many it names in vain, by reason.
+    """List the files that a DICOMDIR names.
 
     Nothing outside its folder is touched, whatever it names and wherever links lead.
+
+    Args:
+        path: The DICOMDIR.
+
+    Returns:
+        Files, and how many it names in vain, by reason.
+
+    Raises:
+        InputError: no file that lies beside it.
     """
     root = path.resolve().parent
-    with in_words(path.name, "DICOMDIR"):
+    with refuse_damage(path.name, "DICOMDIR"):
         records = element(dcmread(path), "DirectoryRecordSequence")
         names = [element(record, "ReferencedFileID") for record in records or ()]
     found: dict[Path, None] = {}
@@ -93,7 +102,8 @@ class SeriesInfo:
         number: place in the list, from 1: ``series="#1"``.
         uid: SeriesInstanceUID (identifies a patient's study: do not log it).
         series_number, modality: as stored, None when absent.
-        images: how many slices or frames; rows, columns: of each.
+        images: how many slices or frames.
+        rows, columns: of each.
         plane: anatomical name of the slices' orientation, None without one.
         label: what sets it apart from other groups of its series, such as ``echo time 4.6``.
     """
@@ -116,7 +126,7 @@ class SeriesInfo:
 
 
 @dataclass(frozen=True)
-class Scan:
+class FoundImages:
     """What was found: images by volume, and what was left out and why."""
 
     groups: tuple[Group, ...]
@@ -125,32 +135,47 @@ class Scan:
     damaged: tuple[str, ...] = ()
 
     def infos(self) -> list[SeriesInfo]:
-        """The groups as a list to choose from."""
+        """List the groups to choose from.
+
+        Returns:
+            One entry a group, in order.
+        """
         return [_info(number, group) for number, group in enumerate(self.groups, start=1)]
 
     def dropped_in_words(self) -> list[str]:
-        """One note for every kind of file that was left out; damaged ones by name."""
+        """Say what was left out.
+
+        Returns:
+            One note for every kind of file, damaged ones by name.
+        """
         names = ", ".join(self.damaged[:_NAMED]) + (", …" if len(self.damaged) > _NAMED else "")
         return [
             f"left out: {count} × {kind}" + (f" ({names})" if kind == DAMAGED else "")
             for kind, count in sorted(self.dropped.items())
         ]
 
-    def in_stretches(self) -> Scan:
-        """Every group cut into its regular stretches, each a group of its own."""
+    def in_stretches(self) -> FoundImages:
+        """Cut every group into its regular stretches.
+
+        Returns:
+            Each stretch as a group of its own.
+        """
         return replace(self, groups=tuple(part for group in self.groups for part in _stretches(group)))
 
 
-def scan(source: Path | Iterable[Path], kinds: Sequence[str] = ("image",)) -> Scan:
+def scan(source: Path | Iterable[Path], kinds: Sequence[str] = ("image",)) -> FoundImages:
     """Read the headers of all files below a folder (or of the files given) and group the images.
 
     Images belong together when patient, study, series, modality and size are equal (what one of them does not say is as
-    the others have it, where these agree), and pixel spacing and orientation up to
-    their rounding; of those, slices in the same places are told apart by echo, phase, b-value and the like
-    (:mod:`dicom_split`).
+    the others have it, where these agree), and pixel spacing and orientation up to their rounding. Of those, slices in
+    the same places are told apart by echo, phase, b-value and the like (:mod:`headclip_med.reading.dicom.split`).
 
     Args:
-        kinds: which kinds of :attr:`ImageHeader.kind` to take.
+        source: A folder, or files.
+        kinds: Which kinds of :attr:`ImageHeader.kind` to take.
+
+    Returns:
+        Groups, and what was left out and why.
     """
     paths = sorted(source.rglob("*")) if isinstance(source, Path) else list(source)
     dropped: Counter[str] = Counter()
@@ -171,7 +196,7 @@ def scan(source: Path | Iterable[Path], kinds: Sequence[str] = ("image",)) -> Sc
                     dropped[_COPY] += _is_known(images, header)
         found = _grouped([image for alike in images.values() for image in alike.values()])
     groups = [part for group, label in zip(found, _labels(found), strict=True) for part in split_volumes(group, label)]
-    return Scan(
+    return FoundImages(
         tuple(sorted(groups, key=lambda group: _order(group.images[0]))), +dropped, tuple(notes), tuple(damaged)
     )
 
@@ -204,12 +229,22 @@ def _is_known(images: dict[ImageHeader, dict[bytes, ImageHeader]], header: Image
     return is_known
 
 
-def choose(found: Scan, series: str | int | None, name: str, *, is_split: bool = False) -> tuple[Group, list[str]]:
-    """The one group that ``series`` names, and what to say about the choice.
+def choose(
+    found: FoundImages, series: str | int | None, name: str, *, is_split: bool = False
+) -> tuple[Group, list[str]]:
+    """Choose the one group that ``series`` names.
 
-    ``series`` is a SeriesInstanceUID, either end of it, a SeriesNumber, or ``#n``; a bare number that is no
-    SeriesNumber counts as a place in the list. With ``is_split`` and several stretches of one volume the one of most
-    slices is taken, the first of equal ones.
+    A bare number that is no SeriesNumber counts as a place in the list.
+
+    Args:
+        found: What was found.
+        series: A SeriesInstanceUID, either end of it, a SeriesNumber, ``#n``, or None.
+        name: What to call the source in the message.
+        is_split: Choose among regular stretches, where of several of one volume the one of most slices is taken, the
+            first of equal ones.
+
+    Returns:
+        The group, and what to say about the choice.
 
     Raises:
         InputError: no image at all, several groups and no choice, or a choice that fits none or several.
@@ -241,7 +276,7 @@ def choose(found: Scan, series: str | int | None, name: str, *, is_split: bool =
     )
 
 
-def _is_one_volume(whole: Scan, parts: Sequence[Group]) -> bool:
+def _is_one_volume(whole: FoundImages, parts: Sequence[Group]) -> bool:
     images = {(image.path, image.frame) for part in parts for image in part.images}
     return any(images <= {(image.path, image.frame) for image in group.images} for group in whole.groups)
 
@@ -256,7 +291,7 @@ def _matches(infos: list[SeriesInfo], wanted: str) -> list[SeriesInfo]:
     return by_uid or by_number or by_place or ends
 
 
-def _nothing(found: Scan, name: str) -> InputError:
+def _nothing(found: FoundImages, name: str) -> InputError:
     given = "; ".join(found.dropped_in_words()) or "no file"
     do = "Give the folder of one series, or an image file by its own path"
     return InputError(f"{name} must contain DICOM images to read", given, do)
@@ -292,7 +327,7 @@ def _stretches(group: Group) -> list[Group]:
     if len(located) < 2:
         return [group]
     try:
-        parts = regular_stretches(measure(located, ""))
+        parts = regular_stretches(measure_stack(located, ""))
     except InputError:
         return [group]
     if len(parts) == 1:
@@ -400,7 +435,14 @@ def _agree(said: Sequence[tuple[str, ...]]) -> bool:
 
 
 def are_of_one_patient(images: Sequence[ImageHeader]) -> bool:
-    """Whether nothing that images say about their patient differs."""
+    """Tell whether nothing that images say about their patient differs.
+
+    Args:
+        images: Their headers.
+
+    Returns:
+        True where all agree.
+    """
     return _agree([_said([image], _PATIENT) for image in images])
 
 
@@ -431,7 +473,14 @@ def _settled(images: list[ImageHeader]) -> list[ImageHeader]:
 
 
 def commonest(found: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
-    """What most state; where each states its own, the one nearest to their mean."""
+    """Find what most state.
+
+    Args:
+        found: What each states, or None.
+
+    Returns:
+        The value of most, or where each states its own, the one nearest to their mean, None where none states any.
+    """
     known = [value for value in found if value is not None]
     if not known:
         return None
@@ -459,5 +508,9 @@ def _same_series(one: ImageHeader, other: ImageHeader) -> bool:
 
 
 def own_kinds() -> tuple[str, ...]:
-    """What may be read when its own path is given, though a folder would leave it out."""
+    """List what may be read when its own path is given, though a folder would leave it out.
+
+    Returns:
+        Kinds of :attr:`ImageHeader.kind`.
+    """
     return "image", LOCALIZER, PARAMETRIC_MAP

@@ -47,14 +47,26 @@ Images = Sequence[ImageHeader]
 
 @dataclass(frozen=True)
 class Group:
-    """Images that make one volume; ``label`` says what sets them apart from others of their series."""
+    """Images that make one volume.
+
+    Attributes:
+        images: headers of all slices.
+        label: what sets them apart from others of their series.
+    """
 
     images: tuple[ImageHeader, ...]
     label: str = ""
 
 
 def along_normal(images: Images) -> NDArray[np.float64]:
-    """Position of every image along the normal of the first one's plane, mm; all must have a place."""
+    """Project positions onto the normal of the first image's plane.
+
+    Args:
+        images: Headers, all with a place.
+
+    Returns:
+        ``(N,)`` in mm.
+    """
     orientation = np.array(images[0].orientation)
     normal = np.cross(orientation[:3], orientation[3:])
     return np.array([image.position for image in images], dtype=float) @ normal
@@ -67,7 +79,11 @@ def split_volumes(images: Images, label: str = "") -> list[Group]:
     where there is one, so that they can be named.
 
     Args:
-        label: what sets all of them apart already.
+        images: Headers of one series and orientation.
+        label: What sets all of them apart already.
+
+    Returns:
+        One group a volume.
     """
     lost = tuple(image for image in images if image.orientation is None or image.position is None)
     located = [image for image in images if image.orientation is not None and image.position is not None]
@@ -109,7 +125,15 @@ def _split(images: list[ImageHeader], facts: Sequence[str], label: str) -> list[
 
 
 def joined(label: str, words: str) -> str:
-    """A label and more words of it."""
+    """Join a label with more words of it.
+
+    Args:
+        label: What is said already, maybe empty.
+        words: What to add.
+
+    Returns:
+        Both, with a comma between them.
+    """
     return f"{label}, {words}" if label else words
 
 
@@ -259,7 +283,11 @@ def stretches(count: int, are_even: Callable[[int, int], NDArray[np.bool_]]) -> 
     """Cut slices ``0 … count − 1`` into regular stretches ``(first, last + 1)``, in order.
 
     Args:
-        are_even: of the slices ``first … last``, which of the steps between them is the typical one.
+        count: How many slices.
+        are_even: Of the slices ``first … last``, which of the steps between them is the typical one.
+
+    Returns:
+        Begin and end of each stretch.
     """
     found: list[tuple[int, int]] = []
     todo = [(0, count)]

@@ -13,7 +13,15 @@ _UNIT_TOLERANCE = 1e-2
 
 
 def element(dataset: Any, key: str | int) -> Any:
-    """The value of an element by keyword or tag, None where it is absent or cannot be made sense of."""
+    """Look up an element by keyword or tag.
+
+    Args:
+        dataset: Elements, or a sequence's item.
+        key: Keyword or tag.
+
+    Returns:
+        Its value, None where it is absent or cannot be made sense of.
+    """
     try:
         found = dataset.get(key)
     except Exception:  # pydicom raises whatever a wrong VR or damaged bytes provoke
@@ -22,7 +30,15 @@ def element(dataset: Any, key: str | int) -> Any:
 
 
 def first_item(dataset: Any, key: str | int) -> Any:
-    """The first item of a sequence; an empty mapping where there is none."""
+    """Look up the first item of a sequence.
+
+    Args:
+        dataset: Elements, or a sequence's item.
+        key: Keyword or tag.
+
+    Returns:
+        The item, an empty mapping where there is none.
+    """
     items = element(dataset, key)
     try:
         found = items[0] if items else {}
@@ -32,7 +48,16 @@ def first_item(dataset: Any, key: str | int) -> Any:
 
 
 def text(dataset: Any, keyword: str, longest: int | None = 24) -> str:
-    """An element as text, cut after ``longest`` characters; several values are joined by ``/``."""
+    """Read an element as text, several values joined by ``/``.
+
+    Args:
+        dataset: Elements, or a sequence's item.
+        keyword: Of the element.
+        longest: Characters that are kept, None for all.
+
+    Returns:
+        The text, empty where there is none.
+    """
     value = element(dataset, keyword)
     if value is None:
         return ""
@@ -41,17 +66,40 @@ def text(dataset: Any, keyword: str, longest: int | None = 24) -> str:
 
 
 def folded(dataset: Any, keyword: str) -> str:
-    """The letters and digits of an element, in one case: what a name or a date says, however it is written."""
+    """Reduce an element to its letters and digits in one case: what a name or a date says, however it is written.
+
+    Args:
+        dataset: Elements, or a sequence's item.
+        keyword: Of the element.
+
+    Returns:
+        The text, empty where there is none.
+    """
     return "".join(filter(str.isalnum, text(dataset, keyword, None).casefold()))
 
 
 def image_type(dataset: Any, keyword: str) -> str:
-    """ImageType or FrameType, values joined by ``/``."""
+    """Read ImageType or FrameType.
+
+    Args:
+        dataset: Elements, or a sequence's item.
+        keyword: Of the element.
+
+    Returns:
+        Its values joined by ``/``.
+    """
     return text(dataset, keyword, 100)
 
 
 def parts(found: Any) -> list[Any]:
-    """The single values of an element's value; text of a representation that knows no several is cut as others are."""
+    """Split an element's value, and text of a representation that knows no several values as others are.
+
+    Args:
+        found: Any value.
+
+    Returns:
+        The single values.
+    """
     if isinstance(found, bytes):
         found = found.decode("latin-1")
     if isinstance(found, str):
@@ -60,7 +108,14 @@ def parts(found: Any) -> list[Any]:
 
 
 def values(found: Any) -> tuple[float, ...]:
-    """All numbers of an element's value, () for none or anything else."""
+    """Read all numbers of an element's value.
+
+    Args:
+        found: Any value.
+
+    Returns:
+        The numbers, () for none or anything else.
+    """
     try:
         return tuple(as_number(part) for part in parts(found))
     except (TypeError, ValueError, OverflowError):
@@ -68,7 +123,17 @@ def values(found: Any) -> tuple[float, ...]:
 
 
 def as_number(part: Any) -> float:
-    """One number, or its text, where a comma is a decimal point; ``ValueError`` or ``TypeError`` for anything else."""
+    """Read one number, or its text, where a comma is a decimal point.
+
+    Args:
+        part: A single value.
+
+    Returns:
+        The number, maybe not finite.
+
+    Raises:
+        ValueError, TypeError: anything else.
+    """
     if isinstance(part, str):
         part = part.strip(" \0\t\r\n").replace("_", "?")  # Python's own way to write a thousand is nobody else's
         return float(part.replace(",", ".") if part.count(",") == 1 and "." not in part else part)
@@ -76,32 +141,72 @@ def as_number(part: Any) -> float:
 
 
 def numbers(dataset: Any, key: str | int, count: int) -> tuple[float, ...] | None:
-    """``count`` finite numbers, or None when the element is absent, empty or not that."""
+    """Read an element of so many finite numbers.
+
+    Args:
+        dataset: Elements, or a sequence's item.
+        key: Keyword or tag.
+        count: How many there must be.
+
+    Returns:
+        The numbers, or None when the element is absent, empty or not that.
+    """
     found = values(element(dataset, key))
     return found if len(found) == count and all(map(isfinite, found)) else None
 
 
-def number(dataset: Any, key: str | int) -> float | None:
-    """One finite number, or None."""
+def finite_number(dataset: Any, key: str | int) -> float | None:
+    """Read an element of one finite number.
+
+    Args:
+        dataset: Elements, or a sequence's item.
+        key: Keyword or tag.
+
+    Returns:
+        The number, or None.
+    """
     found = numbers(dataset, key, 1)
     return found[0] if found else None
 
 
 def positive_pair(dataset: Any, keyword: str) -> tuple[float, ...] | None:
-    """Two lengths above 0."""
+    """Read an element of two lengths above 0.
+
+    Args:
+        dataset: Elements, or a sequence's item.
+        keyword: Of the element.
+
+    Returns:
+        The lengths, or None.
+    """
     found = numbers(dataset, keyword, 2)
     return found if found and min(found) > 0 else None
 
 
 def integer(dataset: Any, key: str | int) -> int | None:
-    """A whole number, or None."""
-    found = number(dataset, key)
+    """Read an element of one whole number.
+
+    Args:
+        dataset: Elements, or a sequence's item.
+        key: Keyword or tag.
+
+    Returns:
+        The number, or None.
+    """
+    found = finite_number(dataset, key)
     return int(found) if found is not None and found == int(found) else None
 
 
-def rescale(*places: Any) -> tuple[float | None, float | None] | None:
-    """Slope and intercept, each from the first place that states it: None where none does, NaN where what is stated is
-    no number; None for both where neither is stated."""
+def rescale_factors(*places: Any) -> tuple[float | None, float | None] | None:
+    """Read slope and intercept, each from the first place that states it.
+
+    Args:
+        places: Elements, or items of sequences, the nearest first.
+
+    Returns:
+        Both, each None where no place states it and NaN where what is stated is no number, or None where neither is
+        stated.
+    """
     slope, intercept = (
         next((found for place in places if (found := _stated(place, keyword)) is not None), None)
         for keyword in ("RescaleSlope", "RescaleIntercept")
@@ -113,12 +218,19 @@ def _stated(dataset: Any, keyword: str) -> float | None:
     """A number, None where the element is absent or empty, NaN where it holds anything else."""
     if not any(str(part).strip(" \0") for part in parts(element(dataset, keyword))):
         return None
-    found = number(dataset, keyword)
+    found = finite_number(dataset, keyword)
     return nan if found is None else found
 
 
 def orientation(dataset: Any) -> tuple[float, ...] | None:
-    """Row and column direction as two orthogonal unit vectors, else None."""
+    """Read row and column direction.
+
+    Args:
+        dataset: Elements, or a sequence's item.
+
+    Returns:
+        Two orthogonal unit vectors in LPS, six numbers, or None.
+    """
     found = numbers(dataset, "ImageOrientationPatient", 6)
     if found is None:
         return None

@@ -15,7 +15,7 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import check_affine, slice_frame, spacing
 from headclip_med.base.types import PLANES, Affine
 from headclip_med.datasets import Case, open_dataset
-from headclip_med.datasets.loading import load_case
+from headclip_med.datasets.loading import load_labelled
 from headclip_med.datasets.names import VOLUME_ENDINGS, files_in, stem_of
 from headclip_med.models.record import SHORT_HASH, LedgerEntry
 from headclip_med.reading.content import existing_path
@@ -73,7 +73,7 @@ def read_anatomy(
             unknown.discard(case.patient or case.name)
             if (case.patient or case.name) in config.leave_out:
                 continue
-            labelled = load_case(case, masks_known=masks_known)
+            labelled = load_labelled(case, masks_known=masks_known)
             volume = labelled.volume
             array = np.asarray(volume.as_tensor()[0].numpy(), dtype=np.float32)
             truth = np.zeros(array.shape, dtype=bool) if labelled.gt_mask is None else labelled.gt_mask

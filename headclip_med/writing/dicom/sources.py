@@ -21,7 +21,7 @@ from pydicom.valuerep import DSfloat
 
 from headclip_med.base.errors import InputError, OutputError
 from headclip_med.base.types import Affine
-from headclip_med.reading.checks import check_size, collected_warnings, in_words
+from headclip_med.reading.checks import check_size, collected_warnings, refuse_damage
 from headclip_med.reading.dicom.header import opened
 from headclip_med.reading.dicom.series import ORIENTATION_TOLERANCE, commonest
 from headclip_med.reading.dicom.values import integer
@@ -158,7 +158,7 @@ def read_sources(meta: Mapping[str, Any], affine: Affine) -> SourceImages:
             if file not in opened:
                 opened[file] = _read(Path(file))
             name = Path(file).name
-            with in_words(name, "DICOM"), collected_warnings([], "pydicom", "pydicom"):
+            with refuse_damage(name, "DICOM"), collected_warnings([], "pydicom", "pydicom"):
                 frames[file, number] = _frame(opened[file], k, int(number), str(uid), name, step)
     if not frames:
         raise OutputError("A DICOM object must be made from at least one source image", "none")
@@ -170,7 +170,7 @@ def read_sources(meta: Mapping[str, Any], affine: Affine) -> SourceImages:
 def _read(path: Path) -> Dataset:
     if not path.is_file():
         raise InputError("The source images must still be where they were read", f"no {path.name}", _AGAIN)
-    with in_words(path.name, "DICOM"), collected_warnings([], "pydicom", "pydicom"), opened(path) as file:
+    with refuse_damage(path.name, "DICOM"), collected_warnings([], "pydicom", "pydicom"), opened(path) as file:
         return dcmread(file, stop_before_pixels=True)
 
 
