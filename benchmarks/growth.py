@@ -29,6 +29,7 @@ from headclip_med import load_engine
 from headclip_med.cohort.demo import demo_phantom
 from headclip_med.cohort.options import CaseOptions
 from headclip_med.cohort.run import run_cohort
+from headclip_med.engine.ask import Ask
 from headclip_med.engine.memory import batch_bytes
 from headclip_med.reading.inputs import expand_inputs
 
@@ -88,7 +89,7 @@ def measure(point: Point) -> dict[str, Any]:
 
         def run() -> None:
             begin = time.perf_counter()
-            options = CaseOptions(plane=point.planes, formats=("nifti",))
+            options = CaseOptions(Ask(plane=point.planes), formats=("nifti",))
             summary = run_cohort(engine, expand_inputs(files), out / "results", options)
             took.append(time.perf_counter() - begin)
             assert summary.ok, summary
@@ -96,7 +97,7 @@ def measure(point: Point) -> dict[str, Any]:
         peak = peak_bytes(run, CPU)
         for _ in range(point.repeats):
             run()
-    detector = engine._detector(engine.model.domain)
+    detector = engine.scorer.detector(engine.scorer.model.domain)
     return {
         **asdict(point),
         "weights": None,
@@ -109,9 +110,9 @@ def measure(point: Point) -> dict[str, Any]:
 
 def _at_size(engine: Any, pixels: int) -> None:
     """The engine's detector at another input size."""
-    record = engine.model.pack.record
+    record = engine.scorer.model.pack.record
     record.config["image_size"] = pixels
-    engine._detectors.clear()
+    engine.scorer._detectors.clear()
 
 
 def straight(rows: Sequence[dict[str, Any]], key: str) -> dict[str, float]:

@@ -241,7 +241,7 @@ def measure_volume(subject: Subject, settings: Settings, file: Path) -> dict[str
     if subject.own:
         engine = load_engine(subject.name, str(device), weights=subject.weights)
     else:
-        engine = Engine(build(subject), device=str(device))
+        engine = Engine(TorchScorer(build(subject), device=str(device)))
     baseline, out = ReleasedWay(detector_of(subject, device, "float32")), file.parent
     ways = {
         RELEASED: lambda: baseline.volume(file, out / "released.nii.gz"),
@@ -254,7 +254,7 @@ def measure_volume(subject: Subject, settings: Settings, file: Path) -> dict[str
         "model": subject.name,
         "pixels": baseline.detector.image_size,
         "voxels": VOLUME,
-        "precision": str(engine.dtype).removeprefix("torch."),
+        "precision": str(engine.scorer.dtype).removeprefix("torch."),
         "batch": engine.batch_size,
         "slices": len(record["slices"]),
         "foreground_slices": sum(not s["background"] for s in record["slices"]),
@@ -277,7 +277,7 @@ def measure_pictures(subjects: Sequence[Subject], settings: Settings) -> list[di
 def measure_picture(subject: Subject, precision: str, settings: Settings, file: Path) -> dict[str, Any]:
     """Seconds from the stored picture to the map on disk, ours with every default, in turns with the released way."""
     device, numbers, out = settings.device, itertools.count(), file.parent
-    engine = Engine(build(subject), device=str(device), precision=precision)  # type: ignore[arg-type]
+    engine = Engine(TorchScorer(build(subject), device=str(device), precision=precision))  # type: ignore[arg-type]
     baseline = ReleasedWay(detector_of(subject, device, "float32"))
     ways = {
         RELEASED: lambda: baseline.picture(file, out / "released.npy"),

@@ -11,9 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
-    "load_engine": "headclip_med.engine.torch_engine",
-    "load_onnx_engine": "headclip_med.engine.onnx_engine",
-    "Engine": "headclip_med.engine.torch_engine",
+    "load_engine": "headclip_med.engine.load",
+    "load_onnx_engine": "headclip_med.engine.load",
+    "Engine": "headclip_med.engine.engine",
     "AnomalyResult": "headclip_med.engine.result",
     "Finding": "headclip_med.engine.result",
     "SliceScore": "headclip_med.engine.result",
@@ -41,9 +41,9 @@ __all__ = [
 if TYPE_CHECKING:
     from headclip_med.base.errors import HeadclipError
     from headclip_med.datasets import open_dataset
-    from headclip_med.engine.onnx_engine import load_onnx_engine
+    from headclip_med.engine.engine import Engine
+    from headclip_med.engine.load import load_engine, load_onnx_engine
     from headclip_med.engine.result import AnomalyResult, Finding, SliceScore
-    from headclip_med.engine.torch_engine import Engine, load_engine
     from headclip_med.evaluation.run import EvaluationResult, evaluate
     from headclip_med.reading import read_volume
 

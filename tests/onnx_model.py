@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from headclip_med.detectors import HeadCLIP
 from headclip_med.engine.card import CARD_KEY, Cut, Pixels, Port, ScoreCard, card_text
-from headclip_med.engine.torch_engine import Engine
+from headclip_med.engine.engine import Engine
 from headclip_med.models.domains import Domain, window_of
 from headclip_med.slicing.intensity import Preprocessing
 
@@ -32,8 +32,8 @@ class Graph(nn.Module):
 
 def export(engine: Engine, path: Path, **changes: Any) -> Path:
     """Write the engine's detector for its model's own domain; ``changes`` go into the score card."""
-    domain = engine.model.domain
-    detector = engine._detector(domain)
+    domain = engine.scorer.model.domain
+    detector = engine.scorer.detector(domain)
     if isinstance(detector, HeadCLIP):
         detector.config = replace(detector.config, kernel="fused")
     size = detector.image_size
@@ -69,7 +69,7 @@ def add_card(path: Path, card: ScoreCard | str | None) -> None:
 
 def card_of(engine: Engine, domain: Domain, detector: Any) -> ScoreCard:
     """The card of an engine's model, as an exporter fills it in."""
-    tower, model = detector.tower, engine.model
+    tower, model = detector.tower, engine.scorer.model
     spec = Preprocessing(
         detector.image_size, tower.mean, tower.std, window_of(domain), fit=domain.fit, channels=domain.channels
     )

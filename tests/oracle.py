@@ -9,7 +9,8 @@ from towers import timm_tower
 
 from headclip_med.detectors import Capabilities, SliceBatch
 from headclip_med.encoders.build import BuiltTower
-from headclip_med.engine.torch_engine import Engine
+from headclip_med.engine.engine import Engine
+from headclip_med.engine.torch_scorer import TorchScorer
 from headclip_med.models.load import Model
 
 
@@ -45,8 +46,10 @@ def oracle_engine(detector: BrightnessDetector | None = None, *, batch_size: int
     """An engine around the oracle, for every domain."""
     detector = detector or BrightnessDetector()
     built = BuiltTower(detector.tower, "timm", "tiny", "test", "0" * 64)
-    engine = Engine(Model("oracle", "brightness", built), device="cpu", precision="float32", batch_size=batch_size)
-    engine._detectors = _Always(detector)
+    engine = Engine(
+        TorchScorer(Model("oracle", "brightness", built), device="cpu", precision="float32", batch_size=batch_size)
+    )
+    engine.scorer._detectors = _Always(detector)
     return engine
 
 

@@ -16,7 +16,7 @@ from training_case import write_pairs, write_tower
 from headclip_med.base.errors import ModelError
 from headclip_med.bundle import HeadCLIPInferer, build_network
 from headclip_med.detectors import get_method
-from headclip_med.engine.torch_engine import load_engine
+from headclip_med.engine.load import load_engine
 
 PAGE = Path(__file__).parents[1] / "docs" / "adding_a_method.md"
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -23,7 +23,7 @@ from headclip_med.detectors.headclip.attribution import HeadShares, acting_weigh
 from headclip_med.encoders.head_weights import DynamicHeadWeights
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.tower import ImageTower
-from headclip_med.engine.torch_engine import load_engine
+from headclip_med.engine.load import load_engine
 
 LAYERS = (3, 1)
 

@@ -191,7 +191,7 @@ def full_disk(bench: Bench) -> Path:
 
 
 def internal_error(bench: Bench) -> Path:
-    from headclip_med.engine.torch_engine import Engine
+    from headclip_med.engine.engine import Engine
 
     genuine = Engine.begin
 

@@ -111,7 +111,7 @@ def test_bars_appear_on_a_terminal_only_and_on_stderr(monkeypatch: pytest.Monkey
 def test_options_reach_the_engine(
     tmp_path: Path, tiny_pack: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headclip_med.engine.torch_engine import Engine
+    from headclip_med.engine.engine import Engine
 
     seen: dict[str, Any] = {}
     begin, read = Engine.begin, reading.load_volume
@@ -168,7 +168,7 @@ def test_ctrl_c_exits_130_keeps_what_is_done_and_leaves_nothing_half_written(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    from headclip_med.engine.torch_engine import Engine
+    from headclip_med.engine.engine import Engine
 
     finish = Engine.finish
 
@@ -209,8 +209,8 @@ class Engine:
             time.sleep(60)
             yield case
 
-sys.modules["headclip_med.engine.torch_engine"] = types.ModuleType("engine")
-sys.modules["headclip_med.engine.torch_engine"].load_engine = lambda *_, **__: Engine()
+sys.modules["headclip_med.engine.load"] = types.ModuleType("engine")
+sys.modules["headclip_med.engine.load"].load_engine = lambda *_, **__: Engine()
 from headclip_med.cli.main import main
 main()
 """
@@ -238,7 +238,7 @@ def test_debug_shows_the_traceback_of_an_internal_error(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from headclip_med.engine.torch_engine import Engine
+    from headclip_med.engine.engine import Engine
 
     def stumble(self: Engine, volume: Any, ask: Any, **more: Any) -> Any:
         raise ZeroDivisionError("a bug")

@@ -20,7 +20,9 @@ from headclip_med.cohort import run as cohort
 from headclip_med.cohort.options import CaseOptions
 from headclip_med.cohort.outcome import CaseOutcome, Watcher
 from headclip_med.cohort.run import check_output, predict_case, run_cohort
-from headclip_med.engine.torch_engine import Engine, load_engine
+from headclip_med.engine.ask import Ask
+from headclip_med.engine.engine import Engine
+from headclip_med.engine.load import load_engine
 from headclip_med.reading.inputs import CaseInput, expand_inputs
 
 JSON_ONLY = CaseOptions(formats=("json",))
@@ -114,7 +116,7 @@ def test_earlier_results_are_never_input(tmp_path: Path, engine: Engine) -> None
 
 
 def test_a_case_is_written_and_told(tmp_path: Path, engine: Engine, volume: Path) -> None:
-    options = CaseOptions(threshold=0.01, plane="axial", smooth_mm=2.0)
+    options = CaseOptions(Ask(threshold=0.01, plane="axial", smooth_mm=2.0))
     outcome = predict_case(engine, volume, tmp_path / "out", "good", options)
     record = json.loads((tmp_path / "out" / "good" / "result.json").read_text())
     assert outcome.pred_score == record["pred_score"]
@@ -133,7 +135,7 @@ def test_a_case_is_written_and_told(tmp_path: Path, engine: Engine, volume: Path
 
 
 def test_a_plain_picture_has_no_place_in_millimetres(tmp_path: Path, engine: Engine) -> None:
-    options = CaseOptions(threshold=0.01, formats=("json",))
+    options = CaseOptions(Ask(threshold=0.01), formats=("json",))
     outcome = predict_case(engine, _picture(tmp_path / "a.png"), tmp_path / "out", "a", options)
     assert outcome.top_finding is not None
     assert outcome.top_finding.centroid_mm is None
@@ -159,7 +161,7 @@ def test_one_bad_case_never_stops_the_others_and_all_are_recorded(tmp_path: Path
     ]
     assert "must be a file or folder that exists" in run["cases"][0]["error"]
     assert run["arguments"]["formats"] == ["json"]
-    assert run["model"]["weights_sha256"] == engine.model.built.sha256
+    assert run["model"]["weights_sha256"] == engine.scorer.model.built.sha256
     assert {"headclip-med", "python", "torch", "monai"} <= set(run["versions"])
     assert str(tmp_path) not in (out / "run.json").read_text()
 
@@ -190,7 +192,7 @@ def test_resume_redoes_a_case_when_anything_that_matters_changed(
     if change == "content":
         write_volume(volume, value=901.0)
     elif change == "options":
-        options = CaseOptions(formats=("nifti", "json"), threshold=0.4)
+        options = CaseOptions(Ask(threshold=0.4), formats=("nifti", "json"))
     elif change == "file":
         with (out / "good" / "anomaly_map.nii.gz").open("ab") as file:
             file.write(b"0")
@@ -246,9 +248,9 @@ def test_a_uid_given_as_series_is_never_recorded(tmp_path: Path, engine: Engine)
     for number in (1, 2):
         series = CtSeries(series_number=number).write(tmp_path / "ct" / str(number))
     cases, out = expand_inputs([tmp_path / "ct"]), tmp_path / "out"
-    options = CaseOptions(series=series.uid, formats=("json",))
+    options = CaseOptions(Ask(series=series.uid), formats=("json",))
     assert _statuses(run_cohort(engine, cases, out, options)) == ["done"]
-    wrong = CaseOptions(series="1.2.3.4.5", formats=("json",))
+    wrong = CaseOptions(Ask(series="1.2.3.4.5"), formats=("json",))
     assert _statuses(run_cohort(engine, cases, out / "wrong", wrong)) == ["failed"]
     written = "".join(path.read_text() for path in out.rglob("*.json"))
     assert series.uid not in written
@@ -293,7 +295,7 @@ def test_run_json_keeps_what_earlier_runs_did(tmp_path: Path, engine: Engine) ->
     first, second = (write_volume(tmp_path / f"{name}.nii.gz", value=800 + i) for i, name in enumerate("ab"))
     out = tmp_path / "out"
     run_cohort(engine, expand_inputs([first, tmp_path / "gone.nii"]), out, JSON_ONLY)
-    run_cohort(engine, expand_inputs([second]), out, CaseOptions(formats=("json",), threshold=0.3))
+    run_cohort(engine, expand_inputs([second]), out, CaseOptions(Ask(threshold=0.3), formats=("json",)))
     run_cohort(engine, expand_inputs([first, second]), out, JSON_ONLY, resume=True)
     record = _run_record(out)
     found = {case["name"]: (case["status"], case["run"]) for case in record["cases"]}

@@ -14,7 +14,8 @@ import pytest
 from headclip_med.base.geometry import check_affine, voxel_to_world, voxel_volume
 from headclip_med.cohort import demo
 from headclip_med.cohort.demo import LESION, dice, run_demo
-from headclip_med.engine.torch_engine import Engine, load_engine
+from headclip_med.engine.engine import Engine
+from headclip_med.engine.load import load_engine
 from headclip_med.training.synthetic import TRAINING_SEED_LIMIT
 
 

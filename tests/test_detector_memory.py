@@ -21,8 +21,8 @@ from headclip_med.cli.main import app
 from headclip_med.detectors import HeadCLIP, NormalPixels
 from headclip_med.detectors.memory import Memory, MemoryConfig, PatchBank, WithMemory, adapted, build_patch_bank
 from headclip_med.encoders.image import EncodeOptions, encode_images
+from headclip_med.engine.load import load_engine
 from headclip_med.engine.normals import read_normals
-from headclip_med.engine.torch_engine import load_engine
 from headclip_med.evaluation.scorers import EngineScorer
 from headclip_med.models.load import load_model
 

@@ -25,7 +25,8 @@ from headclip_med.encoders.build import build_tower, recognise_architecture
 from headclip_med.encoders.head_weights import DynamicHeadWeights
 from headclip_med.encoders.text import class_features
 from headclip_med.encoders.timm_vit import TimmVitSpec, build_timm_vit
-from headclip_med.engine.torch_engine import Engine
+from headclip_med.engine.engine import Engine
+from headclip_med.engine.torch_scorer import TorchScorer
 from headclip_med.models.convert.prompts import convert_prompts, read_prompts
 from headclip_med.models.domains import DOMAINS, get_domain
 from headclip_med.models.load import detector_for, load_model, takes_weights
@@ -147,12 +148,12 @@ def test_two_engines_of_one_model_do_not_corrupt_each_other(tiny_pack: Path) -> 
     """A second engine used to cast the tower of the first under its feet."""
     model = load_model(tiny_pack)
     array, affine = sphere("anisotropic")
-    first = Engine(model, device="cpu", precision="float32")
+    first = Engine(TorchScorer(model, device="cpu", precision="float32"))
     before = first.predict(array, affine=affine).map_array
     with pytest.raises(ModelError, match="Load the model again"):
-        Engine(model, device="cpu", precision="bfloat16")
+        Engine(TorchScorer(model, device="cpu", precision="bfloat16"))
     np.testing.assert_array_equal(first.predict(array, affine=affine).map_array, before)
-    again = Engine(model, device="cpu", precision="float32").predict(array, affine=affine)
+    again = Engine(TorchScorer(model, device="cpu", precision="float32").predict(array, affine=affine))
     np.testing.assert_array_equal(again.map_array, before)
 
 

@@ -31,10 +31,11 @@ from headclip_med.cli.main import app
 from headclip_med.cohort.options import CaseOptions
 from headclip_med.cohort.run import run_cohort
 from headclip_med.datasets.phantom import centred_affine, make_phantom
-from headclip_med.engine.onnx_engine import OnnxEngine, check_onnx_options, load_onnx_engine
+from headclip_med.engine.engine import Engine
+from headclip_med.engine.load import check_onnx_options, load_engine, load_onnx_engine
 from headclip_med.engine.onnx_graph import open_graph
+from headclip_med.engine.onnx_scorer import OnnxScorer
 from headclip_med.engine.result import AnomalyResult
-from headclip_med.engine.torch_engine import Engine, load_engine
 from headclip_med.reading import load
 from headclip_med.reading.inputs import expand_inputs
 from headclip_med.slicing.pixels_numpy import cubic_matrix, linear_matrix
@@ -70,7 +71,7 @@ def exported(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def onnx_engine(exported: Path) -> OnnxEngine:
+def onnx_engine(exported: Path) -> Engine[OnnxScorer]:
     return load_onnx_engine(exported, device="cpu", batch_size=3)
 
 
@@ -111,7 +112,9 @@ def check_same(with_torch: AnomalyResult, without: AnomalyResult) -> None:
 
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("options", [{}, {"plane": "all", "smooth_mm": 3.0}, {"channels": "neighbours"}], ids=str)
-def test_a_volume_scores_as_with_torch(grid: str, options: Any, engine: Engine, onnx_engine: OnnxEngine) -> None:
+def test_a_volume_scores_as_with_torch(
+    grid: str, options: Any, engine: Engine, onnx_engine: Engine[OnnxScorer]
+) -> None:
     array, affine = head(grid)
     threshold = float(np.quantile(engine.predict(array, affine=affine, **options).map_array, 0.995))
     results = [e.predict(array, affine=affine, threshold=threshold, **options) for e in (engine, onnx_engine)]
@@ -132,14 +135,14 @@ def test_the_map_of_a_known_detector_is_the_brightness_in_the_source_grid(tmp_pa
 
 @pytest.mark.parametrize("shape", [(37, 61), (150, 90)])
 def test_a_colour_picture_scores_as_with_torch(
-    shape: tuple[int, int], engine: Engine, onnx_engine: OnnxEngine, tmp_path: Path
+    shape: tuple[int, int], engine: Engine, onnx_engine: Engine[OnnxScorer], tmp_path: Path
 ) -> None:
     picture = np.random.default_rng(0).integers(0, 255, (*shape, 3)).astype(np.uint8)
     Image.fromarray(picture).save(tmp_path / "polyp.png")
     check_same(*(e.predict(tmp_path / "polyp.png") for e in (engine, onnx_engine)))
 
 
-def test_ct_sequences_and_monochrome1_score_as_with_torch(engine: Engine, onnx_engine: OnnxEngine) -> None:
+def test_ct_sequences_and_monochrome1_score_as_with_torch(engine: Engine, onnx_engine: Engine[OnnxScorer]) -> None:
     array, affine = head("RAS")
     for options in ({"modality": "CT"}, {"window": "40/400"}):
         check_same(*(e.predict(array - 300, affine=affine, **options) for e in (engine, onnx_engine)))
@@ -151,7 +154,7 @@ def test_ct_sequences_and_monochrome1_score_as_with_torch(engine: Engine, onnx_e
     check_same(*(e.predict(inverted) for e in (engine, onnx_engine)))
 
 
-def test_every_kind_of_source_gives_the_same(onnx_engine: OnnxEngine, engine: Engine, volume: Path) -> None:
+def test_every_kind_of_source_gives_the_same(onnx_engine: Engine[OnnxScorer], engine: Engine, volume: Path) -> None:
     loaded = load(volume)
     from_file = onnx_engine.predict(volume)
     sources = [str(volume), [volume], loaded, headclip_med.read_volume(volume)]
@@ -163,7 +166,7 @@ def test_every_kind_of_source_gives_the_same(onnx_engine: OnnxEngine, engine: En
     assert isinstance(engine.predict(loaded).volume, MetaTensor)
 
 
-def test_a_dicom_series_keeps_its_slices_uids(engine: Engine, onnx_engine: OnnxEngine, tmp_path: Path) -> None:
+def test_a_dicom_series_keeps_its_slices_uids(engine: Engine, onnx_engine: Engine[OnnxScorer], tmp_path: Path) -> None:
     CtSeries().write(tmp_path / "ct")
     results = [e.predict(tmp_path / "ct") for e in (engine, onnx_engine)]
     assert [s.uid for s in results[1].slices] == [s.uid for s in results[0].slices]
@@ -173,12 +176,12 @@ def test_a_dicom_series_keeps_its_slices_uids(engine: Engine, onnx_engine: OnnxE
 
 
 def test_provenance_is_the_packs_and_the_files(
-    engine: Engine, onnx_engine: OnnxEngine, volume: Path, exported: Path
+    engine: Engine, onnx_engine: Engine[OnnxScorer], volume: Path, exported: Path
 ) -> None:
     with_torch, without = (e.predict(volume).provenance for e in (engine, onnx_engine))
     assert {"export_sha256", "runtime"} | set(with_torch) == set(without)
     assert {key for key in with_torch if with_torch[key] != without[key]} <= {"batch_size", "detector"}
-    assert without["detector"] == onnx_engine.card.detector
+    assert without["detector"] == onnx_engine.scorer.card.detector
     assert without["export_sha256"] == open_graph(exported).sha256
     assert without["precision"] == "float32"
     assert "onnxruntime" in without["versions"]
@@ -208,9 +211,9 @@ class _LittleMemory:
         return self._session.run(names, inputs)
 
 
-def test_out_of_memory_halves_the_batch(exported: Path, volume: Path, onnx_engine: OnnxEngine) -> None:
+def test_out_of_memory_halves_the_batch(exported: Path, volume: Path, onnx_engine: Engine[OnnxScorer]) -> None:
     graph = open_graph(exported, "cpu")
-    small = OnnxEngine(replace(graph, session=_LittleMemory(graph.session)), batch_size=6)  # type: ignore[arg-type]
+    small = Engine[OnnxScorer](replace(graph, session=_LittleMemory(graph.session)), batch_size=6)  # type: ignore[arg-type]
     result = small.predict(volume)
     assert small.batch_size == 1
     assert [w for w in result.warnings if "out of memory" in w] == [
@@ -234,7 +237,9 @@ def test_out_of_memory_halves_the_batch(exported: Path, volume: Path, onnx_engin
         ({"smooth_mm": -1.0}, "between 0 mm"),
     ],
 )
-def test_wrong_options_are_refused_in_words(options: Any, words: str, onnx_engine: OnnxEngine, volume: Path) -> None:
+def test_wrong_options_are_refused_in_words(
+    options: Any, words: str, onnx_engine: Engine[OnnxScorer], volume: Path
+) -> None:
     assert onnx_engine.predict(volume, domain="generic").planes == ("axial",)
     with pytest.raises(InputError, match=words):
         onnx_engine.predict(volume, **options)
@@ -249,7 +254,9 @@ def test_wrong_options_are_refused_in_words(options: Any, words: str, onnx_engin
         (np.random.default_rng(0).random((2, 9, 9, 9)), {"affine": np.eye(4)}, "one channel, or three"),
     ],
 )
-def test_odd_sources_are_refused_in_words(source: Any, options: Any, words: str, onnx_engine: OnnxEngine) -> None:
+def test_odd_sources_are_refused_in_words(
+    source: Any, options: Any, words: str, onnx_engine: Engine[OnnxScorer]
+) -> None:
     with pytest.raises(InputError, match=words):
         onnx_engine.predict(source, **options)
 
@@ -350,12 +357,12 @@ def test_the_command_line_refuses_before_any_case(
 
 
 def test_resume_skips_what_this_file_has_finished_and_nothing_else(
-    exported: Path, engine: Engine, onnx_engine: OnnxEngine, tmp_path: Path
+    exported: Path, engine: Engine, onnx_engine: Engine[OnnxScorer], tmp_path: Path
 ) -> None:
     sources = [write_volume(tmp_path / f"{name}.nii.gz", value=800 + i) for i, name in enumerate("ab")]
     options, out = CaseOptions(formats=("json",)), tmp_path / "out"
 
-    def statuses(engine: Engine | OnnxEngine, count: int = 2) -> list[str]:
+    def statuses(engine: Engine | Engine[OnnxScorer], count: int = 2) -> list[str]:
         cases = expand_inputs(sources[:count])
         return [o.status for o in run_cohort(engine, cases, out, options, resume=True).outcomes]
 
@@ -383,7 +390,17 @@ _LIGHT_MODULES = (
     *("base.geometry", "base.volume", "cohort.options", "cohort.run", "cli.screen.console", "models.domains"),
     *("reading.inputs", "reading.nifti", "reading.dicom.reader", "reading.raster", "reading.sitk", "reading.sources"),
     *("slicing.intensity", "slicing.slices", "slicing.view", "engine.batches", "engine.card", "engine.case"),
-    *("engine.onnx_engine", "engine.result", "engine.volume_map", "models.record"),
+    *(
+        "engine.onnx_scorer",
+        "engine.scorer",
+        "engine.scan_run",
+        "engine.engine",
+        "engine.ask",
+        "engine.load",
+        "engine.result",
+        "engine.volume_map",
+        "models.record",
+    ),
     *("writing.nifti", "writing.overlay", "writing.panels", "writing.record", "writing.report"),
 )
 
@@ -464,7 +481,7 @@ def test_public_names_and_errors() -> None:
 
 
 def test_openvino_in_float32_gives_the_same_maps_and_says_what_ran(
-    onnx_engine: OnnxEngine, exported: Path, volume: Path
+    onnx_engine: Engine[OnnxScorer], exported: Path, volume: Path
 ) -> None:
     pytest.importorskip("openvino", reason="needs the extra openvino")
     engine = load_onnx_engine(exported, device="openvino", precision="float32")
@@ -477,11 +494,11 @@ def test_openvino_in_float32_gives_the_same_maps_and_says_what_ran(
 
 
 def test_openvino_by_default_stays_within_the_tolerance_of_16_bits(
-    onnx_engine: OnnxEngine, exported: Path, volume: Path
+    onnx_engine: Engine[OnnxScorer], exported: Path, volume: Path
 ) -> None:
     pytest.importorskip("openvino", reason="needs the extra openvino")
     engine = load_onnx_engine(exported, device="openvino", batch_size=3)
-    assert engine.identity()["precision"] in ("float32", "bfloat16", "float16")
+    assert engine.scorer.identity()["precision"] in ("float32", "bfloat16", "float16")
     np.testing.assert_allclose(engine.predict(volume).map_array, onnx_engine.predict(volume).map_array, atol=2e-2)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from headclip_med.cli.main import app
-from headclip_med.engine.torch_engine import load_engine
+from headclip_med.engine.load import load_engine
 from headclip_med.reading import load
 from headclip_med.review import Session
 from headclip_med.review.exports import export

@@ -11,7 +11,7 @@ import pytest
 
 from headclip_med import load_engine, read_volume
 from headclip_med.cohort.run import predict_case
-from headclip_med.engine.torch_engine import Engine
+from headclip_med.engine.engine import Engine
 from headclip_med.writing.record import load_result
 
 # Slices kept of each volume: enough for a lesion and the grid, few enough for two cores.

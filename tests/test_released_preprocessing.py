@@ -29,7 +29,8 @@ from headclip_med.base.errors import InputError
 from headclip_med.cli.main import app
 from headclip_med.encoders.build import build_tower
 from headclip_med.encoders.text import prompt_tokens
-from headclip_med.engine.torch_engine import Engine
+from headclip_med.engine.engine import Engine
+from headclip_med.engine.torch_scorer import TorchScorer
 from headclip_med.models.convert.prompts import convert_prompts, read_prompts
 from headclip_med.models.new_pack import write_pack
 from headclip_med.models.pack import load_pack
@@ -97,7 +98,7 @@ def engine(pack: Path) -> Engine:
 
 def published(engine: Engine, pack: Path, path: Path) -> tuple[Tensor, Tensor]:
     """AnomalyCLIP written out: map ``(1, 64, 64)`` and image score."""
-    built, tensors = engine.model.built, load_pack(pack).tensors
+    built, tensors = engine.scorer.model.built, load_pack(pack).tensors
     clip, pixels = built.clip, published_pixels(path, SIZE, built.tower.mean, built.tower.std)
     classes = text_features(clip, prompt_tokens(built.tokenizer), tensors["prompt.context"], tensors["prompt.deep"])
     paths = image_paths(clip, pixels, "vv")
@@ -278,8 +279,8 @@ def test_mvfa_gets_the_map_of_its_release_from_a_file(tmp_path: Path, side: int)
     built = clip_built()
     path = picture(tmp_path / "scan.png")
     detector = MVFA(parts(built, image_size=side))
-    engine = Engine(Model("m", "mvfa", built), device="cpu", precision="float32")
-    engine._detectors = {("generic", None): detector}
+    engine = Engine(TorchScorer(Model("m", "mvfa", built), device="cpu", precision="float32"))
+    engine.scorer._detectors = {("generic", None): detector}
     pixels = transforms.ToTensor()(opened(path).resize((side, side), Image.Resampling.BICUBIC).convert("RGB"))[None]
     grid, patch = side // 8, 8
     assert built.clip.visual.conv1(pixels).shape[-1] == grid

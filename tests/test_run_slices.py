@@ -14,8 +14,8 @@ from oracle import BrightnessDetector, oracle_engine
 from headclip_med.base.errors import ModelError
 from headclip_med.base.geometry import slice_frame
 from headclip_med.base.threads import Ahead
+from headclip_med.engine.ask import Ask
 from headclip_med.engine.batches import Batching, Collect, Piece, ScanRun, Stride, score_scans
-from headclip_med.engine.engine import Ask
 from headclip_med.reading.checks import collected_warnings
 from headclip_med.reading.sources import load_source
 from headclip_med.slicing.intensity import Preprocessing
@@ -169,7 +169,7 @@ def test_holes_are_filled_slice_by_slice() -> None:
 
 def test_cases_of_an_engine_share_batches_and_equal_single_predictions() -> None:
     engine = oracle_engine(detector := BrightnessDetector(), batch_size=8)
-    engine._batching.across = True  # as on a GPU
+    engine.scorer.batching.across = True  # as on a GPU
     rng = np.random.default_rng(0)
     arrays = [rng.random((12, 10, n)).astype(np.float32) for n in (3, 1, 4)]
     volumes = [load_source(array, affine=np.eye(4)) for array in arrays]

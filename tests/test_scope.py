@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from headclip_med.base.volume import LoadedVolume
 from headclip_med.cli.main import app
 from headclip_med.datasets.phantom import centred_affine, make_phantom
-from headclip_med.engine.torch_engine import load_engine
+from headclip_med.engine.load import load_engine
 from headclip_med.models.domains import DOMAINS
 from headclip_med.models.pack import builtin_packs, load_pack
 from headclip_med.models.scope import OUT_OF_SCOPE, Scope, kind_of, out_of_scope, scope_of, shows_skull

@@ -23,7 +23,7 @@ from headclip_med.encoders.attention import attend
 from headclip_med.encoders.image import EncodeOptions, encode_images
 from headclip_med.encoders.tower import ImageTower
 from headclip_med.engine import memory
-from headclip_med.engine.engine import Ask
+from headclip_med.engine.ask import Ask
 from headclip_med.models.speed import SPEEDS
 from headclip_med.reading.sources import load_source
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from headclip_med.base.errors import CancelledError, InputError, ModelError
 from headclip_med.cli.main import app
-from headclip_med.engine.torch_engine import load_engine
+from headclip_med.engine.load import load_engine
 from headclip_med.models.pack import load_pack
 from headclip_med.training.loop import TrainWatcher
 from headclip_med.training.run import train

@@ -137,7 +137,7 @@ def test_the_pack_says_what_the_adapter_said(tmp_path: Path) -> None:
         )
         maps, _ = adapter.probabilities(*bank.features(adapter, [0, 1]))
     engine = load_engine(tmp_path / "pack", "cpu", precision="float32", weights=config.model)
-    detector = engine._detector(engine.model.domain)
+    detector = engine.scorer.detector(engine.scorer.model.domain)
     pixels = torch.stack([bank.slices[i].pixels for i in (0, 1)]).float()
     features = detector.encode(pixels)
     from headclip_med.detectors.scoring import patch_map

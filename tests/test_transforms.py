@@ -96,7 +96,7 @@ def test_load_orient_engine_invert_save_gives_the_sources_own_grid(scan: Path, t
 
 def test_step_by_step_equals_the_engine(scan: Path) -> None:
     engine = oracle_engine()
-    mean, std = engine._detectors["any"].tower.mean, engine._detectors["any"].tower.std
+    mean, std = engine.scorer._detectors["any"].tower.mean, engine.scorer._detectors["any"].tower.std
     steps = Compose([*load(), WindowIntensityd("image"), CutSlicesd("image"), ToPixelsd("image", 64, mean, std)])
     ready = steps({"image": scan})
     out = Compose([DetectSlicesd("image", model=engine), Invertd("anomaly_map", transform=steps, orig_keys="image")])(

@@ -7,8 +7,13 @@ The registries themselves (detectors, domains, windows) need torch. A test holds
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+
+from headclip_med.base.errors import InputError
+
+DEFAULT_MODEL = "headclip-tiny"
 
 METHODS = (
     "headclip",
@@ -120,3 +125,21 @@ def complete_list(names: tuple[str, ...], typed: str) -> list[str]:
     head, comma, tail = typed.rpartition(",")
     chosen = head.split(",")
     return [head + comma + name for name in names if name.startswith(tail) and name not in chosen]
+
+
+def check_name(kind: str, name: str | None, known: Sequence[str]) -> None:
+    """Refuse a name that is not among the known ones, naming the nearest.
+
+    Args:
+        kind: what it is a name of, in words. name: None is a default. known: all there are.
+
+    Raises:
+        InputError: another name.
+    """
+    from difflib import get_close_matches
+
+    if name is None or name in known:
+        return
+    near = get_close_matches(name, known, 1)
+    hint = f"Did you mean {near[0]}" if near else "Choose one of them"
+    raise InputError(f"The {kind} must be one of {', '.join(known)}", name, hint)

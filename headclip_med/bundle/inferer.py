@@ -17,6 +17,7 @@ from headclip_med.base.errors import InputError, ModelError
 from headclip_med.base.geometry import slice_frame
 from headclip_med.bundle.method_network import MethodNetwork
 from headclip_med.bundle.network import HeadCLIPNetwork
+from headclip_med.engine.ask import Ask
 from headclip_med.engine.result import AnomalyResult
 from headclip_med.models.scope import warn_out_of_scope
 from headclip_med.slicing.intensity import Channels
@@ -33,7 +34,7 @@ class HeadCLIPInferer(Inferer):
     So the maps are those of ``headclip-med predict`` on the same file.
 
     Args:
-        plane, window, channels, smooth_mm: as of :meth:`headclip_med.engine.torch_engine.Engine.predict`.
+        plane, window, channels, smooth_mm: as of :class:`headclip_med.engine.ask.Ask`.
         batch_size: slices at once; default the engine's own.
         progress: called with slices done and slices in all.
     """
@@ -48,7 +49,7 @@ class HeadCLIPInferer(Inferer):
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__()
-        self.plane, self.window, self.channels, self.smooth_mm = plane, window, channels, smooth_mm
+        self.ask = Ask(plane=plane, window=window, channels=channels, smooth_mm=smooth_mm)
         self.batch_size, self.progress = batch_size, progress
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> MetaTensor:
@@ -87,14 +88,7 @@ class HeadCLIPInferer(Inferer):
     def predict(self, volume: Tensor, network: Callable[..., Any]) -> AnomalyResult:
         """The whole result of one volume ``(C, I, J, K)`` or image ``(C, I, J)``."""
         engine = _network(network).as_engine(self.batch_size)
-        return engine.predict(
-            _as_volume(volume),
-            plane=self.plane,
-            window=self.window,
-            channels=self.channels,
-            smooth_mm=self.smooth_mm,
-            progress=self.progress,
-        )
+        return engine.predict(_as_volume(volume), self.ask, progress=self.progress)
 
     def _map(self, item: Tensor, network: HeadCLIPNetwork | MethodNetwork) -> MetaTensor:
         result = self.predict(item, network)

@@ -17,7 +17,8 @@ from headclip_med.detectors import Detector, HeadCLIP, LabelledPixels, get_metho
 from headclip_med.detectors.base import read_method_config
 from headclip_med.encoders.build import build_tower
 from headclip_med.engine.device import Precision, choose_dtype
-from headclip_med.engine.torch_engine import Engine
+from headclip_med.engine.engine import Engine
+from headclip_med.engine.torch_scorer import TorchScorer
 from headclip_med.models.domains import get_domain
 from headclip_med.models.load import Model, check_method, detector_for, load_model, may_have_text
 from headclip_med.models.new_pack import tower_record
@@ -31,7 +32,7 @@ class MethodNetwork(nn.Module):
 
     Args:
         model: with a pack whose tensors are the method's state, or without any for a method that learned nothing.
-        precision: of the tower's matrix products, as of :class:`headclip_med.engine.torch_engine.Engine`.
+        precision: of the tower's matrix products, as of :class:`headclip_med.engine.torch_scorer.TorchScorer`.
 
     Attributes:
         tower: the frozen model that owns the tower's weights. learned: what training changes.
@@ -43,7 +44,7 @@ class MethodNetwork(nn.Module):
         self.tower = model.built.tower.model
         self._detector = detector_for(model, model.domain)
         self.learned = self._detector.learned() if self._detector.capabilities.trains else nn.Module()
-        self._engine: tuple[object, Engine] | None = None
+        self._engine: tuple[object, Engine[TorchScorer]] | None = None
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Probability of abnormal ``(N, 1, S, S)`` in [0, 1] of normalised ``pixels (N, 3, S, S)``."""
@@ -74,13 +75,13 @@ class MethodNetwork(nn.Module):
             return self._model
         return replace(self._model, pack=replace(pack, tensors=self._detector.state(), sha256=""))
 
-    def as_engine(self, batch_size: int | None = None) -> Engine:
+    def as_engine(self, batch_size: int | None = None) -> Engine[TorchScorer]:
         """The engine that scores cases with these weights; made anew only after they changed or moved."""
         key = (batch_size, *((id(t), t._version, t.device) for t in (*self.parameters(), *self.buffers())))
         if self._engine is None or self._engine[0] != key:
             device = self._place()
-            engine = Engine(self.model, device=str(device), precision=self._precision, batch_size=batch_size)
-            self._engine = (key, engine)
+            scorer = TorchScorer(self.model, device=str(device), precision=self._precision, batch_size=batch_size)
+            self._engine = (key, Engine(scorer))
         return self._engine[1]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

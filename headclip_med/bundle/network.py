@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from headclip_med.base.errors import InputError, ModelError
+from headclip_med.base.names import DEFAULT_MODEL
 from headclip_med.bundle.method_network import MethodNetwork, check_pixels, in_domain
 from headclip_med.bundle.states import check_state
 from headclip_med.detectors import HeadCLIP, get_method
 from headclip_med.encoders.head_weights import initial_theta
 from headclip_med.encoders.image import first_local_block
 from headclip_med.engine.device import Precision, choose_dtype
-from headclip_med.engine.torch_engine import Engine
+from headclip_med.engine.engine import Engine
+from headclip_med.engine.torch_scorer import TorchScorer
 from headclip_med.models.domains import get_domain
-from headclip_med.models.load import DEFAULT_MODEL, Model, detector_for, load_model
+from headclip_med.models.load import Model, detector_for, load_model
 from headclip_med.models.new_pack import tower_record
 from headclip_med.models.pack import Pack
 from headclip_med.models.record import PACK_FORMAT, UNCALIBRATED, PackRecord
@@ -37,7 +39,7 @@ class HeadCLIPNetwork(nn.Module):
     Args:
         model: with a pack that holds class features; see :func:`build_network` for the others.
         learn: ``heads``, ``classes``, both or none.
-        precision: of the tower's matrix products, as of :class:`headclip_med.engine.torch_engine.Engine`.
+        precision: of the tower's matrix products, as of :class:`headclip_med.engine.torch_scorer.TorchScorer`.
 
     Attributes:
         tower: the frozen model that owns the tower's weights.
@@ -52,8 +54,8 @@ class HeadCLIPNetwork(nn.Module):
             raise ModelError("A network must have class features baked in", model.name, "Use build_network")
         self.tower = model.built.tower.model
         self._model, self._precision = model, precision
-        self._engine: tuple[object, Engine] | None = None
-        self._ready: tuple[Engine, HeadCLIP] | None = None
+        self._engine: tuple[object, Engine[TorchScorer]] | None = None
+        self._ready: tuple[Engine[TorchScorer], HeadCLIP] | None = None
         learned = {LEARNABLE[part] for part in learn}
         self._names = tuple(sorted(model.pack.tensors))
         for name, value in sorted(model.pack.tensors.items()):
@@ -97,16 +99,16 @@ class HeadCLIPNetwork(nn.Module):
             return self._prepared()
         engine = self.as_engine()
         if self._ready is None or self._ready[0] is not engine:
-            self._ready = (engine, self._detector(engine.model))
+            self._ready = (engine, self._detector(engine.scorer.model))
         return self._ready[1]
 
-    def as_engine(self, batch_size: int | None = None) -> Engine:
+    def as_engine(self, batch_size: int | None = None) -> Engine[TorchScorer]:
         """The engine that scores cases with these weights; made anew only after they changed or moved."""
         key = (batch_size, *((id(t), t._version, t.device) for t in (*self.parameters(), *self.buffers())))
         if self._engine is None or self._engine[0] != key:
             device = self._place()
-            engine = Engine(self.model, device=str(device), precision=self._precision, batch_size=batch_size)
-            self._engine = (key, engine)
+            scorer = TorchScorer(self.model, device=str(device), precision=self._precision, batch_size=batch_size)
+            self._engine = (key, Engine(scorer))
         return self._engine[1]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

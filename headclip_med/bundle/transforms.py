@@ -29,7 +29,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,10 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import SliceFrame, check_affine, slice_frame, spacing
 from headclip_med.base.types import Plane
 from headclip_med.base.volume import flat_meta, listed_meta
-from headclip_med.engine.torch_engine import Engine, load_engine
+from headclip_med.engine.ask import Ask
+from headclip_med.engine.engine import Engine
+from headclip_med.engine.load import load_engine
+from headclip_med.engine.torch_scorer import TorchScorer
 from headclip_med.models.domains import choose_window, get_domain
 from headclip_med.models.scope import warn_out_of_scope
 from headclip_med.reading.sources import OVERSHOOT, check_metatensor, load_source, placed_volume
@@ -234,18 +237,18 @@ class _WithEngine(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        model: str | Path | Engine,
+        model: str | Path | Engine[TorchScorer],
         device: str,
         output_key: str | Iterable[str],
         allow_missing_keys: bool,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self._model, self._device = model, device
-        self._loaded: Engine | None = None
+        self._loaded: Engine[TorchScorer] | None = None
         self.output_keys = _output_keys(self.keys, output_key)
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> Engine[TorchScorer]:
         """The loaded engine."""
         if isinstance(self._model, Engine):
             return self._model
@@ -273,7 +276,7 @@ class DetectSlicesd(_WithEngine):
     def __init__(
         self,
         keys: KeysCollection,
-        model: str | Path | Engine = "headclip-tiny",
+        model: str | Path | Engine[TorchScorer] = "headclip-tiny",
         device: str = "auto",
         domain: str | None = None,
         output_key: str | Iterable[str] = "anomaly_map",
@@ -290,7 +293,7 @@ class DetectSlicesd(_WithEngine):
             if pixels.shape[1] != 3 or pixels.shape[2] != pixels.shape[3]:
                 raise InputError(f"{key} must be pixels (N, 3, S, S)", tuple(pixels.shape), "Put ToPixelsd before")
             with _naming(key):
-                batch = self.engine.score_pixels(pixels.as_tensor().detach().float(), domain=self.domain)
+                batch = self.engine.scorer.score_pixels(pixels.as_tensor().detach().float(), domain=self.domain)
             out[name] = _map_like(out, key, batch.maps[:, None])
             out[f"{name}_scores"] = batch.scores
         return out
@@ -307,7 +310,9 @@ class AnomalyMapd(_WithEngine):
         output_key: of the map; with several keys a name for each, or one that becomes ``KEY_anomaly_map``.
         with_result: also put the whole :class:`~headclip_med.engine.result.AnomalyResult` under ``output_key +
             "_result"``, which no ``DataLoader`` can collate.
-        predict_options: keyword arguments of :meth:`Engine.predict`.
+        ask: what is asked of every volume.
+        predict_options: fields of :class:`headclip_med.engine.ask.Ask` by name, over those of ``ask``, and the other
+            keyword arguments of :meth:`Engine.predict`.
 
     Raises:
         InputError: a volume or an option that cannot be used. ModelError: the model or the device cannot be had.
@@ -316,16 +321,19 @@ class AnomalyMapd(_WithEngine):
     def __init__(
         self,
         keys: KeysCollection,
-        model: str | Path | Engine = "headclip-tiny",
+        model: str | Path | Engine[TorchScorer] = "headclip-tiny",
         device: str = "auto",
         output_key: str | Iterable[str] = "anomaly_map",
         allow_missing_keys: bool = False,
         with_result: bool = False,
+        ask: Ask | None = None,
         **predict_options: Any,
     ) -> None:
         super().__init__(keys, model, device, output_key, allow_missing_keys)
-        self.with_result, self.predict_options = with_result, predict_options
-        known = [name for name in signature(Engine.predict).parameters if name not in ("self", "source")]
+        self.with_result, self.ask, self.predict_options = with_result, ask, predict_options
+        left_out = ("self", "source", "ask", "options")
+        own = [name for name in signature(Engine.predict).parameters if name not in left_out]
+        known = [*(field.name for field in fields(Ask)), *own]
         if unknown := sorted(set(predict_options) - set(known)):
             raise InputError(f"The options of AnomalyMapd must be among {', '.join(known)}", ", ".join(unknown))
 
@@ -335,7 +343,7 @@ class AnomalyMapd(_WithEngine):
         for key, name in self.key_iterator(out, self.output_keys):
             source = _checked(out, key)
             with _naming(key):
-                result = self.engine.predict(source, **self.predict_options)
+                result = self.engine.predict(source, self.ask, **self.predict_options)
             warn_out_of_scope(result.warnings)
             found = torch.as_tensor(result.map_array)[None]
             found = found.reshape(1, *source.shape[1:])

@@ -140,7 +140,7 @@ def _memory() -> list[Check]:
 
 
 def _built_in_packs() -> list[Check]:
-    from headclip_med.models.load import DEFAULT_MODEL
+    from headclip_med.base.names import DEFAULT_MODEL
     from headclip_med.models.pack import builtin_packs
 
     packs = builtin_packs()

@@ -92,13 +92,7 @@ def evaluate_models(
     weights: options.WeightsOption = None,
     method: options.MethodOption = None,
     normals: options.NormalsOption = None,
-    domain: options.DomainOption = None,
-    plane: options.PlaneOption = None,
-    window: options.WindowOption = None,
-    channels: options.ChannelsOption = None,
-    preprocessing: options.PreprocessingOption = None,
-    threshold: options.ThresholdOption = None,
-    smooth_mm: options.SmoothMmOption = None,
+    ask: options.AskOfSetOptions = options.NOTHING_ASKED,
     device: options.DeviceOption = "auto",
     precision: options.PrecisionOption = "auto",
     batch_size: options.BatchSizeOption = None,
@@ -117,27 +111,19 @@ def evaluate_models(
     with errors_in_words():
         from headclip_med.base.errors import InputError
         from headclip_med.cli import checks as cli_checks
-        from headclip_med.cohort import options as case_options
+        from headclip_med.cohort.options import check_batch_size
+        from headclip_med.engine.ask import check_ask
         from headclip_med.evaluation import ModelSpec, Settings
         from headclip_med.evaluation.report import check_folder
 
         if curves and not as_json:
             raise InputError("--curves must come with --json", "--curves alone", "metrics.json has them anyway")
-        chosen = case_options.CaseOptions(
-            domain=domain,
-            plane=plane,
-            window=window,
-            channels=channels,
-            threshold=threshold,
-            smooth_mm=smooth_mm,
-            preprocessing=preprocessing,
-        )
-        case_options.check_batch_size(batch_size)
-        case_options.check_name("precision", precision, choices.PRECISIONS)
-        case_options.check_name("method", method, choices.method_names())
-        case_options.check_name("speed", speed, choices.SPEEDS)
-        case_options.check_name("protocol", protocol, _PROTOCOLS)
-        case_options.check_options(chosen)
+        check_batch_size(batch_size)
+        choices.check_name("precision", precision, choices.PRECISIONS)
+        choices.check_name("method", method, choices.method_names())
+        choices.check_name("speed", speed, choices.SPEEDS)
+        choices.check_name("protocol", protocol, _PROTOCOLS)
+        check_ask(ask)
         check_folder(out)
         for given in model or []:
             _check_model(given)
@@ -160,7 +146,7 @@ def evaluate_models(
                 batch_size,
                 None if given.startswith("control:") else method,
                 _weights_for(given, weights),
-                chosen,
+                ask,
                 speed,
                 None if normals is None or given.startswith("control:") else str(normals),
             )
@@ -189,10 +175,9 @@ def evaluate_models(
 
 def _check_model(given: str) -> None:
     from headclip_med.cli.checks import check_model
-    from headclip_med.cohort.options import check_name
 
     if given.startswith("control:"):
-        check_name("control", given.removeprefix("control:"), choices.CONTROLS)
+        choices.check_name("control", given.removeprefix("control:"), choices.CONTROLS)
     else:
         check_model(given)
 

@@ -50,14 +50,13 @@ def export_bundle(
         from headclip_med.bundle.export.kinds import parse_kinds, targets
         from headclip_med.cli import checks as cli_checks
         from headclip_med.cli.screen import console
-        from headclip_med.cohort import options as case_options
 
         kinds = parse_kinds(kind, out)
         check_writable(next(iter(targets(kinds, out).values())).absolute().parent)
         cli_checks.check_model(model)
         cli_checks.check_weights(weights)
         cli_checks.check_file(ckpt, "The checkpoint")
-        case_options.check_name("domain", domain, choices.DOMAINS)
+        choices.check_name("domain", domain, choices.DOMAINS)
         with console.waiting(f"exporting {model} as {', '.join(k.name for k in kinds)}"):
             from headclip_med.bundle.export.run import check_request, export_model, load_network
 

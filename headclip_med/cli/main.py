@@ -30,7 +30,7 @@ from headclip_med.cli.review import review, review_tables
 from headclip_med.cli.train import train_pack
 
 if TYPE_CHECKING:
-    from headclip_med.engine.engine import ScanEngine
+    from headclip_med.engine.engine import Engine
 
 app = options.CommandApp(
     f"Zero-shot anomaly detection for medical images. {RESEARCH_ONLY}",
@@ -69,16 +69,7 @@ def predict(
     weights: options.WeightsOption = None,
     method: options.MethodOption = None,
     normals: options.NormalsOption = None,
-    domain: options.DomainOption = None,
-    plane: options.PlaneOption = None,
-    series: options.SeriesOption = None,
-    window: options.WindowOption = None,
-    channels: options.ChannelsOption = None,
-    preprocessing: options.PreprocessingOption = None,
-    time: options.TimeOption = None,
-    on_irregular: options.OnIrregularOption = "error",
-    threshold: options.ThresholdOption = None,
-    smooth_mm: options.SmoothMmOption = None,
+    ask: options.AskOptions = options.NOTHING_ASKED,
     formats: options.FormatsOption = ",".join(choices.FORMATS),
     device: options.DeviceOption = "auto",
     precision: options.PrecisionOption = "auto",
@@ -103,25 +94,16 @@ def predict(
         from headclip_med.cohort.pacs.plan import plan_network
 
         chosen = case_options.CaseOptions(
-            domain=domain,
-            plane=plane,
-            window=window,
-            channels=channels,
-            series=series,
-            time=time,
-            on_irregular=on_irregular,
-            threshold=threshold,
-            smooth_mm=smooth_mm,
-            preprocessing=preprocessing,
+            ask=ask,
             formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
             keep_identifiers=keep_identifiers,
             keep_empty_frames=keep_empty_frames,
             deidentify=deidentify,
         )
         case_options.check_batch_size(batch_size)
-        case_options.check_name("precision", precision, choices.PRECISIONS)
-        case_options.check_name("method", method, choices.method_names())
-        case_options.check_name("speed", speed, choices.SPEEDS)
+        choices.check_name("precision", precision, choices.PRECISIONS)
+        choices.check_name("method", method, choices.method_names())
+        choices.check_name("speed", speed, choices.SPEEDS)
         case_options.check_options(chosen)
         cohort.check_output(out)
         cli_checks.check_model(model)
@@ -141,7 +123,7 @@ def predict(
         if known is not None and done is not None:
             run = partial(cohort.record_finished, known[0], done, **place)
         else:
-            engine = _engine(model, device, batch_size=batch_size, domain=domain, **wanted)
+            engine = _engine(model, device, batch_size=batch_size, domain=ask.domain, **wanted)
             run = partial(cohort.run_cohort, engine, **place, resume=resume)
         watcher = console.TerminalWatcher(quiet=as_json)
         watching = plan.watching(watcher, console.say_error)
@@ -220,19 +202,17 @@ def _engine(
     domain: str | None = None,
     speed: str = "exact",
     normals: Path | None = None,
-) -> ScanEngine:
+) -> Engine[Any]:
     from headclip_med.cli.screen import console
-    from headclip_med.engine.onnx_engine import ONNX_ENDING, check_onnx_options, load_onnx_engine
+    from headclip_med.engine.load import ONNX_ENDING, check_onnx_options, load_engine, load_onnx_engine
 
-    engine: ScanEngine
+    engine: Engine[Any]
     with console.waiting(f"loading {model}"):
         if model.lower().endswith(ONNX_ENDING):
             check_onnx_options(weights=weights, method=method, precision=precision, speed=speed, normals=normals)
             engine = exported = load_onnx_engine(model, device=device, batch_size=batch_size, precision=precision)
-            exported.check_domain(domain)  # told once, not once a case
+            exported.scorer.check_domain(domain)  # told once, not once a case
         else:
-            from headclip_med.engine.torch_engine import load_engine
-
             engine = load_engine(
                 model,
                 device,
@@ -243,7 +223,7 @@ def _engine(
                 speed=speed,
                 normals=normals,
             )
-    facts = {**engine.identity(), **engine.setting()}
+    facts = {**engine.scorer.identity(), **engine.scorer.setting()}
     console.say_detail(", ".join(f"{name} {value}" for name, value in facts.items()))
     return engine
 

@@ -193,20 +193,19 @@ def models_convert(
         from headclip_med.base.files import check_writable
         from headclip_med.cli import checks as cli_checks
         from headclip_med.cli.screen import console
-        from headclip_med.cohort import options as case_options
 
         cli_checks.check_file(file, "The file to convert")
         check_writable(out)
         cli_checks.check_weights(tower)
         if base is not None:
             cli_checks.check_model(base)
-        case_options.check_name("domain", domain, choices.DOMAINS)
+        choices.check_name("domain", domain, choices.DOMAINS)
         from headclip_med.models.convert.model import convert_model
         from headclip_med.models.convert.prompts import PROMPT_METHODS
 
-        case_options.check_name("method", method, PROMPT_METHODS)
-        case_options.check_name("preprocessing", preprocessing, choices.PREPROCESSINGS)
-        case_options.check_name("branch", branch, ("local", "global", "both"))
+        choices.check_name("method", method, PROMPT_METHODS)
+        choices.check_name("preprocessing", preprocessing, choices.PREPROCESSINGS)
+        choices.check_name("branch", branch, ("local", "global", "both"))
         with console.waiting(f"converting {file.name}"):
             made = convert_model(
                 file,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.core import TyperGroup
 
 from headclip_med.base import names as choices
 from headclip_med.cli.errors import DEBUG
+from headclip_med.engine.ask import Ask
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -41,23 +43,49 @@ class CommandApp(typer.Typer):
         return lambda function: add(_with_voice(function)) and function
 
 
+@dataclass(frozen=True)
+class Together:
+    """Options of a command that its function takes as one object.
+
+    Attributes:
+        make: makes the object of their values, which it gets by name; options: annotations by name.
+    """
+
+    make: Callable[..., Any]
+    options: Mapping[str, Any]
+
+
 def _with_voice(function: Command) -> Command:
-    """The function with two more options, which say how loud the console is."""
+    """The function as Typer sees it: grouped options one by one, and two more that say how loud the console is."""
+    hints = get_type_hints(function, include_extras=True)
+    parts = {name: part.replace(annotation=hints[name]) for name, part in signature(function).parameters.items()}
+    groups = {name: group for name in parts for group in _groups(hints[name])}
 
     @wraps(function)
-    def spoken(*args: Any, quiet: bool = False, verbose: bool = False, **more: Any) -> Any:
+    def spoken(*, quiet: bool = False, verbose: bool = False, **given: Any) -> Any:
         from headclip_med.cli.screen import console
 
         console.speak(quiet=quiet, verbose=verbose or bool(os.environ.get(DEBUG)))
-        return function(*args, **more)
+        for name, group in groups.items():
+            given[name] = group.make(**{option: given.pop(option) for option in group.options})
+        return function(**given)
 
-    hints = get_type_hints(function, include_extras=True)
-    own = [part.replace(annotation=hints[name]) for name, part in signature(function).parameters.items()]
-    voice = {"quiet": QuietOption, "verbose": VerboseOption}
-    more = [Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=kind) for name, kind in voice.items()]
-    spoken.__signature__ = Signature([*own, *more])  # type: ignore[attr-defined]
-    spoken.__annotations__ = {**hints, **voice}
+    shown: list[Parameter] = []
+    for name, part in parts.items():
+        shown += _alone(groups[name].options, None) if name in groups else [part]
+    shown += _alone({"quiet": QuietOption, "verbose": VerboseOption}, False)
+    spoken.__signature__ = Signature(shown)  # type: ignore[attr-defined]
+    spoken.__annotations__ = {part.name: part.annotation for part in shown}
     return spoken  # type: ignore[return-value]
+
+
+def _groups(hint: Any) -> list[Together]:
+    return [part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Together)]
+
+
+def _alone(annotations: Mapping[str, Any], default: bool | None) -> list[Parameter]:
+    kind = Parameter.POSITIONAL_OR_KEYWORD
+    return [Parameter(name, kind, default=default, annotation=hint) for name, hint in annotations.items()]
 
 
 QuietOption = Annotated[
@@ -210,10 +238,11 @@ TimeOption = Annotated[
     typer.Option(help="Which volume of a 4-D file, or frame of a cine, from 0.", show_default="there must be one"),
 ]
 OnIrregularOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="DICOM series with gaps, uneven steps, gantry tilt or damaged slices: error; split into regular "
         "stretches; resample to a regular grid; keep the slices as they are, empty ones where positions are missing.",
+        show_default="error",
         autocompletion=_one_of(choices.IRREGULAR),
     ),
 ]
@@ -304,3 +333,24 @@ IgnoreValuesOption = Annotated[
         show_default="what the layout knows",
     ),
 ]
+
+
+_OF_VIEW = {"window": WindowOption, "channels": ChannelsOption, "preprocessing": PreprocessingOption}
+_OF_MAP = {"threshold": ThresholdOption, "smooth_mm": SmoothMmOption}
+_OF_SOURCE = {"time": TimeOption, "on_irregular": OnIrregularOption}
+
+
+def _ask(*, time: int | None = None, on_irregular: str | None = None, **asked: Any) -> Ask:
+    return Ask(time_index=time, on_irregular=on_irregular or "error", **asked)
+
+
+# What is asked of a case that the command reads, and of one that a labelled set has read.
+NOTHING_ASKED = Ask()
+AskOptions = Annotated[
+    Ask,
+    Together(
+        _ask,
+        {"domain": DomainOption, "plane": PlaneOption, "series": SeriesOption} | _OF_VIEW | _OF_SOURCE | _OF_MAP,
+    ),
+]
+AskOfSetOptions = Annotated[Ask, Together(_ask, {"domain": DomainOption, "plane": PlaneOption} | _OF_VIEW | _OF_MAP)]

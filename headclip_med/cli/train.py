@@ -48,9 +48,8 @@ def train_pack(
     with errors_in_words():
         from headclip_med.base.errors import CancelledError, InputError
         from headclip_med.base.fields import parse_settings, read_fields
-        from headclip_med.base.names import DOMAINS, method_names
+        from headclip_med.base.names import DOMAINS, check_name, method_names
         from headclip_med.cli.screen.console import say_error, say_json
-        from headclip_med.cohort.options import check_name
 
         check_name("method", method, method_names())
         check_name("domain", domain, DOMAINS)

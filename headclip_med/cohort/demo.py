@@ -20,8 +20,9 @@ from headclip_med.writing.folder import check_case_folder
 from headclip_med.writing.record import load_result
 
 if TYPE_CHECKING:
-    from headclip_med.engine.batches import Cancel, Progress
-    from headclip_med.engine.engine import ScanEngine
+    from headclip_med.engine.batches import Cancel
+    from headclip_med.engine.engine import Engine
+    from headclip_med.engine.scan_run import SlicesDone
 
 VOLUME_NAME = "demo_volume.nii.gz"
 TRUTH_NAME = "demo_truth.nii.gz"
@@ -61,8 +62,8 @@ class DemoOutcome:
 
 def run_demo(
     out_dir: Path,
-    engine: ScanEngine | None = None,
-    progress: Progress | None = None,
+    engine: Engine[Any] | None = None,
+    progress: SlicesDone | None = None,
     cancel: Cancel | None = None,
 ) -> DemoOutcome:
     """Make the embedded volume, predict it from its file, and compare with the truth.
@@ -76,7 +77,7 @@ def run_demo(
     """
     check_case_folder(out_dir, CASE_NAME)
     if engine is None:
-        from headclip_med.engine.torch_engine import load_engine
+        from headclip_med.engine.load import load_engine
 
         engine = load_engine()
     phantom = demo_phantom()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from headclip_med.base.volume import LoadedVolume
     from headclip_med.engine.batches import Cancel
     from headclip_med.engine.case import CaseRun
-    from headclip_med.engine.engine import ScanEngine
+    from headclip_med.engine.engine import Engine
     from headclip_med.engine.result import AnomalyResult
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ def check_case(out_dir: Path, name: str, source: Source, options: CaseOptions) -
 def read_case(source: Source, options: CaseOptions) -> LoadedVolume:
     from headclip_med.reading import load_volume
 
-    return load_volume(source, series=options.series, time=options.time, on_irregular=options.on_irregular)
+    ask = options.ask
+    return load_volume(source, series=ask.series, time=ask.time_index, on_irregular=ask.on_irregular)
 
 
 def write_case(result: AnomalyResult, out_dir: Path, name: str, options: CaseOptions) -> CaseOutcome:
@@ -122,7 +123,7 @@ class CohortRun:
 
     def __init__(
         self,
-        engine: ScanEngine,
+        engine: Engine[Any],
         cases: Sequence[CaseInput],
         out_dir: Path,
         options: CaseOptions,
@@ -193,7 +194,7 @@ class CohortRun:
             if record is not None:
                 return skipped(record, folder)
             check_case(self.out_dir, case.name, source, self.options)
-        return self.engine.begin(volume, self.options.ask(), progress=partial(self._progress, number))
+        return self.engine.begin(volume, self.options.ask, progress=partial(self._progress, number))
 
     def _scored(self, begun: Ahead[tuple[int, CaseInput], _Begun]) -> Iterator[_Begun]:
         """Cases whose slices are scored."""
@@ -250,7 +251,7 @@ class CohortRun:
             draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
     def _record(self) -> dict[str, Any]:
-        setting = {**self.engine.setting(), "resume": self.resume}
+        setting = {**self.engine.scorer.setting(), "resume": self.resume}
         earlier = read_runs(self.out_dir)
         runs = [] if earlier is None else [*earlier.pop("earlier_runs", []), earlier]
         cases = {case["name"]: case for run in runs for case in run["cases"]}
@@ -274,8 +275,9 @@ class CohortRun:
 
     def _case_record(self, outcome: CaseOutcome) -> dict[str, Any]:
         error = outcome.error
-        if error and self.options.series and "." in self.options.series:  # a UID that the user typed
-            error = error.replace(self.options.series, "a series UID")
+        series = self.options.ask.series
+        if error and series and "." in series:  # a UID that the user typed
+            error = error.replace(series, "a series UID")
         folder = None if outcome.folder is None else outcome.folder.name  # folders above may name patients
         return {**outcome.as_json(), "folder": folder, "error": error}
 

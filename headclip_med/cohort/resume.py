@@ -17,7 +17,7 @@ from headclip_med.cohort.outcome import CaseOutcome, top_finding
 
 if TYPE_CHECKING:
     from headclip_med.cohort.options import CaseOptions
-    from headclip_med.engine.engine import ScanEngine
+    from headclip_med.engine.engine import Engine
     from headclip_med.models.load import KnownModel
     from headclip_med.writing.record import ResultRecord
 
@@ -49,10 +49,10 @@ def finished_record(
     return record if digest and record.source.content_sha256 == digest else None
 
 
-def engine_identity(engine: ScanEngine) -> dict[str, Any]:
+def engine_identity(engine: Engine[Any]) -> dict[str, Any]:
     """What decides an engine's numbers, this package among it; None for what it has none of."""
     absent = dict.fromkeys(_ABSENT)
-    return {**absent, **engine.identity(), "version": package_versions()["headclip-med"]}
+    return {**absent, **engine.scorer.identity(), "version": package_versions()["headclip-med"]}
 
 
 def known_identity(
@@ -75,7 +75,7 @@ def known_identity(
     """
     facts: dict[str, Any] = {"speed": speed, "normals_sha256": None, "version": package_versions()["headclip-med"]}
     if model.lower().endswith(".onnx"):
-        from headclip_med.engine.onnx_engine import check_onnx_options
+        from headclip_med.engine.load import check_onnx_options
 
         check_onnx_options(weights=weights, method=method, precision=precision, speed=speed, normals=normals)
         if device.startswith("openvino") or not Path(model).expanduser().is_file():

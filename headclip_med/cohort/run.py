@@ -28,17 +28,18 @@ from headclip_med.writing.dicom.options import check_dicom_source
 from headclip_med.writing.folder import check_case_folder
 
 if TYPE_CHECKING:
-    from headclip_med.engine.batches import Cancel, Progress
-    from headclip_med.engine.engine import ScanEngine
+    from headclip_med.engine.batches import Cancel
+    from headclip_med.engine.engine import Engine
+    from headclip_med.engine.scan_run import SlicesDone
 
 
 def predict_case(
-    engine: ScanEngine,
+    engine: Engine[Any],
     source: Source,
     out_dir: Path,
     name: str,
     options: CaseOptions | None = None,
-    progress: Progress | None = None,
+    progress: SlicesDone | None = None,
     cancel: Cancel | None = None,
 ) -> CaseOutcome:
     """Score one case and write its folder ``out_dir / name``, whole or not at all.
@@ -48,13 +49,13 @@ def predict_case(
     """
     begin, options = time.perf_counter(), options or CaseOptions()
     check_case(out_dir, name, source, options)
-    case = engine.begin(read_case(source, options), options.ask(), progress=progress)
+    case = engine.begin(read_case(source, options), options.ask, progress=progress)
     result = engine.finish(next(engine.score_each([case], cancel=cancel)))
     return replace(write_case(result, out_dir, name, options), seconds=seconds_since(begin))
 
 
 def run_cohort(
-    engine: ScanEngine,
+    engine: Engine[Any],
     cases: Sequence[CaseInput],
     out_dir: Path,
     options: CaseOptions | None = None,
@@ -123,7 +124,7 @@ def record_finished(
     watcher: Watcher,
 ) -> CohortSummary:
     """As :func:`run_cohort` with ``resume`` and the outcomes of :func:`all_finished`."""
-    stand_in = cast("ScanEngine", _NoEngine(identity))
+    stand_in = cast("Engine[Any]", _NoEngine(_Known(identity)))
     run = CohortRun(stand_in, cases, out_dir, options, True, watcher, None)
     run.take(outcomes)
     return CohortSummary(run.outcomes, len(cases), seconds_since(run.begin), _unrecorded(run))
@@ -133,6 +134,11 @@ def record_finished(
 class _NoEngine:
     """Stands where an engine would in the record of a run that needs none."""
 
+    scorer: _Known
+
+
+@dataclass(frozen=True)
+class _Known:
     known: Mapping[str, Any]
 
     def identity(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,14 +13,18 @@ from numpy.typing import NDArray
 from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import check_affine, slice_centres, slice_frame, spacing
 from headclip_med.base.types import Affine, Plane
+from headclip_med.base.versions import package_versions
 from headclip_med.base.volume import AnyVolume, LoadedVolume, volume_array
-from headclip_med.engine.batches import Arrived, PlaneRun, Progress, ScanRun, ScorePieces, Stride
+from headclip_med.engine.ask import Ask
 from headclip_med.engine.result import AnomalyResult, SliceScore
+from headclip_med.engine.scan_run import Arrived, PlaneRun, ScanRun, SlicesDone, Stride
+from headclip_med.engine.scorer import Scorer, Setup
 from headclip_med.engine.volume_map import find_components, fuse_planes, smooth_along, volume_score
-from headclip_med.slicing.intensity import Channels, Preprocessing, as_released, foreground, intensity_ranges
+from headclip_med.models.scope import out_of_scope
+from headclip_med.slicing.intensity import Preprocessing, as_released, foreground, intensity_ranges
 from headclip_med.slicing.places import empty_slices, source_slices
 from headclip_med.slicing.scan import Scan
-from headclip_med.slicing.view import Window, check_released, choose_channels, choose_planes, source_name, window_or_own
+from headclip_med.slicing.view import check_released, choose_channels, choose_planes, source_name, window_or_own
 
 _MANY_FINDINGS = 1000
 
@@ -108,27 +112,26 @@ def make_job(
     volume: AnyVolume,
     domain: str,
     own: Preprocessing,
-    *,
-    plane: str | Sequence[str] | None = None,
-    window: str | Window | None = None,
-    channels: Channels | None = None,
+    ask: Ask | None = None,
     warnings: Sequence[str] = (),
 ) -> Job:
-    """Decide what was left open.
+    """Decide what was left open: planes, window, channels, each with its reason.
 
     Args:
+        volume: ``(C, I, J, K)``, as it was loaded. domain: name.
         own: the model's preprocessing, with the window, fit and channels of its ``domain``.
-        plane, window, channels: as asked by the user. warnings: of the model.
+        ask: its plane, window and channels, default none of them. warnings: of the model.
 
     Raises:
         InputError: an unusable affine or option.
     """
+    ask = ask or Ask()
     allow_shear = bool(volume.meta.get("sheared", False))
     affine = check_affine(np.asarray(volume.affine, dtype=np.float64), source_name(volume), allow_shear=allow_shear)
-    planes, plane_reason = choose_planes(affine, volume, plane)
+    planes, plane_reason = choose_planes(affine, volume, ask.plane)
     _check_planes(volume, affine, planes)
     array = np.asarray(volume_array(volume), dtype=np.float32)
-    spec, assumed = _decided(own, array, volume, window, channels)
+    spec, assumed = _decided(own, array, volume, ask)
     notes = [*warnings, *volume.meta.get("reader_warnings", []), assumed]
     return Job(volume, array, affine, domain, spec, planes, plane_reason, tuple(note for note in notes if note))
 
@@ -137,15 +140,14 @@ def _decided(
     own: Preprocessing,
     array: NDArray[np.float32],
     volume: AnyVolume,
-    window: str | Window | None,
-    channels: Channels | None,
+    ask: Ask,
 ) -> tuple[Preprocessing, str]:
     """The model's preprocessing with what was asked of this case, and what was assumed in words."""
     if own.kind == "released":
-        check_released(window, channels)
+        check_released(ask.window, ask.channels)
         return as_released(own, array, source_name(volume)), ""
-    level_width, assumed = window_or_own(window, own.window, volume)
-    return replace(own, window=level_width, channels=choose_channels(channels, own.channels)), assumed
+    level_width, assumed = window_or_own(ask.window, own.window, volume)
+    return replace(own, window=level_width, channels=choose_channels(ask.channels, own.channels)), assumed
 
 
 def _check_planes(volume: AnyVolume, affine: Affine, planes: Sequence[Plane]) -> None:
@@ -203,13 +205,25 @@ class Clock:
         self.laps[name], self._last = round(now - self._last, 4), now
 
 
+def timed(volumes: Iterable[AnyVolume]) -> Iterator[tuple[Clock, AnyVolume]]:
+    """Give each volume with the clock that began when it was asked for, so that reading it counts."""
+    given = iter(volumes)
+    while True:
+        clock = Clock()
+        try:
+            volume = next(given)
+        except StopIteration:
+            return
+        yield clock, volume
+
+
 @dataclass
 class CaseRun:
     """A case on its way: what was decided, and its slices.
 
     Attributes:
         sigma_mm: Gaussian along each plane's normal; threshold: cut on the map in (0, 1), and where it came from.
-        provenance: of the result; warnings: what happened while it was scored.
+        device: its name; provenance: of the result; warnings: what happened while it was scored.
     """
 
     job: Job
@@ -217,6 +231,7 @@ class CaseRun:
     sigma_mm: float
     threshold: tuple[float, str]
     clock: Clock
+    device: str
     provenance: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
 
@@ -231,31 +246,42 @@ class CaseRun:
         maps = len(self.slices.planes) * self.map_bytes
         return int(self.job.array.nbytes + self.slices.scan.mask.nbytes + maps)
 
+    def started(self) -> ScanRun:
+        """Give its slices, which are scored from now on."""
+        self.clock.restart()
+        return self.slices
+
 
 def begin_case(
-    job: Job,
-    score: ScorePieces,
-    *,
-    sigma_mm: float,
-    threshold: tuple[float, str],
-    stride_mm: float,
+    volume: AnyVolume,
+    ask: Ask,
+    setup: Setup,
+    scorer: Scorer[Any],
     clock: Clock,
-    provenance: dict[str, Any],
-    progress: Progress | None = None,
+    progress: SlicesDone | None = None,
     arrived: Arrived | None = None,
 ) -> CaseRun:
-    """Everything that comes before the first slice: foreground, black and white, an empty map.
+    """Do everything that comes before the first slice: view, foreground, black and white, an empty map.
 
     Args:
-        score: scores slices; stride_mm: 0 for every slice, see :class:`headclip_med.engine.batches.Stride`.
-        clock: goes on from where the engine left it.
+        volume: ``(C, I, J, K)``, as it was loaded. setup: of the ``scorer`` for the domain that is asked for.
+        clock: began when the volume was read. progress, arrived: told of each batch.
+
+    Raises:
+        InputError: a volume or an option that cannot be used.
     """
-    scan = job.scan()
+    warnings = (*out_of_scope(setup.expected, volume), *setup.warnings)
+    job = make_job(volume, setup.domain, setup.preprocessing, ask, warnings)
+    sigma_mm = chosen_smoothing(ask.smooth_mm, setup.smoothing_mm, job)
+    clock.lap("read")
+    threshold = chosen_threshold(ask.threshold, setup.threshold)
+    stride = Stride(scorer.speed.stride_mm, threshold[0]) if scorer.speed.stride_mm > 0 else None
     frames = [slice_frame(job.affine, plane) for plane in job.planes]
-    stride = Stride(stride_mm, threshold[0]) if stride_mm > 0 else None
-    slices = ScanRun(scan, frames, score, stride=stride, progress=progress, arrived=arrived)
+    slices = ScanRun(job.scan(), frames, setup.detector, stride=stride, progress=progress, arrived=arrived)
     clock.lap("intensity")
-    return CaseRun(job, slices, sigma_mm, threshold, clock, provenance)
+    provenance = {**scorer.identity(), "detector": setup.configuration, **job.provenance(sigma_mm)}
+    provenance["versions"] = package_versions()
+    return CaseRun(job, slices, sigma_mm, threshold, clock, setup.device, provenance)
 
 
 def finish_case(case: CaseRun) -> AnomalyResult:

@@ -1,122 +1,70 @@
-"""What every engine does alike: a volume → a case → its slices scored → a result. Needs no torch."""
+"""The main job: a scan in, an anomaly map in the scan's own grid out, by whatever scores the slices. Needs no torch.
+
+engine = headclip_med.load_engine("headclip-tiny")
+result = engine.predict("flair.nii.gz", plane="axial")
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import tee
+from typing import Any, Generic, TypeVar
 
-from headclip_med.base.errors import InputError
 from headclip_med.base.types import Affine
-from headclip_med.base.versions import package_versions
 from headclip_med.base.volume import AnyVolume
-from headclip_med.engine.batches import Arrived, Batching, Cancel, Progress, ScanRun, ScorePieces, score_scans
-from headclip_med.engine.case import (
-    CaseRun,
-    Clock,
-    Job,
-    begin_case,
-    chosen_smoothing,
-    chosen_threshold,
-    finish_case,
-    make_job,
-)
+from headclip_med.engine.ask import Ask
+from headclip_med.engine.batches import Cancel, score_scans
+from headclip_med.engine.case import CaseRun, Clock, begin_case, finish_case, timed
 from headclip_med.engine.result import AnomalyResult
-from headclip_med.models.scope import Scope, out_of_scope
-from headclip_med.models.speed import SPEEDS, Speed
+from headclip_med.engine.scan_run import Arrived, SlicesDone
+from headclip_med.engine.scorer import Scorer
 from headclip_med.reading.sources import Source, load_source
-from headclip_med.slicing.intensity import Channels, Preprocessing, PreprocessingKind
+
+AnyScorer = TypeVar("AnyScorer", bound=Scorer[Any])
 
 
-@dataclass(frozen=True)
-class Ask:
-    """What a user may ask of one case; None: the model's or the scan's own. See :meth:`ScanEngine.predict`."""
+class Engine(Generic[AnyScorer]):
+    """A model on a device, ready to score any number of cases.
 
-    domain: str | None = None
-    plane: str | Sequence[str] | None = None
-    window: str | tuple[float, float] | None = None
-    channels: Channels | None = None
-    threshold: float | None = None
-    smooth_mm: float | None = None
-    preprocessing: PreprocessingKind | None = None
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What an engine brings for a domain.
+    Made by :func:`headclip_med.load_engine` and :func:`headclip_med.load_onnx_engine`.
 
     Attributes:
-        domain: name; preprocessing: with the domain's window, fit and channels; score: scores slices.
-        smoothing_mm, threshold: unless the user says otherwise; warnings: of the model. detector: its configuration.
-        expected: the images that it is for, see :func:`headclip_med.models.scope.out_of_scope`.
+        scorer: what it scores slices with; knows the model, the device and the batch size.
     """
 
-    domain: str
-    preprocessing: Preprocessing
-    score: ScorePieces
-    smoothing_mm: float
-    threshold: tuple[float, str]
-    detector: dict[str, Any]
-    warnings: Sequence[str] = ()
-    expected: Sequence[tuple[str, Scope]] = ()
-
-
-class ScanEngine(ABC):
-    """A model on a device, ready to score any number of cases."""
-
-    speed: Speed = SPEEDS["exact"]
-
-    def __init__(self, batching: Batching) -> None:
-        if batching.size < 1:
-            raise InputError("The batch size must be at least 1", batching.size)
-        self._batching = batching
+    def __init__(self, scorer: AnyScorer) -> None:
+        self.scorer = scorer
 
     @property
     def batch_size(self) -> int:
         """Slices that go to the device at once; lowered for good when its memory ran out."""
-        return self._batching.size
+        return self.scorer.batching.size
 
     def predict(
         self,
         source: Source,
+        ask: Ask | None = None,
         *,
         affine: Affine | None = None,
         modality: str | None = None,
         is_rgb: bool = False,
-        domain: str | None = None,
-        plane: str | Sequence[str] | None = None,
-        window: str | tuple[float, float] | None = None,
-        channels: Channels | None = None,
-        series: str | None = None,
-        time_index: int | None = None,
-        on_irregular: str = "error",
-        threshold: float | None = None,
-        smooth_mm: float | None = None,
-        preprocessing: PreprocessingKind | None = None,
-        progress: Progress | None = None,
+        progress: SlicesDone | None = None,
         cancel: Cancel | None = None,
         arrived: Arrived | None = None,
+        **options: Any,
     ) -> AnomalyResult:
         """Score one case.
 
         Args:
             source: a file or folder, several files of one grid (sequences), a loaded volume
                 ``(C, I, J, K)``, or an array ``(I, J, K)`` / ``(C, I, J, K)`` with ``affine``.
+            ask: what is asked of it, default nothing; options: fields of :class:`headclip_med.engine.ask.Ask` by
+                name, such as ``plane="axial"``, over those of ``ask``.
             affine, modality, is_rgb: of an array: voxel → RAS mm, DICOM code such as CT, colours in [0, 255].
-            domain: see ``headclip_med.models.domains``; default the model's own. An exported model has no other.
-            plane: axial, coronal, sagittal, several of them (their maps are averaged), or ``all``; default the
-                acquisition plane.
-            window: CT window by name or ``(level, width)``. channels: ``repeat`` the slice, or ``neighbours`` (2.5-D);
-                default the domain's. series, time_index: choice within the source. on_irregular: what to do with an
-                irregular DICOM series, see :func:`headclip_med.reading.read_volume`.
-            threshold: cut on the map in [0, 1]; default the pack's. smooth_mm: Gaussian along the normal, from 0 to
-                the volume's extent; default the pack's.
-            preprocessing: ``own``, or ``released``: 8-bit pictures as the published codes feed them, for numbers that
-                are to be compared with published ones (docs/methods.md); default the pack's, or ``own``.
             progress: called with slices done and slices in all; cancel: asked before each batch;
-                arrived: given the maps and scores of each batch, see :mod:`headclip_med.engine.batches`.
+                arrived: given the maps and scores of each batch, see :mod:`headclip_med.engine.scan_run`.
 
         Returns:
             A result whose volumes are MetaTensors, or :class:`headclip_med.base.volume.LoadedVolume` from an exported
@@ -126,55 +74,65 @@ class ScanEngine(ABC):
             InputError: an unusable source or option; CancelledError: ``cancel`` returned True.
             ModelError: not even one slice fits the device's memory.
         """
-        clock = Clock()
-        volume = load_source(
-            source,
+        ask = replace(ask or Ask(), **options)
+        load = partial(
+            load_source,
             affine=affine,
             modality=modality,
             is_rgb=is_rgb,
-            series=series,
-            time_index=time_index,
-            on_irregular=on_irregular,
+            series=ask.series,
+            time_index=ask.time_index,
+            on_irregular=ask.on_irregular,
         )
-        ask = Ask(domain, plane, window, channels, threshold, smooth_mm, preprocessing)
-        case = self.begin(volume, ask, clock=clock, progress=progress, arrived=arrived)
-        return self._handed_out(self.finish(next(self.score_each([case], cancel=cancel))))
+        results = self.predict_each(map(load, [source]), ask, progress=progress, cancel=cancel, arrived=arrived)
+        return next(results)
+
+    def predict_each(
+        self,
+        volumes: Iterable[AnyVolume],
+        ask: Ask | None = None,
+        *,
+        progress: SlicesDone | None = None,
+        cancel: Cancel | None = None,
+        arrived: Arrived | None = None,
+    ) -> Iterator[AnomalyResult]:
+        """Score loaded volumes one after the other; each is taken when it is needed. See :meth:`predict`.
+
+        Args:
+            volumes: each ``(C, I, J, K)``. ask: of all of them. progress, arrived: of whichever is scored.
+
+        Returns:
+            An iterator of a result for each volume, in order.
+
+        Raises:
+            InputError, ModelError: the first volume that cannot be scored; CancelledError: ``cancel`` returned True.
+        """
+        begin = partial(self.begin, ask=ask, progress=progress, arrived=arrived)
+        cases = (begin(volume, clock=clock) for clock, volume in timed(volumes))
+        for case in self.score_each(cases, cancel=cancel):
+            yield self.scorer.handed_out(self.finish(case))
 
     def begin(
         self,
         volume: AnyVolume,
-        ask: Ask,
+        ask: Ask | None = None,
         *,
         clock: Clock | None = None,
-        progress: Progress | None = None,
+        progress: SlicesDone | None = None,
         arrived: Arrived | None = None,
     ) -> CaseRun:
-        """Everything before a case's first slice. May run in another thread, ahead of :meth:`score_each`."""
-        clock = clock or Clock()
-        setup = self.setup(ask.domain, ask.preprocessing)
-        job = make_job(
-            volume,
-            setup.domain,
-            setup.preprocessing,
-            plane=ask.plane,
-            window=ask.window,
-            channels=ask.channels,
-            warnings=(*out_of_scope(setup.expected, volume), *setup.warnings),
-        )
-        sigma = chosen_smoothing(ask.smooth_mm, setup.smoothing_mm, job)
-        clock.lap("read")
-        case = begin_case(
-            job,
-            setup.score,
-            sigma_mm=sigma,
-            threshold=chosen_threshold(ask.threshold, setup.threshold),
-            stride_mm=self.speed.stride_mm,
-            clock=clock,
-            provenance=self._provenance(setup, job, sigma),
-            progress=progress,
-            arrived=arrived,
-        )
-        case.warnings += self._foreseen(case, setup)
+        """Do everything before a case's first slice; may run in another thread, ahead of :meth:`score_each`.
+
+        Args:
+            clock: that began when the volume was read; default one that begins now. The others as of :meth:`predict`.
+
+        Raises:
+            InputError: a volume or an option that cannot be used.
+        """
+        asked = ask or Ask()
+        setup = self.scorer.setup(asked.domain, asked.preprocessing)
+        case = begin_case(volume, asked, setup, self.scorer, clock or Clock(), progress, arrived)
+        case.warnings += self.scorer.foreseen(setup.detector, case.map_bytes)
         return case
 
     def score_each(
@@ -186,59 +144,27 @@ class ScanEngine(ABC):
     ) -> Iterator[CaseRun]:
         """Score the slices of cases, in order; on a GPU a batch that one does not fill is filled from the next.
 
-        A case that cannot be scored says so in :meth:`finish`. ``ready``: whether the next case is there.
+        Args:
+            cases: of :meth:`begin`; one that cannot be scored says so in :meth:`finish`.
+            ready: whether the next case is there.
 
         Raises:
             CancelledError: ``cancel`` returned True.
         """
-        taken: deque[CaseRun] = deque()
-
-        def slices() -> Iterator[ScanRun]:
-            for case in cases:
-                taken.append(case)
-                case.clock.restart()
-                yield case.slices
-
-        for _ in score_scans(slices(), self._batching, cancel=cancel, ready=ready):
-            case = taken.popleft()
-            case.warnings += self._batching.take_warnings()
+        begun, taken = tee(cases)
+        runs = map(CaseRun.started, begun)
+        for _, case in zip(score_scans(runs, self.scorer, cancel=cancel, ready=ready), taken, strict=False):
+            case.warnings += self.scorer.batching.take_warnings()
             case.clock.lap("detect")
             yield case
 
     def finish(self, case: CaseRun) -> AnomalyResult:
-        """The result of a scored case. May run in another thread, behind :meth:`score_each`."""
+        """Make the result of a scored case; may run in another thread, behind :meth:`score_each`.
+
+        Raises:
+            HeadclipError, or whatever else kept its slices from being scored.
+        """
         case.clock.restart()
         result = finish_case(case)
-        return replace(result, provenance={**result.provenance, **self._where()})
-
-    def _foreseen(self, case: CaseRun, setup: Setup) -> list[str]:
-        """Warnings before the first slice, such as of too little memory."""
-        return []
-
-    def _where(self) -> dict[str, Any]:
-        """Where and how a case ran, for its provenance: a batch may have shrunk meanwhile."""
-        return self.setting()
-
-    def _handed_out(self, result: AnomalyResult) -> AnomalyResult:
-        """The result as :meth:`predict` gives it back."""
-        return result
-
-    @abstractmethod
-    def setup(self, domain: str | None, preprocessing: PreprocessingKind | None = None) -> Setup:
-        """What this engine brings for a domain and a preprocessing, its own by default."""
-
-    @abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """What decides this engine's numbers, under the names of a result's provenance: names, hashes, precision."""
-
-    @abstractmethod
-    def setting(self) -> dict[str, Any]:
-        """Where and how it runs; changes no number but by rounding."""
-
-    def _provenance(self, setup: Setup, job: Job, sigma_mm: float) -> dict[str, Any]:
-        return {
-            **self.identity(),
-            "detector": setup.detector,
-            **job.provenance(sigma_mm),
-            "versions": package_versions(),
-        }
+        # a batch may have shrunk meanwhile
+        return replace(result, provenance={**result.provenance, **self.scorer.setting(), "device": case.device})

@@ -17,13 +17,13 @@ from headclip_med.base.geometry import SliceFrame, slice_frame
 from headclip_med.base.volume import LoadedVolume
 from headclip_med.detectors.headclip.attribution import HeadEffect, HeadShares, detector_shares, strongest_heads
 from headclip_med.detectors.headclip.detector import HeadCLIP
-from headclip_med.engine.batches import Batching, ScanRun, score_scans
 from headclip_med.engine.case import make_job
-from headclip_med.engine.torch_scorer import SliceScorer, own_preprocessing, slice_limits, slice_pixels
 from headclip_med.models.domains import Domain
+from headclip_med.models.load import own_preprocessing
 from headclip_med.models.scope import Scope, out_of_scope
 from headclip_med.reading import load_volume
 from headclip_med.slicing.intensity import Placement, PreprocessingKind
+from headclip_med.slicing.pixels import slice_limits, slice_pixels
 from headclip_med.slicing.scan import Scan
 from headclip_med.slicing.view import source_name
 
@@ -98,9 +98,8 @@ def view_slice(
         InputError: an unreadable scan, or no such slice.
     """
     volume = load_volume(path)
-    job = make_job(
-        volume, domain.name, own_preprocessing(detector, domain, kind), warnings=out_of_scope(expected, volume)
-    )
+    own = own_preprocessing(detector, domain, kind)
+    job = make_job(volume, domain.name, own, warnings=out_of_scope(expected, volume))
     scan, frame = job.scan(), slice_frame(job.affine, job.planes[0])
     count = scan.mask.shape[frame.axis]
     if index is not None and not 0 <= index < count:
@@ -139,21 +138,16 @@ def explain_slice(detector: HeadCLIP, view: SliceView, threshold: float, count: 
     )
 
 
-def _source(
-    volume: LoadedVolume, detector: HeadCLIP, domain: Domain, kind: PreprocessingKind
-) -> tuple[Scan, SliceFrame]:
-    """The scan ready to be cut, preprocessed as a prediction with the domain's defaults does it."""
-    job = make_job(volume, domain.name, own_preprocessing(detector, domain, kind))
-    return job.scan(), slice_frame(job.affine, job.planes[0])
-
-
 def _highest(detector: HeadCLIP, scan: Scan, frame: SliceFrame) -> int:
-    run = ScanRun(scan, [frame], SliceScorer(detector, detector.tower.device))
-    next(score_scans([run], Batching(1)))
-    if run.error is not None:
-        raise run.error
-    scores, background = run.planes[0].scores, run.planes[0].background
-    return len(scores) // 2 if background.all() else int(np.where(background, -1, scores).argmax())
+    """The slice that scores highest; the middle one of nothing but background."""
+    scores = {index: _score(detector, scan, frame, index) for index in scan.foreground_slices(frame)}
+    return max(scores, key=scores.__getitem__) if scores else scan.mask.shape[frame.axis] // 2
+
+
+def _score(detector: HeadCLIP, scan: Scan, frame: SliceFrame, index: int) -> float:
+    device = detector.tower.device
+    limits = slice_limits(scan, frame, scan.inside(frame, [index]), device)
+    return float(detector.score(slice_pixels(scan, frame, [index], device), limits).scores[0])
 
 
 def _on_screen(pixels: Tensor, scan: Scan, volume: LoadedVolume) -> NDArray[np.float32]:

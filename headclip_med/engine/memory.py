@@ -9,7 +9,6 @@ import torch
 
 from headclip_med.detectors import Detector
 from headclip_med.encoders.attention import logit_bytes
-from headclip_med.engine.case import CaseRun
 
 # A GPU gets at most so many slices at once: more hardly gains, and the first results come later.
 _MOST = 64
@@ -49,12 +48,13 @@ def batch_bytes(detector: Detector, batch: int) -> int:
     return int(_BUFFERS + _MARGIN * batch * slice_bytes(detector))
 
 
-def shortage(case: CaseRun, detector: Detector, batch: int, device: torch.device) -> str | None:
+def shortage(map_bytes: int, detector: Detector, batch: int, device: torch.device) -> str | None:
     """What to say when scoring a case is predicted to take more memory than is free, or None.
 
-    Beside a batch of slices a CPU will hold two more copies of the map: smoothed, and on its way to the disk.
+    Beside a batch of slices a CPU will hold two more copies of a map of ``map_bytes``: smoothed, and on its way
+    to the disk.
     """
-    needed = batch_bytes(detector, batch) + (2 * case.map_bytes if device.type == "cpu" else 0)
+    needed = batch_bytes(detector, batch) + (2 * map_bytes if device.type == "cpu" else 0)
     free = free_bytes(device)
     if free is None or needed <= free:
         return None

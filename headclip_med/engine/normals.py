@@ -13,12 +13,13 @@ from headclip_med.base.geometry import slice_frame
 from headclip_med.base.volume import image_digest
 from headclip_med.detectors import Detector, NormalPixels
 from headclip_med.engine.case import make_job
-from headclip_med.engine.torch_scorer import own_preprocessing, slice_limits, slice_pixels
 from headclip_med.models.domains import Domain
+from headclip_med.models.load import own_preprocessing
 from headclip_med.models.scope import ANY_IMAGE, ImageKind, Scope, kind_of, scope_of
 from headclip_med.reading import load_volume
 from headclip_med.reading.inputs import Source, expand_inputs
 from headclip_med.slicing.intensity import PreprocessingKind
+from headclip_med.slicing.pixels import slice_limits, slice_pixels
 from headclip_med.slicing.slices import evenly
 
 # Slices that are looked at, evenly over the volumes and within each: more hardly add patches that a bank keeps.

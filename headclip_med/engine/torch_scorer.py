@@ -1,71 +1,183 @@
-"""A batch of slices through a detector on torch: stored values → pixels → maps in the slices' own size."""
+"""Slices through a detector on torch: stored values → pixels → maps in the slices' own size."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from headclip_med.base.geometry import SliceFrame
-from headclip_med.detectors import Detector
-from headclip_med.engine.batches import Collect, Piece
-from headclip_med.models.domains import Domain, window_of
-from headclip_med.slicing.intensity import Preprocessing, PreprocessingKind, released_levels
-from headclip_med.slicing.pixels import from_square, normalise, rescale, three_channels, to_square
-from headclip_med.slicing.scan import Floats, Scan
+from headclip_med.detectors import Detector, SliceBatch
+from headclip_med.detectors.memory import adapted
+from headclip_med.engine.device import Precision, choose_device, choose_dtype
+from headclip_med.engine.memory import fitting_batch, shortage
+from headclip_med.engine.normals import Normals, normal_pixels
+from headclip_med.engine.result import AnomalyResult, to_metatensors
+from headclip_med.engine.scan_run import Piece
+from headclip_med.engine.scorer import Batching, Setup
+from headclip_med.models.domains import Domain, get_domain
+from headclip_med.models.load import Model, detector_for, own_preprocessing, place_model
+from headclip_med.models.record import UNCALIBRATED
+from headclip_med.models.scope import Scope
+from headclip_med.models.speed import get_speed
+from headclip_med.slicing.intensity import PreprocessingKind
+from headclip_med.slicing.pixels import from_square, slice_limits, slice_pixels
+from headclip_med.slicing.scan import Floats
+from headclip_med.slicing.view import other_preprocessing
 
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 
 
-def own_preprocessing(detector: Detector, domain: Domain, kind: PreprocessingKind = "own") -> Preprocessing:
-    """What the detector's tower and the domain say, before a case says more."""
-    return Preprocessing(
-        image_size=detector.image_size,
-        mean=detector.tower.mean,
-        std=detector.tower.std,
-        window=window_of(domain),
-        fit=domain.fit,
-        channels=domain.channels,
-        kind=kind,
-    )
-
-
-def slice_pixels(scan: Scan, frame: SliceFrame, indices: Sequence[int], device: torch.device) -> Tensor:
-    """Normalised model input ``(n, 3, S, S)`` of the slices at ``indices``."""
-    slices, ranges = scan.cut(frame, indices)
-    if scan.preprocessing.kind == "released":
-        square = released_levels(slices, scan.preprocessing.image_size, inverted=scan.inverted)
-        return normalise(three_channels(_on_device(torch.from_numpy(square), device)), scan.preprocessing)
-    levels = rescale(_on_device(torch.from_numpy(slices), device), ranges, inverted=scan.inverted)
-    return normalise(three_channels(to_square(levels, scan.placement(frame))), scan.preprocessing)
-
-
-def slice_limits(scan: Scan, frame: SliceFrame, inside: NDArray[np.bool_], device: torch.device) -> Tensor:
-    """Foreground ``(n, H, W)`` of slices → the patient in the model's square input, ``(n, S, S)`` bool."""
-    mask = _on_device(torch.from_numpy(inside)[:, None], device).float()
-    return to_square(mask, scan.placement(frame))[:, 0] > 0.5
-
-
 @dataclass(frozen=True)
-class SliceScorer:
-    """What :func:`headclip_med.engine.batches.score_scans` calls for every batch."""
+class TorchBatch:
+    """A batch on its way to the CPU.
 
-    detector: Detector
-    device: torch.device
+    Attributes:
+        maps: ``(n, H, W)`` and scores: ``(n,)`` of each piece; insides: foreground ``(n, H, W)`` bool of each.
+        copied: happens once they are there; None where nothing is waited for.
+    """
 
-    def __call__(self, pieces: Sequence[Piece]) -> Collect | None:
-        begun = _begin_batch(self.detector, pieces, self.device)
-        if begun is None and self.device.type == "cuda":
+    maps: list[Tensor]
+    scores: list[Tensor]
+    insides: list[Any]
+    copied: torch.cuda.Event | None
+
+
+class TorchScorer:
+    """A model on a device: a :class:`headclip_med.engine.scorer.Scorer` that makes a detector for each domain.
+
+    Args:
+        model: placed on the device in the type of ``precision``; stays the engine's from then on.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``. precision: of the matrix products.
+        batch_size: slices at once; default 1 to 8 on a CPU, what fits its memory on a GPU.
+        speed: a preset's name. normals: images that the method also compares with.
+
+    Raises:
+        ModelError: no such device, or a model that cannot be placed there.
+        InputError: an unknown speed, or a batch below 1.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        batch_size: int | None = None,
+        speed: str = "exact",
+        normals: Normals | None = None,
+    ) -> None:
+        self.device, self.speed, self.normals = choose_device(device), get_speed(speed), normals
+        self.dtype = choose_dtype(self.device, precision)
+        self.model = place_model(model, self.device, self.dtype)
+        self._detectors: dict[tuple[str, str | None], Detector] = {}
+        self._fits_batch = batch_size is None
+        in_flight, across = 2 if self.device.type == "cuda" else 1, self.device.type != "cpu"
+        self.batching = Batching(1 if batch_size is None else batch_size, self.device.type, in_flight, across)
+        if normals is not None or (model.pack is not None and model.pack.tensors):
+            self.detector(model.domain)  # what does not fit is refused now, not at the first case
+
+    @property
+    def threshold(self) -> tuple[float, str]:
+        """Cut on the map and where it came from; what was chosen without normal images says nothing with them."""
+        own = UNCALIBRATED if self.normals is not None else self.model.threshold
+        return own.value, own.origin
+
+    def setup(self, domain: str | None, preprocessing: PreprocessingKind | None = None) -> Setup:
+        """Give what it brings for a domain and a preprocessing, by default the model's.
+
+        Raises:
+            InputError: no such domain; ModelError: the model cannot be used for it.
+        """
+        chosen = get_domain(domain) if domain else self.model.domain
+        kind = preprocessing or self.model.preprocessing
+        detector = self.detector(chosen, kind)
+        return Setup(
+            domain=chosen.name,
+            preprocessing=own_preprocessing(detector, chosen, kind),
+            detector=detector,
+            configuration=detector.describe(),
+            smoothing_mm=self.model.pack.record.slice_smoothing_mm if self.model.pack else 0.0,
+            threshold=self.threshold,
+            device=_device_name(self.device),
+            warnings=(
+                *self.model.warnings,
+                *_limits(detector),
+                *_few(self.normals),
+                *other_preprocessing(kind, self.model.preprocessing),
+            ),
+            expected=[*self.model.expected(chosen), *_alike(self.normals)],
+        )
+
+    def submit(self, detector: Detector, pieces: Sequence[Piece]) -> TorchBatch | None:
+        """Begin to score the slices of ``pieces``; None when the device's memory ran out."""
+        batch = _begin_batch(detector, pieces, self.device)
+        if batch is None and self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return begun
+        return batch
+
+    def collect(self, batch: TorchBatch) -> list[tuple[Floats, Floats]]:
+        """Wait for maps ``(n, H, W)`` in display orientation and scores ``(n,)`` of each piece, both in [0, 1]."""
+        if batch.copied is not None:
+            batch.copied.synchronize()
+        maps = [part.numpy() * inside for part, inside in zip(batch.maps, batch.insides, strict=True)]
+        return list(zip(maps, (part.numpy() for part in batch.scores), strict=True))
+
+    def foreseen(self, detector: Detector, map_bytes: int) -> list[str]:
+        """Warn of too little memory for a batch and two more copies of a map of so many bytes."""
+        note = shortage(map_bytes, detector, self.batching.size, self.device)
+        return [] if note is None else [note]
+
+    def handed_out(self, result: AnomalyResult) -> AnomalyResult:
+        """Give the result with MetaTensors."""
+        return to_metatensors(result)
+
+    def identity(self) -> dict[str, Any]:
+        """Give what decides the numbers, under the names of a result's provenance: names, hashes, precision."""
+        precision = str(self.dtype).removeprefix("torch.")
+        seen = self.normals
+        facts = {} if seen is None else {"normals": len(seen.sources), "normals_sha256": seen.sha256}
+        return {**self.model.provenance(), **facts, "precision": precision, "speed": self.speed.name}
+
+    def setting(self) -> dict[str, Any]:
+        """Give where and how it runs, which changes no number but by rounding."""
+        return {"device": self.device.type, "batch_size": self.batching.size}
+
+    def score_pixels(self, pixels: Tensor, *, domain: str | None = None) -> SliceBatch:
+        """Score ready model input in batches; the seam for other readers.
+
+        Args:
+            pixels: ``(N, 3, S, S)``, normalised. domain: default the model's.
+
+        Returns:
+            Maps ``(N, S, S)`` and scores ``(N,)`` in [0, 1], on the CPU.
+        """
+        detector = self.detector(get_domain(domain) if domain else self.model.domain)
+        parts = [detector.score(part.to(self.device)) for part in pixels.split(self.batching.size)]
+        return SliceBatch(torch.cat([p.maps.cpu() for p in parts]), torch.cat([p.scores.cpu() for p in parts]))
+
+    def detector(self, domain: Domain, preprocessing: PreprocessingKind | None = None) -> Detector:
+        """Give the detector for a domain, and for normal images that were prepared as a case will be.
+
+        Raises:
+            ModelError: the model cannot be used for the domain; InputError: normal images that cannot be used.
+        """
+        kind = preprocessing or self.model.preprocessing
+        key = domain.name, kind if self.normals is not None else None
+        if key not in self._detectors:
+            detector = detector_for(self.model, domain, self.speed)
+            if self.normals is not None:
+                detector = adapted(detector, normal_pixels(self.normals, detector, domain, kind))
+            if self._fits_batch and not self._detectors:
+                self.batching.size = fitting_batch(detector, self.device)
+            self._detectors[key] = detector
+        return self._detectors[key]
 
 
-def _begin_batch(detector: Detector, pieces: Sequence[Piece], device: torch.device) -> Collect | None:
+def _begin_batch(detector: Detector, pieces: Sequence[Piece], device: torch.device) -> TorchBatch | None:
     """Start one batch, or None when the device's memory ran out.
 
     The caller goes on after this has returned: within the handler the traceback would still hold the tensors.
@@ -83,38 +195,41 @@ def _begin_batch(detector: Detector, pieces: Sequence[Piece], device: torch.devi
             from_square(part, piece.scan.placement(piece.plane.frame), (inside.shape[1], inside.shape[2]))
             for part, piece, inside in zip(out.maps.split(sizes), pieces, insides, strict=True)
         ]
-        arrive = _to_host([*maps, *out.scores.float().split(sizes)])
+        return _to_host(maps, out.scores.float().split(sizes), insides)
     except RuntimeError as error:  # only CUDA has a type of its own for it
         if isinstance(error, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(str(error)):
             return None
         raise
 
-    def collect() -> list[tuple[Floats, Floats]]:
-        arrays = arrive()
-        masked = [part * inside for part, inside in zip(arrays[: len(pieces)], insides, strict=True)]
-        return list(zip(masked, arrays[len(pieces) :], strict=True))
 
-    return collect
-
-
-def _on_device(array: Tensor, device: torch.device) -> Tensor:
-    """A copy that the CPU does not wait for, where the device can do that."""
-    if device.type != "cuda":
-        return array.to(device)
-    return array.pin_memory().to(device, non_blocking=True)
+def _to_host(maps: Sequence[Tensor], scores: Sequence[Tensor], insides: list[Any]) -> TorchBatch:
+    """Begin to copy maps and scores to the CPU, into pinned memory where they come from CUDA."""
+    on_cuda = maps[0].device.type == "cuda"
+    here = [[part.to("cpu", non_blocking=on_cuda) for part in parts] for parts in (maps, scores)]
+    copied = torch.cuda.Event() if on_cuda else None
+    if copied is not None:
+        copied.record()
+    return TorchBatch(here[0], here[1], insides, copied)
 
 
-def _to_host(tensors: Sequence[Tensor]) -> Callable[[], list[Floats]]:
-    """Begin to copy ``tensors`` to the CPU; the result waits for them."""
-    on_cuda = tensors[0].device.type == "cuda"
-    copies = [tensor.to("cpu", non_blocking=on_cuda) for tensor in tensors]  # then into pinned memory
-    arrived = torch.cuda.Event() if on_cuda else None
-    if arrived is not None:
-        arrived.record()
+def _limits(detector: Detector) -> tuple[str, ...]:
+    """What a reader of the map must know of the method."""
+    if detector.capabilities.localises:
+        return ()
+    return (f"{detector.name} does not localise: its map is the slice's score everywhere",)
 
-    def wait() -> list[Floats]:
-        if arrived is not None:
-            arrived.synchronize()
-        return [copy.numpy() for copy in copies]
 
-    return wait
+def _few(normals: Normals | None) -> tuple[str, ...]:
+    """What a reader must know of a memory of one patient."""
+    if normals is None or len(normals.sources) > 1:
+        return ()
+    return ("the normal images are one alone: another patient or scanner may look abnormal all over",)
+
+
+def _alike(normals: Normals | None) -> list[tuple[str, Scope]]:
+    """Scans must be of the kind of the normal images."""
+    return [] if normals is None else [(f"the normal images of {normals.name} are", normals.scope)]
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

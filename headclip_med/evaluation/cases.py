@@ -26,7 +26,7 @@ from headclip_med.evaluation.measure import CaseStatistics, case_facts, measure
 from headclip_med.evaluation.metrics.counts import ScoreCounts, from_arrays, to_arrays
 from headclip_med.evaluation.metrics.lesions import CaseLesions
 from headclip_med.evaluation.record import CaseRow
-from headclip_med.evaluation.scorers import Scorer
+from headclip_med.evaluation.scorers import CaseScorer
 from headclip_med.evaluation.settings import Settings
 
 SUFFIX = ".npz"
@@ -125,7 +125,7 @@ def _lesions(file: Any) -> CaseLesions | None:
 class Bench:
     """A model ready to be measured on the cases of a set; results go into ``folder``."""
 
-    scorer: Scorer
+    scorer: CaseScorer
     dataset: CaseDataset
     settings: Settings
     folder: Path
@@ -143,7 +143,7 @@ class Bench:
 
 
 def make_bench(
-    build: Callable[[], Scorer], dataset: CaseDataset, settings: Settings, folder: Path, pictures: bool
+    build: Callable[[], CaseScorer], dataset: CaseDataset, settings: Settings, folder: Path, pictures: bool
 ) -> Bench:
     """A bench in whatever process this is called in."""
     return Bench(build(), dataset, settings, folder, pictures)

@@ -29,7 +29,8 @@ from headclip_med.slicing.intensity import foreground
 from headclip_med.slicing.view import choose_planes
 
 if TYPE_CHECKING:
-    from headclip_med.engine.batches import Cancel, Progress
+    from headclip_med.engine.batches import Cancel
+    from headclip_med.engine.scan_run import SlicesDone
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -103,7 +104,7 @@ class Control:
     cut: float | None = None
 
     def predict(
-        self, volume: MetaTensor, *, progress: Progress | None = None, cancel: Cancel | None = None
+        self, volume: MetaTensor, *, progress: SlicesDone | None = None, cancel: Cancel | None = None
     ) -> AnomalyResult:
         """The control's map, its slice scores and the findings above its threshold."""
         affine = check_affine(np.asarray(volume.affine, dtype=np.float64), "the volume")

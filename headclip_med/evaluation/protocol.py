@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from headclip_med.base.errors import InputError
 from headclip_med.evaluation.record import Kind, Protocol
-from headclip_med.evaluation.scorers import Scorer
+from headclip_med.evaluation.scorers import CaseScorer
 from headclip_med.models.record import SHORT_HASH
 
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -23,7 +23,7 @@ MEANINGS = {
 
 
 def protocol_of(
-    scorer: Scorer,
+    scorer: CaseScorer,
     dataset_sha256: str,
     images: Collection[str],
     declared: str | None = None,
@@ -80,7 +80,7 @@ def check_kind(declared: str | None) -> None:
         raise InputError(f"The protocol must be one of {', '.join(kinds)}", declared)
 
 
-def _kind(scorer: Scorer, declared: str | None) -> tuple[Kind, str]:
+def _kind(scorer: CaseScorer, declared: str | None) -> tuple[Kind, str]:
     check_kind(declared)
     if scorer.identity().get("method") == "control":
         return "control", MEANINGS["control"]

@@ -27,6 +27,7 @@ from headclip_med.datasets.fingerprints import (
 )
 from headclip_med.datasets.loading import CONTRADICTION
 from headclip_med.datasets.mask_pictures import LOOKS_SMOOTHED, NOT_BINARY, TOO_DARK
+from headclip_med.engine.engine import Engine
 from headclip_med.evaluation.cases import (
     Bench,
     kept_case,
@@ -38,16 +39,16 @@ from headclip_med.evaluation.measure import case_facts
 from headclip_med.evaluation.protocol import check_kind, protocol_of
 from headclip_med.evaluation.record import CaseRow, DatasetFacts, EvaluationRecord, Metric
 from headclip_med.evaluation.report import CASES, check_folder, mark_folder, write_evaluation
-from headclip_med.evaluation.scorers import EngineScorer, ModelSpec, Scorer, StoredScorer, check_names, short_names
+from headclip_med.evaluation.scorers import CaseScorer, EngineScorer, ModelSpec, StoredScorer, check_names, short_names
 from headclip_med.evaluation.settings import Settings
 from headclip_med.evaluation.summary import ModelCases, differences, summarise_model
 from headclip_med.evaluation.workers import check_workers, run_all
 from headclip_med.models.scope import OUT_OF_SCOPE
 
 if TYPE_CHECKING:
-    from headclip_med.engine.torch_engine import Engine
+    from headclip_med.engine.torch_scorer import TorchScorer
 
-AnyModel: TypeAlias = "Engine | Scorer | ModelSpec | str"
+AnyModel: TypeAlias = "Engine[TorchScorer] | CaseScorer | ModelSpec | str"
 
 
 class EvaluationWatcher:
@@ -213,7 +214,7 @@ class _Run:
         return all(kept_case(bench, case, self.sha256[case.name]) is not None for case in cases)
 
     def measure_model(
-        self, name: str, bench: Bench, build: Callable[[], Scorer], inventory: Inventory
+        self, name: str, bench: Bench, build: Callable[[], CaseScorer], inventory: Inventory
     ) -> tuple[tuple[Any, ...], tuple[CaseRow, ...], float]:
         """Measure one model on every case that counts: stored cases, rows of the others, seconds."""
         begin = time.perf_counter()
@@ -272,12 +273,14 @@ def _names_of(models: Sequence[AnyModel]) -> list[str]:
 def _full_name(model: AnyModel) -> str:
     if isinstance(model, (str, ModelSpec)):
         return model if isinstance(model, str) else model.name
-    if hasattr(model, "model"):
-        return str(model.model.name)
-    return str(model.identity()["model"])
+    return str(_scorer(model).identity()["model"])
 
 
-def _builder(model: AnyModel, workers: int) -> Callable[[], Scorer]:
+def _scorer(model: Engine[TorchScorer] | CaseScorer) -> CaseScorer:
+    return EngineScorer(model) if isinstance(model, Engine) else model
+
+
+def _builder(model: AnyModel, workers: int) -> Callable[[], CaseScorer]:
     if isinstance(model, str):
         return ModelSpec(model).build
     if isinstance(model, ModelSpec):
@@ -286,8 +289,7 @@ def _builder(model: AnyModel, workers: int) -> Callable[[], Scorer]:
         raise InputError(
             "Several workers must be given models by name", type(model).__name__, "Give a name, or use workers=1"
         )
-    scorer = EngineScorer(model) if hasattr(model, "model") else model  # type: ignore[arg-type]
-    return partial(_itself, scorer)
+    return partial(_itself, _scorer(model))
 
 
 def _folders(cases_folder: Path, names: Sequence[str]) -> list[Path]:

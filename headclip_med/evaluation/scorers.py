@@ -4,36 +4,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headclip_med.base.errors import HeadclipError, InputError
 from headclip_med.base.names import split_method
 from headclip_med.base.versions import package_versions
-from headclip_med.cohort.options import CaseOptions, check_options
 from headclip_med.cohort.resume import known_identity
+from headclip_med.engine.ask import Ask, check_ask
 from headclip_med.models.record import SHORT_HASH, UNCALIBRATED, LedgerEntry
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
     from headclip_med.datasets.dataset import CaseDataset
-    from headclip_med.engine.batches import Cancel, Progress
+    from headclip_med.engine.batches import Cancel
+    from headclip_med.engine.engine import Engine
     from headclip_med.engine.normals import Normals
     from headclip_med.engine.result import AnomalyResult
-    from headclip_med.engine.torch_engine import Engine
+    from headclip_med.engine.scan_run import SlicesDone
+    from headclip_med.engine.torch_scorer import TorchScorer
     from headclip_med.models.load import KnownModel
 
 CONTROL_PREFIX = "control:"
-_DECIDES_NUMBERS = ("domain", "plane", "window", "channels", "threshold", "smooth_mm")
+_OF_READING = ("time", "on_irregular")  # a case of a set is read before it is asked for
 
 
-class Scorer(Protocol):
+class CaseScorer(Protocol):
     """Scores one volume at a time, knowing nothing of the others."""
 
     def predict(
-        self, volume: MetaTensor, *, progress: Progress | None = None, cancel: Cancel | None = None
+        self, volume: MetaTensor, *, progress: SlicesDone | None = None, cancel: Cancel | None = None
     ) -> AnomalyResult:
         """Score one volume."""
 
@@ -49,44 +51,29 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class EngineScorer:
-    """An engine with the options that every case gets."""
+    """An engine with what is asked of every case."""
 
-    engine: Engine
-    options: CaseOptions = field(default_factory=CaseOptions)
+    engine: Engine[TorchScorer]
+    ask: Ask = field(default_factory=Ask)
 
     def predict(
-        self, volume: MetaTensor, *, progress: Progress | None = None, cancel: Cancel | None = None
+        self, volume: MetaTensor, *, progress: SlicesDone | None = None, cancel: Cancel | None = None
     ) -> AnomalyResult:
         """Score one volume."""
-        asked = self.options
-        return self.engine.predict(
-            volume,
-            domain=asked.domain,
-            plane=asked.plane,
-            window=asked.window,
-            channels=asked.channels,  # type: ignore[arg-type]
-            threshold=asked.threshold,
-            smooth_mm=asked.smooth_mm,
-            progress=progress,
-            cancel=cancel,
-        )
+        return self.engine.predict(volume, self.ask, progress=progress, cancel=cancel)
 
     def identity(self) -> dict[str, Any]:
         """Model, hashes, precision, version and options."""
-        facts = asdict(self.options)
-        return {
-            **self.engine.identity(),
-            "version": package_versions()["headclip-med"],
-            "options": {name: facts[name] for name in _DECIDES_NUMBERS},
-        }
+        version = package_versions()["headclip-med"]
+        return {**self.engine.scorer.identity(), "version": version, "options": _decides_numbers(self.ask)}
 
     def threshold(self) -> tuple[float, str]:
         """The user's, or the pack's."""
-        return _threshold(self.options, self.engine.threshold)
+        return _threshold(self.ask, self.engine.scorer.threshold)
 
     def ledger(self) -> tuple[dict[str, Any], ...]:
         """The pack's training-data ledger, and the normal images that the engine compares with."""
-        return _ledger(self.engine.model.ledger, self.engine.normals)
+        return _ledger(self.engine.scorer.model.ledger, self.engine.scorer.normals)
 
 
 @dataclass(frozen=True)
@@ -99,22 +86,22 @@ class ModelSpec:
     batch_size: int | None = None
     method: str | None = None
     weights: str | None = None
-    options: CaseOptions = field(default_factory=CaseOptions)
+    ask: Ask = field(default_factory=Ask)
     speed: str = "exact"
     normals: str | None = None
 
-    def build(self) -> Scorer:
+    def build(self) -> CaseScorer:
         """Load the model, or make the control.
 
         Raises:
             ModelError, InputError: it cannot be had; the message says what to do.
         """
-        check_options(self.options)
+        check_ask(self.ask)
         if self.name.startswith(CONTROL_PREFIX):
             from headclip_med.evaluation.controls import make_control
 
-            return make_control(self.name.removeprefix(CONTROL_PREFIX), self.options.threshold)
-        from headclip_med.engine.torch_engine import load_engine
+            return make_control(self.name.removeprefix(CONTROL_PREFIX), self.ask.threshold)
+        from headclip_med.engine.load import load_engine
 
         engine = load_engine(
             self.name,
@@ -126,7 +113,7 @@ class ModelSpec:
             speed=self.speed,
             normals=self.normals,
         )
-        return EngineScorer(engine, self.options)
+        return EngineScorer(engine, self.ask)
 
     def as_stored(self, stored: dict[str, Any] | None) -> StoredScorer | None:
         """Stands for the scorer whose identity was ``stored``, as far as files tell that it is this one; else None.
@@ -147,7 +134,7 @@ class ModelSpec:
         )
         if found is None or (model := found[1]) is None or (model.pack is None and model.lender is None):
             return None  # a weight file's threshold and ledger are those of a pack that its content decides
-        expected = {**found[0], "options": {name: asdict(self.options)[name] for name in _DECIDES_NUMBERS}}
+        expected = {**found[0], "options": _decides_numbers(self.ask)}
         if any(stored.get(key) != value for key, value in json.loads(json.dumps(expected)).items()):
             return None
         return StoredScorer(self, stored, model)
@@ -162,7 +149,7 @@ class StoredScorer:
     model: KnownModel
 
     def predict(
-        self, volume: MetaTensor, *, progress: Progress | None = None, cancel: Cancel | None = None
+        self, volume: MetaTensor, *, progress: SlicesDone | None = None, cancel: Cancel | None = None
     ) -> AnomalyResult:
         """Score one volume with the model after all."""
         return self.spec.build().predict(volume, progress=progress, cancel=cancel)
@@ -174,7 +161,7 @@ class StoredScorer:
     def threshold(self) -> tuple[float, str]:
         """The user's, or the pack's."""
         own = UNCALIBRATED if self.spec.normals is not None else self.model.threshold
-        return _threshold(self.spec.options, (own.value, own.origin))
+        return _threshold(self.spec.ask, (own.value, own.origin))
 
     def ledger(self) -> tuple[dict[str, Any], ...]:
         """The pack's training-data ledger, and the normal images that it is compared with."""
@@ -183,9 +170,13 @@ class StoredScorer:
         return _ledger(self.model.ledger, None if self.spec.normals is None else read_normals(self.spec.normals))
 
 
-def _threshold(options: CaseOptions, own: tuple[float, str]) -> tuple[float, str]:
-    if options.threshold is not None:
-        return options.threshold, "chosen by the user before the evaluation"
+def _decides_numbers(ask: Ask) -> dict[str, Any]:
+    return {name: value for name, value in ask.recorded().items() if name not in _OF_READING}
+
+
+def _threshold(ask: Ask, own: tuple[float, str]) -> tuple[float, str]:
+    if ask.threshold is not None:
+        return ask.threshold, "chosen by the user before the evaluation"
     return own
 
 

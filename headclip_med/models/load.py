@@ -21,15 +21,13 @@ from headclip_med.encoders.timm_vit import build_timm_vit
 from headclip_med.encoders.weight_files import read_state, tensor_names
 from headclip_med.encoders.weight_names import holds_clip
 from headclip_med.encoders.weight_places import is_weights, split_architecture
-from headclip_med.models.domains import Domain, get_domain
+from headclip_med.models.domains import Domain, get_domain, window_of
 from headclip_med.models.pack import Pack, builtin_packs, is_pack, load_pack
 from headclip_med.models.record import UNCALIBRATED, LedgerEntry, Threshold
 from headclip_med.models.scope import Scope
 from headclip_med.models.share import HUB_PREFIX, cached_pack, pack_place
 from headclip_med.models.speed import SPEEDS, Speed
-from headclip_med.slicing.intensity import PreprocessingKind
-
-DEFAULT_MODEL = "headclip-tiny"
+from headclip_med.slicing.intensity import Preprocessing, PreprocessingKind
 
 # Of several packs for one tower, the one that a bare weight file gets: it was made on synthetic data only.
 _GENERAL_PACKS = ("dinov2-vits14-synthetic",)
@@ -472,3 +470,16 @@ def place_model(model: Model, device: torch.device, dtype: torch.dtype) -> Model
     if model.built.clip is not None:
         model.built.clip.to(device)
     return model
+
+
+def own_preprocessing(detector: Detector, domain: Domain, kind: PreprocessingKind = "own") -> Preprocessing:
+    """What the detector's tower and the domain say, before a case says more."""
+    return Preprocessing(
+        image_size=detector.image_size,
+        mean=detector.tower.mean,
+        std=detector.tower.std,
+        window=window_of(domain),
+        fit=domain.fit,
+        channels=domain.channels,
+        kind=kind,
+    )

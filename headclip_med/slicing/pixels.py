@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from headclip_med.slicing.intensity import Placement, Preprocessing, Range, check_channels
+from headclip_med.base.geometry import SliceFrame
+from headclip_med.slicing.intensity import Placement, Preprocessing, Range, check_channels, released_levels
+from headclip_med.slicing.scan import Scan
 
 
 def rescale(slices: Tensor, ranges: Sequence[Range], *, inverted: bool = False) -> Tensor:
@@ -89,3 +94,26 @@ def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     mean = pixels.new_tensor(preprocessing.mean).view(1, -1, 1, 1)
     std = pixels.new_tensor(preprocessing.std).view(1, -1, 1, 1)
     return (pixels - mean) / std
+
+
+def slice_pixels(scan: Scan, frame: SliceFrame, indices: Sequence[int], device: torch.device) -> Tensor:
+    """Normalised model input ``(n, 3, S, S)`` of the slices at ``indices``."""
+    slices, ranges = scan.cut(frame, indices)
+    if scan.preprocessing.kind == "released":
+        square = released_levels(slices, scan.preprocessing.image_size, inverted=scan.inverted)
+        return normalise(three_channels(_on_device(torch.from_numpy(square), device)), scan.preprocessing)
+    levels = rescale(_on_device(torch.from_numpy(slices), device), ranges, inverted=scan.inverted)
+    return normalise(three_channels(to_square(levels, scan.placement(frame))), scan.preprocessing)
+
+
+def slice_limits(scan: Scan, frame: SliceFrame, inside: NDArray[np.bool_], device: torch.device) -> Tensor:
+    """Foreground ``(n, H, W)`` of slices → the patient in the model's square input, ``(n, S, S)`` bool."""
+    mask = _on_device(torch.from_numpy(inside)[:, None], device).float()
+    return to_square(mask, scan.placement(frame))[:, 0] > 0.5
+
+
+def _on_device(array: Tensor, device: torch.device) -> Tensor:
+    """A copy that the CPU does not wait for, where the device can do that."""
+    if device.type != "cuda":
+        return array.to(device)
+    return array.pin_memory().to(device, non_blocking=True)

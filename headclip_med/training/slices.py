@@ -21,10 +21,9 @@ from headclip_med.datasets.case import Case, LabelledVolume
 from headclip_med.datasets.dataset import CaseDataset
 from headclip_med.detectors.losses import IGNORED
 from headclip_med.engine.case import make_job
-from headclip_med.engine.torch_scorer import slice_pixels
 from headclip_med.models.domains import Domain, window_of
 from headclip_med.slicing.intensity import Preprocessing
-from headclip_med.slicing.pixels import to_square
+from headclip_med.slicing.pixels import slice_pixels, to_square
 from headclip_med.slicing.slices import cut_slices, evenly
 from headclip_med.training.config import SliceConfig
 

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.datasets.phantom import Phantom
-from headclip_med.engine.torch_engine import Engine, load_engine
+from headclip_med.engine.engine import Engine
+from headclip_med.engine.load import load_engine
+from headclip_med.engine.torch_scorer import TorchScorer
 from headclip_med.evaluation.metrics.counts import ScoreCounts, count_scores, level_scores
 from headclip_med.evaluation.metrics.curves import dice_curve
 from headclip_med.models.pack import load_pack
@@ -59,7 +61,7 @@ def dice_by_threshold(volume_map: NDArray[np.float32], truth: NDArray[np.uint8])
     return np.asarray(2 * inside / (everywhere + int(truth.sum())))
 
 
-def calibrate(engine: Engine, heads: list[Phantom]) -> Calibration:
+def calibrate(engine: Engine[TorchScorer], heads: list[Phantom]) -> Calibration:
     """The candidate with the highest mean Dice over ``heads``."""
     curves = [dice_by_threshold(engine.predict(p.array, affine=p.affine).map_array, p.truth) for p in heads]
     mean = np.mean(curves, axis=0)

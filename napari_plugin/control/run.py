@@ -14,6 +14,7 @@ from headclip_med.base.files import check_writable
 from headclip_med.base.geometry import plane_axis
 from headclip_med.base.types import VolumeMeta
 from headclip_med.base.volume import LoadedVolume
+from headclip_med.engine.ask import Ask
 from headclip_med.engine.result import AnomalyResult
 from headclip_med.reading.inputs import case_name
 from headclip_med.review.sources import SourceMatch
@@ -104,7 +105,8 @@ class RunControl:
         except Exception as error:
             self._footer.status.say(in_words(error), is_wrong=True)
             return
-        options = RunOptions(self._box.model.currentText().strip(), self._box.chosen_domain, self._box.chosen_plane)
+        ask = Ask(domain=self._box.chosen_domain, plane=self._box.chosen_plane)
+        options = RunOptions(self._box.model.currentText().strip(), ask)
         self._source, self._scores, self._wrong = source, {}, ""
         self._box.show_running(True)
         self._box.show_progress("starting", 0, 0)

@@ -11,7 +11,7 @@ import queue
 import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 
 from headclip_med.base.errors import CancelledError, HeadclipError, internal_error
 from headclip_med.base.geometry import SliceFrame
+from headclip_med.engine.ask import Ask
 from headclip_med.engine.result import AnomalyResult
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the user chose; None leaves it to the model."""
+    """What the user chose: a model by name or file, and what is asked of the case."""
 
     model: str
-    domain: str | None = None
-    plane: str | None = None
+    ask: Ask = field(default_factory=Ask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +112,7 @@ class LocalRunner:
                 self._engines[options.model] = self._load(options.model)
             events.put(Progress("preparing the volume"))
             result = self._engines[options.model].predict(
-                source,
-                domain=options.domain,
-                plane=options.plane,
-                progress=progress,
-                cancel=stop.is_set,
-                arrived=arrived,
+                source, options.ask, progress=progress, cancel=stop.is_set, arrived=arrived
             )
             events.put(result)
         except BaseException as error:  # goes on in the thread that listens

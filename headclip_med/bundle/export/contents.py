@@ -12,8 +12,7 @@ from headclip_med.base.versions import package_versions
 from headclip_med.bundle.export.kinds import Kind
 from headclip_med.detectors import HeadCLIP
 from headclip_med.engine.card import Cut, Pixels, Port, ScoreCard
-from headclip_med.engine.torch_scorer import own_preprocessing
-from headclip_med.models.load import Model
+from headclip_med.models.load import Model, own_preprocessing
 
 # Packages beside the usual ones that decide what an ONNX file computes.
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from headclip_med.base.errors import InputError, ModelError
 from headclip_med.base.files import atomic_path, check_writable, remove_file, sha256_file
+from headclip_med.base.names import DEFAULT_MODEL
 from headclip_med.bundle.export.contents import card_of
 from headclip_med.bundle.export.graph import ExportGraph, exportable
 from headclip_med.bundle.export.kinds import Kind, targets
@@ -22,8 +23,7 @@ from headclip_med.bundle.network import HeadCLIPNetwork, build_network
 from headclip_med.detectors import HeadCLIP
 from headclip_med.encoders.weight_files import read_state
 from headclip_med.engine.card import Parity, ScoreCard, write_card
-from headclip_med.engine.torch_scorer import own_preprocessing
-from headclip_med.models.load import DEFAULT_MODEL, Model
+from headclip_med.models.load import Model, own_preprocessing
 
 
 @dataclass(frozen=True)

@@ -176,17 +176,17 @@ def plan_network(
     if not addresses and target is None:
         return NetworkRun(expand_inputs(inputs, reserved), options, out, out / SPOOL_NAME)
     check_installed()
-    if addresses and local and options.series is not None:
+    if addresses and local and options.ask.series is not None:
         raise InputError(
             "--series must choose within files or within archives", "inputs of both kinds", "Run them apart"
         )
     spool = spool or out / SPOOL_NAME
     access = Access.from_environment()
     warnings = {access.warning_for(address) for address in (*addresses, *([target] if target else []))} - {None}
-    cases = [case for address in addresses for case in _cases(address, access, out, spool, options.series)]
+    cases = [case for address in addresses for case in _cases(address, access, out, spool, options.ask.series)]
     cases = list({case.name: case for case in cases}.values())
     if addresses:
-        options = replace(options, series=None)  # chosen; each folder holds one series
+        options = replace(options, ask=replace(options.ask, series=None))  # chosen; each folder holds one series
     if target is not None and not set(DICOM_FORMATS) & set(options.formats):
         options = replace(options, formats=(*options.formats, *PUSHED_FORMATS))
     named = expand_inputs(local, [*reserved, *(case.name for case in cases)])
