@@ -58,6 +58,7 @@ from headclip_med.cohort.run import predict_case
 from headclip_med.datasets.phantom import centred_affine, make_phantom
 from headclip_med.detectors import HeadCLIP
 from headclip_med.engine.device import choose_device, choose_dtype
+from headclip_med.engine.torch_scorer import TorchScorer
 
 TOWERS = ("headclip-tiny", "ViT-B-16@224", "vit_small_patch14_dinov2@392", "ViT-L-14-336@518")
 VOLUME = (240, 240, 155)  # voxels of 1 mm

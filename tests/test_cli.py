@@ -117,8 +117,10 @@ def test_options_reach_the_engine(
     begin, read = Engine.begin, reading.load_volume
 
     def spy(self: Engine, volume: Any, ask: Any, **more: Any) -> Any:
-        seen.update(asdict(ask), batch_size=self.batch_size, dtype=str(self.dtype), method=self.model.method)
-        seen.update(speed=self.speed.name)
+        seen.update(
+            asdict(ask), batch_size=self.batch_size, dtype=str(self.scorer.dtype), method=self.scorer.model.method
+        )
+        seen.update(speed=self.scorer.speed.name)
         return begin(self, volume, ask, **more)
 
     def spy_on_reading(source: Any, **options: Any) -> Any:
@@ -141,6 +143,7 @@ def test_options_reach_the_engine(
         "window": "40/80",
         "series": "#1",
         "time": 0,
+        "time_index": 0,
         "threshold": 0.3,
         "smooth_mm": 2.5,
         "channels": "neighbours",
@@ -198,7 +201,7 @@ import signal, sys, time, types
 signal.signal(signal.SIGINT, signal.default_int_handler)  # as a shell starts a foreground command
 
 class Engine:
-    identity = setting = dict
+    scorer = types.SimpleNamespace(identity=dict, setting=dict)
 
     def begin(self, volume, ask, **more):
         return types.SimpleNamespace(bytes=0)
@@ -209,8 +212,9 @@ class Engine:
             time.sleep(60)
             yield case
 
-sys.modules["headclip_med.engine.load"] = types.ModuleType("engine")
-sys.modules["headclip_med.engine.load"].load_engine = lambda *_, **__: Engine()
+import headclip_med.engine.load
+
+headclip_med.engine.load.load_engine = lambda *_, **__: Engine()
 from headclip_med.cli.main import main
 main()
 """
@@ -572,7 +576,7 @@ def test_verbose_says_model_device_and_seconds(tmp_path: Path, tiny_pack: Path, 
 def test_resume_with_everything_finished_loads_no_model(
     tmp_path: Path, tiny_pack: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headclip_med.engine import torch_engine as engine
+    from headclip_med.engine import load as engine
 
     out = tmp_path / "out"
     first = _predict(tiny_pack, volume, volume, "--out", out, "--resume")

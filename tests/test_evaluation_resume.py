@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from headclip_med import evaluate, open_dataset
 from headclip_med.cli.main import app
 from headclip_med.datasets import CaseDataset
-from headclip_med.engine import torch_engine as engine
+from headclip_med.engine import load as engine
 from headclip_med.engine.result import AnomalyResult
 from headclip_med.evaluation import EvaluationWatcher, Settings
 from headclip_med.evaluation.controls import Control, make_control

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from headclip_med.base.errors import ModelError
 from headclip_med.base.geometry import slice_frame
 from headclip_med.base.threads import Ahead
 from headclip_med.engine.ask import Ask
-from headclip_med.engine.batches import Batching, Collect, Piece, ScanRun, Stride, score_scans
+from headclip_med.engine.batches import score_scans
+from headclip_med.engine.scan_run import Piece, ScanRun, Stride
+from headclip_med.engine.scorer import Batching, Scorer
 from headclip_med.reading.checks import collected_warnings
 from headclip_med.reading.sources import load_source
 from headclip_med.slicing.intensity import Preprocessing
@@ -33,11 +36,11 @@ def _scan(levels: Sequence[float], spacing_mm: float = 1.0) -> Scan:
 class Levels:
     """Scores a slice with its own value, and writes down which slices came together."""
 
-    def __init__(self, memory: int = 100, bad: float | None = None) -> None:
-        self.memory, self.bad = memory, bad
+    def __init__(self, batching: Batching | None = None, memory: int = 100, bad: float | None = None) -> None:
+        self.batching, self.memory, self.bad = batching or Batching(1), memory, bad
         self.batches: list[list[float]] = []
 
-    def __call__(self, pieces: Sequence[Piece]) -> Collect | None:
+    def submit(self, detector: object, pieces: Sequence[Piece]) -> list[tuple[Floats, Floats]] | None:
         cut = [piece.scan.cut(piece.plane.frame, piece.indices)[0][:, 0] for piece in pieces]
         values = [float(v) for part in cut for v in part[:, 0, 0]]
         if len(values) > self.memory:
@@ -45,12 +48,19 @@ class Levels:
         if self.bad in values:
             raise ZeroDivisionError("a bug")
         self.batches.append(values)
-        return lambda: [(part, part.max(axis=(1, 2))) for part in cut]
+        return [(part, part.max(axis=(1, 2))) for part in cut]
+
+    def collect(self, batch: list[tuple[Floats, Floats]]) -> list[tuple[Floats, Floats]]:
+        return batch
 
 
-def _run(levels: Sequence[float], score: Levels, stride: Stride | None = None, spacing_mm: float = 1.0) -> ScanRun:
+def scored(runs: Iterable[ScanRun], score: Levels, **more: Any) -> Iterator[ScanRun]:
+    return score_scans(runs, cast("Scorer[Any]", score), **more)
+
+
+def _run(levels: Sequence[float], stride: Stride | None = None, spacing_mm: float = 1.0) -> ScanRun:
     scan = _scan(levels, spacing_mm)
-    return ScanRun(scan, [slice_frame(scan.affine, "axial")], score, stride=stride)
+    return ScanRun(scan, [slice_frame(scan.affine, "axial")], "levels", stride=stride)
 
 
 def _profile(run: ScanRun) -> Floats:
@@ -61,9 +71,9 @@ def _profile(run: ScanRun) -> Floats:
 
 
 def test_a_batch_that_one_case_does_not_fill_is_filled_from_the_next() -> None:
-    score = Levels()
-    runs = [_run([0.1, 0.2, 0.3], score), _run([0.4], score), _run([0.5, 0.6], score)]
-    done = list(score_scans(iter(runs), Batching(4)))
+    score = Levels(Batching(4))
+    runs = [_run([0.1, 0.2, 0.3]), _run([0.4]), _run([0.5, 0.6])]
+    done = list(scored(iter(runs), score))
     assert done == runs
     assert [len(batch) for batch in score.batches] == [4, 2]
     np.testing.assert_allclose(_profile(runs[0]), [0.1, 0.2, 0.3])
@@ -71,16 +81,16 @@ def test_a_batch_that_one_case_does_not_fill_is_filled_from_the_next() -> None:
 
 
 def test_a_cpus_batches_end_with_their_case() -> None:
-    score = Levels()
-    runs = [_run([0.1, 0.2, 0.3], score), _run([0.4], score)]
-    assert list(score_scans(runs, Batching(4, across=False))) == runs
+    score = Levels(Batching(4, across=False))
+    runs = [_run([0.1, 0.2, 0.3]), _run([0.4])]
+    assert list(scored(runs, score)) == runs
     assert [len(batch) for batch in score.batches] == [3, 1]
 
 
 def test_a_batch_does_not_wait_for_a_case_that_is_not_there_yet() -> None:
-    score = Levels()
-    runs = iter([_run([0.1], score), _run([0.2], score)])
-    done = score_scans(runs, Batching(4), ready=lambda: False)
+    score = Levels(Batching(4))
+    runs = iter([_run([0.1]), _run([0.2])])
+    done = scored(runs, score, ready=lambda: False)
     next(done)
     assert score.batches == [[pytest.approx(0.1)]]
     next(done)
@@ -89,29 +99,29 @@ def test_a_batch_does_not_wait_for_a_case_that_is_not_there_yet() -> None:
 
 @pytest.mark.parametrize("in_flight", [1, 2])
 def test_batches_in_flight_change_nothing(in_flight: int) -> None:
-    score = Levels()
-    runs = [_run(np.linspace(0.1, 0.9, 7).tolist(), score), _run([0.2, 0.3, 0.4], score)]
-    assert list(score_scans(runs, Batching(2, in_flight=in_flight))) == runs
+    score = Levels(Batching(2, in_flight=in_flight))
+    runs = [_run(np.linspace(0.1, 0.9, 7).tolist()), _run([0.2, 0.3, 0.4])]
+    assert list(scored(runs, score)) == runs
     np.testing.assert_allclose(_profile(runs[0]), np.linspace(0.1, 0.9, 7), rtol=1e-6)
     np.testing.assert_allclose(_profile(runs[1]), [0.2, 0.3, 0.4], rtol=1e-6)
 
 
 def test_one_bad_case_in_a_shared_batch_does_not_take_the_others_with_it() -> None:
-    score = Levels(bad=0.5)
-    runs = [_run([0.1], score), _run([0.5, 0.6], score), _run([0.2], score)]
-    assert list(score_scans(runs, Batching(3))) == runs
+    score = Levels(Batching(3), bad=0.5)
+    runs = [_run([0.1]), _run([0.5, 0.6]), _run([0.2])]
+    assert list(scored(runs, score)) == runs
     assert [type(run.error) for run in runs] == [type(None), ZeroDivisionError, type(None)]
     np.testing.assert_allclose(_profile(runs[2]), [0.2])
 
 
 def test_a_batch_that_does_not_fit_is_halved_across_cases() -> None:
-    score, batching = Levels(memory=2), Batching(4)
-    runs = [_run([0.1, 0.2, 0.3], score), _run([0.4, 0.5], score)]
-    assert list(score_scans(runs, batching)) == runs
+    score = Levels(batching := Batching(4), memory=2)
+    runs = [_run([0.1, 0.2, 0.3]), _run([0.4, 0.5])]
+    assert list(scored(runs, score)) == runs
     assert batching.size == 2
     assert [len(batch) for batch in score.batches] == [2, 2, 1]
-    too_small = _run([0.1], Levels(memory=0))
-    next(score_scans([too_small], Batching(2)))
+    too_small = _run([0.1])
+    next(scored([too_small], Levels(Batching(2), memory=0)))
     assert isinstance(too_small.error, ModelError)
 
 
@@ -139,9 +149,9 @@ def test_between_two_scored_slices_is_linear() -> None:
 
 def test_slices_far_from_anything_suspicious_are_interpolated_and_marked() -> None:
     levels = [0.0, 0.0, 0.0, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0, 0.9, 0.8, 0.7, 0.6]
-    score = Levels()
-    run = _run(levels, score, Stride(3.0, threshold=0.5))
-    next(score_scans([run], Batching(1)))
+    score = Levels(Batching(1))
+    run = _run(levels, Stride(3.0, threshold=0.5))
+    next(scored([run], score))
     np.testing.assert_allclose(_profile(run), [0, 0.1, 0.2, 0.3, 0.2, 0.1, 0, 0, 0, 0.9, 0.8, 0.7, 0.6], atol=1e-6)
     plane = run.planes[0]
     assert np.flatnonzero(plane.interpolated).tolist() == [1, 2, 4, 5]
@@ -151,9 +161,9 @@ def test_slices_far_from_anything_suspicious_are_interpolated_and_marked() -> No
 
 
 def test_thick_slices_are_all_scored() -> None:
-    score = Levels()
-    run = _run([0.1, 0.2, 0.3], score, Stride(3.0, threshold=0.5), spacing_mm=5.0)
-    next(score_scans([run], Batching(1)))
+    score = Levels(Batching(1))
+    run = _run([0.1, 0.2, 0.3], Stride(3.0, threshold=0.5), spacing_mm=5.0)
+    next(scored([run], score))
     assert len(score.batches) == 3
     assert not run.planes[0].interpolated.any()
 

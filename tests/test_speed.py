@@ -89,7 +89,7 @@ def test_balanced_scores_fewer_slices_says_so_and_finds_the_lesion_exactly(tiny_
     array[3:-3, 3:-3] = 0.3
     array[8:12, 8:12] = levels
     exact, balanced = oracle_engine(), oracle_engine(detector := BrightnessDetector())
-    balanced.speed = SPEEDS["balanced"]
+    balanced.scorer.speed = SPEEDS["balanced"]
     expected, found = (e.predict(array, affine=np.eye(4), threshold=0.8) for e in (exact, balanced))
     assert sum(detector.batches) == sum(not s.interpolated for s in found.slices) < 25
     assert [w for w in found.warnings if "interpolated" in w] == [
