@@ -179,10 +179,6 @@ class CountSum:
                 total[levels] += part
         self.n_regions += counts.n_regions
 
-    def merge(self, other: CountSum) -> None:
-        """Add everything that another sum holds."""
-        self.add(other.counts())
-
     def counts(self) -> ScoreCounts:
         """The sum so far."""
         self._take_in()

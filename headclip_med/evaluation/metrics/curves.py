@@ -139,13 +139,6 @@ def dice_curve(counts: ScoreCounts) -> Array:
     return np.asarray(2 * true / np.maximum(true + false + counts.n_positives, 1))
 
 
-def dice_at(counts: ScoreCounts, threshold: float) -> float:
-    """Dice of the pooled pixels with a pixel positive from ``threshold`` on; NaN without a positive."""
-    above = counts.scores >= threshold
-    true, false = counts.positives[above].sum(), counts.negatives[above].sum()
-    return float(2 * true / (true + false + counts.n_positives)) if counts.n_positives else float("nan")
-
-
 def roc_points(negatives: Array, positives: Array) -> Points:
     """False- and true-positive rate, thinned."""
     x, y = (np.append(_above(p)[::-1], p.sum()) / max(p.sum(), 1e-300) for p in (negatives, positives))

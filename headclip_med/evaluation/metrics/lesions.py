@@ -38,11 +38,6 @@ class CaseLesions:
     lesions: int
 
 
-def candidates_from_map(anomaly_map: NDArray[np.floating], threshold: float) -> tuple[Labels, Array]:
-    """Connected regions of ``map >= threshold`` as labels from 1 on, and the peak of each."""
-    return candidates_of(anomaly_map, anomaly_map >= threshold)
-
-
 def candidates_of(anomaly_map: NDArray[np.floating], found_at: Mask) -> tuple[Labels, Array]:
     """Connected regions of a mask as labels from 1 on, and the peak of the map in each."""
     labels, count = label_regions(found_at)
