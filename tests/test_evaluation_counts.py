@@ -131,5 +131,5 @@ def test_nothing_counts_nothing() -> None:
     none = count_scores(np.zeros(0), np.zeros(0, dtype=bool))
     total = CountSum()
     total.add(none)
-    total.merge(CountSum())
+    total.add(CountSum().counts())
     assert len(from_arrays(to_arrays(total.counts())).scores) == 0

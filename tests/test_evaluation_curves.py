@@ -164,7 +164,6 @@ def test_undefined_is_nan_whatever_is_missing() -> None:
         assert np.isnan(curves.best_f1(counts)).all()
         assert np.isnan(curves.sensitivity_at_specificity(counts.negatives, counts.positives, 0.9))
         assert np.isnan(curves.auroc_bound(counts.negatives, counts.positives))
-    assert np.isnan(curves.dice_at(counts, 0.5))
 
 
 def test_best_f1_is_reached_at_its_threshold() -> None:
@@ -173,17 +172,17 @@ def test_best_f1_is_reached_at_its_threshold() -> None:
     value, threshold = curves.best_f1(counts)
     above = maps >= np.float32(threshold)
     assert value == pytest.approx(2 * (above & masks).sum() / (above.sum() + masks.sum()))
-    assert value == pytest.approx(curves.dice_at(counts, threshold))
     assert value == curves.f1_max(counts.negatives, counts.positives)
 
 
-def test_dice_curve_agrees_with_dice_at() -> None:
+def test_dice_curve_agrees_with_the_pixels() -> None:
     maps, masks = _maps(6, count=1)
     counts = count_map(maps[0], masks[0])
     curve = curves.dice_curve(counts)
     assert curve.shape == (LEVELS,)
     for level in (0, 1, 15_000, 30_000, LEVELS - 1):
-        assert curve[level] == pytest.approx(curves.dice_at(counts, level_scores()[level]))
+        above = maps[0] >= level_scores()[level]
+        assert curve[level] == pytest.approx(2 * (above & masks[0]).sum() / (above.sum() + masks[0].sum()))
 
 
 def test_thinning_keeps_corners() -> None:

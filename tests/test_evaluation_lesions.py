@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from headclip_med.base.errors import InputError
-from headclip_med.evaluation.metrics.lesions import CaseLesions, FrocTable, candidates_from_map, froc, match_lesions
+from headclip_med.evaluation.metrics.lesions import CaseLesions, FrocTable, candidates_of, froc, match_lesions
 
 
 def _blobs(seed: int, side: int = 16):
@@ -38,7 +38,7 @@ def test_by_hand() -> None:
     found[0, 1:3] = 0.9  # half of the first lesion
     found[0, 4] = 0.7  # a quarter of it, a second finding
     found[0, 6] = 0.8  # nothing
-    case = match_lesions(*candidates_from_map(found, 0.5), truth)
+    case = match_lesions(*candidates_of(found, found >= 0.5), truth)
     assert case.lesions == 2
     assert case.confidence == pytest.approx([0.9, 0.7, 0.8])
     assert case.is_hit.tolist() == [True, False, False]
@@ -53,10 +53,10 @@ def test_a_finding_with_too_little_overlap_is_false() -> None:
     truth[0, :10] = True
     found = np.zeros((1, 30), dtype=np.float32)
     found[0, 9:28] = 0.9  # 1 of 28
-    case = match_lesions(*candidates_from_map(found, 0.5), truth)
+    case = match_lesions(*candidates_of(found, found >= 0.5), truth)
     assert not case.is_hit.any()
     assert not case.is_ignored.any()
-    assert match_lesions(*candidates_from_map(found, 0.5), truth, min_overlap=0.03).is_hit.all()
+    assert match_lesions(*candidates_of(found, found >= 0.5), truth, min_overlap=0.03).is_hit.all()
 
 
 def test_two_pairs_are_better_than_one_that_fits_better() -> None:
@@ -64,7 +64,7 @@ def test_two_pairs_are_better_than_one_that_fits_better() -> None:
     truth[0, :10] = truth[0, 12:16] = True
     found = np.zeros((1, 18), dtype=np.float32)
     found[0, 0], found[0, 2:16] = 0.6, 0.9  # 1/10 of the first lesion; 8/16 of the first and 4/14 of the second
-    case = match_lesions(*candidates_from_map(found, 0.5), truth)
+    case = match_lesions(*candidates_of(found, found >= 0.5), truth)
     assert case.is_hit.tolist() == [True, True]
 
 
@@ -96,7 +96,7 @@ def test_equal_to_picai_eval(capsys: pytest.CaptureFixture[str]) -> None:
     ours, theirs = [], {}
     for seed in range(40):
         found, truth = _blobs(seed)
-        case = match_lesions(*candidates_from_map(found, 0.5), truth)
+        case = match_lesions(*candidates_of(found, found >= 0.5), truth)
         ours.append(case)
         results, *_ = evaluate_case(found, truth.astype(np.int32))
         theirs[str(seed)] = results
@@ -134,7 +134,7 @@ def test_clutter_equal_to_picai_eval(min_overlap: float) -> None:
     ignored = 0
     for seed in range(15):
         found, truth = _cluttered(seed)
-        case = match_lesions(*candidates_from_map(found, 0.5), truth, min_overlap=min_overlap)
+        case = match_lesions(*candidates_of(found, found >= 0.5), truth, min_overlap=min_overlap)
         results, *_ = evaluate_case(found, truth.astype(np.int32), min_overlap=min_overlap)
         hits = [(c, o) for is_lesion, c, o in results if is_lesion and o > 0]
         false = [c for is_lesion, c, _ in results if not is_lesion]
@@ -150,16 +150,16 @@ def test_peaks_and_regions_are_those_of_the_findings() -> None:
 
     found = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((14, 13, 12)), 1).astype(np.float32)
     found = (found - found.min()) / np.ptp(found)
-    labels, peaks = candidates_from_map(found, 0.7)
+    labels, peaks = candidates_of(found, found >= 0.7)
     theirs = find_components(found, np.eye(4), 0.7, axis=2)
     assert len(peaks) > 3
     assert sorted(peaks) == pytest.approx(sorted(f.peak for f in theirs))
     assert sorted(np.bincount(labels[labels > 0])[1:]) == sorted(f.voxels for f in theirs)
-    assert len(candidates_from_map(found, 1.1)[1]) == 0
+    assert len(candidates_of(found, found >= 1.1)[1]) == 0
 
 
 def test_drawn_weights_are_repeated_cases() -> None:
-    cases = [match_lesions(*candidates_from_map(found, 0.5), truth) for found, truth in map(_blobs, range(25))]
+    cases = [match_lesions(*candidates_of(found, found >= 0.5), truth) for found, truth in map(_blobs, range(25))]
     weights = np.random.default_rng(0).integers(0, 3, (4, 25)).astype(float)
     rates = np.array([0.1, 0.3, 1.0, 3.0])
     drawn = FrocTable(cases).sensitivity(weights, rates)
@@ -172,6 +172,6 @@ def test_drawn_weights_are_repeated_cases() -> None:
 
 
 def test_findings_and_lesions_of_different_shapes_are_refused() -> None:
-    labels, peaks = candidates_from_map(np.full((2, 3), 0.9, dtype=np.float32), 0.5)
+    labels, peaks = candidates_of(np.full((2, 3), 0.9, dtype=np.float32), np.ones((2, 3), dtype=bool))
     with pytest.raises(InputError, match="same shape"):
         match_lesions(labels, peaks, np.zeros((3, 2), dtype=bool))

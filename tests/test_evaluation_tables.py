@@ -10,7 +10,7 @@ import pytest
 from evaluation_record import NAMES, make_record
 
 from headclip_med.evaluation.record import CaseRow, Metric
-from headclip_med.evaluation.tables import cases_csv, headline, latex_table, markdown_table, number, title_of
+from headclip_med.evaluation.tables import cases_csv, headline, latex, latex_table, markdown_table, number, title_of
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_name_with_bars_and_markup_stays_in_its_cell() -> None:
     hostile = "a|b\n<b>*c*"
     record = record.model_copy(update={"models": (record.models[0].model_copy(update={"model": hostile}),)})
     head = next(line for line in markdown_table(record).splitlines() if line.startswith("|"))
-    assert head == r"| | a\|b \<b>\*c\* |"
+    assert re.fullmatch(r"\| +\| +a\\\|b \\<b>\\\*c\\\* \|", head)
 
 
 def test_latex_is_balanced_and_escaped() -> None:
@@ -69,15 +69,31 @@ def test_latex_is_balanced_and_escaped() -> None:
     body = re.sub(r"\\[\\{}&%$#_]", "", "\n".join(text.splitlines()[1:]))  # the first line is a comment
     assert body.count("{") == body.count("}")
     assert sorted(re.findall(r"\\begin\{(\w+)\}", text)) == sorted(re.findall(r"\\end\{(\w+)\}", text))
-    assert not set("%#_^") & set(body.replace(r"\textasciicircum", ""))
+    assert not set("%#_^") & set(body.replace(r"\^{}", ""))
     assert r"50\%\_better \& \{adapted\} \$x\$" in text
-    assert r"\_third\_model\textasciicircum{}2" in text
+    assert r"\_third\_model\^{}2" in text
     assert r"Brains \& lesions" in text
-    rows = [line for line in text.splitlines() if re.match(r"\w+: .*\\\\$", line)]
+    rows = [line for line in text.splitlines() if re.match(r"\s*\w+: .*\\\\$", line)]
     assert len(rows) == len(headline(make_record(4)))
     assert {re.sub(r"\\[&%$#_{}]", "", row).count("&") for row in rows} == {4}
-    for rule in ("toprule", "midrule", "bottomrule"):
-        assert text.count(rf"\{rule}") == 1
+    assert [text.count(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule")] == [1, 4, 1]  # four levels
+
+
+def test_latex_takes_signs_that_it_does_not_know_as_plain_ones() -> None:
+    assert (
+        latex("a − b – c × d …\n<e> ~\\")
+        == r"a - b -- c x d ... \ensuremath{<}e\ensuremath{>} \textasciitilde{}\textbackslash{}"
+    )
+    record = make_record(1)
+    named = record.model_copy(update={"models": (record.models[0].model_copy(update={"model": "a − b\n× c"}),)})
+    assert "a - b x c" in latex_table(named).split(r"\toprule")[1].split(r"\midrule")[0]
+
+
+def test_without_a_number_there_is_still_a_table() -> None:
+    record = make_record(1)
+    empty = record.model_copy(update={"models": (record.models[0].model_copy(update={"levels": {}}),)})
+    assert _markdown_rows(markdown_table(empty))[""] == [NAMES[0]]
+    assert r"\end{tabular}" in latex_table(empty)
 
 
 def test_every_case_is_in_the_csv_with_all_that_is_known() -> None:

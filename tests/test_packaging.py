@@ -62,6 +62,7 @@ def test_the_public_names_load_on_first_use() -> None:
         ("headclip_med", "py.typed"),
         ("headclip_med", "result.schema.json"),
         ("headclip_med", "review.schema.json"),
+        ("headclip_med", "writing/page.html.j2"),
         ("headclip_med", "review/review.html.j2"),
         ("headclip_med", "writing/report.html.j2"),
         ("headclip_med", "bundle/meta_schema_20240725.json"),

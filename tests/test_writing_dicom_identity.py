@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from dicom_results import MARKERS, complete_series, result_of, tool, validation_errors
 from pydicom import Dataset, dcmread
+from pydicom.datadict import DicomDictionary
 from typer.testing import CliRunner
 
 from headclip_med.base.errors import MissingExtraError
@@ -133,6 +134,48 @@ def test_deidentified_objects_hold_nothing_of_the_patient(tmp_path: Path) -> Non
         assert [marker for marker in MARKERS if marker.lower() in text] == []
         assert [uid for uid in uids if uid in text] == []
         assert validation_errors(path) == []
+
+
+_SAID = {
+    **dict.fromkeys(("LO", "SH", "LT", "ST", "UT", "UC", "UR", "CS", "AE"), "ZYXTEXT"),
+    **{"PN": "Zyxtext^Zyxtext", "DA": "19990909", "TM": "090909", "DT": "19990909090909", "AS": "099Y"},
+}
+# Groups of patient, study, acquisition, place, request and visit; a slide's attributes would make it another image.
+_TOLD_IN = (0x08, 0x10, 0x12, 0x18, 0x20, 0x32, 0x38, 0x88, 0x400)
+
+
+def _say_everything(path: Path) -> None:
+    """Give a file every attribute of text, name, date or code that DICOM knows and it lacks, and private ones."""
+    dataset = dcmread(path)
+    for tag, (kind, _, _, _, keyword) in DicomDictionary.items():
+        if tag >> 16 not in _TOLD_IN or keyword in dataset or not keyword or "Slide" in keyword:
+            continue
+        if kind == "SQ":
+            item = Dataset()
+            item.PatientName, item.CodeMeaning, item.StudyDate = _SAID["PN"], _SAID["LO"], _SAID["DA"]
+            dataset.add_new(tag, kind, [item])
+        elif kind in _SAID and keyword not in ("SpecificCharacterSet", "PatientOrientation"):
+            dataset.add_new(tag, kind, _SAID[kind])
+    dataset.PositionReferenceIndicator = _SAID["LO"]
+    block = dataset.private_block(0x0009, "ZYXTEXT", create=True)
+    block.add_new(1, "LO", _SAID["LO"])
+    dataset.save_as(path)
+
+
+@pytest.mark.parametrize("orientation", ["axial", "oblique"])
+def test_deidentified_objects_hold_nothing_whatever_the_source_says(tmp_path: Path, orientation: str) -> None:
+    complete_series(tmp_path / "in", orientation=orientation, slices=2)
+    for path in (tmp_path / "in").iterdir():
+        _say_everything(path)
+    result = result_of(tmp_path / "in")
+    (known,) = write_dicom(result, tmp_path, ["pm"]).values()
+    assert "zyxtext" in _text(dcmread(known))  # there is something to remove
+    files = write_dicom(result, tmp_path, EVERYTHING, DicomOptions(deidentify=True))
+    assert len(files) > 4
+    said = [*MARKERS, "zyxtext", "19990909", "090909", "099y"]
+    for path in files.values():
+        assert [marker for marker in said if marker.lower() in _text(dcmread(path))] == []
+        assert not any(element.tag.is_private for element in dcmread(path).iterall())
 
 
 def test_deidentified_objects_still_fit_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from writing_phantom import FINDING, NO_MILLIMETRES, SHAPE, UID, make_result, ob
 
 from headclip_med.base.geometry import world_to_voxel
 from headclip_med.engine.result import AnomalyResult
-from headclip_med.writing.overlay import montage, write_preview
+from headclip_med.writing.overlay import montage, save_picture
 from headclip_med.writing.panels import cropped, direction_letters, overlay_slices, position_text
 from headclip_med.writing.report import render_report, write_report
 
@@ -115,7 +115,7 @@ def test_the_montage_outlines_findings_and_only_findings(tmp_path: Path) -> None
     assert with_finding.mode == "RGB"
     bar_line = _outline_pixels(without)  # the threshold on the colour bar is in the same colour
     assert _outline_pixels(with_finding) > 2 * bar_line > 0
-    write_preview(result, tmp_path / "preview.png")
+    save_picture(montage(result), tmp_path / "preview.png")
     with Image.open(tmp_path / "preview.png") as picture:
         np.testing.assert_array_equal(np.asarray(picture), np.asarray(with_finding))
 

@@ -6,7 +6,6 @@ and line style, so a plot can be read in grey and by colour-blind eyes.
 
 from __future__ import annotations
 
-import base64
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -47,11 +46,6 @@ class Plot:
     title: str
     svg: bytes
     words: str
-
-    @property
-    def uri(self) -> str:
-        """The plot as the source of an ``img``."""
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode("ascii")
 
 
 def plots(record: EvaluationRecord) -> list[Plot]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from headclip_med.base.errors import OutputError
-from headclip_med.base.files import atomic_path, check_writable
-from headclip_med.base.types import RESEARCH_ONLY
+from headclip_med.base.files import atomic_path, check_writable, write_text
 from headclip_med.evaluation.plots import plots
 from headclip_med.evaluation.protocol import MEANINGS
 from headclip_med.evaluation.record import CaseRow, EvaluationRecord, Metric, ModelResult
-from headclip_med.evaluation.tables import number, reasons, title_of
+from headclip_med.evaluation.tables import cases_csv, latex_table, markdown_table, number, reasons, title_of
+from headclip_med.writing.html import data_uri, flat, render_html
 
 CASES = "cases"  # folder of what is kept of each case
 MARKER = ".headclip-evaluation"  # in it: this folder is an evaluation of ours and may be written to again
@@ -37,18 +33,15 @@ def write_evaluation(record: EvaluationRecord, folder: Path, pictures: Mapping[s
     Raises:
         OutputError: when a file cannot be written.
     """
-    from headclip_med.evaluation.report import write_report
-    from headclip_med.evaluation.tables import cases_csv, latex_table, markdown_table
-
     texts = {
         CASES_NAME: cases_csv(record),
         MARKDOWN_NAME: markdown_table(record),
         LATEX_NAME: latex_table(record),
     }
     for name, text in texts.items():
-        _write(folder / name, text)
+        write_text(folder / name, text)
     write_report(record, pictures, folder / REPORT_NAME)
-    _write(folder / METRICS_NAME, record.model_dump_json(indent=1) + "\n")
+    write_text(folder / METRICS_NAME, record.model_dump_json(indent=1) + "\n")
     return {name: folder / name for name in (*texts, REPORT_NAME, METRICS_NAME)}
 
 
@@ -74,27 +67,18 @@ def mark_folder(folder: Path) -> None:
         draft.touch()
 
 
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path) as draft:
-        draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-
-
 def render_evaluation(record: EvaluationRecord, pictures: Mapping[str, Path]) -> str:
     """The page as text; ``pictures``: folder of each model's overlays, by model."""
-    # Names of files and columns must never become markup: autoescape, and a forgotten field is an error.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(
-        files("headclip_med.evaluation").joinpath("evaluation.html.j2").read_text(encoding="utf-8")
-    )
     failed = {row.case: row.error for model in record.models for row in model.cases if row.status == "failed"}
     repeated = {row.case: row.duplicate_of for row in record.models[0].cases if row.status == "duplicate"}
-    return template.render(
+    return render_html(
+        "evaluation/evaluation.html.j2",
+        record.dataset.name,
         record=record,
-        research_only=RESEARCH_ONLY,
         meanings=MEANINGS,
         levels=_levels(record),
         reasons=reasons(record),
-        plots=[(plot.title, plot.words, _svg_uri(plot.svg)) for plot in plots(record)],
+        plots=[(plot.title, plot.words, data_uri(plot.svg, "image/svg+xml")) for plot in plots(record)],
         differences=[_difference(part) for part in record.differences],
         subgroups=_subgroups(record),
         examples=[(model.model, _examples(model, pictures.get(model.model))) for model in record.models],
@@ -104,7 +88,7 @@ def render_evaluation(record: EvaluationRecord, pictures: Mapping[str, Path]) ->
         cases_left_out=max(0, _rows(record) - _MOST_CASES),
         most_excluded=_MOST_CASES,
         number=number,
-        flat=_flat,
+        flat=flat,
         title_of=title_of,
     )
 
@@ -115,9 +99,7 @@ def write_report(record: EvaluationRecord, pictures: Mapping[str, Path], path: P
     Raises:
         OutputError: when the file cannot be written.
     """
-    page = render_evaluation(record, pictures)
-    with atomic_path(path) as draft:
-        draft.write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
+    write_text(path, render_evaluation(record, pictures))
 
 
 def _levels(record: EvaluationRecord) -> list[dict[str, Any]]:
@@ -174,7 +156,7 @@ def _examples(model: ModelResult, folder: Path | None) -> list[dict[str, Any]]:
     last = len(ranked) - 1
     places = {"best": 0, "median": len(ranked) // 2, "worst": last} if last > 1 else {"best": 0, "worst": last}
     chosen = {words: ranked[place] for words, place in places.items()} if last else {"only": ranked[0]}
-    found = [(words, row, _data_uri(folder / row.picture)) for words, row in chosen.items()]
+    found = [(words, row, _picture_uri(folder / row.picture)) for words, row in chosen.items()]
     return [{"words": words, "row": row, "facts": _facts(row), "uri": uri} for words, row, uri in found if uri]
 
 
@@ -202,23 +184,8 @@ def _cases(record: EvaluationRecord) -> Sequence[tuple[str, CaseRow]]:
     return sorted(rows, key=size)[:_MOST_CASES]
 
 
-def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Leaves of nested facts as ``(dotted name, text)``."""
-    if isinstance(tree, dict) and tree:
-        for key, branch in tree.items():
-            yield from _flat(branch, f"{path}.{key}" if path else str(key))
-    elif isinstance(tree, list | tuple):
-        yield path, ", ".join(map(str, tree)) or "–"
-    else:
-        yield path, "–" if tree is None or tree == {} else str(tree)
-
-
-def _svg_uri(svg: bytes) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
-
-
-def _data_uri(path: Path) -> str:
+def _picture_uri(path: Path) -> str:
     try:
-        return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+        return data_uri(path.read_bytes())
     except OSError:
         return ""

@@ -5,9 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from tabulate import LATEX_ESCAPE_RULES, SEPARATING_LINE, tabulate
 
 from headclip_med.base.types import RESEARCH_ONLY
-from headclip_med.evaluation.record import CaseRow, EvaluationRecord, Metric
+from headclip_med.evaluation.record import CaseRow, EvaluationRecord, Metric, ModelResult
 
 TITLES = {
     "auroc": "AUROC",
@@ -31,24 +37,7 @@ _HEADLINE = {
 _CASE_FIELDS = [name for name in CaseRow.model_fields if name not in ("columns", "warnings")]
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "–": "--",
-    "−": "$-$",
-    "×": r"$\times$",
-    "…": r"\dots{}",
-}
+_TYPED = str.maketrans({"–": "--", "−": "-", "×": "x", "…": "..."})  # not every LaTeX knows these
 
 
 def title_of(name: str) -> str:
@@ -103,36 +92,37 @@ def reasons(record: EvaluationRecord) -> list[str]:
 
 
 def markdown_table(record: EvaluationRecord) -> str:
-    """One row per metric, one column per model, what it rests on above and the reasons of every n/a below."""
-    models = [_markdown(model.model) for model in record.models]
-    lines = [f"{_markdown(_caption(record))}", "", f"| | {' | '.join(models)} |", f"|---|{'---:|' * len(models)}"]
-    for level, name in headline(record):
-        cells = [number(_metric(record, i, level, name)) for i in range(len(models))]
-        lines.append(f"| {unit_of(record, level)}: {title_of(name)} | {' | '.join(cells)} |")
-    lines += ["", *(f"- {_markdown(reason)}" for reason in reasons(record)), f"- {RESEARCH_ONLY}"]
-    return "\n".join(lines) + "\n"
+    """Make the headline table in Markdown: a row per metric, a column per model.
+
+    What the numbers rest on stands above, the reason of every n/a below.
+
+    Args:
+        record: the evaluation.
+
+    Returns:
+        The text, ending with a line break.
+    """
+    below = [f"- {_markdown(reason)}" for reason in reasons(record)]
+    rows = [row for _, row in _rows(record)]
+    table = _table(record, [[_markdown(cell) for cell in row] for row in rows], "pipe", _markdown)
+    return "\n".join([_markdown(_caption(record)), "", table, "", *below, f"- {RESEARCH_ONLY}"]) + "\n"
 
 
 def latex_table(record: EvaluationRecord) -> str:
-    """The same with booktabs, one row per metric; to be put into a document with ``\\input``."""
-    models = [latex(model.model) for model in record.models]
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table}",
-        rf"\caption{{{latex(_caption(record))}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(models)}}}",
-        r"\toprule",
-        rf" & {' & '.join(models)} \\",
-        r"\midrule",
-    ]
-    before = ""
-    for level, name in headline(record):
-        if before and level != before:
-            lines.append(r"\addlinespace")
-        before = level
-        cells = [number(_metric(record, i, level, name)) for i in range(len(models))]
-        lines.append(rf"{latex(unit_of(record, level))}: {latex(title_of(name))} & {' & '.join(cells)} \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
+    """Make the same table with booktabs, to be put into a document with ``\\input``; a line parts the levels.
+
+    Args:
+        record: the evaluation.
+
+    Returns:
+        The text, ending with a line break.
+    """
+    rows: list[Any] = []
+    for _, group in groupby(_rows(record), key=itemgetter(0)):
+        rows += [SEPARATING_LINE] if rows else []
+        rows += [[_one_line(cell) for cell in row] for _, row in group]
+    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", rf"\caption{{{latex(_caption(record))}}}"]
+    lines.append(_table(record, rows, "latex_booktabs", _one_line))
     lines += [rf"\\ \footnotesize {latex(reason)}" for reason in reasons(record)]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
@@ -152,8 +142,35 @@ def cases_csv(record: EvaluationRecord) -> str:
 
 
 def latex(text: str) -> str:
-    """Text in which nothing is a command."""
-    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+    """Escape text so that nothing in it is a command of LaTeX.
+
+    Args:
+        text: any text.
+
+    Returns:
+        One line.
+    """
+    return "".join(LATEX_ESCAPE_RULES.get(letter, letter) for letter in _one_line(text))
+
+
+def _table(record: EvaluationRecord, rows: Sequence[Any], layout: str, written: Callable[[str], str]) -> str:
+    heads = ["", *(written(model.model) for model in record.models)]
+    sides = ["left", *["right"] * len(record.models)]
+    return tabulate(rows, heads, tablefmt=layout, disable_numparse=True, colalign=sides)
+
+
+def _rows(record: EvaluationRecord) -> list[tuple[str, list[str]]]:
+    """Level and cells of every row: what is measured, then each model's number."""
+    return [
+        (
+            level,
+            [
+                f"{unit_of(record, level)}: {title_of(name)}",
+                *(number(_metric(model, level, name)) for model in record.models),
+            ],
+        )
+        for level, name in headline(record)
+    ]
 
 
 def _caption(record: EvaluationRecord) -> str:
@@ -169,9 +186,13 @@ def _caption(record: EvaluationRecord) -> str:
     )
 
 
-def _metric(record: EvaluationRecord, place: int, level: str, name: str) -> Metric | None:
-    levels = record.models[place].levels
-    return levels[level].metrics.get(name) if level in levels else None
+def _metric(model: ModelResult, level: str, name: str) -> Metric | None:
+    return model.levels[level].metrics.get(name) if level in model.levels else None
+
+
+def _one_line(text: str) -> str:
+    """Text without line breaks, in signs that every LaTeX knows."""
+    return " ".join(text.split()).translate(_TYPED)
 
 
 def _markdown(text: str) -> str:

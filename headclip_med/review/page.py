@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.engine.result import AnomalyResult, SliceScore
 from headclip_med.review.components import Mask
 from headclip_med.review.model import Opinion
 from headclip_med.review.reviewed import ReviewedCase, ReviewedFinding
 from headclip_med.slicing.slices import cut_array
+from headclip_med.writing.html import flat, png_uri, render_html
 from headclip_med.writing.overlay import slice_picture
 from headclip_med.writing.panels import Panel, cropped, is_plain_image, overlay_slices, place_text, size_text
-from headclip_med.writing.report import _data_uri, _flat
 
 # More pictures than anybody looks at on one page; the others are in the mask and the table.
 _MOST_PICTURES = 24
@@ -59,21 +56,17 @@ def _panel(reviewed: ReviewedCase, result: AnomalyResult, mask: Mask) -> Panel:
 
 def render_page(reviewed: ReviewedCase) -> str:
     """The page as text. What readers typed and files are called is text in it, never markup."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(
-        files("headclip_med.review").joinpath("review.html.j2").read_text(encoding="utf-8")
-    )
     review, record = reviewed.review, reviewed.data.record
     pictures = []
     for row, picture in finding_pictures(reviewed):
-        pictures.append({"uri": _data_uri(picture), "words": _words(row)})
+        pictures.append({"uri": png_uri(picture), "words": _words(row)})
         if len(pictures) == _MOST_PICTURES:
             break
     rows = reviewed.rows()
-    return template.render(
-        research_only=RESEARCH_ONLY,
+    return render_html(
+        "review/review.html.j2",
+        review.result.source_name,
         review=review,
-        source=review.result.source_name,
         pred_score=record.pred_score,
         opinions=[
             ("Opinion before the overlay", _opinion(review.first_opinion)),
@@ -88,7 +81,7 @@ def render_page(reviewed: ReviewedCase) -> str:
         pictures_left_out=sum(row.counts for row in rows) - len(pictures),
         without_source=reviewed.source is None,
         facts=_facts(reviewed),
-        provenance=[(name, value) for name, value in _flat(record.provenance) if name in _OF_MODEL],
+        provenance=[(name, value) for name, value in flat(record.provenance) if name in _OF_MODEL],
     )
 
 

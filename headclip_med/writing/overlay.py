@@ -100,11 +100,6 @@ def slice_picture(result: AnomalyResult, panel: Panel, height: float = 6.0) -> I
     return _render(page)
 
 
-def write_preview(result: AnomalyResult, path: Path) -> None:
-    """Write the montage as PNG, whole or not at all."""
-    save_picture(montage(result), path)
-
-
 def write_map_picture(result: AnomalyResult, path: Path) -> None:
     """Write the map of a plain picture as 16-bit grey PNG of the picture's own pixels: 65535 is 1.
 
@@ -272,4 +267,4 @@ def _render(page: Figure) -> Image.Image:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-__all__ = ["montage", "overlay_slices", "save_picture", "slice_picture", "write_preview"]
+__all__ = ["montage", "overlay_slices", "save_picture", "slice_picture"]

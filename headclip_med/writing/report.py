@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from headclip_med.base.files import write_text
 from headclip_med.base.geometry import displayed_pixel, slice_frame
-from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.engine.result import AnomalyResult, Finding, SliceScore
 from headclip_med.models.scope import OUT_OF_SCOPE
+from headclip_med.writing.html import flat, png_uri, render_html
 from headclip_med.writing.overlay import montage
 from headclip_med.writing.panels import is_plain_image, place_text, position_text
 from headclip_med.writing.record import ResultRecord, to_record
@@ -33,24 +28,20 @@ def render_report(result: AnomalyResult, picture: Image.Image | None = None) -> 
 
     Nothing that identifies the study is in it: no instance UIDs, and of every path only the base name.
     """
-    # Patient text from a header must never become markup: autoescape, and a forgotten field is an error.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(
-        files("headclip_med.writing").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
     record = to_record(result)
-    return template.render(
+    return render_html(
+        "writing/report.html.j2",
+        record.source.name,
         record=record,
-        research_only=RESEARCH_ONLY,
         alarms=[words for words in record.warnings if words.startswith(OUT_OF_SCOPE)],
         warnings=[words for words in record.warnings if not words.startswith(OUT_OF_SCOPE)],
         source=_source_facts(record),
         curve=_curve(result),
-        montage=_data_uri(picture or montage(result)),
+        montage=png_uri(picture or montage(result)),
         findings=[_finding_row(result, finding) for finding in result.findings[:_MOST_FINDINGS]],
         findings_left_out=max(0, len(result.findings) - _MOST_FINDINGS),
         plain=is_plain_image(result),
-        provenance=list(_flat(record.provenance)),
+        provenance=list(flat(record.provenance)),
     )
 
 
@@ -60,8 +51,7 @@ def write_report(result: AnomalyResult, path: Path, picture: Image.Image | None 
     Raises:
         OutputError: when the file cannot be written.
     """
-    page = render_report(result, picture)
-    write_text(path, page)
+    write_text(path, render_report(result, picture))
 
 
 def _source_facts(record: ResultRecord) -> list[tuple[str, str]]:
@@ -121,20 +111,3 @@ def _finding_row(result: AnomalyResult, finding: Finding) -> list[str]:
     extent = " × ".join(f"{side:.1f}" for side in finding.extent_mm)
     places = [place_text(place, (0, 0)) for place in (finding.centroid_mm, finding.peak_mm)]
     return [*values, f"{finding.volume_mm3:,.1f}", *places, extent, slices]
-
-
-def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Leaves of nested provenance as ``(dotted name, text)``."""
-    if isinstance(tree, dict) and tree:
-        for key, branch in tree.items():
-            yield from _flat(branch, f"{path}.{key}" if path else str(key))
-    elif isinstance(tree, list | tuple):
-        yield path, ", ".join(str(item) for item in tree)
-    else:
-        yield path, "–" if tree is None or tree == {} else str(tree)
-
-
-def _data_uri(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -226,14 +226,6 @@ class CountSum:
                 total[levels] += part
         self.n_regions += counts.n_regions
 
-    def merge(self, other: CountSum) -> None:
-        """Add everything that another sum holds.
-
-        Args:
-            other: A sum of the same kind.
-        """
-        self.add(other.counts())
-
     def counts(self) -> ScoreCounts:
         """Give the sum so far.
 

@@ -223,21 +223,6 @@ def dice_curve(counts: ScoreCounts) -> Array:
     return np.asarray(2 * true / np.maximum(true + false + counts.n_positives, 1))
 
 
-def dice_at(counts: ScoreCounts, threshold: float) -> float:
-    """Compute the Dice of the pooled pixels, with a pixel positive from a threshold on.
-
-    Args:
-        counts: Counts by score.
-        threshold: In [0, 1].
-
-    Returns:
-        In [0, 1], NaN without a positive.
-    """
-    above = counts.scores >= threshold
-    true, false = counts.positives[above].sum(), counts.negatives[above].sum()
-    return float(2 * true / (true + false + counts.n_positives)) if counts.n_positives else float("nan")
-
-
 def roc_points(negatives: Array, positives: Array) -> Points:
     """Draw the ROC curve, thinned.
 

@@ -40,19 +40,6 @@ class CaseLesions:
     lesions: int
 
 
-def candidates_from_map(anomaly_map: NDArray[np.floating], threshold: float) -> tuple[Labels, Array]:
-    """Find the connected regions where a map reaches a threshold.
-
-    Args:
-        anomaly_map: ``(H, W)`` or ``(I, J, K)`` in [0, 1].
-        threshold: From which on a pixel belongs to a finding.
-
-    Returns:
-        Labels from 1 on in the map's shape, and the peak of each region ``(n,)``.
-    """
-    return candidates_of(anomaly_map, anomaly_map >= threshold)
-
-
 def candidates_of(anomaly_map: NDArray[np.floating], found_at: Mask) -> tuple[Labels, Array]:
     """Find the connected regions of a mask, and the peak of the map in each.
 

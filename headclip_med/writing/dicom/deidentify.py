@@ -2,6 +2,7 @@
 
 Only for objects that this package made; it knows which attributes these have. At the top level everything is
 removed that is not on the list of what our objects are made of, so that no attribute of the source can slip through.
+Libraries that anonymise any file go by a list of the patient's attributes instead, and leave what is not on it.
 
 | attribute | action |
 |---|---|
@@ -9,6 +10,7 @@ removed that is not on the list of what our objects are made of, so that no attr
 | birth date, sex, accession number, study ID, study date and time, referring physician | emptied (Z) |
 | content date and time, which must have a value | dummy: 1970-01-01, 00:00 (D) |
 | device serial number, which must have a value | dummy: 0 (D) |
+| position reference indicator, which is free text of the source | emptied (Z) |
 | all other dates and times, patient, study, trial, visit, request, equipment of the source | removed (X) |
 | private attributes | removed (X) |
 | UIDs of study, series, instances, frame of reference, tracking, dimensions, devices; references too | replaced (U) |
@@ -39,7 +41,12 @@ _EMPTIED = (
     "StudyTime",
     "ReferringPhysicianName",
 )
-_DUMMY = {"ContentDate": "19700101", "ContentTime": "000000", "DeviceSerialNumber": "0"}
+_DUMMY = {
+    "ContentDate": "19700101",
+    "ContentTime": "000000",
+    "DeviceSerialNumber": "0",
+    "PositionReferenceIndicator": "",
+}
 
 # Groups that hold pixels, segments, presentation, functional groups: all of our own making.
 _OWN_GROUPS = (0x0028, 0x0062, 0x0066, 0x0070, 0x2050, 0x5200, 0x7FE0)
@@ -69,7 +76,6 @@ _KEPT = {
     "PatientOrientation",
     "Laterality",
     "FrameOfReferenceUID",
-    "PositionReferenceIndicator",
     "DimensionOrganizationSequence",
     "DimensionIndexSequence",
     "DimensionOrganizationType",
@@ -100,11 +106,17 @@ _TIMES_OF_EQUIPMENT = "ContributionDateTime"
 
 
 def deidentified(dataset: Dataset) -> Dataset:
-    """A copy of one of our objects without the patient; see the table above.
+    """Copy one of our objects without the patient; see the table above.
 
     The same original UID gets the same new UID in every object, run and machine that shares the salt in the
     environment variable ``HEADCLIP_DEIDENTIFY_SALT``. Without a secret salt, whoever has the original study can find
     out that an object belongs to it.
+
+    Args:
+        dataset: an object that this package made, which stays as it is.
+
+    Returns:
+        The copy, which says how it was de-identified.
     """
     salt, study_uid = os.environ.get(SALT, ""), str(dataset.StudyInstanceUID)
     patient = str(dataset.get("PatientID") or "")
@@ -129,7 +141,15 @@ def deidentified(dataset: Dataset) -> Dataset:
 
 
 def replaced_uid(uid: str, salt: str) -> str:
-    """What a UID of a patient's study becomes; UIDs that DICOM itself defines stay as they are."""
+    """Replace a UID of a patient's study; those that DICOM itself defines stay as they are.
+
+    Args:
+        uid: the original, or an empty string.
+        salt: a secret; equal salts give equal UIDs.
+
+    Returns:
+        A UID below 2.25.
+    """
     return uid if uid.startswith(_DICOM_ROOT) or not uid else derived_uid("de-identified", salt, uid)
 
 
