@@ -51,20 +51,50 @@ def test_metadata_tells_the_network_as_it_is() -> None:
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
-def test_monais_own_export_gives_a_torchscript_file(tmp_path: Path) -> None:
-    target = tmp_path / "model.ts"
+def test_monais_own_export_gives_a_torchscript_file(tiny_pack: Path, tmp_path: Path) -> None:
+    """With the tensors of the checkpoint in it, and for other batches than the one that was traced."""
+    network = build_network(tiny_pack, precision="float32").eval()
+    with torch.no_grad():
+        network.patch_classes.mul_(0.5).add_(0.1)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
     monai.bundle.ckpt_export(
         "network_def",
-        filepath=str(target),
-        ckpt_file=str(ROOT / "models" / "model.pt"),
+        filepath=str(tmp_path / "model.ts"),
+        ckpt_file=str(tmp_path / "model.pt"),
         meta_file=META,
         config_file=INFERENCE[0],
         use_trace=True,
-        input_shape=[1, 3, 256, 256],
+        input_shape=[1, 3, 32, 32],
         precision="float32",
         bundle_root=str(ROOT),
+        model=str(tiny_pack),
     )
-    pixels = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = build_network("headclip-tiny", precision="float32").eval()(pixels)
-        assert torch.allclose(torch.jit.load(target)(pixels), expected, atol=1e-4)
+        expected = network(pixels)
+        torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(pixels), expected, atol=1e-6, rtol=0)
+        assert not torch.allclose(build_network(tiny_pack)(pixels), expected, atol=1e-3)
+
+
+def test_monais_own_export_gives_an_onnx_file(tiny_pack: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    network = build_network(tiny_pack, precision="float32").eval()
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    monai.bundle.onnx_export(
+        "network_def",
+        filepath=str(tmp_path / "model.onnx"),
+        ckpt_file=str(tmp_path / "model.pt"),
+        meta_file=META,
+        config_file=INFERENCE[0],
+        use_trace=True,
+        input_shape=[1, 3, 32, 32],
+        precision="float32",
+        bundle_root=str(ROOT),
+        model=str(tiny_pack),
+    )
+    pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: pixels.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), network(pixels), atol=1e-5, rtol=0)

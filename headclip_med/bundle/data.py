@@ -15,7 +15,7 @@ from monai.transforms import MapTransform, Transform
 
 from headclip_med.base.errors import InputError
 from headclip_med.base.volume import flat_meta
-from headclip_med.bundle.states import CutsFor
+from headclip_med.bundle.network import IGNORE, DetectorNetwork
 from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.fingerprints import Inventory, fingerprint_case, take_inventory
@@ -32,9 +32,6 @@ from headclip_med.training.slices import TrainingSlice, cut_case
 log = logging.getLogger(__name__)
 
 Item = dict[str, Any]
-
-# In a training label: outside the patient, where no loss is taken.
-IGNORE = 255
 
 
 @dataclass(frozen=True)
@@ -265,7 +262,7 @@ class TrainingSlices(Dataset):
     def __init__(
         self,
         data: Sequence[Item],
-        network: CutsFor,
+        network: DetectorNetwork,
         transform: Callable[[Item], Item] | None = None,
         lesion: int = 12,
         free: int = 12,
@@ -296,7 +293,7 @@ class TrainingSlices(Dataset):
         return part if self.transform is None else self.transform(part)
 
 
-def _cut(item: Item, network: CutsFor, config: SliceConfig) -> list[TrainingSlice]:
+def _cut(item: Item, network: DetectorNetwork, config: SliceConfig) -> list[TrainingSlice]:
     case, model = case_of(item), network.model
     labelled = load_case(case, masks_known=True)
     if labelled.gt_mask is None:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from headclip_med.base.errors import InputError
 from headclip_med.base.files import atomic_path, check_writable
 from headclip_med.base.types import RESEARCH_ONLY
-from headclip_med.bundle.states import HasModel
+from headclip_med.bundle.network import DetectorNetwork
 from headclip_med.models.pack import TENSORS_NAME
 from headclip_med.models.record import LedgerEntry, PackRecord, Threshold, write_record
 
@@ -26,7 +26,7 @@ _SECONDS_BETWEEN = 30.0  # writes of the scores, whose cost grows with the run
 
 
 def whole_ledger(
-    network: HasModel,
+    network: DetectorNetwork,
     ledger: Sequence[LedgerEntry],
     checkpoint: str | Path | None = None,
 ) -> tuple[LedgerEntry, ...]:
@@ -40,7 +40,7 @@ def whole_ledger(
     return tuple(dict.fromkeys((*network.model.ledger, *earlier, *ledger)))
 
 
-def seen_by(network: HasModel, checkpoint: str | Path | None = None) -> list[dict[str, Any]]:
+def seen_by(network: DetectorNetwork, checkpoint: str | Path | None = None) -> list[dict[str, Any]]:
     """:func:`whole_ledger` of a network that is not trained further, as :meth:`Cases.everything` takes it."""
     return [entry.model_dump(mode="json") for entry in whole_ledger(network, (), checkpoint)]
 
@@ -84,7 +84,7 @@ class PackSaver:
     def __init__(
         self,
         checkpoint: str | Path,
-        network: HasModel,
+        network: DetectorNetwork,
         ledger: Sequence[LedgerEntry],
         prefix: str = "val",
         name: str = "trained",
@@ -189,7 +189,7 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Sequence[tuple[Any, ..
 
 def save_trained_pack(
     folder: Path,
-    network: HasModel,
+    network: DetectorNetwork,
     name: str,
     ledger: Sequence[LedgerEntry],
     threshold: float | None,

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headclip_med.base.errors import InputError
-from headclip_med.bundle.data import IGNORE
+from headclip_med.bundle.network import IGNORE
 from headclip_med.training.losses import VALID_SHARE, map_loss
 
 

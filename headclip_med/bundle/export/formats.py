@@ -1,4 +1,4 @@
-"""The forms that a model can be exported in. Needs no torch until one is used."""
+"""Names and files of the formats that a model can be exported in. Needs no torch until one is used."""
 
 from __future__ import annotations
 
@@ -17,17 +17,15 @@ if TYPE_CHECKING:
     from headclip_med.bundle.export.graph import ExportGraph
     from headclip_med.engine.card import ScoreCard
 
-# pixels (N, 3, S, S) and valid (N, S, S) → maps (N, 1, S, S) and scores (N,), or None where a file gives none
-Runner: TypeAlias = "Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]"
-
-KindName = Literal["pt2", "onnx", "torchscript", "tensorrt"]
+# pixels (N, 3, S, S) and valid (N, S, S) → maps (N, 1, S, S) and scores (N,)
+Runner: TypeAlias = "Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]"
 
 
-class Form(Protocol):
+class Writer(Protocol):
     """What the module of a kind offers."""
 
     def check(self) -> None:
-        """Refuse, before anything is loaded, where a package or a device is missing."""
+        """Refuse, before anything is loaded, where a package is missing."""
 
     def build(self, graph: ExportGraph) -> Any:
         """Trace the graph, once."""
@@ -39,37 +37,45 @@ class Form(Protocol):
         """Load a file from disk; :class:`ModelError` where it holds no card."""
 
     def runtime(self) -> str:
-        """What runs the file here, with its version."""
+        """Name what runs the file here, with its version."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One form: its name, the file's usual name, its suffix, and whether it takes ``valid`` and gives scores."""
+    """One format.
 
-    name: KindName
+    Attributes:
+        name: as `--kind` takes it.
+        file: usual name of the file.
+        suffix: of the file.
+        module: that writes it.
+    """
+
+    name: Literal["pt2", "onnx"]
     file: str
     suffix: str
-    gives_scores: bool
     module: str
 
-    def form(self) -> Form:
-        """The module that makes this form; loads torch."""
-        return cast(Form, import_module(f"headclip_med.bundle.export.{self.module}"))
+    def writer(self) -> Writer:
+        """Import the module that writes this format, and torch with it."""
+        return cast(Writer, import_module(f"headclip_med.bundle.export.{self.module}"))
 
 
 KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind("pt2", "model.pt2", ".pt2", True, "program"),
-        Kind("onnx", "model.onnx", ".onnx", True, "onnx_file"),
-        Kind("torchscript", "model.ts", ".ts", False, "torchscript"),
-        Kind("tensorrt", "model.trt.ts", ".ts", False, "tensorrt"),
-    )
+    "pt2": Kind("pt2", "model.pt2", ".pt2", "program"),
+    "onnx": Kind("onnx", "model.onnx", ".onnx", "onnx_file"),
 }
 
 
 def parse_kinds(text: str | None, out: Path) -> tuple[Kind, ...]:
-    """Kinds of a comma-joined list, each once; without a list the one that the file name ``out`` asks for, or pt2.
+    """Read the kinds of a comma-joined list.
+
+    Args:
+        text: such as ``pt2,onnx``; None: the kind that the file name ``out`` asks for, or pt2.
+        out: where the export goes.
+
+    Returns:
+        Each kind once, in the order of the list.
 
     Raises:
         InputError: an unknown kind, one named twice, or none.
@@ -79,12 +85,25 @@ def parse_kinds(text: str | None, out: Path) -> tuple[Kind, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in KINDS]
     if unknown or not names or len(set(names)) < len(names):
-        raise InputError(f"The kinds must be among {', '.join(KINDS)}, each once", text or "none")
+        raise InputError(
+            f"The kinds must be among {', '.join(KINDS)}, each once",
+            text or "none",
+            "MONAI makes TorchScript of the bundle's network: python -m monai.bundle ckpt_export"
+            if {"torchscript", "ts"} & set(unknown)
+            else "",
+        )
     return tuple(KINDS[name] for name in names)
 
 
 def targets(kinds: tuple[Kind, ...], out: Path) -> dict[Kind, Path]:
-    """The file of each kind: its usual name in the folder ``out``, or ``out`` itself for a single kind.
+    """Choose the file of each kind.
+
+    Args:
+        kinds: of :func:`parse_kinds`.
+        out: a folder, where each kind gets its usual name, or the file of a single kind.
+
+    Returns:
+        Kind → path; nothing is made.
 
     Raises:
         InputError: a file name for several kinds, or with a suffix of another kind or of none.
