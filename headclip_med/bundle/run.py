@@ -25,8 +25,8 @@ from headclip_med.bundle.overrides import Given, check_overrides, shown
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser, ConfigWorkflow
 
-# Loggers outside of the bundle's logging.conf, on stdout: summaries of the input, and a decoder that few have.
-_BANNERS = ("monai.bundle", "monai.data.nvimgcodec")
+# Loggers outside of the bundle's logging.conf, on stdout: summaries of the input, downloads, a decoder that few have.
+_BANNERS = ("monai.bundle", "monai.apps", "monai.data.nvimgcodec")
 _DECODER = "NvImgCodecPydicomReader"  # the same as a warning, from every LoadImage
 _REPEATED = ("run is terminating due to exception", "Exception: ")  # ignite, and MONAI's StatsHandler
 
