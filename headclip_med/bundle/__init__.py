@@ -1,4 +1,4 @@
-"""What a MONAI bundle names: the network, the inferer, data, losses, metrics and handlers; loaded on first use."""
+"""What a MONAI bundle names, loaded on first use: networks, inferers, data, losses, metrics and handlers."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class DetectorNetwork(nn.Module):
         raise NotImplementedError
 
     def as_engine(self, batch_size: int | None = None) -> Engine:
-        """Give the engine that scores cases with these weights; it is made anew only after they changed or moved.
+        """Give the engine that scores cases with these weights, made anew only after they changed or moved.
 
         Args:
             batch_size: slices at once; None: as the engine chooses.
@@ -78,7 +78,7 @@ class DetectorNetwork(nn.Module):
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def train(self, mode: bool = True) -> DetectorNetwork:
-        """Put what is learned into training mode, or out of it; the tower stays in evaluation mode.
+        """Put what is learned into training mode, or out of it, and leave the tower in evaluation mode.
 
         Args:
             mode: whether to train.
@@ -176,7 +176,7 @@ class HeadCLIPNetwork(DetectorNetwork):
         return ((name, getattr(self, _attribute(name))) for name in self._names)
 
     def train(self, mode: bool = True) -> DetectorNetwork:
-        """Put the learned parts into training mode, or out of it; the tower stays in evaluation mode.
+        """Put the learned parts into training mode, or out of it, and leave the tower in evaluation mode.
 
         A float32 network in evaluation mode can be traced, as MONAI's exporters do right after ``eval()``.
 

@@ -173,7 +173,7 @@ def check_trust(bundle: BundleFolder, files: Sequence[Path], trust: bool) -> boo
 def prepare(
     bundle: BundleFolder, name: str, files: Sequence[Path], overrides: Sequence[Given], tracking: str | None = None
 ) -> BundleRun:
-    """Check overrides, folders and checkpoints; nothing is built or written.
+    """Check overrides, folders and checkpoints, and build or write nothing.
 
     Args:
         bundle: that is run.

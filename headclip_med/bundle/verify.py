@@ -33,7 +33,7 @@ class Check:
 
 
 def verify(bundle: BundleFolder, trust: bool = False) -> list[Check]:
-    """Run MONAI's ``verify_metadata`` and ``verify_net_in_out``; a failing one does not stop the other.
+    """Run MONAI's ``verify_metadata`` and ``verify_net_in_out``, each whatever became of the other.
 
     Args:
         bundle: whose network is ``network_def`` of the workflow ``inference``, or of its only one.

@@ -28,13 +28,36 @@ class Writer(Protocol):
         """Refuse, before anything is loaded, where a package is missing."""
 
     def build(self, graph: ExportGraph) -> Any:
-        """Trace the graph, once."""
+        """Trace the graph, once.
+
+        Args:
+            graph: float32 on the CPU.
+
+        Returns:
+            What :meth:`write` takes.
+        """
 
     def write(self, built: Any, path: Path, card: ScoreCard) -> None:
-        """Save what was built, with the card inside; may be called again with another card."""
+        """Save what was built, with the card inside, as often as there is another card.
+
+        Args:
+            built: of :meth:`build`.
+            path: of the file.
+            card: of the model.
+        """
 
     def reopen(self, path: Path) -> tuple[Runner, ScoreCard]:
-        """Load a file from disk; :class:`ModelError` where it holds no card."""
+        """Load a file from disk.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            What runs it, and its card.
+
+        Raises:
+            ModelError: it cannot be read, or holds no card.
+        """
 
     def runtime(self) -> str:
         """Name what runs the file here, with its version."""

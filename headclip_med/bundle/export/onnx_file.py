@@ -44,7 +44,7 @@ def runtime() -> str:
 
 
 def build(graph: ExportGraph) -> Any:
-    """Make an ONNX program of the graph; weights are referred to, not copied.
+    """Make an ONNX program of the graph, which refers to its weights and copies none.
 
     Args:
         graph: float32 on the CPU.
