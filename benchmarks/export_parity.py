@@ -26,12 +26,11 @@ import torch
 from machine import interleaved
 from subjects import random_model
 
-from headclip_med.bundle.export.kinds import KINDS
+from headclip_med.bundle.export.formats import KINDS
 from headclip_med.bundle.export.run import export_model
 from headclip_med.engine.onnx_graph import OPENVINO, OpenVinoSession, open_session
 from headclip_med.models.load import Model, detector_for, load_model
 
-KIND_NAMES = ("pt2", "onnx", "torchscript")
 TOWER = "ViT-B-16"
 
 
@@ -46,8 +45,8 @@ def measure(make: Callable[[], Model], repeats: int, threads: int) -> dict[str, 
     """One model's row."""
     model = make()
     with tempfile.TemporaryDirectory() as folder:
-        files = export_model(model, Path(folder), [KINDS[name] for name in KIND_NAMES])
-        runners = {file.kind: KINDS[file.kind].form().reopen(file.file)[0] for file in files}
+        files = export_model(model, Path(folder), list(KINDS.values()))
+        runners = {file.kind: KINDS[file.kind].writer().reopen(file.file)[0] for file in files}
         session = session_with(threads, Path(folder) / "model.onnx")
         compiled = openvino_with(Path(folder) / "model.onnx")
     exact, rough_model = detector_for(model, model.domain), make()
@@ -60,7 +59,6 @@ def measure(make: Callable[[], Model], repeats: int, threads: int) -> dict[str, 
         "eager float32": lambda: exact.score(pixels, valid),
         "eager bfloat16": lambda: rough.score(pixels, valid),
         "pt2": lambda: runners["pt2"](pixels, valid),
-        "torchscript": lambda: runners["torchscript"](pixels, valid),
         "onnx": lambda: session.run(None, arrays),
         **{name: partial(opened.run, ["anomaly_map"], arrays) for name, opened in compiled.items()},
     }
@@ -103,10 +101,9 @@ def show(row: dict) -> None:
     print(f"{row['model']} at {row['pixels']} px")
     for file in row["files"]:
         parity = file["parity"]
-        score = "none" if parity["score_error"] is None else f"{parity['score_error']:.1e}"
         print(
-            f"  {file['kind']:>12}: map {parity['map_error']:.1e}, score {score}, {file['seconds']:.1f} s to export, "
-            f"{file['bytes'] / 2**20:.1f} MiB"
+            f"  {file['kind']:>12}: map {parity['map_error']:.1e}, score {parity['score_error']:.1e}, "
+            f"{file['seconds']:.1f} s to export, {file['bytes'] / 2**20:.1f} MiB"
         )
     for name, error in row["openvino_map_errors"].items():
         print(f"  {name:>18}: map {error:.1e}")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from headclip_med.base.errors import InputError, ModelError
 from headclip_med.bundle import HeadCLIPInferer, build_network, new_method
-from headclip_med.bundle.method_network import MethodNetwork
+from headclip_med.bundle.network import MethodNetwork
 from headclip_med.cli.main import app
 from headclip_med.engine.load import load_engine
 from headclip_med.models.pack import load_pack

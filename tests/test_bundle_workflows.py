@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import os
 import shutil
@@ -15,17 +14,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-import yaml
 from bundle_case import EVALUATE, INFERENCE, ROOT, TRAIN, settings, training, write_patients
 from dicom_series import CtSeries
-from monai.bundle import ConfigWorkflow, create_workflow
+from monai.bundle import ConfigWorkflow
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from headclip_med import load_engine
-from headclip_med.base.errors import HeadclipError
 from headclip_med.bundle import HeadCLIPInferer, build_network, read_ledger
 from headclip_med.bundle.failures import BundleRunError
 from headclip_med.cli.main import app
@@ -437,92 +434,6 @@ def test_models_are_built_again_by_one_command(tmp_path: Path) -> None:
     built, shipped = (torch.load(root / "models" / "model.pt", weights_only=True) for root in (tmp_path, ROOT))
     assert all(torch.equal(built[key], shipped[key]) for key in shipped)
     assert read_ledger(ROOT / "models" / "model.pt") == read_ledger(tmp_path / "models" / "model.pt")
-
-
-# --- in plain Python ------------------------------------------------------------------------------------------------
-
-
-def plain_values(*configs: str) -> dict[str, Any]:
-    """Top-level values of configs laid over each other, without expressions, components and what MONAI alone uses."""
-    found: dict[str, Any] = {}
-    for config in configs:
-        found |= yaml.safe_load(Path(config).read_text())
-    mine = {name: value for name, value in found.items() if not str(value).startswith("$") and "#" not in name}
-    for name in ("imports", "bundle_root", "overrides", "handlers", "initialize", "run", "finalize"):
-        mine.pop(name, None)
-    return {
-        name: value for name, value in mine.items() if not isinstance(value, dict) and not str(value).startswith("@")
-    }
-
-
-@pytest.mark.parametrize(
-    ("workflow", "configs", "config_only"),
-    [
-        ("HeadCLIPTraining", TRAIN, {"mlflow"}),
-        ("HeadCLIPEvaluation", EVALUATE, {"mlflow", "learn"}),  # a config's trainer must have something to learn
-        (
-            "HeadCLIPInference",
-            INFERENCE,
-            {"image_key", "output_ext", "output_postfix", "separate_folder", "spatial_size"},
-        ),
-    ],
-)
-def test_settings_are_the_configs_top_level_values(workflow: str, configs: list[str], config_only: set[str]) -> None:
-    from headclip_med.bundle import pythonic
-
-    defaults = {field.name: field.default for field in dataclasses.fields(pythonic.Settings)}
-    defaults |= getattr(pythonic, workflow).defaults
-    values = plain_values(*configs)
-    assert config_only <= set(values)
-    expected = {name: value for name, value in values.items() if name not in config_only}
-    assert {name: list(v) if isinstance(v := defaults[name], tuple) else v for name in expected} == expected
-
-
-def test_pythonic_evaluation_equals_the_configs(patients: Path, tiny_pack: Path, tmp_path: Path) -> None:
-    overrides = training(patients, tmp_path / "config", tiny_pack, ckpt_path=str(checkpoint_of(tiny_pack, tmp_path)))
-    expected = run(EVALUATE, "eval", **overrides).evaluator.state.metrics
-    del overrides["bundle_root"]
-    overrides |= {"output_dir": str(tmp_path / "python"), "load_pretrain": True}
-    workflow = create_workflow(
-        workflow_name="headclip_med.bundle.pythonic.HeadCLIPEvaluation", config_file=None, **overrides
-    )
-    assert workflow.check_properties() == []
-    workflow.run()
-    workflow.finalize()
-    assert workflow.evaluator.state.metrics == expected
-    assert len(list((tmp_path / "python").rglob("*.nii.gz"))) == 4
-
-
-def test_pythonic_training_and_inference(patients: Path, tiny_pack: Path, tmp_path: Path) -> None:
-    from headclip_med.bundle.pythonic import HeadCLIPInference, HeadCLIPTraining
-
-    overrides = training(patients, tmp_path, tiny_pack)
-    del overrides["bundle_root"]
-    workflow = HeadCLIPTraining(**overrides)
-    workflow.initialize()
-    assert workflow.check_properties() == []
-    workflow.run()
-    workflow.finalize()
-    assert (tmp_path / "models" / "model_trained.pt").is_file()
-    assert workflow.trainer.state.epoch == 2
-    again = HeadCLIPInference(
-        dataset_dir=str(patients / "patient0"),
-        output_dir=str(tmp_path / "out"),
-        pattern="*flair.nii.gz",
-        model=str(tiny_pack),
-        ckpt_path=str(tmp_path / "models" / "model_trained.pt"),
-    )
-    again.initialize()
-    assert again.check_properties() == []
-    again.run()
-    assert_on_grid(tmp_path / "out" / "flair" / "flair_anomaly_map.nii.gz", patients / "patient0" / "flair.nii.gz")
-
-
-def test_a_misspelt_setting_is_refused_with_the_nearest() -> None:
-    from headclip_med.bundle.pythonic import HeadCLIPInference
-
-    with pytest.raises(HeadclipError, match=r"given: output_dirr\. Did you mean output_dir"):
-        HeadCLIPInference(output_dirr="x")
 
 
 def checkpoint_of(pack: Path, folder: Path) -> Path:

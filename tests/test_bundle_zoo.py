@@ -2,35 +2,106 @@
 
 from __future__ import annotations
 
+import configparser
 import json
+import re
+from collections.abc import Iterator
+from importlib.metadata import requires, version
 from pathlib import Path
+from pydoc import locate
+from typing import Any
 
 import monai.bundle
 import pytest
 import torch
-from bundle_case import INFERENCE, ROOT, TRAIN, write_patients
-from typer.testing import CliRunner
+from bundle_case import INFERENCE, ROOT, TRAIN
+from headclip_med_workflows import available_bundles
+from monai.bundle import ConfigComponent, ConfigParser
+from monai.bundle.properties import InferProperties, TrainProperties
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 import headclip_med
 from headclip_med.bundle import build_network
-from headclip_med.cli.main import app
+from headclip_med.bundle.folder import BundleFolder, find_bundle
+from headclip_med.bundle.run import read_config
+from headclip_med.bundle.verify import SCHEMA
 
 META = str(ROOT / "configs" / "metadata.json")
-SCHEMA = Path(headclip_med.__file__).parent / "bundle" / "meta_schema_20240725.json"
+STATED = {"monai": "monai", "pytorch": "torch", "numpy": "numpy"}
 
 
-def test_every_check_passes_with_data(tmp_path: Path) -> None:
-    patients = write_patients(tmp_path / "patients")
-    ran = CliRunner().invoke(app, ["bundle", "verify", "--dataset_dir", str(patients), "--json"])
-    checks = {row["name"]: row["status"] for row in json.loads(ran.stdout)["checks"]}
-    assert set(checks.values()) == {"ok"}, checks
-    assert ran.exit_code == 0
-    assert not (ROOT / "eval").exists()
+OWN = [find_bundle(name) for name in available_bundles()]
+HEADINGS = {"authors", "tags", "model description", "data", "performance", "system configuration"}
+LARGEST_BYTES = 25e6  # in MONAI's model zoo; what is larger is downloaded
+PERSONAL = re.compile(r"(?:^|[\s'\"=(])(/(?:home|root|Users|mnt|media|work)/|~/|[A-Za-z]:\\)")
+each_bundle = pytest.mark.parametrize("bundle", OWN, ids=lambda bundle: bundle.name)
 
 
+def merged(bundle: BundleFolder) -> dict[str, ConfigParser]:
+    """The config of every workflow."""
+    return {name: read_config(bundle, bundle.config_files(name)) for name in bundle.workflows()}
+
+
+def parts(config: Any, id_: str = "") -> Iterator[tuple[str, Any]]:
+    """Every id of a config with what stands there."""
+    yield id_, config
+    items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in items:
+        if key != "_meta_":
+            yield from parts(value, f"{id_}::{key}".removeprefix("::"))
+
+
+@each_bundle
+def test_the_files_of_the_zoo_are_there(bundle: BundleFolder) -> None:
+    for name in ("LICENSE", "docs/data_license.txt", "configs/logging.conf"):
+        assert (bundle.root / name).read_text(encoding="utf-8").strip(), name
+    text = (bundle.root / "docs" / "README.md").read_text(encoding="utf-8")
+    assert {line.strip("# ").lower() for line in text.splitlines() if line.startswith("#")} >= HEADINGS
+    assert "Research use only" in text
+    assert [path for path in bundle.root.rglob("*") if path.is_file() and path.stat().st_size > LARGEST_BYTES] == []
+    logging = configparser.RawConfigParser()
+    logging.read(bundle.configs / "logging.conf")
+    for kind in ("logger", "handler", "formatter"):
+        assert all(f"{kind}_{key.strip()}" in logging for key in logging[f"{kind}s"]["keys"].split(","))
+
+
+@each_bundle
 @pytest.mark.filterwarnings("ignore:No hash value provided")  # the file is here, nothing is downloaded
-def test_verify_metadata_passes_offline() -> None:
-    monai.bundle.verify_metadata(meta_file=META, filepath=str(SCHEMA))
+def test_metadata_follows_the_schema_and_fits_what_is_installed(bundle: BundleFolder) -> None:
+    monai.bundle.verify_metadata(meta_file=str(bundle.meta_file), filepath=str(SCHEMA))
+    told = bundle.metadata()
+    assert told["version"] in told["changelog"]
+    stated = {package: told[f"{key}_version"] for key, package in STATED.items()} | told["required_packages_version"]
+    needed = {need.name: need.specifier for need in map(Requirement, requires("headclip-med")) if need.marker is None}
+    for package, at_least in stated.items():
+        assert Version(version(package)) >= Version(at_least), package
+        assert needed.get(package, SpecifierSet()).contains(at_least, prereleases=True), package
+
+
+@each_bundle
+def test_configs_name_what_there_is(bundle: BundleFolder) -> None:
+    """Every reference and every class or function, the contract's names, and no folder of one machine."""
+    for name, parser in merged(bundle).items():
+        wanted = TrainProperties if "train::trainer" in parser else InferProperties
+        if bundle.name == "headclip_zero_shot":
+            assert [prop["id"] for prop in wanted.values() if prop["required"] and prop["id"] not in parser] == [], name
+        assert parser["bundle_root"] == "."
+        parser.resolve_macro_and_relative_ids()
+        for id_, value in parts(parser.config):
+            if isinstance(value, dict) and not str(value.get("_target_", "@")).startswith(("$", "@")):
+                target = ConfigComponent(value, locator=parser.locator).resolve_module_name()
+                assert locate(target) is not None, f"{target} of {id_} in {name}"
+            if isinstance(value, str):
+                lost = [found for found in parser.ref_resolver.match_refs_pattern(value) if found not in parser]
+                assert lost == [], f"{id_} in {name}"
+                assert not PERSONAL.search(value), f"{id_} in {name}"
+
+
+def test_weights_load_without_running_code() -> None:
+    state = torch.load(ROOT / "models" / "model.pt", map_location="cpu", weights_only=True)
+    assert {"head_weights", "patch_classes"} <= set(state)
 
 
 @pytest.mark.parametrize("config", [INFERENCE[0], TRAIN[0]])
@@ -51,20 +122,50 @@ def test_metadata_tells_the_network_as_it_is() -> None:
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
-def test_monais_own_export_gives_a_torchscript_file(tmp_path: Path) -> None:
-    target = tmp_path / "model.ts"
+def test_monais_own_export_gives_a_torchscript_file(tiny_pack: Path, tmp_path: Path) -> None:
+    """With the tensors of the checkpoint in it, and for other batches than the one that was traced."""
+    network = build_network(tiny_pack, precision="float32").eval()
+    with torch.no_grad():
+        network.patch_classes.mul_(0.5).add_(0.1)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
     monai.bundle.ckpt_export(
         "network_def",
-        filepath=str(target),
-        ckpt_file=str(ROOT / "models" / "model.pt"),
+        filepath=str(tmp_path / "model.ts"),
+        ckpt_file=str(tmp_path / "model.pt"),
         meta_file=META,
         config_file=INFERENCE[0],
         use_trace=True,
-        input_shape=[1, 3, 256, 256],
+        input_shape=[1, 3, 32, 32],
         precision="float32",
         bundle_root=str(ROOT),
+        model=str(tiny_pack),
     )
-    pixels = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = build_network("headclip-tiny", precision="float32").eval()(pixels)
-        assert torch.allclose(torch.jit.load(target)(pixels), expected, atol=1e-4)
+        expected = network(pixels)
+        torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(pixels), expected, atol=1e-6, rtol=0)
+        assert not torch.allclose(build_network(tiny_pack)(pixels), expected, atol=1e-3)
+
+
+def test_monais_own_export_gives_an_onnx_file(tiny_pack: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    network = build_network(tiny_pack, precision="float32").eval()
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    monai.bundle.onnx_export(
+        "network_def",
+        filepath=str(tmp_path / "model.onnx"),
+        ckpt_file=str(tmp_path / "model.pt"),
+        meta_file=META,
+        config_file=INFERENCE[0],
+        use_trace=True,
+        input_shape=[1, 3, 32, 32],
+        precision="float32",
+        bundle_root=str(ROOT),
+        model=str(tiny_pack),
+    )
+    pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: pixels.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), network(pixels), atol=1e-5, rtol=0)

@@ -10,18 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from monai.networks.utils import convert_to_torchscript
 from torch.nn import functional as F
 from towers import clip_visual, timm_tower
 from typer.testing import CliRunner
 
 from headclip_med.base.errors import InputError, MissingExtraError, ModelError, OutputError
 from headclip_med.base.files import sha256_file
-from headclip_med.bundle.export import onnx_file, program, torchscript
-from headclip_med.bundle.export.graph import ExportGraph, MapGraph, exportable
-from headclip_med.bundle.export.kinds import KINDS, parse_kinds, targets
+from headclip_med.bundle.build_model import build_network
+from headclip_med.bundle.export import onnx_file, program
+from headclip_med.bundle.export.formats import KINDS, parse_kinds, targets
+from headclip_med.bundle.export.graph import ExportGraph, exportable
 from headclip_med.bundle.export.run import Exported, export_model, load_network
-from headclip_med.bundle.network import build_network
 from headclip_med.cli.main import app
 from headclip_med.encoders.adapters import tower_from_open_clip
 from headclip_med.encoders.build import BuiltTower
@@ -32,7 +31,7 @@ from headclip_med.models.load import Model, detector_for
 from headclip_med.models.pack import Pack
 from headclip_med.models.record import LedgerEntry, PackRecord, Threshold, TowerRecord
 
-ALL = parse_kinds("pt2,onnx,torchscript", Path("out"))
+ALL = parse_kinds("pt2,onnx", Path("out"))
 
 
 @pytest.fixture(autouse=True)
@@ -144,24 +143,23 @@ MODELS = (
 def test_every_form_gives_the_detectors_numbers_at_any_batch(make, tmp_path: Path) -> None:
     model = make()
     exported = export_model(model, tmp_path, ALL, images=4, tolerance=1e-5)
-    assert [e.file.name for e in exported] == ["model.pt2", "model.onnx", "model.ts"]
+    assert [e.file.name for e in exported] == ["model.pt2", "model.onnx"]
     detector, size = detector_for(model, model.domain), detector_for(model, model.domain).image_size
     for count in (1, 3, 5):
         pixels = torch.randn(count, 3, size, size, generator=seeded(count))
         valid = (torch.rand(count, size, size, generator=seeded(count)) > 0.9).float()
         wanted = detector.score(pixels, valid)
         for kind, file in zip(ALL, exported, strict=True):
-            maps, scores = kind.form().reopen(file.file)[0](pixels, valid)
+            maps, scores = kind.writer().reopen(file.file)[0](pixels, valid)
             torch.testing.assert_close(maps[:, 0], wanted.maps, atol=1e-5, rtol=0)
-            if scores is not None:
-                torch.testing.assert_close(scores, wanted.scores, atol=1e-5, rtol=0)
+            torch.testing.assert_close(scores, wanted.scores, atol=1e-5, rtol=0)
     for entry in exported:
         assert_card_inside_and_beside(entry.file)
 
 
 def assert_card_inside_and_beside(file: Path) -> None:
     kind = next(kind for kind in ALL if kind.suffix == file.suffix)
-    card = kind.form().reopen(file)[1]
+    card = kind.writer().reopen(file)[1]
     beside = json.loads(card_path(file).read_text(encoding="utf-8"))
     assert (beside.pop("file"), beside.pop("file_sha256")) == (file.name, sha256_file(file))
     assert parse_card(json.dumps(beside), file.name) == card
@@ -169,10 +167,11 @@ def assert_card_inside_and_beside(file: Path) -> None:
     assert card.parity is not None
     assert (card.parity.batches, card.parity.images) == ((1, 3), 4)
     assert card.parity.map_error <= 1e-5
-    assert (card.parity.score_error is None) == (kind.name == "torchscript")
+    assert card.parity.score_error is not None
+    assert card.parity.score_error <= 1e-5
     assert (card.domain, card.threshold.value, card.slice_smoothing_mm) == ("brain-mri", 0.3, 2.0)
     assert card.ledger == ({"name": "set", "licence": "CC0", "count": 2, "content_sha256": "ab"},)
-    assert [port.name for port in card.inputs] == (["pixels"] if kind.name == "torchscript" else ["pixels", "valid"])
+    assert [port.name for port in card.inputs] == ["pixels", "valid"]
 
 
 def test_valid_limits_the_score_and_not_the_map() -> None:
@@ -181,7 +180,6 @@ def test_valid_limits_the_score_and_not_the_map() -> None:
     nowhere = torch.zeros_like(everywhere)
     assert torch.equal(graph(pixels, everywhere)[0], graph(pixels, nowhere)[0])
     assert (graph(pixels, everywhere)[1] > graph(pixels, nowhere)[1] + 0.1).all()
-    assert torch.equal(MapGraph(graph)(pixels), graph(pixels, nowhere)[0])
 
 
 def test_the_graph_holds_what_it_uses_and_leaves_the_tower_alone() -> None:
@@ -229,21 +227,21 @@ def test_no_file_names_a_folder_of_this_machine(plain_files: list[Exported]) -> 
 
 def test_the_shipped_model_through_the_command(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = ["bundle", "export", str(out), "--kind", "pt2,onnx,torchscript", "--images", "4", "--json"]
+    command = ["bundle", "export", str(out), "--kind", "pt2,onnx", "--images", "4", "--json"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     files = json.loads(result.stdout)["files"]
-    assert [entry["kind"] for entry in files] == ["pt2", "onnx", "torchscript"]
+    assert [entry["kind"] for entry in files] == ["pt2", "onnx"]
     for entry in files:
         assert entry["parity"]["map_error"] < 1e-5
         assert entry["bytes"] < 8e6
     assert sorted(p.name for p in out.iterdir()) == [
-        *("model.onnx", "model.onnx.json", "model.pt2", "model.pt2.json", "model.ts", "model.ts.json"),
+        *("model.onnx", "model.onnx.json", "model.pt2", "model.pt2.json"),
     ]
 
 
 def test_a_tolerance_that_cannot_be_met_leaves_nothing(tmp_path: Path) -> None:
-    out, kinds = tmp_path / "new", parse_kinds("torchscript,onnx", tmp_path)
+    out, kinds = tmp_path / "new", parse_kinds("pt2,onnx", tmp_path)
     with pytest.raises(ModelError, match=r"model\.onnx must give the detector's probabilities within 1e-12"):
         export_model(plain_tokens_of_a_middle_block(), out, kinds, images=3, tolerance=1e-12)
     assert not out.exists()
@@ -255,12 +253,13 @@ def test_a_checkpoint_of_the_network_is_what_is_exported(tmp_path: Path) -> None
         network.head_weights.mul_(1.7)
     torch.save({"model": network.state_dict()}, tmp_path / "model.pt")
     loaded = load_network(checkpoint=tmp_path / "model.pt")
-    (file,) = export_model(loaded, tmp_path / "m.ts", parse_kinds(None, tmp_path / "m.ts"), images=3)
-    maps, card = torchscript.load_torchscript(file.file)
+    (file,) = export_model(loaded, tmp_path / "m.pt2", parse_kinds(None, tmp_path / "m.pt2"), images=3)
+    run, card = program.reopen(file.file)
     pixels = torch.randn(1, 3, 256, 256, generator=seeded(1))
     with torch.no_grad():
-        torch.testing.assert_close(maps(pixels), network(pixels), atol=1e-5, rtol=0)
-        assert (maps(pixels) - build_network(precision="float32")(pixels)).abs().max() > 1e-3
+        maps = run(pixels, torch.ones(1, 256, 256))[0]
+        torch.testing.assert_close(maps, network(pixels), atol=1e-5, rtol=0)
+        assert (maps - build_network(precision="float32")(pixels)).abs().max() > 1e-3
     assert (card.pack, card.pack_sha256) == ("headclip-tiny", None)
 
 
@@ -280,15 +279,6 @@ def test_a_checkpoint_of_another_network_is_refused_by_name(tmp_path: Path) -> N
         load_network(checkpoint=path)
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit:FutureWarning")
-def test_the_network_itself_can_be_traced_as_monais_exporter_does(tiny_pack: Path) -> None:
-    network = build_network(tiny_pack, precision="float32").train()
-    pixels = torch.randn(3, 3, network.image_size, network.image_size, generator=seeded(1))
-    traced = convert_to_torchscript(network, inputs=[pixels[:1]], use_trace=True)
-    with torch.no_grad():
-        torch.testing.assert_close(traced(pixels), network(pixels), atol=1e-6, rtol=0)
-
-
 def test_a_network_that_was_not_prepared_is_not_traced(tiny_pack: Path) -> None:
     network = build_network(tiny_pack)
     pixels = torch.zeros(1, 3, network.image_size, network.image_size)
@@ -298,23 +288,22 @@ def test_a_network_that_was_not_prepared_is_not_traced(tiny_pack: Path) -> None:
 
 def test_missing_packages_are_named_with_their_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = importlib.util.find_spec
-    for module in ("onnx_file", "tensorrt"):
-        monkeypatch.setattr(
-            f"headclip_med.bundle.export.{module}.find_spec",
-            lambda name: None if name in ("onnxscript", "torch_tensorrt") else found(name),
-        )
+    monkeypatch.setattr(
+        "headclip_med.bundle.export.onnx_file.find_spec", lambda name: None if name == "onnxscript" else found(name)
+    )
     result = CliRunner().invoke(app, ["bundle", "export", str(tmp_path / "out"), "--kind", "onnx"])
     assert result.exit_code == 2
     assert "pip install 'headclip-med[onnx]'" in result.stderr
-    with pytest.raises(MissingExtraError, match="pip install torch-tensorrt"):
-        export_model(plain_tokens_of_a_middle_block(), tmp_path / "out", (KINDS["tensorrt"],))
+    with pytest.raises(MissingExtraError, match="no onnxscript"):
+        export_model(plain_tokens_of_a_middle_block(), tmp_path / "out", (KINDS["onnx"],))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["out", "--kind", "pt3"], "The kinds must be among pt2, onnx, torchscript, tensorrt, each once; given: pt3"),
+        (["out", "--kind", "pt3"], "The kinds must be among pt2, onnx, each once; given: pt3"),
+        (["out", "--kind", "torchscript"], "python -m monai.bundle ckpt_export"),
         (["out", "--kind", "pt2,pt2"], "each once"),
         (["model.onnx", "--kind", "pt2"], "A file of the kind pt2 must end in .pt2; given: model.onnx"),
         (["model.onnx", "--kind", "pt2,onnx"], "Several kinds must go to a folder"),
@@ -346,12 +335,10 @@ def test_files_without_a_card_are_refused(tmp_path: Path) -> None:
     with (tmp_path / "a.pt2").open("wb") as file:
         torch.export.save(torch.export.export(Doubled(), (torch.ones(1),)), file)
     (tmp_path / "b.pt2").write_bytes(b"no archive")
-    (tmp_path / "b.ts").write_bytes(b"no archive")
     (tmp_path / "b.onnx").write_bytes(b"no model")
     for form, name, words in (
         (program, "a.pt2", "score card of a.pt2 must follow the format headclip_med.export/1"),
         (program, "b.pt2", "must be a readable .pt2 file"),
-        (torchscript, "b.ts", "must be a readable .ts file"),
         (onnx_file, "b.onnx", "must be a readable .onnx file"),
     ):
         with pytest.raises(ModelError, match=words):
@@ -367,24 +354,24 @@ def test_a_model_in_16_bits_is_refused_in_words(tmp_path: Path) -> None:
 
 def test_weights_above_two_gigabytes_are_refused_for_onnx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(onnx_file, "_LARGEST_BYTES", 1000)
-    (tmp_path / "model.ts").write_text("an earlier one")
+    (tmp_path / "model.pt2").write_text("an earlier one")
     with pytest.raises(ModelError, match="below 2 GB to lie inside one ONNX file"):
-        export_model(plain_tokens_of_a_middle_block(), tmp_path, parse_kinds("torchscript,onnx", tmp_path), images=3)
-    assert [path.name for path in tmp_path.iterdir()] == ["model.ts"]
-    assert (tmp_path / "model.ts").read_text() == "an earlier one"
+        export_model(plain_tokens_of_a_middle_block(), tmp_path, parse_kinds("pt2,onnx", tmp_path), images=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
+    assert (tmp_path / "model.pt2").read_text() == "an earlier one"
 
 
 def test_a_card_that_cannot_be_written_takes_its_file_with_it(tmp_path: Path) -> None:
-    (tmp_path / "model.ts.json").mkdir()
+    (tmp_path / "model.pt2.json").mkdir()
     with pytest.raises(OutputError):
-        export_model(plain_tokens_of_a_middle_block(), tmp_path, parse_kinds("torchscript", tmp_path), images=3)
-    assert [path.name for path in tmp_path.iterdir()] == ["model.ts.json"]
+        export_model(plain_tokens_of_a_middle_block(), tmp_path, parse_kinds("pt2", tmp_path), images=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2.json"]
 
 
 def test_kinds_and_their_files() -> None:
     assert [kind.name for kind in parse_kinds(None, Path("x.onnx"))] == ["onnx"]
     assert [kind.name for kind in parse_kinds(None, Path("x"))] == ["pt2"]
-    assert targets(ALL, Path("x"))[KINDS["torchscript"]] == Path("x/model.ts")
+    assert targets(ALL, Path("x"))[KINDS["pt2"]] == Path("x/model.pt2")
     assert targets(ALL, Path("v1.2"))[KINDS["onnx"]] == Path("v1.2/model.onnx")
     with pytest.raises(InputError, match="each once"):
         parse_kinds(",", Path("x"))
@@ -392,7 +379,7 @@ def test_kinds_and_their_files() -> None:
 
 @pytest.mark.parametrize("name", ["model.pt", "model.pt2x", "model.onx"])
 def test_a_file_name_with_another_ending_makes_no_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=rf"must end in .onnx, .pt2, .ts; given: {name}"):
+    with pytest.raises(InputError, match=rf"must end in .onnx, .pt2; given: {name}"):
         targets(parse_kinds(None, tmp_path / name), tmp_path / name)
     (tmp_path / name).mkdir()
     assert list(targets((KINDS["pt2"],), tmp_path / name).values()) == [tmp_path / name / "model.pt2"]

@@ -27,7 +27,7 @@ from headclip_med.encoders.text import class_features
 from headclip_med.encoders.timm_vit import TimmVitSpec, build_timm_vit
 from headclip_med.engine.engine import Engine
 from headclip_med.engine.torch_scorer import TorchScorer
-from headclip_med.models.convert.prompts import convert_prompts, read_prompts
+from headclip_med.models.convert import convert_prompts, read_prompts
 from headclip_med.models.domains import DOMAINS, get_domain
 from headclip_med.models.load import detector_for, load_model, takes_weights
 from headclip_med.models.new_pack import write_pack

@@ -1,4 +1,4 @@
-"""Prompts and head weights that others trained → packs that say what they are."""
+"""Prompts that others trained → packs that say what they are."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 import torch
 from family_reference import enlarge, image_paths, project, smooth, text_features
 from method_case import clip_built, noise
-from prompt_files import DEPTH, HEADS, WIDTH, learner_state, small_clip, write_prompts
-from safetensors.torch import load_file, save_file
+from prompt_files import WIDTH, learner_state, small_clip, write_prompts
+from safetensors.torch import save_file
 from torch.nn import functional as F
 from typer.testing import CliRunner
 from weight_formats import FORMS, QUICK, QuickGELU, archive, tiny_state
@@ -28,10 +28,8 @@ from headclip_med.detectors.crane.crane import Crane, CraneConfig
 from headclip_med.detectors.crane.crane_plus import CranePlusConfig
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.text import prompt_tokens, text_side
-from headclip_med.models import new_pack
-from headclip_med.models.convert import model as convert_model
-from headclip_med.models.convert.heads import convert_heads, parse_layers, place_rows, read_head_weights
-from headclip_med.models.convert.prompts import convert_prompts, read_prompts
+from headclip_med.models import convert, new_pack
+from headclip_med.models.convert import convert_prompts, read_prompts
 from headclip_med.models.load import Model, detector_for, load_model
 from headclip_med.models.new_pack import tower_record, write_pack
 from headclip_med.models.pack import load_pack
@@ -265,161 +263,8 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
             read_prompts(tmp_path / name)
 
 
-TABLE = [[0.5, 2.0], [3.0, 1.0]]
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".npy", ".json"])
-def test_a_table_is_read_from_every_kind_of_file(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"lhw{suffix}"
-    if suffix == ".safetensors":
-        save_file({"other": torch.ones(1), "head_weights": torch.tensor(TABLE)}, path)
-    elif suffix == ".pt":
-        torch.save({"lhw": torch.tensor(TABLE, dtype=torch.float64)}, path)
-    elif suffix == ".npy":
-        np.save(path, np.array(TABLE))
-    else:
-        path.write_text(json.dumps(TABLE))
-    table = read_head_weights(path)
-    assert table.dtype == torch.float32
-    assert table.tolist() == TABLE
-
-
-@pytest.mark.parametrize(("layers", "one_based"), [([2, 3], False), ([3, 4], True), ([-2, -1], False)])
-def test_rows_go_to_their_layers_and_1_elsewhere(built: BuiltTower, layers: list[int], one_based: bool) -> None:
-    placed = place_rows(torch.tensor(TABLE), built.tower, layers, one_based=one_based)
-    assert placed.tolist() == [[1, 1], [1, 1], [0.5, 2], [3, 1]]
-
-
-def test_rows_follow_the_order_of_the_list(built: BuiltTower) -> None:
-    placed = place_rows(torch.tensor(TABLE), built.tower, [3, 1])
-    assert placed.tolist() == [[1, 1], [3, 1], [1, 1], [0.5, 2]]
-
-
-def _table_file(folder: Path, rows: int = 2, heads: int = HEADS) -> Path:
-    path = folder / "lhw.npy"
-    np.save(path, np.full((rows, heads), 3.0))
-    return path
-
-
-def test_head_weights_on_the_prompts_of_a_clip_tower(built: BuiltTower, tmp_path: Path) -> None:
-    file = _table_file(tmp_path)
-    made = convert_heads(read_head_weights(file), built, file, layers=[2, 3], domain="brain-mri")
-    assert set(made.tensors) == {"head_weights"}
-    write_pack(tmp_path / "pack", made)
-    pack = load_pack(tmp_path / "pack")
-    weights = pack.head_weights(built.tower)
-    assert weights is not None
-    assert weights.local is not None
-    assert weights.local.tolist() == [[1, 1], [1, 1], [3, 3], [3, 3]]
-    assert pack.record.validation["weighted_layers"] == [2, 3]
-    assert (pack.record.method, pack.record.domain) == ("headclip", "brain-mri")
-    assert pack.record.ledger[0].name == "trained elsewhere, data not recorded in lhw.npy"
-
-
-def test_head_weights_on_converted_prompts_keep_their_classes_and_act(
-    checkpoint: Path, built: BuiltTower, tmp_path: Path
-) -> None:
-    write_pack(tmp_path / "prompts", convert_prompts(read_prompts(checkpoint), built))
-    base = load_pack(tmp_path / "prompts")
-    file = _table_file(tmp_path)
-    made = convert_heads(read_head_weights(file), built, file, layers=[2, 3], base=base)
-    write_pack(tmp_path / "both", made)
-    pack = load_pack(tmp_path / "both")
-    assert torch.equal(pack.tensors["patch_classes"], base.tensors["patch_classes"])
-    assert pack.record.method == "headclip", "anomalyclip ignores head weights"
-    assert not pack.config().global_norm
-    assert pack.record.validation["base"] == {"name": "epoch_15", "sha256": base.sha256}
-    assert pack.record.threshold.origin.startswith("of pack epoch_15, not calibrated with these weights")
-    assert len(pack.record.ledger) == 2
-    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    maps = [
-        detector_for(model, model.domain).score(pixels).maps
-        for model in (Model("m", one.record.method, built, one) for one in (base, pack))
-    ]
-    assert not torch.allclose(*maps)
-
-
-def test_head_weights_of_the_base_are_replaced(built: BuiltTower, tmp_path: Path) -> None:
-    file = _table_file(tmp_path)
-    first = convert_heads(torch.full((4, 2), 5.0), built, file, branch="both")
-    write_pack(tmp_path / "base", first)
-    again = convert_heads(read_head_weights(file), built, file, layers=[2, 3], base=load_pack(tmp_path / "base"))
-    assert again.tensors["head_weights"].tolist() == [[1, 1], [1, 1], [3, 3], [3, 3]]
-    assert again.record.config["lhw_branch"] == "both"
-
-
-@pytest.mark.parametrize(
-    ("rows", "heads", "layers", "one_based", "words"),
-    [
-        (2, 2, None, False, f"a row for each of the {DEPTH} layers; given: 2 rows"),
-        (3, 2, [2, 3], False, "a row for each of the 2 layers; given: 3 rows"),
-        (2, 3, [2, 3], False, "must have the 2 heads of the tower; given: 3"),
-        (2, 2, [3, 4], False, "Layers must lie between -4 and 3"),
-        (2, 2, [0, 1], True, "counted from 1 must lie between 1 and 4; given: 0"),
-        (2, 2, [4, 5], True, "counted from 1 must lie between 1 and 4; given: 5"),
-        (2, 2, [3, 3], False, "Layers must differ"),
-        (2, 2, [0, 3], False, "must be at blocks from 1 on, counted from 0; given: weights other than 1 at 0"),
-    ],
-)
-def test_rows_that_do_not_fit_are_refused(
-    built: BuiltTower, tmp_path: Path, rows: int, heads: int, layers: Any, one_based: bool, words: str
-) -> None:
-    with pytest.raises(ModelError, match=words):
-        convert_heads(torch.full((rows, heads), 3.0), built, tmp_path / "x.npy", layers=layers, one_based=one_based)
-
-
-def test_head_weights_need_classes_and_finite_numbers(built: BuiltTower, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="must be put on a pack with class features"):
-        convert_heads(torch.ones(4, 2), replace(built, clip=None), tmp_path / "x.npy")
-    with pytest.raises(ModelError, match="must be finite"):
-        convert_heads(torch.full((4, 2), float("inf")), built, tmp_path / "x.npy")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("x.csv", "1,2", r"must be in a file of \.safetensors"),
-        ("gone.npy", None, "must exist; given: gone.npy"),
-        ("x.json", "[[1, 2], [3]]", "must be a table of numbers"),
-        ("x.json", "[1, 2]", r"must be a table of numbers .*x\.json with the shape \(2,\)"),
-        ("x.json", '{"a": [[1]], "b": [[1]]}', "must name one of them head_weights; given: x.json with a, b"),
-        ("x.json", "[[1, ", "must be in a whole file of plain numbers"),
-        ("x.json", '[["a"]]', "must be a table of numbers"),
-        ("x.npy", "", "must be in a whole file of plain numbers"),
-        ("x.safetensors", "", "must be a readable safetensors file"),
-        ("x.pt", "", "given: x.pt, an empty file"),
-    ],
-)
-def test_a_file_without_a_table_is_refused(tmp_path: Path, name: str, content: str | None, words: str) -> None:
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    with pytest.raises(ModelError, match=words):
-        read_head_weights(tmp_path / name)
-
-
-def test_layers_are_numbers_and_ranges() -> None:
-    assert parse_layers("5, 6,20-23") == [5, 6, 20, 21, 22, 23]
-    for text in ("", "a", "1-", "-1", "1;2", "3-2", "1,3-2", "1-99999"):
-        with pytest.raises(ModelError, match="such as 5,6,20-23; given"):
-            parse_layers(text)
-
-
 def _run(*arguments: object) -> Any:
     return CliRunner().invoke(app, ["models", "convert", *map(str, arguments)])
-
-
-def test_convert_on_a_pack_with_its_own_tower(tiny_pack: Path, tmp_path: Path) -> None:
-    file, out = _table_file(tmp_path, rows=1), tmp_path / "pack"
-    ran = _run(file, "--base", tiny_pack, "--layers", "2", "--one-based", "--out", out, "--name", "weighted")
-    assert ran.exit_code == 0, ran.output
-    assert ran.stdout == f"weighted: Head weights from lhw.npy for tiny-random, in {out}\n"
-    assert sorted(path.name for path in out.iterdir()) == ["pack.json", "pack.safetensors", "tower.safetensors"]
-    model = load_model(out)
-    assert model.warnings == ()
-    assert load_file(out / "pack.safetensors")["head_weights"].tolist() == [[1, 1], [3, 3]]
-    again = _run(file, "--base", tiny_pack, "--layers", "1", "--out", out)
-    assert again.exit_code == 2
-    assert "The folder 'pack' of a new pack must be empty" in again.stderr
 
 
 def test_convert_prompts_of_a_clip_file(tmp_path: Path) -> None:
@@ -444,9 +289,6 @@ def test_convert_prompts_of_a_clip_file(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         ((), "Prompts must be converted with a tower"),
-        (("--tower", "ViT-B-16/openai", "--layers", "1"), "must be given with head weights only"),
-        (("--layers", "x"), "Layers must be numbers and upward ranges"),
-        (("--branch", "side"), "The branch must be one of local, global, both"),
         (("--domain", "brain"), "The domain must be one of"),
         (("--method", "cran"), "The method must be one of anomalyclip, crane, crane+"),
     ],
@@ -501,8 +343,8 @@ def _refusals(folder: Path, prompts: Path, state: dict[str, torch.Tensor]) -> di
     save_file(state, clip)
     torch.save({"prompt_learner": {"ctx_pos": Path("x")}}, code)
     torch.save({"prompt_learner": {}}, folder / "none.pth")
-    tall = folder / "tall.npy"
-    np.save(tall, np.ones((7, 1)))
+    table = folder / "table.npy"
+    np.save(table, np.ones((7, 1)))
     named = ("--tower", f"{QUICK}@{clip}")
     archive(folder / "ViT-L-14-336px.pt", state, QuickGELU())
     return {
@@ -521,10 +363,8 @@ def _refusals(folder: Path, prompts: Path, state: dict[str, torch.Tensor]) -> di
         "an archive to convert": ((folder / "ViT-L-14-336px.pt", *named), "the weights of a tower"),
         "code": ((code, *named), "must hold ctx_pos, ctx_neg"),
         "no prompts": ((folder / "none.pth", *named), "must hold ctx_pos, ctx_neg"),
-        "a table that does not fit": ((tall, *named), "a row for each of the 2 layers"),
-        "a method of a table": ((tall, *named, "--method", "crane"), "with prompts only"),
-        "a table alone": ((tall,), "with a tower or a base pack"),
-        "a base that is no pack": ((tall, "--base", "ViT-B-16"), "must be"),
+        "a table": ((table, *named), "given: table.npy"),
+        "a folder": ((folder, *named), "The file to convert must be a file that exists"),
         "an unknown domain": ((prompts, *named, "--domain", "brain"), "The domain must be one of"),
         "an unknown method": ((prompts, *named, "--method", "cran"), "The method must be one of"),
     }
@@ -552,19 +392,9 @@ def test_an_interrupted_or_failed_conversion_leaves_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(new_pack, "write_record", fail)
-    monkeypatch.setattr(convert_model, "build_tower", lambda name: built)
+    monkeypatch.setattr(convert, "build_tower", lambda name: built)
     for out in (tmp_path / "new" / "pack", tmp_path / "kept"):
         with pytest.raises(KeyboardInterrupt):
-            convert_model.convert_model(checkpoint, out, tower="small")
+            convert.convert_model(checkpoint, out, tower="small")
     assert not (tmp_path / "new").exists()
     assert not list((tmp_path / "kept").iterdir())
-
-
-def test_head_weights_are_of_no_prompt_method(tmp_path: Path) -> None:
-    ran = _run(_table_file(tmp_path), "--out", tmp_path / "pack", "--method", "crane")
-    assert "A method must be given with prompts only; given: lhw.npy" in " ".join(ran.stderr.split())
-
-
-def test_head_weights_without_a_tower_or_base_are_refused(tmp_path: Path) -> None:
-    ran = _run(_table_file(tmp_path), "--out", tmp_path / "pack")
-    assert "must be converted with a tower or a base pack" in " ".join(ran.stderr.split())

@@ -21,7 +21,7 @@ from headclip_med.base.errors import HeadclipError, ModelError
 from headclip_med.base.files import sha256_file
 from headclip_med.cli.main import app
 from headclip_med.models.catalogue import model_info
-from headclip_med.models.convert.prompts import convert_prompts, read_prompts
+from headclip_med.models.convert import convert_prompts, read_prompts
 from headclip_med.models.load import load_model
 from headclip_med.models.new_pack import write_pack
 from headclip_med.models.pack import Pack, builtin_packs, is_pack, load_pack

@@ -31,7 +31,7 @@ from headclip_med.encoders.build import build_tower
 from headclip_med.encoders.text import prompt_tokens
 from headclip_med.engine.engine import Engine
 from headclip_med.engine.torch_scorer import TorchScorer
-from headclip_med.models.convert.prompts import convert_prompts, read_prompts
+from headclip_med.models.convert import convert_prompts, read_prompts
 from headclip_med.models.new_pack import write_pack
 from headclip_med.models.pack import load_pack
 from headclip_med.models.record import write_record

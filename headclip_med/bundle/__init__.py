@@ -1,4 +1,4 @@
-"""What a MONAI bundle names: the network, the inferer, data, losses, metrics and handlers; loaded on first use."""
+"""What a MONAI bundle names, loaded on first use: networks, inferers, data, losses, metrics and handlers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ _PUBLIC = {
     "AnomalyMetrics": "metrics",
     "CaseEvaluator": "evaluator",
     "CaseLoader": "evaluator",
+    "DetectorNetwork": "network",
     "HeadCLIPInferer": "inferer",
     "HeadCLIPNetwork": "network",
     "LedgerSaver": "handlers",
     "LoadCase": "data",
     "MapLoss": "headclip_med.detectors.losses",
-    "MethodLoss": "method_network",
-    "MethodNetwork": "method_network",
+    "MethodLoss": "network",
+    "MethodNetwork": "network",
     "NameByCased": "data",
     "PackSaver": "handlers",
     "PatchGridInferer": "inferer",
@@ -24,10 +25,10 @@ _PUBLIC = {
     "SetTrainer": "handlers",
     "TakeScoresd": "inferer",
     "TrainingSlices": "data",
-    "build_network": "network",
+    "build_network": "build_model",
     "find_cases": "data",
     "find_images": "data",
-    "new_method": "method_network",
+    "new_method": "build_model",
     "read_ledger": "handlers",
     "seen_by": "handlers",
     "whole_ledger": "handlers",

@@ -15,7 +15,7 @@ from monai.transforms import MapTransform, Transform
 
 from headclip_med.base.errors import InputError
 from headclip_med.base.volume import flat_meta
-from headclip_med.bundle.states import CutsFor
+from headclip_med.bundle.network import IGNORE, DetectorNetwork
 from headclip_med.datasets import CaseDataset, open_dataset
 from headclip_med.datasets.case import Case
 from headclip_med.datasets.fingerprints import Inventory, fingerprint_case, take_inventory
@@ -33,9 +33,6 @@ log = logging.getLogger(__name__)
 
 Item = dict[str, Any]
 
-# In a training label: outside the patient, where no loss is taken.
-IGNORE = 255
-
 
 @dataclass(frozen=True)
 class Cases:
@@ -43,7 +40,9 @@ class Cases:
 
     Attributes:
         train, held_out: items ``{"name", "patient", "image", "label", ...}``; see :func:`item_of`.
-        name: of the set; content_sha256, images: hash of the set, and of every image in it.
+        name: of the set.
+        content_sha256: hash of the set.
+        images: hash of every image in it.
         unreadable: items that were left out because they cannot be read; an evaluation tells of them.
     """
 
@@ -75,13 +74,17 @@ class Cases:
         return _enough_for_all(self.held_out, "Raise val_fraction, or start fewer processes")
 
     def everything(self, ledger: Sequence[Mapping[str, Any]] = (), allow_overlap: bool = False) -> list[Item]:
-        """Every item, the unreadable ones at the end, to evaluate a model that saw none of them.
+        """List every item, the unreadable ones at the end, to evaluate a model that saw none of them.
 
         Args:
             ledger: of the model, as it stands beside its checkpoint (:func:`headclip_med.bundle.handlers.read_ledger`).
+            allow_overlap: the model may have been trained on some of them.
+
+        Returns:
+            Items as of :func:`item_of`.
 
         Raises:
-            InputError: the model was trained on some of them, and ``allow_overlap`` is not set; fewer than processes.
+            InputError: the model was trained on some of them, or there are fewer than processes.
         """
         seen = overlap_with(ledger, self.content_sha256, self.images)
         if seen and not allow_overlap:
@@ -106,12 +109,15 @@ def find_cases(
     """Read a labelled set once and split it by patient.
 
     Args:
-        dataset_dir: the set; layout: one of `headclip-med data layouts`, None: recognised.
+        dataset_dir: the set.
+        layout: one of `headclip-med data layouts`, None: recognised.
         sequences: which become channels, where a case has several.
         val_fraction: share of the patients held back, above 0 and below 1; with one patient nobody is.
+        seed: of the split.
         lesion_values, ignore_values: what the values of the masks mean; see :func:`headclip_med.open_dataset`.
 
-    Cases that are left out (copies, unreadable ones, those without a mask) are named in the log.
+    Returns:
+        The usable cases; those left out (copies, unreadable ones, those without a mask) are named in the log.
 
     Raises:
         InputError: no such folder or layout, no masks, or no case that can be read.
@@ -152,10 +158,14 @@ def find_cases(
 
 
 def find_images(dataset_dir: str | Path, pattern: str = "*") -> list[Item]:
-    """Items of everything that can be scored in a folder, or of one file: ``{"name", "image"}``.
+    """List everything that can be scored in a folder, or one file.
 
     Args:
+        dataset_dir: the folder, or the file.
         pattern: of file names, such as ``*flair.nii.gz``; a DICOM series goes by its folder's name.
+
+    Returns:
+        Items ``{"name", "image"}`` with unique names.
 
     Raises:
         InputError: no such path, or nothing in it that fits.
@@ -176,7 +186,15 @@ def find_images(dataset_dir: str | Path, pattern: str = "*") -> list[Item]:
 
 
 def item_of(case: Case, label: bool | None) -> Item:
-    """A case as plain values: paths as strings, ``label`` its mask files, ``abnormal`` what is known of it."""
+    """Write a case as plain values.
+
+    Args:
+        case: of a labelled set.
+        label: whether it is abnormal, None where that is not known.
+
+    Returns:
+        Paths as strings: ``image``, and ``label`` for its mask files; ``abnormal`` is what is known of it.
+    """
     return {
         "name": case.name,
         "patient": case.patient or case.name,
@@ -190,7 +208,17 @@ def item_of(case: Case, label: bool | None) -> Item:
 
 
 def case_of(item: Mapping[str, Any]) -> Case:
-    """An item, ours or anyone's ``{"image": path, "label": path}``, as a case."""
+    """Read an item as a case.
+
+    Args:
+        item: ours, or anyone's ``{"image": path, "label": path}``.
+
+    Returns:
+        The case; its files are not looked at.
+
+    Raises:
+        InputError: it names no image.
+    """
     images, masks = (_listed(item.get(key)) for key in ("image", "label"))
     if not images:
         raise InputError("An item must name its image", ", ".join(map(str, item)) or "nothing")
@@ -265,7 +293,7 @@ class TrainingSlices(Dataset):
     def __init__(
         self,
         data: Sequence[Item],
-        network: CutsFor,
+        network: DetectorNetwork,
         transform: Callable[[Item], Item] | None = None,
         lesion: int = 12,
         free: int = 12,
@@ -296,7 +324,7 @@ class TrainingSlices(Dataset):
         return part if self.transform is None else self.transform(part)
 
 
-def _cut(item: Item, network: CutsFor, config: SliceConfig) -> list[TrainingSlice]:
+def _cut(item: Item, network: DetectorNetwork, config: SliceConfig) -> list[TrainingSlice]:
     case, model = case_of(item), network.model
     labelled = load_labelled(case, masks_known=True)
     if labelled.gt_mask is None:

@@ -51,6 +51,9 @@ class CaseEvaluator(SupervisedEvaluator):
     def run(self, global_epoch: int = 1) -> None:
         """Evaluate every case.
 
+        Args:
+            global_epoch: as of :meth:`monai.engines.SupervisedEvaluator.run`.
+
         Raises:
             BundleRunError: some failed; the others are done, their files and the metrics are written.
         """

@@ -30,7 +30,8 @@ class BundleFolder:
     """A folder laid out as MONAI's Bundle Specification says.
 
     Attributes:
-        root: absolute; own: shipped with headclip_med, so that its config is as trusted as its code.
+        root: absolute.
+        own: shipped with headclip_med, so that its config is as trusted as its code.
     """
 
     root: Path
@@ -49,7 +50,7 @@ class BundleFolder:
         return self.configs / "metadata.json"
 
     def metadata(self) -> dict[str, Any]:
-        """Content of ``configs/metadata.json``, empty where there is none.
+        """Read ``configs/metadata.json``, empty where there is none.
 
         Raises:
             InputError: it cannot be read as JSON.
@@ -57,7 +58,7 @@ class BundleFolder:
         return _content(self.meta_file) if self.meta_file.is_file() else {}
 
     def workflows(self) -> dict[str, Path]:
-        """Name → config file, in alphabetical order."""
+        """Map the names of the workflows to their config files, in alphabetical order."""
         found: dict[str, Path] = {}
         for suffix in SUFFIXES:
             for file in sorted(self.configs.glob(f"*{suffix}")):
@@ -66,10 +67,16 @@ class BundleFolder:
         return dict(sorted(found.items()))
 
     def config_files(self, workflow: str) -> list[Path]:
-        """The files that make up a workflow, each laid over those before it.
+        """List the files that make up a workflow, each laid over those before it.
 
         A config that is laid over others names them in ``overrides``, such as ``overrides: [train]``. One
         without that key stands alone, unless it sets ids of another file and has a name of MONAI's model zoo.
+
+        Args:
+            workflow: its name, or that of its file.
+
+        Returns:
+            At least one file.
 
         Raises:
             InputError: there is no such config here, or configs name each other in a circle.
@@ -91,7 +98,13 @@ class BundleFolder:
 
 
 def find_bundle(name_or_folder: str) -> BundleFolder:
-    """The bundle shipped under that name, or the one in that folder.
+    """Find the bundle shipped under a name, or the one in a folder.
+
+    Args:
+        name_or_folder: either of them.
+
+    Returns:
+        The bundle; its configs are not read.
 
     Raises:
         InputError: it is neither; the message names the nearest.
@@ -111,14 +124,21 @@ def find_bundle(name_or_folder: str) -> BundleFolder:
 
 
 def own_bundles() -> list[BundleFolder]:
-    """The bundles shipped with headclip_med."""
+    """List the bundles shipped with headclip_med."""
     from headclip_med_workflows import available_bundles
 
     return [find_bundle(name) for name in available_bundles()]
 
 
 def summary(bundle: BundleFolder) -> dict[str, Any]:
-    """What ``bundle list`` tells of a bundle."""
+    """Tell of a bundle what ``bundle list`` shows.
+
+    Args:
+        bundle: any.
+
+    Returns:
+        Name, version, title, names of its configs, and folder.
+    """
     metadata = bundle.metadata()
     return {
         "name": bundle.name,
@@ -130,7 +150,14 @@ def summary(bundle: BundleFolder) -> dict[str, Any]:
 
 
 def check_installed(*packages: str) -> None:
-    """Refuse to go on without packages of the extra ``bundle``."""
+    """Refuse to go on without packages of the extra ``bundle``.
+
+    Args:
+        packages: by the names they are imported under.
+
+    Raises:
+        MissingExtraError: one is not installed; the message has the command.
+    """
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise MissingExtraError(

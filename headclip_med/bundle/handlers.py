@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from headclip_med.base.errors import InputError
 from headclip_med.base.files import atomic_path, check_writable
 from headclip_med.base.types import RESEARCH_ONLY
-from headclip_med.bundle.states import HasModel
+from headclip_med.bundle.network import DetectorNetwork
 from headclip_med.models.pack import TENSORS_NAME
 from headclip_med.models.record import LedgerEntry, PackRecord, Threshold, write_record
 
@@ -26,22 +26,36 @@ _SECONDS_BETWEEN = 30.0  # writes of the scores, whose cost grows with the run
 
 
 def whole_ledger(
-    network: HasModel,
+    network: DetectorNetwork,
     ledger: Sequence[LedgerEntry],
     checkpoint: str | Path | None = None,
 ) -> tuple[LedgerEntry, ...]:
-    """Everything that a network has seen, each entry once.
+    """Gather everything that a network has seen, each entry once.
 
     Args:
-        network: with what its pack was made on. ledger: what it is trained on now.
+        network: with what its pack was made on.
+        ledger: what it is trained on now.
         checkpoint: that training began with, None for the weights of the model itself.
+
+    Returns:
+        The oldest entries first.
+
+    Raises:
+        InputError: a file beside the checkpoint that is no ledger.
     """
     earlier = [] if checkpoint is None else [LedgerEntry.model_validate(entry) for entry in read_ledger(checkpoint)]
     return tuple(dict.fromkeys((*network.model.ledger, *earlier, *ledger)))
 
 
-def seen_by(network: HasModel, checkpoint: str | Path | None = None) -> list[dict[str, Any]]:
-    """:func:`whole_ledger` of a network that is not trained further, as :meth:`Cases.everything` takes it."""
+def seen_by(network: DetectorNetwork, checkpoint: str | Path | None = None) -> list[dict[str, Any]]:
+    """Gather everything that a network has seen that is not trained further.
+
+    Args:
+        network, checkpoint: as of :func:`whole_ledger`.
+
+    Returns:
+        Its ledger as plain values, as :meth:`headclip_med.bundle.data.Cases.everything` takes it.
+    """
     return [entry.model_dump(mode="json") for entry in whole_ledger(network, (), checkpoint)]
 
 
@@ -51,14 +65,19 @@ class LedgerSaver:
     Attach it to the trainer before the ``CheckpointSaver``, so that no checkpoint is without its ledger.
 
     Args:
-        checkpoint: file that the last state is saved to. ledger: of :func:`whole_ledger`.
+        checkpoint: file that the last state is saved to.
+        ledger: of :func:`whole_ledger`.
     """
 
     def __init__(self, checkpoint: str | Path, ledger: Sequence[LedgerEntry]) -> None:
         self.checkpoint, self.ledger = Path(checkpoint), tuple(ledger)
 
     def attach(self, engine: IgniteEngine) -> None:
-        """Attach to a trainer."""
+        """Attach to a trainer.
+
+        Args:
+            engine: the trainer.
+        """
         engine.add_event_handler(Events.COMPLETED, self)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self)
 
@@ -77,14 +96,17 @@ class PackSaver:
     that no checkpoint is without its ledger. In a run of several processes only the first one writes.
 
     Args:
-        checkpoint: file that the best network is saved to. network: as it is trained.
-        ledger: of :func:`whole_ledger`. prefix: of the metrics' names. name: of the pack.
+        checkpoint: file that the best network is saved to.
+        network: as it is trained.
+        ledger: of :func:`whole_ledger`.
+        prefix: of the metrics' names.
+        name: of the pack.
     """
 
     def __init__(
         self,
         checkpoint: str | Path,
-        network: HasModel,
+        network: DetectorNetwork,
         ledger: Sequence[LedgerEntry],
         prefix: str = "val",
         name: str = "trained",
@@ -93,7 +115,11 @@ class PackSaver:
         self.ledger = tuple(ledger)
 
     def attach(self, engine: IgniteEngine) -> None:
-        """Attach to an evaluator."""
+        """Attach to an evaluator.
+
+        Args:
+            engine: the evaluator.
+        """
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: IgniteEngine) -> None:
@@ -119,7 +145,11 @@ class SetTrainer:
         self.handler = handler
 
     def attach(self, engine: IgniteEngine) -> None:
-        """Attach to a trainer."""
+        """Attach to a trainer.
+
+        Args:
+            engine: the trainer.
+        """
         self.handler.set_trainer(engine)
 
 
@@ -131,8 +161,8 @@ class ScoreSaver:
     by hand lacks the scores of its last half minute at most (or of a case that takes longer).
 
     Args:
-        folder: where; earlier files of these names are replaced. key: of the map that
-            :class:`headclip_med.bundle.inferer.TakeScoresd` took the scores of.
+        folder: where; earlier files of these names are replaced.
+        key: of the map that :class:`headclip_med.bundle.inferer.TakeScoresd` took the scores of.
     """
 
     def __init__(self, folder: str | Path, key: str = "pred") -> None:
@@ -142,7 +172,11 @@ class ScoreSaver:
         self._written: float | None = None  # when, on the monotonic clock, since the run started
 
     def attach(self, engine: IgniteEngine) -> None:
-        """Attach to an evaluator."""
+        """Attach to an evaluator.
+
+        Args:
+            engine: the evaluator.
+        """
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._write)
@@ -189,13 +223,24 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Sequence[tuple[Any, ..
 
 def save_trained_pack(
     folder: Path,
-    network: HasModel,
+    network: DetectorNetwork,
     name: str,
     ledger: Sequence[LedgerEntry],
     threshold: float | None,
     validation: dict[str, Any],
 ) -> Path:
-    """Write the network's learned tensors as a pack; an embedded tower goes with them.
+    """Write the network's learned tensors as a pack, and an embedded tower with them.
+
+    Args:
+        folder: of the pack; earlier files of its names are replaced.
+        network: as it is trained.
+        name: of the pack.
+        ledger: of :func:`whole_ledger`.
+        threshold: on maps, in [0, 1]; None: that of the network's own pack.
+        validation: metrics by name.
+
+    Returns:
+        The record, ``pack.json``.
 
     Raises:
         OutputError: the folder cannot be written to.
@@ -234,6 +279,13 @@ def _record(
 def write_ledger(checkpoint: Path, ledger: Sequence[LedgerEntry]) -> Path:
     """Write what a checkpoint was trained on beside it: ``model.pt`` → ``model.json``.
 
+    Args:
+        checkpoint: that need not be there yet.
+        ledger: of :func:`whole_ledger`.
+
+    Returns:
+        The file that was written.
+
     Raises:
         OutputError: it cannot be written.
     """
@@ -245,7 +297,13 @@ def write_ledger(checkpoint: Path, ledger: Sequence[LedgerEntry]) -> Path:
 
 
 def read_ledger(checkpoint: str | Path) -> list[dict[str, Any]]:
-    """What a checkpoint was trained on, as the file beside it says; empty where there is none.
+    """Read what a checkpoint was trained on, as the file beside it says.
+
+    Args:
+        checkpoint: such as ``model.pt``, beside which ``model.json`` lies.
+
+    Returns:
+        The entries as plain values, empty where there is no such file.
 
     Raises:
         InputError: a file that is no ledger.

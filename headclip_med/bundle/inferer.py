@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from headclip_med.base.errors import InputError, ModelError
 from headclip_med.base.geometry import slice_frame
-from headclip_med.bundle.method_network import MethodNetwork
-from headclip_med.bundle.network import HeadCLIPNetwork
+from headclip_med.bundle.network import HeadCLIPNetwork, MethodNetwork
 from headclip_med.engine.ask import Ask
 from headclip_med.engine.result import AnomalyResult
 from headclip_med.models.scope import warn_out_of_scope

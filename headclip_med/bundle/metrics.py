@@ -60,13 +60,21 @@ class AnomalyMetrics(Metric):
         self.dice_sum = self.dice_cases = 0.0
 
     def update(self, output: Sequence[Mapping[str, Any]]) -> None:
-        """Count some cases."""
+        """Count some cases.
+
+        Args:
+            output: decollated data of each, with ``pred`` and ``label (1, I, J, K)``.
+        """
         for data in output:
             label = _array(data["label"])[0]
             self._add(_array(data["pred"])[0], label > 0, label < 0, data)
 
     def compute(self) -> dict[str, float]:
-        """Every defined metric by name, over all processes."""
+        """Compute every defined metric over all processes.
+
+        Returns:
+            Name without prefix → value in [0, 1].
+        """
         counts = {level: _over_processes(total) for level, total in self._sums.items()}
         dice, cases = (_sum(value) for value in (self.dice_sum, self.dice_cases))
         found: dict[str, float] = {}
@@ -83,7 +91,12 @@ class AnomalyMetrics(Metric):
         return found | ({"dice": dice / cases} if cases else {})
 
     def completed(self, engine: IgniteEngine, name: str) -> None:
-        """Put everything into the engine's metrics."""
+        """Put everything into the engine's metrics.
+
+        Args:
+            engine: whose run is over.
+            name: of the metric itself, which gets the value of ``key``.
+        """
         found = self.compute()
         engine.state.metrics |= {f"{self.prefix}_{metric}": value for metric, value in found.items()}
         engine.state.metrics[name] = found.get(self.key, float("nan"))
@@ -113,7 +126,7 @@ class AnomalyMetrics(Metric):
 
 
 def metric_names() -> tuple[str, ...]:
-    """Everything that can be a key metric."""
+    """List everything that can be a key metric."""
     kinds = ("auroc", "average_precision", "f1_max")
     return (*(f"{level}_{kind}" for level in LEVEL_NAMES for kind in kinds), "pixel_aupro", "dice")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import time
 import warnings
@@ -17,22 +16,22 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headclip_med.base.errors import InputError, MissingExtraError
-from headclip_med.bundle.failures import in_words
+from headclip_med.base.errors import HeadclipError, InputError, MissingExtraError
+from headclip_med.base.files import check_writable
+from headclip_med.bundle.failures import BundleRunError, in_words
 from headclip_med.bundle.folder import SUFFIXES, BundleFolder, check_installed
 from headclip_med.bundle.overrides import Given, check_overrides, shown
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser, ConfigWorkflow
 
-# Loggers outside of the bundle's logging.conf, on stdout: summaries of the input, and a decoder that few have.
-_BANNERS = ("monai.bundle", "monai.data.nvimgcodec")
+# Loggers outside of the bundle's logging.conf, on stdout: summaries of the input, downloads, a decoder that few have.
+_BANNERS = ("monai.bundle", "monai.apps", "monai.data.nvimgcodec")
 _DECODER = "NvImgCodecPydicomReader"  # the same as a warning, from every LoadImage
 _REPEATED = ("run is terminating due to exception", "Exception: ")  # ignite, and MONAI's StatsHandler
 
-
 _NOTHING = "headclip_med_runs_nothing"  # an id that no config has: MONAI then runs no list of expressions
-_CHECKPOINTS = ("ckpt_path", "ckpt_file")
+_MUST_EXIST = ("dataset_dir", "ckpt_path", "ckpt_file")
 _RESULTS = {"output_dir": "eval", "ckpt_dir": "models"}  # where a run writes, and the folder of it
 _TRACKED_CONFIG = "config_%Y%m%d_%H%M%S.json"
 
@@ -44,42 +43,32 @@ def quiet_monai() -> Iterator[None]:
 
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    banners = [logger for logger in _loggers() if logger.name.startswith(_BANNERS)]
-    levels = [(logger, logger.level) for logger in banners]
-    streams = [(handler, handler.stream) for logger in banners for handler in _screens(logger)]
+    levels = {logger: logger.level for logger in _loggers() if logger.name.startswith(_BANNERS)}
     try:
-        for logger in () if _debug() else banners:
-            logger.setLevel(logging.ERROR)
-        for handler, _ in streams:
-            handler.stream = sys.stderr
         with warnings.catch_warnings():
             if not _debug():
                 warnings.filterwarnings("ignore", message=_DECODER)
+                for logger in levels:
+                    logger.setLevel(logging.ERROR)
             yield
     finally:
-        for logger, before in levels:
+        for logger, before in levels.items():
             logger.setLevel(before)
-        for handler, stream in streams:
-            handler.stream = stream
         root.handlers[:] = handlers
         root.setLevel(level)
 
 
 @contextmanager
-def repeated_errors_muted() -> Iterator[None]:
-    """On the screen, leave out what engines log of an error that is told once at the end; files keep it."""
-    screens: list[logging.Handler] = []
-    if not _debug():
-        screens = [handler for logger in (logging.getLogger(), *_loggers()) for handler in _screens(logger)]
-        if logging.lastResort is not None:
-            screens.append(logging.lastResort)  # of a logger that MONAI found without a handler and cut off
-    for screen in screens:
-        screen.addFilter(_is_news)
+def _repeated_errors_muted() -> Iterator[None]:
+    """Leave out what engines log of an error that is told once at the end."""
+    loggers = [] if _debug() else _loggers()
+    for logger in loggers:
+        logger.addFilter(_is_news)
     try:
         yield
     finally:
-        for screen in screens:
-            screen.removeFilter(_is_news)
+        for logger in loggers:
+            logger.removeFilter(_is_news)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -88,17 +77,9 @@ def _is_news(record: logging.LogRecord) -> bool:
     return record.levelno < logging.ERROR or not told_later
 
 
-def _screens(logger: logging.Logger) -> list[logging.StreamHandler]:
-    return [
-        handler
-        for handler in logger.handlers
-        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
-    ]
-
-
 def _loggers() -> list[logging.Logger]:
     known = logging.root.manager.loggerDict.values()
-    return [logger for logger in known if isinstance(logger, logging.Logger)]
+    return [logging.root, *(logger for logger in known if isinstance(logger, logging.Logger))]
 
 
 def _debug() -> bool:
@@ -110,8 +91,12 @@ class BundleRun:
     """One workflow with its overrides, checked.
 
     Attributes:
-        name: of the workflow; config_files: each laid over those before it; overrides: as MONAI takes them;
-        tracking: mlflow or a file of settings; output_dir: where the config says that results go, if it does.
+        bundle: whose workflow it is.
+        name: of the workflow.
+        config_files: each laid over those before it.
+        overrides: as MONAI takes them.
+        tracking: mlflow or a file of settings.
+        output_dir: where the config says that results go, if it does.
     """
 
     bundle: BundleFolder
@@ -124,7 +109,13 @@ class BundleRun:
 
 @dataclass(frozen=True)
 class BundleOutcome:
-    """What was run, how long it took in seconds, and the files that are new or changed in ``output_dir``."""
+    """What a run left.
+
+    Attributes:
+        run: what was run.
+        seconds: how long it took.
+        files: that are new or changed, relative to ``run.output_dir``.
+    """
 
     run: BundleRun
     seconds: float
@@ -132,7 +123,15 @@ class BundleOutcome:
 
 
 def chosen_files(bundle: BundleFolder, workflow: str | None, config_files: Sequence[str]) -> tuple[str, list[Path]]:
-    """Name and config files of what is to be run; ``config_files``, paths or names, stand instead of its own.
+    """Choose the config files of what is to be run.
+
+    Args:
+        bundle: whose they are.
+        workflow: its name.
+        config_files: paths or names that stand instead of the workflow's own.
+
+    Returns:
+        Name and config files, each laid over those before it.
 
     Raises:
         InputError: nothing was chosen, or a file does not exist.
@@ -148,10 +147,18 @@ def chosen_files(bundle: BundleFolder, workflow: str | None, config_files: Seque
 
 
 def check_trust(bundle: BundleFolder, files: Sequence[Path], trust: bool) -> bool:
-    """Whether code of somebody else is about to run.
+    """Tell whether code of somebody else is about to run.
+
+    Args:
+        bundle: that is run.
+        files: its config files.
+        trust: whether somebody said that it may.
+
+    Returns:
+        Whether the bundle, or a file, is not part of headclip_med.
 
     Raises:
-        InputError: it is, and nobody said that it may.
+        InputError: it is not, and nobody said that it may.
     """
     foreign = not bundle.own or any(bundle.root not in file.resolve().parents for file in files)
     if foreign and not trust:
@@ -166,11 +173,22 @@ def check_trust(bundle: BundleFolder, files: Sequence[Path], trust: bool) -> boo
 def prepare(
     bundle: BundleFolder, name: str, files: Sequence[Path], overrides: Sequence[Given], tracking: str | None = None
 ) -> BundleRun:
-    """Check overrides, folders and checkpoints; nothing is built or written.
+    """Check overrides, folders and checkpoints, and build or write nothing.
+
+    Args:
+        bundle: that is run.
+        name: of the workflow.
+        files: its config files, of :func:`chosen_files`.
+        overrides: of :func:`headclip_med.bundle.overrides.read_overrides`.
+        tracking: mlflow or a file of settings, as of ``monai.bundle run``.
+
+    Returns:
+        What :func:`execute` takes.
 
     Raises:
-        InputError: a key or value that cannot be meant, or a path that cannot be used; OutputError: nothing
-        can be written to ``output_dir``; MissingExtraError.
+        InputError: a key or value that cannot be meant, or a path that does not exist.
+        OutputError: nothing can be written to ``output_dir``.
+        MissingExtraError: a package that is needed is not installed.
     """
     check_installed("fire", "ignite")
     if tracking == "mlflow" and find_spec("mlflow") is None:
@@ -181,85 +199,76 @@ def prepare(
         )
     parser = read_config(bundle, files)
     checked = check_overrides(parser, overrides)
-    if "bundle_root" not in checked:
-        checked["bundle_root"] = parser["bundle_root"] = str(bundle.root)
-    checked |= _results_here(bundle, parser, checked)
-    _check_run_list(parser, checked.get("run_id", "run"))
+    _check_paths(checked)
+    added = _added_places(bundle, parser, checked)
+    for key, value in added.items():
+        parser[key] = value
+    checked |= added
+    run_id = checked.get("run_id", "run")
+    if run_id not in parser:
+        do = "Give the name of its list with --run_id, or choose a workflow that has one"
+        raise InputError("A workflow must have a list of what to run", f"no {shown(run_id)!r} in its config", do)
     with bundle_on_path(bundle):
-        _check_dataset(parser, checked)
-        _check_checkpoints(checked)
-        output_dir = _checked_output(parser)
+        output_dir = _output_dir(parser)
     if tracking == "mlflow" and output_dir is not None and "save_execute_config" not in parser:
         # MONAI writes the file, but its name for it is right only where output_dir is an expression
         checked["save_execute_config"] = str(output_dir / time.strftime(_TRACKED_CONFIG))
     return BundleRun(bundle, name, tuple(files), checked, tracking, output_dir)
 
 
-def execute(run: BundleRun) -> BundleOutcome:
+def execute(run: BundleRun, dry_run: bool = False) -> BundleOutcome:
     """Initialize, run and finalize as ``monai.bundle run`` does.
 
+    Args:
+        run: of :func:`prepare`.
+        dry_run: build all that the workflow needs and run nothing, ``initialize`` included.
+
+    Returns:
+        How long it took, and the files that it wrote.
+
     Raises:
-        InputError: a component cannot be built, nothing was run; BundleRunError: it began and failed.
+        InputError: a component cannot be built, nothing was run.
+        BundleRunError: it began and failed.
     """
-    started, run_id, begun = time.time(), run.overrides.get("run_id", "run"), None
+    started = time.time()
+    kind: type[HeadclipError] = InputError
     with quiet_monai(), bundle_on_path(run.bundle):
         try:
-            workflow = _workflow(run)
+            workflow = _workflow(run, dry_run)
             workflow.initialize()
-            build_first_step(workflow.parser, run_id)  # as run() would; engines have their loggers then
-            begun = run_id
-            with repeated_errors_muted():
+            _build(workflow.parser, run.overrides.get("run_id", "run"), first_alone=not dry_run)
+            if dry_run:
+                return BundleOutcome(run, time.time() - started)
+            kind = BundleRunError
+            with _repeated_errors_muted():  # engines have their loggers now
                 workflow.run()
                 workflow.finalize()
         except Exception as error:
-            raise in_words(error, begun) from error
+            raise in_words(error, kind) from error
     return BundleOutcome(run, time.time() - started, _files_since(run.output_dir, started))
 
 
-def rehearse(run: BundleRun) -> BundleOutcome:
-    """Build what the workflow needs, and run nothing, ``initialize`` included.
-
-    Raises:
-        InputError: a component cannot be built, or there is nothing to run.
-    """
-    started = time.time()
-    with quiet_monai(), bundle_on_path(run.bundle):
-        try:
-            workflow = _workflow(run, rehearsal=True)
-            workflow.initialize()
-            build_what_runs(workflow.parser, run.overrides.get("run_id", "run"))
-        except Exception as error:
-            raise in_words(error) from error
-    return BundleOutcome(run, time.time() - started)
-
-
-def build_what_runs(parser: ConfigParser, run_id: str) -> None:
-    """Build every component that the list ``run_id`` refers to."""
-    for number, step in enumerate(_steps(parser, run_id)):
-        _build_references(parser, step, f"{run_id}::{number}")
-
-
-def build_first_step(parser: ConfigParser, run_id: str) -> None:
-    """Build the components of the first step that is more than an import: nothing comes before them."""
+def _build(parser: ConfigParser, run_id: str, first_alone: bool) -> None:
+    """Build the components that the steps of a run refer to, or those of its first step that is no import."""
     from monai.bundle import ConfigExpression
 
-    for number, step in enumerate(_steps(parser, run_id)):
-        if not ConfigExpression.is_import_statement(step):
-            return _build_references(parser, step, f"{run_id}::{number}")
-
-
-def _steps(parser: ConfigParser, run_id: str) -> list[Any]:
-    steps = parser[run_id]
-    return steps if isinstance(steps, list) else [steps]
-
-
-def _build_references(parser: ConfigParser, step: Any, id_: str) -> None:
-    for reference in parser.ref_resolver.find_refs_in_config(step, id_):
-        parser.get_parsed_content(reference)
+    steps = parser[run_id] if isinstance(parser[run_id], list) else [parser[run_id]]
+    for number, step in enumerate(steps):
+        for reference in parser.ref_resolver.find_refs_in_config(step, f"{run_id}::{number}"):
+            parser.get_parsed_content(reference)
+        if first_alone and not ConfigExpression.is_import_statement(step):
+            return
 
 
 def read_config(bundle: BundleFolder, files: Sequence[Path]) -> ConfigParser:
-    """The merged config with its metadata, not resolved.
+    """Merge config files and the metadata, and resolve nothing.
+
+    Args:
+        bundle: whose metadata.
+        files: each laid over those before it.
+
+    Returns:
+        The config.
 
     Raises:
         InputError: a file cannot be read, or does not fit those before it.
@@ -280,7 +289,11 @@ def read_config(bundle: BundleFolder, files: Sequence[Path]) -> ConfigParser:
 
 @contextmanager
 def bundle_on_path(bundle: BundleFolder) -> Iterator[None]:
-    """Let a bundle's own ``scripts`` be imported, from any working folder."""
+    """Let a bundle's own ``scripts`` be imported, from any working folder.
+
+    Args:
+        bundle: whose scripts.
+    """
     before = list(sys.path)
     sys.path.insert(1, str(bundle.root))
     try:
@@ -289,16 +302,16 @@ def bundle_on_path(bundle: BundleFolder) -> Iterator[None]:
         sys.path[:] = before
 
 
-def _workflow(run: BundleRun, rehearsal: bool = False) -> ConfigWorkflow:
+def _workflow(run: BundleRun, dry_run: bool) -> ConfigWorkflow:
     from monai.bundle import ConfigWorkflow
 
     of_bundle = {"meta_file": run.bundle.meta_file, "logging_file": run.bundle.configs / "logging.conf"}
     files = {key: str(file) for key, file in of_bundle.items() if file.is_file()}
     options = {**files, **run.overrides}
-    if rehearsal:
+    if dry_run:
         options["init_id"] = _NOTHING
     return ConfigWorkflow(
-        [str(file) for file in run.config_files], tracking=None if rehearsal else run.tracking, **options
+        [str(file) for file in run.config_files], tracking=None if dry_run else run.tracking, **options
     )
 
 
@@ -316,72 +329,37 @@ def _config_file(bundle: BundleFolder, file: str) -> Path:
     raise InputError("A config file must exist", file, hint)
 
 
-def _resolved(parser: ConfigParser, key: str) -> Any:
-    """Value of a top-level key; a copy is resolved, so that the workflow still builds everything itself."""
+def _added_places(bundle: BundleFolder, parser: ConfigParser, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The bundle's folder, and the working folder for results of a bundle that is installed with the package."""
+    root = str(bundle.root)
+    added = {} if "bundle_root" in overrides else {"bundle_root": root}
+    if bundle.own and overrides.get("bundle_root", root) == root:
+        results = {key: str(Path.cwd() / name) for key, name in _RESULTS.items() if key in parser}
+        added |= {key: place for key, place in results.items() if key not in overrides}
+    return added
+
+
+def _check_paths(overrides: dict[str, Any]) -> None:
+    for key, value in overrides.items():
+        named = key.split("::")[-1] in _MUST_EXIST and isinstance(value, str) and not value.startswith(("$", "@", "%"))
+        if named and not Path(value).exists():
+            raise InputError(f"{shown(key)} must be a path that exists", value or "an empty path", "Check it")
+
+
+def _output_dir(parser: ConfigParser) -> Path | None:
+    """Where results go; a copy is resolved, so that the workflow still builds everything itself."""
     from monai.bundle import ConfigParser
 
+    if "output_dir" not in parser:
+        return None
     try:
-        return ConfigParser(deepcopy(parser.config)).get_parsed_content(key)
+        value = ConfigParser(deepcopy(parser.config)).get_parsed_content("output_dir")
     except Exception as error:
         raise in_words(error) from error
-
-
-def _results_here(bundle: BundleFolder, parser: ConfigParser, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Results of a bundle that is installed with the package go to the working folder, not into the installation."""
-    if not bundle.own or overrides["bundle_root"] != str(bundle.root):
-        return {}
-    places = {key: str(Path.cwd() / name) for key, name in _RESULTS.items() if key in parser and key not in overrides}
-    for key, place in places.items():
-        parser[key] = place
-    return places
-
-
-def _check_run_list(parser: ConfigParser, run_id: str) -> None:
-    if run_id not in parser:
-        do = "Give the name of its list with --run_id, or choose a workflow that has one"
-        raise InputError("A workflow must have a list of what to run", f"no {shown(run_id)!r} in its config", do)
-
-
-def _check_dataset(parser: ConfigParser, overrides: dict[str, Any]) -> None:
-    """The data must be there, unless the config has a ``dataset_dir`` that nothing refers to."""
-    if "dataset_dir" not in parser or not ("dataset_dir" in overrides or _is_used(parser.config, "dataset_dir")):
-        return
-    value = _resolved(parser, "dataset_dir")
-    for place in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(place, str | os.PathLike) and not Path(place).exists():
-            do = "Check the path" if "dataset_dir" in overrides else "Give the folder of your images with --dataset_dir"
-            raise InputError("dataset_dir must be a folder that exists", place or "an empty path", do)
-
-
-def _check_checkpoints(overrides: dict[str, Any]) -> None:
-    for key, value in overrides.items():
-        named = key.split("::")[-1] in _CHECKPOINTS and isinstance(value, str) and not value.startswith(("$", "@", "%"))
-        if named and not Path(value).is_file():
-            raise InputError(f"{shown(key)} must be a checkpoint that exists", value, "Check the path")
-
-
-def _checked_output(parser: ConfigParser) -> Path | None:
-    value = _resolved(parser, "output_dir") if "output_dir" in parser else None
     if not isinstance(value, str | os.PathLike):
         return None
-    from headclip_med.base.errors import OutputError
-
-    folder = Path(value).absolute()
-    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    if not existing.is_dir():
-        why = f"{existing} is a file where a folder must be"
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        why = f"nothing may be written to {existing}"
-    else:
-        return folder
-    raise OutputError("output_dir must be a folder that can be written to", why, "Give another with --output_dir")
-
-
-def _is_used(config: Any, key: str) -> bool:
-    if isinstance(config, str):
-        return config.startswith(("$", "@")) and re.search(rf"@{key}\b", config) is not None
-    children = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
-    return any(_is_used(child, key) for child in children)
+    check_writable(Path(value).absolute())
+    return Path(value).absolute()
 
 
 def _files_since(folder: Path | None, started: float) -> list[str]:

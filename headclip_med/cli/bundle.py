@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -109,7 +108,7 @@ def bundle_run(
             try:
                 with console_bundle.stdout_for_json(as_json):
                     run = front.prepare(folder, name, files, overrides, tracking)
-                    outcome = front.rehearse(run) if dry_run else front.execute(run)
+                    outcome = front.execute(run, dry_run)
             except BundleRunError as error:
                 console.say_error(str(error))
                 raise typer.Exit(130 if was_stopped(error) else 1) from error
@@ -126,19 +125,10 @@ def bundle_run(
 @bundle_app.command("verify")
 def bundle_verify(
     name: BundleName = DEFAULT,
-    dataset_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--dataset_dir",
-            "--dataset-dir",
-            metavar="DIR",
-            help="Data of the kind that the bundle reads: its workflows are built with it, nothing is run.",
-        ),
-    ] = None,
     trust: TrustOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """The checks of MONAI's model zoo and a few more, offline; exit code 1 if one fails."""
+    """MONAI's own verification of metadata and network, offline; exit code 1 if it fails."""
     with errors_in_words():
         from dataclasses import asdict
 
@@ -149,7 +139,7 @@ def bundle_verify(
 
         bundle = find_bundle(name)
         with console_bundle.stdout_for_json(True), console.waiting(f"checking {bundle.name}"):
-            checks = verify(bundle, dataset_dir=dataset_dir, trust=trust)
+            checks = verify(bundle, trust)
         failed = any(check.status == "fail" for check in checks)
         if as_json:
             console.say_json({"bundle": str(bundle.root), "ok": not failed, "checks": [asdict(c) for c in checks]})

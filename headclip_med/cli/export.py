@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 
 def export_bundle(
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="A folder, or a .pt2, .onnx or .ts file for a single kind.")
-    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder, or a .pt2 or .onnx file for a single kind.")],
     model: options.ModelOption = "headclip-tiny",
     weights: options.WeightsOption = None,
     domain: options.DomainOption = None,
@@ -27,7 +25,7 @@ def export_bundle(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="pt2, onnx, torchscript (the map alone) or tensorrt (the map alone, on CUDA), joined by commas.",
+            help="pt2 or onnx, or both joined by commas.",
             show_default="the file's, or pt2",
         ),
     ] = None,
@@ -47,7 +45,7 @@ def export_bundle(
     with errors_in_words():
         from headclip_med.base import names as choices
         from headclip_med.base.files import check_writable
-        from headclip_med.bundle.export.kinds import parse_kinds, targets
+        from headclip_med.bundle.export.formats import parse_kinds, targets
         from headclip_med.cli import checks as cli_checks
         from headclip_med.cli.screen import console
 
@@ -74,13 +72,12 @@ def _table(files: list[Exported]) -> Table:
 
     table = make_table("kind", "file", "MiB", "map error", "score error", "measured in")
     for file in files:
-        score = file.parity.score_error
         table.add_row(
             file.kind,
             str(file.file),
             f"{file.size / 2**20:.1f}",
             f"{file.parity.map_error:.1e}",
-            "–" if score is None else f"{score:.1e}",
+            f"{file.parity.score_error or 0.0:.1e}",
             file.parity.runtime,
         )
     return table

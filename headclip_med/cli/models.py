@@ -146,38 +146,15 @@ def models_export(
 
 @models_app.command("convert")
 def models_convert(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="Prompts of AnomalyCLIP, Crane or Crane+ (.pth), or a (layers, heads) table of head weights "
-            "(.safetensors, .pt, .npy, .json).",
-        ),
-    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Prompts of AnomalyCLIP, Crane or Crane+, a .pth file.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the new pack; must be empty.")],
     tower: Annotated[
-        str | None, typer.Option("--tower", metavar="NAME", help="ARCH, ARCH/TAG, timm:ARCH or weights [ARCH@]FILE.")
+        str | None, typer.Option("--tower", metavar="NAME", help="ARCH, ARCH/TAG or weights [ARCH@]FILE.")
     ] = None,
     weights: options.WeightsOption = None,
     method: Annotated[
         str | None,
-        typer.Option(
-            help="Prompts: trained for anomalyclip, crane or crane+.", show_default="by the layout of the file"
-        ),
-    ] = None,
-    base: Annotated[
-        str | None, typer.Option("--base", metavar="PACK", help="Head weights: the pack whose classes are kept.")
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option("--layers", metavar="LIST", help="Head weights: layers of the rows, such as 5,6,20-23, from 0."),
-    ] = None,
-    one_based: Annotated[
-        bool, typer.Option("--one-based", help="--layers counts from 1, as AnomalyCLIP does.")
-    ] = False,
-    branch: Annotated[
-        str | None,
-        typer.Option(help="Head weights: where they act, local, global or both.", show_default="the base's, or local"),
+        typer.Option(help="Trained for anomalyclip, crane or crane+.", show_default="by the layout of the file"),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the pack.", show_default="the file's")] = None,
     domain: options.DomainOption = None,
@@ -187,7 +164,7 @@ def models_convert(
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Make a pack of prompts or head weights that were trained elsewhere."""
+    """Make a pack of prompts that were trained elsewhere."""
     with errors_in_words():
         from headclip_med.base import names as choices
         from headclip_med.base.files import check_writable
@@ -197,15 +174,11 @@ def models_convert(
         cli_checks.check_file(file, "The file to convert")
         check_writable(out)
         cli_checks.check_weights(tower)
-        if base is not None:
-            cli_checks.check_model(base)
         choices.check_name("domain", domain, choices.DOMAINS)
-        from headclip_med.models.convert.model import convert_model
-        from headclip_med.models.convert.prompts import PROMPT_METHODS
+        from headclip_med.models.convert import PROMPT_METHODS, convert_model
 
         choices.check_name("method", method, PROMPT_METHODS)
         choices.check_name("preprocessing", preprocessing, choices.PREPROCESSINGS)
-        choices.check_name("branch", branch, ("local", "global", "both"))
         with console.waiting(f"converting {file.name}"):
             made = convert_model(
                 file,
@@ -213,10 +186,6 @@ def models_convert(
                 tower=tower,
                 weights=weights,
                 method=method,
-                base=base,
-                layers=layers,
-                one_based=one_based,
-                branch=branch,  # type: ignore[arg-type]
                 name=name,
                 domain=domain,
                 preprocessing=preprocessing,  # type: ignore[arg-type]

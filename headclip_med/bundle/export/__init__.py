@@ -1,1 +1,1 @@
-"""A detector as one file that runs without headclip_med's own code: exporting it, and running the ONNX form."""
+"""A detector as one file that runs without headclip_med's own code, checked against the detector."""

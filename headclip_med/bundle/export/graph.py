@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from headclip_med.base.errors import ModelError
-from headclip_med.bundle.network import HeadCLIPNetwork, with_pack
+from headclip_med.bundle.build_model import with_pack
+from headclip_med.bundle.network import HeadCLIPNetwork
 from headclip_med.detectors import ClassFeatures, HeadCLIP
 from headclip_med.encoders.heads import HeadWeights
 from headclip_med.encoders.image import first_local_block
@@ -47,7 +48,7 @@ class ExportGraph(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Probability of abnormal, and the slice score.
+        """Compute the probability of abnormal, and the slice score.
 
         Args:
             pixels: ``(N, 3, S, S)`` float32, normalised as the tower expects.
@@ -60,7 +61,14 @@ class ExportGraph(nn.Module):
         return out.maps[:, None], out.scores
 
     def example(self, count: int) -> tuple[Tensor, Tensor]:
-        """Inputs of the right shapes for ``count`` slices."""
+        """Make inputs of the right shapes.
+
+        Args:
+            count: slices N.
+
+        Returns:
+            Pixels ``(N, 3, S, S)`` of noise, and valid ``(N, S, S)`` that is 1 everywhere.
+        """
         generator = torch.Generator().manual_seed(0)
         shape = (self.image_size, self.image_size)
         return torch.randn(count, 3, *shape, generator=generator), torch.ones(count, *shape)
@@ -102,25 +110,15 @@ class ExportGraph(nn.Module):
         return detector
 
 
-class MapGraph(nn.Module):
-    """The graph with a single input and a single output, as MONAI's model zoo and TorchScript users want it."""
-
-    def __init__(self, graph: ExportGraph) -> None:
-        super().__init__()
-        self.graph = graph
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """``(N, 3, S, S)`` → probability of abnormal ``(N, 1, S, S)``."""
-        maps: Tensor = self.graph(pixels, torch.ones_like(pixels[:, 0]))[0]
-        return maps
-
-
 def exportable(network: HeadCLIPNetwork | Model, domain: str | None = None) -> tuple[Model, HeadCLIP]:
-    """A model with class features in its pack, and its detector, in float32 on the CPU.
+    """Prepare a model for export: class features in its pack, float32, on the CPU.
 
     Args:
-        network: as :func:`headclip_med.bundle.network.build_network` makes it, or a loaded model.
+        network: as :func:`headclip_med.bundle.build_model.build_network` makes it, or a loaded model.
         domain: whose prompts become the class features of a CLIP tower without a pack.
+
+    Returns:
+        The model, and its detector.
 
     Raises:
         ModelError: another method than HeadCLIP's family, or a tower already placed elsewhere or in 16 bits.

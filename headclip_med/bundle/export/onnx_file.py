@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from headclip_med.base.errors import MissingExtraError, ModelError
+from headclip_med.bundle.export.formats import Runner
 from headclip_med.bundle.export.graph import ExportGraph
-from headclip_med.bundle.export.kinds import Runner
 from headclip_med.engine.card import CARD_KEY, ScoreCard, card_text, parse_card
 
 OPSET = 18
@@ -37,14 +37,20 @@ def check() -> None:
 
 
 def runtime() -> str:
-    """ONNX Runtime's version."""
+    """Name ONNX Runtime, with its version."""
     import onnxruntime
 
     return f"onnxruntime {onnxruntime.__version__}, CPUExecutionProvider"
 
 
 def build(graph: ExportGraph) -> Any:
-    """The graph as an ONNX program; weights are referred to, not copied.
+    """Make an ONNX program of the graph, which refers to its weights and copies none.
+
+    Args:
+        graph: float32 on the CPU.
+
+    Returns:
+        A ``torch.onnx.ONNXProgram`` of opset 18 with a dynamic batch.
 
     Raises:
         ModelError: weights of 2 GB or more, which no single ONNX file can hold.
@@ -73,13 +79,25 @@ def build(graph: ExportGraph) -> Any:
 
 
 def write(built: Any, path: Path, card: ScoreCard) -> None:
-    """Save the program as one file, with the card among its metadata."""
+    """Save the program as one file, with the card among its metadata.
+
+    Args:
+        built: of :func:`build`.
+        path: of the new file.
+        card: of the model.
+    """
     built.model.metadata_props[CARD_KEY] = card_text(card)
     built.save(path, external_data=False)
 
 
 def reopen(path: Path) -> tuple[Runner, ScoreCard]:
-    """The file in ONNX Runtime on the CPU, and its card.
+    """Load an exported ``.onnx`` file into ONNX Runtime on the CPU.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        ``(pixels, valid) → (maps, scores)``, and the card.
 
     Raises:
         ModelError: not a file that :func:`write` made.

@@ -1,4 +1,4 @@
-"""How far an exported file is from the eager detector, measured on the same slices."""
+"""Measure how far an exported file is from the eager detector, on the same slices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headclip_med.base.errors import InputError, ModelError
 from headclip_med.base.geometry import slice_frame
-from headclip_med.bundle.export.kinds import Runner
+from headclip_med.bundle.export.formats import Runner
 from headclip_med.datasets.phantom import Lesion, centred_affine, make_phantom
 from headclip_med.detectors import HeadCLIP
 from headclip_med.engine.card import Parity
@@ -30,24 +30,37 @@ _LESION = Lesion(centre_mm=(24.0, -10.0, 12.0), radii_mm=(16.0, 16.0, 20.0), str
 
 @dataclass(frozen=True)
 class Reference:
-    """Inputs in batches of several sizes, and what the eager detector says about each."""
+    """Inputs in batches of several sizes, and what the eager detector says about each.
+
+    Attributes:
+        batches: pixels ``(N, 3, S, S)`` and valid ``(N, S, S)``.
+        answers: maps ``(N, S, S)`` and scores ``(N,)``.
+        images: slices in all batches together.
+    """
 
     batches: tuple[tuple[Tensor, Tensor], ...]
     answers: tuple[tuple[Tensor, Tensor], ...]
     images: int
 
     def measure(self, run: Runner, runtime: str) -> Parity:
-        """Largest absolute difference of ``run`` from the eager detector."""
+        """Measure the largest absolute difference from the eager detector.
+
+        Args:
+            run: the file, loaded.
+            runtime: what runs it, for the record.
+
+        Returns:
+            Differences of probabilities; infinite where shapes differ or a number is none.
+        """
         map_errors, score_errors = [], []
         for (pixels, valid), (maps, scores) in zip(self.batches, self.answers, strict=True):
             with torch.inference_mode():
                 got_maps, got_scores = run(pixels, valid)
             map_errors.append(_distance(got_maps[:, 0], maps))
-            if got_scores is not None:
-                score_errors.append(_distance(got_scores, scores))
+            score_errors.append(_distance(got_scores, scores))
         return Parity(
             map_error=max(map_errors),
-            score_error=max(score_errors) if score_errors else None,
+            score_error=max(score_errors),
             images=self.images,
             batches=BATCHES,
             runtime=runtime,
@@ -55,7 +68,15 @@ class Reference:
 
 
 def reference(detector: HeadCLIP, preprocessing: Preprocessing, images: int = IMAGES) -> Reference:
-    """The eager detector's answers on ``images`` slices: half of noise, half of a synthetic head with a lesion.
+    """Ask the eager detector about slices: half of noise, half of a synthetic head with a lesion.
+
+    Args:
+        detector: on the CPU, in float32.
+        preprocessing: that its slices go through.
+        images: number of slices, at least 3.
+
+    Returns:
+        The slices in batches of 1 and of 3, and the answers.
 
     Raises:
         InputError: too few slices to fill a batch of each size.
@@ -69,7 +90,12 @@ def reference(detector: HeadCLIP, preprocessing: Preprocessing, images: int = IM
 
 
 def check_parity(parity: Parity, tolerance: float, name: str) -> None:
-    """Refuse a file whose numbers differ by more than ``tolerance``.
+    """Refuse a file whose numbers differ too much.
+
+    Args:
+        parity: as measured.
+        tolerance: largest difference of a probability that passes.
+        name: of the file.
 
     Raises:
         ModelError: with the largest difference.

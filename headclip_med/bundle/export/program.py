@@ -6,56 +6,64 @@ import zipfile
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from headclip_med.base.errors import ModelError
+from headclip_med.bundle.export.formats import Runner
 from headclip_med.bundle.export.graph import ExportGraph
-from headclip_med.bundle.export.kinds import Runner
 from headclip_med.engine.card import CARD_KEY, ScoreCard, card_text, parse_card
 
 
 def check() -> None:
-    """PyTorch is always there."""
+    """Do nothing: PyTorch is always there."""
 
 
 def runtime() -> str:
-    """PyTorch's version."""
+    """Name PyTorch, with its version."""
     return f"torch {torch.__version__}, cpu"
 
 
 def build(graph: ExportGraph) -> ExportedProgram:
-    """The program of ``graph`` for any batch, without example inputs."""
-    return trace(graph, graph.example(2))
+    """Trace the graph for any batch.
 
+    Args:
+        graph: float32 on the CPU.
 
-def trace(module: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
-    """``module`` as a program whose inputs share a dynamic batch axis."""
-    batch = Dim("batch", min=1)
+    Returns:
+        The program without example inputs, which would be stored in the file.
+    """
+    batch, example = Dim("batch", min=1), graph.example(2)
     with torch.no_grad():
-        program = torch.export.export(module, example, dynamic_shapes=tuple({0: batch} for _ in example), strict=False)
-    program.example_inputs = None  # they would be stored in the file, and so would the places of the source files
+        program = torch.export.export(graph, example, dynamic_shapes=tuple({0: batch} for _ in example), strict=False)
+    program.example_inputs = None
     for module in program.graph_module.modules():
         for node in getattr(module, "graph", torch.fx.Graph()).nodes:
-            node.meta.pop("stack_trace", None)
+            node.meta.pop("stack_trace", None)  # traces that name source files of this machine
     return program
 
 
 def write(built: ExportedProgram, path: Path, card: ScoreCard) -> None:
-    """Save the program; through an open file, so that the archive does not take the draft's name."""
+    """Save the program, through an open file, so that the archive does not take the draft's name.
+
+    Args:
+        built: of :func:`build`.
+        path: of the new file.
+        card: of the model.
+    """
     with path.open("wb") as file:
         torch.export.save(built, file, extra_files={CARD_KEY: card_text(card)})
 
 
 def reopen(path: Path) -> tuple[Runner, ScoreCard]:
-    """As :func:`load_program`, for inputs of any batch."""
-    return load_program(path)
-
-
-def load_program(path: Path) -> tuple[Runner, ScoreCard]:
-    """An exported ``.pt2`` file: ``(pixels, valid) → (maps, scores)``, and its card.
+    """Load an exported ``.pt2`` file.
 
     PyTorch unpickles parts of such a file: load none from a source that you do not trust.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        ``(pixels, valid) → (maps, scores)``, and the card.
 
     Raises:
         ModelError: not a file that :func:`write` made.

@@ -1,4 +1,4 @@
-"""Prompts that others trained → a pack: the checkpoints of AnomalyCLIP (arXiv 2310.18961) and of Crane.
+"""Convert prompts that others trained to a pack: the checkpoints of AnomalyCLIP (arXiv 2310.18961) and of Crane.
 
 Such a file is ``{"prompt_learner": state_dict}``. Used are ``ctx_pos`` and ``ctx_neg`` ``(1, 1, 12, width)`` and
 ``compound_prompts_text.{0..7}`` ``(4, width)``. The token numbers and token embeddings stored beside them follow from
@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from headclip_med.base.errors import ModelError
-from headclip_med.base.files import sha256_file
+from headclip_med.base.files import leaving_nothing, sha256_file
 from headclip_med.detectors.crane.crane import CraneConfig
 from headclip_med.detectors.crane.crane_plus import CranePlusConfig
-from headclip_med.encoders.build import BuiltTower, has_quick_gelu
+from headclip_med.encoders.build import BuiltTower, build_tower, has_quick_gelu, with_weights
 from headclip_med.encoders.text import PromptLearner, TextSide, prompt_tokens, text_side
-from headclip_med.encoders.weight_files import read_plain
+from headclip_med.encoders.weight_files import read_plain, read_weights
+from headclip_med.encoders.weight_names import tower_names
 from headclip_med.models.domains import get_domain
-from headclip_med.models.new_pack import Conversion, tower_record, unknown_training
+from headclip_med.models.new_pack import Conversion, check_new_folder, tower_record, unknown_training, write_pack
 from headclip_med.models.record import PACK_FORMAT, UNCALIBRATED, PackRecord
 from headclip_med.slicing.intensity import PreprocessingKind
 
@@ -78,12 +79,25 @@ class PromptCheckpoint:
 
 
 def is_prompt_checkpoint(value: Any) -> bool:
-    """Whether a loaded file has the layout of the AnomalyCLIP family."""
+    """Tell whether a loaded file has the layout of the AnomalyCLIP family.
+
+    Args:
+        value: what :func:`headclip_med.encoders.weight_files.read_plain` gives.
+
+    Returns:
+        Whether it is a dictionary that holds one named ``prompt_learner``.
+    """
     return isinstance(value, Mapping) and isinstance(value.get(_LEARNER), Mapping)
 
 
 def read_prompts(path: Path) -> PromptCheckpoint:
     """Read a checkpoint of the AnomalyCLIP family.
+
+    Args:
+        path: a ``.pth`` file; nothing that is stored in it is run.
+
+    Returns:
+        Its prompts, with what is stored beside them.
 
     Raises:
         ModelError: an unreadable file, another layout, tensors that are missing, of a wrong shape, or not finite.
@@ -124,12 +138,19 @@ def convert_prompts(
     preprocessing: PreprocessingKind | None = None,
     trained_on: str | None = None,
 ) -> Conversion:
-    """Send the prompts through the tower's text side once: a pack with class features and no text side needed.
+    """Send the prompts through the tower's text side once, so that the pack needs no text side.
 
     Args:
+        prompts: of :func:`read_prompts`.
+        built: the CLIP tower that they were trained for.
         method: one of :data:`PROMPT_METHODS`; None: by the layout, which Crane and Crane+ share.
+        name: of the pack; None: that of the file.
+        domain: that predictions with the pack begin with.
         preprocessing: that predictions with the pack begin with, ``own`` by default.
         trained_on: words for the training ledger; without them it says that the data are not known.
+
+    Returns:
+        Record and tensors of a pack with class features ``(2, D)``, and what its user should know.
 
     Raises:
         ModelError: a tower without a fitting text side, or whose tokenizer gives other tokens.
@@ -182,6 +203,61 @@ def convert_prompts(
     return Conversion(record, tensors, notes)
 
 
+def convert_model(
+    file: Path,
+    out: Path,
+    *,
+    tower: str | None = None,
+    weights: str | Path | None = None,
+    method: str | None = None,
+    name: str | None = None,
+    domain: str | None = None,
+    preprocessing: PreprocessingKind | None = None,
+    trained_on: str | None = None,
+) -> Conversion:
+    """Convert learned prompts, and write the pack into ``out``.
+
+    Args:
+        file: a checkpoint of prompts.
+        out: folder of the pack, empty or not there.
+        tower: a tower's name or weight file.
+        weights: weight file or folder of the tower, instead of its hub's.
+        method, name, domain, preprocessing, trained_on: as of :func:`convert_prompts`.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ModelError: a file that holds no prompts, or that does not fit the tower.
+        OutputError: ``out`` holds something. A folder that was not there is not left behind.
+    """
+    with leaving_nothing(out):
+        check_new_folder(out)
+        if domain is not None:
+            get_domain(domain)
+        named = with_weights(tower, weights) if tower is not None else None if weights is None else str(weights)
+        _refuse_a_tower(file)
+        prompts = read_prompts(file)
+        if named is None:
+            raise ModelError(
+                "Prompts must be converted with a tower, the one that they were trained for",
+                file.name,
+                "Name it with --tower, and its weights with --weights FILE; those of AnomalyCLIP and Crane belong to "
+                "ViT-L-14-336-quickgelu",
+            )
+        made = convert_prompts(
+            prompts,
+            build_tower(named),
+            method=method,
+            name=name,
+            domain=domain or "generic",
+            preprocessing=preprocessing,
+            trained_on=trained_on,
+        )
+        write_pack(out, made)
+        return made
+
+
 def _config_of(method: str) -> dict[str, Any]:
     """The configuration that the released prompts of a method mean something under."""
     if method == "anomalyclip":
@@ -193,9 +269,19 @@ def _config_of(method: str) -> dict[str, Any]:
 
 
 def embedding_facts(prompts: PromptCheckpoint, side: TextSide, tokens: Tensor) -> dict[str, Any]:
-    """How far the tower's token embeddings are from those in the file; empty where the file has none.
+    """Measure how far the tower's token embeddings are from those in the file.
 
-    ``max_difference`` is absolute; ``relative`` is ‖ours − file‖ / ‖file‖ over all of them.
+    Args:
+        prompts: as stored.
+        side: text side of the tower.
+        tokens: ``(2, length)`` token numbers that its tokenizer gives.
+
+    Returns:
+        Empty where the file has none, else ``equal``, the absolute ``max_difference`` and ``relative``, which is
+        ‖ours − file‖ / ‖file‖ over all of them.
+
+    Raises:
+        ModelError: embeddings that do not fit the tokens.
     """
     if prompts.prefix is None or prompts.suffix is None:
         return {}
@@ -216,6 +302,21 @@ def embedding_facts(prompts: PromptCheckpoint, side: TextSide, tokens: Tensor) -
             "relative": float((ours - stored).norm() / stored.norm()),
         }
     }
+
+
+def _refuse_a_tower(file: Path) -> None:
+    """Refuse a tower's weights, which need no conversion."""
+    if not file.is_dir() and is_prompt_checkpoint(read_plain(file)):
+        return
+    try:
+        tower_names(read_weights(file).state, file.name)
+    except ModelError:
+        return
+    raise ModelError(
+        "A file to convert must hold prompts",
+        f"{file.name}, the weights of a tower",
+        "They need no conversion: name them with predict --model [ARCH@]FILE or --weights FILE, or here with --weights",
+    )
 
 
 @torch.no_grad()
