@@ -425,7 +425,7 @@ def test_settings_show_the_reader_of_the_session(dock: Any, tmp_path: Path) -> N
     box.reader_edit.setText("ben")
     box.reader_edit.setModified(True)
     box.reader_edit.editingFinished.emit()
-    assert box._store == {"settings/reader": "ben"}
+    assert box._store == {"reader": "ben"}
     assert dock.review.session.reader == "anna"
     dock.review.close_session()
     assert "anna" not in box.words.text()
