@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -348,7 +349,6 @@ def test_closing_while_a_run_goes_on_cancels_it_and_nothing_deleted_is_touched(
 
 
 def test_a_window_that_the_user_keeps_open_after_all_keeps_its_review(dock: Any, viewer: Any, tmp_path: Path) -> None:
-    from types import SimpleNamespace
 
     from qtpy.QtCore import QEvent
 
@@ -431,7 +431,6 @@ def test_names_that_are_no_utf8_are_shown_kept_and_exported(dock: Any, tmp_path:
 
 
 def test_a_drag_with_the_right_button_sets_the_window(dock: Any, viewer: Any, tmp_path: Path) -> None:
-    from types import SimpleNamespace
 
     write_case(tmp_path)
     dock.review_session(open_session(tmp_path))
