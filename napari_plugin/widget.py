@@ -29,7 +29,7 @@ from .views.export import ExportBox
 from .views.findings import DrawBox, FindingList, ThresholdBox
 from .views.heads import HeadsBox
 from .views.notes import Footer, KeyBox, ProvenanceBox, WarningLine
-from .views.parts import Views
+from .views.parts import DockViews
 from .views.reading import OpinionBox
 from .views.run import RunBox
 from .views.settings import SettingsBox, Store
@@ -134,7 +134,7 @@ class ReviewWidget(QWidget):
     # -- inside
 
     def _make_views(self, store: Store) -> None:
-        self.views = Views(
+        self.views = DockViews(
             warnings=WarningLine(),
             cases=CaseList(),
             opinion=OpinionBox(),
@@ -183,20 +183,20 @@ class ReviewWidget(QWidget):
         v.cases.opened.connect(self.choose_folder)
         v.cases.chosen.connect(review.open_case)
         v.cases.stepped.connect(review.step_case)
-        v.cases.done.connect(review.set_done)
-        v.opinion.committed.connect(review.give_opinion)
+        v.cases.done.connect(review.actions.set_done)
+        v.opinion.committed.connect(review.actions.give_opinion)
         v.slices.jumped.connect(review.jump)
-        v.threshold.moved.connect(review.preview)
-        v.threshold.settled.connect(review.settle)
+        v.threshold.moved.connect(review.threshold.preview)
+        v.threshold.settled.connect(review.threshold.settle)
         v.findings.selected.connect(review.go_to_finding)
-        v.findings.decided.connect(review.decide)
-        v.findings.described.connect(review.describe)
-        v.findings.removed.connect(review.remove_drawn)
+        v.findings.decided.connect(review.actions.decide)
+        v.findings.described.connect(review.actions.describe)
+        v.findings.removed.connect(review.actions.remove_drawn)
         v.draw.begun.connect(review.drawing.begin)
         v.draw.kept.connect(review.drawing.keep)
         v.draw.dropped.connect(review.drawing.drop)
-        v.footer.undone.connect(review.undo)
-        v.footer.redone.connect(review.redo)
+        v.footer.undone.connect(review.actions.undo)
+        v.footer.redone.connect(review.actions.redo)
         v.display.plane_chosen.connect(review.show_plane)
         v.display.convention_chosen.connect(self.orientation.set_convention)
         v.display.window_chosen.connect(review.choose_window)
@@ -219,15 +219,15 @@ class ReviewWidget(QWidget):
             "accept": lambda: findings.decide("accepted"),
             "reject": lambda: findings.decide("rejected"),
             "uncertain": lambda: findings.decide("uncertain"),
-            "lower_threshold": lambda: review.step_threshold(-1),
-            "raise_threshold": lambda: review.step_threshold(1),
+            "lower_threshold": lambda: review.threshold.step(-1),
+            "raise_threshold": lambda: review.threshold.step(1),
             "draw": review.drawing.begin,
             "keep_drawing": review.drawing.keep,
-            "undo": review.undo,
-            "redo": review.redo,
+            "undo": review.actions.undo,
+            "redo": review.actions.redo,
             "next_case": lambda: review.step_case(1),
             "previous_case": lambda: review.step_case(-1),
-            "done": review.toggle_done,
+            "done": review.actions.toggle_done,
         }
 
     def _show_reader(self, session: Session | None) -> None:
