@@ -33,7 +33,7 @@ class CaseTools:
         self._heads = heads
 
     @told
-    def export_review(self, folder: Path, formats: list[str]) -> None:
+    def export(self, folder: Path, formats: list[str]) -> None:
         """Write the case as it stands."""
         from headclip_med.review.exports import export_folder, export_review
         from headclip_med.review.reviewed import ReviewedCase
