@@ -89,7 +89,7 @@ def medians(
 def measure(folder: Path, repeats: int) -> dict[str, Any]:
     """Open the case in a window and time it."""
     from napari_headclip_med.launch import dock_of, open_review
-    from napari_headclip_med.layers.case import picture_of
+    from napari_headclip_med.layers.picture import picture_of
     from vispy.gloo import gl
 
     viewer = open_review(None, show=False)

@@ -63,8 +63,38 @@ def main_window(viewer: Any) -> Any:
     return getattr(window, "_qt_window", None)
 
 
-def plugin_settings() -> Any:
-    """Our page in napari's Preferences, or None where this napari has none, or has not found our manifest."""
+class SettingsStore:
+    """What the user chose, kept between sessions: in napari's Preferences, before 0.9 in an ini file of the user's."""
+
+    def __init__(self) -> None:
+        from qtpy.QtCore import QSettings
+
+        user, ini = QSettings.Scope.UserScope, QSettings.Format.IniFormat
+        self._settings = QSettings(ini, user, "headclip_med", "napari-review")
+        self._settings.beginGroup("settings")
+        self._preferences = _preferences()
+
+    def get(self, name: str, /) -> str | None:
+        """Return what was chosen, ``yes`` or ``no`` for a choice between two; None where nothing was.
+
+        Args:
+            name: of a property in the manifest's configuration.
+        """
+        if hasattr(self._preferences, name):
+            value = getattr(self._preferences, name)
+            return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+        return str(self._settings.value(name)) if self._settings.contains(name) else None
+
+    def __setitem__(self, name: str, text: str, /) -> None:
+        if hasattr(self._preferences, name):
+            is_choice = isinstance(getattr(self._preferences, name), bool)
+            setattr(self._preferences, name, text == "yes" if is_choice else text)
+        else:
+            self._settings.setValue(name, text)
+
+
+def _preferences() -> Any:
+    """Return our page in napari's Preferences, or None where this napari has none, or has not found our manifest."""
     try:
         from napari.settings import get_plugin_settings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QFileDialog, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
-from headclip_med.base.errors import HeadclipError
 from headclip_med.base.names import model_names
 
-from .compat import binding_problem, main_window, plain_viewer, show_scale_bar
+from .compat import SettingsStore, binding_problem, main_window, plain_viewer, show_scale_bar
 from .control.background import Background
-from .control.keys import Keys, WindowDrag
+from .control.keys import KEYS, PEEK_KEY, Keys, WindowDrag
 from .control.review import ReviewControl
 from .control.run import RunControl
 from .control.tools import CaseTools
@@ -23,20 +22,17 @@ from .control.worker import LocalRunner, Runner
 from .layers.case import CaseLayers
 from .layers.grid import map_colours
 from .layers.orientation import Orientation
-from .settings_store import SettingsStore
-from .shortcuts import ACTIONS, Shortcuts, napari_keys
 from .views.base import DOCK_WIDTH, column
 from .views.cases import CaseList
 from .views.display import DisplayBox
 from .views.export import ExportBox
 from .views.findings import DrawBox, FindingList, ThresholdBox
 from .views.heads import HeadsBox
-from .views.help import ShortcutBox
-from .views.notes import Footer, ProvenanceBox, WarningLine
-from .views.parts import Views
+from .views.notes import Footer, KeyBox, ProvenanceBox, WarningLine
+from .views.parts import DockViews
 from .views.reading import OpinionBox
 from .views.run import RunBox
-from .views.settings import SettingsBox
+from .views.settings import SettingsBox, Store
 from .views.slices import SliceList
 
 if TYPE_CHECKING:
@@ -54,16 +50,13 @@ class ReviewWidget(QWidget):
         runner: runs models; store: what the user chose, kept between sessions.
     """
 
-    def __init__(
-        self, napari_viewer: Any, *, runner: Runner | None = None, store: MutableMapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, napari_viewer: Any, *, runner: Runner | None = None, store: Store | None = None) -> None:
         super().__init__()
         self.viewer = napari_viewer = plain_viewer(napari_viewer)
         self._is_closed = self._was_docked = False
         store = SettingsStore() if store is None else store
         self.background, self.layers = Background(), CaseLayers(napari_viewer)
         self.orientation = Orientation(napari_viewer)
-        self.shortcuts = Shortcuts(store, napari_keys())
         self._make_views(store)
         self.review = ReviewControl(
             napari_viewer,
@@ -90,8 +83,7 @@ class ReviewWidget(QWidget):
         self.drag = WindowDrag(napari_viewer, lambda: self.layers.limits, self.layers.set_limits)
         self._lay_out()
         self._connect()
-        self.keys = Keys(napari_viewer, self, self.shortcuts, self._handlers())
-        self.help_box.show_keys(self.shortcuts.keys())
+        self.keys = Keys(napari_viewer, self, self._handlers(), self.layers.peek)
         show_scale_bar(napari_viewer)
         if window := main_window(napari_viewer):
             window.installEventFilter(self)
@@ -141,8 +133,8 @@ class ReviewWidget(QWidget):
 
     # -- inside
 
-    def _make_views(self, store: MutableMapping[str, str]) -> None:
-        self.views = Views(
+    def _make_views(self, store: Store) -> None:
+        self.views = DockViews(
             warnings=WarningLine(),
             cases=CaseList(),
             opinion=OpinionBox(),
@@ -158,7 +150,8 @@ class ReviewWidget(QWidget):
         )
         self.views.display.legend.show_colours(map_colours())
         self.run_box, self.settings_box = RunBox(model_names()), SettingsBox(store)
-        self.help_box, self.heads_box = ShortcutBox(ACTIONS), self.views.heads
+        self.key_box = KeyBox([(key.title, key.text) for key in (*KEYS, PEEK_KEY)])
+        self.heads_box = self.views.heads
 
     def _lay_out(self) -> None:
         v = self.views
@@ -166,7 +159,7 @@ class ReviewWidget(QWidget):
         self._review_layout: Any = self._review_boxes.layout()
         self._place_opinion(False)
         self._review_layout.addStretch(1)
-        more = column(self.run_box, self.settings_box, v.export, self.heads_box, v.provenance, self.help_box, margin=4)
+        more = column(self.run_box, self.settings_box, v.export, self.heads_box, v.provenance, self.key_box, margin=4)
         more_layout: Any = more.layout()
         more_layout.addStretch(1)
         self.tabs = QTabWidget()
@@ -190,20 +183,20 @@ class ReviewWidget(QWidget):
         v.cases.opened.connect(self.choose_folder)
         v.cases.chosen.connect(review.open_case)
         v.cases.stepped.connect(review.step_case)
-        v.cases.done.connect(review.set_done)
-        v.opinion.committed.connect(review.give_opinion)
+        v.cases.done.connect(review.actions.set_done)
+        v.opinion.committed.connect(review.actions.give_opinion)
         v.slices.jumped.connect(review.jump)
-        v.threshold.moved.connect(review.preview)
-        v.threshold.settled.connect(review.settle)
+        v.threshold.moved.connect(review.threshold.preview)
+        v.threshold.settled.connect(review.threshold.settle)
         v.findings.selected.connect(review.go_to_finding)
-        v.findings.decided.connect(review.decide)
-        v.findings.described.connect(review.describe)
-        v.findings.removed.connect(review.remove_drawn)
+        v.findings.decided.connect(review.actions.decide)
+        v.findings.described.connect(review.actions.describe)
+        v.findings.removed.connect(review.actions.remove_drawn)
         v.draw.begun.connect(review.drawing.begin)
         v.draw.kept.connect(review.drawing.keep)
         v.draw.dropped.connect(review.drawing.drop)
-        v.footer.undone.connect(review.undo)
-        v.footer.redone.connect(review.redo)
+        v.footer.undone.connect(review.actions.undo)
+        v.footer.redone.connect(review.actions.redo)
         v.display.plane_chosen.connect(review.show_plane)
         v.display.convention_chosen.connect(self.orientation.set_convention)
         v.display.window_chosen.connect(review.choose_window)
@@ -215,29 +208,26 @@ class ReviewWidget(QWidget):
         self.heads_box.asked.connect(self.tools.show_heads)
         v.export.exported.connect(self._choose_export)
         v.display.sequence_wanted.connect(self._choose_sequence)
-        self.help_box.changed.connect(self._change_key)
-        self.help_box.reset.connect(self._reset_keys)
 
-    def _handlers(self) -> Mapping[str, Any]:
-        review, v = self.review, self.views
+    def _handlers(self) -> Mapping[str, Callable[[], object]]:
+        review, findings = self.review, self.views.findings
         return {
-            "next_suspicious": lambda _: review.step_suspicious(1),
-            "previous_suspicious": lambda _: review.step_suspicious(-1),
-            "next_finding": lambda _: v.findings.step(1),
-            "previous_finding": lambda _: v.findings.step(-1),
-            "accept": lambda _: v.findings.decide("accepted"),
-            "reject": lambda _: v.findings.decide("rejected"),
-            "uncertain": lambda _: v.findings.decide("uncertain"),
-            "peek": self.layers.peek,
-            "lower_threshold": lambda _: review.step_threshold(-1),
-            "raise_threshold": lambda _: review.step_threshold(1),
-            "draw": lambda _: review.drawing.begin(),
-            "keep_drawing": lambda _: review.drawing.keep(),
-            "undo": lambda _: review.undo(),
-            "redo": lambda _: review.redo(),
-            "next_case": lambda _: review.step_case(1),
-            "previous_case": lambda _: review.step_case(-1),
-            "done": lambda _: review.toggle_done(),
+            "next_suspicious": lambda: review.step_suspicious(1),
+            "previous_suspicious": lambda: review.step_suspicious(-1),
+            "next_finding": lambda: findings.step(1),
+            "previous_finding": lambda: findings.step(-1),
+            "accept": lambda: findings.decide("accepted"),
+            "reject": lambda: findings.decide("rejected"),
+            "uncertain": lambda: findings.decide("uncertain"),
+            "lower_threshold": lambda: review.threshold.step(-1),
+            "raise_threshold": lambda: review.threshold.step(1),
+            "draw": review.drawing.begin,
+            "keep_drawing": review.drawing.keep,
+            "undo": review.actions.undo,
+            "redo": review.actions.redo,
+            "next_case": lambda: review.step_case(1),
+            "previous_case": lambda: review.step_case(-1),
+            "done": review.actions.toggle_done,
         }
 
     def _show_reader(self, session: Session | None) -> None:
@@ -271,19 +261,6 @@ class ReviewWidget(QWidget):
     def _open_result(self, folder: Path, source: SourceMatch) -> None:
         self.tabs.setCurrentIndex(0)
         self.review.open_folder(folder, self.settings_box.reader, self.settings_box.is_unaided_first, source)
-
-    def _change_key(self, name: str, key: str) -> None:
-        try:
-            self.shortcuts.change(name, key)
-        except HeadclipError as error:
-            self.views.footer.status.say(str(error), is_wrong=True)
-        self.keys.bind()
-        self.help_box.show_keys(self.shortcuts.keys())
-
-    def _reset_keys(self) -> None:
-        self.shortcuts.reset()
-        self.keys.bind()
-        self.help_box.show_keys(self.shortcuts.keys())
 
 
 def _let_go(background: Background, review: ReviewControl) -> None:

@@ -63,7 +63,7 @@ class Agreement:
         self.shows(layers.map, seen, "map")
         self.sources_are_of(case)
         self.shows(layers.drawn, self.drawn_from_journal(case), "drawn")
-        pending = self.dock.review._preview is not None
+        pending = self.dock.review.threshold.dragged is not None
         if not pending:
             self.shows(layers.contours, (seen >= case.threshold) & (not case.concealed), "contours", lambda x: x > 0)
         units = {str(unit) for layer in ours for unit in layer.units}
@@ -152,7 +152,7 @@ class Agreement:
         assert all(warning in v.warnings.toolTip() for warning in record.warnings)
         assert v.footer.undo_button.isEnabled() == case.can_undo
         assert self.dock.settings_box.reader == case.review.reader
-        pending = self.dock.review._preview
+        pending = self.dock.review.threshold.dragged
         assert abs(v.threshold.value - (case.threshold if pending is None else pending)) < 1e-3
         heading = v.findings.table.horizontalHeaderItem(2).text()
         assert heading == ("pixels" if record.source.is_2d else "ml")

@@ -112,9 +112,9 @@ def test_a_change_that_fails_anywhere_leaves_the_case_before_open_or_none(
             assert status(dock).endswith("No case is open."), fault
             assert dock.review.session.case is None
             dock.views.findings.decide("accepted")
-            dock.review.decide("f1-1-1", "accepted")
-            dock.review.undo()
-            dock.review.give_opinion("normal", 3)
+            dock.review.actions.decide("f1-1-1", "accepted")
+            dock.review.actions.undo()
+            dock.review.actions.give_opinion("normal", 3)
         agreement.check()
         assert "sagittal" not in decisions(dock, tmp_path), fault
         dock.review.open_case("axial")
@@ -165,7 +165,7 @@ def test_a_case_that_went_meanwhile_is_told_and_passed_over(dock: Any, tmp_path:
     assert dock.review.case.findings[0].status is None
     agreement.check()
     dock.views.threshold.number.setValue(0.3)
-    wait_for(lambda: dock.review._preview is None and not dock.background.is_busy)
+    wait_for(lambda: dock.review.threshold.dragged is None and not dock.background.is_busy)
     assert "must stay where it is" in status(dock)
     assert dock.views.threshold.value == 0.5, "what cannot be kept is not shown either"
     agreement.check()
@@ -291,7 +291,7 @@ def test_the_dock_counts_sliders_from_the_right_beside_a_layer_of_more_axes(
             dock.review.show_plane(plane)
             assert "".join(dock.orientation.letters) == letters
             agreement.check()
-        dock.review.preview(0.3)
+        dock.review.threshold.preview(0.3)
         dock.review.jump(2)
         dock.review.go_to_finding(case.findings[0].id)
         agreement.check()
@@ -313,7 +313,7 @@ def test_a_layer_in_smaller_units_does_not_move_the_slices(dock: Any, viewer: An
 
 
 def test_nothing_is_decided_while_a_run_is_on_the_screen_and_the_case_comes_back(dock: Any, tmp_path: Path) -> None:
-    from napari_headclip_med.layers.case import picture_of_run
+    from napari_headclip_med.layers.picture import picture_of_run
 
     agreement = opened(dock, tmp_path, "axial")
     volume = agreement.sources["sagittal"]
@@ -322,7 +322,7 @@ def test_nothing_is_decided_while_a_run_is_on_the_screen_and_the_case_comes_back
     dock.layers.open(picture_of_run(volume, np.asarray(volume.affine), 0))
     assert "A run is on the screen" in status(dock)
     dock.views.findings.decide("accepted")
-    dock.review.decide(case.findings[0].id, "accepted")
+    dock.review.actions.decide(case.findings[0].id, "accepted")
     dock.views.draw.begun.emit()
     assert dock.review.session.case is None
     assert not dock.views.draw.draw_button.isEnabled()
@@ -425,7 +425,7 @@ def test_settings_show_the_reader_of_the_session(dock: Any, tmp_path: Path) -> N
     box.reader_edit.setText("ben")
     box.reader_edit.setModified(True)
     box.reader_edit.editingFinished.emit()
-    assert box._store == {"settings/reader": "ben"}
+    assert box._store == {"reader": "ben"}
     assert dock.review.session.reader == "anna"
     dock.review.close_session()
     assert "anna" not in box.words.text()
@@ -457,8 +457,8 @@ def test_nothing_is_decided_below_another_picture(dock: Any, viewer: Any, tmp_pa
     assert dock.layers.shown() is None, "a script that acts on the session is refused as well"
     for act in (
         lambda: dock.views.findings.decide("accepted"),
-        lambda: dock.review.give_opinion("abnormal", 90),
-        lambda: dock.review.set_done(True),
+        lambda: dock.review.actions.give_opinion("abnormal", 90),
+        lambda: dock.review.actions.set_done(True),
     ):
         other.visible = True
         review = dock.review.case.review
@@ -514,9 +514,9 @@ def test_contours_that_are_changed_in_place_are_put_right(dock: Any, tmp_path: P
     agreement = opened(dock, tmp_path, "axial", TWO[:1])
     data = dock.layers.contours.data
     if what == "preview":
-        dock.review.preview(0.3)
+        dock.review.threshold.preview(0.3)
     if what == "one voxel of the contours":
-        data[dock.layers._step(0), 0, 0] = 1
+        data[dock.layers._view.here()[0], 0, 0] = 1
     else:
         data[...] = 0
     dock.views.findings.decide("accepted")
@@ -598,7 +598,7 @@ def test_nothing_is_exported_before_the_first_opinion(dock: Any, tmp_path: Path)
         dock.tools.export(tmp_path / "exported", formats)
         assert "must wait for the first opinion" in status(dock)
     assert not (tmp_path / "exported").exists()
-    dock.review.give_opinion("normal", 80)
+    dock.review.actions.give_opinion("normal", 80)
     assert dock.views.export.button.isEnabled()
     dock.tools.export(tmp_path / "exported", ["html"])
     wait_for(lambda: not dock.background.is_busy)
@@ -608,7 +608,7 @@ def test_nothing_is_exported_before_the_first_opinion(dock: Any, tmp_path: Path)
 def test_a_sequence_stays_when_the_first_opinion_brings_the_overlay(dock: Any, tmp_path: Path) -> None:
     opened(dock, tmp_path, "axial", TWO[:1], unaided_first=True)
     dock.layers.add_sequence("beside", np.ones(dock.review.case.data.shape, np.float32))
-    dock.review.give_opinion("abnormal", 50)
+    dock.review.actions.give_opinion("abnormal", 50)
     assert [layer.name for layer in dock.layers.sources] == ["axial.nii.gz", "beside"]
     assert dock.layers.map.visible
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,12 @@ from headclip_med.base.errors import InputError
 from headclip_med.review import Session
 
 pytest.importorskip("napari")
+from napari_headclip_med import compat
+from napari_headclip_med.control.keys import KEYS, PEEK_KEY
+from qtpy.QtCore import QSettings
+from qtpy.QtGui import QAction, QKeySequence, QShortcut
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication, QDoubleSpinBox, QPlainTextEdit
 
 MakeDock = Callable[[], Any]
 
@@ -56,26 +64,100 @@ def test_words_typed_for_a_finding_are_kept_when_another_one_is_chosen(dock: Any
 # -- keys and display
 
 
-def test_keys_do_what_they_say_and_can_be_changed(dock: Any, tmp_path: Path) -> None:
+def test_keys_do_what_they_say_but_in_a_field_for_text(dock: Any, viewer: Any, tmp_path: Path) -> None:
     write_case(tmp_path)
     dock.review_session(open_session(tmp_path))
-    press(dock, "9")
-    assert dock.review.case.findings[0].status == "rejected"
-    press(dock, "U")
-    assert dock.review.case.findings[0].status is None
-    dock.help_box.changed.emit("accept", "G")
-    press(dock, "G")
-    assert dock.review.case.findings[0].status == "accepted"
-    dock.help_box.changed.emit("accept", "V")
-    assert "toggle_selected_visibility" in status(dock)
-    assert dock.shortcuts.key("accept") == "G"
+    window, case, v = viewer.window._qt_window, dock.review.case, dock.views
+    window.show()
+    canvas = viewer.window._qt_viewer.canvas.native
+    press(canvas, "9")
+    assert case.findings[0].status == "rejected"
+    press(v.cases.table, "U")
+    assert case.findings[0].status is None
+    for field in (v.findings.note, dock.run_box.model, QDoubleSpinBox(window), QPlainTextEdit(window)):
+        dock.tabs.setCurrentIndex(int(field is dock.run_box.model))
+        field.show()
+        for text in ("8", "U", "Shift+U", "PgDown", "PgUp", "Q", "W", ","):
+            press(field, text)
+        assert [row.status for row in case.findings] == [None, None], field
+        assert (case.threshold, case.review.done, dock.review.drawing.is_going_on) == (0.5, False, False), field
+    assert v.findings.note.text().lower() == "8uuqw,"
+    press(canvas, "8")
+    assert case.findings[0].status == "accepted"
+    dock.close_all()
+    press(canvas, "9")
+    assert case.findings[0].status == "accepted"
 
 
-def press(dock: Any, key: str) -> None:
-    """Activate the shortcut of a key."""
-    found = [shortcut for shortcut in dock.keys._pressed if shortcut.key().toString() == key]
-    assert len(found) == 1
-    found[0].activated.emit()
+def test_the_bare_slice_is_seen_while_its_key_is_held(dock: Any, viewer: Any, tmp_path: Path) -> None:
+    write_case(tmp_path)
+    dock.review_session(open_session(tmp_path))
+    viewer.window._qt_window.show()
+    canvas, key = viewer.window._qt_viewer.canvas.native, QKeySequence(PEEK_KEY.text)[0].key()
+    QTest.keyPress(canvas, key)
+    assert not dock.layers.map.visible
+    QTest.keyRelease(canvas, key)
+    assert dock.layers.map.visible
+
+
+def test_no_key_is_one_of_naparis_or_of_an_operating_system(viewer: Any) -> None:
+    from napari import layers
+    from napari.settings import get_settings
+
+    window = viewer.window._qt_window
+    taken = {str(key) for keys in get_settings().shortcuts.shortcuts.values() for key in keys}
+    taken |= {str(key) for kind in layers.NAMES for key in getattr(layers, kind.title()).class_keymap}
+    taken |= {str(key) for key in (*type(viewer).class_keymap, *viewer.keymap)}
+    taken |= {keys.toString() for action in window.findChildren(QAction) for keys in action.shortcuts()}
+    taken |= {shortcut.key().toString() for shortcut in window.findChildren(QShortcut)}
+    assert len(taken) > 50, "napari's own were found"
+    ours = [key.text for key in (*KEYS, PEEK_KEY)]
+    assert len({normal(text) for text in ours}) == len(ours)
+    assert {normal(text) for text in ours} & {normal(text) for text in taken} == set()
+    assert {text.rpartition("+")[0] for text in ours} == {"", "Shift"}, "systems take keys with Ctrl, Alt and Meta"
+
+
+def test_every_key_stands_in_the_dock_and_in_the_docs(dock: Any) -> None:
+    table = dock.key_box.table
+    assert [table.item(row, 1).text() for row in range(table.rowCount())] == [key.text for key in (*KEYS, PEEK_KEY)]
+    docs = (Path(__file__).parents[1] / "docs" / "napari.md").read_text().partition("## Keys")[2].partition("\n## ")[0]
+    assert sorted(re.findall(r"`([^`]+)`", docs)) == sorted(key.text for key in (*KEYS, PEEK_KEY))
+
+
+@pytest.mark.parametrize("preferences", [None, SimpleNamespace(reader="anna", unaided_first=False)])
+def test_what_was_chosen_is_there_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preferences: Any
+) -> None:
+    """In napari's Preferences where this napari has them, else in a file."""
+    monkeypatch.setattr(compat, "_preferences", lambda: preferences)
+    QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(tmp_path))
+    store = compat.SettingsStore()
+    assert store.get("reader") == (None if preferences is None else "anna")
+    store["reader"], store["unaided_first"], store["results_folder"] = "ben", "yes", "/out"
+    again = compat.SettingsStore()
+    assert [again.get(name) for name in ("reader", "unaided_first", "results_folder")] == ["ben", "yes", "/out"]
+    if preferences is not None:
+        assert (preferences.reader, preferences.unaided_first) == ("ben", True)
+
+
+def press(widget: Any, text: str) -> None:
+    """Press and let go of a key, as its user does, with the focus on a widget of an active window."""
+    window = widget.window()
+    window.activateWindow()
+    wait_for(lambda: QApplication.activeWindow() is window)
+    widget.setFocus()
+    assert QApplication.focusWidget() is widget
+    combination = QKeySequence(text)[0]
+    if len(text) == 1:
+        QTest.keyClick(widget, text.lower())  # with its letter
+    else:
+        QTest.keyClick(widget, combination.key(), combination.keyboardModifiers())
+
+
+def normal(text: str) -> str:
+    """A key in one spelling: Qt and napari write some differently."""
+    *modifiers, last = text.lower().replace("++", "+plus").split("+")
+    return "+".join([*sorted(modifiers), {"pagedown": "pgdown", "pageup": "pgup"}.get(last, last)])
 
 
 def test_opacity_window_and_peek_change_layers(dock: Any, viewer: Any, tmp_path: Path) -> None:
@@ -267,7 +349,6 @@ def test_closing_while_a_run_goes_on_cancels_it_and_nothing_deleted_is_touched(
 
 
 def test_a_window_that_the_user_keeps_open_after_all_keeps_its_review(dock: Any, viewer: Any, tmp_path: Path) -> None:
-    from types import SimpleNamespace
 
     from qtpy.QtCore import QEvent
 
@@ -293,7 +374,8 @@ def test_the_dock_opens_through_naparis_proxy_of_a_viewer(viewer: Any, tmp_path:
     assert dock.viewer is viewer
     viewer.window.add_dock_widget(dock, name="by name")
     dock.review_session(open_session(tmp_path))
-    press(dock, "8")
+    viewer.window._qt_window.show()
+    press(dock.views.cases.table, "8")
     assert dock.review.case.findings[0].status == "accepted"
     dock.close_all()
 
@@ -349,7 +431,6 @@ def test_names_that_are_no_utf8_are_shown_kept_and_exported(dock: Any, tmp_path:
 
 
 def test_a_drag_with_the_right_button_sets_the_window(dock: Any, viewer: Any, tmp_path: Path) -> None:
-    from types import SimpleNamespace
 
     write_case(tmp_path)
     dock.review_session(open_session(tmp_path))

@@ -14,9 +14,10 @@ from dicom_series import CtSeries
 from napari_case import PEAKS, SHAPE, affine_2mm, anomaly_map, open_session, write_case
 from napari_headclip_med.files.reader import get_dicom_reader, get_volume_reader, read_volume_files
 from napari_headclip_med.files.writer import write_image, write_labels
-from napari_headclip_med.layers.case import CaseLayers, map_range, picture_of, picture_of_run
+from napari_headclip_med.layers.case import CaseLayers
 from napari_headclip_med.layers.grid import display_grid
 from napari_headclip_med.layers.orientation import PLANE_ORDER, Orientation, camera_orientation, edge_letters
+from napari_headclip_med.layers.picture import map_range, picture_of, picture_of_run
 from napari_headclip_med.layers.volume import volume_layers
 from orientations import every_orientation
 from PIL import Image

@@ -1,4 +1,4 @@
-"""Parts of the plugin that know neither Qt nor napari: windows, rows, shortcuts, runs."""
+"""Parts of the plugin that know neither Qt nor napari: windows, rows, runs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ import pytest
 from napari_case import open_session, write_case
 from napari_headclip_med.control.worker import LocalRunner, Progress, RunOptions, SlicesDone, in_words
 from napari_headclip_med.layers.windows import dragged, first_window, percentile_limits, preset_limits, presets
-from napari_headclip_med.shortcuts import ACTIONS, Shortcuts, napari_keys, normal
-from napari_headclip_med.views import rows
+from napari_headclip_med.views import lines
 from small_cases import write_volume
 
-from headclip_med.base.errors import CancelledError, InputError
+from headclip_med.base.errors import CancelledError
 from headclip_med.engine.result import AnomalyResult
 
 
 def test_modules_that_know_no_qt_load_none() -> None:
-    names = ["shortcuts", "control.worker", "files.writer", "layers.grid", "layers.orientation"]
-    names += ["layers.volume", "layers.windows", "views.rows"]
+    names = ["control.worker", "files.writer", "layers.grid", "layers.orientation"]
+    names += ["layers.volume", "layers.windows", "views.lines"]
     code = f"import sys; [__import__('napari_headclip_med.' + n) for n in {names}]; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -65,53 +64,28 @@ def test_a_case_in_words(tmp_path: Path) -> None:
     with open_session(tmp_path) as session:
         case = session.open_case("case")
         case.show_overlay()
-        found = rows.finding_rows(case)
+        found = lines.finding_lines(case)
         assert [row.status for row in found] == [None, None]
         assert found[0].place == "R11 A8 I5"
         assert found[0].slices == "2–6"
-        assert rows.slice_rows(case)[0].index == 4
-        assert rows.slice_rows(case)[0].position == "I 5.0 mm"
-        assert rows.score_words(case) == "case: score 0.950, 2 findings at 0.500."
-        facts = dict(rows.provenance(case))
+        assert lines.slice_lines(case)[0].index == 4
+        assert lines.slice_lines(case)[0].position == "I 5.0 mm"
+        assert lines.score_words(case) == "case: score 0.950, 2 findings at 0.500."
+        facts = dict(lines.provenance(case))
         assert facts["model"] == "tiny-random"
         assert facts["weights"].startswith("abababababab")
         case.set_threshold(0.3)
-        assert rows.threshold_words(case) == "moved by the reader; the result's own is 0.500"
+        assert lines.threshold_words(case) == "moved by the reader; the result's own is 0.500"
 
 
 def test_a_concealed_case_says_nothing(tmp_path: Path) -> None:
     write_case(tmp_path)
     with open_session(tmp_path, unaided_first=True) as session:
         case = session.open_case("case")
-        assert rows.finding_rows(case) == []
-        assert {row.score for row in rows.slice_rows(case)} == {None}
-        assert [row.score for row in rows.case_rows(session)] == [None]
-        assert "0.9" not in rows.score_words(case)
-
-
-# -- shortcuts
-
-
-def test_no_key_of_ours_is_naparis() -> None:
-    pytest.importorskip("napari")
-    taken = {normal(key): what for key, what in napari_keys().items()}
-    assert {action.name: taken[normal(action.key)] for action in ACTIONS if normal(action.key) in taken} == {}
-    assert len({normal(action.key) for action in ACTIONS}) == len(ACTIONS)
-
-
-def test_a_changed_key_is_kept_and_a_taken_one_refused() -> None:
-    store: dict[str, str] = {}
-    keys = Shortcuts(store, {"Ctrl+Shift+C": "console"})
-    keys.change("accept", "G")
-    assert Shortcuts(store).key("accept") == "G"
-    with pytest.raises(InputError, match=r"j is taken.*Next finding"):
-        keys.change("accept", "j")
-    with pytest.raises(InputError, match="napari: console"):
-        keys.change("accept", "Shift+Ctrl+C")
-    with pytest.raises(InputError, match="must be a key"):
-        keys.change("accept", "")
-    keys.reset()
-    assert keys.key("accept") == "8"
+        assert lines.finding_lines(case) == []
+        assert {row.score for row in lines.slice_lines(case)} == {None}
+        assert [row.score for row in lines.case_lines(session)] == [None]
+        assert "0.9" not in lines.score_words(case)
 
 
 # -- runs

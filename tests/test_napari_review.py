@@ -160,7 +160,7 @@ def test_unaided_first_hides_the_overlay_until_the_opinion_is_committed(dock: An
     assert "0." not in v.cases.table.item(0, 1).text()
     assert dock.layers.map.metadata["headclip_med"]["pred_score"] is None
     assert not np.asarray(dock.layers.map.data).any()  # nor can a thumbnail or the value below the cursor tell
-    dock.review.preview(0.1)
+    dock.review.threshold.preview(0.1)
     assert not dock.layers.contours.data.any()
     dock.layers.peek(True)
     dock.layers.peek(False)
@@ -268,7 +268,7 @@ def test_drawing_in_a_case_that_somebody_deleted_the_layer_of_does_not_end_the_d
     dock.review_session(open_session(tmp_path))
     for layer in (dock.layers.contours, dock.layers.map, dock.layers.drawn):
         dock.viewer.layers.remove(layer)
-    dock.review.preview(0.3)
+    dock.review.threshold.preview(0.3)
     dock.layers.set_opacity(0.2)
     dock.views.findings.decide("accepted")
     dock.views.draw.draw_button.click()

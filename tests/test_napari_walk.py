@@ -192,7 +192,7 @@ class Walk:
             self.v.threshold.number.setValue(float(self.pick((0.1, 0.3, 0.5, 0.55, 0.7, 0.9))))
 
     def rest(self) -> None:
-        wait_for(lambda: self.dock.review._preview is None and not self.dock.background.is_busy)
+        wait_for(lambda: self.dock.review.threshold.dragged is None and not self.dock.background.is_busy)
 
     def roll(self) -> None:
         if self.viewer.dims.ndim >= 3:

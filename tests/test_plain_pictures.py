@@ -22,7 +22,7 @@ from headclip_med.cli.main import app
 from headclip_med.engine.load import load_engine
 from headclip_med.reading import load
 from headclip_med.review import Session
-from headclip_med.review.exports import export
+from headclip_med.review.exports import export_review
 from headclip_med.review.reviewed import ReviewedCase
 from headclip_med.review.sources import match_source
 from headclip_med.review.tables import Reading, lesions_of_mask, write_tables
@@ -212,7 +212,7 @@ def test_a_review_of_a_picture_is_exported_in_pixels(tmp_path: Path, tiny_pack: 
     source = _png(tmp_path / "in")
     folder, _ = _predict(source, tiny_pack)
     reviewed = _reviewed(folder, source)
-    files = export(reviewed, tmp_path / "export")
+    files = export_review(reviewed, tmp_path / "export")
     assert set(files) == {"json", "csv", "nifti", "html", "png_01", "png_02", "mask_png"}
 
     with files["csv"].open(encoding="utf-8") as file:
@@ -297,10 +297,10 @@ def test_results_and_reviews_of_the_first_version_are_read(tmp_path: Path, tiny_
 
     reviewed = _reviewed(folder, source)
     old = tmp_path / "old.json"
-    export(reviewed, tmp_path / "new")
+    export_review(reviewed, tmp_path / "new")
     old.write_text(json.dumps(_as_first_version(json.loads((tmp_path / "new" / "review.json").read_text("utf-8")))))
     again = ReviewedCase.load(folder, old, reviewed.source)
-    export(again, tmp_path / "again")
+    export_review(again, tmp_path / "again")
     for name in ("findings.csv", "accepted_mask.png", "review.html"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "new" / name).read_bytes()
 

@@ -24,7 +24,7 @@ from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.reading import load_volume
 from headclip_med.review import OpenCase
 from headclip_med.review.cases import find_results
-from headclip_med.review.exports import export, export_folder, write_findings
+from headclip_med.review.exports import export_folder, export_review, write_findings
 from headclip_med.review.model import CaseReview
 from headclip_med.review.reviewed import ReviewedCase
 from headclip_med.review.sources import linked_image, match_source
@@ -52,7 +52,7 @@ def table(path: Path) -> list[dict[str, str]]:
 def test_the_mask_lies_on_the_sources_exact_grid_with_the_lesion_at_its_millimetres(tmp_path: Path) -> None:
     case = reviewed_case(tmp_path / "case")
     case.set_threshold(0.85)  # the slider does not change what was accepted
-    files = export(ReviewedCase.of(case), tmp_path / "out", ("nifti",))
+    files = export_review(ReviewedCase.of(case), tmp_path / "out", ("nifti",))
     image = nib.load(files["nifti"])
     made = nib.load(tmp_path / "case" / "anomaly_map.nii.gz")
     np.testing.assert_array_equal(image.affine, made.affine)
@@ -73,7 +73,7 @@ def test_the_mask_of_an_oblique_source_is_found_by_another_program(tmp_path: Pat
     write_result(make_result(oblique_affine()), folder, formats=("nifti",))
     _, case = opened(folder)
     case.judge(case.findings[0].id, "accepted")
-    files = export(ReviewedCase.of(case), tmp_path / "out", ("nifti",))
+    files = export_review(ReviewedCase.of(case), tmp_path / "out", ("nifti",))
     image = sitk.ReadImage(str(files["nifti"]))
     lesion = voxel_to_world(oblique_affine(), np.array([3, 7, 4]))  # a corner of the block
     lps = [float(value) for value in lesion * [-1, -1, 1]]
@@ -83,7 +83,7 @@ def test_the_mask_of_an_oblique_source_is_found_by_another_program(tmp_path: Pat
 
 def test_the_table_of_findings_by_hand(tmp_path: Path) -> None:
     case = reviewed_case(tmp_path / "case")
-    files = export(ReviewedCase.of(case), tmp_path / "out", ("csv", "json"))
+    files = export_review(ReviewedCase.of(case), tmp_path / "out", ("csv", "json"))
     accepted, rejected, drawn = table(files["csv"])
     assert (accepted["finding"], accepted["kind"], accepted["status"]) == (at(TWIN), "map", "accepted")
     assert (accepted["label"], accepted["confidence"], accepted["threshold"]) == (NASTY, "80", "0.5")
@@ -103,7 +103,7 @@ def test_the_table_of_findings_by_hand(tmp_path: Path) -> None:
 def test_the_page_shows_what_was_said_as_text_and_asks_for_nothing(tmp_path: Path) -> None:
     case = reviewed_case(tmp_path / "case")
     case.set_note(NASTY)
-    page = export(ReviewedCase.of(case), tmp_path / "out", ("html",))["html"].read_text(encoding="utf-8")
+    page = export_review(ReviewedCase.of(case), tmp_path / "out", ("html",))["html"].read_text(encoding="utf-8")
     assert "<script" not in page
     assert html.escape(NASTY, quote=True).replace("&quot;", "&#34;") in page
     assert page.count(RESEARCH_ONLY) >= 2
@@ -118,7 +118,7 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
     browser = find_chromium()
     if browser is None:
         pytest.skip("no Chromium")
-    files = export(ReviewedCase.of(reviewed_case(tmp_path / "case")), tmp_path / "out", ("html",))
+    files = export_review(ReviewedCase.of(reviewed_case(tmp_path / "case")), tmp_path / "out", ("html",))
     with Browser(browser, tmp_path / "profile") as window:
         seen = window.visit(files["html"])
         pictures = window.ask("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
@@ -136,8 +136,8 @@ def test_pictures_outline_the_finding_itself_over_the_source(tmp_path: Path) -> 
     _, case = opened(folder)
     case.judge(at(TWIN), "accepted")
     volume = load_volume(_nifti(tmp_path / "source.nii.gz", np.random.default_rng(0).uniform(40, 60, SHAPE)))
-    with_source = export(ReviewedCase.of(case, volume), tmp_path / "a", ("png",))
-    without = export(ReviewedCase.of(case), tmp_path / "b", ("png",))
+    with_source = export_review(ReviewedCase.of(case, volume), tmp_path / "a", ("png",))
+    without = export_review(ReviewedCase.of(case), tmp_path / "b", ("png",))
     assert set(with_source) == set(without) == {"png_01"}
     lit = [np.asarray(Image.open(files["png_01"]).convert("L")).mean() for files in (with_source, without)]
     assert lit[0] > lit[1] + 10
@@ -147,15 +147,15 @@ def test_pictures_outline_the_finding_itself_over_the_source(tmp_path: Path) -> 
 
 def test_exports_replace_earlier_ones_and_unknown_formats_are_refused(tmp_path: Path) -> None:
     case = reviewed_case(tmp_path / "case")
-    first = export(ReviewedCase.of(case), tmp_path / "out")
+    first = export_review(ReviewedCase.of(case), tmp_path / "out")
     case.judge(at(LOW), "accepted")
-    export(ReviewedCase.of(case), tmp_path / "out")
+    export_review(ReviewedCase.of(case), tmp_path / "out")
     assert {row["status"] for row in table(first["csv"])} == {"accepted", "drawn"}
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
     with pytest.raises(OutputError, match="must be one of json"):
-        export(ReviewedCase.of(case), tmp_path / "out", ("pdf",))
+        export_review(ReviewedCase.of(case), tmp_path / "out", ("pdf",))
     with pytest.raises(InputError, match="--source"):
-        export(ReviewedCase.of(case), tmp_path / "out", ("seg",))
+        export_review(ReviewedCase.of(case), tmp_path / "out", ("seg",))
 
 
 def test_a_review_from_a_file_fits_only_its_own_result(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_accepted_and_drawn_findings_as_dicom_lie_at_their_millimetres(tmp_path:
     case.draw(mask)
     found = match_source(case.record, [series])
     assert found.message == ""
-    files = export(ReviewedCase.of(case, found.volume), tmp_path / "out", ("seg", "sr"))
+    files = export_review(ReviewedCase.of(case, found.volume), tmp_path / "out", ("seg", "sr"))
     assert set(files) == {"seg", "sr"}
     assert "'anna'" in str(pydicom.dcmread(files["sr"]))
     assert [validation_errors(path) for path in files.values()] == [[], []]
@@ -204,14 +204,14 @@ def test_accepted_and_drawn_findings_as_dicom_lie_at_their_millimetres(tmp_path:
         assert there == {tuple(v) for v in np.argwhere(expected)}
     assert segmentation.ContentQualification == "RESEARCH"
     assert {item.SegmentAlgorithmType for item in segmentation.SegmentSequence} == {"SEMIAUTOMATIC"}
-    again = export(ReviewedCase.of(case, found.volume), tmp_path / "again", ("seg",))
+    again = export_review(ReviewedCase.of(case, found.volume), tmp_path / "again", ("seg",))
     assert highdicom.seg.segread(again["seg"]).SOPInstanceUID == segmentation.SOPInstanceUID
     case.judge(single.id, "uncertain")
     case.erase("d1")
-    none = highdicom.seg.segread(export(ReviewedCase.of(case, found.volume), tmp_path / "none", ("seg",))["seg"])
+    none = highdicom.seg.segread(export_review(ReviewedCase.of(case, found.volume), tmp_path / "none", ("seg",))["seg"])
     assert "accepted and drew nothing" in none.SegmentSequence[0].SegmentDescription
     case.judge(block.id, "accepted")
-    more = export(ReviewedCase.of(case, found.volume), tmp_path / "more", ("seg",))
+    more = export_review(ReviewedCase.of(case, found.volume), tmp_path / "more", ("seg",))
     assert highdicom.seg.segread(more["seg"]).SOPInstanceUID != segmentation.SOPInstanceUID
 
 
@@ -311,7 +311,7 @@ def test_a_linked_picture_must_have_the_size_of_the_case_since_it_has_no_place(t
 
 
 def test_every_export_says_research_use_only(tmp_path: Path) -> None:
-    files = export(ReviewedCase.of(reviewed_case(tmp_path / "case")), tmp_path / "out")
+    files = export_review(ReviewedCase.of(reviewed_case(tmp_path / "case")), tmp_path / "out")
     for kind in ("json", "csv", "html"):
         assert RESEARCH_ONLY in files[kind].read_text(encoding="utf-8")
     assert json.loads(files["json"].read_text(encoding="utf-8"))["research_use_only"] == RESEARCH_ONLY
@@ -332,13 +332,13 @@ def test_an_export_never_mixes_with_anothers(tmp_path: Path, formats: tuple[str,
     first = _other(tmp_path / "a" / "case", 1.0)
     scale, reader = (0.95, "anna") if whose == "another case" else (1.0, "ben")
     second = _other(tmp_path / "b" / "case", scale, reader)
-    export(first, tmp_path / "out" / "case", ("nifti", "png"))
+    export_review(first, tmp_path / "out" / "case", ("nifti", "png"))
     before = {path.name: path.read_bytes() for path in (tmp_path / "out" / "case").iterdir()}
     with pytest.raises(OutputError, match="one case by one reader; given: 'case' with that of case by anna"):
-        export(second, tmp_path / "out" / "case", formats)
+        export_review(second, tmp_path / "out" / "case", formats)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out" / "case").iterdir()} == before
     place = export_folder(second, tmp_path / "out", "case")
-    export(second, place, formats)
+    export_review(second, place, formats)
     assert place.name.startswith("case-")
     assert export_folder(second, tmp_path / "out", "case") == place, "and the next time as well"
     assert export_folder(first, tmp_path / "out", "case") == tmp_path / "out" / "case"
@@ -350,21 +350,21 @@ def test_an_export_beside_files_of_nobody_knows_whom_is_refused(tmp_path: Path, 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text("{}")
     with pytest.raises(OutputError, match=f"with a (damaged )?{name}"):
-        export(case, tmp_path / "out")
+        export_review(case, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
 
 
 def test_an_earlier_export_of_the_same_review_goes_as_a_whole(tmp_path: Path) -> None:
     case, out = reviewed_case(tmp_path / "case"), tmp_path / "out"
-    export(ReviewedCase.of(case), out)
+    export_review(ReviewedCase.of(case), out)
     (out / "notes.txt").write_text("mine")
     assert (out / "finding_02.png").exists()
     case.erase("d1")
     with pytest.raises(InputError, match="source images"):
-        export(ReviewedCase.of(case), out, ("json", "seg"))
+        export_review(ReviewedCase.of(case), out, ("json", "seg"))
     assert (out / "finding_02.png").exists(), "nothing of the new one, all of the old one"
     assert json.loads((out / "review.json").read_text(encoding="utf-8"))["drawn"] != {}
-    files = export(ReviewedCase.of(case), out, ("json", "png"))
+    files = export_review(ReviewedCase.of(case), out, ("json", "png"))
     kept = {path.name for path in out.iterdir()}
     assert kept == {"review.json", "finding_01.png", "export.json", "notes.txt"}
     assert all(path.parent == out and path.exists() for path in files.values())
@@ -378,5 +378,5 @@ def test_no_export_before_the_first_opinion(tmp_path: Path, is_begun: bool) -> N
     with pytest.raises(InputError, match="must wait for the first opinion"):
         ReviewedCase.of(case)
     case.give_opinion("normal", 60)
-    assert export(ReviewedCase.of(case), tmp_path / "out", ("html",))["html"].exists()
+    assert export_review(ReviewedCase.of(case), tmp_path / "out", ("html",))["html"].exists()
     session.close()

@@ -19,7 +19,7 @@ from review_cases import LOW, TWIN, at, hand_map, opened, write_case
 import headclip_med
 from headclip_med.base.errors import InputError, OutputError
 from headclip_med.review import Session
-from headclip_med.review.model import schema_json
+from headclip_med.review.model import review_schema
 from headclip_med.review.store import load_review
 
 HEAVY = ("torch", "monai", "torchvision", "open_clip", "timm", "napari", "qtpy", "matplotlib")
@@ -54,7 +54,7 @@ def test_the_review_file_fits_the_schema_in_the_package_and_holds_no_path(folder
     session.save()
     path = folder / "review_r1.json"
     schema = Path(headclip_med.__file__).with_name("review.schema.json").read_text(encoding="utf-8")
-    assert schema == schema_json()
+    assert schema == json.dumps(review_schema(), indent=2) + "\n"
     text = path.read_text(encoding="utf-8")
     jsonschema.validate(json.loads(text), json.loads(schema), jsonschema.Draft202012Validator)
     assert str(folder.parent) not in text

@@ -21,7 +21,7 @@ from headclip_med.base.errors import InputError, OutputError
 from headclip_med.base.files import sha256_file
 from headclip_med.engine.volume_map import find_components
 from headclip_med.review import CaseReview, Mark, OpenCase, Session, components_at, slice_mask
-from headclip_med.review.exports import export
+from headclip_med.review.exports import export_review
 from headclip_med.review.reviewed import ReviewedCase
 
 # -- the list of cases
@@ -569,7 +569,7 @@ def test_a_name_that_is_no_utf8_is_reviewed_and_exported(tmp_path: Path) -> None
         case = session.open_case(entry.key)
         case.show_overlay()
         decide(case)
-        files = export(ReviewedCase.of(case), tmp_path / "exported")
+        files = export_review(ReviewedCase.of(case), tmp_path / "exported")
         assert "Mu%E9ller" in files["csv"].read_text(encoding="utf-8")
         assert "Mu%E9ller" in files["json"].read_text(encoding="utf-8")
     assert opened(tmp_path, entry.key, session_dir=tmp_path / "kept")[1].findings[0].status == "accepted"

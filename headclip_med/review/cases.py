@@ -122,7 +122,7 @@ def find_results(places: Sequence[str | Path]) -> list[FoundResult]:
     return [_checked(keys[folder], folder, problem) for folder, problem in folders.items()]
 
 
-def load_case(found: FoundResult) -> CaseData:
+def load_found(found: FoundResult) -> CaseData:
     """Read a result's map, and check its files once more.
 
     Raises:

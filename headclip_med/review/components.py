@@ -77,7 +77,9 @@ def region_of(mask: Mask) -> Region:
     return Region((i, j, k), mask[i, j, k].copy())
 
 
-def measure(mask: Mask, volume_map: Map, affine: Affine, axis: int, label: int = 1, is_plain: bool = False) -> Finding:
+def measure_region(
+    mask: Mask, volume_map: Map, affine: Affine, axis: int, label: int = 1, is_plain: bool = False
+) -> Finding:
     """A drawn or cut region with at least one voxel as a :class:`Finding`; as one, whatever its parts.
 
     The centroid is the mean of the voxel centres: what was drawn may lie where the map is 0.

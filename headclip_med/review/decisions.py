@@ -27,7 +27,16 @@ from headclip_med.base.geometry import voxel_to_world
 from headclip_med.engine.result import Finding
 from headclip_med.engine.volume_map import connected_components
 from headclip_med.review.cases import CaseData
-from headclip_med.review.components import Components, Mask, Region, Voxel, components_at, from_runs, measure, to_runs
+from headclip_med.review.components import (
+    Components,
+    Mask,
+    Region,
+    Voxel,
+    components_at,
+    from_runs,
+    measure_region,
+    to_runs,
+)
 from headclip_med.review.model import DrawnFinding, FindingReview, Mark, Status
 from headclip_med.writing.record import FindingRecord
 
@@ -66,7 +75,7 @@ def masks_of_labels(labels: NDArray[Any], shape: Voxel) -> dict[str, Mask]:
 
 def drawn_finding(data: CaseData, drawn_id: str, mask: Mask, facts: Mapping[str, Any]) -> DrawnFinding:
     """A drawn region with its measures; ``facts`` are the other fields."""
-    finding = measure(mask, data.volume_map, data.affine, data.axis, drawn_number(drawn_id), data.is_plain)
+    finding = measure_region(mask, data.volume_map, data.affine, data.axis, drawn_number(drawn_id), data.is_plain)
     return DrawnFinding(id=drawn_id, runs=to_runs(mask), finding=finding_record(finding), **facts)
 
 

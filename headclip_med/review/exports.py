@@ -54,7 +54,7 @@ def write_accepted(
 EXPORT_NAME = "export.json"  # what an export consists of, and of which review
 
 
-def export(
+def export_review(
     reviewed: ReviewedCase, folder: Path, formats: Sequence[str] = FORMATS, options: DicomOptions | None = None
 ) -> dict[str, Path]:
     """Write a reviewed case into a folder, which is made where it is missing; an earlier export of it goes as a whole.
@@ -155,7 +155,7 @@ def _write_all(
     for kind, name, write in (
         ("json", JSON_NAME, write_review),
         ("csv", CSV_NAME, write_findings),
-        ("nifti", MASK_NAME, write_mask),
+        ("nifti", MASK_NAME, write_accepted_mask),
         ("html", PAGE_NAME, write_page),
     ):
         if kind in formats:
@@ -188,7 +188,7 @@ def write_findings(
     write_csv(path, _COLUMNS, (_cells(case, row, names) for case in cases for row in case.rows()))
 
 
-def write_mask(reviewed: ReviewedCase, path: Path) -> None:
+def write_accepted_mask(reviewed: ReviewedCase, path: Path) -> None:
     """uint8 NIfTI on exactly the source's grid: 1 in what was accepted or drawn."""
     import numpy as np
 
@@ -301,11 +301,11 @@ __all__ = [
     "FORMATS",
     "ReviewedCase",
     "ReviewedFinding",
-    "export",
     "export_folder",
+    "export_review",
+    "write_accepted_mask",
     "write_dicom_review",
     "write_findings",
-    "write_mask",
     "write_page",
     "write_pictures",
     "write_review",

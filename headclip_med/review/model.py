@@ -149,8 +149,3 @@ def review_json(review: CaseReview) -> str:
 def review_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of ``review.json``."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **CaseReview.model_json_schema()}
-
-
-def schema_json() -> str:
-    """The text of ``review.schema.json``."""
-    return json.dumps(review_schema(), indent=2) + "\n"

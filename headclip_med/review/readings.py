@@ -11,12 +11,12 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.files import RECORD_NAME, sha256_file
 from headclip_med.datasets.values import NOT_KNOWN, MaskValues, Words, chosen_values
 from headclip_med.reading.inputs import case_name
-from headclip_med.review.cases import CaseData, find_results, load_case
+from headclip_med.review.cases import CaseData, find_results, load_found
 from headclip_med.review.exports import EXPORT_NAME
 from headclip_med.review.model import CaseReview, ResultLink
 from headclip_med.review.reviewed import ReviewedCase, case_names
 from headclip_med.review.store import ReviewFiles, load_review, read_files
-from headclip_med.review.tables import Lesions, Reading, lesions_of_reader, read_truth
+from headclip_med.review.tables import Lesions, Reading, lesions_of_reader, read_lesions
 
 _TRUTH_ENDINGS = ("", "_seg", "_mask", "_truth")
 _TRUTH_FILES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".tif", ".tiff", ".bmp")
@@ -84,7 +84,7 @@ def _data_of(path: Path, review: CaseReview, results: Sequence[Path]) -> CaseDat
     beside = [path.parent] if (path.parent / RECORD_NAME).is_file() else []
     for result in find_results([*beside, *results]) if beside or results else ():
         if result.link is not None and result.link.result_sha256 == review.result.result_sha256:
-            return load_case(result)
+            return load_found(result)
     raise InputError(
         f"The result of {path.name} must be at hand, unaltered",
         f"no folder with the result '{review.result.name}' that it belongs to",
@@ -103,7 +103,7 @@ def _with_truth(readings: list[Reading], reference: str | None, masks: _Masks, v
     cases = {reading.sha: reading for reading in readings} if masks.places else {}
     paths = {sha: masks.of(reading) for sha, reading in cases.items()}
     _check_apart(paths, cases)
-    lesions = {sha: read_truth(path, cases[sha].reviewed, cases[sha].case, values) for sha, path in paths.items()}
+    lesions = {sha: read_lesions(path, cases[sha].reviewed, cases[sha].case, values) for sha, path in paths.items()}
     yield from (replace(reading, lesions=lesions.get(reading.sha)) for reading in readings)
 
 

@@ -14,7 +14,7 @@ from headclip_med.base.errors import InputError
 from headclip_med.base.geometry import displayed_pixel
 from headclip_med.base.volume import LoadedVolume
 from headclip_med.engine.result import AnomalyResult, Finding, SliceScore
-from headclip_med.review.cases import CaseData, find_results, load_case
+from headclip_med.review.cases import CaseData, find_results, load_found
 from headclip_med.review.components import Mask, from_runs
 from headclip_med.review.decisions import Regions, drawn_number
 from headclip_med.review.model import CaseReview, DrawnFinding, FindingReview
@@ -86,7 +86,7 @@ class ReviewedCase:
             raise InputError("A review must be of a complete, unaltered result", found.problem or "")
         if said.result.result_sha256 != found.link.result_sha256:
             raise InputError(f"{review.name} must belong to the result in '{folder.name}'", "another one's review")
-        return cls(load_case(found), said, source)
+        return cls(load_found(found), said, source)
 
     @cached_property
     def regions(self) -> Regions:

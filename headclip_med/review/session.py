@@ -10,7 +10,7 @@ from types import TracebackType
 
 from headclip_med.base.errors import HeadclipError, InputError
 from headclip_med.base.versions import __version__
-from headclip_med.review.cases import CaseData, FoundResult, find_results, load_case
+from headclip_med.review.cases import CaseData, FoundResult, find_results, load_found
 from headclip_med.review.decisions import ReviewFinding
 from headclip_med.review.history import History
 from headclip_med.review.lists import CaseEntry, SliceRow, entry_of, in_order, neighbour
@@ -238,7 +238,7 @@ class Session:
         """The case in memory; the list says from now on why there is none, or no longer."""
         entry = self._entries[found.key]
         try:
-            data = load_case(found)
+            data = load_found(found)
         except HeadclipError as error:
             self._entries[found.key] = replace(entry, problem=str(error))
             raise

@@ -162,7 +162,7 @@ def lesions_of_reader(reviewed: ReviewedCase) -> Lesions:
     return Lesions(reviewed.labels().astype(np.int32), names)
 
 
-def read_truth(path: Path, reviewed: ReviewedCase, name: str, values: MaskValues = NOT_KNOWN) -> Lesions:
+def read_lesions(path: Path, reviewed: ReviewedCase, name: str, values: MaskValues = NOT_KNOWN) -> Lesions:
     """A truth mask from a file, read as the masks of a dataset are: NaN is no lesion, 0 neither.
 
     Args:

@@ -13,7 +13,7 @@ from headclip_med.review import OpenCase
 from headclip_med.review.decisions import next_number
 
 from ..layers.case import CaseLayers
-from ..views.parts import Views, told
+from ..views.parts import DockViews, told
 
 
 class Drawing:
@@ -26,7 +26,7 @@ class Drawing:
 
     def __init__(
         self,
-        views: Views,
+        views: DockViews,
         layers: CaseLayers,
         case: Callable[[], OpenCase | None],
         mend: Callable[[], None],

@@ -1,84 +1,120 @@
-"""Shortcuts and the mouse in a window: which key or drag calls what."""
+"""The keys and the mouse of the dock: which key or drag calls what. The keys are fixed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence, QShortcut
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QAbstractSpinBox, QApplication, QComboBox, QLineEdit, QPlainTextEdit, QTextEdit, QWidget
 
 from ..compat import main_window
 from ..layers.windows import Limits, dragged
-from ..shortcuts import ACTIONS, Shortcuts
 
 _RIGHT_BUTTON = 2
 
 
-class Keys:
-    """Binds the keys of :class:`Shortcuts` to functions while the dock lives.
+@dataclass(frozen=True)
+class Key:
+    """A key of the dock.
 
-    Presses are shortcuts of the window, so that they work wherever the focus is; a text field keeps its letters. A
-    held key is bound on the canvas, which alone tells when it is let go.
+    Attributes:
+        text: the key as Qt writes it, such as ``Shift+N``; one that neither napari nor an operating system takes.
+        action: what it does, by the name of a handler.
+        title: what it does, in the reader's words.
+    """
+
+    text: str
+    action: str
+    title: str
+
+
+KEYS: tuple[Key, ...] = (
+    Key("N", "next_suspicious", "Next most suspicious slice"),
+    Key("Shift+N", "previous_suspicious", "More suspicious slice before"),
+    Key("J", "next_finding", "Next finding"),
+    Key("K", "previous_finding", "Finding before"),
+    Key("8", "accept", "Accept finding"),
+    Key("9", "reject", "Reject finding"),
+    Key("0", "uncertain", "Uncertain about finding"),
+    Key(",", "lower_threshold", "Lower the threshold"),
+    Key(".", "raise_threshold", "Raise the threshold"),
+    Key("W", "draw", "Draw a missed finding"),
+    Key("Shift+W", "keep_drawing", "Keep the drawing"),
+    Key("U", "undo", "Undo"),
+    Key("Shift+U", "redo", "Redo"),
+    Key("PgDown", "next_case", "Next case"),
+    Key("PgUp", "previous_case", "Case before"),
+    Key("Q", "done", "Case is read / not read"),
+)
+PEEK_KEY = Key("H", "peek", "Bare slice (hold)")
+
+
+class Keys:
+    """Binds :data:`KEYS` and :data:`PEEK_KEY` while the dock lives.
+
+    Presses are shortcuts of the window, so that they work wherever the focus is but in a field for text. The held key
+    is bound on the canvas, which alone tells when it is let go.
+
+    Args:
+        viewer: napari's.
+        parent: has the shortcuts where the viewer has no window.
+        handlers: what each of :data:`KEYS` calls, by its action.
+        peek: told True while :data:`PEEK_KEY` is held, and False when it is let go.
     """
 
     def __init__(
-        self, viewer: Any, parent: QWidget, shortcuts: Shortcuts, handlers: Mapping[str, Callable[[bool], None]]
+        self,
+        viewer: Any,
+        parent: QWidget,
+        handlers: Mapping[str, Callable[[], object]],
+        peek: Callable[[bool], None],
     ) -> None:
-        self._viewer, self._parent, self._shortcuts, self._handlers = viewer, parent, shortcuts, handlers
-        self._pressed: list[QShortcut] = []
-        self._held: list[str] = []
-        self.bind()
+        self._viewer, self._pressed = viewer, list[QShortcut]()
+        window = main_window(viewer) or parent
+        for key in KEYS:
+            shortcut = QShortcut(QKeySequence(key.text), window)
+            shortcut.setContext(Qt.ShortcutContext.WindowShortcut)
+            shortcut.activated.connect(lambda handler=handlers[key.action]: None if is_typing() else handler())
+            self._pressed.append(shortcut)
+        viewer.bind_key(PEEK_KEY.text, _held(peek), overwrite=True)
 
-    def bind(self) -> None:
-        """Bind all keys anew, after one was changed."""
-        self.unbind()
-        window = main_window(self._viewer) or self._parent
-        for action in ACTIONS:
-            key, handler = self._shortcuts.key(action.name), self._handlers[action.name]
-            if action.held:
-                self._viewer.bind_key(_napari_key(key), _held(handler), overwrite=True)
-                self._held.append(key)
-            else:
-                shortcut = QShortcut(QKeySequence(key), window)
-                shortcut.setContext(Qt.ShortcutContext.WindowShortcut)
-                shortcut.activated.connect(lambda handler=handler: handler(True))
-                self._pressed.append(shortcut)
-
-    def unbind(self) -> None:
+    def close(self) -> None:
         """Let go of every key."""
         for shortcut in self._pressed:
             shortcut.setEnabled(False)
             shortcut.setParent(None)
             shortcut.deleteLater()
-        for key in self._held:
-            self._viewer.bind_key(_napari_key(key), None)
-        self._pressed, self._held = [], []
-
-    def close(self) -> None:
-        """As :meth:`unbind`."""
-        self.unbind()
+        self._pressed = []
+        self._viewer.bind_key(PEEK_KEY.text, None)
 
 
-def _held(handler: Callable[[bool], None]) -> Callable[[Any], Iterator[None]]:
+def is_typing() -> bool:
+    """Tell whether the focus is in a field for text: most keep their letters, but not keys such as Page down."""
+    focused = QApplication.focusWidget()
+    if isinstance(focused, QComboBox):
+        return bool(focused.isEditable())
+    return isinstance(focused, QLineEdit | QAbstractSpinBox | QTextEdit | QPlainTextEdit)
+
+
+def _held(peek: Callable[[bool], None]) -> Callable[[Any], Iterator[None]]:
     def press_and_release(viewer: Any) -> Iterator[None]:
-        handler(True)
+        peek(True)
         yield
-        handler(False)
+        peek(False)
 
     return press_and_release
 
 
-def _napari_key(key: str) -> str:
-    return key.replace("PgDown", "PageDown").replace("PgUp", "PageUp")
-
-
 class WindowDrag:
-    """A drag with the right mouse button sets black and white; the camera does not zoom meanwhile.
+    """A drag with the right mouse button that sets black and white; the camera does not zoom meanwhile.
 
     Args:
-        limits: of what is shown, None where there is nothing grey; change: told the new ones.
+        viewer: napari's.
+        limits: gives black and white of what is shown, None where nothing grey is.
+        change: told the new ones.
     """
 
     def __init__(self, viewer: Any, limits: Callable[[], Limits | None], change: Callable[[Limits], None]) -> None:

@@ -1,7 +1,7 @@
-"""What happens when: a session's state into the views and layers, and the reader's actions into the session.
+"""A session in a viewer: which case is open, the change from one to another, and the reader's actions on it.
 
 A case is on the screen whole, with its layers, its words and its journal, or no case is open at all. Everything of a
-case is prepared before anything of the one before changes, in :meth:`ReviewControl.open_case` alone; every action goes
+case is prepared before anything of the one before changes, in :meth:`ReviewControl._open` alone; every action goes
 through :meth:`ReviewControl._ready`, which puts right what others changed of the picture meanwhile.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,30 +17,21 @@ from qtpy.QtCore import QTimer
 
 from headclip_med.base.errors import HeadclipError
 from headclip_med.base.volume import volume_array
-from headclip_med.review import Change, Components, OpenCase, Session, components_at
+from headclip_med.review import Change, OpenCase, Session
 from headclip_med.review.sources import SourceMatch, match_source
 
-from ..layers.case import CaseLayers, Picture, picture_of
+from ..layers.case import CaseLayers
 from ..layers.orientation import Orientation, patient_world
-from ..layers.windows import preset_limits, presets
-from ..views import rows
-from ..views.notes import NOTHING_OPEN
-from ..views.parts import Views, told
+from ..layers.picture import Picture, picture_of
+from ..layers.windows import preset_limits
+from ..views import lines
+from ..views.parts import DockViews, told
+from .actions import ReaderActions
 from .background import Background
+from .case_views import CaseViews, ShownCase
 from .drawing import Drawing
+from .threshold import ThresholdControl
 from .worker import in_words
-
-_STEP = 0.01  # of the threshold, by key
-
-
-@dataclass(frozen=True, eq=False)
-class _Shown:
-    """The case that is on the screen, with all that it was made of."""
-
-    session: Session
-    case: OpenCase
-    source: SourceMatch
-    picture: Picture
 
 
 class ReviewControl:
@@ -54,7 +45,7 @@ class ReviewControl:
     def __init__(
         self,
         viewer: Any,
-        views: Views,
+        views: DockViews,
         layers: CaseLayers,
         orientation: Orientation,
         background: Background,
@@ -62,13 +53,14 @@ class ReviewControl:
         show_reader: Callable[[Session | None], None],
     ) -> None:
         self.views, self.layers, self.session = views, layers, cast("Session | None", None)
-        self._viewer, self._orientation, self._background = viewer, orientation, background
-        self._place_opinion, self._show_reader = place_opinion, show_reader
-        self._shown: _Shown | None = None
+        self._viewer, self._orientation, self._show_reader = viewer, orientation, show_reader
+        self._filled = CaseViews(viewer, views, layers, orientation, place_opinion)
+        self._shown: ShownCase | None = None
         self._aside: tuple[str, SourceMatch] | None = None  # while a run is on the screen
         self._is_changing = False
-        self.drawing = Drawing(views, layers, lambda: self.case, self.mend, self._settle_now)
-        self._preview: float | None = None
+        self.threshold = ThresholdControl(views, layers, background, lambda: self.case, self.mend, self._show_as_kept)
+        self.actions = ReaderActions(views, self._ready, self._show_cases)
+        self.drawing = Drawing(views, layers, lambda: self.case, self.mend, self.threshold.settle_now)
         self._was_concealed = False
         self._soon = QTimer()
         self._soon.setSingleShot(True)
@@ -211,99 +203,9 @@ class ReviewControl:
         """Show the slices through a finding, and mark it."""
         case = self._ready()
         if case is not None:
-            self.layers.go_to(rows.place_of(case, key))
+            self.layers.go_to(lines.place_of(case, key))
             self.jump(case.slice_of(key)) if self.layers.current_index() is not None else None
             self._show_contours(case)
-
-    # -- the reader's actions
-
-    @told
-    def decide(self, key: str, status: Any) -> None:
-        """Accept, reject or doubt a finding."""
-        case = self._ready()
-        if case is not None:
-            case.judge(key, status)
-
-    @told
-    def describe(self, key: str, label: str, note: str) -> None:
-        """Name a finding: words are kept whatever lay on the screen while they were typed."""
-        case = self._ready(is_decision=False)
-        if case is None:
-            return
-        if key in case.review.drawn:
-            case.edit_drawn(key, label=label, note=note)
-        else:
-            case.judge(key, label=label, note=note)
-
-    def preview(self, threshold: float) -> None:
-        """The slice on the screen follows the threshold at once."""
-        if self.case is not None and not self.case.concealed:
-            self._preview = threshold
-            self.layers.preview(threshold)
-            self.views.display.legend.show_threshold(threshold)
-
-    def settle(self, threshold: float) -> None:
-        """The volume follows: its findings are computed in a thread."""
-        case = self.case
-        if case is not None and not case.concealed:
-            data = case.data
-            self._background.run(
-                components_at,
-                (data.volume_map, data.affine, threshold, data.axis, data.is_plain),
-                lambda found: self._settled(case, found),
-                lambda error: self._unsettled(case, error),
-            )
-
-    def step_threshold(self, by: int) -> None:
-        """A little more or less."""
-        if self.case is not None and not self.case.concealed:
-            self.views.threshold.step(by * _STEP)
-
-    @told
-    def give_opinion(self, rating: Any, confidence: int) -> None:
-        """The opinion on the whole case; the first one brings the overlay."""
-        case = self._ready()
-        if case is not None:
-            case.give_opinion(rating, confidence)
-            case.save()
-            self.views.footer.status.say(f"Opinion kept: {rating}, {confidence} % sure.")
-
-    @told
-    def set_done(self, is_done: bool) -> None:
-        """Mark the case as read."""
-        try:
-            case = self._ready()
-            if case is not None:
-                case.set_done(is_done)
-                case.save()
-        finally:
-            self._show_cases()
-
-    def toggle_done(self) -> None:
-        """Read, or not read."""
-        if self.case is not None:
-            self.set_done(not self.case.review.done)
-
-    @told
-    def undo(self) -> None:
-        """Take the last action of this case back."""
-        case = self._ready()
-        if case is not None:
-            case.undo()
-
-    @told
-    def redo(self) -> None:
-        """Do again what was taken back."""
-        case = self._ready()
-        if case is not None:
-            case.redo()
-
-    @told
-    def remove_drawn(self, key: str) -> None:
-        """Remove a drawn finding."""
-        case = self._ready()
-        if case is not None:
-            case.erase(key)
 
     # -- display
 
@@ -331,7 +233,7 @@ class ReviewControl:
                 self.layers.show_drawn(shown.case.drawn_labels())
                 self._show_case(shown)
                 if self.layers.is_beyond():  # without its layers, napari had nowhere to stay
-                    self._go_to_start(shown.case)
+                    self._filled.go_to_start(shown.case)
         except Exception as error:
             self._lose(error)
         else:
@@ -351,7 +253,7 @@ class ReviewControl:
         try:
             case = session.prepare(key, None if before is None else before.case)
             source = known or match_source(case.record, session.sources)
-            shown = _Shown(session, case, source, picture_of(case, source.volume))
+            shown = ShownCase(session, case, source, picture_of(case, source.volume))
             with self._change():
                 self._show_first(shown)
         except Exception as error:
@@ -367,7 +269,7 @@ class ReviewControl:
         self._say_opened(shown)
         return True
 
-    def _go_back(self, before: _Shown | None, picture: Picture | None, view: dict[str, Any]) -> None:
+    def _go_back(self, before: ShownCase | None, picture: Picture | None, view: dict[str, Any]) -> None:
         """What was on the screen before, as it was; where even that cannot be shown, nothing is open."""
         try:
             if picture is None:
@@ -409,7 +311,7 @@ class ReviewControl:
         if session is not old:
             self._show_reader(session)
 
-    def _say_opened(self, shown: _Shown) -> None:
+    def _say_opened(self, shown: ShownCase) -> None:
         """One line about the case on the screen: what is wrong with it before what is in it."""
         case, source = shown.case, shown.source
         self._show_cases()
@@ -419,7 +321,7 @@ class ReviewControl:
             shown.session.tell(f"{case.key}: {source.message}")
         else:
             notes = f" Source: {source.message}." if source.message else ""
-            self.views.footer.status.say(rows.score_words(case) + notes)
+            self.views.footer.status.say(lines.score_words(case) + notes)
 
     def _still(self, words: str) -> str:
         """Words about what did not happen, and what is on the screen."""
@@ -448,7 +350,7 @@ class ReviewControl:
             self.views.findings.say_words()
             self.mend()  # what is painted or dragged is kept, whatever lies over it
             self.drawing.end()
-            self._settle_now()
+            self.threshold.settle_now()
         self.views.threshold.rest()
 
     # -- inside: actions
@@ -463,39 +365,8 @@ class ReviewControl:
         if was_another and is_decision:
             return None
         self.drawing.follow()
-        self._settle_now()
+        self.threshold.settle_now()
         return self.case
-
-    @told
-    def _settle_now(self) -> None:
-        """The threshold that is on the screen already counts from here on."""
-        if self._preview is not None and self.case is not None and not self.case.concealed:
-            self._keep_threshold(self._preview)
-
-    @told
-    def _settled(self, case: OpenCase, found: Components) -> None:
-        if self.case is case and abs(found.threshold - self.views.threshold.value) < 1e-6:
-            self.mend()
-            self._keep_threshold(found.threshold, found)
-            self.views.footer.status.say(rows.score_words(case))
-
-    def _unsettled(self, case: OpenCase, error: BaseException) -> None:
-        if self.case is case and self._shown is not None:
-            self._preview = None
-            self._show_again(self._shown, is_drawn=False)
-        self.views.footer.status.say(in_words(error), is_wrong=True)
-
-    def _keep_threshold(self, threshold: float, components: Components | None = None) -> None:
-        """Keep what was dragged; where it cannot be kept, the one before is shown again."""
-        shown, self._preview = self._shown, None
-        if shown is None:
-            return
-        actions = shown.case.review.actions
-        try:
-            shown.case.set_threshold(threshold, components)
-        finally:
-            if shown.case.review.actions == actions:
-                self._show_again(shown, is_drawn=False)
 
     # -- inside: views
 
@@ -514,7 +385,7 @@ class ReviewControl:
         else:
             self._show_taken(self.session, open_now)
 
-    def _show_again(self, shown: _Shown, is_drawn: bool) -> None:
+    def _show_again(self, shown: ShownCase, is_drawn: bool) -> None:
         """Everything that an action can change; the picture itself where the overlay has just been allowed.
 
         What is painted stays as it is where the action was none of drawing: a stroke may be going on.
@@ -525,7 +396,7 @@ class ReviewControl:
                     picture = picture_of(shown.case, shown.source.volume)
                     if self.layers.picture is not None:  # with the sequences that were added
                         picture = replace(picture, sources=self.layers.picture.sources)
-                    shown = _Shown(shown.session, shown.case, shown.source, picture)
+                    shown = ShownCase(shown.session, shown.case, shown.source, picture)
                     self.layers.show(picture)
                     self._show(shown)
                 else:
@@ -541,7 +412,7 @@ class ReviewControl:
         try:
             with self._change():
                 source = match_source(case.record, session.sources)
-                shown = _Shown(session, case, source, picture_of(case, source.volume))
+                shown = ShownCase(session, case, source, picture_of(case, source.volume))
                 self._show_first(shown)
         except Exception as error:
             self._lose(error)
@@ -549,7 +420,7 @@ class ReviewControl:
             self._shown, self._aside = shown, None
             self._say_opened(shown)
 
-    def _show_first(self, shown: _Shown) -> None:
+    def _show_first(self, shown: ShownCase) -> None:
         """All of a case that was not on the screen; that its overlay was seen is recorded when it was."""
         self.layers.open(shown.picture)
         self._show(shown)
@@ -559,90 +430,42 @@ class ReviewControl:
         if was_concealed and not case.concealed:
             self._show(shown)
 
-    def _show(self, shown: _Shown) -> None:
+    def _show(self, shown: ShownCase) -> None:
         """The views of a case whose picture has just been put on the screen."""
-        self._preview = None
-        self.views.opinion.forget()
-        self.views.findings.forget()
-        self.views.heads.forget()
-        case, record, volume = shown.case, shown.case.record, shown.source.volume
-        plain, grid = record.source.is_2d, shown.picture.grid
-        self._orientation.follow(None if plain else grid.world_to_ras)
-        self._orientation.show_plane(record.planes[0])
-        self.views.display.show_case(record.planes[0], plain)
-        self.views.display.legend.show_range(*self.layers.map_range)
-        names = [layer.name for layer in self.layers.sources]
-        self.views.display.show_sequences(names, [layer.visible for layer in self.layers.sources])
-        self.views.display.show_windows(presets(record.source.modality))
-        reason = "Give your first opinion, then the case can be exported" if case.concealed else None
-        self.views.export.show_case(reason, volume is not None and volume.meta.get("source_format") == "dicom")
-        self.views.provenance.show_provenance(rows.provenance(case))
-        self.views.footer.show_provenance(rows.provenance(case))
-        self.views.warnings.show_warnings(record.warnings)
-        self.views.findings.show_units(plain)
-        self.views.slices.show_slices(rows.slice_rows(case))
-        self._show_case(shown)
-        self._viewer.reset_view()
-        self._go_to_start(case)
+        self.threshold.dragged = None
+        self._filled.show_all(shown)
+        self._note_shown(shown.case)
 
-    def _go_to_start(self, case: OpenCase) -> None:
-        """Where to begin: the most suspicious slice; in the other planes, the slices through the highest peak."""
-        if case.findings:
-            self.layers.go_to(rows.place_of(case, case.findings[0].id))
-        self.layers.jump(case.start_slice())
-        self.views.slices.mark(self.layers.current_index())
-
-    def _show_case(self, shown: _Shown) -> None:
+    def _show_case(self, shown: ShownCase) -> None:
         """Everything that an action can change."""
-        case = shown.case
+        self._filled.show(shown)
+        self._note_shown(shown.case)
+
+    def _note_shown(self, case: OpenCase) -> None:
         self._was_concealed = case.concealed
-        self.views.cases.show_cases(rows.case_rows(shown.session), case.key)
-        reason = "Give your first opinion, then the findings are shown" if case.concealed else None
-        self.views.findings.show_findings(rows.finding_rows(case), reason or "There is no finding at this threshold")
-        self.views.threshold.setEnabled(not case.concealed)
-        self.views.threshold.show_threshold(case.threshold, reason or rows.threshold_words(case))
-        self.views.display.legend.show_threshold(case.threshold)
-        said = case.review.first_opinion if case.concealed else case.review.opinion
-        rating, confidence = (None, None) if said is None else (said.rating, said.confidence)
-        self.views.opinion.setEnabled(True)
-        self.views.opinion.show_opinion(case.concealed, rating, confidence, rows.opinion_words(case))
-        self._place_opinion(case.concealed)
-        self.views.footer.show_history(case.can_undo, case.can_redo)
         self.drawing.show(case)
-        self._show_contours(case)
+        if not case.concealed:
+            self.threshold.dragged = None
 
-    def show_nothing(self) -> None:
-        """No case is open: there is nothing to decide on."""
-        self._preview, self._was_concealed = None, False
-        reason = "Open a case first"
-        self.views.slices.show_slices(())
-        self.views.findings.show_findings((), reason)
-        self.views.threshold.setEnabled(False)
-        self.views.threshold.show_threshold(0.5, reason)
-        self.views.opinion.show_opinion(False, None, None)
-        self.views.opinion.setEnabled(False)
-        self.views.display.show_sequences((), ())
-        self.views.export.show_case(reason, False)
-        self.views.heads.forget()
-        self.views.provenance.show_provenance(())
-        self.views.footer.show_provenance(())
-        self.views.footer.show_history(False, False)
-        self.views.warnings.show_warnings(())
-        self.views.footer.status.say(NOTHING_OPEN)
-        self.drawing.show(None)
-        self._show_cases()
-        self._follow_volume()
-
-    def _show_cases(self) -> None:
-        if self.session is None:
-            self.views.cases.show_cases((), None)
-        else:
-            self.views.cases.show_cases(rows.case_rows(self.session), None if self.case is None else self.case.key)
+    def _show_as_kept(self) -> None:
+        if self._shown is not None:
+            self._show_again(self._shown, is_drawn=False)
 
     def _show_contours(self, case: OpenCase) -> None:
         if not case.concealed:
-            self._preview = None
-            self.layers.show_findings(case.components.labels, case.findings, self.views.findings.current)
+            self.threshold.dragged = None
+        self._filled.show_contours(case)
+
+    def _show_cases(self) -> None:
+        self._filled.show_cases(self.session, None if self.case is None else self.case.key)
+
+    def show_nothing(self) -> None:
+        """Empty the views: no case is open, and there is nothing to decide on."""
+        self.threshold.dragged, self._was_concealed = None, False
+        self._filled.show_nothing()
+        self.drawing.show(None)
+        self._show_cases()
+        self._follow_volume()
 
     def _follow_volume(self, event: object = None) -> None:
         """Without a case, the letters are those of the volume on the screen; none where no patient is."""
@@ -653,5 +476,4 @@ class ReviewControl:
         if self._is_changing:
             return
         self.views.slices.mark(self.layers.current_index())
-        if self._preview is not None:
-            self.layers.preview(self._preview)
+        self.threshold.preview_again()

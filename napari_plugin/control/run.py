@@ -23,9 +23,10 @@ from headclip_med.writing.folder import case_folder
 from headclip_med.writing.panels import position_text
 
 from ..files.writer import grid_of
-from ..layers.case import CaseLayers, picture_of_run
+from ..layers.case import CaseLayers
+from ..layers.picture import picture_of_run
+from ..views.lines import SliceLine
 from ..views.notes import Footer
-from ..views.rows import SliceRow
 from ..views.run import RunBox
 from ..views.slices import SliceList
 from .background import Background, Task
@@ -78,7 +79,7 @@ class RunControl:
         self._results_folder, self._finished = results_folder, finished
         self._review = review
         self._task: Task | None = None
-        self._scores: dict[int, SliceRow] = {}
+        self._scores: dict[int, SliceLine] = {}
         self._source: RunSource | None = None
         self._folder: Path | None = None
         self._wrong = ""
@@ -146,7 +147,7 @@ class RunControl:
             self._layers.jump(event.indices[0])
         self._layers.put_maps(event.frame, event.indices, event.maps)
         for index, score in zip(event.indices, event.scores, strict=True):
-            self._scores[index] = SliceRow(index, _position(source.volume, event, index), float(score))
+            self._scores[index] = SliceLine(index, _position(source.volume, event, index), float(score))
         if not self._layers.is_run:  # a case was opened meanwhile: its own slices stand in the list
             return
         self._slices.show_slices(sorted(self._scores.values(), key=lambda row: -(row.score or 0.0)))

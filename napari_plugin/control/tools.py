@@ -35,7 +35,7 @@ class CaseTools:
     @told
     def export(self, folder: Path, formats: list[str]) -> None:
         """Write the case as it stands."""
-        from headclip_med.review.exports import export, export_folder
+        from headclip_med.review.exports import export_folder, export_review
         from headclip_med.review.reviewed import ReviewedCase
 
         case = self.review.case
@@ -47,7 +47,7 @@ class CaseTools:
         place = export_folder(reviewed, folder, case.key)
         self.views.footer.status.say("Exporting…")
         self._background.run(
-            lambda: export(reviewed, place, formats),
+            lambda: export_review(reviewed, place, formats),
             (),
             lambda files: self.views.footer.status.say(f"{len(files)} files written to '{folder.name}/{place.name}'."),
             lambda error: self.views.footer.status.say(in_words(error), is_wrong=True),

@@ -1,48 +1,38 @@
 """The open case as napari layers: the only place that makes, changes and removes them.
 
 From below: the source's sequences, the anomaly map, the contours of the threshold, what the reader drew. All of them
-lie on one :class:`.layers.DisplayGrid`; the arrays are views of the session's own where nobody writes into them.
+lie on one :class:`.grid.DisplayGrid`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headclip_med.base.geometry import SliceFrame
-from headclip_med.base.types import RESEARCH_ONLY, Affine, Vector, VolumeMeta
-from headclip_med.base.volume import AnyVolume, LoadedVolume
+from headclip_med.base.types import Vector, VolumeMeta
+from headclip_med.base.volume import LoadedVolume
 from headclip_med.slicing.slices import put_back_array
 
 from ..compat import lock, world_steps
-from .grid import DisplayGrid, display_grid, map_colours
-from .orientation import own_order
+from .checks import can_be_kept, is_as_made, is_foreign, is_thick, is_upright
+from .contours import Contours
+from .grid import DisplayGrid
+from .navigation import Navigation
+from .picture import Picture, unwritable
 from .volume import LayerTuple, volume_layers
 from .windows import Limits
 
 if TYPE_CHECKING:
-    from headclip_med.review import OpenCase, ReviewFinding
+    from headclip_med.review import ReviewFinding
     from headclip_med.review.model import ResultLink
 
-# Contour colours by decision: apart in lightness and hue for every kind of colour vision, none of them in the map.
-_COLOURS = {
-    None: "#35e0ff",
-    "accepted": "#5bf08a",
-    "rejected": "#9aa3ad",
-    "uncertain": "#ffffff",
-    "mixed": "#c9a0ff",
-}
-_CODES = {status: number for number, status in enumerate(_COLOURS, start=1)}
-_CHOSEN = 10  # added to the code of the finding that is chosen
-_CHOSEN_COLOUR = "#ff4fd8"
-_DRAWN_COLOUR = "#7dff5a"
 _BRUSH = 6
-_RUN_RANGE = (0.3, 1.0)  # of the map's colours while the threshold is not known yet
 _LOOK = (  # what a reader may set, and what must not stay for another patient
     *(
         "opacity",
@@ -56,90 +46,7 @@ _LOOK = (  # what a reader may set, and what must not stay for another patient
     ),
     *("iso_threshold", "attenuation", "experimental_clipping_planes", "show_selected_label"),
 )
-_NOTES = ("Points", "Shapes", "Vectors", "Tracks")  # layers that a reader marks and measures with
 _PLACE = ("scale", "translate", "units", "axis_labels", "metadata", "name", "colormap")
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """All that the layers of a case show, made before anything on the screen changes.
-
-    Attributes:
-        link: the result whose map it is; None of a run, whose map is still being made.
-        axis: array axis of the primary plane's slices. map_array: ``(I, J, K)`` in the source's order.
-        map_range: values that the map's colours span. is_overlay_shown: whether map and contours may be seen.
-        sources, map, contours, drawn: what each layer is made of.
-    """
-
-    link: ResultLink | None
-    grid: DisplayGrid
-    axis: int
-    map_array: NDArray[np.float32]
-    map_range: Limits
-    is_overlay_shown: bool
-    sources: tuple[LayerTuple, ...]
-    map: LayerTuple
-    contours: LayerTuple
-    drawn: LayerTuple | None
-
-
-def picture_of(case: OpenCase, volume: AnyVolume | None) -> Picture:
-    """The picture of a case; ``volume`` is its source on the same grid, None where there is none."""
-    data, record, is_shown = case.data, case.record, case.may_show_overlay
-    # while it is concealed, not even a thumbnail or a value below the cursor may tell
-    seen = data.volume_map if is_shown else np.zeros_like(data.volume_map)
-    grid = display_grid(data.affine, data.shape, record.source.is_2d)
-    facts = {
-        "source": record.source.name,
-        "pred_score": record.pred_score if is_shown else None,
-        "threshold": record.threshold,
-        **data.codes,
-    }
-    colours = map_range(seen, record.threshold) if is_shown else (0.0, 1.0)
-    labels = np.array(grid.view(case.drawn_labels()), order="C")
-    drawn = _labels_layer(grid, labels, {"name": "drawn findings", "colormap": _drawn_colours(), "opacity": 0.5}, facts)
-    return _picture(data.link, volume, grid, data.axis, seen, colours, is_shown, drawn, facts)
-
-
-def picture_of_run(volume: AnyVolume, affine: Affine, axis: int) -> Picture:
-    """The picture of a source and a map that is still to come; see :meth:`CaseLayers.put_maps`."""
-    _, i, j, k = volume.shape
-    grid = display_grid(affine, (i, j, k), bool(volume.meta.get("is_2d", False)))
-    empty = np.zeros((i, j, k), dtype=np.float32)
-    return _picture(None, volume, grid, axis, empty, _RUN_RANGE, True, None, {})
-
-
-def _picture(
-    link: ResultLink | None,
-    volume: AnyVolume | None,
-    grid: DisplayGrid,
-    axis: int,
-    map_array: NDArray[np.float32],
-    colours: Limits,
-    is_shown: bool,
-    drawn: LayerTuple | None,
-    facts: dict[str, Any],
-) -> Picture:
-    shown = grid.view(map_array)
-    look = {"name": "anomaly map", "contrast_limits": colours, **_map_look()}
-    place = grid.layer_kwargs(research_use_only=RESEARCH_ONLY, **facts)
-    contours = _labels_layer(grid, np.zeros(shown.shape, dtype=np.uint8), _contour_look(), facts)
-    sources = [] if volume is None else [_unwritable(made) for made in volume_layers(volume, grid.is_plain)]
-    return Picture(
-        link, grid, axis, map_array, colours, is_shown, tuple(sources), (shown, {**look, **place}, "image"), contours,
-        drawn,
-    )  # fmt: skip
-
-
-def _unwritable(made: LayerTuple) -> LayerTuple:
-    """The same layer, one slice at a time, whose values nobody can change in place."""
-    data, kwargs, kind = made[0].view(), made[1], made[2]
-    data.setflags(write=False)
-    return data, {**kwargs, "projection_mode": "none"}, kind
-
-
-def _labels_layer(grid: DisplayGrid, labels: NDArray[Any], look: dict[str, Any], facts: dict[str, Any]) -> LayerTuple:
-    return labels, {**look, **grid.layer_kwargs(research_use_only=RESEARCH_ONLY, **facts)}, "labels"
 
 
 class CaseLayers:
@@ -164,9 +71,7 @@ class CaseLayers:
         self._axis = 0
         self._map_array: NDArray[np.float32] | None = None
         self._kept: NDArray[Any] | None = None
-        self._labels: NDArray[np.int32] | None = None
-        self._codes: dict[int, int] = {}
-        self._previewed: float | None = None
+        self._painted: Contours | None = None
         self._hidden: list[Any] = []
         self._has_drawing = self._is_changing = False
         self._opacity, self._is_shown, self._is_peeking = 0.6, True, False
@@ -189,7 +94,8 @@ class CaseLayers:
         self.picture = None
         with self._changing():
             self._remove(self.drawn)  # with its history, and whatever stroke is going on
-            self.drawn, self._labels, self._previewed = None, None, None
+            self.drawn = None
+            self._painted = Contours(picture.grid, picture.map_array, picture.contours[0])
             self.grid, self._map_array, self._axis = picture.grid, picture.map_array, picture.axis
             self.map_range = picture.map_range
             for layer in self._ours():  # napari draws at once, and complains where mm lie beside pixels
@@ -214,7 +120,7 @@ class CaseLayers:
             for layer in self._ours():
                 self._remove(layer)
         self.sources, self.map, self.contours, self.drawn = [], None, None, None
-        self.grid, self._map_array, self._labels, self._kept = None, None, None, None
+        self.grid, self._map_array, self._painted, self._kept = None, None, None, None
         for layer in self._hidden:
             layer.visible = True
         self._hidden = []
@@ -244,15 +150,15 @@ class CaseLayers:
             return False
         made = (*picture.sources, picture.map, picture.contours)
         pairs = zip((*self.sources, self.map, self.contours), made, strict=True)
-        if picture.drawn is not None and self._is_there(self.drawn) and not _can_be_kept(self.drawn, picture.drawn):
+        if picture.drawn is not None and self._is_there(self.drawn) and not can_be_kept(self.drawn, picture.drawn):
             return True
-        if any(self._is_there(layer) and not _is_as_made(layer, one) for layer, one in pairs):
+        if any(self._is_there(layer) and not is_as_made(layer, one) for layer, one in pairs):
             return True
-        return self._is_thick() or (self._is_there(self.contours) and not self._is_contour_ours(picture))
+        return self._is_thick() or (self._is_there(self.contours) and not self._are_contours_ours())
 
     def is_out_of_sight(self) -> bool:
         """Whether everything is hidden, as by another case in the same viewer, or another picture is shown with it."""
-        if self.picture is not None and any(self._is_foreign(layer) for layer in self._viewer.layers):
+        if self.picture is not None and any(is_foreign(layer, self._ours()) for layer in self._viewer.layers):
             return True
         layers = (*self.sources, *((self.map, self.contours) if self._is_shown else ()))
         there = [layer for layer in layers if self._is_there(layer)]
@@ -265,37 +171,30 @@ class CaseLayers:
     # -- going somewhere
 
     def current_index(self) -> int | None:
-        """The slice of the primary plane that is shown; None in another plane, in 3-D, or beyond the volume."""
-        if self.grid is None or self._map_array is None:
-            return None
-        display_axis = self.grid.display_axis(self._axis)
-        size, step = self._map_array.shape[self._axis], self._step(display_axis)
-        if self._cut_axis() != display_axis or not 0 <= step < size:
-            return None
-        return self.grid.display_index(self._axis, step, size)
+        """Return the slice of the primary plane that is shown; None in another plane, in 3-D, or beyond the volume."""
+        return None if self._view is None else self._view.current_index()
 
     def is_beyond(self) -> bool:
-        """Whether the screen cuts beyond the volume, where another layer reaches further."""
-        axis = self._cut_axis()
-        if self.picture is None or axis is None:
-            return False
-        return not 0 <= self._step(axis) < self.picture.grid.view(self.picture.map_array).shape[axis]
+        """Tell whether the screen cuts beyond the volume, where another layer reaches further."""
+        return self.picture is not None and self._view is not None and self._view.is_beyond()
 
     def jump(self, index: int) -> None:
-        """Show a slice of the primary plane, by its index in the source."""
-        if self.grid is None or self._map_array is None:
-            return
-        axis = self.grid.display_axis(self._axis)
-        step = self.grid.display_index(self._axis, index, self._map_array.shape[self._axis])
-        place = self.grid.translate[axis] + step * self.grid.scale[axis]
-        self._viewer.dims.set_point(self._viewer.dims.ndim - 3 + axis, float(place * self._steps()[axis]))
+        """Show a slice of the primary plane.
+
+        Args:
+            index: along the source's own axis.
+        """
+        if self._view is not None:
+            self._view.jump(index)
 
     def go_to(self, ras_mm: Vector) -> None:
-        """Show the slices through a place of the patient, in every plane."""
-        if self.grid is not None:
-            ndim = self._viewer.dims.ndim
-            place = self.grid.world_of(ras_mm) * self._steps()
-            self._viewer.dims.set_point(range(ndim - 3, ndim), tuple(float(v) for v in place))
+        """Show the slices through a place of the patient, in every plane.
+
+        Args:
+            ras_mm: the place, ``(3,)``.
+        """
+        if self._view is not None:
+            self._view.go_to(ras_mm)
 
     # -- the overlay
 
@@ -316,43 +215,31 @@ class CaseLayers:
             self.map.opacity = opacity
 
     def preview(self, threshold: float) -> None:
-        """Contours of the slice on the screen at a threshold, at once; the rest of the volume follows later."""
-        axis = self._cut_axis()
-        if self.picture is None or axis is None or self.is_beyond() or not self._is_there(self.contours):
+        """Show contours of the slice on the screen at a threshold, at once; the rest of the volume follows later.
+
+        Args:
+            threshold: in [0, 1].
+        """
+        here = None if self._view is None else self._view.here()
+        if self.picture is None or self._painted is None or here is None or self.is_beyond():
             return
-        shown = self.picture.grid.view(self.picture.map_array)
-        here = (slice(None),) * axis + (self._step(axis),)
-        self.picture.contours[0][here] = shown[here] >= threshold
-        self._labels, self._previewed = None, threshold
-        _redraw(self.contours)
+        if self._is_there(self.contours):
+            self._painted.preview(here, threshold)
+            _redraw(self.contours)
 
     def show_findings(
         self, labels: NDArray[np.int32], findings: Sequence[ReviewFinding], chosen: str | None = None
     ) -> None:
-        """Contours of all findings in the colours of their decisions.
+        """Show contours of all findings in the colours of their decisions.
 
         Args:
             labels: ``(I, J, K)`` of :class:`headclip_med.review.Components`.
+            findings: the finding of each label.
+            chosen: key of the one that stands out.
         """
-        if self.picture is None or not self._is_there(self.contours):
-            return
-        grid, shown = self.picture.grid, self.picture.contours[0]
-        codes = {row.finding.label: _code(row, chosen) for row in findings}
-        if labels is not self._labels:
-            table = np.zeros(len(findings) + 1, dtype=np.uint8)
-            table[list(codes)] = list(codes.values())
-            shown[...] = table[grid.view(labels)]
-        else:
-            painted = grid.to_source(shown)
-            for row in findings:
-                label = row.finding.label
-                if codes[label] != self._codes.get(label):
-                    box = tuple(
-                        slice(a, b + 1) for a, b in zip(row.finding.voxel_min, row.finding.voxel_max, strict=True)
-                    )
-                    painted[box][labels[box] == label] = codes[label]
-        self._labels, self._codes, self._previewed = labels, codes, None
-        _redraw(self.contours)
+        if self.picture is not None and self._painted is not None and self._is_there(self.contours):
+            self._painted.paint(labels, findings, chosen)
+            _redraw(self.contours)
 
     def put_maps(self, frame: SliceFrame, indices: Sequence[int], maps: NDArray[np.float32]) -> None:
         """Maps ``(n, H, W)`` of a run, as they come; nothing where a case has been opened meanwhile."""
@@ -390,7 +277,7 @@ class CaseLayers:
         """``(I, J, K)`` of the drawn layer, a view, where it is not what is kept; None where it is, or is not there."""
         if self.grid is None or not self._is_there(self.drawn) or self.picture is None or self.picture.drawn is None:
             return None
-        if self._kept is None or not _can_be_kept(self.drawn, self.picture.drawn):
+        if self._kept is None or not can_be_kept(self.drawn, self.picture.drawn):
             return None
         if np.array_equal(self.drawn.data, self._kept):
             return None
@@ -399,7 +286,7 @@ class CaseLayers:
     def show_drawn(self, labels: NDArray[Any]) -> None:
         """Show these labels ``(I, J, K)``, which are kept, instead of what is painted."""
         made = None if self.picture is None else self.picture.drawn
-        if self.grid is None or made is None or not self._is_there(self.drawn) or not _can_be_kept(self.drawn, made):
+        if self.grid is None or made is None or not self._is_there(self.drawn) or not can_be_kept(self.drawn, made):
             return
         self._kept = np.array(self.grid.view(labels), order="C")
         if not np.array_equal(self.drawn.data, self._kept):
@@ -445,7 +332,7 @@ class CaseLayers:
             self.picture.grid.affine,
             VolumeMeta(source_name=name, is_rgb=array.ndim == 4),
         )
-        made = _unwritable(*volume_layers(volume, self.picture.grid.is_plain))
+        made = unwritable(*volume_layers(volume, self.picture.grid.is_plain))
         place = max(
             (self._viewer.layers.index(layer) + 1 for layer in self.sources if self._is_there(layer)), default=0
         )
@@ -485,7 +372,7 @@ class CaseLayers:
 
         data, kwargs, _ = made
         is_fitting = self._is_there(old) and getattr(old, "rgb", False) == kwargs.get("rgb", False)
-        if not is_fitting or not _is_upright(old):
+        if not is_fitting or not is_upright(old):
             self._remove(old)
             return self._add(made)
         old.data = data
@@ -536,31 +423,13 @@ class CaseLayers:
         """A user may have deleted it."""
         return layer is not None and layer in self._viewer.layers
 
-    def _is_foreign(self, layer: Any) -> bool:
-        """Whether it is another's picture in sight: above ours it covers them, below it shines through."""
-        is_seen = layer.visible and layer.opacity > 0 and layer not in self._ours()
-        return is_seen and type(layer).__name__ not in _NOTES
-
     def _is_thick(self) -> bool:
-        """Whether napari shows several slices as one."""
-        dims = self._viewer.dims
-        modes = (str(getattr(layer, "projection_mode", "none")) for layer in self._ours() if self._is_there(layer))
-        return any((*dims.margin_left, *dims.margin_right)) and any(mode != "none" for mode in modes)
+        return is_thick(self._viewer.dims, [layer for layer in self._ours() if self._is_there(layer)])
 
-    def _is_contour_ours(self, picture: Picture) -> bool:
+    def _are_contours_ours(self) -> bool:
         """Whether the contours on the screen are those that we have put there: anybody can write into their array."""
-        axis = self._cut_axis()
-        if axis is not None and self.is_beyond():
-            return True
-        here = ... if axis is None else (slice(None),) * axis + (self._step(axis),)
-        painted = picture.contours[0][here]
-        if self._labels is not None:
-            table = np.zeros(max((0, *self._codes)) + 1, dtype=np.uint8)
-            table[list(self._codes)] = list(self._codes.values())
-            return np.array_equal(painted, table[picture.grid.view(self._labels)[here]])
-        if self._previewed is not None and axis is not None:
-            return np.array_equal(painted, picture.grid.view(picture.map_array)[here] >= self._previewed)
-        return self._previewed is not None or not painted.any()
+        view = self._view
+        return view is None or self._painted is None or view.is_beyond() or self._painted.is_as_painted(view.here())
 
     def _set_visible(self) -> None:
         for layer in (self.map, self.contours):
@@ -569,21 +438,14 @@ class CaseLayers:
         if self._is_there(self.drawn):
             self.drawn.visible = self._has_drawing and not self._is_peeking
 
-    def _cut_axis(self) -> int | None:
-        """The displayed array's axis across which the screen cuts; None in 3-D."""
-        order = own_order(self._viewer.dims)
-        return order[0] if order and self._viewer.dims.ndisplay == 2 else None
-
-    def _step(self, axis: int) -> int:
-        """Index along a displayed array's axis of what is on the screen, which may lie beyond the array."""
-        if self.grid is None or self._viewer.dims.ndim < 3:
-            return -1
-        place = self._viewer.dims.point[axis - 3] / self._steps()[axis]
-        return int(np.rint((place - self.grid.translate[axis]) / self.grid.scale[axis]))
-
-    def _steps(self) -> NDArray[np.float64]:
+    @property
+    def _view(self) -> Navigation | None:
+        """The screen in the terms of the case; None where there is none."""
+        if self.grid is None:
+            return None
         layer = next((layer for layer in self._ours() if self._is_there(layer)), None)
-        return np.ones(3) if layer is None else world_steps(self._viewer, layer)
+        steps = np.ones(3) if layer is None else world_steps(self._viewer, layer)
+        return Navigation(self._viewer.dims, self.grid, self._axis, steps)
 
     def _shown_source(self) -> Any:
         shown = [layer for layer in self.sources if self._is_there(layer) and layer.visible and not layer.rgb]
@@ -594,27 +456,9 @@ def _nothing() -> None:
     pass
 
 
-def _is_as_made(layer: Any, made: LayerTuple) -> bool:
-    return layer.data is made[0] and _is_in_place(layer, made)
-
-
-def _can_be_kept(layer: Any, made: LayerTuple) -> bool:
-    """Whether what is painted lies on the case's grid: its array may be another one that holds every number."""
-    data, dtype = layer.data, np.asarray(layer.data).dtype
-    is_wide = dtype.kind in "ui" and np.can_cast(made[0].dtype, dtype)
-    return np.shape(data) == made[0].shape and is_wide and _is_in_place(layer, made)
-
-
-def _is_in_place(layer: Any, made: LayerTuple) -> bool:
-    near = all(np.allclose(getattr(layer, name), made[1][name]) for name in ("scale", "translate"))
-    return near and _is_upright(layer)
-
-
-def _is_upright(layer: Any) -> bool:
-    """Whether nobody has turned, sheared or moved it by hand."""
-    whole = np.eye(layer.ndim)
-    turned = np.allclose(layer.rotate, whole) and np.allclose(layer.shear, 0)
-    return turned and np.allclose(layer.affine.affine_matrix, np.eye(layer.ndim + 1))
+def _redraw(layer: Any) -> None:
+    """Show changed values; extent and thumbnail stay as they are, which is what takes time."""
+    layer.refresh(extent=False, thumbnail=False, highlight=False)
 
 
 def _forget_strokes(layer: Any) -> None:
@@ -623,45 +467,3 @@ def _forget_strokes(layer: Any) -> None:
     layer.editable = False
     layer.editable = True
     layer.mode, layer.selected_label = mode, label
-
-
-def _code(row: ReviewFinding, chosen: str | None) -> int:
-    return _CODES["mixed" if row.mixed else row.status] + (_CHOSEN if row.id == chosen else 0)
-
-
-def map_range(volume_map: NDArray[np.float32], threshold: float) -> Limits:
-    """The values that the map's colours span: from half the threshold to the peak, or to twice the threshold.
-
-    The upper end keeps a map without a finding from glowing like one with a finding.
-    """
-    low = threshold / 2
-    high = min(1.0, max(float(volume_map.max()), 2 * threshold))
-    return low, max(high, low + 1e-3)
-
-
-def _redraw(layer: Any) -> None:
-    """Show changed values; extent and thumbnail stay as they are, which is what takes time."""
-    layer.refresh(extent=False, thumbnail=False, highlight=False)
-
-
-def _map_look() -> dict[str, Any]:
-    from napari.utils import Colormap
-
-    colours = Colormap(map_colours(), name="headclip_med map")
-    return {"colormap": colours, "blending": "translucent_no_depth", "projection_mode": "none"}
-
-
-def _contour_look() -> dict[str, Any]:
-    from napari.utils import DirectLabelColormap
-
-    colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
-    for status, colour in _COLOURS.items():
-        colours[_CODES[status]] = colour
-        colours[_CODES[status] + _CHOSEN] = _CHOSEN_COLOUR
-    return {"name": "threshold contours", "colormap": DirectLabelColormap(color_dict=colours), "opacity": 1.0}
-
-
-def _drawn_colours() -> Any:
-    from napari.utils import DirectLabelColormap
-
-    return DirectLabelColormap(color_dict={None: _DRAWN_COLOUR, 0: "transparent"})

@@ -8,7 +8,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QGroupBox, QHBoxLayout, QVBoxLayout
 
 from .base import Button, Table
-from .rows import CaseRow
+from .lines import CaseLine
 
 _DONE, _STARTED, _PROBLEM = "✓", "…", "!"
 
@@ -44,7 +44,7 @@ class CaseList(QGroupBox):
         self.done_box.clicked.connect(lambda: self.done.emit(self.done_box.isChecked()))
         self.show_cases((), None)
 
-    def show_cases(self, rows: Sequence[CaseRow], current: str | None) -> None:
+    def show_cases(self, rows: Sequence[CaseLine], current: str | None) -> None:
         """Show these cases in this order; ``current`` is the one that is open."""
         self.table.fill([(row.key, (row.key, _score(row), _mark(row)), row.problem or row.key) for row in rows])
         self.table.choose(current)
@@ -62,9 +62,9 @@ class CaseList(QGroupBox):
             self.chosen.emit(key)
 
 
-def _score(row: CaseRow) -> str:
+def _score(row: CaseLine) -> str:
     return "–" if row.score is None else f"{row.score:.3f}"
 
 
-def _mark(row: CaseRow) -> str:
+def _mark(row: CaseLine) -> str:
     return _PROBLEM if row.problem else _DONE if row.is_done else _STARTED if row.is_started else ""

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import (
 )
 
 from .base import Button, Table, Words, calm_wheel
-from .rows import FindingRow
+from .lines import FindingLine
 
 _STEPS = 1000  # of the slider over [0, 1]
 _QUIET_MS = 180  # without a movement, until the volume follows
@@ -121,7 +121,7 @@ class FindingList(QGroupBox):
         layout.addLayout(buttons)
         layout.addLayout(words)
         layout.addWidget(self.remove_button)
-        self._rows: dict[str, FindingRow] = {}
+        self._rows: dict[str, FindingLine] = {}
         self._described: str | None = None
         self._none_reason = ""
         self._connect()
@@ -149,7 +149,7 @@ class FindingList(QGroupBox):
         """Head the columns for a picture in pixels, or a volume in millimetres."""
         self.table.setHorizontalHeaderLabels(_HEADINGS[is_plain])
 
-    def show_findings(self, rows: Sequence[FindingRow], none_reason: str = "There is no finding to decide on") -> None:
+    def show_findings(self, rows: Sequence[FindingLine], none_reason: str = "There is no finding to decide on") -> None:
         """Show these findings in this order; the chosen one stays chosen, else the first one is."""
         self.say_words()
         self._rows = {row.key: row for row in rows}
@@ -216,12 +216,12 @@ class FindingList(QGroupBox):
             self.removed.emit(self.current)
 
 
-def _cells(row: FindingRow) -> tuple[str, ...]:
+def _cells(row: FindingLine) -> tuple[str, ...]:
     symbol = _SYMBOLS["drawn"] if row.is_drawn else _SYMBOLS[row.status]
     return symbol, f"{row.peak:.2f}", row.size, row.place, row.slices
 
 
-def _tip(row: FindingRow) -> str:
+def _tip(row: FindingLine) -> str:
     kind = "drawn" if row.is_drawn else row.status or "not decided"
     words = [f"{row.key}: {kind}", row.words, row.label, row.note]
     return "\n".join(word for word in words if word)

@@ -1,4 +1,4 @@
-"""What is always on the screen: what just happened, where the numbers came from, what they are not for."""
+"""What is there to be read: what just happened, where the numbers came from, what they are not for, the keys."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from qtpy.QtWidgets import QFrame, QGroupBox, QHBoxLayout, QVBoxLayout, QWidget
 
 from headclip_med.base.types import RESEARCH_ONLY
 
-from .base import Button, Words
+from .base import Button, Table, Words
 
 _PLAIN, _WRONG, _WARNING = "#c8ccd4", "#ff8a7a", "#ffb454"
 _KEPT = 20
 NOTHING_OPEN = "Open results to review, or run a model on a volume."
+_KEYS_HELP = (
+    "Left and Right step through the slices, as always in napari. Drag over the picture with the right mouse button: "
+    "sideways for the window's width, up and down for its level. No key acts while you type into a field."
+)
 _LONGEST = 160  # letters of a warning: four lines of the dock
 
 
@@ -105,3 +109,19 @@ class ProvenanceBox(QGroupBox):
     def show_provenance(self, pairs: Sequence[tuple[str, str]]) -> None:
         """One line a fact."""
         self.words.setText("\n".join(f"{name}: {value}" for name, value in pairs) or "No case is open.")
+
+
+class KeyBox(QGroupBox):
+    """All keys of the dock, to be looked up.
+
+    Args:
+        keys: what each does, and the key.
+    """
+
+    def __init__(self, keys: Sequence[tuple[str, str]]) -> None:
+        super().__init__("Keys")
+        self.table = Table(["what", "key"], rows_shown=len(keys), wide=0)
+        self.table.fill([(key, (title, key), "") for title, key in keys])
+        layout = QVBoxLayout(self)
+        layout.addWidget(Words(_KEYS_HELP))
+        layout.addWidget(self.table)

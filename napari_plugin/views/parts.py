@@ -36,7 +36,7 @@ def told(action: F) -> F:
 
 
 @dataclass
-class Views:
+class DockViews:
     """The parts of the dock that show a review."""
 
     warnings: WarningLine

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Protocol
 
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QGridLayout, QGroupBox, QLabel, QLineEdit
 
 from .base import Button, Words
 
-_READER, _FOLDER, _UNAIDED = "settings/reader", "settings/results_folder", "settings/unaided_first"
+_READER, _FOLDER, _UNAIDED = "reader", "results_folder", "unaided_first"  # as in the manifest
 _HOME = "~/headclip_med_results"
 _NEXT = "These hold for the next review that is opened."
+
+
+class Store(Protocol):
+    """Texts by name; a dictionary is one."""
+
+    def get(self, name: str, /) -> str | None:
+        """Return the text of this name, or None."""
+        ...
+
+    def __setitem__(self, name: str, text: str, /) -> None: ...
 
 
 class SettingsBox(QGroupBox):
     """Choices that hold for the next review that is opened."""
 
-    def __init__(self, store: MutableMapping[str, str]) -> None:
+    def __init__(self, store: Store) -> None:
         super().__init__("Settings")
         self._store = store
         self.reader_edit = QLineEdit(store.get(_READER) or "reader")
@@ -28,7 +38,7 @@ class SettingsBox(QGroupBox):
         self.folder_button.setFixedWidth(30)
         self.unaided_box = QCheckBox("unaided first")
         self.unaided_box.setToolTip("The map is shown when a first opinion has been given")
-        self.unaided_box.setChecked(store.get(_UNAIDED, "") == "yes")
+        self.unaided_box.setChecked(store.get(_UNAIDED) == "yes")
         layout = QGridLayout(self)
         layout.addWidget(QLabel("reader"), 0, 0)
         layout.addWidget(self.reader_edit, 0, 1, 1, 2)

@@ -9,7 +9,7 @@ from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent, QPen, QPolygo
 from qtpy.QtWidgets import QGroupBox, QVBoxLayout, QWidget
 
 from .base import Table
-from .rows import SliceRow
+from .lines import SliceLine
 
 _LINE, _HERE, _AXIS = "#f0a33c", "#35e0ff", "#8a8f98"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 30, 6, 6, 16  # margins of the curve in pixels
@@ -25,10 +25,10 @@ class ScoreCurve(QWidget):
         self.setFixedHeight(88)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.setToolTip("Score of every slice; click to go there")
-        self._rows: tuple[SliceRow, ...] = ()
+        self._rows: tuple[SliceLine, ...] = ()
         self._current: int | None = None
 
-    def show_scores(self, rows: Sequence[SliceRow]) -> None:
+    def show_scores(self, rows: Sequence[SliceLine]) -> None:
         """Draw these slices' scores."""
         self._rows = tuple(sorted(rows, key=lambda row: row.index))
         self.update()
@@ -115,7 +115,7 @@ class SliceList(QGroupBox):
         self.curve.jumped.connect(self.jumped.emit)
         self.table.itemSelectionChanged.connect(self._choose)
 
-    def show_slices(self, rows: Sequence[SliceRow]) -> None:
+    def show_slices(self, rows: Sequence[SliceLine]) -> None:
         """Show these slices, in this order in the table."""
         self.curve.show_scores(rows)
         self.table.fill(
@@ -134,5 +134,5 @@ class SliceList(QGroupBox):
             self.jumped.emit(int(index))
 
 
-def _score(row: SliceRow) -> str:
+def _score(row: SliceLine) -> str:
     return "–" if row.score is None else f"{row.score:.3f}"

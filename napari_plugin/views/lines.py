@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CaseRow:
+class CaseLine:
     """One case: ``key`` in the session; ``score`` None while it must not be seen; ``problem``: why it is no case."""
 
     key: str
@@ -27,7 +27,7 @@ class CaseRow:
 
 
 @dataclass(frozen=True)
-class SliceRow:
+class SliceLine:
     """One slice: ``index`` is its key, along the source's own axis; ``score`` None while it must not be seen."""
 
     index: int
@@ -37,7 +37,7 @@ class SliceRow:
 
 
 @dataclass(frozen=True)
-class FindingRow:
+class FindingLine:
     """One finding: ``status`` accepted, rejected, uncertain, mixed or None; sizes and places are in words.
 
     Of a volume ``size`` is in ml and ``place`` in mm with the patient's letters, of a picture both are in pixels.
@@ -55,37 +55,37 @@ class FindingRow:
     is_drawn: bool = False
 
 
-def case_rows(session: Session) -> list[CaseRow]:
+def case_lines(session: Session) -> list[CaseLine]:
     """The cases in the session's own order."""
     return [
-        CaseRow(entry.key, entry.score, entry.done, entry.judged + entry.drawn > 0, entry.problem or "")
+        CaseLine(entry.key, entry.score, entry.done, entry.judged + entry.drawn > 0, entry.problem or "")
         for entry in session.cases
     ]
 
 
-def slice_rows(case: OpenCase) -> list[SliceRow]:
+def slice_lines(case: OpenCase) -> list[SliceLine]:
     """The slices of the primary plane, most suspicious first; by position while scores are concealed."""
     plane, plain = case.record.planes[0], case.record.source.is_2d
     rows = case.slices("position" if case.concealed else "score")
     return [
-        SliceRow(row.index, "" if plain else position_text(row.position_mm, plane), row.score, row.background)
+        SliceLine(row.index, "" if plain else position_text(row.position_mm, plane), row.score, row.background)
         for row in rows
     ]
 
 
-def finding_rows(case: OpenCase) -> list[FindingRow]:
+def finding_lines(case: OpenCase) -> list[FindingLine]:
     """Findings at the threshold, highest peak first, then what was drawn."""
     found = [
-        _finding_row(case, row.id, "mixed" if row.mixed else row.status, row.finding, row.label, row.note, False)
+        _finding_line(case, row.id, "mixed" if row.mixed else row.status, row.finding, row.label, row.note, False)
         for row in case.findings
     ]
     drawn = case.review.drawn.items()
-    return found + [_finding_row(case, key, None, one.finding, one.label, one.note, True) for key, one in drawn]
+    return found + [_finding_line(case, key, None, one.finding, one.label, one.note, True) for key, one in drawn]
 
 
-def _finding_row(
+def _finding_line(
     case: OpenCase, key: str, status: str | None, finding: Any, label: str, note: str, is_drawn: bool
-) -> FindingRow:
+) -> FindingLine:
     first, last = finding.slices
     slices = f"{first}" if first == last else f"{first}–{last}"
     if case.data.is_plain:
@@ -96,7 +96,7 @@ def _finding_row(
         letters = [coordinate_text(value, axis).split() for axis, value in enumerate(finding.centroid_mm)]
         place = " ".join(f"{letter}{float(millimetres):.0f}" for letter, millimetres in letters)
         size, words = f"{finding.volume_mm3 / 1000:.2f}", f"{finding.volume_mm3:.0f} mm³, centre {place} mm"
-    return FindingRow(key, status, finding.peak, size, place, words, slices, label, note, is_drawn)
+    return FindingLine(key, status, finding.peak, size, place, words, slices, label, note, is_drawn)
 
 
 def threshold_words(case: OpenCase) -> str:
