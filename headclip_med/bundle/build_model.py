@@ -18,16 +18,17 @@ from torch import Tensor
 
 from headclip_med.base.errors import InputError, ModelError
 from headclip_med.base.files import atomic_path
+from headclip_med.base.names import DEFAULT_MODEL
 from headclip_med.bundle.handlers import write_ledger
 from headclip_med.bundle.network import DetectorNetwork, HeadCLIPNetwork, MethodNetwork
 from headclip_med.detectors import HeadCLIP, get_method
-from headclip_med.detectors.base import read_config
+from headclip_med.detectors.base import read_method_config
 from headclip_med.encoders.build import BuiltTower, build_tower
 from headclip_med.encoders.head_weights import initial_theta
 from headclip_med.encoders.image import first_local_block
 from headclip_med.engine.device import Precision
 from headclip_med.models.domains import get_domain
-from headclip_med.models.load import DEFAULT_MODEL, Model, check_method, detector_for, load_model, may_have_text
+from headclip_med.models.load import Model, check_method, detector_for, load_model, may_have_text
 from headclip_med.models.new_pack import tower_record
 from headclip_med.models.pack import Pack, builtin_packs, is_pack
 from headclip_med.models.record import PACK_FORMAT, UNCALIBRATED, PackRecord
@@ -96,7 +97,7 @@ def new_method(
         raise ModelError("The method must be another than headclip", method, "Run the workflow train for it")
     if not chosen.capabilities.trains:
         raise ModelError("The method must be one that learns", method, "It needs no training: use it as it is")
-    read_config(chosen.Config, options or {}, f"the method {method}")
+    read_method_config(chosen.Config, options or {}, f"the method {method}")
     place = pack_place(model, builtin_packs())
     lender = load_model(model, weights=weights) if is_pack(place) else None
     has_text = may_have_text(model) if lender is None else lender.built.clip is not None

@@ -59,9 +59,7 @@ class DetectorNetwork(nn.Module):
         key = (batch_size, *((id(t), t._version, t.device) for t in (*self.parameters(), *self.buffers())))
         if self._engine is None or self._engine[0] != key:
             device = self._place()
-            scorer = TorchScorer(
-                self.model, device=str(device), precision=self._precision, batch_size=batch_size
-            )
+            scorer = TorchScorer(self.model, device=str(device), precision=self._precision, batch_size=batch_size)
             self._engine = (key, Engine(scorer))
         return self._engine[1]
 
