@@ -203,13 +203,13 @@ def test_normals_change_the_map_and_stand_in_the_record(normal_folder: Path, tmp
     with_normals = load_engine("headclip-tiny", "cpu", normals=normal_folder)
     plain = load_engine("headclip-tiny", "cpu")
     assert not np.allclose(with_normals.predict(scan).map_array, plain.predict(scan).map_array)
-    facts = with_normals.identity()
+    facts = with_normals.scorer.identity()
     assert facts["normals"] == 3
     assert len(facts["normals_sha256"]) == 64
     assert not any("one alone" in words for words in with_normals.predict(scan).warnings)
     single = load_engine("headclip-tiny", "cpu", normals=normal_folder / "0.png")
     assert any("may look abnormal all over" in words for words in single.predict(scan).warnings)
-    assert with_normals.threshold == (0.5, "a-priori: 0.5, not calibrated for this model")
+    assert with_normals.scorer.threshold == (0.5, "a-priori: 0.5, not calibrated for this model")
     entry = EngineScorer(with_normals).ledger()[-1]
     assert entry["name"] == "normal (normal images)"
     assert entry["count"] == 3

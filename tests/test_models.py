@@ -153,7 +153,7 @@ def test_two_engines_of_one_model_do_not_corrupt_each_other(tiny_pack: Path) -> 
     with pytest.raises(ModelError, match="Load the model again"):
         Engine(TorchScorer(model, device="cpu", precision="bfloat16"))
     np.testing.assert_array_equal(first.predict(array, affine=affine).map_array, before)
-    again = Engine(TorchScorer(model, device="cpu", precision="float32").predict(array, affine=affine))
+    again = Engine(TorchScorer(model, device="cpu", precision="float32")).predict(array, affine=affine)
     np.testing.assert_array_equal(again.map_array, before)
 
 

@@ -213,7 +213,8 @@ class _LittleMemory:
 
 def test_out_of_memory_halves_the_batch(exported: Path, volume: Path, onnx_engine: Engine[OnnxScorer]) -> None:
     graph = open_graph(exported, "cpu")
-    small = Engine[OnnxScorer](replace(graph, session=_LittleMemory(graph.session)), batch_size=6)  # type: ignore[arg-type]
+    little = replace(graph, session=_LittleMemory(graph.session))  # type: ignore[arg-type]
+    small = Engine(OnnxScorer(little, batch_size=6))
     result = small.predict(volume)
     assert small.batch_size == 1
     assert [w for w in result.warnings if "out of memory" in w] == [
