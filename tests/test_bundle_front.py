@@ -174,6 +174,24 @@ def test_what_is_legal_is_not_refused(bundle: Path) -> None:
     assert json.loads(Path("2024/trained.json").read_text())["note"] is None
 
 
+def test_the_data_of_the_config_must_be_there_too(bundle: Path) -> None:
+    ran = _run("train", "--output_dir", "out")
+    assert ran.exit_code == 2
+    assert "Give the folder of your images with --dataset_dir" in _flat(ran)
+    assert not Path("out").exists()
+
+
+def test_an_error_that_is_its_own_cause_is_told() -> None:
+    """A failed case was, and the search for the first cause had no end."""
+    from headclip_med.bundle.failures import BundleRunError, in_words, was_stopped
+
+    error = BundleRunError("Every case must be scored", "1 failed")
+    error.__cause__ = RuntimeError("Failed to evaluate")
+    error.__cause__.__cause__ = error
+    assert in_words(error) is error
+    assert not was_stopped(error)
+
+
 def test_data_that_nothing_reads_need_not_exist(bundle: Path) -> None:
     ran = _run("train", "--cases", "[1, 2]", "--output_dir", "out")
     assert ran.exit_code == 0, ran.output

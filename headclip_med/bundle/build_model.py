@@ -1,6 +1,6 @@
-"""Networks by the name of their model; and the bundle's ``models/``, written from the embedded pack.
+"""Make networks by the name of their model, and the bundle's ``models/`` from the embedded pack.
 
-python -m headclip_med.bundle.build_model [BUNDLE_ROOT]
+As a command: ``python -m headclip_med.bundle.build_model [BUNDLE_ROOT]``.
 """
 
 from __future__ import annotations

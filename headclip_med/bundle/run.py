@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -209,6 +210,7 @@ def prepare(
         do = "Give the name of its list with --run_id, or choose a workflow that has one"
         raise InputError("A workflow must have a list of what to run", f"no {shown(run_id)!r} in its config", do)
     with bundle_on_path(bundle):
+        _check_default_data(parser, checked)
         output_dir = _output_dir(parser)
     if tracking == "mlflow" and output_dir is not None and "save_execute_config" not in parser:
         # MONAI writes the file, but its name for it is right only where output_dir is an expression
@@ -346,20 +348,34 @@ def _check_paths(overrides: dict[str, Any]) -> None:
             raise InputError(f"{shown(key)} must be a path that exists", value or "an empty path", "Check it")
 
 
+def _check_default_data(parser: ConfigParser, overrides: dict[str, Any]) -> None:
+    """Refuse a config's own ``dataset_dir`` that is not there, unless nothing refers to it."""
+    if "dataset_dir" in overrides or not re.search(r"@dataset_dir\b", str(parser.config)):
+        return
+    place = _path_of(parser, "dataset_dir")
+    if place is not None and not place.exists():
+        do = "Give the folder of your images with --dataset_dir"
+        raise InputError("dataset_dir must be a path that exists", place, do)
+
+
 def _output_dir(parser: ConfigParser) -> Path | None:
-    """Where results go; a copy is resolved, so that the workflow still builds everything itself."""
+    place = _path_of(parser, "output_dir")
+    if place is not None:
+        check_writable(place)
+    return place
+
+
+def _path_of(parser: ConfigParser, key: str) -> Path | None:
+    """A place that the config names; a copy is resolved, so that the workflow still builds everything itself."""
     from monai.bundle import ConfigParser
 
-    if "output_dir" not in parser:
+    if key not in parser:
         return None
     try:
-        value = ConfigParser(deepcopy(parser.config)).get_parsed_content("output_dir")
+        value = ConfigParser(deepcopy(parser.config)).get_parsed_content(key)
     except Exception as error:
         raise in_words(error) from error
-    if not isinstance(value, str | os.PathLike):
-        return None
-    check_writable(Path(value).absolute())
-    return Path(value).absolute()
+    return Path(value).absolute() if isinstance(value, str | os.PathLike) else None
 
 
 def _files_since(folder: Path | None, started: float) -> list[str]:
