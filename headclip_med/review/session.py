@@ -103,10 +103,6 @@ class Session:
         self._refresh()
         return tuple(self._entries.values())
 
-    def record_of(self, key: str) -> ResultRecord | None:
-        """The record of a case, None where it cannot be reviewed."""
-        return self._of(key).record
-
     def show_on(self, screen: Callable[[], ResultLink | None] | None) -> None:
         """Ask a window, at every action from now on, whose map the reader sees; None: there is no window any more.
 

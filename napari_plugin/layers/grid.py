@@ -107,12 +107,6 @@ class DisplayGrid:
             return world_to_voxel(self.display_to_ras, np.asarray(ras_mm, dtype=float)) * self.scale
         return np.asarray(np.asarray(ras_mm, dtype=float) @ self.world_to_ras[:3, :3])
 
-    def ras_of(self, world_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-        """napari world → RAS mm, ``(..., 3)``."""
-        if self.is_plain:
-            return voxel_to_world(self.display_to_ras, np.asarray(world_mm, dtype=float) / self.scale)
-        return np.asarray(np.asarray(world_mm, dtype=float) @ self.world_to_ras[:3, :3].T)
-
     def display_axis(self, axis: int) -> int:
         """The displayed axis that shows the array's axis ``axis``."""
         return int(np.abs(self.display_to_voxel[axis, :3]).argmax())

@@ -151,8 +151,3 @@ def place_of(case: OpenCase, key: str) -> Vector:
     drawn = case.review.drawn.get(key)
     voxel = case.data.centre(drawn.finding) if drawn else case.finding(key).peak_voxel
     return voxel_to_world(case.data.affine, np.asarray(voxel))
-
-
-def vector(values: tuple[float, float, float]) -> Vector:
-    """Millimetres as an array."""
-    return np.asarray(values, dtype=np.float64)
