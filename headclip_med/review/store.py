@@ -1,7 +1,7 @@
 """Where a review lies on disk: an append-only journal that is always ahead, and a compact ``review_READER.json``.
 
 Every action is one JSON line, forced to the disk before it counts. The journal's first line holds the state it began
-with, so that it stands alone; the compact file is what others read, and the state again should the journal be lost.
+with, so that it stands alone. The compact file is what others read, and the state again should the journal be lost.
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ _ELSEWHERE = "Choose another place for the review with --session DIR"
 
 
 def lock_file(descriptor: int, what: str) -> None:
-    """Lock an open file until it is closed; file systems without locks are let through.
+    """Lock an open file until it is closed. File systems without locks are let through.
+
+    Args:
+        descriptor: of an open file.
+        what: whose file it is, in words.
 
     Raises:
         InputError: somebody else holds it.
@@ -69,25 +73,38 @@ else:
 
 @dataclass(frozen=True)
 class ReviewFiles:
-    """The two files of one reader's review of one case."""
+    """The two files of one reader's review of one case.
+
+    Attributes:
+        folder: that they lie in.
+        reader: whose they are.
+    """
 
     folder: Path
     reader: str
 
     @property
     def review(self) -> Path:
-        """The compact file."""
+        """Return the compact file."""
         return self.folder / f"review_{self.reader.lower()}.json"
 
     @property
     def journal(self) -> Path:
-        """One JSON line an action."""
+        """Return one JSON line an action."""
         return self.folder / f"review_{self.reader.lower()}.journal"
 
 
 @dataclass
 class Loaded:
-    """What the files hold: the state, how it came about, what was odd, and how much of the journal is sound."""
+    """What the files hold: the state, how it came about, what was odd, and how much of the journal is sound.
+
+    Attributes:
+        history: the state and how it came about.
+        messages: what was odd, in words.
+        sound_bytes: how much of the journal is sound.
+        journal_fits: whether the journal belongs to the result.
+        compact_actions: actions that the compact file has.
+    """
 
     history: History | None = None
     messages: list[str] = field(default_factory=list)
@@ -98,6 +115,9 @@ class Loaded:
 
 def load_review(path: Path) -> CaseReview:
     """Read a compact review file.
+
+    Args:
+        path: of the file.
 
     Raises:
         InputError: no readable review in it.
@@ -111,13 +131,22 @@ def load_review(path: Path) -> CaseReview:
 
 
 def save_review(review: CaseReview, path: Path) -> None:
-    """Write a compact review file, whole or not at all."""
+    """Write a compact review file, whole or not at all.
+
+    Args:
+        review: what the reader said.
+        path: of the file.
+    """
     with atomic_path(path) as draft:
         draft.write_text(review_json(review), encoding="utf-8", newline="\n")
 
 
 def read_files(files: ReviewFiles, link: ResultLink | None = None) -> Loaded:
-    """The newest state that the two files give, without changing them; ``history`` is None where there is none.
+    """Return the newest state that the two files give, without changing them. ``history`` is None where there is none.
+
+    Args:
+        files: of the review.
+        link: the result that the review must belong to, None for any.
 
     Raises:
         InputError: the review belongs to another result, or nothing in either file can be read.
@@ -142,7 +171,14 @@ def read_files(files: ReviewFiles, link: ResultLink | None = None) -> Loaded:
 
 
 class ReviewStore:
-    """The files of the case that is being reviewed: locked, and written at every action."""
+    """The files of the case that is being reviewed: locked, and written at every action.
+
+    Args:
+        files: of the review.
+        journal: the open and locked journal.
+        loaded: what the files held.
+        fresh: the review to begin with where there was none.
+    """
 
     def __init__(self, files: ReviewFiles, journal: int, loaded: Loaded, fresh: CaseReview) -> None:
         self.files, self.history, self.messages = files, loaded.history or History(fresh), loaded.messages
@@ -155,6 +191,10 @@ class ReviewStore:
     @classmethod
     def open(cls, files: ReviewFiles, fresh: CaseReview) -> ReviewStore:
         """Lock and read the review, or begin it with ``fresh``.
+
+        Args:
+            files: of the review.
+            fresh: the review to begin with where there is none.
 
         Raises:
             InputError: open elsewhere, of another result, or damaged beyond reading.
@@ -175,11 +215,14 @@ class ReviewStore:
         return store
 
     def append(self, event: Event) -> None:
-        """Force one event to the disk, then follow it; its map must be the one that the review is about.
+        """Force one event to the disk, then follow it. Its map must be the one that the review is about.
+
+        Args:
+            event: one line of the journal.
 
         Raises:
             InputError: an event about another map.
-            OutputError: it could not be written; nothing has changed then, in the file or here.
+            OutputError: it could not be written, nothing has changed then, in the file or here.
         """
         if event.map_sha256 != self.history.review.result.map_sha256:
             raise InputError(
