@@ -24,12 +24,12 @@ def run_model() -> None:
 
 
 def switch_sides() -> None:
-    """Radiological to neurological, or back."""
+    """Switch from radiological to neurological, or back."""
     dock_of(front_viewer()).switch_sides()
 
 
 def new_labels() -> Any:
-    """An empty labels layer on the grid of the chosen volume, which can be saved as NIfTI on that grid.
+    """Return an empty labels layer on the grid of the chosen volume, which can be saved as NIfTI on that grid.
 
     Raises:
         InputError: no volume of ours is chosen.

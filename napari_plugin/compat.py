@@ -12,9 +12,14 @@ _LETTER_SIZE = 14
 
 
 def canvas_overlay(viewer: Any, name: str, position: str) -> Any:
-    """A text on the canvas with ``text`` and ``visible``; the same one when asked again.
+    """Return a text on the canvas with ``text`` and ``visible``. The same one when asked again.
 
     Before 0.9 the canvas has no place at the middle of its sides: left and right stand in the lower corners there.
+
+    Args:
+        viewer: napari's.
+        name: of the text.
+        position: one of napari's corners and edges.
     """
     overlays = viewer.canvas.overlays if hasattr(viewer, "canvas") else viewer._overlays
     if name not in overlays:
@@ -27,29 +32,50 @@ def canvas_overlay(viewer: Any, name: str, position: str) -> Any:
 
 
 def camera_of(viewer: Any) -> Any:
-    """The viewer's camera."""
+    """Return the viewer's camera.
+
+    Args:
+        viewer: napari's.
+    """
     return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
 
 
 def show_scale_bar(viewer: Any) -> None:
-    """A scale bar in the layers' own unit, mm or pixels."""
+    """Show a scale bar in the layers' own unit, mm or pixels.
+
+    Args:
+        viewer: napari's.
+    """
     bar = viewer.canvas.overlays.scale_bar if hasattr(viewer, "canvas") else viewer.scale_bar
     bar.visible = True
 
 
 def plain_viewer(viewer: Any) -> Any:
-    """The viewer itself: to a dock that is opened by name napari hands a proxy, whose window Qt does not take."""
+    """Return the viewer itself: to a dock that is opened by name napari hands a proxy, whose window Qt does not take.
+
+    Args:
+        viewer: napari's.
+    """
     return getattr(viewer, "__wrapped__", viewer)
 
 
 def lock(layer: Any) -> None:
-    """Protect a layer from being deleted or merged from the layer list, where this napari can (0.9)."""
+    """Protect a layer from being deleted or merged from the layer list, where this napari can (0.9).
+
+    Args:
+        layer: of napari.
+    """
     if hasattr(layer, "locked"):
         layer.locked = True
 
 
 def world_steps(viewer: Any, layer: Any) -> NDArray[np.float64]:
-    """World units of the viewer in one unit of the layer, ``(3,)``; another layer may bring smaller units (0.9)."""
+    """Return the viewer's world units in one unit of the layer, ``(3,)``. Another layer may bring smaller units (0.9).
+
+    Args:
+        viewer: napari's.
+        layer: of napari.
+    """
     wanted = getattr(viewer.dims, "units", None)
     if wanted is None:
         return np.ones(3)
@@ -58,7 +84,11 @@ def world_steps(viewer: Any, layer: Any) -> NDArray[np.float64]:
 
 
 def main_window(viewer: Any) -> Any:
-    """The viewer's Qt window, or None for a viewer without one."""
+    """Return the viewer's Qt window, or None for a viewer without one.
+
+    Args:
+        viewer: napari's.
+    """
     window = getattr(viewer, "window", None)
     return getattr(window, "_qt_window", None)
 
@@ -75,7 +105,7 @@ class SettingsStore:
         self._preferences = _preferences()
 
     def get(self, name: str, /) -> str | None:
-        """Return what was chosen, ``yes`` or ``no`` for a choice between two; None where nothing was.
+        """Return what was chosen, ``yes`` or ``no`` for a choice between two, None where nothing was.
 
         Args:
             name: of a property in the manifest's configuration.
@@ -104,16 +134,16 @@ def _preferences() -> Any:
 
 
 def front_viewer() -> Any:
-    """The viewer in front; a new one where there is none."""
+    """Return the viewer in front. A new one where there is none."""
     import napari
 
     return napari.current_viewer() or napari.Viewer()
 
 
 def binding_problem() -> str:
-    """Why the Qt binding that is in use will end Python sooner or later; empty for a sound one.
+    """Return why the Qt binding that is in use will end Python sooner or later, empty for a sound one.
 
-    PySide6 6.12.0 gives away a reference to True with every signal; before Python 3.12 these are counted.
+    PySide6 6.12.0 gives away a reference to True with every signal. Before Python 3.12 these are counted.
     """
     pyside = sys.modules.get("PySide6")
     if sys.version_info >= (3, 12) or getattr(pyside, "__version__", "") != "6.12.0":

@@ -25,11 +25,12 @@ def open_review(
     """Open the review dock, in a new viewer unless one is given, and begin with the session's first case.
 
     Args:
-        session: what to review; None opens an empty dock. sources: further places where source images may be.
-        show: run napari until its window is closed; False returns at once.
+        session: what to review, None opens an empty dock.
+        sources: further places where source images may be.
+        show: run napari until its window is closed, False returns at once.
 
     Returns:
-        The viewer; its dock is ``viewer.window.dock_widgets["headclip_med review"]`` or :func:`dock_of`.
+        The viewer. Its dock is ``viewer.window.dock_widgets["headclip_med review"]`` or :func:`dock_of`.
 
     Raises:
         MissingExtraError: napari or a Qt binding is not installed.
@@ -90,7 +91,11 @@ def _why(said: str, returncode: int) -> tuple[str, str]:
 
 
 def dock_of(viewer: Any) -> Any:
-    """The review dock of a viewer, opened where there is none."""
+    """Return the review dock of a viewer, opened where there is none.
+
+    Args:
+        viewer: napari's.
+    """
     for name, dock in viewer.window.dock_widgets.items():
         if name.startswith(_DOCK):
             return dock

@@ -1,4 +1,4 @@
-"""The dock: views, layers, session and runs connected; no logic of its own."""
+"""The dock: views, layers, session and runs connected. No logic of its own."""
 
 from __future__ import annotations
 
@@ -43,11 +43,12 @@ _OPINION_FIRST, _OPINION_LAST = 1, 5  # its place among the boxes: below the cas
 
 
 class ReviewWidget(QWidget):
-    """Review anomaly maps slice by slice; run a model.
+    """The dock: reviews anomaly maps slice by slice, and runs a model.
 
     Args:
-        viewer: napari's; given by napari itself when the dock is opened from its menu.
-        runner: runs models; store: what the user chose, kept between sessions.
+        viewer: napari's. Given by napari itself when the dock is opened from its menu.
+        runner: runs models.
+        store: what the user chose, kept between sessions.
     """
 
     def __init__(self, napari_viewer: Any, *, runner: Runner | None = None, store: Store | None = None) -> None:
@@ -94,12 +95,17 @@ class ReviewWidget(QWidget):
     # -- what others call
 
     def review_session(self, session: Session, key: str | None = None) -> None:
-        """Review this session in the dock."""
+        """Review this session in the dock.
+
+        Args:
+            session: what is reviewed.
+            key: of the case to begin with, None for the first one.
+        """
         self.tabs.setCurrentIndex(0)
         self.review.use(session, key)
 
     def close_all(self, is_window_gone: bool = False) -> None:
-        """Save and let go of everything; the dock cannot be used after that.
+        """Save and let go of everything. The dock cannot be used after that.
 
         Args:
             is_window_gone: Qt has deleted the window with all its parts already.
@@ -115,7 +121,11 @@ class ReviewWidget(QWidget):
             part.close()
 
     def event(self, event: QEvent) -> bool:
-        """napari takes the dock out of its frame when the frame is closed: that is the end of the review."""
+        """End the review when napari takes the dock out of its frame, which it does when the frame is closed.
+
+        Args:
+            event: of Qt.
+        """
         if event.type() == QEvent.Type.ParentChange:
             if self.parent() is None and self._was_docked:
                 self.close_all()
@@ -123,7 +133,12 @@ class ReviewWidget(QWidget):
         return bool(super().event(event))
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 - Qt's name
-        """The window goes with everything in it; the user may still be asked whether it shall, code is not."""
+        """Save or end the review when the window closes. The user may still be asked whether it shall, code is not.
+
+        Args:
+            watched: what the event is for.
+            event: of Qt.
+        """
         if event.type() == QEvent.Type.Close and not self._is_closed:
             if event.spontaneous():
                 self.review.save()
@@ -237,7 +252,7 @@ class ReviewWidget(QWidget):
             self.settings_box.show_reader(session.reader, session.unaided_first)
 
     def switch_sides(self) -> None:
-        """Radiological to neurological, or back."""
+        """Switch from radiological to neurological, or back."""
         box = self.views.display.convention
         box.setCurrentIndex(1 - box.currentIndex())
         self.orientation.set_convention(box.currentText())

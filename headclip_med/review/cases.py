@@ -1,4 +1,4 @@
-"""Folders on disk → the cases that can be reviewed, each checked against its own hashes; and one case in memory."""
+"""Folders on disk → the cases that can be reviewed, each checked against its own hashes, and one case in memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class FoundResult:
 
     Attributes:
         key: unique among the results found: the folder's name, with a number where several share it.
-        link: hashes that a review belongs to; record: what was found. Both None where ``problem`` says why not.
+        link: hashes that a review belongs to.
+        record: what was found. Both None where ``problem`` says why not.
     """
 
     key: str
@@ -52,8 +53,10 @@ class CaseData:
     """One case in memory.
 
     Attributes:
-        volume_map: ``(I, J, K)`` float32 in [0, 1], read-only; affine: voxel → RAS mm, as the source has it.
-        frame: how slices of the primary plane are cut. codes: of the source's header, for files written on its grid.
+        volume_map: ``(I, J, K)`` float32 in [0, 1], read-only.
+        affine: voxel → RAS mm, as the source has it.
+        frame: how slices of the primary plane are cut.
+        codes: of the source's header, for files written on its grid.
         stamps: record and map as they lay on the disk when they were read.
     """
 
@@ -69,38 +72,49 @@ class CaseData:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Voxels along the array axes."""
+        """Return the voxels along the array axes."""
         i, j, k = self.volume_map.shape
         return i, j, k
 
     @property
     def is_plain(self) -> bool:
-        """Whether the source is a picture without millimetres and patient."""
+        """Tell whether the source is a picture without millimetres and patient."""
         return self.record.source.is_2d
 
     def present(self, finding: FindingRecord) -> FindingRecord:
-        """A finding of a review as it is kept now: an older one has no places in voxels."""
+        """Return a finding of a review as it is kept now: an older one has no places in voxels.
+
+        Args:
+            finding: a finding of a review.
+        """
         if finding.centroid_voxel is not None:
             return finding
         return FindingRecord.model_validate(present_finding(dict(finding), self.affine, self.is_plain))
 
     def centre(self, finding: FindingRecord) -> tuple[float, float, float]:
-        """The middle of a finding of a review, in voxel indices."""
+        """Return the middle of a finding of a review, in voxel indices.
+
+        Args:
+            finding: a finding of a review.
+        """
         voxel = self.present(finding).centroid_voxel
         assert voxel is not None
         return voxel
 
     @property
     def axis(self) -> int:
-        """Array axis along which the slices of the primary plane are stacked."""
+        """Return the array axis along which the slices of the primary plane are stacked."""
         return self.frame.axis
 
 
 def find_results(places: Sequence[str | Path]) -> list[FoundResult]:
-    """Results in the folders given, each of them a result, or a folder with results at any depth.
+    """Return the results in the folders given, each of them a result, or a folder with results at any depth.
 
     A result that is incomplete, altered or without a map is listed with the reason, as are the cases that ``run.json``
     of a cohort says have failed.
+
+    Args:
+        places: folders with results at any depth.
 
     Raises:
         InputError: a place that does not exist or holds no result at all.
@@ -124,6 +138,9 @@ def find_results(places: Sequence[str | Path]) -> list[FoundResult]:
 
 def load_found(found: FoundResult) -> CaseData:
     """Read a result's map, and check its files once more.
+
+    Args:
+        found: one of those that were found.
 
     Raises:
         InputError: it has changed since or is gone, or map and record do not fit.
@@ -150,7 +167,10 @@ def load_found(found: FoundResult) -> CaseData:
 
 
 def check_unaltered(data: CaseData) -> None:
-    """Make sure that record and map on the disk are still those in memory; reads them only where somebody touched them.
+    """Make sure that record and map on the disk are still those in memory. Reads them only where somebody touched them.
+
+    Args:
+        data: the case in memory.
 
     Raises:
         InputError: they were altered, moved or deleted.
@@ -170,7 +190,12 @@ def check_unaltered(data: CaseData) -> None:
 
 
 def link_of(folder: Path, record: ResultRecord) -> ResultLink:
-    """The hashes that tie a review to the result in ``folder``."""
+    """Return the hashes that tie a review to the result in ``folder``.
+
+    Args:
+        folder: of the result.
+        record: what the prediction recorded.
+    """
     return ResultLink(
         name=readable(folder.resolve().name),
         result_sha256=sha256_file(folder / RECORD_NAME),
@@ -217,7 +242,7 @@ def _hidden(file: Path, root: Path) -> bool:
 
 
 def _is_ours(record: Path) -> bool:
-    """Other programs write files of that name too; one that cannot be read is listed with the reason."""
+    """Other programs write files of that name too. One that cannot be read is listed with the reason."""
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
         return str(content["schema_version"]).startswith("headclip_med.result/")

@@ -25,7 +25,8 @@ class Components:
     """All findings at one threshold.
 
     Attributes:
-        findings: highest peak first, ``label`` from 1; peaks: their voxels.
+        findings: highest peak first, ``label`` from 1.
+        peaks: their voxels.
         labels: ``(I, J, K)`` int32, a finding's ``label`` inside it, 0 outside.
     """
 
@@ -35,43 +36,80 @@ class Components:
     labels: NDArray[np.int32]
 
     def mask(self, label: int) -> Mask:
-        """``(I, J, K)`` of one finding."""
+        """Return ``(I, J, K)`` of one finding.
+
+        Args:
+            label: of the component, from 1.
+        """
         return self.labels == label
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A part of the grid: a box of voxels and which of them are in it."""
+    """A part of the grid: a box of voxels and which of them are in it.
+
+    Attributes:
+        box: a slice along each array axis.
+        inside: which voxels of the box are in it.
+    """
 
     box: tuple[slice, slice, slice]
     inside: Mask
 
     def holds(self, voxel: Voxel) -> bool:
-        """Whether a voxel lies in it."""
+        """Tell whether a voxel lies in it.
+
+        Args:
+            voxel: index along the array axes.
+        """
         place = tuple(v - s.start for v, s in zip(voxel, self.box, strict=True))
         within = all(0 <= p < n for p, n in zip(place, self.inside.shape, strict=True))
         return within and bool(self.inside[place])
 
     def mask(self, shape: Voxel) -> Mask:
-        """The whole grid, True inside."""
+        """Return the whole grid, True inside.
+
+        Args:
+            shape: voxels along the array axes.
+        """
         full = np.zeros(shape, dtype=bool)
         full[self.box] = self.inside
         return full
 
 
 def slice_mask(volume_map: Map, axis: int, index: int, threshold: float) -> Mask:
-    """Where one slice reaches the threshold, in array order; looks at nothing but that slice."""
+    """Return where one slice reaches the threshold, in array order. Looks at nothing but that slice.
+
+    Args:
+        volume_map: probabilities in [0, 1], ``(I, J, K)``.
+        axis: array axis, 0 to 2.
+        index: of the slice along ``axis``.
+        threshold: in [0, 1].
+    """
     return np.asarray(volume_map[(slice(None),) * axis + (index,)] >= threshold)
 
 
 def components_at(volume_map: Map, affine: Affine, threshold: float, axis: int, is_plain: bool = False) -> Components:
-    """Findings at a threshold; pure, for a thread. ``axis`` of the primary plane; ``is_plain``: without millimetres."""
+    """Return the findings at a threshold. Pure, for a thread. ``is_plain``: without
+    millimetres.
+
+    Args:
+        volume_map: probabilities in [0, 1], ``(I, J, K)``.
+        affine: voxel index → RAS mm, 4×4.
+        threshold: in [0, 1].
+        axis: array axis along which the slices are stacked.
+        is_plain: whether it is a picture without millimetres and patient.
+    """
     findings, labels = labelled_components(volume_map, affine, threshold, axis, is_plain)
     return Components(threshold, findings, tuple(finding.peak_voxel for finding in findings), labels)
 
 
 def region_of(mask: Mask) -> Region:
-    """A mask ``(I, J, K)`` with at least one voxel as a region."""
+    """Return a mask ``(I, J, K)`` with at least one voxel as a region.
+
+    Args:
+        mask: ``(I, J, K)``, true inside.
+    """
     spans = [np.flatnonzero(mask.any(axis=tuple(b for b in range(3) if b != axis))) for axis in range(3)]
     i, j, k = (slice(int(span[0]), int(span[-1]) + 1) for span in spans)
     return Region((i, j, k), mask[i, j, k].copy())
@@ -80,9 +118,17 @@ def region_of(mask: Mask) -> Region:
 def measure_region(
     mask: Mask, volume_map: Map, affine: Affine, axis: int, label: int = 1, is_plain: bool = False
 ) -> Finding:
-    """A drawn or cut region with at least one voxel as a :class:`Finding`; as one, whatever its parts.
+    """Return a drawn or cut region with at least one voxel as a :class:`Finding`, as one, whatever its parts.
 
     The centroid is the mean of the voxel centres: what was drawn may lie where the map is 0.
+
+    Args:
+        mask: ``(I, J, K)``, true inside.
+        volume_map: probabilities in [0, 1], ``(I, J, K)``.
+        affine: voxel index → RAS mm, 4×4.
+        axis: array axis along which the slices are stacked.
+        label: number of the finding.
+        is_plain: whether it is a picture without millimetres and patient.
     """
     region = region_of(mask)
     index = np.argwhere(region.inside) + [s.start for s in region.box]
@@ -90,7 +136,11 @@ def measure_region(
 
 
 def to_runs(mask: Mask) -> tuple[tuple[int, int], ...]:
-    """A mask as ``(first, length)`` of its runs in C order."""
+    """Return a mask as ``(first, length)`` of its runs in C order.
+
+    Args:
+        mask: ``(I, J, K)``, true inside.
+    """
     inside = np.flatnonzero(mask)
     if not len(inside):
         return ()
@@ -101,7 +151,12 @@ def to_runs(mask: Mask) -> tuple[tuple[int, int], ...]:
 
 
 def from_runs(runs: Sequence[tuple[int, int]], shape: Voxel) -> Mask:
-    """The mask ``shape`` of such runs; what lies beyond the grid is left out."""
+    """Return the mask ``shape`` of such runs. What lies beyond the grid is left out.
+
+    Args:
+        runs: first voxel and length of each, in flat order.
+        shape: voxels along the array axes.
+    """
     flat = np.zeros(int(np.prod(shape)), dtype=bool)
     for first, length in runs:
         flat[first : first + length] = True

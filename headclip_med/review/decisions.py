@@ -3,9 +3,9 @@
 A decision is about a region: the component that was on the screen when it was judged. Judged regions never overlap.
 At another threshold a finding takes
 
-1. the decision on exactly its voxels;
-2. else that of the judged region it is a part of (the threshold rose);
-3. else that of the judged regions inside it (the threshold fell) where they agree; where they differ it is ``mixed``
+1. the decision on exactly its voxels,
+2. else that of the judged region it is a part of (the threshold rose),
+3. else that of the judged regions inside it (the threshold fell) where they agree. Where they differ it is ``mixed``
    and has no status of its own until somebody judges it as a whole.
 
 Judging a finding replaces the decisions inside it. Judging a part of a judged region leaves its other parts, at this
@@ -47,7 +47,11 @@ _KEPT = 4  # thresholds; each holds labels of the whole grid
 
 
 def checked_mask(mask: NDArray[Any], shape: Voxel) -> Mask:
-    """What is not 0.
+    """Return what is not 0.
+
+    Args:
+        mask: ``(I, J, K)``, whatever is not 0 is inside.
+        shape: voxels along the array axes.
 
     Raises:
         InputError: another grid, or nothing drawn.
@@ -61,7 +65,11 @@ def checked_mask(mask: NDArray[Any], shape: Voxel) -> Mask:
 
 
 def masks_of_labels(labels: NDArray[Any], shape: Voxel) -> dict[str, Mask]:
-    """What is painted with n, by ``dn``.
+    """Return what is painted with n, by ``dn``.
+
+    Args:
+        labels: ``(I, J, K)`` of whole numbers, 0 outside.
+        shape: voxels along the array axes.
 
     Raises:
         InputError: another grid, or other than whole numbers from 0 to 65535.
@@ -74,18 +82,32 @@ def masks_of_labels(labels: NDArray[Any], shape: Voxel) -> dict[str, Mask]:
 
 
 def drawn_finding(data: CaseData, drawn_id: str, mask: Mask, facts: Mapping[str, Any]) -> DrawnFinding:
-    """A drawn region with its measures; ``facts`` are the other fields."""
+    """Return a drawn region with its measures.
+
+    Args:
+        data: the case in memory.
+        drawn_id: its name, such as ``d1``.
+        mask: ``(I, J, K)``, true inside.
+        facts: who drew it, when, and what was said of it.
+    """
     finding = measure_region(mask, data.volume_map, data.affine, data.axis, drawn_number(drawn_id), data.is_plain)
     return DrawnFinding(id=drawn_id, runs=to_runs(mask), finding=finding_record(finding), **facts)
 
 
 def drawn_number(drawn_id: str) -> int:
-    """n of ``dn``; 0 for anything else."""
+    """Return n of ``dn``, 0 for anything else.
+
+    Args:
+        drawn_id: its name, such as ``d1``.
+    """
     return int(drawn_id[1:]) if drawn_id[1:].isdecimal() else 0
 
 
 def next_number(drawn: Collection[str]) -> int:
-    """The number of the next drawn region: above all others, or a free one where that is no label any more.
+    """Return the number of the next drawn region: above all others, or a free one where that is no label any more.
+
+    Args:
+        drawn: names of the drawn findings.
 
     Raises:
         InputError: there is no free number.
@@ -100,7 +122,12 @@ def next_number(drawn: Collection[str]) -> int:
 
 
 def centre_mark(drawn: DrawnFinding, data: CaseData) -> Mark:
-    """The place of a drawn region as a mark."""
+    """Return the place of a drawn region as a mark.
+
+    Args:
+        drawn: the drawn finding.
+        data: the case in memory.
+    """
     x, y, z = voxel_to_world(data.affine, np.asarray(data.centre(drawn.finding)))
     return Mark(position_mm=(float(x), float(y), float(z)), confidence=drawn.confidence, drawn=drawn.id)
 
@@ -111,7 +138,8 @@ class ReviewFinding:
 
     Attributes:
         id: named after its peak voxel, so that it stays while the threshold moves.
-        carried: the decision was made on a region of another size. mixed: decisions inside it differ.
+        carried: the decision was made on a region of another size.
+        mixed: decisions inside it differ.
     """
 
     id: str
@@ -126,7 +154,11 @@ class ReviewFinding:
 
 
 class Regions:
-    """Components and judged regions of one map, computed once and kept."""
+    """Components and judged regions of one map, computed once and kept.
+
+    Args:
+        case: whose map it is.
+    """
 
     def __init__(self, case: CaseData) -> None:
         self.case = case
@@ -135,14 +167,22 @@ class Regions:
         self._other: tuple[float, NDArray[np.int32]] | None = None
 
     def keep(self, components: Components) -> None:
-        """Take what somebody else computed with :func:`components_at`."""
+        """Take what somebody else computed with :func:`components_at`.
+
+        Args:
+            components: those at the threshold.
+        """
         self._components[components.threshold] = components
         self._components.move_to_end(components.threshold)
         while len(self._components) > _KEPT:
             self._components.popitem(last=False)
 
     def at(self, threshold: float) -> Components:
-        """Findings at a threshold."""
+        """Return the findings at a threshold.
+
+        Args:
+            threshold: in [0, 1].
+        """
         if threshold not in self._components:
             case = self.case
             self.keep(components_at(case.volume_map, case.affine, threshold, case.axis, case.is_plain))
@@ -150,10 +190,13 @@ class Regions:
         return self._components[threshold]
 
     def judged(self, decision: FindingReview) -> Region:
-        """The region that a decision is about.
+        """Return the region that a decision is about.
+
+        Args:
+            decision: on the region.
 
         Raises:
-            InputError: the map has no such region; the decision is of another map.
+            InputError: the map has no such region. The decision is of another map.
         """
         key = decision.peak_voxel, decision.threshold
         if key not in self._judged:
@@ -172,7 +215,7 @@ class Regions:
         raise InputError("A decision must fit the map that it was made on", decision.id)
 
     def _labels_at(self, threshold: float) -> NDArray[np.int32]:
-        """Labels of the whole grid in any order; those of the last other threshold are kept."""
+        """Labels of the whole grid in any order. Those of the last other threshold are kept."""
         if threshold in self._components:
             return self._components[threshold].labels
         if self._other is None or self._other[0] != threshold:
@@ -181,12 +224,22 @@ class Regions:
 
 
 def finding_id(peak: Voxel) -> str:
-    """Name of a finding: its peak voxel."""
+    """Return the name of a finding: its peak voxel.
+
+    Args:
+        peak: its highest voxel.
+    """
     return "f" + "-".join(str(v) for v in peak)
 
 
 def standing(regions: Regions, components: Components, decisions: Mapping[str, FindingReview]) -> list[ReviewFinding]:
-    """The findings at one threshold with the decisions that hold for them, by the rule at the top."""
+    """Return the findings at one threshold with the decisions that hold for them, by the rule at the top.
+
+    Args:
+        regions: of the case's map.
+        components: those at the threshold.
+        decisions: those of the review, by region.
+    """
     inside, covering = _related(regions, components, decisions)
     rows = []
     for finding, peak in zip(components.findings, components.peaks, strict=True):
@@ -204,7 +257,16 @@ def judged_patch(
     who: str,
     when: str,
 ) -> dict[str, FindingReview | None]:
-    """What a new decision on ``row`` changes among the decisions: new ones, and None for those it replaces.
+    """Return what a new decision on ``row`` changes among the decisions: new ones, and None for those it replaces.
+
+    Args:
+        regions: of the case's map.
+        components: those at the threshold.
+        decisions: those of the review, by region.
+        row: the finding.
+        changes: the fields that change.
+        who: the reader.
+        when: the time, as reviews record it.
 
     Raises:
         InputError: a region whose parts were judged differently, without a status for the whole.
@@ -233,7 +295,14 @@ def accepted_mask(
     drawn: Iterable[DrawnFinding],
     statuses: tuple[Status, ...] = ("accepted",),
 ) -> Mask:
-    """``(I, J, K)``: the judged regions of these statuses, as they were judged, and what was drawn."""
+    """Return ``(I, J, K)``: the judged regions of these statuses, as they were judged, and what was drawn.
+
+    Args:
+        regions: of the case's map.
+        decisions: those of the review, by region.
+        drawn: the drawn findings.
+        statuses: which decisions count.
+    """
     mask = np.zeros(regions.case.shape, dtype=bool)
     for decision in sorted(decisions, key=lambda d: d.threshold):
         if decision.status in statuses:
@@ -245,7 +314,11 @@ def accepted_mask(
 
 
 def finding_record(finding: Finding) -> FindingRecord:
-    """A finding's measures as they are stored."""
+    """Return a finding's measures as they are stored.
+
+    Args:
+        finding: a finding of a review.
+    """
     return FindingRecord(**asdict(finding))
 
 

@@ -43,10 +43,16 @@ _COLUMNS = (
 def write_accepted(
     reviewed: ReviewedCase, folder: Path, kinds: Sequence[str], options: DicomOptions | None = None
 ) -> dict[str, Path]:
-    """As :func:`headclip_med.writing.dicom.objects.write_dicom`, one segment and group of measurements for each
+    """Write as :func:`headclip_med.writing.dicom.objects.write_dicom`, one segment and group of measurements for each
     finding.
 
     UIDs follow from the review's state: the same state replaces what was sent before.
+
+    Args:
+        reviewed: the case with its review.
+        folder: where the files go.
+        kinds: ``seg`` and ``sr``, or one of them.
+        options: of the DICOM objects, None for the usual ones.
     """
     return write_dicom(reviewed.result(), folder, kinds, options)
 
@@ -57,7 +63,7 @@ EXPORT_NAME = "export.json"  # what an export consists of, and of which review
 def export_review(
     reviewed: ReviewedCase, folder: Path, formats: Sequence[str] = FORMATS, options: DicomOptions | None = None
 ) -> dict[str, Path]:
-    """Write a reviewed case into a folder, which is made where it is missing; an earlier export of it goes as a whole.
+    """Write a reviewed case into a folder, which is made where it is missing. An earlier export of it goes as a whole.
 
     ``export.json`` says of which review the files are, and which files.
 
@@ -65,11 +71,11 @@ def export_review(
         formats: any of ``json``, ``csv``, ``nifti``, ``png``, ``html``, and for a DICOM source ``seg``, ``sr``.
 
     Returns:
-        Paths by kind; pictures as ``png_01``, ``png_02``, …, the mask of a plain picture as ``mask_png``, too.
+        Paths by kind. Pictures as ``png_01``, ``png_02``, …, the mask of a plain picture as ``mask_png``, too.
 
     Raises:
         OutputError: an unknown format, a folder with the export of another case or reader, or a file that cannot be
-            written; an earlier export is then as it was.
+            written. An earlier export is then as it was.
         InputError: DICOM without the source at hand.
     """
     unknown = [name for name in formats if name not in (*FORMATS, *DICOM_FORMATS)]
@@ -93,7 +99,14 @@ def export_review(
 
 
 def export_folder(reviewed: ReviewedCase, folder: Path, key: str) -> Path:
-    """Where below ``folder`` an export of this review may go: ``key``, with hash and reader where that is another's."""
+    """Return where below ``folder`` an export of this review may go: ``key``, with hash and reader where that is
+    another's.
+
+    Args:
+        reviewed: the case with its review.
+        folder: that was chosen.
+        key: of the case.
+    """
     sha, reader = reviewed.review.result.result_sha256[:8], reviewed.review.reader
     names = key, f"{key}-{sha}", f"{key}-{sha}-{reader}"
     return next((folder / name for name in names[:-1] if _is_free(reviewed, folder / name)), folder / names[-1])
@@ -169,19 +182,24 @@ def _write_all(
 
 
 def write_review(reviewed: ReviewedCase, path: Path) -> None:
-    """The review as it is kept, by itself."""
+    """Write the review as it is kept, by itself.
+
+    Args:
+        reviewed: the case with its review.
+        path: of the new file.
+    """
     write_text(path, review_json(reviewed.review))
 
 
 def write_findings(
     reviewed: ReviewedCase | Iterable[ReviewedCase], path: Path, names: Mapping[str, str] | None = None
 ) -> None:
-    """A CSV of one or more cases: a line for every judged or drawn finding.
+    """Write a CSV of one or more cases: a line for every judged or drawn finding.
 
-    Positions are in RAS mm; those of a plain picture are its column and row, and all of its ``mm`` are empty.
+    Positions are in RAS mm. Those of a plain picture are its column and row, and all of its ``mm`` are empty.
 
     Args:
-        names: of the cases, by the hash of their result; by default those that tell the cases given here apart.
+        names: of the cases, by the hash of their result, by default those that tell the cases given here apart.
     """
     cases = [reviewed] if isinstance(reviewed, ReviewedCase) else list(reviewed)
     names = case_names(case.review for case in cases) if names is None else names
@@ -189,7 +207,12 @@ def write_findings(
 
 
 def write_accepted_mask(reviewed: ReviewedCase, path: Path) -> None:
-    """uint8 NIfTI on exactly the source's grid: 1 in what was accepted or drawn."""
+    """Write a uint8 NIfTI on exactly the source's grid: 1 in what was accepted or drawn.
+
+    Args:
+        reviewed: the case with its review.
+        path: of the file.
+    """
     import numpy as np
 
     from headclip_med.writing.nifti import grid_image, save_image
@@ -202,7 +225,12 @@ def write_accepted_mask(reviewed: ReviewedCase, path: Path) -> None:
 
 
 def write_pictures(reviewed: ReviewedCase, folder: Path) -> list[Path]:
-    """A PNG of every accepted or drawn finding: the slice that shows it best, its own outline."""
+    """Return a PNG of every accepted or drawn finding: the slice that shows it best, its own outline.
+
+    Args:
+        reviewed: the case with its review.
+        folder: for the pictures.
+    """
     from headclip_med.review.page import finding_pictures
     from headclip_med.writing.overlay import save_picture
 
@@ -226,7 +254,12 @@ def _write_mask_picture(reviewed: ReviewedCase, folder: Path) -> dict[str, Path]
 
 
 def write_page(reviewed: ReviewedCase, path: Path) -> None:
-    """One self-contained HTML page: opinions, findings, pictures, provenance."""
+    """Write one self-contained HTML page: opinions, findings, pictures, provenance.
+
+    Args:
+        reviewed: the case with its review.
+        path: of the file.
+    """
     from headclip_med.review.page import render_page
 
     write_text(path, render_page(reviewed))
@@ -235,7 +268,13 @@ def write_page(reviewed: ReviewedCase, path: Path) -> None:
 def write_dicom_review(
     reviewed: ReviewedCase, folder: Path, kinds: Sequence[str] = DICOM_FORMATS, options: DicomOptions | None = None
 ) -> dict[str, Path]:
-    """What was accepted or drawn as DICOM SEG and SR about the source's own images; they are only read.
+    """Return what was accepted or drawn as DICOM SEG and SR about the source's own images, which are only read.
+
+    Args:
+        reviewed: the case with its review.
+        folder: where the files go.
+        kinds: ``seg`` and ``sr``, or one of them.
+        options: of the DICOM objects, None for the usual ones.
 
     Raises:
         InputError: the source is not at hand. OutputError: it is no DICOM. MissingExtraError: no highdicom.
@@ -249,7 +288,13 @@ def write_dicom_review(
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """A table with a head, whole or not at all; None is an empty cell."""
+    """Write a table with a head, whole or not at all. None is an empty cell.
+
+    Args:
+        path: of the file.
+        columns: names of the columns, in their order.
+        rows: a cell for each column.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -289,7 +334,13 @@ def _cells(case: ReviewedCase, row: ReviewedFinding, names: Mapping[str, str]) -
 def place_cells(
     case: ReviewedCase, place_mm: Millimetres | None, voxel: Sequence[float] | None
 ) -> dict[str, float | None]:
-    """A place in RAS mm, or in a plain picture its column and row."""
+    """Return a place in RAS mm, or in a plain picture its column and row.
+
+    Args:
+        case: the case with its review.
+        place_mm: RAS mm, ``(3,)``, None where there are none.
+        voxel: index along the array axes.
+    """
     if case.data.is_plain and voxel is not None:
         x, y = (round(value, 4) for value in case.pixel(voxel))
         return {"x_px": x, "y_px": y}

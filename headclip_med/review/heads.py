@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadRow:
-    """A head by its layer and number, both 0-based; ``logits``: its mean share of the score, positive raises it."""
+    """What one head adds to the score.
+
+    Attributes:
+        layer: 0-based.
+        head: 0-based.
+        logits: its mean share of the score, which a positive one raises.
+    """
 
     layer: int
     head: int
@@ -30,8 +36,10 @@ class HeadsOfSlice:
 
     Attributes:
         rows: the heads that raise the score most, highest first.
-        place: such as ``axial slice 12 of 0 … 54``; patches: which patches were looked at, in words.
-        parts: the mean logit and what it is the sum of. picture: the same as a picture, RGB.
+        place: such as ``axial slice 12 of 0 … 54``.
+        patches: which patches were looked at, in words.
+        parts: the mean logit and what it is the sum of.
+        picture: the same as a picture, RGB.
         notes: what differs from the prediction, in words.
     """
 
@@ -53,11 +61,13 @@ def explain_heads(
     weights: str | Path | None = None,
     threshold: float | None = None,
 ) -> HeadsOfSlice:
-    """Load the result's model, score one slice of its source again, and rank the heads; seconds, for a thread.
+    """Load the result's model, score one slice of its source again, and rank the heads. Seconds, for a thread.
 
     Args:
-        source: file or folder of the source image. index: of the slice, along the acquisition plane's axis.
-        model: where the result's model is, when its name alone does not say; weights: as for ``predict``.
+        source: file or folder of the source image.
+        index: of the slice, along the acquisition plane's axis.
+        model: where the result's model is, when its name alone does not say.
+        weights: as for ``predict``.
 
     Raises:
         MissingExtraError: torch is not installed.

@@ -17,7 +17,19 @@ _BARRIERS = ("first_opinion", "show_overlay")
 
 
 class Patch(_Record):
-    """New values of some fields of a review; of findings and drawn regions only those that change, None removes."""
+    """New values of some fields of a review. Of findings and drawn regions only those that change, None removes.
+
+    Attributes:
+        unaided_first: as in :class:`~headclip_med.review.model.CaseReview`, like all others.
+        first_opinion: the first opinion.
+        overlay_shown: when the overlay was shown.
+        opinion: the later opinion.
+        threshold: in [0, 1].
+        findings: decisions that change, None removes one.
+        drawn: drawn regions that change, None removes one.
+        note: on the whole case.
+        done: whether it is read.
+    """
 
     unaided_first: bool | None = None
     first_opinion: Opinion | None = None
@@ -31,9 +43,16 @@ class Patch(_Record):
 
 
 class Event(_Record):
-    """One line of the journal; ``n`` counts from 1.
+    """One line of the journal.
 
-    ``map_sha256`` is of the map that was on the screen; journals of the first version do not have it.
+    ``map_sha256`` is of the map that was on the screen. Journals of the first version do not have it.
+
+    Attributes:
+        n: counted from 1.
+        when: the time in UTC.
+        do: what was done.
+        map_sha256: of the map that was on the screen.
+        patch: the fields that changed, None for undo and redo.
     """
 
     n: int
@@ -44,7 +63,12 @@ class Event(_Record):
 
 
 def apply_patch(review: CaseReview, patch: Patch) -> tuple[CaseReview, Patch]:
-    """The changed review, and the patch that leads back."""
+    """Return the changed review, and the patch that leads back.
+
+    Args:
+        review: what the reader said.
+        patch: the fields that change.
+    """
     changes: dict[str, object] = {}
     back: dict[str, Any] = {}
     for name in sorted(patch.model_fields_set):
@@ -59,7 +83,11 @@ def apply_patch(review: CaseReview, patch: Patch) -> tuple[CaseReview, Patch]:
 
 
 class History:
-    """A review and what led to it; the same events always lead to the same state."""
+    """A review and what led to it. The same events always lead to the same state.
+
+    Args:
+        review: before the first event.
+    """
 
     def __init__(self, review: CaseReview) -> None:
         self.review = review
@@ -68,16 +96,19 @@ class History:
 
     @property
     def can_undo(self) -> bool:
-        """Whether there is an action to take back."""
+        """Tell whether there is an action to take back."""
         return bool(self._undo)
 
     @property
     def can_redo(self) -> bool:
-        """Whether an action was taken back and nothing was done since."""
+        """Tell whether an action was taken back and nothing was done since."""
         return bool(self._redo)
 
     def apply(self, event: Event) -> None:
         """Follow one event.
+
+        Args:
+            event: one line of the journal.
 
         Raises:
             ValueError: an event that does not follow the one before, one about another map, or undo or redo without
@@ -103,7 +134,11 @@ class History:
         self.review = self.review.model_copy(update={"actions": event.n, "updated": event.when})
 
     def after(self, event: Event) -> History:
-        """A copy that has followed ``event``; this one stays as it is."""
+        """Return a copy that has followed ``event``. This one stays as it is.
+
+        Args:
+            event: one line of the journal.
+        """
         copy = History(self.review)
         copy._undo, copy._redo = list(self._undo), list(self._redo)
         copy.apply(event)

@@ -16,7 +16,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SliceRow:
-    """A slice of the primary plane; ``index`` along its array axis. ``score`` is None while it is concealed."""
+    """A slice of the primary plane.
+
+    Attributes:
+        index: along the array axis of the primary plane.
+        position_mm: centre in RAS mm, None for a picture.
+        score: None while it is concealed.
+        background: whether nothing of the patient is on it.
+    """
 
     index: int
     position_mm: tuple[float, float, float] | None
@@ -25,19 +32,35 @@ class SliceRow:
 
 
 def slice_rows(record: ResultRecord, concealed: bool) -> tuple[SliceRow, ...]:
-    """All slices by index."""
+    """Return all slices by index.
+
+    Args:
+        record: what the prediction recorded.
+        concealed: whether scores must not be seen.
+    """
     rows = [SliceRow(s.index, s.position_mm, None if concealed else s.score, s.background) for s in record.slices]
     return tuple(sorted(rows, key=lambda row: row.index))
 
 
 def suspicious_order(rows: Sequence[SliceRow]) -> list[int]:
-    """Indices of scored slices, highest score first; of equal scores the lower index."""
+    """Return the indices of scored slices, highest score first. Of equal scores the lower index.
+
+    Args:
+        rows: the slices.
+    """
     scored = [row for row in rows if not row.background and row.score is not None]
     return [row.index for row in sorted(scored, key=lambda row: (-(row.score or 0.0), row.index))]
 
 
 def neighbour(items: Sequence[T], here: T | None, step: int) -> T | None:
-    """The item ``step`` away from ``here``; the first (or last) where ``here`` is none of them; None beyond an end."""
+    """Return the item ``step`` away from ``here``. The first (or last) where ``here`` is none of them, None beyond an
+    end.
+
+    Args:
+        items: in their order.
+        here: the item to count from, None for an end.
+        step: how far, backwards where negative.
+    """
     if not items:
         return None
     if here is None or here not in items:
@@ -51,10 +74,13 @@ class CaseEntry:
     """One line of the case list.
 
     Attributes:
-        score, findings: of the result, at its own threshold; None while they are concealed or unknown.
-        judged: decisions so far; drawn: regions drawn. begun: anything was done. done: said by the reader.
+        score, findings: of the result, at its own threshold, None while they are concealed or unknown.
+        judged: decisions so far.
+        drawn: regions drawn.
+        begun: anything was done.
+        done: said by the reader.
         concealed: unaided first, and the reader has not given an opinion yet.
-        problem: why the case cannot be reviewed; None for a good one.
+        problem: why the case cannot be reviewed, None for a good one.
     """
 
     key: str
@@ -70,7 +96,13 @@ class CaseEntry:
 
 
 def entry_of(found: FoundResult, review: CaseReview | None, unaided_first: bool) -> CaseEntry:
-    """The line of one result; ``review`` is None where nobody has begun."""
+    """Return the line of one result.
+
+    Args:
+        found: one of those that were found.
+        review: what the reader said, None where nobody has begun.
+        unaided_first: whether a first opinion is asked for before the overlay.
+    """
     if found.record is None:
         return CaseEntry(found.key, found.folder, problem=found.problem)
     concealed = is_concealed(review, unaided_first)
@@ -88,13 +120,22 @@ def entry_of(found: FoundResult, review: CaseReview | None, unaided_first: bool)
 
 
 def is_concealed(review: CaseReview | None, unaided_first: bool) -> bool:
-    """Whether the machine's opinion must stay hidden: unaided first, and the overlay was never shown."""
+    """Tell whether the machine's opinion must stay hidden: unaided first, and the overlay was never shown.
+
+    Args:
+        review: what the reader said, None where nobody has begun.
+        unaided_first: whether a first opinion is asked for before the overlay.
+    """
     wanted = unaided_first or (review is not None and review.unaided_first)
     return wanted and (review is None or review.overlay_shown is None)
 
 
 def in_order(entries: Sequence[CaseEntry]) -> list[CaseEntry]:
-    """Highest score first; by name where any score is concealed, since an order tells; unusable ones last."""
+    """Sort by falling score, by name where any score is concealed, since an order tells, with unusable ones last.
+
+    Args:
+        entries: the cases.
+    """
     by_name = any(entry.concealed for entry in entries)
     return sorted(
         entries,

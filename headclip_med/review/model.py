@@ -134,7 +134,7 @@ class CaseReview(_Record):
 
 @contextmanager
 def values_in_words() -> Iterator[None]:
-    """pydantic's refusal of a value becomes an :class:`InputError`."""
+    """Turn pydantic's refusal of a value into an :class:`InputError`."""
     try:
         yield
     except ValidationError as error:
@@ -142,10 +142,14 @@ def values_in_words() -> Iterator[None]:
 
 
 def review_json(review: CaseReview) -> str:
-    """The text of ``review.json``: strict JSON, two-space indent, a newline at the end."""
+    """Return the text of ``review.json``: strict JSON, two-space indent, a newline at the end.
+
+    Args:
+        review: what the reader said.
+    """
     return json.dumps(review.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def review_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of ``review.json``."""
+    """Return the JSON schema (draft 2020-12) of ``review.json``."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **CaseReview.model_json_schema()}

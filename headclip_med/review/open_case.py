@@ -56,21 +56,23 @@ _WHAT: dict[Kind, What] = {
 
 
 def utc_now() -> str:
-    """The time as reviews record it."""
+    """Return the time as reviews record it."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 class OpenCase:
     """One case under review. Actions raise :class:`InputError` where they make no sense, or where the reader looks at
-    something else, and :class:`OutputError` where they could not be kept; nothing has changed then.
+    something else, and :class:`OutputError` where they could not be kept. Nothing has changed then.
 
     Args:
-        screen: tells whose result the reader sees when an action is kept; by default this one.
+        screen: tells whose result the reader sees when an action is kept, by default this one.
         before: an open case of the same review, whose store goes on in this one.
 
     Attributes:
-        data: map, affine, record. read_only: why nothing can be kept, in words; None where all is well.
-        changed: calls everyone who connected after every action. messages: what was odd on opening, in words.
+        data: map, affine, record.
+        read_only: why nothing can be kept, in words, None where all is well.
+        changed: calls everyone who connected after every action.
+        messages: what was odd on opening, in words.
     """
 
     def __init__(
@@ -98,49 +100,49 @@ class OpenCase:
 
     @property
     def key(self) -> str:
-        """Of the case in the list."""
+        """Return its key in the list of cases."""
         return self.data.key
 
     @property
     def record(self) -> ResultRecord:
-        """What the prediction recorded, provenance among it."""
+        """Return what the prediction recorded, provenance among it."""
         return self.data.record
 
     @property
     def review(self) -> CaseReview:
-        """Everything that the reader has said, frozen."""
+        """Return everything that the reader has said, frozen."""
         return (self._store.history if self._store else self._history).review
 
     @property
     def concealed(self) -> bool:
-        """Whether the machine's opinion is still hidden: map, findings, scores and their order."""
+        """Tell whether the machine's opinion is still hidden: map, findings, scores and their order."""
         return is_concealed(self.review, self._unaided_first)
 
     @property
     def may_show_overlay(self) -> bool:
-        """Whether the overlay may be shown: it was, nothing forbids it, or the first opinion has been given."""
+        """Tell whether the overlay may be shown: it was, nothing forbids it, or the first opinion has been given."""
         return not self.concealed or self.review.first_opinion is not None
 
     @property
     def overlay(self) -> Literal["hidden", "shown"]:
-        """Whether the overlay has been shown to this reader."""
+        """Tell whether the overlay has been shown to this reader."""
         return "hidden" if self.review.overlay_shown is None else "shown"
 
     @property
     def threshold(self) -> float:
-        """The threshold that counts: the last one set, else the result's own."""
+        """Return the threshold that counts: the last one set, else the result's own."""
         return self.review.threshold
 
     # -- findings
 
     @property
     def components(self) -> Components:
-        """Components at the threshold, with labels of the whole grid; computed when first asked for."""
+        """Return the components at the threshold, with labels of the whole grid, computed when first asked for."""
         return self.regions.at(self.threshold)
 
     @property
     def findings(self) -> tuple[ReviewFinding, ...]:
-        """Findings at the threshold with their decisions, highest peak first; none while concealed."""
+        """Return the findings at the threshold with their decisions, by falling peak, none while concealed."""
         if self.concealed:
             return ()
         said, threshold = self.review.findings, self.threshold
@@ -150,12 +152,15 @@ class OpenCase:
 
     @property
     def unseen(self) -> tuple[FindingReview, ...]:
-        """Decisions on regions that the present threshold leaves nothing of; they are kept and exported."""
+        """Return the decisions on regions that the present threshold leaves nothing of. They are kept and exported."""
         peak = self.data.volume_map
         return tuple(f for f in self.review.findings.values() if not peak[f.peak_voxel] >= self.threshold)
 
     def finding(self, finding_id: str) -> ReviewFinding:
-        """One finding at the threshold.
+        """Return one finding at the threshold.
+
+        Args:
+            finding_id: its name at the present threshold.
 
         Raises:
             InputError: there is none of that name now.
@@ -166,46 +171,75 @@ class OpenCase:
         raise InputError("A finding must be one of those at the present threshold", finding_id, "Choose another")
 
     def mask_of(self, finding_id: str) -> Mask:
-        """``(I, J, K)`` of a finding at the threshold, or of a drawn one (``d1``)."""
+        """Return ``(I, J, K)`` of a finding at the threshold, or of a drawn one (``d1``).
+
+        Args:
+            finding_id: its name at the present threshold.
+        """
         if finding_id in self.review.drawn:
             return from_runs(self.review.drawn[finding_id].runs, self.data.shape)
         return self.components.mask(self.finding(finding_id).finding.label)
 
     def slice_mask(self, index: int, threshold: float | None = None, axis: int | None = None) -> Mask:
-        """Where one slice reaches a threshold, at once; in array order. Nothing while concealed."""
+        """Return where one slice reaches a threshold, at once, in array order. Nothing while concealed.
+
+        Args:
+            index: of the slice, along the source's own axis.
+            threshold: in [0, 1], by default the one that counts.
+            axis: array axis that is cut, by default the primary plane's.
+        """
         axis = self.data.axis if axis is None else axis
         mask = slice_mask(self.data.volume_map, axis, index, self.threshold if threshold is None else threshold)
         return np.zeros_like(mask) if self.concealed else mask
 
     def accepted_mask(self) -> Mask:
-        """``(I, J, K)``: accepted regions as they were judged, and drawn ones."""
+        """Return ``(I, J, K)``: accepted regions as they were judged, and drawn ones."""
         return accepted_mask(self.regions, self.review.findings.values(), self.review.drawn.values())
 
     # -- slices
 
     def slices(self, sort: Literal["position", "score"] = "position") -> tuple[SliceRow, ...]:
-        """Slices of the primary plane by index, or by falling score with background slices last."""
+        """Return the slices of the primary plane by index, or by falling score with background slices last.
+
+        Args:
+            sort: by index, or by falling score.
+        """
         rows = slice_rows(self.record, self.concealed)
         if sort == "position":
             return rows
         return tuple(sorted(rows, key=lambda r: (r.background, -(r.score or 0.0), r.index)))
 
     def start_slice(self) -> int:
-        """Where to begin: the most suspicious slice, or the middle one while concealed."""
+        """Return where to begin: the most suspicious slice, or the middle one while concealed."""
         rows = self.slices()
         order = suspicious_order(rows)
         return order[0] if order else rows[len(rows) // 2].index if rows else self.data.shape[self.data.axis] // 2
 
     def suspicious_slice(self, here: int | None, step: int = 1) -> int | None:
-        """The slice that comes ``step`` after this one by falling score; None beyond the ends or while concealed."""
+        """Return the slice that comes ``step`` after this one by falling score, None beyond the ends or while
+        concealed.
+
+        Args:
+            here: index of the slice to count from, None for an end.
+            step: how far, backwards where negative.
+        """
         return neighbour(suspicious_order(self.slices()), here, step)
 
     def next_finding(self, here: str | None, step: int = 1) -> str | None:
-        """Id of the finding ``step`` after this one, drawn ones last; None beyond the ends."""
+        """Return the id of the finding ``step`` after this one, drawn ones last, None beyond the ends.
+
+        Args:
+            here: id of the finding to count from, None for an end.
+            step: how far, backwards where negative.
+        """
         return neighbour([row.id for row in self.findings] + sorted(self.review.drawn, key=drawn_number), here, step)
 
     def slice_of(self, finding_id: str) -> int:
-        """The slice of the primary plane that shows a finding best: through its peak, or a drawn one's middle."""
+        """Return the slice of the primary plane that shows a finding best: through its peak, or a drawn one's middle.
+
+        Args:
+            finding_id: its name at the present threshold.
+        """
         if finding_id in self.review.drawn:
             first, last = self.review.drawn[finding_id].finding.slices
             return (first + last) // 2
@@ -235,7 +269,15 @@ class OpenCase:
         note: str = KEEP,
         confidence: int | None = KEEP,
     ) -> None:
-        """Accept, reject or doubt a finding at the threshold, or name it; None takes it back, the rest stays."""
+        """Accept, reject or doubt a finding at the threshold, or name it. None takes it back, the rest stays.
+
+        Args:
+            finding_id: its name at the present threshold.
+            status: the decision, None to take it back.
+            label: a name for it.
+            note: free text.
+            confidence: in percent, 0 to 100.
+        """
         self._must_be_open("A finding")
         changes = _given(status=status, label=label, note=note, confidence=confidence)
         row, found = self.finding(finding_id), self.review.findings
@@ -257,7 +299,7 @@ class OpenCase:
         """Keep a region that the reader drew: a new one, or a new shape for ``drawn_id``. Allowed while concealed.
 
         Args:
-            mask: ``(I, J, K)`` in the source's own grid; what is not 0 is drawn.
+            mask: ``(I, J, K)`` in the source's own grid. What is not 0 is drawn.
 
         Returns:
             Its id: ``d1``, ``d2``, …
@@ -270,7 +312,14 @@ class OpenCase:
         return drawn_id
 
     def edit_drawn(self, drawn_id: str, *, label: str = KEEP, note: str = KEEP, confidence: int | None = KEEP) -> None:
-        """Name a drawn region; what is not given stays."""
+        """Name a drawn region. What is not given stays.
+
+        Args:
+            drawn_id: its name, such as ``d1``.
+            label: a name for it.
+            note: free text.
+            confidence: in percent, 0 to 100.
+        """
         old = self._drawn_before(drawn_id)
         changes = _given(label=label, note=note, confidence=confidence)
         with values_in_words():
@@ -278,19 +327,27 @@ class OpenCase:
         self._act("draw", {"drawn": {} if dict(new) | {"when": old.when} == dict(old) else {drawn_id: new}})
 
     def erase(self, drawn_id: str) -> None:
-        """Remove a drawn region."""
+        """Remove a drawn region.
+
+        Args:
+            drawn_id: its name, such as ``d1``.
+        """
         self._drawn_before(drawn_id)
         self._act("draw", {"drawn": {drawn_id: None}})
 
     def drawn_labels(self) -> NDArray[np.uint16]:
-        """``(I, J, K)``: n inside the drawn region ``dn``, 0 elsewhere; a new array."""
+        """Return ``(I, J, K)``: n inside the drawn region ``dn``, 0 elsewhere. A new array."""
         labels = np.zeros(self.data.shape, dtype=np.uint16)
         for name, one in self.review.drawn.items():
             labels[from_runs(one.runs, self.data.shape)] = drawn_number(name)
         return labels
 
     def set_drawn_labels(self, labels: NDArray[Any]) -> None:
-        """Keep what was painted into :meth:`drawn_labels`: one action, whatever changed."""
+        """Keep what was painted into :meth:`drawn_labels`: one action, whatever changed.
+
+        Args:
+            labels: ``(I, J, K)``, n inside the drawn region ``dn``.
+        """
         present = masks_of_labels(labels, self.data.shape)
         patch: dict[str, DrawnFinding | None] = {name: None for name in self.review.drawn if name not in present}
         for name, mask in present.items():
@@ -302,12 +359,13 @@ class OpenCase:
     def give_opinion(
         self, rating: Rating, confidence: int, marks: Sequence[Mark | tuple[float, float, float]] = ()
     ) -> None:
-        """The opinion on the whole case: the first one before the overlay is shown, for good; later the one with it.
+        """Keep the opinion on the whole case: the first one before the overlay for good, later the one with it.
 
         In a case that is to be read unaided first, the overlay is shown from then on.
 
         Args:
-            confidence: 0 to 100. marks: places in RAS mm, with or without a confidence of their own; what was drawn
+            confidence: 0 to 100.
+            marks: places in RAS mm, with or without a confidence of their own. What was drawn
                 before the overlay is added, so that it stays whatever becomes of the drawing.
         """
         with values_in_words():
@@ -325,7 +383,7 @@ class OpenCase:
             self.show_overlay()
 
     def show_overlay(self) -> None:
-        """Say that the overlay is shown to the reader; the first time is recorded. Call it whenever it is.
+        """Say that the overlay is shown to the reader. The first time is recorded. Call it whenever it is.
 
         Raises:
             InputError: a case to be read unaided first, before its first opinion.
@@ -339,27 +397,35 @@ class OpenCase:
         self._act("show_overlay", {"overlay_shown": self._clock()})
 
     def set_note(self, note: str) -> None:
-        """A free text on the whole case."""
+        """Keep a free text on the whole case.
+
+        Args:
+            note: free text.
+        """
         self._act("note", {"note": note})
 
     def set_done(self, done: bool = True) -> None:
-        """Say that the case is finished, or not."""
+        """Say that the case is finished, or not.
+
+        Args:
+            done: whether it is.
+        """
         if done:
             self._must_be_open("A case")
         self._act("done", {"done": bool(done)})
 
     @property
     def can_undo(self) -> bool:
-        """Whether there is an action of this case to take back."""
+        """Tell whether there is an action of this case to take back."""
         return self._store is not None and self._store.history.can_undo
 
     @property
     def can_redo(self) -> bool:
-        """Whether one was taken back."""
+        """Tell whether one was taken back."""
         return self._store is not None and self._store.history.can_redo
 
     def undo(self) -> None:
-        """Take the last action back; no opinion given before the overlay, and nothing before it."""
+        """Take the last action back. No opinion given before the overlay, and nothing before it."""
         if self.can_undo:
             self._follow("undo", None)
 
@@ -369,17 +435,17 @@ class OpenCase:
             self._follow("redo", None)
 
     def save(self) -> None:
-        """Bring the compact review file up to date; the journal always is."""
+        """Bring the compact review file up to date. The journal always is."""
         if self._store is not None:
             self._store.save()
 
     @property
     def store(self) -> ReviewStore | None:
-        """Where the review is kept; None where nothing can be kept."""
+        """Return where the review is kept, None where nothing can be kept."""
         return self._store
 
     def let_go(self) -> ReviewStore | None:
-        """Keep nothing from now on, and give back what has kept it; the session closes or discards that."""
+        """Keep nothing from now on, and give back what has kept it. The session closes or discards that."""
         store, self._store = self._store, None
         if store is not None:
             self._history = store.history

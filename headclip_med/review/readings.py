@@ -31,14 +31,14 @@ def gather(
     lesion_values: Words | None = None,
     ignore_values: Words | None = None,
 ) -> list[Reading]:
-    """Reviews in files and folders, each with its result and, where asked for, with the truth of its case.
+    """Return the reviews in files and folders, each with its result and, where asked for, with the truth of its case.
 
     Args:
         results: folders with the results, for reviews that do not lie beside theirs.
-        reference: a reader whose findings are the truth for the others; not among the readings then.
+        reference: a reader whose findings are the truth for the others. Not among the readings then.
         truth: mask files, or folders of them, named after the case or its source (``_seg``, ``_mask``, ``_truth``), or
             in a folder of the case's name. One mask is the truth of one image.
-        lesion_values, ignore_values: what the values of the masks mean; see :func:`headclip_med.open_dataset`.
+        lesion_values, ignore_values: what the values of the masks mean. See :func:`headclip_med.open_dataset`.
 
     Raises:
         InputError: no review, two of one reader and case, one without its result, no truth where it was asked for, or
@@ -114,7 +114,7 @@ def _known(reading: Reading, theirs: dict[str, Lesions]) -> bool:
 
 
 def _check_apart(paths: dict[str, Path], cases: dict[str, Reading]) -> None:
-    """One mask is the truth of one image; several results may have been made from that."""
+    """One mask is the truth of one image. Several results may have been made from that."""
     images: dict[Path, tuple[str, Reading]] = {}
     for sha, path in paths.items():
         reading = cases[sha]
@@ -139,7 +139,7 @@ class _Masks:
         self._files = [(file, folders) for place in places for file, folders in _truth_files(place)]
 
     def of(self, reading: Reading) -> Path:
-        """The mask of a case: by the case's own name, by its patient's folder, else by the name of its source.
+        """Return the mask of a case: by the case's own name, by its patient's folder, else by the name of its source.
 
         Raises:
             InputError: none, or several.

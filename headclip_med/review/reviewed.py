@@ -29,8 +29,8 @@ class ReviewedFinding:
     """One line of an export: a decision on a region of the map, or a drawn region.
 
     Attributes:
-        status: of a drawn region ``drawn``; a finding with a label or note but without a status has an empty one.
-        threshold: at which the region was judged; None for a drawn one.
+        status: of a drawn region ``drawn``. A finding with a label or note but without a status has an empty one.
+        threshold: at which the region was judged, None for a drawn one.
     """
 
     id: str
@@ -47,13 +47,19 @@ class ReviewedFinding:
 
     @property
     def counts(self) -> bool:
-        """Whether it is part of what the reader found: accepted or drawn."""
+        """Tell whether it is part of what the reader found: accepted or drawn."""
         return self.status in ("accepted", "drawn")
 
 
 @dataclass(frozen=True, eq=False)
 class ReviewedCase:
-    """A case, its review, and the source where it is at hand (for pictures and DICOM)."""
+    """A case, its review, and the source where it is at hand (for pictures and DICOM).
+
+    Attributes:
+        data: the case in memory.
+        review: what the reader said.
+        source: the image, None where it is not at hand.
+    """
 
     data: CaseData
     review: CaseReview
@@ -61,7 +67,11 @@ class ReviewedCase:
 
     @classmethod
     def of(cls, case: OpenCase, source: LoadedVolume | None = None) -> ReviewedCase:
-        """The open case as it stands; ``source`` of :func:`headclip_med.review.sources.match_source`.
+        """Return the open case as it stands. ``source`` of :func:`headclip_med.review.sources.match_source`.
+
+        Args:
+            case: the open case.
+            source: the image, None where it is not at hand.
 
         Raises:
             InputError: a case to be read unaided first, before its first opinion: exports tell scores and findings.
@@ -76,7 +86,12 @@ class ReviewedCase:
 
     @classmethod
     def load(cls, folder: Path, review: Path, source: LoadedVolume | None = None) -> ReviewedCase:
-        """A result folder and a review file.
+        """Return a result folder and a review file.
+
+        Args:
+            folder: of the result.
+            review: its file.
+            source: the image, None where it is not at hand.
 
         Raises:
             InputError: unusable, or they do not belong together.
@@ -90,35 +105,39 @@ class ReviewedCase:
 
     @cached_property
     def regions(self) -> Regions:
-        """Judged regions of the map."""
+        """Return the judged regions of the map."""
         return Regions(self.data)
 
     def rows(self) -> list[ReviewedFinding]:
-        """Judged regions by falling peak, then drawn ones in order."""
+        """Return the judged regions by falling peak, then drawn ones in order."""
         judged = sorted(self.review.findings.values(), key=lambda f: (-f.finding.peak, f.id))
         drawn = sorted(self.review.drawn.values(), key=lambda d: drawn_number(d.id))
         rows = [_of_map(one) for one in judged] + [_of_drawn(one) for one in drawn]
         return [replace(row, measures=self.data.present(row.measures)) for row in rows]
 
     def mask_of(self, row: ReviewedFinding) -> Mask:
-        """``(I, J, K)`` of one row."""
+        """Return ``(I, J, K)`` of one row.
+
+        Args:
+            row: the finding.
+        """
         if row.kind == "drawn":
             return from_runs(self.review.drawn[row.id].runs, self.data.shape)
         return self.regions.judged(self.review.findings[row.id]).mask(self.data.shape)
 
     def found(self) -> list[tuple[ReviewedFinding, Mask]]:
-        """What was accepted or drawn, and where."""
+        """Return what was accepted or drawn, and where."""
         return [(row, self.mask_of(row)) for row in self.rows() if row.counts]
 
     def labels(self) -> np.ndarray[Any, np.dtype[np.uint16]]:
-        """``(I, J, K)``: n inside the n-th of :meth:`found`, 0 elsewhere; where two overlap, the later one."""
+        """Return ``(I, J, K)``: n inside the n-th of :meth:`found`, 0 elsewhere. Where two overlap, the later one."""
         labels = np.zeros(self.data.shape, dtype=np.uint16)
         for number, (_, mask) in enumerate(self.found(), start=1):
             labels[mask] = number
         return labels
 
     def result(self) -> AnomalyResult:
-        """A result whose findings are what was accepted or drawn, for the writers of results.
+        """Return a result whose findings are what was accepted or drawn, for the writers of results.
 
         Its threshold is the lowest that an accepted region was judged at. Without the source, its voxels are 0.
         """
@@ -143,7 +162,11 @@ class ReviewedCase:
         )
 
     def pixel(self, index: Sequence[float]) -> tuple[float, float]:
-        """Column and row of a voxel index as displayed, from 0 in the top left corner."""
+        """Return column and row of a voxel index as displayed, from 0 in the top left corner.
+
+        Args:
+            index: of the voxel.
+        """
         return displayed_pixel(self.data.frame, self.data.shape, index)
 
     def _slices(self, source: LoadedVolume) -> tuple[SliceScore, ...]:
@@ -168,7 +191,11 @@ class ReviewedCase:
 
 
 def case_names(reviews: Iterable[CaseReview]) -> dict[str, str]:
-    """Name by hash of the result; of several results of one name each gets the beginning of its hash."""
+    """Return the name by hash of the result. Of several results of one name each gets the beginning of its hash.
+
+    Args:
+        reviews: of one or several readers.
+    """
     names = {review.result.result_sha256: review.result.name for review in reviews}
     taken = [name.casefold() for name in names.values()]
     return {sha: name if taken.count(name.casefold()) == 1 else f"{name}-{sha[:8]}" for sha, name in names.items()}

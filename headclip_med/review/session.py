@@ -24,12 +24,14 @@ __all__ = ["KEEP", "CaseEntry", "Change", "OpenCase", "ReviewFinding", "Session"
 
 
 class Session:
-    """See :mod:`headclip_med.review` for a tour. Not for several threads at once; the pure functions are.
+    """See :mod:`headclip_med.review` for a tour. Not for several threads at once. Only the pure functions are.
 
     Attributes:
         changed: calls everyone who connected after every change, with a :class:`Change`.
-        case: the open case; None before the first one, and where none could be shown. messages: what was odd so far.
-        reader, unaided_first, session_dir: as given. sources: files and folders where source images may be.
+        case: the open case, None before the first one, and where none could be shown.
+        messages: what was odd so far.
+        reader, unaided_first, session_dir: as given.
+        sources: files and folders where source images may be.
     """
 
     def __init__(
@@ -66,13 +68,13 @@ class Session:
         session_dir: str | Path | None = None,
         sources: Sequence[str | Path] = (),
     ) -> Session:
-        """Find and check the results in ``places``; nothing is written before a case is opened.
+        """Find and check the results in ``places``. Nothing is written before a case is opened.
 
         Args:
             places: result folders, their ``result.json``, or folders of result folders.
             reader: id of the reader, part of the review's file names.
             unaided_first: conceal scores, findings and map of every case until its first opinion.
-            session_dir: where reviews are kept; by default beside each result.
+            session_dir: where reviews are kept, by default beside each result.
             sources: files and folders where source images may be.
 
         Raises:
@@ -96,19 +98,18 @@ class Session:
 
     @property
     def cases(self) -> tuple[CaseEntry, ...]:
-        """Highest score first (by name while any score is concealed), those that cannot be reviewed last.
+        """Return the cases by falling score (by name while any score is concealed), those that cannot be reviewed last.
 
         The order is that of the beginning: it does not jump while a reader works.
         """
         self._refresh()
         return tuple(self._entries.values())
 
-    def record_of(self, key: str) -> ResultRecord | None:
-        """The record of a case, None where it cannot be reviewed."""
-        return self._of(key).record
-
     def show_on(self, screen: Callable[[], ResultLink | None] | None) -> None:
-        """Ask a window, at every action from now on, whose map the reader sees; None: there is no window any more.
+        """Ask a window, at every action from now on, whose map the reader sees.
+
+        Args:
+            screen: gives the result whose map is shown, None for no window.
 
         Raises:
             InputError: another window shows this session already.
@@ -118,13 +119,16 @@ class Session:
         self._screen.ask = screen
 
     def open_case(self, key: str) -> OpenCase:
-        """Close the open case and open this one; the result is checked once more.
+        """Close the open case and open this one. The result is checked once more.
 
         Where the review cannot be kept (read-only folder, open in another window, of another result, damaged) the
         case opens for looking only and says why in ``read_only``.
 
+        Args:
+            key: of the case.
+
         Raises:
-            InputError: no such case, or a result that cannot be reviewed; the open case stays open.
+            InputError: no such case, or a result that cannot be reviewed. The open case stays open.
         """
         if self.case is not None and self.case.key == key and self.case.read_only is None:
             return self.case
@@ -133,7 +137,7 @@ class Session:
         return case
 
     def prepare(self, key: str, instead_of: OpenCase | None = None) -> OpenCase:
-        """Do all of :meth:`open_case` that can fail; the open case stays open, and nobody is told.
+        """Do all of :meth:`open_case` that can fail. The open case stays open, and nobody is told.
 
         What comes back must be given to :meth:`take` or to :meth:`discard`.
 
@@ -171,7 +175,11 @@ class Session:
         )
 
     def take(self, case: OpenCase) -> None:
-        """Make a prepared case the open one, and close the one before."""
+        """Make a prepared case the open one, and close the one before.
+
+        Args:
+            case: made by :meth:`prepare`.
+        """
         if case.before is not None:
             case.before.let_go()
             case.before = None
@@ -183,13 +191,22 @@ class Session:
             self.tell(message)
 
     def discard(self, case: OpenCase) -> None:
-        """Let go of a prepared case that is not to be opened after all."""
+        """Let go of a prepared case that is not to be opened after all.
+
+        Args:
+            case: made by :meth:`prepare`.
+        """
         store = case.let_go()
         if store is not None and case.before is None:
             store.discard()
 
     def step_case(self, step: int = 1, *, open_only: bool = False) -> str | None:
-        """Key of the case ``step`` after the open one, None beyond the ends; ``open_only`` passes over those done."""
+        """Return the key of the case ``step`` after the open one, None beyond the ends.
+
+        Args:
+            step: how far, backwards where negative.
+            open_only: whether those that are read are passed over.
+        """
         here = None if self.case is None else self.case.key
         keys = [e.key for e in self.cases if e.problem is None and (not open_only or not e.done or e.key == here)]
         return neighbour(keys, here, step)
@@ -210,12 +227,20 @@ class Session:
         self.close_case()
 
     def tell(self, message: str) -> None:
-        """Keep a message and pass it to everyone who listens."""
+        """Keep a message and pass it to everyone who listens.
+
+        Args:
+            message: in words.
+        """
         self.messages.append(message)
         self.changed.emit(Change("message", message))
 
     def review_files(self, key: str) -> ReviewFiles:
-        """Where the review of a case lies, whether it exists or not."""
+        """Return where the review of a case lies, whether it exists or not.
+
+        Args:
+            key: of the case.
+        """
         found = self._of(key)
         if found.link is None:
             raise InputError(f"The case '{key}' must be a complete, unaltered result", found.problem or "")
@@ -235,7 +260,7 @@ class Session:
             self.tell(f"{case.key}: {error}")
 
     def _load(self, found: FoundResult) -> CaseData:
-        """The case in memory; the list says from now on why there is none, or no longer."""
+        """The case in memory. The list says from now on why there is none, or no longer."""
         entry = self._entries[found.key]
         try:
             data = load_found(found)
@@ -288,13 +313,13 @@ class Session:
 
 
 class _Screen:
-    """The window that shows a session, where there is one; cases hold this and not their session."""
+    """The window that shows a session, where there is one. Cases hold this and not their session."""
 
     def __init__(self) -> None:
         self.ask: Callable[[], ResultLink | None] | None = None
 
     def of(self, link: ResultLink) -> Callable[[], ResultLink | None]:
-        """Tells what is seen while the case of ``link`` is open: itself, where no window shows anything."""
+        """Tell what is seen while the case of ``link`` is open: itself, where no window shows anything."""
         return lambda: self.ask() if self.ask is not None else link
 
 

@@ -11,7 +11,12 @@ What = Literal["cases", "case", "threshold", "findings", "drawn", "opinion", "ov
 
 @dataclass(frozen=True)
 class Change:
-    """What changed; ``message`` is in words for the status line."""
+    """What changed.
+
+    Attributes:
+        what: the part that changed.
+        message: in words for the status line.
+    """
 
     what: What
     message: str = ""
@@ -27,15 +32,27 @@ class Signal:
         self._listeners: list[Listener] = []
 
     def connect(self, listener: Listener) -> None:
-        """Call ``listener(change)`` from now on."""
+        """Call ``listener(change)`` from now on.
+
+        Args:
+            listener: called with every change.
+        """
         self._listeners.append(listener)
 
     def disconnect(self, listener: Listener) -> None:
-        """Call it no more; unknown listeners are ignored."""
+        """Call it no more. Unknown listeners are ignored.
+
+        Args:
+            listener: called with every change.
+        """
         if listener in self._listeners:
             self._listeners.remove(listener)
 
     def emit(self, change: Change) -> None:
-        """Tell everyone."""
+        """Tell everyone.
+
+        Args:
+            change: what has changed.
+        """
         for listener in tuple(self._listeners):
             listener(change)

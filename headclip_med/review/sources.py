@@ -1,4 +1,4 @@
-"""The source image of a result, found by its content; and further sequences to look at beside it.
+"""The source image of a result, found by its content. And further sequences to look at beside it.
 
 A result knows its source's base name and content hash, never a path. Files of that name are tried first.
 """
@@ -34,9 +34,9 @@ class SourceMatch:
     """What was found of a source.
 
     Attributes:
-        volume: the source as it was read for the prediction; None where no file fits.
+        volume: the source as it was read for the prediction, None where no file fits.
         paths: its file, folder, or files of stacked sequences.
-        message: what to tell the reader; empty where all is well.
+        message: what to tell the reader, empty where all is well.
     """
 
     volume: LoadedVolume | None
@@ -62,9 +62,13 @@ class LinkedImage:
 
 
 def match_source(record: ResultRecord, places: Sequence[str | Path]) -> SourceMatch:
-    """The file or series among ``places`` (files, folders) whose content is that of the result's source.
+    """Return the file or series among ``places`` (files, folders) whose content is that of the result's source.
 
-    Reads whole images: for a thread. Never raises for what it finds; the reason is in ``message``.
+    Reads whole images: for a thread. Never raises for what it finds. The reason is in ``message``.
+
+    Args:
+        record: what the prediction recorded.
+        places: where the image may be, files or folders.
     """
     wanted = record.source.content_sha256
     if wanted is None:
@@ -90,7 +94,11 @@ def match_source(record: ResultRecord, places: Sequence[str | Path]) -> SourceMa
 def linked_image(path: str | Path, data: CaseData) -> LinkedImage:
     """Read another image and bring it onto the result's grid where it has one of its own.
 
-    Positions in the patient decide; nothing is registered. Nothing is measured on a resampled image.
+    Positions in the patient decide, nothing is registered. Nothing is measured on a resampled image.
+
+    Args:
+        path: of the image.
+        data: the open case.
 
     Raises:
         InputError: unreadable, several images in one, nowhere near the result, or a picture of other size.
@@ -117,7 +125,12 @@ def linked_image(path: str | Path, data: CaseData) -> LinkedImage:
 
 
 def same_grid(one: Affine, other: Affine) -> bool:
-    """Whether two affines place all voxels of a grid alike, to a thousandth of a millimetre a voxel."""
+    """Tell whether two affines place all voxels of a grid alike, to a thousandth of a millimetre a voxel.
+
+    Args:
+        one: voxel index → RAS mm, 4×4.
+        other: voxel index → RAS mm, 4×4.
+    """
     return bool(np.abs(one - other).max() <= GRID_TOLERANCE)
 
 
@@ -160,7 +173,7 @@ def _named(name: str, places: Sequence[Path]) -> Iterator[Path]:
 
 
 def _folders(places: Sequence[Path]) -> Iterator[Path]:
-    """Folders of files, which may be series, the given ones first; a limited number."""
+    """Folders of files, which may be series, the given ones first. A limited number."""
     below = (sub for place in places if place.is_dir() for sub in (place, *sorted(place.rglob("*"))))
     holding = (path for path in below if path.is_dir() and any(child.is_file() for child in path.iterdir()))
     yield from islice((path for path in holding if not (path / RECORD_NAME).exists()), _MOST_FOLDERS)
@@ -180,7 +193,7 @@ def _is_result(path: Path) -> bool:
 
 
 def _volumes(paths: tuple[Path, ...], options: dict[str, Any]) -> Iterator[LoadedVolume]:
-    """What can be read of a candidate; a folder's series one by one."""
+    """What can be read of a candidate. A folder's series one by one."""
     from headclip_med.reading import list_series, load_volume
 
     time, irregular = options.get("time"), options.get("on_irregular") or "error"
@@ -201,7 +214,7 @@ def _volumes(paths: tuple[Path, ...], options: dict[str, Any]) -> Iterator[Loade
 
 
 def _onto(array: NDArray[np.float32], affine: Affine, data: CaseData) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Linear interpolation on the result's voxel centres, the minimum outside; and where it was inside."""
+    """Linear interpolation on the result's voxel centres, the minimum outside, and where it was inside."""
     from scipy import ndimage
 
     to_other = np.linalg.inv(affine) @ data.affine

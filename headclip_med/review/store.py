@@ -1,7 +1,7 @@
 """Where a review lies on disk: an append-only journal that is always ahead, and a compact ``review_READER.json``.
 
 Every action is one JSON line, forced to the disk before it counts. The journal's first line holds the state it began
-with, so that it stands alone; the compact file is what others read, and the state again should the journal be lost.
+with, so that it stands alone. The compact file is what others read, and the state again should the journal be lost.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _ELSEWHERE = "Choose another place for the review with --session DIR"
 
 @dataclass(frozen=True)
 class ReviewFiles:
-    """Names the files of one reader's review of one case.
+    """The two files of one reader's review of one case.
 
     Attributes:
-        folder: where they lie.
-        reader: whose review it is.
+        folder: that they lie in.
+        reader: whose they are.
     """
 
     folder: Path
@@ -45,12 +45,12 @@ class ReviewFiles:
 
     @property
     def review(self) -> Path:
-        """The compact file."""
+        """Return the compact file."""
         return self.folder / f"review_{self.reader.lower()}.json"
 
     @property
     def journal(self) -> Path:
-        """One JSON line an action."""
+        """Return one JSON line an action."""
         return self.folder / f"review_{self.reader.lower()}.journal"
 
     @property
@@ -66,7 +66,15 @@ class ReviewFiles:
 
 @dataclass
 class Loaded:
-    """What the files hold: the state, how it came about, what was odd, and how much of the journal is sound."""
+    """What the files hold: the state, how it came about, what was odd, and how much of the journal is sound.
+
+    Attributes:
+        history: the state and how it came about.
+        messages: what was odd, in words.
+        sound_bytes: how much of the journal is sound.
+        journal_fits: whether the journal belongs to the result.
+        compact_actions: actions that the compact file has.
+    """
 
     history: History | None = None
     messages: list[str] = field(default_factory=list)
@@ -77,6 +85,9 @@ class Loaded:
 
 def load_review(path: Path) -> CaseReview:
     """Read a compact review file.
+
+    Args:
+        path: of the file.
 
     Raises:
         InputError: no readable review in it.
@@ -90,12 +101,21 @@ def load_review(path: Path) -> CaseReview:
 
 
 def save_review(review: CaseReview, path: Path) -> None:
-    """Write a compact review file, whole or not at all."""
+    """Write a compact review file, whole or not at all.
+
+    Args:
+        review: what the reader said.
+        path: of the file.
+    """
     write_text(path, review_json(review))
 
 
 def read_files(files: ReviewFiles, link: ResultLink | None = None) -> Loaded:
-    """The newest state that the two files give, without changing them; ``history`` is None where there is none.
+    """Return the newest state that the two files give, without changing them. ``history`` is None where there is none.
+
+    Args:
+        files: of the review.
+        link: the result that the review must belong to, None for any.
 
     Raises:
         InputError: the review belongs to another result, or nothing in either file can be read.
@@ -120,7 +140,14 @@ def read_files(files: ReviewFiles, link: ResultLink | None = None) -> Loaded:
 
 
 class ReviewStore:
-    """The files of the case that is being reviewed: locked, and written at every action."""
+    """The files of the case that is being reviewed: locked, and written at every action.
+
+    Args:
+        files: of the review.
+        journal: the open and locked journal.
+        loaded: what the files held.
+        fresh: the review to begin with where there was none.
+    """
 
     def __init__(self, files: ReviewFiles, journal: int, lock: FileLock, loaded: Loaded, fresh: CaseReview) -> None:
         self.files, self.history, self.messages = files, loaded.history or History(fresh), loaded.messages
@@ -134,6 +161,10 @@ class ReviewStore:
     @classmethod
     def open(cls, files: ReviewFiles, fresh: CaseReview) -> ReviewStore:
         """Lock and read the review, or begin it with ``fresh``.
+
+        Args:
+            files: of the review.
+            fresh: the review to begin with where there is none.
 
         Raises:
             InputError: open elsewhere, of another result, or damaged beyond reading.
@@ -157,11 +188,14 @@ class ReviewStore:
         return store
 
     def append(self, event: Event) -> None:
-        """Force one event to the disk, then follow it; its map must be the one that the review is about.
+        """Force one event to the disk, then follow it. Its map must be the one that the review is about.
+
+        Args:
+            event: one line of the journal.
 
         Raises:
             InputError: an event about another map.
-            OutputError: it could not be written; nothing has changed then, in the file or here.
+            OutputError: it could not be written, nothing has changed then, in the file or here.
         """
         if event.map_sha256 != self.history.review.result.map_sha256:
             raise InputError(

@@ -1,7 +1,7 @@
 """Several readers' reviews → tables for statistics: findings, cases before and after the overlay, marks.
 
 * ``findings.csv``: reader × case × finding, long.
-* ``cases.csv``: reader × case with both opinions; ``roc_*`` from 0 (surely normal) to 100 (surely abnormal).
+* ``cases.csv``: reader × case with both opinions. ``roc_*`` from 0 (surely normal) to 100 (surely abnormal).
 * ``marks.csv``: reader × case × condition × mark with rating, place in RAS mm and the lesion it hits: for JAFROC.
 * ``lesions.csv``: every lesion of the truth, where there is one: JAFROC counts those without a mark too.
 
@@ -55,8 +55,10 @@ class Lesions:
     """The truth of one case.
 
     Attributes:
-        labels: ``(I, J, K)`` from 1, on the result's grid; names: by label.
-        ignored: ``(I, J, K)``, where nothing is known; None: nowhere. notes: what was odd about the mask, in words.
+        labels: ``(I, J, K)`` from 1, on the result's grid.
+        names: by label.
+        ignored: ``(I, J, K)``, where nothing is known, None: nowhere.
+        notes: what was odd about the mask, in words.
     """
 
     labels: NDArray[np.int32]
@@ -65,17 +67,30 @@ class Lesions:
     notes: tuple[str, ...] = ()
 
     def hit(self, mask: Mask) -> str:
-        """The lesion that a region shares most voxels with; empty where it shares none."""
+        """Return the lesion that a region shares most voxels with, empty where it shares none.
+
+        Args:
+            mask: ``(I, J, K)``, true inside.
+        """
         counts = np.bincount(self.labels[mask], minlength=1)
         counts[0] = 0
         return self.names[int(counts.argmax())] if counts.any() else ""
 
     def is_unknown(self, mask: Mask) -> bool:
-        """Whether nothing is known about most of a region."""
+        """Tell whether nothing is known about most of a region.
+
+        Args:
+            mask: ``(I, J, K)``, true inside.
+        """
         return self.ignored is not None and bool(mask.any()) and bool(self.ignored[mask].mean() > 0.5)
 
     def around(self, position_mm: Millimetres, affine: NDArray[np.float64]) -> Mask:
-        """The voxel around a point as a region; empty where it lies outside."""
+        """Return the voxel around a point as a region, empty where it lies outside.
+
+        Args:
+            position_mm: RAS mm, ``(3,)``.
+            affine: voxel index → RAS mm, 4×4.
+        """
         region = np.zeros(self.labels.shape, dtype=bool)
         voxel = np.rint(world_to_voxel(affine, np.asarray(position_mm))).astype(int)
         if (voxel >= 0).all() and (voxel < self.labels.shape).all():
@@ -88,7 +103,8 @@ class Reading:
     """One reader's review of one case.
 
     Attributes:
-        case: its name in the tables, which no other result has. lesions: None where no truth was given.
+        case: its name in the tables, which no other result has.
+        lesions: None where no truth was given.
     """
 
     reviewed: ReviewedCase
@@ -97,17 +113,21 @@ class Reading:
 
     @property
     def review(self) -> CaseReview:
-        """What was said."""
+        """Return what was said."""
         return self.reviewed.review
 
     @property
     def sha(self) -> str:
-        """The hash of the result, which is the case in every table."""
+        """Return the hash of the result, which is the case in every table."""
         return self.review.result.result_sha256
 
 
 def write_tables(readings: Sequence[Reading], folder: Path) -> dict[str, Path]:
-    """Write all tables into a folder; earlier ones are replaced, and go where there are none now.
+    """Write all tables into a folder. Earlier ones are replaced, and go where there are none now.
+
+    Args:
+        readings: one for each review.
+        folder: for the tables.
 
     Raises:
         OutputError: nothing to write, a folder with the export of a case, or a file that cannot be written.
@@ -133,7 +153,7 @@ def write_tables(readings: Sequence[Reading], folder: Path) -> dict[str, Path]:
 
 
 def _remove_lesions(path: Path) -> None:
-    """Lesions of an earlier truth do not lie beside tables without one; a file of somebody else stays."""
+    """Lesions of an earlier truth do not lie beside tables without one. A file of somebody else stays."""
     try:
         with path.open("rb") as file:
             is_ours = file.readline().startswith(b"case,") and path.is_file()
@@ -144,26 +164,39 @@ def _remove_lesions(path: Path) -> None:
 
 
 def roc_score(opinion: Opinion | None) -> float | None:
-    """0 (surely normal) over 50 (uncertain) to 100 (surely abnormal)."""
+    """Return 0 (surely normal) over 50 (uncertain) to 100 (surely abnormal).
+
+    Args:
+        opinion: on the whole case, None where none was given.
+    """
     if opinion is None:
         return None
     return 50 + {"normal": -1, "uncertain": 0, "abnormal": 1}[opinion.rating] * opinion.confidence / 2
 
 
 def lesions_of_mask(mask: NDArray[Any], name: str) -> Lesions:
-    """Every 26-connected component of a truth mask is a lesion, ``name-1`` on."""
+    """Return every 26-connected component of a truth mask as a lesion, ``name-1`` on.
+
+    Args:
+        mask: ``(I, J, K)``, whatever is not 0 is a lesion.
+        name: of the case.
+    """
     labels, count = ndimage.label(np.asarray(mask) != 0, structure=_FULL_CONNECTIVITY)
     return Lesions(labels.astype(np.int32), {n: f"{name}-{n}" for n in range(1, count + 1)})
 
 
 def lesions_of_reader(reviewed: ReviewedCase) -> Lesions:
-    """What another reader accepted or drew, as the truth."""
+    """Return what another reader accepted or drew, as the truth.
+
+    Args:
+        reviewed: the case with its review.
+    """
     names = {n: f"{reviewed.review.reader}:{row.id}" for n, (row, _) in enumerate(reviewed.found(), start=1)}
     return Lesions(reviewed.labels().astype(np.int32), names)
 
 
 def read_lesions(path: Path, reviewed: ReviewedCase, name: str, values: MaskValues = NOT_KNOWN) -> Lesions:
-    """A truth mask from a file, read as the masks of a dataset are: NaN is no lesion, 0 neither.
+    """Return a truth mask from a file, read as the masks of a dataset are: NaN is no lesion, 0 neither.
 
     Args:
         values: what the values of the mask mean.
@@ -241,7 +274,7 @@ def _hit(lesions: Lesions, mask: Mask) -> dict[str, Any]:
 
 
 def _points(reading: Reading, condition: str, opinion: Opinion) -> Iterator[dict[str, Any]]:
-    """Marks of an opinion; one that was a region hits with the region while that is as it was."""
+    """Marks of an opinion. One that was a region hits with the region while that is as it was."""
     number = 0
     for mark in opinion.marks:
         number += mark.drawn is None

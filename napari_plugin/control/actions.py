@@ -24,7 +24,7 @@ class Ready(Protocol):
 
 
 class ReaderActions:
-    """Actions on the case that is on the screen; what cannot be done is said in the status line.
+    """Actions on the case that is on the screen. What cannot be done is said in the status line.
 
     Args:
         views: the parts of the dock.
@@ -77,7 +77,7 @@ class ReaderActions:
 
     @told
     def give_opinion(self, rating: Rating, confidence: int) -> None:
-        """Keep the opinion on the whole case; the first one brings the overlay.
+        """Keep the opinion on the whole case. The first one brings the overlay.
 
         Args:
             rating: normal, abnormal or uncertain.

@@ -18,7 +18,7 @@ class Task:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether it was asked to stop."""
+        """Tell whether it was asked to stop."""
         return self._stop.is_set()
 
     def stop(self) -> None:
@@ -37,7 +37,7 @@ class Background:
 
     @property
     def is_busy(self) -> bool:
-        """Whether anything is still running."""
+        """Tell whether anything is still running."""
         return bool(self._workers)
 
     def run(
@@ -47,7 +47,14 @@ class Background:
         done: Callable[[Any], None],
         failed: Callable[[BaseException], None],
     ) -> None:
-        """Call ``work(*given)`` in a thread, then ``done`` with what it returned, or ``failed``."""
+        """Call ``work(*given)`` in a thread, then ``done`` with what it returned, or ``failed``.
+
+        Args:
+            work: runs in a thread.
+            given: what the work is called with.
+            done: called with what was returned.
+            failed: called with an error.
+        """
         from napari.qt.threading import create_worker
 
         worker: Any = create_worker(_caught, work, given, _start_thread=False)
@@ -61,10 +68,16 @@ class Background:
         failed: Callable[[BaseException], None],
         ended: Callable[[], None],
     ) -> Task:
-        """Go through an iterator in a thread; ``arrived`` gets everything it yields, ``ended`` comes last.
+        """Go through an iterator in a thread. ``arrived`` gets everything it yields, ``ended`` comes last.
+
+        Args:
+            events: makes the iterator.
+            arrived: told what the iterator yields.
+            failed: called with an error.
+            ended: called when all is over.
 
         Returns:
-            The task; to stop it closes the iterator.
+            The task. To stop it closes the iterator.
         """
         from napari.qt.threading import create_worker
 
@@ -77,12 +90,12 @@ class Background:
         return task
 
     def close(self) -> None:
-        """Ask everything to stop and wait for it; nothing is told to anybody any more."""
+        """Ask everything to stop and wait for it. Nothing is told to anybody any more."""
         self._is_closed = True
         self._stop(_PATIENCE_MS)
 
     def _tell(self, outcome: Any, done: Callable[[Any], None], failed: Callable[[BaseException], None]) -> None:
-        """Pass on what came out of a thread; Qt still delivers what was on its way when a dock was closed."""
+        """Pass on what came out of a thread. Qt still delivers what was on its way when a dock was closed."""
         if not self._is_closed:
             (failed if isinstance(outcome, BaseException) else done)(outcome)
 
@@ -115,7 +128,7 @@ def _caught(work: Callable[..., Any], given: tuple[Any, ...]) -> tuple[Any]:
 
 
 def _caught_events(events: Callable[[], Iterator[Any]], task: Task) -> Iterator[Any]:
-    """napari's own way to quit leaves a generator where it stands, and whatever it runs going on; ours closes it."""
+    """napari's own way to quit leaves a generator where it stands, and whatever it runs going on. Ours closes it."""
     iterator = events()
     try:
         for event in iterator:

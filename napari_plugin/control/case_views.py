@@ -141,7 +141,7 @@ class CaseViews:
         """Fill the list of cases.
 
         Args:
-            session: whose cases they are; None: no cases.
+            session: whose cases they are, None: no cases.
             current: key of the case that is open.
         """
         self.views.cases.show_cases(() if session is None else lines.case_lines(session), current)

@@ -20,7 +20,8 @@ class Drawing:
     """Keeps what is painted on the drawn layer: by the dock's brush, by napari's own tools, by its undo.
 
     Args:
-        case: gives the case that is on the screen, or None. mend: puts right what others changed of its layers.
+        case: gives the case that is on the screen, or None.
+        mend: puts right what others changed of its layers.
         settle: keeps the threshold that is being dragged.
     """
 
@@ -43,7 +44,7 @@ class Drawing:
 
     @property
     def is_going_on(self) -> bool:
-        """Whether a region is being drawn."""
+        """Tell whether a region is being drawn."""
         return self._before is not None
 
     @told
@@ -60,13 +61,13 @@ class Drawing:
         self.show(case)
 
     def keep(self) -> None:
-        """The drawing is finished."""
+        """Finish the drawing."""
         if self.is_going_on:
             self.end()
 
     @told
     def drop(self) -> None:
-        """Throw away whatever was painted since the drawing began; undo brings it back."""
+        """Throw away whatever was painted since the drawing began. Undo brings it back."""
         before = self._before
         self.end()
         if before is not None and before[0] is self._case():
@@ -74,7 +75,7 @@ class Drawing:
             case.set_drawn_labels(labels)
 
     def end(self) -> None:
-        """Take the brush back; what is painted stays."""
+        """Take the brush back. What is painted stays."""
         self.follow()
         if self.is_going_on:
             self._before = None
@@ -82,7 +83,11 @@ class Drawing:
             self.show(self._case())
 
     def show(self, case: OpenCase | None) -> None:
-        """What can be drawn now in this case; what was begun in another one ends with that."""
+        """Show what can be drawn now in this case. What was begun in another one ends with that.
+
+        Args:
+            case: the open case, None where there is none.
+        """
         if self._before is not None and self._before[0] is not case:
             self._before = None
         reason = "Open a case first" if case is None else case.read_only
@@ -90,7 +95,7 @@ class Drawing:
         self.views.draw.show_drawing(self.is_going_on, reason)
 
     def follow(self) -> None:
-        """Keep what is painted now; what cannot be kept is not shown either."""
+        """Keep what is painted now. What cannot be kept is not shown either."""
         case, labels = self._case(), self._layers.painted_labels()
         if case is None or labels is None or self._is_following:
             return
@@ -105,7 +110,7 @@ class Drawing:
             self._is_following = False
 
     def close(self) -> None:
-        """The dock goes."""
+        """Let go of the layers."""
         self._soon.stop()
         self._layers.painted = lambda: None
 

@@ -21,7 +21,7 @@ class Key:
     """A key of the dock.
 
     Attributes:
-        text: the key as Qt writes it, such as ``Shift+N``; one that neither napari nor an operating system takes.
+        text: the key as Qt writes it, such as ``Shift+N``. One that neither napari nor an operating system takes.
         action: what it does, by the name of a handler.
         title: what it does, in the reader's words.
     """
@@ -109,7 +109,7 @@ def _held(peek: Callable[[bool], None]) -> Callable[[Any], Iterator[None]]:
 
 
 class WindowDrag:
-    """A drag with the right mouse button that sets black and white; the camera does not zoom meanwhile.
+    """A drag with the right mouse button that sets black and white. The camera does not zoom meanwhile.
 
     Args:
         viewer: napari's.

@@ -1,7 +1,7 @@
 """A session in a viewer: which case is open, the change from one to another, and the reader's actions on it.
 
 A case is on the screen whole, with its layers, its words and its journal, or no case is open at all. Everything of a
-case is prepared before anything of the one before changes, in :meth:`ReviewControl._open` alone; every action goes
+case is prepared before anything of the one before changes, in :meth:`ReviewControl._open` alone. Every action goes
 through :meth:`ReviewControl._ready`, which puts right what others changed of the picture meanwhile.
 """
 
@@ -35,11 +35,11 @@ from .worker import in_words
 
 
 class ReviewControl:
-    """One session in one viewer; None of either is needed to make it.
+    """One session in one viewer. None of either is needed to make it.
 
     Args:
         place_opinion: told whether the opinion is asked for before everything else.
-        show_reader: told whose session is open; None: nobody's.
+        show_reader: told whose session is open, None: nobody's.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class ReviewControl:
 
     @property
     def case(self) -> OpenCase | None:
-        """The case that is open, which is the one on the screen."""
+        """Return the case that is open, which is the one on the screen."""
         return None if self._shown is None or self._is_changing else self._shown.case
 
     @property
     def source(self) -> SourceMatch | None:
-        """The source of the case on the screen."""
+        """Return the source of the case on the screen."""
         return None if self._shown is None else self._shown.source
 
     @told
@@ -90,6 +90,11 @@ class ReviewControl:
         """Review this session from now on, beginning with its first case or the one named.
 
         A case that is open stays open where none of the new session can be.
+
+        Args:
+            session: what is reviewed.
+            key: of the case to begin with, None for the first one.
+            source: of the case to begin with, where it is known.
         """
         if session is not self.session:
             session.show_on(self.layers.shown)
@@ -107,17 +112,32 @@ class ReviewControl:
 
     @told
     def open_folder(self, folder: Path, reader: str, unaided_first: bool, source: SourceMatch | None = None) -> None:
-        """Find the results in a folder and review them; ``source``: of a result that was just made."""
+        """Find the results in a folder and review them.
+
+        Args:
+            folder: with results at any depth.
+            reader: who reviews.
+            unaided_first: whether a first opinion is asked for before the overlay.
+            source: of a result that was just made.
+        """
         paths = [folder] if source is None else [*source.paths]
         self.use(Session.open([folder], reader, unaided_first=unaided_first, sources=paths), None, source)
 
     def open_case(self, key: str) -> None:
-        """Open a case: its source, its map, its findings, at the most suspicious slice."""
+        """Open a case: its source, its map, its findings, at the most suspicious slice.
+
+        Args:
+            key: of the case.
+        """
         if self.session is not None and not self._is_open(key):
             self._open(self.session, key)
 
     def step_case(self, by: int) -> None:
-        """Open the case ``by`` further down the list; one that cannot be opened is passed over."""
+        """Open the case ``by`` further down the list. One that cannot be opened is passed over.
+
+        Args:
+            by: how many cases further down, upwards where negative.
+        """
         session, tried = self.session, set[str]()
         key = None if session is None else session.step_case(by)
         while session is not None and key is not None and key not in tried and not self._open(session, key):
@@ -125,7 +145,7 @@ class ReviewControl:
             key = session.step_case(by)  # the list knows by now that it has a problem
 
     def make_room(self) -> None:
-        """A run is about to show its own layers: the case is put aside, so that nothing is decided meanwhile."""
+        """Put the case aside for the layers of a run, so that nothing is decided meanwhile."""
         self.finish()
         if self.session is not None and self._shown is not None:
             self._aside = self._shown.case.key, self._shown.source
@@ -136,7 +156,7 @@ class ReviewControl:
         self.views.footer.status.say("A run is on the screen. Choose a case in the list to go back to it.")
 
     def come_back(self) -> None:
-        """A run has ended without a result: show the case again, or nothing."""
+        """Show the case again, or nothing, after a run without a result."""
         aside, self._aside = self._aside, None
         self.layers.close()
         if aside is None or self.session is None:
@@ -145,7 +165,7 @@ class ReviewControl:
             self._open(self.session, *aside)
 
     def close_session(self) -> None:
-        """Save, unlock and forget the session; the layers go with it."""
+        """Save, unlock and forget the session. The layers go with it."""
         self.finish()
         self._follow(None)
         self._shown = self._aside = None
@@ -153,7 +173,7 @@ class ReviewControl:
         self.show_nothing()
 
     def close(self) -> None:
-        """The dock goes: let go of session and viewer."""
+        """Let go of session and viewer."""
         if self.layers.is_there():  # a viewer that is closed by code has no layers any more
             self.finish()
         self._soon.stop()
@@ -175,7 +195,7 @@ class ReviewControl:
                 self.views.footer.status.say(in_words(error), is_wrong=True)
 
     def abandon(self) -> None:
-        """Save and unlock the session; touches no window, which may be gone."""
+        """Save and unlock the session. Touches no window, which may be gone."""
         session, self.session, self._shown = self.session, None, None
         if session is not None:
             session.changed.disconnect(self._changed)
@@ -185,14 +205,22 @@ class ReviewControl:
     # -- going through slices and findings
 
     def jump(self, index: int) -> None:
-        """Show a slice of the primary plane."""
+        """Show a slice of the primary plane.
+
+        Args:
+            index: of the slice, along the source's own axis.
+        """
         case = self.case
         if case is not None and self.layers.current_index() is None:
             self._orientation.show_plane(case.record.planes[0])
         self.layers.jump(index)
 
     def step_suspicious(self, by: int) -> None:
-        """The slice that comes next by score."""
+        """Go to the slice that comes next by score.
+
+        Args:
+            by: how many slices further down, upwards where negative.
+        """
         if self.case is not None:
             index = self.case.suspicious_slice(self.layers.current_index(), by)
             if index is not None:
@@ -200,7 +228,11 @@ class ReviewControl:
 
     @told
     def go_to_finding(self, key: str) -> None:
-        """Show the slices through a finding, and mark it."""
+        """Show the slices through a finding, and mark it.
+
+        Args:
+            key: of the finding.
+        """
         case = self._ready()
         if case is not None:
             self.layers.go_to(lines.place_of(case, key))
@@ -210,11 +242,19 @@ class ReviewControl:
     # -- display
 
     def show_plane(self, plane: Any) -> None:
-        """Turn the view."""
+        """Turn the view.
+
+        Args:
+            plane: axial, coronal or sagittal.
+        """
         self._orientation.show_plane(plane)
 
     def choose_window(self, name: str) -> None:
-        """A window by name, for the sequence on top."""
+        """Choose a window by name, for the sequence on top.
+
+        Args:
+            name: of a preset.
+        """
         volume = self.source.volume if self.source else None
         number = self.layers.shown_sequence()
         if volume is not None and number < len(volume.array):
@@ -243,7 +283,7 @@ class ReviewControl:
     # -- inside: change of case
 
     def _is_open(self, key: str) -> bool:
-        """Whether there is no need to open it; one that could only be looked at may be free by now."""
+        """Whether there is no need to open it. One that could only be looked at may be free by now."""
         return self.case is not None and self.case.key == key and self.case.read_only is None
 
     def _open(self, session: Session, key: str, known: SourceMatch | None = None) -> bool:
@@ -270,7 +310,7 @@ class ReviewControl:
         return True
 
     def _go_back(self, before: ShownCase | None, picture: Picture | None, view: dict[str, Any]) -> None:
-        """What was on the screen before, as it was; where even that cannot be shown, nothing is open."""
+        """What was on the screen before, as it was. Where even that cannot be shown, nothing is open."""
         try:
             if picture is None:
                 self.layers.close()
@@ -356,7 +396,7 @@ class ReviewControl:
     # -- inside: actions
 
     def _ready(self, is_decision: bool = True) -> OpenCase | None:
-        """The open case, when the screen shows it as it is kept; what is painted or dragged is kept first.
+        """The open case, when the screen shows it as it is kept. What is painted or dragged is kept first.
 
         None where a decision was made on something else until now: the reader has to look again.
         """
@@ -386,7 +426,7 @@ class ReviewControl:
             self._show_taken(self.session, open_now)
 
     def _show_again(self, shown: ShownCase, is_drawn: bool) -> None:
-        """Everything that an action can change; the picture itself where the overlay has just been allowed.
+        """Everything that an action can change. The picture itself where the overlay has just been allowed.
 
         What is painted stays as it is where the action was none of drawing: a stroke may be going on.
         """
@@ -421,7 +461,7 @@ class ReviewControl:
             self._say_opened(shown)
 
     def _show_first(self, shown: ShownCase) -> None:
-        """All of a case that was not on the screen; that its overlay was seen is recorded when it was."""
+        """All of a case that was not on the screen. That its overlay was seen is recorded when it was."""
         self.layers.open(shown.picture)
         self._show(shown)
         case, was_concealed = shown.case, shown.case.concealed
@@ -468,7 +508,7 @@ class ReviewControl:
         self._follow_volume()
 
     def _follow_volume(self, event: object = None) -> None:
-        """Without a case, the letters are those of the volume on the screen; none where no patient is."""
+        """Without a case, the letters are those of the volume on the screen. None where no patient is."""
         if self._shown is None and not self._is_changing:
             self._orientation.follow(patient_world(self._viewer))
 

@@ -38,7 +38,13 @@ _FORMATS = ("nifti", "png")
 
 @dataclass(frozen=True)
 class RunSource:
-    """What a model is run on: ``source`` for the engine (a path where there is one), ``volume`` to look at."""
+    """What a model is run on.
+
+    Attributes:
+        name: of the case that is made.
+        source: for the engine: a path where there is one.
+        volume: to look at, and for the engine where there is no path.
+    """
 
     name: str
     source: Any
@@ -47,7 +53,11 @@ class RunSource:
 
 @dataclass(frozen=True)
 class Written:
-    """The folder of a finished run."""
+    """The folder of a finished run.
+
+    Attributes:
+        folder: with the result.
+    """
 
     folder: Path
 
@@ -56,7 +66,8 @@ class RunControl:
     """At most one run at a time.
 
     Args:
-        results_folder: where results go; finished: told the new result's folder and its source.
+        results_folder: where results go.
+        finished: told the new result's folder and its source.
         review: makes room for the layers of a run, and comes back after one that left no result.
     """
 
@@ -90,7 +101,7 @@ class RunControl:
 
     @property
     def is_running(self) -> bool:
-        """Whether a run is going on."""
+        """Tell whether a run is going on."""
         return self._task is not None
 
     def start(self) -> None:
@@ -123,7 +134,7 @@ class RunControl:
             self._footer.status.say("Cancelling: the slice that is being scored is finished first.")
 
     def close(self) -> None:
-        """The dock goes."""
+        """Let go of the viewer."""
         self._viewer.layers.events.inserted.disconnect(self._show_source)
         self._viewer.layers.events.removed.disconnect(self._show_source)
         self._viewer.layers.selection.events.active.disconnect(self._show_source)
@@ -181,14 +192,22 @@ class RunControl:
 
 
 def chosen_layer(viewer: Any) -> Any:
-    """The layer of the volume that is chosen in the layer list, or of the only one there is; else None."""
+    """Return the layer of the volume that is chosen in the layer list, or of the only one there is, else None.
+
+    Args:
+        viewer: napari's.
+    """
     images = [layer for layer in viewer.layers if _is_source(layer)]
     active = viewer.layers.selection.active
     return active if active in images else images[0] if images else None
 
 
 def source_of(layer: Any) -> RunSource:
-    """The volume of a layer of ours, in the source's own grid."""
+    """Return the volume of a layer of ours, in the source's own grid.
+
+    Args:
+        layer: one that this plugin has made.
+    """
     kept, grid = layer.metadata["headclip_med"], grid_of({"metadata": layer.metadata})
     assert grid is not None
     colours = [np.asarray(layer.data)[..., c] for c in range(3)] if layer.rgb else [np.asarray(layer.data)]
@@ -217,7 +236,7 @@ def _is_source(layer: Any) -> bool:
 
 
 def _events(runner: Runner, source: RunSource, options: RunOptions, out: Path, name: str) -> Iterator[Any]:
-    """The runner's events; the result is written in the same thread, and its folder is the last event."""
+    """The runner's events. The result is written in the same thread, and its folder is the last event."""
     events = runner.run(source.source, options)
     try:
         for event in events:

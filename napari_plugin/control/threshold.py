@@ -105,7 +105,7 @@ class ThresholdControl:
         self.views.footer.status.say(in_words(error), is_wrong=True)
 
     def _keep(self, case: OpenCase, threshold: float, components: Components | None = None) -> None:
-        """Keep what was dragged; where it cannot be kept, the one before is shown again."""
+        """Keep what was dragged. Where it cannot be kept, the one before is shown again."""
         self.dragged = None
         actions = case.review.actions
         try:

@@ -20,7 +20,14 @@ from .worker import in_words
 
 
 class CaseTools:
-    """Runs what takes time in threads; errors go into the status line."""
+    """Runs what takes time in threads. Errors go into the status line.
+
+    Args:
+        review: tells which case is open.
+        layers: on which it lies.
+        background: runs the work.
+        heads: shows the attention heads.
+    """
 
     def __init__(
         self,
@@ -34,7 +41,12 @@ class CaseTools:
 
     @told
     def export(self, folder: Path, formats: list[str]) -> None:
-        """Write the case as it stands."""
+        """Write the case as it stands.
+
+        Args:
+            folder: the files go into a folder in it.
+            formats: names of the formats.
+        """
         from headclip_med.review.exports import export_folder, export_review
         from headclip_med.review.reviewed import ReviewedCase
 
@@ -54,7 +66,11 @@ class CaseTools:
         )
 
     def add_sequence(self, path: Path) -> None:
-        """Lay another image of the same patient beside the source."""
+        """Lay another image of the same patient beside the source.
+
+        Args:
+            path: of the image.
+        """
         case = self.review.case
         if case is not None:
             self.views.footer.status.say(f"Reading {path.name}…")

@@ -31,21 +31,32 @@ _MOST_SERIES = 12  # opened at once from one folder
 
 
 def get_reader(path: str | Sequence[str]) -> Read | None:
-    """napari's hook: our reader for a result folder or its ``result.json``, None for anything else."""
+    """Return our reader for a result folder or its ``result.json``, None for anything else.
+
+    Args:
+        path: of a file or folder, or several.
+    """
     return read_result_folder if isinstance(path, str) and _is_ours(_folder(path) / RECORD_NAME) else None
 
 
 def get_volume_reader(path: str | Sequence[str]) -> Read | None:
-    """napari's hook: a reader for one NIfTI, NRRD, MetaImage or DICOM file, or several of them, by content.
+    """Return a reader for one NIfTI, NRRD, MetaImage or DICOM file, or several of them, by content.
 
     Declined: 4-D files, plain pictures and whatever else has no single place in patient space.
+
+    Args:
+        path: of a file or folder, or several.
     """
     paths = [Path(path)] if isinstance(path, str) else [Path(one) for one in path]
     return read_volume_files if paths and all(_is_volume(one) for one in paths) else None
 
 
 def get_dicom_reader(path: str | Sequence[str]) -> Read | None:
-    """napari's hook: a reader for a folder with DICOM images in it, None for any other folder."""
+    """Return a reader for a folder with DICOM images in it, None for any other folder.
+
+    Args:
+        path: of a file or folder, or several.
+    """
     if not isinstance(path, str) or not Path(path).is_dir() or _is_ours(Path(path) / RECORD_NAME):
         return None
     looked_at = islice(_files(Path(path)), _LOOKED_AT)
@@ -53,13 +64,20 @@ def get_dicom_reader(path: str | Sequence[str]) -> Read | None:
 
 
 def read_volume_files(path: str | Sequence[str]) -> list[LayerTuple]:
-    """One image layer for each channel of each file; errors in words."""
+    """Return one image layer for each channel of each file. Errors in words.
+
+    Args:
+        path: of one file, or of several.
+    """
     paths = [path] if isinstance(path, str) else list(path)
     return [layer for one in paths for layer in volume_layers(load_volume(one))]
 
 
 def read_dicom_folder(path: str | Sequence[str]) -> list[LayerTuple]:
-    """Every series of a folder that is a volume, each as layers of its own.
+    """Read every series of a folder that is a volume, each as layers of its own.
+
+    Args:
+        path: of the folder.
 
     Raises:
         InputError: no series, too many to open at once, or none that is a volume.
@@ -84,7 +102,10 @@ def read_dicom_folder(path: str | Sequence[str]) -> list[LayerTuple]:
 
 
 def read_result_folder(path: str | Sequence[str]) -> list[LayerTuple]:
-    """Layers of one result; its files are compared with the checksums in its record first.
+    """Return the layers of one result. Its files are compared with the checksums in its record first.
+
+    Args:
+        path: of the folder, or of its ``result.json``.
 
     Raises:
         InputError: several paths at once, an incomplete or altered folder, or one without a map.
@@ -113,7 +134,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _is_ours(record: Path) -> bool:
-    """Other programs write files called ``result.json`` too; ours name their schema in the first line."""
+    """Other programs write files called ``result.json`` too. Ours name their schema in the first line."""
     try:
         with record.open("rb") as file:
             return _SCHEMA_NAME in file.read(256)
@@ -128,7 +149,7 @@ def _is_volume(path: Path) -> bool:
 
 
 def _is_single(path: Path) -> bool:
-    """Whether a NIfTI file holds one volume; an unreadable header is left to the reader, which has words for it."""
+    """Whether a NIfTI file holds one volume. An unreadable header is left to the reader, which has words for it."""
     try:
         image: Any = nib.load(path)
         shape = image.shape

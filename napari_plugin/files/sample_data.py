@@ -19,7 +19,7 @@ _SEED = 20
 
 
 def synthetic_head() -> list[tuple[Any, dict[str, Any], str]]:
-    """Two layers: a FLAIR-like head of 2 mm voxels as an image, and its lesion as labels."""
+    """Return two layers: a FLAIR-like head of 2 mm voxels as an image, and its lesion as labels."""
     head = make_phantom(_SEED, lesions=(LESION,))
     shape = (head.array.shape[0], head.array.shape[1], head.array.shape[2])
     grid = display_grid(head.affine, shape)
@@ -33,10 +33,11 @@ def synthetic_head() -> list[tuple[Any, dict[str, Any], str]]:
 
 
 def synthetic_result() -> list[tuple[Any, dict[str, Any], str]]:
-    """The demonstration volume with the map of the embedded model, which is run once and kept until the next boot.
+    """Return the demonstration volume with the map of the embedded model, which is run once and kept until the next
+    boot.
 
     Raises:
-        ModuleNotFoundError: torch is not installed; reviewing needs none, running a model does.
+        ModuleNotFoundError: torch is not installed. Reviewing needs none, running a model does.
     """
     from headclip_med.cohort.demo import CASE_NAME, VOLUME_NAME, run_demo
     from headclip_med.reading import load_volume

@@ -15,7 +15,12 @@ from ..layers.grid import DisplayGrid
 
 
 def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
-    """napari's hook: a labels layer as NIfTI with the labels' own numbers.
+    """Write a labels layer as NIfTI with the labels' own numbers.
+
+    Args:
+        path: of the file.
+        data: the layer's, in display order.
+        attributes: the layer's, as napari gives them.
 
     Raises:
         OutputError: a layer whose place in the patient is not known or not its volume's any more, a label beyond
@@ -30,7 +35,13 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
 
 
 def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
-    """napari's hook: an image layer, such as an anomaly map, as NIfTI in float32; errors as :func:`write_labels`."""
+    """Write an image layer, such as an anomaly map, as NIfTI in float32. Errors as :func:`write_labels`.
+
+    Args:
+        path: of the file.
+        data: the layer's, in display order.
+        attributes: the layer's, as napari gives them.
+    """
     grid, values = _grid_of_layer(data, attributes), np.asarray(data)
     if values.dtype.kind not in "buif":
         raise OutputError("An image must hold real numbers to be written as NIfTI", values.dtype.name)
@@ -38,7 +49,11 @@ def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
 
 
 def grid_of(attributes: dict[str, Any]) -> DisplayGrid | None:
-    """The grid that a layer of ours was laid out by, from its metadata; None for any other layer."""
+    """Return the grid that a layer of ours was laid out by, from its metadata, None for any other layer.
+
+    Args:
+        attributes: the layer's, as napari gives them.
+    """
     kept = (attributes.get("metadata") or {}).get("headclip_med")
     if not kept or not {"affine", "display_to_voxel", "shape"} <= set(kept):
         return None

@@ -50,11 +50,12 @@ _PLACE = ("scale", "translate", "units", "axis_labels", "metadata", "name", "col
 
 
 class CaseLayers:
-    """Layers of one case in a viewer; others' are only hidden while one is open.
+    """Layers of one case in a viewer. Others' are only hidden while one is open.
 
     Attributes:
-        picture: what is on the screen, all of it; None while it is not.
-        lost: called when somebody else has removed one of the layers. painted: when the drawn layer may have changed.
+        picture: what is on the screen, all of it, None while it is not.
+        lost: called when somebody else has removed one of the layers.
+        painted: when the drawn layer may have changed.
     """
 
     def __init__(self, viewer: Any) -> None:
@@ -80,7 +81,11 @@ class CaseLayers:
     # -- opening and closing
 
     def open(self, picture: Picture) -> None:
-        """Show a picture instead of the one before, and hide whatever else is open, which would lie over it."""
+        """Show a picture instead of the one before, and hide whatever else is open, which would lie over it.
+
+        Args:
+            picture: what the layers show.
+        """
         for layer in self._viewer.layers:
             if layer.visible and layer not in self._ours():
                 layer.visible = False
@@ -90,7 +95,11 @@ class CaseLayers:
         self.show(picture)
 
     def show(self, picture: Picture) -> None:
-        """Show all of a picture; until it is, nothing counts as shown. Layers that are there are used again."""
+        """Show all of a picture. Until it is, nothing counts as shown. Layers that are there are used again.
+
+        Args:
+            picture: what the layers show.
+        """
         self.picture = None
         with self._changing():
             self._remove(self.drawn)  # with its history, and whatever stroke is going on
@@ -132,19 +141,21 @@ class CaseLayers:
 
     @property
     def is_run(self) -> bool:
-        """Whether it is a run that is on the screen."""
+        """Tell whether it is a run that is on the screen."""
         return self.picture is not None and self.picture.link is None
 
     def is_there(self) -> bool:
-        """Whether every layer of the picture is in the viewer."""
+        """Tell whether every layer of the picture is in the viewer."""
         return self.picture is not None and all(self._is_there(layer) for layer in self._ours())
 
     def is_whole(self) -> bool:
-        """Whether every layer of the picture is there, with its own values in its own place, and it alone in sight."""
+        """Tell whether every layer of the picture is there, with its own values in its own place, and it alone in
+        sight.
+        """
         return self.is_there() and not self.is_altered() and not self.is_out_of_sight()
 
     def is_altered(self) -> bool:
-        """Whether a layer that is there holds other values or lies in another place: something else is seen."""
+        """Tell whether a layer that is there holds other values or lies in another place: something else is seen."""
         picture = self.picture
         if picture is None:
             return False
@@ -157,7 +168,9 @@ class CaseLayers:
         return self._is_thick() or (self._is_there(self.contours) and not self._are_contours_ours())
 
     def is_out_of_sight(self) -> bool:
-        """Whether everything is hidden, as by another case in the same viewer, or another picture is shown with it."""
+        """Tell whether everything is hidden, as by another case in the same viewer, or another picture is shown with
+        it.
+        """
         if self.picture is not None and any(is_foreign(layer, self._ours()) for layer in self._viewer.layers):
             return True
         layers = (*self.sources, *((self.map, self.contours) if self._is_shown else ()))
@@ -165,13 +178,13 @@ class CaseLayers:
         return bool(there) and not self._is_peeking and not any(layer.visible for layer in there)
 
     def shown(self) -> ResultLink | None:
-        """The result whose map is on the screen, whole; None where there is none."""
+        """Return the result whose map is on the screen, whole, None where there is none."""
         return self.picture.link if self.picture is not None and self.is_whole() else None
 
     # -- going somewhere
 
     def current_index(self) -> int | None:
-        """Return the slice of the primary plane that is shown; None in another plane, in 3-D, or beyond the volume."""
+        """Return the slice of the primary plane that is shown, None in another plane, in 3-D, or beyond the volume."""
         return None if self._view is None else self._view.current_index()
 
     def is_beyond(self) -> bool:
@@ -199,23 +212,35 @@ class CaseLayers:
     # -- the overlay
 
     def show_overlay(self, is_shown: bool) -> None:
-        """Show or hide map and contours."""
+        """Show or hide map and contours.
+
+        Args:
+            is_shown: whether it may be seen.
+        """
         self._is_shown = is_shown
         self._set_visible()
 
     def peek(self, is_peeking: bool) -> None:
-        """Hide everything above the source for a moment."""
+        """Hide everything above the source for a moment.
+
+        Args:
+            is_peeking: whether the bare slice is wanted.
+        """
         self._is_peeking = is_peeking
         self._set_visible()
 
     def set_opacity(self, opacity: float) -> None:
-        """Of the map, in [0, 1]; contours and drawings stay as they are."""
+        """Set the opacity of the map. Contours and drawings stay as they are.
+
+        Args:
+            opacity: in [0, 1].
+        """
         self._opacity = opacity
         if self._is_there(self.map):
             self.map.opacity = opacity
 
     def preview(self, threshold: float) -> None:
-        """Show contours of the slice on the screen at a threshold, at once; the rest of the volume follows later.
+        """Show contours of the slice on the screen at a threshold, at once. The rest of the volume follows later.
 
         Args:
             threshold: in [0, 1].
@@ -242,7 +267,13 @@ class CaseLayers:
             _redraw(self.contours)
 
     def put_maps(self, frame: SliceFrame, indices: Sequence[int], maps: NDArray[np.float32]) -> None:
-        """Maps ``(n, H, W)`` of a run, as they come; nothing where a case has been opened meanwhile."""
+        """Put maps of a run in place, as they come. Nothing where a case has been opened meanwhile.
+
+        Args:
+            frame: how the slices lie in the volume.
+            indices: of the slices, ``n`` of them.
+            maps: probabilities in [0, 1], ``(n, H, W)`` in display orientation.
+        """
         if self._map_array is not None and self.is_run:
             put_back_array(maps, self._map_array, frame, indices)
             if self._is_there(self.map):
@@ -251,7 +282,11 @@ class CaseLayers:
     # -- drawing
 
     def begin_drawing(self, number: int) -> None:
-        """Hand the reader a brush that paints ``number``."""
+        """Hand the reader a brush that paints ``number``.
+
+        Args:
+            number: of the finding.
+        """
         if self._is_there(self.drawn):
             self._viewer.layers.selection.active = self.drawn
             self._has_drawing = True
@@ -262,19 +297,25 @@ class CaseLayers:
             self.drawn.mode = "paint"
 
     def end_drawing(self) -> None:
-        """Back to looking."""
+        """Go back to looking."""
         if self._is_there(self.drawn):
             self.drawn.mode = "pan_zoom"
             if self.sources and self._is_there(self.sources[0]):
                 self._viewer.layers.selection.active = self.sources[0]
 
     def allow_drawing(self, is_allowed: bool) -> None:
-        """Let the drawn layer be painted on, or not."""
+        """Let the drawn layer be painted on, or not.
+
+        Args:
+            is_allowed: whether it may be painted on.
+        """
         if self._is_there(self.drawn) and self.drawn.editable != is_allowed:
             self.drawn.editable = is_allowed
 
     def painted_labels(self) -> NDArray[Any] | None:
-        """``(I, J, K)`` of the drawn layer, a view, where it is not what is kept; None where it is, or is not there."""
+        """Return ``(I, J, K)`` of the drawn layer, a view, where it is not what is kept, None where it is, or is not
+        there.
+        """
         if self.grid is None or not self._is_there(self.drawn) or self.picture is None or self.picture.drawn is None:
             return None
         if self._kept is None or not can_be_kept(self.drawn, self.picture.drawn):
@@ -284,7 +325,11 @@ class CaseLayers:
         return self.grid.to_source(np.asarray(self.drawn.data))
 
     def show_drawn(self, labels: NDArray[Any]) -> None:
-        """Show these labels ``(I, J, K)``, which are kept, instead of what is painted."""
+        """Show these labels ``(I, J, K)``, which are kept, instead of what is painted.
+
+        Args:
+            labels: ``(I, J, K)`` of the drawn findings' numbers.
+        """
         made = None if self.picture is None else self.picture.drawn
         if self.grid is None or made is None or not self._is_there(self.drawn) or not can_be_kept(self.drawn, made):
             return
@@ -301,12 +346,16 @@ class CaseLayers:
 
     @property
     def limits(self) -> Limits | None:
-        """Black and white of the uppermost sequence that is shown; None without a grey one."""
+        """Return black and white of the uppermost sequence that is shown, None without a grey one."""
         layer = self._shown_source()
         return None if layer is None else (float(layer.contrast_limits[0]), float(layer.contrast_limits[1]))
 
     def set_limits(self, limits: Limits) -> None:
-        """Set black and white of the uppermost sequence that is shown."""
+        """Set black and white of the uppermost sequence that is shown.
+
+        Args:
+            limits: black and white.
+        """
         layer = self._shown_source()
         if layer is not None:
             low, high = layer.contrast_limits_range
@@ -314,17 +363,27 @@ class CaseLayers:
             layer.contrast_limits = limits
 
     def shown_sequence(self) -> int:
-        """Number of the uppermost sequence that is shown."""
+        """Return the number of the uppermost sequence that is shown."""
         layer = self._shown_source()
         return self.sources.index(layer) if layer is not None else 0
 
     def show_sequence(self, number: int, is_shown: bool) -> None:
-        """Show or hide one of several sequences."""
+        """Show or hide one of several sequences.
+
+        Args:
+            number: of the sequence, from 0.
+            is_shown: whether it may be seen.
+        """
         if number < len(self.sources) and self._is_there(self.sources[number]):
             self.sources[number].visible = is_shown
 
     def add_sequence(self, name: str, array: NDArray[np.float32]) -> None:
-        """Another image of the patient on the same grid, ``(I, J, K)`` or in colour ``(I, J, K, 3)``; just above."""
+        """Add another image of the patient on the same grid, ``(I, J, K)`` or in colour ``(I, J, K, 3)``, just above.
+
+        Args:
+            name: of its layer.
+            array: ``(I, J, K)``, or ``(I, J, K, 3)`` in colour.
+        """
         if self.picture is None:
             return
         volume = LoadedVolume(
@@ -359,7 +418,7 @@ class CaseLayers:
             self.lost()
 
     def _put_sources(self, wanted: Sequence[LayerTuple]) -> None:
-        """Layers of these sequences; those that are there are used again, since napari takes long to remove one."""
+        """Layers of these sequences. Those that are there are used again, since napari takes long to remove one."""
         olds, self.sources = self.sources, []
         for old in olds[len(wanted) :]:
             self._remove(old)
@@ -440,7 +499,7 @@ class CaseLayers:
 
     @property
     def _view(self) -> Navigation | None:
-        """The screen in the terms of the case; None where there is none."""
+        """The screen in the terms of the case, None where there is none."""
         if self.grid is None:
             return None
         layer = next((layer for layer in self._ours() if self._is_there(layer)), None)
@@ -457,7 +516,7 @@ def _nothing() -> None:
 
 
 def _redraw(layer: Any) -> None:
-    """Show changed values; extent and thumbnail stay as they are, which is what takes time."""
+    """Show changed values. Extent and thumbnail stay as they are, which is what takes time."""
     layer.refresh(extent=False, thumbnail=False, highlight=False)
 
 

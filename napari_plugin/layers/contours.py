@@ -35,7 +35,7 @@ class Contours:
     Args:
         grid: how the case is laid out.
         map_array: ``(I, J, K)`` in the source's order.
-        painted: the layer's own array in display order, changed in place; empty so far.
+        painted: the layer's own array in display order, changed in place, empty so far.
     """
 
     def __init__(self, grid: DisplayGrid, map_array: NDArray[np.float32], painted: NDArray[np.uint8]) -> None:
@@ -45,7 +45,7 @@ class Contours:
         self._previewed: float | None = None
 
     def preview(self, here: Here, threshold: float) -> None:
-        """Paint one slice at a threshold; the rest of the volume stays as it is.
+        """Paint one slice at a threshold. The rest of the volume stays as it is.
 
         Args:
             here: the slice on the screen.
@@ -55,7 +55,7 @@ class Contours:
         self._labels, self._previewed = None, threshold
 
     def paint(self, labels: NDArray[np.int32], findings: Sequence[ReviewFinding], chosen: str | None = None) -> None:
-        """Paint all findings; of labels that are painted already only those whose colour is another one.
+        """Paint all findings. Of labels that are painted already only those whose colour is another one.
 
         Args:
             labels: ``(I, J, K)`` of :class:`headclip_med.review.Components`.
@@ -78,7 +78,7 @@ class Contours:
         """Tell whether the layer holds what was painted last.
 
         Args:
-            here: the slice on the screen; None in 3-D, where all of it is.
+            here: the slice on the screen, None in 3-D, where all of it is.
         """
         where = ... if here is None else here
         painted = self._painted[where]

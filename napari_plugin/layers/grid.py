@@ -13,7 +13,7 @@ scale in mm and a shift. World axes are therefore
 | 2 | L | left | -R mm |
 
 Every 2-D view that napari makes of them is radiological (the patient's right on the viewer's left, superior
-or anterior up), and the 3-D view is not mirrored. For an oblique volume the world is turned as a whole;
+or anterior up), and the 3-D view is not mirrored. For an oblique volume the world is turned as a whole.
 ``metadata["headclip_med"]["world_to_ras"]`` always leads back to the patient exactly.
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headclip_med.base.geometry import directions, slice_frame, spacing, voxel_to_world, world_to_voxel
+from headclip_med.base.geometry import directions, slice_frame, spacing, world_to_voxel
 from headclip_med.base.types import Affine
 
 AXIS_LABELS = ("I", "P", "L")  # one letter each: napari's sliders have no room for more
@@ -49,7 +49,7 @@ class DisplayGrid:
 
     Attributes:
         affine: voxel index → RAS mm, of the volume as it is on disk.
-        display_to_voxel: index in the displayed array → voxel index; a signed permutation with a shift.
+        display_to_voxel: index in the displayed array → voxel index. A signed permutation with a shift.
         shape: voxels along the volume's axes.
         is_plain: a picture without a patient, whose world is its pixels.
     """
@@ -61,69 +61,85 @@ class DisplayGrid:
 
     @property
     def display_to_ras(self) -> Affine:
-        """Index in the displayed array → RAS mm."""
+        """Return the index in the displayed array → RAS mm."""
         return np.asarray(self.affine @ self.display_to_voxel)
 
     @property
     def scale(self) -> NDArray[np.float64]:
-        """Positive steps in world units along the displayed axes, shape ``(3,)``; oblong pixels stay oblong."""
+        """Return positive steps in world units along the displayed axes, ``(3,)``, where oblong pixels stay oblong."""
         steps = spacing(self.display_to_ras)
         return np.array([1.0, *(steps[1:] / steps[1:].min())]) if self.is_plain else steps
 
     @property
     def world_to_ras(self) -> Affine:
-        """napari world mm → RAS mm: a rotation, no shift."""
+        """Return napari world mm → RAS mm: a rotation, no shift."""
         matrix = np.eye(4)
         matrix[:3, :3] = directions(self.display_to_ras)
         return matrix
 
     @property
     def translate(self) -> NDArray[np.float64]:
-        """World place of the displayed array's first voxel centre, shape ``(3,)``."""
+        """Return the world place of the displayed array's first voxel centre, shape ``(3,)``."""
         if self.is_plain:
             return np.zeros(3)
         return np.asarray(np.linalg.solve(self.world_to_ras[:3, :3], self.display_to_ras[:3, 3]))
 
     def view(self, array: NDArray[Any]) -> NDArray[Any]:
-        """``(I, J, K)`` → the displayed array: a view, not a copy."""
+        """Return ``(I, J, K)`` → the displayed array: a view, not a copy.
+
+        Args:
+            array: ``(I, J, K)`` in the source's order.
+        """
         turn = self.display_to_voxel[:3, :3]
         flips = tuple(slice(None, None, -1 if column.sum() < 0 else 1) for column in turn.T)
         return array.transpose(tuple(np.abs(turn).argmax(axis=0)))[flips]
 
     def to_source(self, displayed: NDArray[Any]) -> NDArray[Any]:
-        """The displayed array → ``(I, J, K)`` as on disk: the inverse of :meth:`view`, and a view as well."""
+        """Return the displayed array → ``(I, J, K)`` as on disk: the inverse of :meth:`view`, and a view as well.
+
+        Args:
+            displayed: an array in display order.
+        """
         turn = self.display_to_voxel[:3, :3]
         flips = tuple(slice(None, None, -1 if column.sum() < 0 else 1) for column in turn.T)
         return displayed[flips].transpose(tuple(np.abs(turn).argmax(axis=1)))
 
     @property
     def displayed_shape(self) -> tuple[int, ...]:
-        """Voxels along the displayed axes."""
+        """Return the voxels along the displayed axes."""
         return tuple(self.shape[axis] for axis in np.abs(self.display_to_voxel[:3, :3]).argmax(axis=0))
 
     def world_of(self, ras_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-        """RAS mm → napari world, ``(..., 3)``."""
+        """Return RAS mm → napari world, ``(..., 3)``.
+
+        Args:
+            ras_mm: RAS mm, ``(..., 3)``.
+        """
         if self.is_plain:
             return world_to_voxel(self.display_to_ras, np.asarray(ras_mm, dtype=float)) * self.scale
         return np.asarray(np.asarray(ras_mm, dtype=float) @ self.world_to_ras[:3, :3])
 
-    def ras_of(self, world_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-        """napari world → RAS mm, ``(..., 3)``."""
-        if self.is_plain:
-            return voxel_to_world(self.display_to_ras, np.asarray(world_mm, dtype=float) / self.scale)
-        return np.asarray(np.asarray(world_mm, dtype=float) @ self.world_to_ras[:3, :3].T)
-
     def display_axis(self, axis: int) -> int:
-        """The displayed axis that shows the array's axis ``axis``."""
+        """Return the displayed axis that shows the array's axis ``axis``.
+
+        Args:
+            axis: of the source's array.
+        """
         return int(np.abs(self.display_to_voxel[axis, :3]).argmax())
 
     def display_index(self, axis: int, index: int, size: int) -> int:
-        """Where slice ``index`` of the array's axis ``axis`` (of ``size`` voxels) lies along the displayed axis."""
+        """Return where slice ``index`` of the array's axis ``axis`` (of ``size`` voxels) lies along the displayed axis.
+
+        Args:
+            axis: of the source's array.
+            index: of the slice along that axis.
+            size: voxels along that axis.
+        """
         is_flipped = self.display_to_voxel[axis, self.display_axis(axis)] < 0
         return size - 1 - index if is_flipped else index
 
     def layer_kwargs(self, **metadata: object) -> dict[str, Any]:
-        """Keyword arguments that place a layer; ``metadata`` is kept beside the way back to the patient."""
+        """Return the keyword arguments that place a layer. ``metadata`` is kept beside the way back to the patient."""
         way_back: dict[str, object] = {"affine": self.affine, "display_to_voxel": self.display_to_voxel}
         way_back |= {"shape": self.shape}
         way_back |= {"is_2d": True} if self.is_plain else {"world_to_ras": self.world_to_ras}
@@ -137,7 +153,13 @@ class DisplayGrid:
 
 
 def display_grid(affine: Affine, shape: tuple[int, int, int], is_plain: bool = False) -> DisplayGrid:
-    """The display layout of a volume of ``shape`` voxels placed by ``affine`` (voxel index → RAS mm)."""
+    """Return the display layout of a volume of ``shape`` voxels placed by ``affine`` (voxel index → RAS mm).
+
+    Args:
+        affine: voxel index → RAS mm, 4×4.
+        shape: voxels along the array axes.
+        is_plain: whether it is a picture without a patient.
+    """
     frame = slice_frame(affine, "axial")
     flip_slices = bool(directions(affine)[:, frame.axis] @ _INFERIOR < 0)
     axes = (frame.axis, frame.row_axis, frame.col_axis)
@@ -150,9 +172,9 @@ def display_grid(affine: Affine, shape: tuple[int, int, int], is_plain: bool = F
 
 
 def map_colours() -> NDArray[np.float32]:
-    """Colours of the anomaly map over anatomy, ``(256, 4)`` RGBA in [0, 1].
+    """Return the colours of the anomaly map over anatomy, ``(256, 4)`` RGBA in [0, 1].
 
-    Inferno without its near-black end, which would only darken the anatomy; opacity rises with the value, from 0.
+    Inferno without its near-black end, which would only darken the anatomy. Opacity rises with the value, from 0.
     """
     from napari.utils.colormaps import ensure_colormap
 

@@ -31,14 +31,14 @@ class Navigation:
     steps: NDArray[np.float64]
 
     def current_index(self) -> int | None:
-        """Return the slice of the primary plane that is shown; None in another plane, in 3-D, or beyond the volume."""
+        """Return the slice of the primary plane that is shown, None in another plane, in 3-D, or beyond the volume."""
         axis, size = self.grid.display_axis(self.axis), self.grid.shape[self.axis]
         if self.cut_axis() != axis or self.is_beyond():
             return None
         return self.grid.display_index(self.axis, self._step(axis), size)
 
     def here(self) -> tuple[Any, ...] | None:
-        """Return the slice on the screen as an index into a displayed array; None in 3-D."""
+        """Return the slice on the screen as an index into a displayed array, None in 3-D."""
         axis = self.cut_axis()
         return None if axis is None else ((slice(None),) * axis + (self._step(axis),))
 
@@ -68,7 +68,7 @@ class Navigation:
         self.dims.set_point(range(self.dims.ndim - 3, self.dims.ndim), tuple(float(value) for value in place))
 
     def cut_axis(self) -> int | None:
-        """Return the displayed array's axis across which the screen cuts; None in 3-D."""
+        """Return the displayed array's axis across which the screen cuts, None in 3-D."""
         order = own_order(self.dims)
         return order[0] if order and self.dims.ndisplay == 2 else None
 

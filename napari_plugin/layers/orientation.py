@@ -29,22 +29,33 @@ PLANE_ORDER: dict[Plane, tuple[int, int, int]] = {
 
 
 def own_order(dims: Any) -> tuple[int, ...]:
-    """Order of the three axes of our layers, which are the last ones of a viewer, whatever lies before them.
+    """Return the order of the three axes of our layers, which are the last ones of a viewer, whatever lies before them.
 
     The last ``dims.ndisplay`` of them are on the screen: napari leaves out what a layer does not have. Empty for a
     viewer with fewer axes, where none of our layers is open.
+
+    Args:
+        dims: the viewer's.
     """
     before = dims.ndim - 3
     return tuple(axis - before for axis in dims.order if axis >= before) if before >= 0 else ()
 
 
 def own_displayed(dims: Any) -> tuple[int, ...]:
-    """Axes of our layers that are on the screen, as rows and columns."""
+    """Return the axes of our layers that are on the screen, as rows and columns.
+
+    Args:
+        dims: the viewer's.
+    """
     return own_order(dims)[-dims.ndisplay :]
 
 
 def patient_world(viewer: Any) -> Affine | None:
-    """napari world → RAS of the volume on the screen, the chosen one first; None where none of ours is a patient's."""
+    """Return napari world → RAS of the volume on the screen, the chosen one first, None where none is a patient's.
+
+    Args:
+        viewer: napari's.
+    """
     layers = (viewer.layers.selection.active, *reversed(viewer.layers))
     shown = (layer.metadata.get("headclip_med") or {} for layer in layers if layer is not None and layer.visible)
     return next((kept["world_to_ras"] for kept in shown if "world_to_ras" in kept), None)
@@ -56,7 +67,7 @@ _EDGES = ("middle_left", "middle_right", "top_center", "bottom_center")
 def edge_letters(
     world_to_ras: Affine, displayed: Sequence[int], orientation: Sequence[str] = ("down", "right")
 ) -> tuple[str, str, str, str]:
-    """Patient letters of the left, right, top and bottom edge of a 2-D view.
+    """Return the patient letters of the left, right, top and bottom edge of a 2-D view.
 
     Args:
         world_to_ras: napari world mm → RAS mm, of the layers shown.
@@ -70,13 +81,23 @@ def edge_letters(
 
 
 def camera_orientation(displayed: Sequence[int], convention: Convention) -> tuple[str, str]:
-    """Where the two displayed axes grow: mirrored only where the patient's left and right run across the screen."""
+    """Return where the two displayed axes grow: mirrored only where the patient's left and right run across the screen.
+
+    Args:
+        displayed: world axes that run along rows and columns, as ``viewer.dims.displayed``.
+        convention: radiological or neurological.
+    """
     is_mirrored = convention == "neurological" and displayed[-1] == LEFT_AXIS
     return "down", "left" if is_mirrored else "right"
 
 
 class Orientation:
-    """Keeps a viewer's letters and its camera right, whatever planes are chosen."""
+    """Keeps a viewer's letters and its camera right, whatever planes are chosen.
+
+    Args:
+        viewer: napari's.
+        convention: radiological or neurological.
+    """
 
     def __init__(self, viewer: Any, convention: Convention = "radiological") -> None:
         self._viewer = viewer
@@ -91,24 +112,36 @@ class Orientation:
 
     @property
     def letters(self) -> tuple[str, str, str, str]:
-        """What stands at the left, right, top and bottom edge now; empty in 3-D and where there is no patient."""
+        """Return what stands at each edge (left, right, top, bottom), empty in 3-D and where there is no patient."""
         displayed = own_displayed(self._viewer.dims)
         if len(displayed) != 2 or self.world_to_ras is None:
             return "", "", "", ""
         return edge_letters(self.world_to_ras, displayed, self._camera.orientation2d)
 
     def follow(self, world_to_ras: Affine | None) -> None:
-        """Take the letters from another volume's world; None: a picture, which has no sides and is never mirrored."""
+        """Take the letters from another volume's world, None: a picture, which has no sides and is never mirrored.
+
+        Args:
+            world_to_ras: napari world mm → RAS mm, 4×4, None for a picture.
+        """
         self.world_to_ras = world_to_ras
         self._update()
 
     def set_convention(self, convention: Convention) -> None:
-        """Show the patient's right on the viewer's left (radiological) or right (neurological)."""
+        """Show the patient's right on the viewer's left (radiological) or right (neurological).
+
+        Args:
+            convention: radiological or neurological.
+        """
         self.convention = convention
         self._update()
 
     def show_plane(self, plane: Plane) -> None:
-        """Turn the 2-D view to ``plane``; axes of other layers stay before ours."""
+        """Turn the 2-D view to ``plane``. Axes of other layers stay before ours.
+
+        Args:
+            plane: axial, coronal or sagittal.
+        """
         before = self._viewer.dims.ndim - 3
         if before >= 0:
             self._viewer.dims.ndisplay = 2

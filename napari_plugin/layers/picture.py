@@ -32,9 +32,11 @@ class Picture:
     """All that the layers of a case show, made before anything on the screen changes.
 
     Attributes:
-        link: the result whose map it is; None of a run, whose map is still being made.
-        axis: array axis of the primary plane's slices. map_array: ``(I, J, K)`` in the source's order.
-        map_range: values that the map's colours span. is_overlay_shown: whether map and contours may be seen.
+        link: the result whose map it is, None of a run, whose map is still being made.
+        axis: array axis of the primary plane's slices.
+        map_array: ``(I, J, K)`` in the source's order.
+        map_range: values that the map's colours span.
+        is_overlay_shown: whether map and contours may be seen.
         sources, map, contours, drawn: what each layer is made of.
     """
 
@@ -51,7 +53,12 @@ class Picture:
 
 
 def picture_of(case: OpenCase, volume: AnyVolume | None) -> Picture:
-    """The picture of a case; ``volume`` is its source on the same grid, None where there is none."""
+    """Return the picture of a case.
+
+    Args:
+        case: the open case.
+        volume: the source on the same grid, None where there is none.
+    """
     data, record, is_shown = case.data, case.record, case.may_show_overlay
     # while it is concealed, not even a thumbnail or a value below the cursor may tell
     seen = data.volume_map if is_shown else np.zeros_like(data.volume_map)
@@ -69,7 +76,13 @@ def picture_of(case: OpenCase, volume: AnyVolume | None) -> Picture:
 
 
 def picture_of_run(volume: AnyVolume, affine: Affine, axis: int) -> Picture:
-    """The picture of a source and a map that is still to come; see :meth:`.case.CaseLayers.put_maps`."""
+    """Return the picture of a source and a map that is still to come. See :meth:`.case.CaseLayers.put_maps`.
+
+    Args:
+        volume: the source, ``(C, I, J, K)``.
+        affine: voxel index → RAS mm, 4×4.
+        axis: array axis of the primary plane's slices.
+    """
     _, i, j, k = volume.shape
     grid = display_grid(affine, (i, j, k), bool(volume.meta.get("is_2d", False)))
     empty = np.zeros((i, j, k), dtype=np.float32)
@@ -99,7 +112,11 @@ def _picture(
 
 
 def unwritable(made: LayerTuple) -> LayerTuple:
-    """The same layer, one slice at a time, whose values nobody can change in place."""
+    """Return the same layer, one slice at a time, whose values nobody can change in place.
+
+    Args:
+        made: what the layer is made of.
+    """
     data, kwargs, kind = made[0].view(), made[1], made[2]
     data.setflags(write=False)
     return data, {**kwargs, "projection_mode": "none"}, kind
@@ -110,9 +127,13 @@ def _labels_layer(grid: DisplayGrid, labels: NDArray[Any], look: dict[str, Any],
 
 
 def map_range(volume_map: NDArray[np.float32], threshold: float) -> Limits:
-    """The values that the map's colours span: from half the threshold to the peak, or to twice the threshold.
+    """Return the values that the map's colours span: from half the threshold to the peak, or to twice the threshold.
 
     The upper end keeps a map without a finding from glowing like one with a finding.
+
+    Args:
+        volume_map: probabilities in [0, 1], ``(I, J, K)``.
+        threshold: in [0, 1].
     """
     low = threshold / 2
     high = min(1.0, max(float(volume_map.max()), 2 * threshold))

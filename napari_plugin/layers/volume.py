@@ -21,10 +21,11 @@ _KEPT = ("source_format", "modality", "qform_code", "sform_code", "slice_uids", 
 
 
 def volume_layers(volume: AnyVolume, is_plain: bool | None = None) -> list[LayerTuple]:
-    """Image layers of a volume ``(C, I, J, K)``; colour as one layer, sequences as one each, the first one shown.
+    """Return the image layers of a volume ``(C, I, J, K)``. Colour as one layer, sequences as one each, the first one
+    shown.
 
     Args:
-        is_plain: whether it is a picture without a patient; by default what the volume says of itself.
+        is_plain: whether it is a picture without a patient, by default what the volume says of itself.
     """
     array, meta = volume_array(volume), dict(volume.meta)
     names = channel_names(meta, len(array))
@@ -48,7 +49,12 @@ def volume_layers(volume: AnyVolume, is_plain: bool | None = None) -> list[Layer
 
 
 def channel_names(meta: dict[str, Any], channels: int) -> list[str]:
-    """A name for each channel: the file's own where several were stacked, else the source's with a number."""
+    """Return a name for each channel: the file's own where several were stacked, else the source's with a number.
+
+    Args:
+        meta: the volume's own.
+        channels: how many.
+    """
     source = _source_name(meta)
     parts = source.split(" + ")
     if channels == 1 or meta.get("is_rgb", False):

@@ -19,7 +19,13 @@ PERCENTILES: dict[str, tuple[float, float]] = {"full": (0.0, 100.0), "wide": _WI
 
 
 def first_window(channel: NDArray[np.float32], meta: Mapping[str, Any]) -> Limits:
-    """How a channel ``(I, J, K)`` is shown at first: the file's window, the brain window for CT, else percentiles."""
+    """Return how a channel ``(I, J, K)`` is shown at first: the file's window, the brain window for CT, else
+    percentiles.
+
+    Args:
+        channel: values ``(I, J, K)``.
+        meta: the volume's own.
+    """
     own = meta.get("default_window")
     if own:
         return level_to_limits(float(own[0]), float(own[1]))
@@ -29,12 +35,22 @@ def first_window(channel: NDArray[np.float32], meta: Mapping[str, Any]) -> Limit
 
 
 def presets(modality: str | None) -> list[str]:
-    """Names of the windows that make sense for a modality."""
+    """Return the names of the windows that make sense for a modality.
+
+    Args:
+        modality: as DICOM writes it, None where it is not known.
+    """
     return ["as opened", *(WINDOWS if modality == "CT" else PERCENTILES)]
 
 
 def preset_limits(name: str, channel: NDArray[np.float32], meta: Mapping[str, Any]) -> Limits:
-    """Black and white of a preset by name."""
+    """Return black and white of a preset by name.
+
+    Args:
+        name: of the preset.
+        channel: values ``(I, J, K)``.
+        meta: the volume's own.
+    """
     if name in WINDOWS:
         return level_to_limits(*WINDOWS[name])
     if name in PERCENTILES:
@@ -43,12 +59,23 @@ def preset_limits(name: str, channel: NDArray[np.float32], meta: Mapping[str, An
 
 
 def level_to_limits(level: float, width: float) -> Limits:
-    """Level and width → black and white."""
+    """Return level and width → black and white.
+
+    Args:
+        level: the middle.
+        width: from black to white.
+    """
     return level - width / 2, level + width / 2
 
 
 def percentile_limits(channel: NDArray[np.float32], low: float, high: float) -> Limits:
-    """Percentiles of what is brighter than the darkest value, so that air does not decide."""
+    """Return the percentiles of what is brighter than the darkest value, so that air does not decide.
+
+    Args:
+        channel: values ``(I, J, K)``.
+        low: the lower end.
+        high: the upper end.
+    """
     values = channel.ravel()[:: max(1, channel.size // _SAMPLE)]
     values = values[values > values.min()] if values.min() < values.max() else values
     black, white = (float(value) for value in np.percentile(values, (low, high)))
@@ -56,10 +83,11 @@ def percentile_limits(channel: NDArray[np.float32], low: float, high: float) -> 
 
 
 def dragged(limits: Limits, right: float, down: float, full: float) -> Limits:
-    """Black and white after a drag: to the right widens, down brightens (lowers the level).
+    """Return black and white after a drag: to the right widens, down brightens (lowers the level).
 
     Args:
-        right, down: the drag as a share of the canvas; full: the range of values that one canvas stands for.
+        right, down: the drag as a share of the canvas.
+        full: the range of values that one canvas stands for.
     """
     low, high = limits
     level, width = (low + high) / 2, high - low

@@ -1,1 +1,1 @@
-"""The parts of the dock; they know no viewer."""
+"""The parts of the dock. They know no viewer."""

@@ -26,10 +26,12 @@ _KEY = Qt.ItemDataRole.UserRole
 
 
 class Table(QTableWidget):
-    """Rows that are chosen as a whole and each have a key; letters are left to shortcuts.
+    """Rows that are chosen as a whole and each have a key. Letters are left to the keys of the dock.
 
     Args:
-        headings: of the columns. rows_shown: height without scrolling. wide: the column that takes what width is left.
+        headings: of the columns.
+        rows_shown: height without scrolling.
+        wide: the column that takes what width is left.
     """
 
     def __init__(self, headings: Sequence[str], rows_shown: int, wide: int = 0) -> None:
@@ -52,7 +54,11 @@ class Table(QTableWidget):
         self._wide, self._place = wide, dict[Any, int]()
 
     def fill(self, rows: Sequence[tuple[Any, Sequence[str], str]]) -> None:
-        """Replace all rows: key, cells and tooltip of each. What was chosen stays chosen; says nothing."""
+        """Replace all rows: key, cells and tooltip of each. What was chosen stays chosen. Says nothing.
+
+        Args:
+            rows: key, cells and tooltip of each.
+        """
         chosen = self.chosen()
         was_blocked = self.blockSignals(True)
         self.setRowCount(len(rows))
@@ -70,12 +76,16 @@ class Table(QTableWidget):
         self.blockSignals(was_blocked)
 
     def chosen(self) -> Any:
-        """The key of the chosen row, or None."""
+        """Return the key of the chosen row, or None."""
         rows = self.selectionModel().selectedRows() if self.selectionModel() is not None else []
         return None if not rows else self.item(rows[0].row(), 0).data(_KEY)
 
     def choose(self, key: Any) -> None:
-        """Choose the row of that key and bring it into view; says nothing."""
+        """Choose the row of that key and bring it into view. Says nothing.
+
+        Args:
+            key: of the row, None for none.
+        """
         was_blocked = self.blockSignals(True)
         row = self._place.get(key)
         if row is None:
@@ -86,7 +96,11 @@ class Table(QTableWidget):
         self.blockSignals(was_blocked)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802 - Qt's name
-        """Letters and digits go on to the dock: they are shortcuts, not a search."""
+        """Pass letters and digits on to the dock: they are keys of it, not a search.
+
+        Args:
+            event: the key.
+        """
         if event.text().strip() and not event.modifiers() & Qt.KeyboardModifier.ControlModifier:
             event.ignore()
         else:
@@ -94,7 +108,12 @@ class Table(QTableWidget):
 
 
 class Words(QLabel):
-    """A line or more of text that wraps, can be copied and never widens the dock."""
+    """A line or more of text that wraps, can be copied and never widens the dock.
+
+    Args:
+        text: shown first.
+        colour: of the letters, such as ``#ffb454``.
+    """
 
     def __init__(self, text: str = "", colour: str | None = None) -> None:
         super().__init__(_lines(text))
@@ -106,16 +125,28 @@ class Words(QLabel):
             self.setStyleSheet(f"color: {colour};")
 
     def setText(self, text: str) -> None:  # noqa: N802 - Qt's name
-        """Show another text, and take the height that it needs."""
+        """Show another text, and take the height that it needs.
+
+        Args:
+            text: to be shown.
+        """
         super().setText(_lines(text))
         self._fit()
 
     def setToolTip(self, text: str) -> None:  # noqa: N802 - Qt's name
-        """Say more when the mouse rests on it."""
+        """Say more when the mouse rests on it.
+
+        Args:
+            text: to be shown.
+        """
         super().setToolTip(_lines(text))
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802 - Qt's name
-        """Take the height that the text needs at this width; layouts within layouts do not always ask for it."""
+        """Take the height that the text needs at this width. Layouts within layouts do not always ask for it.
+
+        Args:
+            event: of Qt.
+        """
         super().resizeEvent(event)
         self._fit()
 
@@ -124,7 +155,12 @@ class Words(QLabel):
 
 
 class Button(QPushButton):
-    """A button that can say why it is disabled, in its tooltip."""
+    """A button that can say why it is disabled, in its tooltip.
+
+    Args:
+        text: on the button.
+        tip: shown while it is enabled.
+    """
 
     def __init__(self, text: str, tip: str = "") -> None:
         super().__init__(text)
@@ -133,7 +169,11 @@ class Button(QPushButton):
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
 
     def allow(self, reason: str | None = None) -> None:
-        """Enable the button, or disable it for ``reason``."""
+        """Enable the button, or disable it for ``reason``.
+
+        Args:
+            reason: why it cannot be done, None where it can.
+        """
         self.setEnabled(reason is None)
         self.setToolTip(self._tip if reason is None else reason)
 
@@ -150,7 +190,11 @@ class _Calm(QObject):
 
 
 def calm_wheel(widget: QWidget) -> None:
-    """Keep a slider, a combo or a spin box as it is when the wheel only happens to pass over it."""
+    """Keep a slider, a combo or a spin box as it is when the wheel only happens to pass over it.
+
+    Args:
+        widget: of Qt.
+    """
     widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)  # the wheel gives no focus either
     widget.installEventFilter(_Calm(widget))
 
@@ -161,7 +205,12 @@ def _lines(text: str) -> str:
 
 
 def column(*widgets: QWidget, margin: int = 0, spacing: int = 4) -> QWidget:
-    """Widgets one below the other, as one widget."""
+    """Put widgets one below the other, as one widget.
+
+    Args:
+        margin: around them, in pixels.
+        spacing: between them, in pixels.
+    """
     box = QWidget()
     layout = QVBoxLayout(box)
     layout.setContentsMargins(margin, margin, margin, margin)

@@ -14,7 +14,7 @@ _DONE, _STARTED, _PROBLEM = "✓", "…", "!"
 
 
 class CaseList(QGroupBox):
-    """Cases, most suspicious first; says which one is wanted and what was marked as done."""
+    """Cases, most suspicious first. Says which one is wanted and what was marked as done."""
 
     chosen = Signal(str)
     stepped = Signal(int)
@@ -45,7 +45,12 @@ class CaseList(QGroupBox):
         self.show_cases((), None)
 
     def show_cases(self, rows: Sequence[CaseLine], current: str | None) -> None:
-        """Show these cases in this order; ``current`` is the one that is open."""
+        """Show these cases in this order. ``current`` is the one that is open.
+
+        Args:
+            rows: the cases.
+            current: key of the case that is open.
+        """
         self.table.fill([(row.key, (row.key, _score(row), _mark(row)), row.problem or row.key) for row in rows])
         self.table.choose(current)
         done = {row.key: row.is_done for row in rows}

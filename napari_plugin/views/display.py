@@ -31,23 +31,40 @@ class Legend(QWidget):
         self.threshold: float | None = None
 
     def show_colours(self, rgba: np.ndarray) -> None:
-        """Colours ``(n, 4)`` in [0, 1], as they look over black."""
+        """Show colours ``(n, 4)`` in [0, 1], as they look over black.
+
+        Args:
+            rgba: colours ``(n, 4)`` in [0, 1].
+        """
         seen = rgba[:, :3] * rgba[:, 3:]
         self._colours = np.ascontiguousarray((255 * seen).round().astype(np.uint8)[None])
         self.update()
 
     def show_range(self, low: float, high: float) -> None:
-        """The values at both ends."""
+        """Show the values at both ends.
+
+        Args:
+            low: the lower end.
+            high: the upper end.
+        """
         self.range = (low, high)
         self.update()
 
     def show_threshold(self, threshold: float) -> None:
-        """Mark the threshold."""
+        """Mark the threshold.
+
+        Args:
+            threshold: in [0, 1].
+        """
         self.threshold = threshold
         self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        """Draw the bar, its ends and the mark."""
+        """Draw the bar, its ends and the mark.
+
+        Args:
+            event: of Qt.
+        """
         painter = QPainter(self)
         bar = QRectF(4, 4, self.width() - 8, 12)
         if self._colours is not None:
@@ -72,7 +89,7 @@ class Legend(QWidget):
 
 
 class DisplayBox(QGroupBox):
-    """Choices of display; none of them changes a number."""
+    """Choices of display. None of them changes a number."""
 
     plane_chosen = Signal(str)
     convention_chosen = Signal(str)
@@ -130,7 +147,12 @@ class DisplayBox(QGroupBox):
         self.add_button.clicked.connect(lambda: self.sequence_wanted.emit())
 
     def show_case(self, plane: str, is_plain: bool) -> None:
-        """Show which plane is on the screen; a picture has one only, and no sides. Says nothing."""
+        """Show which plane is on the screen. A picture has one only, and no sides. Says nothing.
+
+        Args:
+            plane: axial, coronal or sagittal.
+            is_plain: whether it is a picture without a patient.
+        """
         self.plane.setCurrentText(plane)
         for widget in (self.plane, self.convention):
             widget.setEnabled(not is_plain)
@@ -138,12 +160,21 @@ class DisplayBox(QGroupBox):
         self.convention.setToolTip("A picture has no sides of a patient" if is_plain else _SIDES)
 
     def show_windows(self, names: Sequence[str]) -> None:
-        """Offer these windows."""
+        """Offer these windows.
+
+        Args:
+            names: in their order.
+        """
         self.window_choice.clear()
         self.window_choice.addItems(list(names))
 
     def show_sequences(self, names: Sequence[str], visible: Sequence[bool]) -> None:
-        """A box for each sequence, where there are several."""
+        """Show a box for each sequence, where there are several.
+
+        Args:
+            names: in their order.
+            visible: whether each is shown.
+        """
         for box in self._boxes:
             self._sequences.removeWidget(box)
             box.deleteLater()

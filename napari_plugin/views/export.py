@@ -39,11 +39,16 @@ class ExportBox(QGroupBox):
 
     @property
     def formats(self) -> list[str]:
-        """Names of what is ticked."""
+        """Return the names of what is ticked."""
         return [name for name, box in self.boxes.items() if box.isChecked() and box.isEnabled()]
 
     def show_case(self, reason: str | None, is_dicom: bool) -> None:
-        """What can be exported now; ``reason`` says why nothing can."""
+        """Show what can be exported now.
+
+        Args:
+            reason: why it cannot be done, None where it can.
+            is_dicom: whether the source is DICOM and at hand.
+        """
         self.button.allow(reason)
         for name in _DICOM:
             self.boxes[name].setEnabled(is_dicom)

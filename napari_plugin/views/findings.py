@@ -59,11 +59,16 @@ class ThresholdBox(QGroupBox):
 
     @property
     def value(self) -> float:
-        """The threshold as shown."""
+        """Return the threshold as shown."""
         return float(self.number.value())
 
     def show_threshold(self, value: float, words: str = "") -> None:
-        """Show a threshold and where it came from; says nothing."""
+        """Show a threshold and where it came from. Says nothing.
+
+        Args:
+            value: the threshold, in [0, 1].
+            words: where it came from.
+        """
         self._set(value)
         self.words.setText(words)
         self._timer.stop()
@@ -73,7 +78,11 @@ class ThresholdBox(QGroupBox):
         self._timer.stop()
 
     def step(self, by: float) -> None:
-        """Move the threshold as the slider would."""
+        """Move the threshold as the slider would.
+
+        Args:
+            by: how far, in [-1, 1].
+        """
         self.number.setValue(self.value + by)
 
     def _move(self, value: float) -> None:
@@ -142,15 +151,24 @@ class FindingList(QGroupBox):
 
     @property
     def current(self) -> str | None:
-        """The key of the finding that is chosen."""
+        """Return the key of the finding that is chosen."""
         return self.table.chosen()
 
     def show_units(self, is_plain: bool) -> None:
-        """Head the columns for a picture in pixels, or a volume in millimetres."""
+        """Head the columns for a picture in pixels, or a volume in millimetres.
+
+        Args:
+            is_plain: whether sizes are in pixels.
+        """
         self.table.setHorizontalHeaderLabels(_HEADINGS[is_plain])
 
     def show_findings(self, rows: Sequence[FindingLine], none_reason: str = "There is no finding to decide on") -> None:
-        """Show these findings in this order; the chosen one stays chosen, else the first one is."""
+        """Show these findings in this order. The chosen one stays chosen, else the first one is.
+
+        Args:
+            rows: the findings.
+            none_reason: why nothing can be decided where there is none.
+        """
         self.say_words()
         self._rows = {row.key: row for row in rows}
         self.table.fill([(row.key, _cells(row), _tip(row)) for row in rows])
@@ -170,17 +188,25 @@ class FindingList(QGroupBox):
             self.described.emit(key, self.label.text(), self.note.text())
 
     def forget(self) -> None:
-        """Another case: what was chosen is not one of its findings, whatever they are called."""
+        """Forget what was chosen: in another case it is none of the findings, whatever they are called."""
         self.choose(None)
 
     def choose(self, key: str | None) -> None:
-        """Choose a finding; says nothing but what was typed for the one before."""
+        """Choose a finding. Says nothing but what was typed for the one before.
+
+        Args:
+            key: of the finding, None for none.
+        """
         self.say_words()
         self.table.choose(key)
         self._show_current()
 
     def step(self, by: int) -> None:
-        """Ask for the finding ``by`` rows further down, round the ends."""
+        """Ask for the finding ``by`` rows further down, round the ends.
+
+        Args:
+            by: rows, upwards where negative.
+        """
         keys = list(self._rows)
         if keys:
             place = keys.index(self.current) + by if self.current in keys else 0
@@ -188,7 +214,11 @@ class FindingList(QGroupBox):
             self.selected.emit(keys[place % len(keys)])
 
     def decide(self, status: str) -> None:
-        """Decide on the chosen finding; the same decision again takes it back."""
+        """Decide on the chosen finding. The same decision again takes it back.
+
+        Args:
+            status: accepted, rejected or uncertain.
+        """
         row = self._rows.get(self.current or "")
         if row is not None and not row.is_drawn:
             self.decided.emit(row.key, None if row.status == status else status)
@@ -248,7 +278,12 @@ class DrawBox(QGroupBox):
         self.show_drawing(False, "Open a case first")
 
     def show_drawing(self, is_drawing: bool, reason: str | None = None) -> None:
-        """Whether a drawing is going on; ``reason``: why none can be begun."""
+        """Tell whether a drawing is going on. ``reason``: why none can be begun.
+
+        Args:
+            is_drawing: whether a drawing is going on.
+            reason: why it cannot be done, None where it can.
+        """
         self.draw_button.allow("A drawing is going on" if is_drawing else reason)
         for button in (self.keep_button, self.drop_button):
             button.allow(None if is_drawing else "Nothing is being drawn")

@@ -28,23 +28,35 @@ class HeadsBox(QGroupBox):
         self.button.clicked.connect(lambda: self.asked.emit())
 
     def show_working(self, is_working: bool) -> None:
-        """While the model runs."""
+        """Show whether the model runs.
+
+        Args:
+            is_working: whether the model is running.
+        """
         self.button.allow("The model is running" if is_working else None)
         if is_working:
             self.words.setText("The model looks at this slice…")
 
     def forget(self) -> None:
-        """Words and picture of a case go with it."""
+        """Forget words and picture, which go with their case."""
         self.words.setText("")
         self.picture.clear()
         self.picture.hide()
 
     def show_words(self, words: str) -> None:
-        """Why there is no picture, or what it shows."""
+        """Show why there is no picture, or what it shows.
+
+        Args:
+            words: to be shown.
+        """
         self.words.setText(words)
 
     def show_picture(self, picture: Any) -> None:
-        """A PIL picture, scaled to the dock."""
+        """Show a picture, scaled to the dock.
+
+        Args:
+            picture: of Pillow.
+        """
         rgb = picture.convert("RGB")
         image = QImage(rgb.tobytes(), rgb.width, rgb.height, 3 * rgb.width, QImage.Format.Format_RGB888)
         full = QPixmap.fromImage(image)

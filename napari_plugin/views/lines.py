@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CaseLine:
-    """One case: ``key`` in the session; ``score`` None while it must not be seen; ``problem``: why it is no case."""
+    """One case in the list.
+
+    Attributes:
+        key: in the session.
+        score: None while it must not be seen.
+        is_done: whether it is read.
+        is_started: whether anything was decided or drawn.
+        problem: why it is no case, empty for a good one.
+    """
 
     key: str
     score: float | None = None
@@ -28,7 +36,14 @@ class CaseLine:
 
 @dataclass(frozen=True)
 class SliceLine:
-    """One slice: ``index`` is its key, along the source's own axis; ``score`` None while it must not be seen."""
+    """One slice in the list.
+
+    Attributes:
+        index: its key, along the source's own axis.
+        position: in words, empty for a picture.
+        score: None while it must not be seen.
+        background: whether nothing of the patient is on it.
+    """
 
     index: int
     position: str
@@ -38,9 +53,21 @@ class SliceLine:
 
 @dataclass(frozen=True)
 class FindingLine:
-    """One finding: ``status`` accepted, rejected, uncertain, mixed or None; sizes and places are in words.
+    """One finding in the list.
 
     Of a volume ``size`` is in ml and ``place`` in mm with the patient's letters, of a picture both are in pixels.
+
+    Attributes:
+        key: in the case.
+        status: accepted, rejected, uncertain, mixed or None.
+        peak: the highest value of the map in it, in [0, 1].
+        size: in ml, of a picture in pixels.
+        place: in mm with the patient's letters, of a picture in pixels.
+        words: size and place in a sentence.
+        slices: the first and the last one.
+        label: a name for it.
+        note: free text.
+        is_drawn: whether the reader drew it.
     """
 
     key: str
@@ -56,7 +83,11 @@ class FindingLine:
 
 
 def case_lines(session: Session) -> list[CaseLine]:
-    """The cases in the session's own order."""
+    """Return the cases in the session's own order.
+
+    Args:
+        session: what is reviewed.
+    """
     return [
         CaseLine(entry.key, entry.score, entry.done, entry.judged + entry.drawn > 0, entry.problem or "")
         for entry in session.cases
@@ -64,7 +95,11 @@ def case_lines(session: Session) -> list[CaseLine]:
 
 
 def slice_lines(case: OpenCase) -> list[SliceLine]:
-    """The slices of the primary plane, most suspicious first; by position while scores are concealed."""
+    """Return the slices of the primary plane, most suspicious first, by position while scores are concealed.
+
+    Args:
+        case: the open case.
+    """
     plane, plain = case.record.planes[0], case.record.source.is_2d
     rows = case.slices("position" if case.concealed else "score")
     return [
@@ -74,7 +109,11 @@ def slice_lines(case: OpenCase) -> list[SliceLine]:
 
 
 def finding_lines(case: OpenCase) -> list[FindingLine]:
-    """Findings at the threshold, highest peak first, then what was drawn."""
+    """Return the findings at the threshold, highest peak first, then what was drawn.
+
+    Args:
+        case: the open case.
+    """
     found = [
         _finding_line(case, row.id, "mixed" if row.mixed else row.status, row.finding, row.label, row.note, False)
         for row in case.findings
@@ -100,7 +139,11 @@ def _finding_line(
 
 
 def threshold_words(case: OpenCase) -> str:
-    """Where the threshold came from, and how much lies above it."""
+    """Return where the threshold came from, and how much lies above it.
+
+    Args:
+        case: the open case.
+    """
     own = case.record.threshold
     origin = case.record.threshold_origin
     if abs(case.threshold - own) < 1e-9:
@@ -109,13 +152,21 @@ def threshold_words(case: OpenCase) -> str:
 
 
 def opinion_words(case: OpenCase) -> str:
-    """The opinion that was given before the overlay, in words; empty without one."""
+    """Return the opinion that was given before the overlay, in words, empty without one.
+
+    Args:
+        case: the open case.
+    """
     first = case.review.first_opinion
     return "" if first is None else f"First opinion, without it: {first.rating}, {first.confidence} % sure."
 
 
 def provenance(case: OpenCase) -> list[tuple[str, str]]:
-    """What a reader should know about the numbers, as pairs of name and value."""
+    """Return what a reader should know about the numbers, as pairs of name and value.
+
+    Args:
+        case: the open case.
+    """
     record = case.record
     facts, source = record.provenance, record.source
     hashes = (facts.get("weights_sha256"), facts.get("export_sha256"), facts.get("pack_sha256"))
@@ -138,7 +189,11 @@ def provenance(case: OpenCase) -> list[tuple[str, str]]:
 
 
 def score_words(case: OpenCase) -> str:
-    """One line about the case for the status line."""
+    """Return one line about the case for the status line.
+
+    Args:
+        case: the open case.
+    """
     if case.concealed:
         return f"{case.key}: look at the bare volume and give a first opinion."
     count = len(case.findings)
@@ -147,12 +202,12 @@ def score_words(case: OpenCase) -> str:
 
 
 def place_of(case: OpenCase, key: str) -> Vector:
-    """Where a finding is shown: its peak, or the middle of a drawn one, in the millimetres of the case's layers."""
+    """Return where a finding is shown: its peak, or the middle of a drawn one, in the millimetres of the case's layers.
+
+    Args:
+        case: the open case.
+        key: of the finding.
+    """
     drawn = case.review.drawn.get(key)
     voxel = case.data.centre(drawn.finding) if drawn else case.finding(key).peak_voxel
     return voxel_to_world(case.data.affine, np.asarray(voxel))
-
-
-def vector(values: tuple[float, float, float]) -> Vector:
-    """Millimetres as an array."""
-    return np.asarray(values, dtype=np.float64)

@@ -23,7 +23,7 @@ _LONGEST = 160  # letters of a warning: four lines of the dock
 
 
 class StatusLine(Words):
-    """The last thing that happened, in words; earlier ones in the tooltip."""
+    """The last thing that happened, in words. Earlier ones in the tooltip."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,12 @@ class StatusLine(Words):
         self.say(NOTHING_OPEN)
 
     def say(self, text: str, is_wrong: bool = False) -> None:
-        """Show a message; ``is_wrong``: something could not be done."""
+        """Show a message. ``is_wrong``: something could not be done.
+
+        Args:
+            text: the message.
+            is_wrong: whether something could not be done.
+        """
         self._lines = [*self._lines, text][-_KEPT:]
         self.setText(text)
         self.setStyleSheet(f"color: {_WRONG if is_wrong else _PLAIN};")
@@ -47,7 +52,11 @@ class WarningLine(Words):
         self.show_warnings(())
 
     def show_warnings(self, warnings: Sequence[str]) -> None:
-        """Show these, or nothing."""
+        """Show these, or nothing.
+
+        Args:
+            warnings: of the result, the first one shown.
+        """
         more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
         first = next(iter(warnings[0].strip().splitlines()), "") if warnings else ""
         self.setText(f"⚠ {textwrap.shorten(first, _LONGEST, placeholder=' …')}{more}" if warnings else "")
@@ -85,12 +94,21 @@ class Footer(QWidget):
         self.show_provenance(())
 
     def show_history(self, can_undo: bool, can_redo: bool) -> None:
-        """Whether there is something to undo or redo."""
+        """Tell whether there is something to undo or redo.
+
+        Args:
+            can_undo: whether something can be taken back.
+            can_redo: whether something was taken back.
+        """
         self.undo_button.allow(None if can_undo else "Nothing to undo in this case")
         self.redo_button.allow(None if can_redo else "Nothing to redo in this case")
 
     def show_provenance(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """The case, the model, the weights and the source in a line each; everything in the tooltip."""
+        """Show the case, the model, the weights and the source in a line each. Everything in the tooltip.
+
+        Args:
+            pairs: name and value of each fact.
+        """
         facts = dict(pairs)
         short = (("case ", "case"), ("", "model"), ("weights ", "weights"), ("source ", "content"))
         self.provenance.setText("\n".join(word + facts[key] for word, key in short if facts.get(key)))
@@ -107,7 +125,11 @@ class ProvenanceBox(QGroupBox):
         self.show_provenance(())
 
     def show_provenance(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """One line a fact."""
+        """Show one line a fact.
+
+        Args:
+            pairs: name and value of each fact.
+        """
         self.words.setText("\n".join(f"{name}: {value}" for name, value in pairs) or "No case is open.")
 
 

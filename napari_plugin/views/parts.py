@@ -22,7 +22,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def told(action: F) -> F:
-    """An action whose errors go into the status line; nothing has changed then."""
+    """Return the action with its errors told in the status line. Nothing has changed then.
+
+    Args:
+        action: a method of something with ``views``.
+    """
 
     @wraps(action)
     def tried(self: Any, *given: Any) -> Any:
@@ -37,7 +41,22 @@ def told(action: F) -> F:
 
 @dataclass
 class DockViews:
-    """The parts of the dock that show a review."""
+    """The parts of the dock that show a review.
+
+    Attributes:
+        warnings: of the result.
+        cases: to be read.
+        opinion: on the whole case.
+        slices: by score.
+        threshold: of the map.
+        findings: at the threshold.
+        draw: what was missed.
+        display: how the case is shown.
+        footer: history, messages and provenance.
+        provenance: all of it.
+        export: of the case.
+        heads: that raise a score.
+    """
 
     warnings: WarningLine
     cases: CaseList

@@ -14,7 +14,7 @@ _AIDED = "With the map."
 
 
 class OpinionBox(QGroupBox):
-    """Normal, abnormal or uncertain, and how sure; says so when it is committed."""
+    """Normal, abnormal or uncertain, and how sure. Says so when it is committed."""
 
     committed = Signal(str, int)
 
@@ -52,17 +52,23 @@ class OpinionBox(QGroupBox):
 
     @property
     def rating(self) -> str | None:
-        """What is chosen."""
+        """Return what is chosen."""
         return next((rating for rating, button in self.ratings.items() if button.isChecked()), None)
 
     def forget(self) -> None:
-        """Another case: what was chosen and not committed was not meant for it."""
+        """Forget what was chosen and not committed: it was not meant for another case."""
         self._last = ()
 
     def show_opinion(self, is_unaided: bool, rating: str | None, confidence: int | None, first: str = "") -> None:
-        """Show which opinion is asked for and what was said; ``first``: the opinion before the overlay, in words.
+        """Show which opinion is asked for and what was said. ``first``: the opinion before the overlay, in words.
 
         What is chosen and not committed yet stays while nothing of that changes.
+
+        Args:
+            is_unaided: whether it is asked for before the overlay.
+            rating: normal, abnormal or uncertain, None where nothing was said.
+            confidence: in percent, None where nothing was said.
+            first: the opinion before the overlay, in words.
         """
         if self._last == (is_unaided, rating, confidence, first):
             return

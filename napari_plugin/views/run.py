@@ -16,7 +16,11 @@ DEFAULT_MODEL = "headclip-tiny"
 
 
 class RunBox(QGroupBox):
-    """Choices for a run, its progress, and a way to stop it."""
+    """Choices for a run, its progress, and a way to stop it.
+
+    Args:
+        models: names to choose from.
+    """
 
     started = Signal()
     cancelled = Signal()
@@ -66,16 +70,21 @@ class RunBox(QGroupBox):
 
     @property
     def chosen_domain(self) -> str | None:
-        """The domain, or None for the model's own."""
+        """Return the domain, or None for the model's own."""
         return None if self.domain.currentIndex() == 0 else self.domain.currentText()
 
     @property
     def chosen_plane(self) -> str | None:
-        """The plane, or None for the acquisition plane."""
+        """Return the plane, or None for the acquisition plane."""
         return None if self.plane.currentIndex() == 0 else self.plane.currentText()
 
     def show_running(self, is_running: bool, reason: str | None = None) -> None:
-        """Whether a run is going on; ``reason``: why none can be started."""
+        """Tell whether a run is going on. ``reason``: why none can be started.
+
+        Args:
+            is_running: whether a run is going on.
+            reason: why it cannot be done, None where it can.
+        """
         self.run_button.allow("A run is going on" if is_running else reason)
         self.cancel_button.allow(None if is_running else "Nothing is running")
         if not is_running:
@@ -84,7 +93,13 @@ class RunBox(QGroupBox):
             self.words.hide()
 
     def show_progress(self, words: str, done: int, total: int) -> None:
-        """Progress in slices; a total of 0 is not known yet."""
+        """Show progress in slices.
+
+        Args:
+            words: to be shown.
+            done: how many are done.
+            total: how many there are, 0 where that is not known.
+        """
         self.bar.setRange(0, total)
         self.bar.setValue(done)
         self.words.setText(words)

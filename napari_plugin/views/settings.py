@@ -1,4 +1,4 @@
-"""Who reads, how, and where results go; remembered between sessions."""
+"""Who reads, how, and where results go. Remembered between sessions."""
 
 from __future__ import annotations
 
@@ -16,17 +16,25 @@ _NEXT = "These hold for the next review that is opened."
 
 
 class Store(Protocol):
-    """Texts by name; a dictionary is one."""
+    """Texts by name. A dictionary is one."""
 
     def get(self, name: str, /) -> str | None:
-        """Return the text of this name, or None."""
+        """Return the text of this name, or None.
+
+        Args:
+            name: of what was chosen.
+        """
         ...
 
     def __setitem__(self, name: str, text: str, /) -> None: ...
 
 
 class SettingsBox(QGroupBox):
-    """Choices that hold for the next review that is opened."""
+    """Choices that hold for the next review that is opened.
+
+    Args:
+        store: keeps what is chosen between sessions.
+    """
 
     def __init__(self, store: Store) -> None:
         super().__init__("Settings")
@@ -55,21 +63,26 @@ class SettingsBox(QGroupBox):
 
     @property
     def reader(self) -> str:
-        """Id of the reader."""
+        """Return the id of the reader."""
         return self.reader_edit.text().strip() or "reader"
 
     @property
     def results_folder(self) -> Path:
-        """Where results of runs are written."""
+        """Return where results of runs are written."""
         return Path(self.folder_edit.text().strip() or _HOME).expanduser()
 
     @property
     def is_unaided_first(self) -> bool:
-        """Whether a first opinion is asked for before the map."""
+        """Tell whether a first opinion is asked for before the map."""
         return bool(self.unaided_box.isChecked())
 
     def show_reader(self, reader: str | None, is_unaided_first: bool = False) -> None:
-        """Show whose review is open, who is then the reader of what is opened next; None: nobody's."""
+        """Show whose review is open, who is then the reader of what is opened next, None: nobody's.
+
+        Args:
+            reader: whose review is open, None where none is.
+            is_unaided_first: whether the review asks for an opinion before the overlay.
+        """
         if reader is None:
             self.words.setText(_NEXT)
             return

@@ -16,7 +16,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 30, 6, 6, 16  # margins of the curve in pixels
 
 
 class ScoreCurve(QWidget):
-    """Score against slice, in the order of the volume; painted, so that no plotting library is loaded."""
+    """Score against slice, in the order of the volume. Painted, so that no plotting library is loaded."""
 
     jumped = Signal(int)
 
@@ -29,18 +29,30 @@ class ScoreCurve(QWidget):
         self._current: int | None = None
 
     def show_scores(self, rows: Sequence[SliceLine]) -> None:
-        """Draw these slices' scores."""
+        """Draw these slices' scores.
+
+        Args:
+            rows: the slices.
+        """
         self._rows = tuple(sorted(rows, key=lambda row: row.index))
         self.update()
 
     def mark(self, index: int | None) -> None:
-        """Draw a line at the slice that is shown."""
+        """Draw a line at the slice that is shown.
+
+        Args:
+            index: of the slice, None for none.
+        """
         if index != self._current:
             self._current = index
             self.update()
 
     def index_at(self, x: float) -> int | None:
-        """The slice below a horizontal place in pixels."""
+        """Return the slice below a horizontal place in pixels.
+
+        Args:
+            x: from the left, in pixels.
+        """
         if not self._rows:
             return None
         share = (x - _LEFT) / max(1, self.width() - _LEFT - _RIGHT)
@@ -48,15 +60,27 @@ class ScoreCurve(QWidget):
         return self._rows[place].index
 
     def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802 - Qt's name
-        """Ask to go to the slice below the mouse."""
+        """Ask to go to the slice below the mouse.
+
+        Args:
+            event: where the mouse is.
+        """
         self._go(event)
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:  # noqa: N802 - Qt's name
-        """A drag goes through the slices."""
+        """Go through the slices with a drag.
+
+        Args:
+            event: where the mouse is.
+        """
         self._go(event)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        """Draw axis, curve and mark."""
+        """Draw axis, curve and mark.
+
+        Args:
+            event: of Qt.
+        """
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         area = QRectF(_LEFT, _TOP, self.width() - _LEFT - _RIGHT, self.height() - _TOP - _BOTTOM)
@@ -100,7 +124,7 @@ class ScoreCurve(QWidget):
 
 
 class SliceList(QGroupBox):
-    """The curve and the table of one case; keeps no order of its own but the scores'."""
+    """The curve and the table of one case. Keeps no order of its own but the scores'."""
 
     jumped = Signal(int)
 
@@ -116,14 +140,22 @@ class SliceList(QGroupBox):
         self.table.itemSelectionChanged.connect(self._choose)
 
     def show_slices(self, rows: Sequence[SliceLine]) -> None:
-        """Show these slices, in this order in the table."""
+        """Show these slices, in this order in the table.
+
+        Args:
+            rows: the slices.
+        """
         self.curve.show_scores(rows)
         self.table.fill(
             [(row.index, (str(row.index), row.position, _score(row)), "") for row in rows if not row.background]
         )
 
     def mark(self, index: int | None) -> None:
-        """Mark the slice that is shown; says nothing."""
+        """Mark the slice that is shown. Says nothing.
+
+        Args:
+            index: of the slice, None for none.
+        """
         self.curve.mark(index)
         if self.table.chosen() != index:
             self.table.choose(index)
