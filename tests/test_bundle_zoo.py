@@ -26,7 +26,7 @@ import headclip_med
 from headclip_med.bundle import build_network
 from headclip_med.bundle.folder import BundleFolder, find_bundle
 from headclip_med.bundle.run import read_config
-from headclip_med.bundle.verify import SCHEMA
+from headclip_med.bundle.verify import SCHEMA, verify
 
 META = str(ROOT / "configs" / "metadata.json")
 STATED = {"monai": "monai", "pytorch": "torch", "numpy": "numpy"}
@@ -78,6 +78,13 @@ def test_metadata_follows_the_schema_and_fits_what_is_installed(bundle: BundleFo
     for package, at_least in stated.items():
         assert Version(version(package)) >= Version(at_least), package
         assert needed.get(package, SpecifierSet()).contains(at_least, prereleases=True), package
+
+
+@each_bundle
+def test_no_check_of_the_command_fails(bundle: BundleFolder) -> None:
+    network = "ok" if "inference" in bundle.workflows() else "skipped"
+    statuses = {check.name: check.status for check in verify(bundle)}
+    assert statuses == {"verify_metadata": "ok", "verify_net_in_out": network}
 
 
 @each_bundle

@@ -36,7 +36,7 @@ def verify(bundle: BundleFolder, trust: bool = False) -> list[Check]:
     """Run MONAI's ``verify_metadata`` and ``verify_net_in_out``, each whatever became of the other.
 
     Args:
-        bundle: whose network is ``network_def`` of the workflow ``inference``, or of its only one.
+        bundle: whose network is ``network_def`` of the workflow ``inference``.
         trust: the config of a bundle that is not ours may be run.
 
     Returns:
@@ -47,9 +47,12 @@ def verify(bundle: BundleFolder, trust: bool = False) -> list[Check]:
     """
     check_installed("jsonschema", "ignite")
     checks = [_checked("verify_metadata", _metadata, bundle)]
-    if bundle.own or trust:
+    if "inference" not in bundle.workflows():
+        words = "there is no inference config"
+    elif not (bundle.own or trust):
+        words = "this would run the bundle's config, which is code; read it, then add --trust"
+    else:
         return [*checks, _checked("verify_net_in_out", _network, bundle)]
-    words = "this would run the bundle's config, which is code; read it, then add --trust"
     return [*checks, Check("verify_net_in_out", "skipped", words)]
 
 
@@ -65,12 +68,10 @@ def _metadata(bundle: BundleFolder) -> str:
 def _network(bundle: BundleFolder) -> str:
     from monai.bundle import verify_net_in_out
 
-    known = list(bundle.workflows())
-    files = bundle.config_files("inference" if "inference" in known or len(known) != 1 else known[0])
     verify_net_in_out(
         "network_def",
         meta_file=str(bundle.meta_file),
-        config_file=[str(file) for file in files],
+        config_file=[str(file) for file in bundle.config_files("inference")],
         device="cpu",
         bundle_root=str(bundle.root),
     )
