@@ -149,7 +149,7 @@ def summary(bundle: BundleFolder) -> dict[str, Any]:
     }
 
 
-def check_installed(*packages: str) -> None:
+def check_bundle_extra(*packages: str) -> None:
     """Refuse to go on without packages of the extra ``bundle``.
 
     Args:

@@ -29,7 +29,6 @@ def check_trains(config: TrainConfig) -> None:
         config: Of the run.
 
     Raises:
-        ModelError, InputError: In words.
         ModelError: A method that does not learn, or not on this tower.
         InputError: Options that are not the method's own.
     """

@@ -196,8 +196,9 @@ def _fit(
 
 
 def active_groups(schedule: Schedule, step: int, steps: int, epoch: int) -> tuple[str, ...]:
-    """Choose which parameters move in a step: both, or in turn an epoch each, or prompts first and heads after half of
-    it.
+    """Choose which parameters move in a step.
+
+    Both move, or in turn an epoch each, or prompts in the first half and heads in the second.
 
     Args:
         schedule: ``joint``, ``alternate`` or ``text_then_heads``.

@@ -13,7 +13,7 @@ from headclip_med.cli.screen.console import out, say_note, show, status_text, ta
 
 if TYPE_CHECKING:
     from headclip_med.bundle.run import BundleOutcome
-    from headclip_med.bundle.verify import Check
+    from headclip_med.bundle.verify import Verification
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def outcome_json(outcome: BundleOutcome, dry_run: bool) -> dict[str, Any]:
     }
 
 
-def show_checks(checks: Sequence[Check]) -> None:
+def show_checks(checks: Sequence[Verification]) -> None:
     """One row per check, and how many failed."""
     rows = table("", "check", "found")
     for check in checks:

@@ -34,7 +34,7 @@ class PacsUnavailableError(PacsError):
     """Says that the archive is silent, cut off or too busy: asking again may help."""
 
 
-def check_installed() -> None:
+def check_pacs_extra() -> None:
     """Look for the packages of the extra ``pacs``.
 
     Raises:

@@ -13,7 +13,7 @@ from headclip_med.cohort.options import CaseOptions
 from headclip_med.cohort.outcome import CaseOutcome, Watcher
 from headclip_med.cohort.pacs.access import Access
 from headclip_med.cohort.pacs.address import Address, is_address, parse_address, parse_service
-from headclip_med.cohort.pacs.archive import Progress, check_installed, pseudonym, with_retries
+from headclip_med.cohort.pacs.archive import Progress, check_pacs_extra, pseudonym, with_retries
 from headclip_med.cohort.pacs.open import check_choice, open_archive, series_of
 from headclip_med.cohort.pacs.pull import PULLED_NAME, Cancel, PulledCases, pull_series, remove_spool
 from headclip_med.cohort.pacs.push import PushOutcome, dicom_objects, push_files, push_json, push_problems
@@ -191,7 +191,7 @@ def plan_network(
     reserved = [*reserved, PULLED_NAME]
     if not addresses and target is None:
         return NetworkRun(expand_inputs(inputs, reserved), options, out, out / SPOOL_NAME)
-    check_installed()
+    check_pacs_extra()
     if addresses and local and options.ask.series is not None:
         raise InputError(
             "--series must choose within files or within archives", "inputs of both kinds", "Run them apart"

@@ -170,8 +170,8 @@ class Pretrainer:
 def fit_network_fusion(network: PretrainNetwork, bank: Anatomy, config: PretrainConfig) -> Fusion | None:
     """Fit how brightness joins the map, from labelled slices as they are.
 
-    Classes are balanced for a and b. C then gets the log-odds of lesion among the slices' pixels, so that healthy
-    tissue lies near 0 and not near a half.
+    Classes are balanced for a and b. The offset c then gets the log-odds of lesion among the slices' pixels, so that
+    healthy tissue lies near 0 and not near a half.
 
     Args:
         network: As it was trained.
