@@ -295,7 +295,9 @@ def test_an_error_in_a_loading_process_is_told_without_its_traceback(lines: list
 
     start = "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):"
     last = "RuntimeError: applying transform <monai.transforms.io.dictionary.LoadImaged object at 0x1>"
-    told = str(explain_error(RuntimeError("\n".join([start, '  File "x.py", line 1, in f', *lines, last])), BundleRunError))
+    told = str(
+        explain_error(RuntimeError("\n".join([start, '  File "x.py", line 1, in f', *lines, last])), BundleRunError)
+    )
     assert said in told
     assert "Traceback (" not in told
 

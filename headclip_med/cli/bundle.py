@@ -40,7 +40,7 @@ def bundle_path(
 
 @bundle_app.command("list")
 def bundle_list(as_json: options.JsonOption = False) -> None:
-    """The bundles of this installation, and the workflows of each."""
+    """List the bundles of this installation, and the workflows of each."""
     with errors_in_words():
         from headclip_med.bundle.folder import own_bundles, summary
         from headclip_med.cli.screen import bundle as console_bundle
@@ -128,7 +128,7 @@ def bundle_verify(
     trust: TrustOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """MONAI's own verification of metadata and network, offline; exit code 1 if it fails."""
+    """Run MONAI's own verification of metadata and network, offline. Exit code 1 if it fails."""
     with errors_in_words():
         from dataclasses import asdict
 

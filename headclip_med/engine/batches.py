@@ -30,8 +30,8 @@ def score_scans(
         cancel: Asked before each batch, None never stops.
         ready: Whether the next run is there, so that nothing waits for it.
 
-    Yields:
-        The scans in order, each with all its slices scored or with its ``error``.
+    Returns:
+        An iterator of the scans in order, each with all its slices scored or with its ``error``.
 
     Raises:
         CancelledError: ``cancel`` returned True before a batch.

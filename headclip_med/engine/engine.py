@@ -70,7 +70,7 @@ class Engine(Generic[AnyScorer]):
 
         Returns:
             A result whose volumes are MetaTensors, or :class:`headclip_med.base.volume.LoadedVolume` from an exported
-                model.
+            model.
 
         Raises:
             InputError: An unusable source or option.

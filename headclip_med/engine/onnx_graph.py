@@ -34,13 +34,13 @@ _EXPORT_AGAIN = "Export the model again with `headclip-med bundle export`"
 class OpenVinoSession:
     """A compiled model with the one method that :class:`headclip_med.engine.onnx_graph.OnnxGraph` asks for.
 
-    Attributes:
-        device: ``cpu``, ``gpu`` and the like.
-        precision: In which OpenVINO multiplies matrices there.
-
     Args:
         compiled: The model on its device.
         device: OpenVINO's name of it.
+
+    Attributes:
+        device: ``cpu``, ``gpu`` and the like.
+        precision: In which OpenVINO multiplies matrices there.
     """
 
     def __init__(self, compiled: CompiledModel, device: str) -> None:

@@ -55,13 +55,6 @@ class Stride:
 class ScanRun:
     """A scan whose planes are scored round by round.
 
-    Attributes:
-        scan: Cut into slices.
-        planes: What has come of each.
-        detector: What its slices are scored with.
-        done, total: Slices.
-        error: Why it was given up, if it was.
-
     Args:
         scan: Cut into slices.
         frames: Planes that are scored.
@@ -69,6 +62,13 @@ class ScanRun:
         stride: Passes over slices in the first round, None scores all at once.
         progress: Told of slices done and slices in all after each batch.
         arrived: Given maps and scores of each batch.
+
+    Attributes:
+        scan: Cut into slices.
+        planes: What has come of each.
+        detector: What its slices are scored with.
+        done, total: Slices.
+        error: Why it was given up, if it was.
     """
 
     def __init__(

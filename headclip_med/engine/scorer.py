@@ -143,7 +143,7 @@ class Scorer(Protocol[Batch]):
 
         Returns:
             Maps ``(n, H, W)`` in display orientation, 0 outside the patient, and scores ``(n,)`` of each piece, both in
-                [0, 1].
+            [0, 1].
         """
 
     def foreseen(self, detector: Any, map_bytes: int) -> list[str]:

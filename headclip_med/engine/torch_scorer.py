@@ -147,7 +147,7 @@ class TorchScorer:
 
         Returns:
             Maps ``(n, H, W)`` in display orientation, 0 outside the patient, and scores ``(n,)`` of each piece, both in
-                [0, 1].
+            [0, 1].
         """
         if batch.copied is not None:
             batch.copied.synchronize()

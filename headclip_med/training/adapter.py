@@ -154,12 +154,12 @@ class LearnedPrompts(nn.Module):
 class Adapter(nn.Module):
     """The learned parts, and what they make of features.
 
-    Attributes:
-        centre: ``(taps, D)`` mean feature subtracted before normalisation, zero with prompts.
-
     Args:
         built: The frozen tower, and a text side where there is one.
         config: Which parts are learned and how.
+
+    Attributes:
+        centre: ``(taps, D)`` mean feature subtracted before normalisation, zero with prompts.
 
     Raises:
         ModelError: Prompts are asked for and the tower has no text side.

@@ -85,7 +85,7 @@ def pack_tensors(adapter: Adapter) -> dict[str, Tensor]:
 
     Returns:
         ``patch_classes (taps, 2, D)``, and as far as they were learned ``image_classes (2, D)``, ``centre (taps, D)``,
-            ``prompt.*``, and ``head_weights`` or ``dynamic.*``.
+        ``prompt.*``, and ``head_weights`` or ``dynamic.*``.
     """
     patch, image = adapter.classes()
     tensors = {"patch_classes": patch.clone(), "centre": adapter.centre.clone()}
