@@ -135,7 +135,7 @@ def volume_meta(volume: AnyVolume) -> VolumeMeta:
             it, or as ``decollate_batch`` gave it back.
 
     Returns:
-        Keys and values, lists and numbers as plain Python has them.
+        A new dictionary.
     """
     return cast("VolumeMeta", listed_meta(volume.meta))
 

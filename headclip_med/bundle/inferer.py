@@ -108,7 +108,9 @@ class HeadCLIPInferer(Inferer):
 
 class TakeScoresd(MapTransform):
     """The scores in a map's metadata → entries of the data: ``KEY_score`` (a float), ``KEY_slice_scores``,
-    ``KEY_slice_background``, ``KEY_slice_axis`` and ``KEY_warnings``. Put it before ``Invertd``, which drops the metadata.
+    ``KEY_slice_background``, ``KEY_slice_axis`` and ``KEY_warnings``.
+
+    Put it before ``Invertd``, which replaces the metadata.
 
     Args:
         keys: maps of :class:`HeadCLIPInferer`.

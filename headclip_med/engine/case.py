@@ -386,7 +386,7 @@ def finish_case(case: CaseRun) -> AnomalyResult:
         A result with a :class:`LoadedVolume` ``(1, I, J, K)`` as its map.
 
     Raises:
-        HeadclipError: Or whatever else kept its slices from being scored.
+        HeadclipError: What kept its slices from being scored, which may be an error of another kind.
     """
     if case.slices.error is not None:
         raise case.slices.error

@@ -141,6 +141,7 @@ class Engine(Generic[AnyScorer]):
 
         Raises:
             InputError: A volume or an option that cannot be used.
+            ModelError: The model cannot be used for the domain.
         """
         asked = ask or Ask()
         setup = self.scorer.setup(asked.domain, asked.preprocessing)
@@ -185,7 +186,7 @@ class Engine(Generic[AnyScorer]):
             Its result, with the map as a numpy array.
 
         Raises:
-            HeadclipError: Or whatever else kept its slices from being scored.
+            HeadclipError: What kept its slices from being scored, which may be an error of another kind.
         """
         case.clock.restart()
         result = finish_case(case)
