@@ -309,11 +309,13 @@ def test_debug_shows_all_of_it(bundle: Path, monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_an_error_in_a_loading_process_is_told_without_its_traceback(lines: list[str], said: str) -> None:
-    from headclip_med.bundle.failures import BundleRunError, in_words
+    from headclip_med.bundle.failures import BundleRunError, explain_error
 
     start = "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):"
     last = "RuntimeError: applying transform <monai.transforms.io.dictionary.LoadImaged object at 0x1>"
-    told = str(in_words(RuntimeError("\n".join([start, '  File "x.py", line 1, in f', *lines, last])), BundleRunError))
+    told = str(
+        explain_error(RuntimeError("\n".join([start, '  File "x.py", line 1, in f', *lines, last])), BundleRunError)
+    )
     assert said in told
     assert "Traceback (" not in told
 

@@ -398,7 +398,7 @@ def test_a_missing_extra_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_
 
     monkeypatch.setattr(problems, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'headclip-med\[pacs\]'"):
-        problems.check_installed()
+        problems.check_pacs_extra()
     ran = CliRunner().invoke(app, ["predict", "dicomweb://pacs/x/1.2.3", "--out", str(tmp_path / "out")])
     assert ran.exit_code == 2
     assert "pip install 'headclip-med[pacs]'" in ran.stderr

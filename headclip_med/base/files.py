@@ -67,6 +67,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Args:
         path: that the file has in the end.
 
+    Yields:
+        The hidden path, with the endings of ``path``.
+
     Raises:
         OutputError: for every ``OSError``. An earlier file at ``path`` is then still there.
     """
@@ -173,6 +176,9 @@ def hidden_sibling(path: Path) -> Path:
 
     Args:
         path: whose endings the name has, as writers choose their format by them.
+
+    Returns:
+        A path where nothing lies.
     """
     # Only the endings are kept: a long name would become too long.
     return path.with_name(f".headclip-{uuid4().hex[:12]}{''.join(path.suffixes[-2:])}")

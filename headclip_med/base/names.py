@@ -80,12 +80,20 @@ RECOMMENDED_TOWERS = {
 
 
 def entry_point_methods() -> dict[str, EntryPoint]:
-    """List the methods that other installed packages bring under ``headclip_med.detectors``, not loaded yet."""
+    """List the methods that other installed packages bring under ``headclip_med.detectors``, not loaded yet.
+
+    Returns:
+        Entry points by the method's name, without names of ours.
+    """
     return {point.name: point for point in entry_points(group="headclip_med.detectors") if point.name not in METHODS}
 
 
 def method_names() -> list[str]:
-    """List our methods, then those of other packages."""
+    """List our methods, then those of other packages.
+
+    Returns:
+        Names, none of them twice.
+    """
     return [*METHODS, *entry_point_methods()]
 
 
@@ -103,12 +111,20 @@ def split_method(name: str) -> tuple[str | None, str]:
 
 
 def pack_names() -> list[str]:
-    """List the packs that are shipped in the package."""
+    """List the packs that are shipped in the package.
+
+    Returns:
+        Names in alphabetical order.
+    """
     return sorted(record.parent.name for record in (Path(__file__).parents[1] / "models" / "packs").glob("*/pack.json"))
 
 
 def model_names() -> list[str]:
-    """List the built-in packs, then the recommended towers."""
+    """List the built-in packs, then the recommended towers.
+
+    Returns:
+        Names as ``--model`` takes them.
+    """
     return [*pack_names(), *RECOMMENDED_TOWERS]
 
 
@@ -131,7 +147,9 @@ def check_name(kind: str, name: str | None, known: Sequence[str]) -> None:
     """Refuse a name that is not among the known ones, naming the nearest.
 
     Args:
-        kind: what it is a name of, in words. name: None is a default. known: all there are.
+        kind: what it is a name of, in words.
+        name: None is a default.
+        known: all there are.
 
     Raises:
         InputError: another name.

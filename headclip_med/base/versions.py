@@ -26,7 +26,11 @@ PACKAGES = (
 
 
 def package_versions() -> dict[str, str]:
-    """Tell the versions of this package, of Python and of those of :data:`PACKAGES` that are installed."""
+    """Tell the versions of this package, of Python and of those of :data:`PACKAGES` that are installed.
+
+    Returns:
+        Versions by name.
+    """
     found = {"headclip-med": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

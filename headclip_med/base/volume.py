@@ -131,8 +131,11 @@ def volume_meta(volume: AnyVolume) -> VolumeMeta:
     """Give the metadata of a volume with the keys of :class:`VolumeMeta`, those without a value left out.
 
     Args:
-        volume: a :class:`LoadedVolume` or a MetaTensor. The metadata of the latter may be flat, as someone else
-            made it, or as ``decollate_batch`` gave it back.
+        volume: a :class:`LoadedVolume` or a MetaTensor. The metadata of the latter may be flat, as someone else made
+            it, or as ``decollate_batch`` gave it back.
+
+    Returns:
+        A new dictionary.
     """
     return cast("VolumeMeta", listed_meta(volume.meta))
 

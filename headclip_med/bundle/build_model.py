@@ -48,10 +48,10 @@ def build_network(
     Args:
         model: built-in pack, pack folder, tower by name or file.
         weights: of the tower of a pack that carries none.
-        domain: whose prompts become the class features of a CLIP tower without a pack; default ``generic``.
-        learn: ``heads``, ``classes``; other methods learn what is theirs. Head weights are there either way, so that
-            checkpoints fit; at first they are the pack's, or 1.
-        precision: ``auto`` takes 16 bits where the hardware multiplies them; train in ``float32``.
+        domain: whose prompts become the class features of a CLIP tower without a pack, default ``generic``.
+        learn: ``heads``, ``classes``. Other methods learn what is theirs. Head weights are there either way, so that
+            checkpoints fit. At first they are the pack's, or 1.
+        precision: ``auto`` takes 16 bits where the hardware multiplies them. Train in ``float32``.
 
     Returns:
         A :class:`HeadCLIPNetwork` for HeadCLIP's family, else one that scores by the model's method.
@@ -83,14 +83,14 @@ def new_method(
         method: one that learns.
         options: fields of the method's configuration.
         weights: of the tower of a pack that carries none.
-        domain: of preprocessing and of the prompts; default the pack's, or ``generic``.
+        domain: of preprocessing and of the prompts, default the pack's, or ``generic``.
         precision: as of :func:`build_network`.
 
     Returns:
         A network whose parameters are what the method learns.
 
     Raises:
-        ModelError: a method that learns nothing, or that cannot do with this tower; said before weights are read.
+        ModelError: a method that learns nothing, or that cannot do with this tower. Said before weights are read.
     """
     chosen = get_method(method)
     if issubclass(chosen, HeadCLIP) and method == HeadCLIP.name:
@@ -123,7 +123,7 @@ def with_pack(model: Model, domain: str | None = None) -> Model:
 
     Args:
         model: of HeadCLIP's family.
-        domain: whose prompts, where the pack has no class features; None: the model's.
+        domain: whose prompts, where the pack has no class features. None: the model's.
 
     Returns:
         The model, whose pack has ``patch_classes (taps, 2, D)``.

@@ -39,11 +39,11 @@ class Cases:
     """The usable cases of a labelled set: copies once, no patient on both sides.
 
     Attributes:
-        train, held_out: items ``{"name", "patient", "image", "label", ...}``; see :func:`item_of`.
+        train, held_out: items ``{"name", "patient", "image", "label", ...}``. See :func:`item_of`.
         name: of the set.
         content_sha256: hash of the set.
         images: hash of every image in it.
-        unreadable: items that were left out because they cannot be read; an evaluation tells of them.
+        unreadable: items that were left out because they cannot be read. An evaluation tells of them.
     """
 
     train: tuple[Item, ...]
@@ -112,12 +112,12 @@ def find_cases(
         dataset_dir: the set.
         layout: one of `headclip-med data layouts`, None: recognised.
         sequences: which become channels, where a case has several.
-        val_fraction: share of the patients held back, above 0 and below 1; with one patient nobody is.
+        val_fraction: share of the patients held back, above 0 and below 1. With one patient nobody is.
         seed: of the split.
-        lesion_values, ignore_values: what the values of the masks mean; see :func:`headclip_med.open_dataset`.
+        lesion_values, ignore_values: what the values of the masks mean. See :func:`headclip_med.open_dataset`.
 
     Returns:
-        The usable cases; those left out (copies, unreadable ones, those without a mask) are named in the log.
+        The usable cases. Those left out (copies, unreadable ones, those without a mask) are named in the log.
 
     Raises:
         InputError: no such folder or layout, no masks, or no case that can be read.
@@ -162,7 +162,7 @@ def find_images(dataset_dir: str | Path, pattern: str = "*") -> list[Item]:
 
     Args:
         dataset_dir: the folder, or the file.
-        pattern: of file names, such as ``*flair.nii.gz``; a DICOM series goes by its folder's name.
+        pattern: of file names, such as ``*flair.nii.gz``. A DICOM series goes by its folder's name.
 
     Returns:
         Items ``{"name", "image"}`` with unique names.
@@ -193,7 +193,7 @@ def item_of(case: Case, label: bool | None) -> Item:
         label: whether it is abnormal, None where that is not known.
 
     Returns:
-        Paths as strings: ``image``, and ``label`` for its mask files; ``abnormal`` is what is known of it.
+        Paths as strings: ``image``, and ``label`` for its mask files. ``abnormal`` is what is known of it.
     """
     return {
         "name": case.name,
@@ -214,7 +214,7 @@ def case_of(item: Mapping[str, Any]) -> Case:
         item: ours, or anyone's ``{"image": path, "label": path}``.
 
     Returns:
-        The case; its files are not looked at.
+        The case. Its files are not looked at.
 
     Raises:
         InputError: it names no image.
@@ -236,12 +236,19 @@ def case_of(item: Mapping[str, Any]) -> Case:
 
 class LoadCase(Transform):
     """An item of paths → ``image`` and ``label`` MetaTensors ``(C, I, J, K)`` and ``(1, I, J, K)`` on one grid, and
-    ``name``; the label is 1 in a lesion, 0 elsewhere, and -1 where nothing is known. Masks are read by the rules of
-    :mod:`headclip_med.datasets`, and must lie on the image's grid; an item's
-    ``{"values": {"lesion": [2], "ignored": [3]}}`` says what their values mean."""
+    ``name``. The label is 1 in a lesion, 0 elsewhere, and -1 where nothing is known. Masks are read by the rules of
+    :mod:`headclip_med.datasets`, and must lie on the image's grid. An item's
+    ``{"values": {"lesion": [2], "ignored": [3]}}`` says what their values mean.
+    """
 
     def __call__(self, data: Mapping[str, Any]) -> Item:
         """Read one case.
+
+        Args:
+            data: paths, as :func:`item_of` makes them.
+
+        Returns:
+            ``image``, ``label`` and ``name``.
 
         Raises:
             InputError: an image or a mask that cannot be used, or a case that does not say where its lesions are.
@@ -264,7 +271,14 @@ class NameByCased(MapTransform):
     case's map and no path reaches a result."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Name every key; data without a ``name`` stays as it is."""
+        """Name every key, and leave data without a ``name`` as it is.
+
+        Args:
+            data: with MetaTensors under the keys.
+
+        Returns:
+            The same, named in place.
+        """
         out = dict(data)
         for key in self.key_iterator(out):
             if out.get("name"):

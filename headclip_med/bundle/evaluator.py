@@ -37,10 +37,10 @@ class CaseLoader(DataLoader):
 
 
 class CaseEvaluator(SupervisedEvaluator):
-    """MONAI's evaluator, which goes on with the next case where one fails; its arguments are the same.
+    """MONAI's evaluator, which goes on with the next case where one fails. Its arguments are the same.
 
     ignite ends a run at the first exception, whatever handler is told of it, so that it sees none here. Cases of one
-    shape are scored together, as many as the loader's batch has; where that fails, and where shapes differ, one by one.
+    shape are scored together, as many as the loader's batch has. Where that fails, and where shapes differ, one by one.
 
     Attributes:
         failed: the cases of the last run that could not be done.
@@ -55,7 +55,7 @@ class CaseEvaluator(SupervisedEvaluator):
             global_epoch: as of :meth:`monai.engines.SupervisedEvaluator.run`.
 
         Raises:
-            BundleRunError: some failed; the others are done, their files and the metrics are written.
+            BundleRunError: some failed. The others are done, their files and the metrics are written.
         """
         self.failed = ()
         super().run(global_epoch)

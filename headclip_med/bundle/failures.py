@@ -25,7 +25,7 @@ class BundleRunError(HeadclipError):
     """A run of a bundle began and failed."""
 
 
-def in_words(error: Exception, kind: type[HeadclipError] = InputError) -> HeadclipError:
+def explain_error(error: Exception, kind: type[HeadclipError] = InputError) -> HeadclipError:
     """Make the error that a user should see of what MONAI raised.
 
     With ``HEADCLIP_DEBUG`` in the environment the error itself is raised, traceback and all.

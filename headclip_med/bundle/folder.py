@@ -52,13 +52,20 @@ class BundleFolder:
     def metadata(self) -> dict[str, Any]:
         """Read ``configs/metadata.json``, empty where there is none.
 
+        Returns:
+            Its content.
+
         Raises:
             InputError: it cannot be read as JSON.
         """
         return _content(self.meta_file) if self.meta_file.is_file() else {}
 
     def workflows(self) -> dict[str, Path]:
-        """Map the names of the workflows to their config files, in alphabetical order."""
+        """List the names of the workflows with their config files, in alphabetical order.
+
+        Returns:
+            One file for each name.
+        """
         found: dict[str, Path] = {}
         for suffix in SUFFIXES:
             for file in sorted(self.configs.glob(f"*{suffix}")):
@@ -104,10 +111,10 @@ def find_bundle(name_or_folder: str) -> BundleFolder:
         name_or_folder: either of them.
 
     Returns:
-        The bundle; its configs are not read.
+        The bundle. Its configs are not read.
 
     Raises:
-        InputError: it is neither; the message names the nearest.
+        InputError: it is neither. The message names the nearest.
     """
     from headclip_med_workflows import available_bundles, bundle_root
 
@@ -124,14 +131,18 @@ def find_bundle(name_or_folder: str) -> BundleFolder:
 
 
 def own_bundles() -> list[BundleFolder]:
-    """List the bundles shipped with headclip_med."""
+    """List the bundles shipped with headclip_med.
+
+    Returns:
+        Bundles in the order of their names.
+    """
     from headclip_med_workflows import available_bundles
 
     return [find_bundle(name) for name in available_bundles()]
 
 
 def summary(bundle: BundleFolder) -> dict[str, Any]:
-    """Tell of a bundle what ``bundle list`` shows.
+    """Give what ``bundle list`` shows of a bundle.
 
     Args:
         bundle: any.
@@ -149,14 +160,14 @@ def summary(bundle: BundleFolder) -> dict[str, Any]:
     }
 
 
-def check_installed(*packages: str) -> None:
+def check_bundle_extra(*packages: str) -> None:
     """Refuse to go on without packages of the extra ``bundle``.
 
     Args:
         packages: by the names they are imported under.
 
     Raises:
-        MissingExtraError: one is not installed; the message has the command.
+        MissingExtraError: one is not installed. The message has the command.
     """
     missing = [name for name in packages if find_spec(name) is None]
     if missing:

@@ -82,7 +82,12 @@ class LedgerSaver:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self)
 
     def __call__(self, engine: IgniteEngine, error: BaseException | None = None) -> None:
-        """Write the ledger; ``error``, if any, is left to the handlers that come after."""
+        """Write the ledger.
+
+        Args:
+            engine: the trainer.
+            error: what ended the run, left to the handlers that come after.
+        """
         if idist.get_rank() == 0:
             check_writable(self.checkpoint.parent)
             write_ledger(self.checkpoint, self.ledger)
@@ -91,7 +96,7 @@ class LedgerSaver:
 class PackSaver:
     """Writes the network as a pack whenever a validation was the best so far, and what it was trained on.
 
-    The ledger lies beside the checkpoint as JSON; ``pack`` beside it is for ``headclip-med predict --model``, with the
+    The ledger lies beside the checkpoint as JSON. ``pack`` beside it is for ``headclip-med predict --model``, with the
     threshold that had the highest pooled Dice on the validation cases. Attach it before the ``CheckpointSaver``, so
     that no checkpoint is without its ledger. In a run of several processes only the first one writes.
 
@@ -123,7 +128,11 @@ class PackSaver:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: IgniteEngine) -> None:
-        """Write, if the validation that just ended was the best so far."""
+        """Write, if the validation that just ended was the best so far.
+
+        Args:
+            engine: the evaluator.
+        """
         state: Any = engine.state
         if idist.get_rank() != 0 or state.best_metric_epoch != state.epoch:
             return
@@ -136,9 +145,12 @@ class PackSaver:
 
 
 class SetTrainer:
-    """Tells a handler of the evaluator, ``EarlyStopHandler``, which trainer it stops; attach it to the trainer.
+    """Tells a handler of the evaluator, ``EarlyStopHandler``, which trainer it stops. Attach it to the trainer.
 
     A trainer names its evaluator, so that the evaluator's handlers cannot name the trainer in a config.
+
+    Args:
+        handler: has ``set_trainer``.
     """
 
     def __init__(self, handler: Any) -> None:
@@ -155,13 +167,13 @@ class SetTrainer:
 
 class ScoreSaver:
     """Writes ``scores.csv``, a line per case with what was odd or assumed in it, and ``scores_slices.csv``, a line per
-    slice; each whole or not at all.
+    slice, each whole or not at all.
 
     They are written at the end of the run, on an error, and every half minute in between, so that a run that is stopped
     by hand lacks the scores of its last half minute at most (or of a case that takes longer).
 
     Args:
-        folder: where; earlier files of these names are replaced.
+        folder: where to write. Earlier files of these names are replaced.
         key: of the map that :class:`headclip_med.bundle.inferer.TakeScoresd` took the scores of.
     """
 
@@ -183,7 +195,11 @@ class ScoreSaver:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._break_off)
 
     def __call__(self, engine: IgniteEngine) -> None:
-        """Add the cases of this iteration."""
+        """Add the cases of this iteration.
+
+        Args:
+            engine: the evaluator.
+        """
         state: Any = engine.state
         for batch, data in zip(state.batch, state.output, strict=True):
             name = str(batch.get("name") or Path(str(data[self.key].meta.get("filename_or_obj", "case"))).name)
@@ -232,11 +248,11 @@ def save_trained_pack(
     """Write the network's learned tensors as a pack, and an embedded tower with them.
 
     Args:
-        folder: of the pack; earlier files of its names are replaced.
+        folder: of the pack. Earlier files of its names are replaced.
         network: as it is trained.
         name: of the pack.
         ledger: of :func:`whole_ledger`.
-        threshold: on maps, in [0, 1]; None: that of the network's own pack.
+        threshold: on maps, in [0, 1]. None: that of the network's own pack.
         validation: metrics by name.
 
     Returns:

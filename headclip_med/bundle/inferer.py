@@ -34,7 +34,7 @@ class HeadCLIPInferer(Inferer):
 
     Args:
         plane, window, channels, smooth_mm: as of :class:`headclip_med.engine.ask.Ask`.
-        batch_size: slices at once; default the engine's own.
+        batch_size: slices at once, default the engine's own.
         progress: called with slices done and slices in all.
     """
 
@@ -56,9 +56,10 @@ class HeadCLIPInferer(Inferer):
 
         Args:
             inputs: volumes ``(B, C, I, J, K)``, or plain images ``(B, C, I, J)``, as read: not windowed, not resized to
-                the model. A MetaTensor brings its affine and what our readers know of it; a plain tensor is taken as
+                the model. A MetaTensor brings its affine and what our readers know of it. A plain tensor is taken as
                 RAS with 1 mm voxels.
             network: of :func:`headclip_med.bundle.network.build_network`, also within DistributedDataParallel.
+            args, kwargs: not used.
 
         Returns:
             ``(B, 1, I, J, K)`` or ``(B, 1, I, J)`` in [0, 1] with the inputs' affine, metadata and history, on their
@@ -85,7 +86,15 @@ class HeadCLIPInferer(Inferer):
         return collated.to(inputs.device)
 
     def predict(self, volume: Tensor, network: Callable[..., Any]) -> AnomalyResult:
-        """The whole result of one volume ``(C, I, J, K)`` or image ``(C, I, J)``."""
+        """Score one volume or image, with the whole result.
+
+        Args:
+            volume: ``(C, I, J, K)``, or ``(C, I, J)`` of an image.
+            network: as of :meth:`__call__`.
+
+        Returns:
+            Slices, findings and all.
+        """
         engine = _network(network).as_engine(self.batch_size)
         return engine.predict(_as_volume(volume), self.ask, progress=self.progress)
 
@@ -99,17 +108,30 @@ class HeadCLIPInferer(Inferer):
 
 class TakeScoresd(MapTransform):
     """The scores in a map's metadata → entries of the data: ``KEY_score`` (a float), ``KEY_slice_scores``,
-    ``KEY_slice_background``, ``KEY_slice_axis`` and ``KEY_warnings``; before ``Invertd``, which replaces the metadata.
+    ``KEY_slice_background``, ``KEY_slice_axis`` and ``KEY_warnings``.
+
+    Put it before ``Invertd``, which replaces the metadata.
 
     Args:
         keys: maps of :class:`HeadCLIPInferer`.
+        allow_missing_keys: data may lack a key.
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Take the scores of every key."""
+        """Take the scores of every key.
+
+        Args:
+            data: with maps under the keys.
+
+        Returns:
+            The same, and the scores.
+
+        Raises:
+            InputError: a map without scores.
+        """
         out = dict(data)
         for key in self.key_iterator(out):
             meta = out[key].meta
@@ -133,6 +155,14 @@ class PatchGridInferer(Inferer):
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the network, through whatever wraps it.
 
+        Args:
+            inputs: ``(N, 3, S, S)``.
+            network: of HeadCLIP's family.
+            args, kwargs: not used.
+
+        Returns:
+            ``(N, 1, Hp, Wp)`` in [0, 1].
+
         Raises:
             ModelError: a network of another method, whose loss takes no maps.
         """
@@ -149,7 +179,15 @@ class PixelsInferer(Inferer):
     """Hands the pixels on as they are: the inferer of a trainer whose loss is a method's own."""
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The pixels; the loss runs the network."""
+        """Give the pixels, as the loss runs the network.
+
+        Args:
+            inputs: ``(N, 3, S, S)``.
+            network, args, kwargs: not used.
+
+        Returns:
+            ``inputs``.
+        """
         return inputs
 
 

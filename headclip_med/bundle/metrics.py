@@ -24,9 +24,9 @@ LEVEL_NAMES = ("pixel", "slice", "case")
 class AnomalyMetrics(Metric):
     """AUROC, average precision and F1-max of pixels, slices and cases, AUPRO, and Dice at the threshold.
 
-    All of them go to ``engine.state.metrics`` under ``PREFIX_pixel_auroc`` and the like; those that are undefined (one
+    All of them go to ``engine.state.metrics`` under ``PREFIX_pixel_auroc`` and the like. Those that are undefined (one
     class only) are left out. The metric's own name gets ``key``, NaN where undefined. Pixels are counted inside the
-    patient, where maps are above 0, and wherever there is a lesion; background slices without a lesion do not count.
+    patient, where maps are above 0, and wherever there is a lesion. Background slices without a lesion do not count.
     Labels below 0 mean that nothing is known: such voxels count nowhere, nor do slices with them that hold no lesion.
 
     Args:
@@ -34,7 +34,10 @@ class AnomalyMetrics(Metric):
         threshold: for Dice, which is the mean over cases with a lesion.
         prefix: of the names.
         output_transform: the engine's output → list of decollated data with ``pred`` and ``label``, and of
-            :class:`headclip_med.bundle.inferer.TakeScoresd`; the default takes the output as it is.
+            :class:`headclip_med.bundle.inferer.TakeScoresd`. The default takes the output as it is.
+
+    Raises:
+        InputError: no such key.
     """
 
     required_output_keys = None
@@ -126,7 +129,11 @@ class AnomalyMetrics(Metric):
 
 
 def metric_names() -> tuple[str, ...]:
-    """List everything that can be a key metric."""
+    """List everything that can be a key metric.
+
+    Returns:
+        Names such as ``pixel_auroc``.
+    """
     kinds = ("auroc", "average_precision", "f1_max")
     return (*(f"{level}_{kind}" for level in LEVEL_NAMES for kind in kinds), "pixel_aupro", "dice")
 

@@ -24,7 +24,7 @@ IGNORE = 255
 
 
 class DetectorNetwork(nn.Module):
-    """Model pixels → one anomaly map; what is learned is the module's parameters, the tower is frozen.
+    """Model pixels → one anomaly map. What is learned is the module's parameters, the tower is frozen.
 
     Args:
         model: that scores.
@@ -44,14 +44,14 @@ class DetectorNetwork(nn.Module):
 
     @property
     def model(self) -> Model:
-        """The model with what is learned as it is now, detached; what an engine or a pack is made of."""
+        """The model with what is learned as it is now, detached, of which an engine or a pack is made."""
         raise NotImplementedError
 
     def as_engine(self, batch_size: int | None = None) -> Engine[TorchScorer]:
         """Give the engine that scores cases with these weights, made anew only after they changed or moved.
 
         Args:
-            batch_size: slices at once; None: as the engine chooses.
+            batch_size: slices at once. None: as the engine chooses.
 
         Returns:
             An engine on the device where the module is now.
@@ -73,7 +73,7 @@ class DetectorNetwork(nn.Module):
             Keys that are missing or unknown, where ``strict`` is False.
 
         Raises:
-            ModelError: tensors that are missing, unknown or of another shape; ``strict`` False lets the first two pass.
+            ModelError: tensors that are missing, unknown or of another shape. ``strict`` False lets the first two pass.
         """
         _check_state(self.state_dict(), state_dict, strict, self._model.name)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
@@ -106,7 +106,7 @@ class HeadCLIPNetwork(DetectorNetwork):
     learned and buffers elsewhere, under the same names, so that a checkpoint fits either way. No text is encoded here.
 
     Args:
-        model: with a pack that holds class features; see :func:`build_network` for the others.
+        model: with a pack that holds class features. See :func:`build_network` for the others.
         learn: ``heads``, ``classes``, both or none.
         precision: as of :class:`DetectorNetwork`.
 
@@ -137,7 +137,7 @@ class HeadCLIPNetwork(DetectorNetwork):
         """Compute the probability of abnormal in [0, 1].
 
         Args:
-            pixels: ``(N, 3, S, S)``, normalised as the tower expects; S as :attr:`image_size`.
+            pixels: ``(N, 3, S, S)``, normalised as the tower expects, with S as :attr:`image_size`.
             patch_grid: the map on the patch grid, where the losses are taken.
 
         Returns:
@@ -173,7 +173,11 @@ class HeadCLIPNetwork(DetectorNetwork):
         return self._ready[1]
 
     def pack_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """List the pack's tensors by their names there, in alphabetical order."""
+        """List the pack's tensors by their names there, in alphabetical order.
+
+        Returns:
+            An iterator of name and tensor.
+        """
         return ((name, getattr(self, _attribute(name))) for name in self._names)
 
     def train(self, mode: bool = True) -> DetectorNetwork:
@@ -218,7 +222,7 @@ class HeadCLIPNetwork(DetectorNetwork):
 
 
 class MethodNetwork(DetectorNetwork):
-    """Any method as a network; what it learns is the module's parameters, its loss is its own.
+    """Any method as a network. What it learns is the module's parameters, its loss is its own.
 
     Args:
         model: with a pack whose tensors are the method's state, or without any for a method that learned nothing.
@@ -238,7 +242,7 @@ class MethodNetwork(DetectorNetwork):
         """Compute the probability of abnormal in [0, 1].
 
         Args:
-            pixels: ``(N, 3, S, S)``, normalised as the tower expects; S as :attr:`image_size`.
+            pixels: ``(N, 3, S, S)``, normalised as the tower expects, with S as :attr:`image_size`.
 
         Returns:
             ``(N, 1, S, S)`` float32.
@@ -282,7 +286,7 @@ class MethodNetwork(DetectorNetwork):
 
 
 class MethodLoss(nn.Module):
-    """A method's own loss for a trainer's ``loss_function``; it takes pixels where others take maps.
+    """A method's own loss for a trainer's ``loss_function``. It takes pixels where others take maps.
 
     Args:
         network: of :func:`headclip_med.bundle.build_model.new_method`.

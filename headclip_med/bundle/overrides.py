@@ -44,7 +44,7 @@ class Given:
 def read_overrides(words: Sequence[str]) -> list[Given]:
     """Read ``["--a#b", "1", "--c=x", "--flag"]`` as a::b = 1, c = "x", flag = True.
 
-    Values are Python literals where they are ones and text otherwise, as MONAI's command line has it; so is
+    Values are Python literals where they are ones and text otherwise, as MONAI's command line has it. So is
     ``null``, YAML's word for None.
 
     Args:
@@ -72,7 +72,7 @@ def check_overrides(parser: ConfigParser, overrides: Sequence[Given]) -> dict[st
     """Set every override in a config, after it was found to mean something.
 
     Args:
-        parser: of the config; it is changed.
+        parser: of the config. It is changed.
         overrides: of :func:`read_overrides`.
 
     Returns:

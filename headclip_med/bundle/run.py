@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from headclip_med.base.errors import HeadclipError, InputError, MissingExtraError
 from headclip_med.base.files import check_writable
-from headclip_med.bundle.failures import BundleRunError, in_words
-from headclip_med.bundle.folder import SUFFIXES, BundleFolder, check_installed
+from headclip_med.bundle.failures import BundleRunError, explain_error
+from headclip_med.bundle.folder import SUFFIXES, BundleFolder, check_bundle_extra
 from headclip_med.bundle.overrides import Given, check_overrides, shown
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def prepare(
         OutputError: nothing can be written to ``output_dir``.
         MissingExtraError: a package that is needed is not installed.
     """
-    check_installed("fire", "ignite")
+    check_bundle_extra("fire", "ignite")
     if tracking == "mlflow" and find_spec("mlflow") is None:
         raise MissingExtraError(
             "Tracking with mlflow must have its packages installed",
@@ -246,7 +246,7 @@ def execute(run: BundleRun, dry_run: bool = False) -> BundleOutcome:
                 workflow.run()
                 workflow.finalize()
         except Exception as error:
-            raise in_words(error, kind) from error
+            raise explain_error(error, kind) from error
     return BundleOutcome(run, time.time() - started, _files_since(run.output_dir, started))
 
 
@@ -374,7 +374,7 @@ def _path_of(parser: ConfigParser, key: str) -> Path | None:
     try:
         value = ConfigParser(deepcopy(parser.config)).get_parsed_content(key)
     except Exception as error:
-        raise in_words(error) from error
+        raise explain_error(error) from error
     return Path(value).absolute() if isinstance(value, str | os.PathLike) else None
 
 

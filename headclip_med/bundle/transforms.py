@@ -71,9 +71,11 @@ class WindowIntensityd(MapTransform):
     """Volume ``(C, I, J, K)`` in stored units → [0, 1], clipped.
 
     Args:
-        window: CT window by name, ``LEVEL/WIDTH`` or a pair; None: for CT what the engine takes, else percentiles of
+        keys: of volumes.
+        window: CT window by name, ``LEVEL/WIDTH`` or a pair. None: for CT what the engine takes, else percentiles of
             the foreground.
         percentiles: lower and upper, in percent.
+        allow_missing_keys: data may lack a key.
 
     Raises:
         InputError: a volume that :class:`AnomalyMapd` would refuse, or percentiles that do not rise from 0 to 100.
@@ -100,7 +102,14 @@ class WindowIntensityd(MapTransform):
         self._spec = Preprocessing(0, (), (), percentiles=percentiles)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        """Window every key."""
+        """Window every key.
+
+        Args:
+            data: with volumes under the keys.
+
+        Returns:
+            The same, windowed.
+        """
         out = dict(data)
         for key in self.key_iterator(out):
             source = _checked(out, key)
@@ -121,11 +130,13 @@ class WindowIntensityd(MapTransform):
 
 
 class CutSlicesd(MapTransform, InvertibleTransform):
-    """Volume ``(C, I, J, K)`` → slices ``(N, C, H, W)`` in radiological display orientation; the inverse puts
+    """Volume ``(C, I, J, K)`` → slices ``(N, C, H, W)`` in radiological display orientation. The inverse puts
     slices or maps ``(N, C, H, W)`` back as ``(C, I, J, K)``.
 
     Args:
-        plane: axial, coronal or sagittal; None: the acquisition plane.
+        keys: of volumes.
+        plane: axial, coronal or sagittal. None: the acquisition plane.
+        allow_missing_keys: data may lack a key.
 
     Raises:
         InputError: not a MetaTensor of that shape with a usable affine, or values that are not finite.
@@ -138,7 +149,17 @@ class CutSlicesd(MapTransform, InvertibleTransform):
         self.plane = plane
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        """Cut every key."""
+        """Cut every key.
+
+        Args:
+            data: with volumes under the keys.
+
+        Returns:
+            The same, with slices under the keys.
+
+        Raises:
+            InputError: several planes, or a volume that cannot be cut.
+        """
         out = dict(data)
         for key in self.key_iterator(out):
             source = _checked(out, key)
@@ -159,7 +180,14 @@ class CutSlicesd(MapTransform, InvertibleTransform):
         return out
 
     def inverse(self, data: Mapping[Hashable, Any]) -> Data:
-        """Put every key's slices back."""
+        """Put every key's slices back.
+
+        Args:
+            data: with slices or maps under the keys.
+
+        Returns:
+            The same, with volumes under the keys.
+        """
         out = dict(data)
         for key in self.key_iterator(out):
             slices = _checked(out, key, _SLICES)
@@ -171,11 +199,15 @@ class CutSlicesd(MapTransform, InvertibleTransform):
 
 
 class ToPixelsd(MapTransform, InvertibleTransform):
-    """Slices in [0, 1] ``(N, 1 or 3, H, W)`` → model pixels ``(N, 3, S, S)``; the inverse takes maps
+    """Slices in [0, 1] ``(N, 1 or 3, H, W)`` → model pixels ``(N, 3, S, S)``. The inverse takes maps
     ``(N, 1, S, S)`` to the slices' own size.
 
     Args:
-        image_size: S; mean, std: of the tower's pixels, three each; fit: ``pad`` or ``stretch``.
+        keys: of slices.
+        image_size: S.
+        mean, std: of the tower's pixels, three each.
+        fit: ``pad`` or ``stretch``.
+        allow_missing_keys: data may lack a key.
 
     Raises:
         InputError: slices of another shape or outside [0, 1], or an argument that cannot be meant.
@@ -201,7 +233,14 @@ class ToPixelsd(MapTransform, InvertibleTransform):
         self._spec = Preprocessing(image_size, tuple(mean), tuple(std), fit=fit)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        """Resize and normalise every key."""
+        """Resize and normalise every key.
+
+        Args:
+            data: with slices under the keys.
+
+        Returns:
+            The same, with pixels under the keys.
+        """
         out = dict(data)
         for key in self.key_iterator(out):
             slices = _checked(out, key, _SLICES)
@@ -218,7 +257,14 @@ class ToPixelsd(MapTransform, InvertibleTransform):
         return out
 
     def inverse(self, data: Mapping[Hashable, Any]) -> Data:
-        """Bring every key's maps back to the slices' own size."""
+        """Bring every key's maps back to the slices' own size.
+
+        Args:
+            data: with maps ``(N, 1, S, S)`` under the keys.
+
+        Returns:
+            The same, with maps ``(N, 1, H, W)`` under the keys.
+        """
         out = dict(data)
         for key in self.key_iterator(out):
             maps = _checked(out, key, _SLICES)
@@ -263,11 +309,15 @@ class _WithEngine(MapTransform):
 
 class DetectSlicesd(_WithEngine):
     """Model pixels ``(N, 3, S, S)`` → maps ``(N, 1, S, S)`` under ``output_key`` and scores ``(N,)`` under
-    ``output_key + "_scores"``; the maps carry the pixels' history, so that ``Invertd`` brings them back.
+    ``output_key + "_scores"``. The maps carry the pixels' history, so that ``Invertd`` brings them back.
 
     Args:
-        model: name, path or engine; domain: for the prompts of a model without class features of its own.
+        keys: of pixels.
+        model: name, path or engine.
+        device: of a model that is not an engine yet.
+        domain: for the prompts of a model without class features of its own.
         output_key: as of :class:`AnomalyMapd`.
+        allow_missing_keys: data may lack a key.
 
     Raises:
         InputError: pixels of another shape, or values that are not finite.
@@ -286,7 +336,17 @@ class DetectSlicesd(_WithEngine):
         self.domain = domain
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        """Score every key's slices."""
+        """Score every key's slices.
+
+        Args:
+            data: with pixels under the keys.
+
+        Returns:
+            The same, with maps and scores.
+
+        Raises:
+            InputError: pixels of another shape, or values that are not finite.
+        """
         out = dict(data)
         for key, name in self.key_iterator(out, self.output_keys):
             pixels = _checked(out, key, "(N, 3, S, S)")
@@ -306,8 +366,11 @@ class AnomalyMapd(_WithEngine):
     What was odd or assumed is in the map's ``meta["reader_warnings"]``, a line each.
 
     Args:
+        keys: of volumes or pictures.
         model: name, path or engine.
-        output_key: of the map; with several keys a name for each, or one that becomes ``KEY_anomaly_map``.
+        device: of a model that is not an engine yet.
+        output_key: of the map. With several keys a name for each, or one that becomes ``KEY_anomaly_map``.
+        allow_missing_keys: data may lack a key.
         with_result: also put the whole :class:`~headclip_med.engine.result.AnomalyResult` under ``output_key +
             "_result"``, which no ``DataLoader`` can collate.
         ask: what is asked of every volume.
@@ -315,7 +378,8 @@ class AnomalyMapd(_WithEngine):
             keyword arguments of :meth:`Engine.predict`.
 
     Raises:
-        InputError: a volume or an option that cannot be used. ModelError: the model or the device cannot be had.
+        InputError: a volume or an option that cannot be used.
+        ModelError: the model or the device cannot be had.
     """
 
     def __init__(
@@ -338,7 +402,14 @@ class AnomalyMapd(_WithEngine):
             raise InputError(f"The options of AnomalyMapd must be among {', '.join(known)}", ", ".join(unknown))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        """Run the main job on every key."""
+        """Run the main job on every key.
+
+        Args:
+            data: with volumes or pictures under the keys.
+
+        Returns:
+            The same, with maps and scores.
+        """
         out = dict(data)
         for key, name in self.key_iterator(out, self.output_keys):
             source = _checked(out, key)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from headclip_med.base.errors import HeadclipError, InputError
-from headclip_med.bundle.failures import in_words
-from headclip_med.bundle.folder import BundleFolder, check_installed
+from headclip_med.bundle.failures import explain_error
+from headclip_med.bundle.folder import BundleFolder, check_bundle_extra
 from headclip_med.bundle.run import bundle_on_path, quiet_monai
 
 # What metadata must hold, so that nothing is downloaded; see README.md here.
@@ -18,7 +18,7 @@ SCHEMA = Path(__file__).parent / "meta_schema_20240725.json"
 
 
 @dataclass(frozen=True)
-class Check:
+class Verification:
     """One thing that was looked at.
 
     Attributes:
@@ -32,7 +32,7 @@ class Check:
     words: str
 
 
-def verify(bundle: BundleFolder, trust: bool = False) -> list[Check]:
+def verify(bundle: BundleFolder, trust: bool = False) -> list[Verification]:
     """Run MONAI's ``verify_metadata`` and ``verify_net_in_out``, each whatever became of the other.
 
     Args:
@@ -45,7 +45,7 @@ def verify(bundle: BundleFolder, trust: bool = False) -> list[Check]:
     Raises:
         MissingExtraError: a package that is needed is not installed.
     """
-    check_installed("jsonschema", "ignite")
+    check_bundle_extra("jsonschema", "ignite")
     checks = [_checked("verify_metadata", _metadata, bundle)]
     if "inference" not in bundle.workflows():
         words = "there is no inference config"
@@ -53,7 +53,7 @@ def verify(bundle: BundleFolder, trust: bool = False) -> list[Check]:
         words = "this would run the bundle's config, which is code; read it, then add --trust"
     else:
         return [*checks, _checked("verify_net_in_out", _network, bundle)]
-    return [*checks, Check("verify_net_in_out", "skipped", words)]
+    return [*checks, Verification("verify_net_in_out", "skipped", words)]
 
 
 def _metadata(bundle: BundleFolder) -> str:
@@ -78,10 +78,10 @@ def _network(bundle: BundleFolder) -> str:
     return "as metadata.json says"
 
 
-def _checked(name: str, look: Callable[[BundleFolder], str], bundle: BundleFolder) -> Check:
+def _checked(name: str, look: Callable[[BundleFolder], str], bundle: BundleFolder) -> Verification:
     try:
         with quiet_monai(), bundle_on_path(bundle), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="No hash value provided")  # nothing is downloaded
-            return Check(name, "ok", look(bundle))
+            return Verification(name, "ok", look(bundle))
     except Exception as error:
-        return Check(name, "fail", str(error if isinstance(error, HeadclipError) else in_words(error)))
+        return Verification(name, "fail", str(error if isinstance(error, HeadclipError) else explain_error(error)))

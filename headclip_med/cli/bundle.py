@@ -40,7 +40,7 @@ def bundle_path(
 
 @bundle_app.command("list")
 def bundle_list(as_json: options.JsonOption = False) -> None:
-    """The bundles of this installation, and the workflows of each."""
+    """List the bundles of this installation, and the workflows of each."""
     with errors_in_words():
         from headclip_med.bundle.folder import own_bundles, summary
         from headclip_med.cli.screen import bundle as console_bundle
@@ -87,13 +87,13 @@ def bundle_run(
     with errors_in_words():
         from headclip_med.bundle import run as front
         from headclip_med.bundle.failures import BundleRunError, was_stopped
-        from headclip_med.bundle.folder import check_installed, find_bundle
+        from headclip_med.bundle.folder import check_bundle_extra, find_bundle
         from headclip_med.bundle.overrides import read_overrides
         from headclip_med.cli.screen import bundle as console_bundle
         from headclip_med.cli.screen import console
 
         folder = find_bundle(bundle)
-        check_installed("fire", "ignite")
+        check_bundle_extra("fire", "ignite")
         words = context.args
         if workflow is not None and workflow.startswith("-"):  # an override before the workflow, or instead of it
             words, workflow = [workflow, *words], None
@@ -128,7 +128,7 @@ def bundle_verify(
     trust: TrustOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """MONAI's own verification of metadata and network, offline; exit code 1 if it fails."""
+    """Run MONAI's own verification of metadata and network, offline. Exit code 1 if it fails."""
     with errors_in_words():
         from dataclasses import asdict
 

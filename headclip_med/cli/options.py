@@ -48,7 +48,8 @@ class Together:
     """Options of a command that its function takes as one object.
 
     Attributes:
-        make: makes the object of their values, which it gets by name; options: annotations by name.
+        make: makes the object of their values, which it gets by name.
+        options: annotations by name.
     """
 
     make: Callable[..., Any]

@@ -44,10 +44,12 @@ class DemoOutcome:
     """Where the lesion is and where it was found.
 
     Attributes:
-        case: of the normal predict path; files: everything written, by kind.
+        case: Of the normal predict path.
+        files: Everything written, by kind.
         lesion_mm, lesion_volume_mm3: RAS mm centre and size of the truth.
         found_mm: RAS mm centroid of the finding with the highest peak, None without any finding.
-        distance_mm: between the two; dice: of the mask and the truth, 1 is perfect.
+        distance_mm: Between the two.
+        dice: Of the mask and the truth, 1 is perfect.
     """
 
     case: CaseOutcome
@@ -69,11 +71,16 @@ def run_demo(
     """Make the embedded volume, predict it from its file, and compare with the truth.
 
     Args:
-        out_dir: gets ``demo_volume.nii.gz``, ``demo_truth.nii.gz`` and the case folder ``demo_volume``.
-        engine: default the embedded model on the best device here.
+        out_dir: Gets ``demo_volume.nii.gz``, ``demo_truth.nii.gz`` and the case folder ``demo_volume``.
+        engine: Default the embedded model on the best device here.
+        progress: Told of slices done and slices in all after each batch.
+        cancel: Asked before each batch.
+
+    Returns:
+        Where the lesion is and where it was found.
 
     Raises:
-        HeadclipError: as :func:`headclip_med.cohort.run.predict_case`.
+        HeadclipError: As :func:`headclip_med.cohort.run.predict_case`.
     """
     check_case_folder(out_dir, CASE_NAME)
     if engine is None:
@@ -103,15 +110,22 @@ def run_demo(
 
 
 def demo_phantom() -> Phantom:
-    """A FLAIR-like brain, 1.5 mm, stored in LPS order on a slightly oblique grid, with one lesion.
+    """Make a FLAIR-like brain, 1.5 mm, stored in LPS order on a slightly oblique grid, with one lesion.
 
     Without its skull, as the volumes are that the embedded model learned from.
+
+    Returns:
+        An array ``(128, 144, 112)`` with its affine and the lesion's mask.
     """
     return make_phantom(SEED, shape=SHAPE, affine=demo_affine(), contrast="flair", lesions=(LESION,), skull=False)
 
 
 def demo_affine() -> Affine:
-    """Voxel → RAS mm: first axis to the left, second to posterior, the middle of the grid at the origin."""
+    """Place the grid: first axis to the left, second to posterior, its middle at the origin.
+
+    Returns:
+        Voxel → RAS mm, ``(4, 4)``.
+    """
     turn, tilt = np.radians(_TURN_DEGREES), np.radians(_TILT_DEGREES)
     about_s = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
     about_r = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
@@ -122,7 +136,14 @@ def demo_affine() -> Affine:
 
 
 def dice(mask: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Overlap of two masks, 2 |A ∩ B| / (|A| + |B|), in [0, 1]; 1 when both are empty."""
+    """Measure the overlap of two masks, 2 |A ∩ B| / (|A| + |B|).
+
+    Args:
+        mask, truth: Of one shape, not 0 inside.
+
+    Returns:
+        In [0, 1], 1 when both are empty.
+    """
     a, b = mask > 0, truth > 0
     total = int(a.sum()) + int(b.sum())
     return 1.0 if total == 0 else 2 * int((a & b).sum()) / total

@@ -16,9 +16,10 @@ class CaseOptions:
     """What is asked of a case, and what is written of it.
 
     Attributes:
-        ask: see :class:`headclip_med.engine.ask.Ask`.
-        formats: files to write; keep_identifiers: SOPInstanceUIDs in ``result.json``.
-        keep_empty_frames, deidentify: of DICOM objects, see :class:`headclip_med.writing.DicomOptions`.
+        ask: See :class:`headclip_med.engine.ask.Ask`.
+        formats: Files to write.
+        keep_identifiers: SOPInstanceUIDs in ``result.json``.
+        keep_empty_frames, deidentify: Of DICOM objects, see :class:`headclip_med.writing.DicomOptions`.
     """
 
     ask: Ask = field(default_factory=Ask)
@@ -33,7 +34,11 @@ class CaseOptions:
         return DicomOptions(keep_empty_frames=self.keep_empty_frames, deidentify=self.deidentify)
 
     def recorded(self) -> dict[str, Any]:
-        """Give the options as plain JSON values, without what may identify a study."""
+        """Give the options as plain JSON values, without what may identify a study.
+
+        Returns:
+            Options by name, those of the ask among them.
+        """
         return {
             **self.ask.recorded(),
             "formats": sorted(set(self.formats)),
@@ -46,8 +51,11 @@ class CaseOptions:
 def check_options(options: CaseOptions) -> None:
     """Refuse options that no case could be run with.
 
+    Args:
+        options: Of every case of a run.
+
     Raises:
-        InputError, OutputError, MissingExtraError: the first one that is wrong.
+        InputError, OutputError, MissingExtraError: The first one that is wrong.
     """
     check_formats(options.formats)
     if not options.formats:
@@ -59,8 +67,11 @@ def check_options(options: CaseOptions) -> None:
 def check_batch_size(batch_size: int | None) -> None:
     """Refuse a batch of less than one slice.
 
+    Args:
+        batch_size: Slices at once, None for the default.
+
     Raises:
-        InputError: below 1.
+        InputError: Below 1.
     """
     if batch_size is not None and batch_size < 1:
         raise InputError("The batch size must be at least 1", batch_size, "Leave it out for the default")

@@ -22,8 +22,9 @@ class TopFinding:
     """The finding with the highest peak: its size and centre.
 
     Attributes:
-        volume_mm3, centroid_mm: RAS; None in a plain picture. voxels: of a plain picture its pixels.
-        centroid_px: column and row as displayed, from 0 in the top left corner; None in a volume.
+        volume_mm3, centroid_mm: Size, and RAS mm of the centre, None in a plain picture.
+        voxels: How many, of a plain picture its pixels.
+        centroid_px: Column and row as displayed, from 0 in the top left corner, None in a volume.
     """
 
     peak: float
@@ -38,9 +39,12 @@ class CaseOutcome:
     """What became of one case.
 
     Attributes:
-        name: of the case and of its result folder; folder: that folder, None where nothing was written.
+        name: Of the case and of its result folder.
+        folder: That folder, None where nothing was written.
         status: ``skipped`` is finished by an earlier run, ``stopped`` was cancelled.
-        seconds: spent on it now; findings: how many; error: the whole message in words.
+        seconds: Spent on it now.
+        findings: How many.
+        error: The whole message in words.
     """
 
     name: str
@@ -54,13 +58,17 @@ class CaseOutcome:
     error: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON values; the folder as the caller wrote it."""
+        """Give it as plain JSON values, the folder as the caller wrote it.
+
+        Returns:
+            Fields by name.
+        """
         return {**asdict(self), "folder": None if self.folder is None else str(self.folder)}
 
 
 @dataclass(frozen=True)
 class CohortSummary:
-    """A whole run; ``unrecorded`` says why ``run.json`` could not be written, if it could not."""
+    """A whole run, where ``unrecorded`` says why ``run.json`` could not be written, if it could not."""
 
     outcomes: tuple[CaseOutcome, ...]
     cases: int
@@ -80,22 +88,48 @@ class CohortSummary:
 
 
 class Watcher:
-    """What a caller can see of a run while it lasts; override what is needed."""
+    """What a caller can see of a run while it lasts, to be overridden where needed."""
 
     def case_started(self, number: int, cases: int, name: str) -> None:
-        """Case ``number`` (from 1) begins."""
+        """Note that a case begins.
+
+        Args:
+            number: From 1.
+            cases: How many there are in all.
+            name: Of the case.
+        """
 
     def slices_done(self, done: int, total: int) -> None:
-        """Progress within the case."""
+        """Note progress within the case.
+
+        Args:
+            done: Slices done.
+            total: Slices in all.
+        """
 
     def case_ended(self, outcome: CaseOutcome) -> None:
-        """The case is over, whatever became of it. Called from another thread, maybe after the next one has begun."""
+        """Note that a case is over, whatever became of it.
+
+        Called from another thread, maybe after the next one has begun.
+
+        Args:
+            outcome: What became of it.
+        """
 
 
 def top_finding(
     findings: Sequence[Finding | FindingRecord], frame: SliceFrame, shape: tuple[int, ...]
 ) -> TopFinding | None:
-    """The first finding: both the engine and the record list them by falling peak."""
+    """Take the first finding, as both the engine and the record list them by falling peak.
+
+    Args:
+        findings: By falling peak.
+        frame: The primary plane.
+        shape: ``(I, J, K)`` of the volume.
+
+    Returns:
+        Its size and centre, None where nothing was found.
+    """
     if not findings:
         return None
     first, pixel = findings[0], None

@@ -41,11 +41,34 @@ Made = TypeVar("Made")
 
 
 def check_case(out_dir: Path, name: str, source: Source, options: CaseOptions) -> None:
+    """Refuse a case whose result could not be written.
+
+    Args:
+        out_dir: Folder of the results.
+        name: Of the case and of its folder.
+        source: Must be DICOM where DICOM objects are asked for.
+        options: With the formats that are asked for.
+
+    Raises:
+        OutputError: The folder is not free, or a format cannot be had of this source.
+    """
     check_case_folder(out_dir, name)
     check_dicom_source(source, options.formats)
 
 
 def read_case(source: Source, options: CaseOptions) -> LoadedVolume:
+    """Load the volume of a case as its options ask.
+
+    Args:
+        source: A file or folder, or several files of one grid.
+        options: With series, time point and what to do with an irregular series.
+
+    Returns:
+        ``(C, I, J, K)``.
+
+    Raises:
+        InputError: It cannot be read.
+    """
     from headclip_med.reading import load_volume
 
     ask = options.ask
@@ -53,6 +76,20 @@ def read_case(source: Source, options: CaseOptions) -> LoadedVolume:
 
 
 def write_case(result: AnomalyResult, out_dir: Path, name: str, options: CaseOptions) -> CaseOutcome:
+    """Write a result into ``out_dir / name``, whole or not at all.
+
+    Args:
+        result: Of the case.
+        out_dir: Folder of the results.
+        name: Of the case and of its folder.
+        options: With the formats that are asked for.
+
+    Returns:
+        The outcome, with the status ``done`` and the seconds that writing took.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
     begin = time.perf_counter()
     notes = _replaced(out_dir / name, result.meta.get("content_sha256"))
     provenance = {**result.provenance, "options": options.recorded()}
@@ -84,7 +121,15 @@ def _replaced(folder: Path, content_sha256: str | None) -> list[str]:
 
 
 def outcome_or(name: str, work: Callable[[], Made]) -> Made | CaseOutcome:
-    """What ``work`` makes, or the outcome that says in words why it could not."""
+    """Do ``work``, or say in words why it could not be done.
+
+    Args:
+        name: Of the case.
+        work: Whatever may fail.
+
+    Returns:
+        What it makes, or an outcome with the status ``stopped`` or ``failed``.
+    """
     try:
         return work()
     except CancelledError as error:
@@ -97,6 +142,14 @@ def outcome_or(name: str, work: Callable[[], Made]) -> Made | CaseOutcome:
 
 
 def seconds_since(begin: float) -> float:
+    """Measure the time since ``begin``.
+
+    Args:
+        begin: Of ``time.perf_counter``.
+
+    Returns:
+        Seconds, to the millisecond.
+    """
     return round(time.perf_counter() - begin, 3)
 
 
@@ -119,7 +172,17 @@ class _Begun:
 
 
 class CohortRun:
-    """A run and what has come of its cases so far."""
+    """A run and what has come of its cases so far.
+
+    Args:
+        engine: A model on a device.
+        cases: In the order in which they are scored.
+        out_dir: Folder of the results.
+        options: What is asked of every case.
+        resume: Skip a case whose folder holds an unaltered result of the same content, model and options.
+        watcher: Is told what happens.
+        cancel: Asked between batches, ends the whole run.
+    """
 
     def __init__(
         self,
@@ -144,7 +207,7 @@ class CohortRun:
         return tuple(self._ended[number] for number in sorted(self._ended))
 
     def work(self) -> None:
-        """Run every case, or up to where the caller stops it; what was being written is finished."""
+        """Run every case, or up to where the caller stops it, and finish what is being written."""
         numbered = enumerate(self.cases, start=1)
         with (
             Ahead(self._begin, numbered, most=_MOST_AHEAD, weight=_bytes_of, budget=_BYTES_AHEAD) as begun,
@@ -158,7 +221,11 @@ class CohortRun:
                 raise
 
     def take(self, outcomes: Sequence[CaseOutcome]) -> None:
-        """Take what has become of every case from elsewhere, and tell it as :meth:`work` would."""
+        """Take what has become of every case from elsewhere, and tell it as :meth:`work` would.
+
+        Args:
+            outcomes: As many as cases, in their order.
+        """
         for number, outcome in enumerate(outcomes, start=1):
             self.watcher.case_started(number, len(self.cases), outcome.name)
             self._ended[number] = outcome
@@ -245,7 +312,7 @@ class CohortRun:
         return self._stopping or (self.cancel is not None and self.cancel())
 
     def write_record(self) -> None:
-        """Write ``run.json``, whole or not at all; what earlier runs did stays in it."""
+        """Write ``run.json``, whole or not at all, and keep what earlier runs did in it."""
         text = json.dumps(self._record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         with atomic_path(self.out_dir / RUN_NAME) as draft:
             draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
@@ -283,10 +350,16 @@ class CohortRun:
 
 
 def read_runs(folder: Path) -> dict[str, Any] | None:
-    """What the earlier runs into ``folder`` recorded, None where there were none.
+    """Read what the earlier runs into ``folder`` recorded.
+
+    Args:
+        folder: Of the results.
+
+    Returns:
+        The last record with the earlier ones in it, None where there were none.
 
     Raises:
-        OutputError: its ``run.json`` is of something else, and would be lost.
+        OutputError: Its ``run.json`` is of something else, and would be lost.
     """
     path = folder / RUN_NAME
     if not path.exists():

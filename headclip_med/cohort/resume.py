@@ -28,13 +28,19 @@ _ABSENT = ("export_sha256", "normals_sha256", "pack_sha256", "tower_of_pack")
 def finished_record(
     identity: Mapping[str, Any], digest: str, folder: Path, options: CaseOptions
 ) -> ResultRecord | None:
-    """The record in ``folder`` if predicting again would only repeat it, else None.
+    """Read the record in ``folder`` if predicting again would only repeat it.
 
     It must be complete and unaltered, made with the same model, precision, speed and options by the same version, from
-    content of the same hash (``digest``; its name does not matter).
+    content of the same hash. The content's name does not matter.
 
     Args:
-        identity: of :func:`engine_identity` or :func:`known_identity`.
+        identity: Of :func:`engine_identity` or :func:`known_identity`.
+        digest: Hash of the content.
+        folder: The case's result folder.
+        options: What is asked of the case now.
+
+    Returns:
+        The record, None where the case must be predicted.
     """
     from headclip_med.writing.record import load_result
 
@@ -50,7 +56,14 @@ def finished_record(
 
 
 def engine_identity(engine: Engine[Any]) -> dict[str, Any]:
-    """What decides an engine's numbers, this package among it; None for what it has none of."""
+    """Give what decides an engine's numbers, this package among it.
+
+    Args:
+        engine: A model on a device.
+
+    Returns:
+        Plain JSON values by name, None for what it has none of.
+    """
     absent = dict.fromkeys(_ABSENT)
     return {**absent, **engine.scorer.identity(), "version": package_versions()["headclip-med"]}
 
@@ -65,13 +78,22 @@ def known_identity(
     precision: str = "auto",
     speed: str = "exact",
 ) -> tuple[dict[str, Any], KnownModel | None] | None:
-    """What :func:`engine_identity` would say, as far as hashes of files tell it: no model is loaded.
+    """Predict what :func:`engine_identity` would say, as far as hashes of files tell it, without loading a model.
+
+    Args:
+        model: Name or path of a model.
+        method: Detector by name, None for the model's own.
+        weights: Of the tower of a pack that carries none.
+        normals: Folder of normal images.
+        device: By name, or ``auto``.
+        precision: Of the matrix products, or ``auto``.
+        speed: ``exact``, ``balanced`` or ``fast``.
 
     Returns:
-        That and what is known of the model (None for an exported one); None where only the loaded model can tell.
+        That and what is known of the model (None for an exported one), or None where only the loaded model can tell.
 
     Raises:
-        HeadclipError: a model, device or set of normal images that cannot be used.
+        HeadclipError: A model, device or set of normal images that cannot be used.
     """
     facts: dict[str, Any] = {"speed": speed, "normals_sha256": None, "version": package_versions()["headclip-med"]}
     if model.lower().endswith(".onnx"):
@@ -101,6 +123,15 @@ def _of_versions(provenance: dict[str, Any]) -> dict[str, Any]:
 
 
 def skipped(record: ResultRecord, folder: Path) -> CaseOutcome:
+    """Make the outcome of a case that an earlier run finished.
+
+    Args:
+        record: Of that run.
+        folder: The case's result folder.
+
+    Returns:
+        An outcome with the status ``skipped``.
+    """
     frame = slice_frame(np.array(record.source.affine), record.planes[0])
     return CaseOutcome(
         name=folder.name,

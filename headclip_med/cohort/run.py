@@ -44,8 +44,20 @@ def predict_case(
 ) -> CaseOutcome:
     """Score one case and write its folder ``out_dir / name``, whole or not at all.
 
+    Args:
+        engine: A model on a device.
+        source: A file or folder, or several files of one grid.
+        out_dir: Folder of the results.
+        name: Of the case and of its folder.
+        options: What is asked of the case, default nothing.
+        progress: Told of slices done and slices in all after each batch.
+        cancel: Asked before each batch.
+
+    Returns:
+        The outcome, with the status ``done``.
+
     Raises:
-        HeadclipError: unusable source or options, a target that cannot be written, or a cancel.
+        HeadclipError: Unusable source or options, a target that cannot be written, or a cancel.
     """
     begin, options = time.perf_counter(), options or CaseOptions()
     check_case(out_dir, name, source, options)
@@ -67,12 +79,19 @@ def run_cohort(
     """Run every case and record the run in ``out_dir / run.json``.
 
     Args:
-        cases: see :func:`headclip_med.reading.inputs.expand_inputs`.
-        resume: skip a case whose folder holds an unaltered result of the same content, model and options.
-        watcher: is told what happens; cancel: asked between batches, ends the whole run.
+        engine: A model on a device.
+        cases: See :func:`headclip_med.reading.inputs.expand_inputs`.
+        out_dir: Folder of the results.
+        options: What is asked of every case, default nothing.
+        resume: Skip a case whose folder holds an unaltered result of the same content, model and options.
+        watcher: Is told what happens.
+        cancel: Asked between batches, ends the whole run.
+
+    Returns:
+        What became of every case up to where the run ended.
 
     Raises:
-        KeyboardInterrupt: passed on after what was done has been recorded; no case is left half-written.
+        KeyboardInterrupt: Passed on after what was done has been recorded. No case is left half-written.
     """
     run = CohortRun(engine, cases, out_dir, options or CaseOptions(), resume, watcher or Watcher(), cancel)
     try:
@@ -97,10 +116,16 @@ def _unrecorded(run: CohortRun) -> str | None:
 def all_finished(
     identity: Mapping[str, Any], cases: Sequence[CaseInput], out_dir: Path, options: CaseOptions
 ) -> list[CaseOutcome] | None:
-    """The outcomes of cases that are all finished already, so that no model is needed; None if one is not.
+    """Collect the outcomes of cases that are all finished already, so that no model is needed.
 
     Args:
-        identity: of the model, see :func:`headclip_med.cohort.resume.known_identity`.
+        identity: Of the model, see :func:`headclip_med.cohort.resume.known_identity`.
+        cases: See :func:`headclip_med.reading.inputs.expand_inputs`.
+        out_dir: Folder of the results.
+        options: What is asked of every case.
+
+    Returns:
+        As many outcomes as cases, None if one is not finished.
     """
     if not all((out_dir / case.name / RECORD_NAME).is_file() for case in cases):
         return None  # before anything is read
@@ -123,7 +148,19 @@ def record_finished(
     *,
     watcher: Watcher,
 ) -> CohortSummary:
-    """As :func:`run_cohort` with ``resume`` and the outcomes of :func:`all_finished`."""
+    """Record a run as :func:`run_cohort` with ``resume`` would, of cases that are all finished.
+
+    Args:
+        identity: Of the model, see :func:`headclip_med.cohort.resume.known_identity`.
+        outcomes: Of :func:`all_finished`.
+        cases: As many, in the same order.
+        out_dir: Folder of the results.
+        options: What is asked of every case.
+        watcher: Is told of every case.
+
+    Returns:
+        The outcomes, and whether they were recorded.
+    """
     stand_in = cast("Engine[Any]", _NoEngine(_Known(identity)))
     run = CohortRun(stand_in, cases, out_dir, options, True, watcher, None)
     run.take(outcomes)
@@ -159,13 +196,14 @@ def _content_of(case: CaseInput, options: CaseOptions) -> str | None:
 
 
 def check_output(out_dir: Path, name: str | None = None) -> None:
-    """Fail before a model is loaded when nothing could be written; no folder is made.
+    """Fail before a model is loaded when nothing could be written, and make no folder.
 
     Args:
-        name: of a case, whose folder must be free or hold an earlier result.
+        out_dir: Folder of the results.
+        name: Of a case, whose folder must be free or hold an earlier result.
 
     Raises:
-        OutputError: the folder, or the nearest one above it that exists, cannot be written to, or holds a ``run.json``
+        OutputError: The folder, or the nearest one above it that exists, cannot be written to, or holds a ``run.json``
             of something else.
     """
     check_writable(out_dir) if name is None else check_case_folder(out_dir, name)
@@ -177,8 +215,12 @@ def check_dicom_cases(cases: Sequence[CaseInput], options: CaseOptions) -> None:
 
     Where only some are not, these fail one by one.
 
+    Args:
+        cases: Those of the run.
+        options: With the formats that are asked for.
+
     Raises:
-        OutputError: what the first case is instead.
+        OutputError: What the first case is instead.
     """
     problems = []
     for case in cases:

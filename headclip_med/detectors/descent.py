@@ -35,11 +35,12 @@ def optimise(
         learned: what ``optimiser`` changes, for ``run`` to keep.
         loss: a batch → a scalar, differentiable in ``learned``.
         run: gives each step its batch and is told of each that is done.
+        optimiser: of the parameters of ``learned``.
         before_step: called with the number of the step, from 0, once its gradients are there.
         rates: what to lower, in words, when the loss is not finite.
 
     Raises:
-        ModelError: a loss that is not finite; what was kept before stays.
+        ModelError: a loss that is not finite. What was kept before stays.
     """
     for step in range(run.begin(learned, optimiser), run.steps):
         optimiser.zero_grad(set_to_none=True)
@@ -64,11 +65,12 @@ def descend(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.5, 0.999),
 ) -> None:
-    """Train a method with Adam; the defaults are AnomalyCLIP's (arXiv 2310.18961).
+    """Train a method with Adam. The defaults are AnomalyCLIP's (arXiv 2310.18961).
 
     Args:
         learned, loss, auxiliary: as of :func:`optimise`.
-        lr: learning rate, above 0. betas: of Adam, from 0 to below 1.
+        lr: learning rate, above 0.
+        betas: of Adam, from 0 to below 1.
 
     Raises:
         ModelError: nothing to learn, or a loss that is not finite.

@@ -24,7 +24,7 @@ _SMALL = 1e-5
 
 
 def focal_loss(probabilities: Tensor, truth: Tensor, *, gamma: float = 2.0) -> Tensor:
-    """Focal loss −(1 − p_t)^γ log p_t (arXiv 1708.02002), the plain mean over all pixels.
+    """Compute the focal loss −(1 − p_t)^γ log p_t (arXiv 1708.02002), the plain mean over all pixels.
 
     p_t is the probability of the true class, under a truth that is clamped away from 0 and 1 by 1e-5, plus 1e-5.
 
@@ -43,7 +43,7 @@ def focal_loss(probabilities: Tensor, truth: Tensor, *, gamma: float = 2.0) -> T
 
 
 def dice_loss(probabilities: Tensor, truth: Tensor) -> Tensor:
-    """1 − mean over images of (2 Σ p g + 1) / (Σ p + Σ g + 1).
+    """Compute 1 − mean over images of (2 Σ p g + 1) / (Σ p + Σ g + 1).
 
     Args:
         probabilities: ``(N, H, W)`` of abnormal.
@@ -58,12 +58,19 @@ def dice_loss(probabilities: Tensor, truth: Tensor) -> Tensor:
 
 
 def map_loss(probabilities: Tensor, truth: Tensor) -> Tensor:
-    """AnomalyCLIP's loss of one map: focal + dice of abnormal + dice of normal; arguments as of :func:`dice_loss`."""
+    """Compute AnomalyCLIP's loss of one map: focal + dice of abnormal + dice of normal.
+
+    Args:
+        probabilities, truth: as of :func:`dice_loss`.
+
+    Returns:
+        A scalar.
+    """
     return focal_loss(probabilities, truth) + dice_loss(probabilities, truth) + dice_loss(1 - probabilities, 1 - truth)
 
 
 def image_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of images.
+    """Compute the cross-entropy of images.
 
     Args:
         logits: ``(N, 2)``, ``[normal, abnormal]``.
@@ -81,7 +88,7 @@ def image_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def patch_focal_loss(
     probabilities: Tensor, truth: Tensor, valid: Tensor, *, gamma: float = 2.0, lesion_share: float | None = None
 ) -> Tensor:
-    """Focal loss with a soft truth, mean over valid patches, then over images.
+    """Compute the focal loss with a soft truth, the mean over valid patches and then over images.
 
     Args:
         probabilities: ``(N, H, W)`` of abnormal.
@@ -89,7 +96,7 @@ def patch_focal_loss(
         valid: ``(N, H, W)``, 1 where the loss is taken, else 0.
         gamma: as of :func:`focal_loss`.
         lesion_share: share of lesion in the valid patches of the training data, so that lesion and the rest weigh half
-            each; None for the plain mean. It is a constant of the data, not of the batch: a loss that is a mean over
+            each, None for the plain mean. It is a constant of the data, not of the batch: a loss that is a mean over
             images is the same on one process and on several.
 
     Returns:
@@ -108,26 +115,48 @@ def patch_focal_loss(
 def patch_map_loss(
     probabilities: Tensor, truth: Tensor, valid: Tensor, *, gamma: float = 2.0, lesion_share: float | None = None
 ) -> Tensor:
-    """Focal + dice of abnormal + dice of normal, as :func:`map_loss`; arguments as of :func:`patch_focal_loss`."""
+    """Compute focal + dice of abnormal + dice of normal, as :func:`map_loss`.
+
+    Args:
+        probabilities, truth, valid, gamma, lesion_share: as of :func:`patch_focal_loss`.
+
+    Returns:
+        A scalar.
+    """
     focal = patch_focal_loss(probabilities, truth, valid, gamma=gamma, lesion_share=lesion_share)
     abnormal = dice_loss(probabilities * valid, truth * valid)
     return focal + abnormal + dice_loss((1 - probabilities) * valid, (1 - truth) * valid)
 
 
 def score_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of image scores, probabilities of abnormal ``(N,)``, with labels 0 or 1 ``(N,)``."""
+    """Compute the cross-entropy of image scores.
+
+    Args:
+        scores: ``(N,)``, probabilities of abnormal.
+        labels: ``(N,)``, 0 or 1.
+
+    Returns:
+        A scalar.
+    """
     return F.binary_cross_entropy(scores.clamp(_SMALL, 1 - _SMALL), labels)
 
 
 def pull_to_one(weights: Tensor) -> Tensor:
-    """Mean squared distance of head weights from 1, the frozen tower."""
+    """Compute the mean squared distance of head weights from 1, the frozen tower.
+
+    Args:
+        weights: of any shape.
+
+    Returns:
+        A scalar.
+    """
     return (weights - 1).square().mean()
 
 
 class MapLoss(nn.Module):
     """:func:`patch_map_loss` on the grid of the prediction, for a trainer's ``loss_function``.
 
-    Truth is the share of a patch that is lesion; patches outside the patient do not count.
+    Truth is the share of a patch that is lesion. Patches outside the patient do not count.
 
     Args:
         gamma: of the focal loss.

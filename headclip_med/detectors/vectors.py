@@ -32,14 +32,14 @@ class VectorsConfig:
     """Every choice of the method.
 
     Attributes:
-        image_size: side of the square input in pixels; None: 518 for CLIP at 336 as in the AnomalyCLIP family, else
-            the size the tower was trained at.
-        feature_layers: tapped blocks, 0-based; None: half way up and the last (ours): half way up patches still say
-            what is there, at the top what it means. Each tap has vectors of its own, as in UniADet, which compares
-            the class token at every tap too; here that is done at the end of the tower alone.
-        local_attention: ``none`` (ours): the tower's own patch tokens, which any tower has and vectors can fit; CLIP's
+        image_size: side of the square input in pixels. None: 518 for CLIP at 336 as in the AnomalyCLIP family, else the
+            size the tower was trained at.
+        feature_layers: tapped blocks, 0-based. None: half way up and the last (ours): half way up patches still say
+            what is there, at the top what it means. Each tap has vectors of its own, as in UniADet, which compares the
+            class token at every tap too. Here that is done at the end of the tower alone.
+        local_attention: ``none`` (ours): the tower's own patch tokens, which any tower has and vectors can fit. CLIP's
             texts need AnomalyCLIP's local path, ``vv``, because its patch tokens were never compared with anything.
-        temperature: of every softmax before training; it is learned (ours).
+        temperature: of every softmax before training. It is learned (ours).
         map_weight: of the maps' losses beside the image's, AnomalyCLIP's 4.
         map_sigma: σ in pixels at 518 px, AnomalyCLIP's 4, scaled with the input.
         jas_weight: share of the map's maximum in the score, as in :class:`HeadCLIPConfig`.
@@ -83,7 +83,8 @@ class ClassVectors(nn.Module):
         learns_scale: whether the temperature is learned too.
 
     Attributes:
-        patch_vectors: ``(taps, 2, D)``; image_vectors: ``(2, D)`` or None; both are compared by cosine.
+        patch_vectors: ``(taps, 2, D)``.
+        image_vectors: ``(2, D)`` or None. Both are compared by cosine.
         log_scale: logarithm of the factor of cosines, 1 / temperature.
     """
 
@@ -94,16 +95,35 @@ class ClassVectors(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(-log(temperature)), requires_grad=learns_scale)
 
     def forward(self) -> tuple[Tensor, Tensor | None]:
-        """L2-normalised ``(taps, 2, D)`` and ``(2, D)`` or None."""
+        """Give the vectors, L2-normalised.
+
+        Returns:
+            ``(taps, 2, D)``, and ``(2, D)`` or None.
+        """
         image = None if self.image_vectors is None else F.normalize(self.image_vectors, dim=-1)
         return F.normalize(self.patch_vectors, dim=-1), image
 
     def patch_logits(self, tap: int, features: Tensor) -> Tensor:
-        """L2-normalised patch features ``(N, P, D)`` of a tap → ``(N, P, 2)``."""
+        """Compare patches with the vectors of a tap.
+
+        Args:
+            tap: number of the tap, from 0.
+            features: ``(N, P, D)``, L2-normalised.
+
+        Returns:
+            Logits ``(N, P, 2)``, ``[normal, abnormal]``.
+        """
         return self.log_scale.exp() * (features @ F.normalize(self.patch_vectors[tap], dim=-1).T)
 
     def image_logits(self, feature: Tensor) -> Tensor:
-        """L2-normalised global feature ``(N, D)`` → ``(N, 2)``."""
+        """Compare images with the vectors of the global feature.
+
+        Args:
+            feature: ``(N, D)``, L2-normalised.
+
+        Returns:
+            Logits ``(N, 2)``, ``[normal, abnormal]``.
+        """
         assert self.image_vectors is not None
         return self.log_scale.exp() * (feature @ F.normalize(self.image_vectors, dim=-1).T)
 
@@ -111,8 +131,12 @@ class ClassVectors(nn.Module):
 class Vectors(Detector):
     """Two learned vectors a tap and no text, on any tower.
 
+    Args:
+        parts: tower, configuration and, where they were learned, tensors.
+
     Attributes:
-        layers: tapped blocks, 0-based. vectors: what is learned.
+        layers: tapped blocks, 0-based.
+        vectors: what is learned.
     """
 
     name = "vectors"
@@ -141,7 +165,7 @@ class Vectors(Detector):
 
     @torch.inference_mode()
     def score(self, pixels: Tensor, valid: Tensor | None = None) -> SliceBatch:
-        """The taps' mean map, and the joint score of the global feature and the map's maximum."""
+        """Score slices by the taps' mean map, and by the joint score of the global feature and the map's maximum."""
         features = self._encode(pixels)
         patches = torch.stack(self._patch_maps(features)).mean(dim=0)
         size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
@@ -154,14 +178,15 @@ class Vectors(Detector):
         )
 
     def learned(self) -> nn.Module:
-        """The vectors and their scale."""
+        """Give the vectors and their scale."""
         return self.vectors
 
     def loss(self, batch: LabelledPixels) -> Tensor:
-        """AnomalyCLIP's loss, cross-entropy of the image + 4 · Σ over taps of (focal + 2 dice), on the patch grid.
+        """Compute AnomalyCLIP's loss on the patch grid.
 
-        Ours: a patch's truth is the share of it that is lesion, and outside the patient map and truth are both 0. The
-        tower learns nothing, so that its features need no gradient.
+        It is the cross-entropy of the image + 4 · Σ over taps of (focal + 2 dice). Ours: a patch's truth is the share
+        of it that is lesion, and outside the patient map and truth are both 0. The tower learns nothing, so that its
+        features need no gradient.
         """
         with torch.no_grad():
             features = self._encode(batch.pixels)
@@ -178,7 +203,7 @@ class Vectors(Detector):
         return of_images + self.config.map_weight * of_maps
 
     def fit(self, auxiliary: Auxiliary) -> None:
-        """Adam on the vectors alone."""
+        """Train the vectors alone, with Adam."""
         descend(self.learned(), self.loss, auxiliary, lr=self.config.lr, betas=self.config.betas)
 
     def _encode(self, pixels: Tensor) -> ImageFeatures:
@@ -199,17 +224,37 @@ class Vectors(Detector):
 
 
 def middle_and_last(depth: int) -> tuple[int, ...]:
-    """Give the block half way up a tower and its last one, 0-based: 11 and 23 of 24."""
+    """Give the block half way up a tower and its last one, 0-based: 11 and 23 of 24.
+
+    Args:
+        depth: blocks of the tower, at least 1.
+
+    Returns:
+        Two blocks, or the only one of a tower of one.
+    """
     return tuple(sorted({max(0, depth // 2 - 1), depth - 1}))
 
 
 def unit_vectors(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
-    """Draw random directions of length 1, so that steps of a usual learning rate turn them."""
+    """Draw random directions of length 1, so that steps of a usual learning rate turn them.
+
+    Args:
+        shape: the last axis is that of a direction.
+        draw: source of chance.
+
+    Returns:
+        Of that shape.
+    """
     return F.normalize(torch.randn(shape, generator=draw), dim=-1)
 
 
 def load_learned(module: nn.Module, tensors: Mapping[str, Tensor], whose: str) -> None:
     """Put ``tensors`` into ``module``.
+
+    Args:
+        module: set in place.
+        tensors: by name.
+        whose: what they belong to, for messages.
 
     Raises:
         ModelError: other names or shapes than the module's, or numbers that are not finite.

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ask:
-    """What a user may ask of one case; None leaves it to the model or the scan.
+    """What a user may ask of one case. None leaves it to the model or the scan.
 
     Attributes:
-        domain: see ``headclip_med.models.domains``; default the model's own. An exported model has no other.
+        domain: see ``headclip_med.models.domains``, default the model's own. An exported model has no other.
         plane: axial, coronal, sagittal, several of them in a list or joined by commas (their maps are averaged), or
-            ``all``; default the acquisition plane.
-        window: CT window by name, ``LEVEL/WIDTH`` or ``(level, width)`` in HU; default the domain's.
-        channels: ``repeat`` the slice, or ``neighbours`` (2.5-D); default the domain's.
+            ``all``, default the acquisition plane.
+        window: CT window by name, ``LEVEL/WIDTH`` or ``(level, width)`` in HU, default the domain's.
+        channels: ``repeat`` the slice, or ``neighbours`` (2.5-D), default the domain's.
         series, time_index: choice within the source, the second from 0.
         on_irregular: what to do with an irregular DICOM series, see :func:`headclip_med.reading.read_volume`.
-        threshold: cut on the map in (0, 1); default the pack's.
-        smooth_mm: sigma in mm of a Gaussian along the normal, from 0 to the volume's extent; default the pack's.
+        threshold: cut on the map in (0, 1), default the pack's.
+        smooth_mm: sigma in mm of a Gaussian along the normal, from 0 to the volume's extent, default the pack's.
         preprocessing: ``own``, or ``released``: 8-bit pictures as the published codes feed them, for numbers that are
-            to be compared with published ones (docs/methods.md); default the pack's, or ``own``.
+            to be compared with published ones (docs/methods.md), default the pack's, or ``own``.
     """
 
     domain: str | None = None
@@ -48,6 +48,9 @@ class Ask:
         """Give it as plain JSON values without ``series``, which may be an identifier of a study.
 
         Nothing is lost by that, as the hash of the source already says which series was read.
+
+        Returns:
+            Fields by name with ``time_index`` as ``time``, and ``preprocessing`` only where it was asked for.
         """
         facts = {"time" if name == "time_index" else name: value for name, value in asdict(self).items()}
         del facts["series"]
@@ -59,8 +62,11 @@ class Ask:
 def check_ask(ask: Ask) -> None:
     """Refuse what no case could be run with, before anything is loaded.
 
+    Args:
+        ask: What was asked. None in a field is always allowed.
+
     Raises:
-        InputError: the first thing that is wrong.
+        InputError: The first thing that is wrong.
     """
     _check_planes(ask.plane)
     if ask.threshold is not None and not 0 < ask.threshold < 1:

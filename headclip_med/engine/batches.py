@@ -20,13 +20,18 @@ def score_scans(
     cancel: Cancel | None = None,
     ready: Callable[[], bool] = lambda: True,
 ) -> Iterator[ScanRun]:
-    """Score scans one after the other, in order; a batch that one does not fill is filled from the next.
+    """Score scans one after the other, in order. A batch that one does not fill is filled from the next.
 
     A scan that cannot be scored is given back with its ``error``, and the others go on.
 
     Args:
-        runs: taken as late as possible; scorer: of their slices.
-        cancel: asked before each batch; ready: whether the next run is there, so that nothing waits for it.
+        runs: Scans in the order to be scored, each taken as late as possible.
+        scorer: Scores their slices and says how many go at once.
+        cancel: Asked before each batch, None never stops.
+        ready: Whether the next run is there, so that nothing waits for it.
+
+    Returns:
+        An iterator of the scans in order, each with all its slices scored or with its ``error``.
 
     Raises:
         CancelledError: ``cancel`` returned True before a batch.

@@ -25,7 +25,7 @@ class _Strict(BaseModel):
 
 
 class Pixels(_Strict):
-    """How slices become the graph's input; fields as in :class:`headclip_med.slicing.intensity.Preprocessing`."""
+    """How slices become the graph's input. Fields as in :class:`headclip_med.slicing.intensity.Preprocessing`."""
 
     image_size: int
     mean: tuple[float, float, float]
@@ -49,7 +49,7 @@ class Cut(_Strict):
 class Parity(_Strict):
     """Largest absolute difference from the eager float32 detector on the same input, on probabilities.
 
-    ``images`` slices at batch sizes ``batches``; ``score_error`` is None where the file gives no scores.
+    ``images`` slices at batch sizes ``batches``. ``score_error`` is None where the file gives no scores.
     """
 
     map_error: float
@@ -103,7 +103,11 @@ class ScoreCard(_Strict):
     versions: dict[str, str]
 
     def provenance(self) -> dict[str, Any]:
-        """Names and hashes, under the keys of :meth:`headclip_med.models.load.Model.provenance`."""
+        """Give names and hashes, under the keys of :meth:`headclip_med.models.load.Model.provenance`.
+
+        Returns:
+            Plain JSON values, those of a pack only where there is one.
+        """
         facts: dict[str, Any] = {
             "model": self.model,
             "method": self.method,
@@ -117,15 +121,29 @@ class ScoreCard(_Strict):
 
 
 def card_text(card: ScoreCard) -> str:
-    """The card as JSON."""
+    """Write the card as JSON text.
+
+    Args:
+        card: The card.
+
+    Returns:
+        JSON with an indentation of one and a newline at its end.
+    """
     return card.model_dump_json(indent=1) + "\n"
 
 
 def parse_card(text: str, name: str) -> ScoreCard:
-    """The card in ``text``, which came with the file ``name``.
+    """Read the card in ``text``, which came with the file ``name``.
+
+    Args:
+        text: JSON.
+        name: The file's name, for messages.
+
+    Returns:
+        The card.
 
     Raises:
-        ModelError: no card, or one of another format.
+        ModelError: No card, or one of another format.
     """
     try:
         return ScoreCard.model_validate_json(text)
@@ -140,15 +158,30 @@ def parse_card(text: str, name: str) -> ScoreCard:
 
 
 def card_path(file: Path) -> Path:
-    """Where the card of an exported file lies: ``model.onnx`` → ``model.onnx.json``."""
+    """Name the place of an exported file's card: ``model.onnx`` → ``model.onnx.json``.
+
+    Args:
+        file: The exported file.
+
+    Returns:
+        The card's path, in the same folder.
+    """
     return file.with_name(f"{file.name}.json")
 
 
 def write_card(card: ScoreCard, file: Path, file_sha256: str) -> Path:
-    """Write the card beside ``file``, with the file's own hash in it; whole or not at all.
+    """Write the card beside ``file`` with the file's own hash in it, whole or not at all.
+
+    Args:
+        card: The card.
+        file: The exported file.
+        file_sha256: Hash of its bytes, as hexadecimal digits.
+
+    Returns:
+        Where the card was written.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: It cannot be written.
     """
     facts = {**card.model_dump(mode="json"), "file": file.name, "file_sha256": file_sha256}
     path = card_path(file)

@@ -30,7 +30,15 @@ _MANY_FINDINGS = 1000
 
 
 def slice_scores(run: PlaneRun, job: Job) -> tuple[SliceScore, ...]:
-    """One entry for every slice along the plane's axis, background too."""
+    """List a score for every slice along the plane's axis, background too.
+
+    Args:
+        run: A plane whose slices were scored.
+        job: The case that it belongs to.
+
+    Returns:
+        As many entries as slices, in the order of their indices.
+    """
     shape, meta = (job.array.shape[1], job.array.shape[2], job.array.shape[3]), job.volume.meta
     centres = slice_centres(job.affine, shape, run.frame.axis)
     sources = source_slices(job.volume, job.affine, run.frame.axis)
@@ -52,14 +60,28 @@ def slice_scores(run: PlaneRun, job: Job) -> tuple[SliceScore, ...]:
 
 
 def few_scored(planes: Sequence[PlaneRun]) -> list[str]:
-    """What to know of slices that were not scored."""
+    """Say how many slices were not scored.
+
+    Args:
+        planes: Planes whose slices were scored.
+
+    Returns:
+        One sentence, or none where all were scored.
+    """
     left_out = sum(int(plane.interpolated.sum()) for plane in planes)
     seen = sum(int((~plane.background).sum()) for plane in planes)
     return [f"{left_out} of {seen} slices were not scored but interpolated, as the speed preset says"] * bool(left_out)
 
 
 def many_findings(count: int) -> list[str]:
-    """A warning about more findings than anybody reads."""
+    """Warn about more findings than anybody reads.
+
+    Args:
+        count: Number of findings.
+
+    Returns:
+        One sentence above 1000 findings, else none.
+    """
     return [f"{count} findings: the threshold may be too low for this image"] if count > _MANY_FINDINGS else []
 
 
@@ -68,9 +90,14 @@ class Job:
     """A volume and how it is looked at.
 
     Attributes:
-        volume: as it was loaded; array: its values ``(C, I, J, K)`` float32; affine: checked.
-        domain: name; preprocessing: with the window and the channels of this case.
-        planes: the primary one first; plane_reason: why these. warnings: what was odd or assumed, in words.
+        volume: As it was loaded.
+        array: Its values ``(C, I, J, K)`` float32.
+        affine: Checked.
+        domain: Name.
+        preprocessing: With the window and the channels of this case.
+        planes: The primary one first.
+        plane_reason: Why these.
+        warnings: What was odd or assumed, in words.
     """
 
     volume: AnyVolume
@@ -83,7 +110,11 @@ class Job:
     warnings: tuple[str, ...]
 
     def scan(self) -> Scan:
-        """The volume with its foreground and its black and white, ready to be cut."""
+        """Find the foreground and the black and white of the volume, so that it can be cut.
+
+        Returns:
+            The volume ready to be cut, with a mask ``(I, J, K)``.
+        """
         meta = self.volume.meta
         is_rgb, is_2d, inverted = (bool(meta.get(key, False)) for key in ("is_rgb", "is_2d", "display_inverted"))
         axis, empty = empty_slices(self.volume, self.affine)
@@ -98,7 +129,14 @@ class Job:
         return Scan(self.array, mask, self.affine, ranges, self.preprocessing, inverted)
 
     def provenance(self, sigma_mm: float) -> dict[str, Any]:
-        """What was decided, as plain JSON values."""
+        """Give what was decided, as plain JSON values.
+
+        Args:
+            sigma_mm: Gaussian along the normal that the map is smoothed with.
+
+        Returns:
+            Domain, reason of the planes, preprocessing and smoothing.
+        """
         spec = asdict(self.preprocessing)
         return {
             "domain": self.domain,
@@ -118,12 +156,17 @@ def make_job(
     """Decide what was left open: planes, window, channels, each with its reason.
 
     Args:
-        volume: ``(C, I, J, K)``, as it was loaded. domain: name.
-        own: the model's preprocessing, with the window, fit and channels of its ``domain``.
-        ask: its plane, window and channels, default none of them. warnings: of the model.
+        volume: ``(C, I, J, K)``, as it was loaded.
+        domain: Name of the domain.
+        own: The model's preprocessing, with the window, fit and channels of its ``domain``.
+        ask: Its plane, window and channels, default none of them.
+        warnings: Of the model, put before those of the scan.
+
+    Returns:
+        The job, with a warning for everything that was assumed.
 
     Raises:
-        InputError: an unusable affine or option.
+        InputError: An unusable affine or option.
     """
     ask = ask or Ask()
     allow_shear = bool(volume.meta.get("sheared", False))
@@ -164,7 +207,18 @@ def _check_planes(volume: AnyVolume, affine: Affine, planes: Sequence[Plane]) ->
 
 
 def chosen_threshold(threshold: float | None, own: tuple[float, str]) -> tuple[float, str]:
-    """The asked cut on the map, or the model's own; and where it came from."""
+    """Choose the asked cut on the map, or the model's own, and say where it came from.
+
+    Args:
+        threshold: In (0, 1), None for the model's own.
+        own: The model's cut and its origin in words.
+
+    Returns:
+        The cut in (0, 1) and its origin in words.
+
+    Raises:
+        InputError: A threshold outside of (0, 1).
+    """
     if threshold is None:
         return own
     if not 0 < threshold < 1:
@@ -173,7 +227,19 @@ def chosen_threshold(threshold: float | None, own: tuple[float, str]) -> tuple[f
 
 
 def chosen_smoothing(smooth_mm: float | None, own: float, job: Job) -> float:
-    """Sigma along the normal in mm: the asked one, or the model's own; none between independent pictures."""
+    """Choose the asked sigma along the normal, or the model's own, or none between independent pictures.
+
+    Args:
+        smooth_mm: In mm, from 0 to the volume's largest extent, None for the model's own.
+        own: The model's sigma in mm.
+        job: The case.
+
+    Returns:
+        Sigma in mm.
+
+    Raises:
+        InputError: A negative sigma, or one beyond the volume.
+    """
     if smooth_mm is None:
         are_pictures = bool(job.volume.meta.get("is_2d", False)) and job.array.shape[3] > 1
         return 0.0 if are_pictures else own
@@ -200,13 +266,24 @@ class Clock:
         return sum(self.laps.values())
 
     def lap(self, name: str) -> None:
-        """End the step ``name``; the next one begins."""
+        """End the step ``name`` and begin the next one.
+
+        Args:
+            name: Key of its seconds in ``laps``.
+        """
         now = time.perf_counter()
         self.laps[name], self._last = round(now - self._last, 4), now
 
 
 def timed(volumes: Iterable[AnyVolume]) -> Iterator[tuple[Clock, AnyVolume]]:
-    """Give each volume with the clock that began when it was asked for, so that reading it counts."""
+    """Give each volume with the clock that began when it was asked for, so that reading it counts.
+
+    Args:
+        volumes: Taken one at a time, when asked for.
+
+    Yields:
+        Clock and volume, in order.
+    """
     given = iter(volumes)
     while True:
         clock = Clock()
@@ -222,8 +299,11 @@ class CaseRun:
     """A case on its way: what was decided, and its slices.
 
     Attributes:
-        sigma_mm: Gaussian along each plane's normal; threshold: cut on the map in (0, 1), and where it came from.
-        device: its name; provenance: of the result; warnings: what happened while it was scored.
+        sigma_mm: Gaussian along each plane's normal.
+        threshold: Cut on the map in (0, 1), and where it came from.
+        device: Its name.
+        provenance: Of the result.
+        warnings: What happened while it was scored.
     """
 
     job: Job
@@ -247,7 +327,11 @@ class CaseRun:
         return int(self.job.array.nbytes + self.slices.scan.mask.nbytes + maps)
 
     def started(self) -> ScanRun:
-        """Give its slices, which are scored from now on."""
+        """Give its slices, which are scored from now on.
+
+        Returns:
+            The slices.
+        """
         self.clock.restart()
         return self.slices
 
@@ -264,11 +348,19 @@ def begin_case(
     """Do everything that comes before the first slice: view, foreground, black and white, an empty map.
 
     Args:
-        volume: ``(C, I, J, K)``, as it was loaded. setup: of the ``scorer`` for the domain that is asked for.
-        clock: began when the volume was read. progress, arrived: told of each batch.
+        volume: ``(C, I, J, K)``, as it was loaded.
+        ask: What is asked of it.
+        setup: Of the ``scorer`` for the domain that is asked for.
+        scorer: Gives its identity and the stride of its speed.
+        clock: Began when the volume was read.
+        progress: Told of slices done and slices in all after each batch.
+        arrived: Given maps and scores of each batch.
+
+    Returns:
+        The case with no slice scored yet.
 
     Raises:
-        InputError: a volume or an option that cannot be used.
+        InputError: A volume or an option that cannot be used.
     """
     warnings = (*out_of_scope(setup.expected, volume), *setup.warnings)
     job = make_job(volume, setup.domain, setup.preprocessing, ask, warnings)
@@ -287,11 +379,14 @@ def begin_case(
 def finish_case(case: CaseRun) -> AnomalyResult:
     """Put the maps of a case together, once its slices are scored.
 
+    Args:
+        case: With its slices scored or given up.
+
     Returns:
         A result with a :class:`LoadedVolume` ``(1, I, J, K)`` as its map.
 
     Raises:
-        HeadclipError, or whatever else kept its slices from being scored.
+        HeadclipError: What kept its slices from being scored, which may be an error of another kind.
     """
     if case.slices.error is not None:
         raise case.slices.error

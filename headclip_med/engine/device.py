@@ -12,10 +12,16 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto`` (CUDA, then Apple's MPS, then the CPU), or a PyTorch device name that exists here.
+    """Choose ``auto`` (CUDA, then Apple's MPS, then the CPU), or a PyTorch device that exists here.
+
+    Args:
+        name: ``auto``, or a name of PyTorch's such as ``cpu`` or ``cuda:1``.
+
+    Returns:
+        A device that takes a tensor.
 
     Raises:
-        ModelError: no such device on this machine.
+        ModelError: No such device on this machine.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -32,7 +38,15 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_dtype(device: torch.device, precision: Precision = "auto") -> torch.dtype:
-    """Type of the matrix products: bfloat16 where the hardware multiplies it, else float16 on a GPU, else float32."""
+    """Choose the type of the matrix products.
+
+    Args:
+        device: Where they are computed.
+        precision: A type by name, or ``auto``.
+
+    Returns:
+        With ``auto`` bfloat16 where the hardware multiplies it, else float16 on CUDA and float32 elsewhere.
+    """
     if precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
     if device.type == "cuda":
@@ -43,6 +57,10 @@ def choose_dtype(device: torch.device, precision: Precision = "auto") -> torch.d
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU has bfloat16 matrix instructions (AVX512-BF16 or AMX)."""
+    """Tell whether the CPU has bfloat16 matrix instructions (AVX512-BF16 or AMX).
+
+    Returns:
+        True where PyTorch says so.
+    """
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

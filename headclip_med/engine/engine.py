@@ -30,8 +30,8 @@ class Engine(Generic[AnyScorer]):
 
     Made by :func:`headclip_med.load_engine` and :func:`headclip_med.load_onnx_engine`.
 
-    Attributes:
-        scorer: what it scores slices with; knows the model, the device and the batch size.
+    Args:
+        scorer: What it scores slices with. Knows the model, the device and the batch size.
     """
 
     def __init__(self, scorer: AnyScorer) -> None:
@@ -39,7 +39,7 @@ class Engine(Generic[AnyScorer]):
 
     @property
     def batch_size(self) -> int:
-        """Slices that go to the device at once; lowered for good when its memory ran out."""
+        """Slices that go to the device at once. Lowered for good when its memory ran out."""
         return self.scorer.batching.size
 
     def predict(
@@ -58,21 +58,24 @@ class Engine(Generic[AnyScorer]):
         """Score one case.
 
         Args:
-            source: a file or folder, several files of one grid (sequences), a loaded volume
-                ``(C, I, J, K)``, or an array ``(I, J, K)`` / ``(C, I, J, K)`` with ``affine``.
-            ask: what is asked of it, default nothing; options: fields of :class:`headclip_med.engine.ask.Ask` by
-                name, such as ``plane="axial"``, over those of ``ask``.
-            affine, modality, is_rgb: of an array: voxel → RAS mm, DICOM code such as CT, colours in [0, 255].
-            progress: called with slices done and slices in all; cancel: asked before each batch;
-                arrived: given the maps and scores of each batch, see :mod:`headclip_med.engine.scan_run`.
+            source: A file or folder, several files of one grid (sequences), a loaded volume ``(C, I, J, K)``, or an
+                array ``(I, J, K)`` / ``(C, I, J, K)`` with ``affine``.
+            ask: What is asked of it, default nothing.
+            affine, modality, is_rgb: Of an array: voxel → RAS mm, DICOM code such as CT, colours in [0, 255].
+            progress: Called with slices done and slices in all.
+            cancel: Asked before each batch.
+            arrived: Given the maps and scores of each batch, see :mod:`headclip_med.engine.scan_run`.
+            options: Fields of :class:`headclip_med.engine.ask.Ask` by name, such as ``plane="axial"``, over those of
+                ``ask``.
 
         Returns:
             A result whose volumes are MetaTensors, or :class:`headclip_med.base.volume.LoadedVolume` from an exported
             model.
 
         Raises:
-            InputError: an unusable source or option; CancelledError: ``cancel`` returned True.
-            ModelError: not even one slice fits the device's memory.
+            InputError: An unusable source or option.
+            CancelledError: ``cancel`` returned True.
+            ModelError: Not even one slice fits the device's memory.
         """
         ask = replace(ask or Ask(), **options)
         load = partial(
@@ -96,16 +99,20 @@ class Engine(Generic[AnyScorer]):
         cancel: Cancel | None = None,
         arrived: Arrived | None = None,
     ) -> Iterator[AnomalyResult]:
-        """Score loaded volumes one after the other; each is taken when it is needed. See :meth:`predict`.
+        """Score loaded volumes one after the other, each taken when it is needed, as :meth:`predict` does.
 
         Args:
-            volumes: each ``(C, I, J, K)``. ask: of all of them. progress, arrived: of whichever is scored.
+            volumes: Each ``(C, I, J, K)``.
+            ask: Asked of all of them.
+            progress, arrived: Told of whichever volume is scored.
+            cancel: Asked before each batch.
 
         Returns:
             An iterator of a result for each volume, in order.
 
         Raises:
-            InputError, ModelError: the first volume that cannot be scored; CancelledError: ``cancel`` returned True.
+            InputError, ModelError: The first volume that cannot be scored.
+            CancelledError: ``cancel`` returned True.
         """
         begin = partial(self.begin, ask=ask, progress=progress, arrived=arrived)
         cases = (begin(volume, clock=clock) for clock, volume in timed(volumes))
@@ -121,13 +128,20 @@ class Engine(Generic[AnyScorer]):
         progress: SlicesDone | None = None,
         arrived: Arrived | None = None,
     ) -> CaseRun:
-        """Do everything before a case's first slice; may run in another thread, ahead of :meth:`score_each`.
+        """Do everything before a case's first slice, maybe in another thread and ahead of :meth:`score_each`.
 
         Args:
-            clock: that began when the volume was read; default one that begins now. The others as of :meth:`predict`.
+            volume: ``(C, I, J, K)``.
+            ask: What is asked of it, default nothing.
+            clock: Began when the volume was read, default one that begins now.
+            progress, arrived: As of :meth:`predict`.
+
+        Returns:
+            The case with no slice scored yet.
 
         Raises:
-            InputError: a volume or an option that cannot be used.
+            InputError: A volume or an option that cannot be used.
+            ModelError: The model cannot be used for the domain.
         """
         asked = ask or Ask()
         setup = self.scorer.setup(asked.domain, asked.preprocessing)
@@ -142,11 +156,15 @@ class Engine(Generic[AnyScorer]):
         cancel: Cancel | None = None,
         ready: Callable[[], bool] = lambda: True,
     ) -> Iterator[CaseRun]:
-        """Score the slices of cases, in order; on a GPU a batch that one does not fill is filled from the next.
+        """Score the slices of cases, in order. On a GPU a batch that one does not fill is filled from the next.
 
         Args:
-            cases: of :meth:`begin`; one that cannot be scored says so in :meth:`finish`.
-            ready: whether the next case is there.
+            cases: Of :meth:`begin`. One that cannot be scored raises in :meth:`finish`.
+            cancel: Asked before each batch.
+            ready: Whether the next case is there.
+
+        Yields:
+            The cases in order, scored or given up.
 
         Raises:
             CancelledError: ``cancel`` returned True.
@@ -159,10 +177,16 @@ class Engine(Generic[AnyScorer]):
             yield case
 
     def finish(self, case: CaseRun) -> AnomalyResult:
-        """Make the result of a scored case; may run in another thread, behind :meth:`score_each`.
+        """Make the result of a scored case, maybe in another thread and behind :meth:`score_each`.
+
+        Args:
+            case: Of :meth:`score_each`.
+
+        Returns:
+            Its result, with the map as a numpy array.
 
         Raises:
-            HeadclipError, or whatever else kept its slices from being scored.
+            HeadclipError: What kept its slices from being scored, which may be an error of another kind.
         """
         case.clock.restart()
         result = finish_case(case)

@@ -36,10 +36,13 @@ class SliceView:
     """A slice as the network sees it.
 
     Attributes:
-        pixels: ``(1, 3, S, S)``, normalised; valid: ``(1, S, S)`` bool, inside the patient.
-        image: ``(S, S)`` or ``(S, S, 3)`` in [0, 1]; placement: where the slice lies in the square.
-        words: scan and place, such as ``flair.nii.gz, axial slice 12 of 0 … 54``; index: along the plane's axis.
-        warnings: what a reader must know of the scan.
+        pixels: ``(1, 3, S, S)``, normalised.
+        valid: ``(1, S, S)`` bool, inside the patient.
+        image: ``(S, S)`` or ``(S, S, 3)`` in [0, 1].
+        placement: Where the slice lies in the square.
+        words: Scan and place, such as ``flair.nii.gz, axial slice 12 of 0 … 54``.
+        index: Along the plane's axis.
+        warnings: What a reader must know of the scan.
     """
 
     pixels: Tensor
@@ -56,9 +59,12 @@ class SliceHeads:
     """What the heads add to the score of one slice.
 
     Attributes:
-        anomaly: map ``(S, S)`` in [0, 1], 0 outside the patient; threshold: on it.
-        inside: patches ``(Hp, Wp)`` bool that were looked at; chosen: which these are, in words.
-        shares: of every head at every patch; effects: the heads that raise the logit most, over ``inside``.
+        anomaly: Map ``(S, S)`` in [0, 1], 0 outside the patient.
+        threshold: On it.
+        inside: Patches ``(Hp, Wp)`` bool that were looked at.
+        chosen: Which these are, in words.
+        shares: Of every head at every patch.
+        effects: The heads that raise the logit most, over ``inside``.
     """
 
     view: SliceView
@@ -70,12 +76,23 @@ class SliceHeads:
     effects: list[HeadEffect]
 
     def map_of(self, effect: HeadEffect) -> NDArray[np.float32]:
-        """Share of one head at every patch ``(Hp, Wp)``, in logits."""
+        """Give the share of one head at every patch.
+
+        Args:
+            effect: One of ``effects``.
+
+        Returns:
+            ``(Hp, Wp)``, in logits.
+        """
         share = self.shares.by_head()[effect.layer - self.shares.first_layer, effect.head]
         return np.asarray(share.cpu().unflatten(0, self.shares.grid))
 
     def parts(self) -> dict[str, float]:
-        """Mean logit over ``inside`` and what it is the sum of."""
+        """Average the logit over ``inside``, and what it is the sum of.
+
+        Returns:
+            Means by name: ``heads``, ``base``, ``biases``, ``centre`` and their sum ``logit``.
+        """
         shares, inside = self.shares, torch.from_numpy(self.inside).flatten()
         sums = {"heads": shares.heads.sum(dim=(1, 2)), "base": shares.base, "biases": shares.biases}
         sums |= {"centre": shares.centre, "logit": shares.logits()}
@@ -90,12 +107,21 @@ def view_slice(
     expected: Sequence[tuple[str, Scope]] = (),
     kind: PreprocessingKind = "own",
 ) -> SliceView:
-    """Cut one slice of the scan at ``path`` in its acquisition plane; by default the one that scores highest.
+    """Cut one slice of the scan at ``path`` in its acquisition plane, by default the one that scores highest.
 
-    ``expected``: the images that the model is for, see :func:`headclip_med.models.scope.out_of_scope`.
+    Args:
+        detector: Scores the slices where none is chosen.
+        domain: Its window, fit and channels are used.
+        path: A scan as :func:`headclip_med.reading.load_volume` reads it.
+        index: Slice along the plane's axis from 0, None for the one that scores highest.
+        expected: The images that the model is for, see :func:`headclip_med.models.scope.out_of_scope`.
+        kind: ``own`` or ``released`` preprocessing.
+
+    Returns:
+        The slice with its pixels, limits and picture.
 
     Raises:
-        InputError: an unreadable scan, or no such slice.
+        InputError: An unreadable scan, or no such slice.
     """
     volume = load_volume(path)
     own = own_preprocessing(detector, domain, kind)
@@ -114,7 +140,17 @@ def view_slice(
 
 
 def explain_slice(detector: HeadCLIP, view: SliceView, threshold: float, count: int = 10) -> SliceHeads:
-    """The ``count`` heads that raise the score most where the map reaches ``threshold``, else where it is highest."""
+    """Find the heads that raise the score most where the map reaches ``threshold``, else where it is highest.
+
+    Args:
+        detector: The one that ``view`` was cut for.
+        view: The slice.
+        threshold: On the map, in (0, 1).
+        count: How many heads at most.
+
+    Returns:
+        Map, patches looked at, shares of all heads and the strongest ones.
+    """
     shares = detector_shares(detector, view.pixels)
     found = detector.score(view.pixels, view.valid).maps[0] * view.valid[0]
     patches = F.adaptive_avg_pool2d(found[None], shares.grid)[0].flatten()

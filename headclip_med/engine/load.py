@@ -33,15 +33,19 @@ def load_engine(
     Args:
         name_or_path: ``headclip-tiny``, a pack folder, a weight file, ``ARCH/TAG`` of open_clip, ``timm:ARCH``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        method: detector by name, default the pack's or ``headclip``.
-        precision: of the matrix products; ``auto`` takes 16 bits where the hardware has them.
-        batch_size: slices at once; default 1 to 8 on a CPU, what fits its memory on a GPU; halved when that runs out.
-        weights: weight file or name of the tower of a pack that carries none.
+        method: Detector by name, default the pack's or ``headclip``.
+        precision: Of the matrix products. ``auto`` takes 16 bits where the hardware has them.
+        batch_size: Slices at once, default 1 to 8 on a CPU, what fits its memory on a GPU. Halved when that runs out.
+        weights: Weight file or name of the tower of a pack that carries none.
         speed: ``exact``, ``balanced``, ``fast``, see :mod:`headclip_med.models.speed`.
-        normals: folder of normal images of the task, which the method then also compares with.
+        normals: Folder of normal images of the task, which the method then also compares with.
+
+    Returns:
+        An engine that is ready to score.
 
     Raises:
-        ModelError: the model or the device cannot be had; InputError: an unknown speed, a batch below 1.
+        ModelError: The model or the device cannot be had.
+        InputError: An unknown speed, a batch below 1.
     """
     from headclip_med.engine.normals import read_normals
     from headclip_med.engine.torch_scorer import TorchScorer
@@ -56,17 +60,21 @@ def load_engine(
 def load_onnx_engine(
     path: str | Path, *, device: str = "auto", batch_size: int | None = None, precision: str = "auto"
 ) -> Engine[OnnxScorer]:
-    """Open an exported model and put it on a device; needs onnxruntime and no torch.
+    """Open an exported model and put it on a device. Needs onnxruntime and no torch.
 
     Args:
-        path: an ``.onnx`` file with a score card in it.
-        device: ``auto`` (CUDA where this onnxruntime has it), ``cpu``, ``cuda``, ``cuda:1``; ``openvino`` (its CPU, in
+        path: An ``.onnx`` file with a score card in it.
+        device: ``auto`` (CUDA where this onnxruntime has it), ``cpu``, ``cuda``, ``cuda:1``, ``openvino`` (its CPU, in
             16 bits where the hardware multiplies them), ``openvino:GPU``.
-        batch_size: slices at once; default 1 on a CPU, 16 on a GPU, halved when memory runs out.
-        precision: of OpenVINO: ``auto`` or ``float32``.
+        batch_size: Slices at once, default 1 on a CPU, 16 on a GPU, halved when memory runs out.
+        precision: Of OpenVINO: ``auto`` or ``float32``.
+
+    Returns:
+        An engine that is ready to score.
 
     Raises:
-        MissingExtraError: no onnxruntime or OpenVINO; ModelError: a file or device that cannot be used.
+        MissingExtraError: No onnxruntime or OpenVINO.
+        ModelError: A file or device that cannot be used.
     """
     from headclip_med.engine.onnx_graph import open_graph
     from headclip_med.engine.onnx_scorer import OnnxScorer
@@ -84,8 +92,15 @@ def check_onnx_options(
 ) -> None:
     """Refuse what only a model on torch can be asked for.
 
+    Args:
+        weights: Of a tower, must be None.
+        method: Must be None.
+        precision: Must be ``auto`` or ``float32``.
+        speed: Must be ``exact``.
+        normals: Normal images, must be None.
+
     Raises:
-        ModelError: weights, a method, normal images, another precision than float32, or another speed than exact.
+        ModelError: Weights, a method, normal images, another precision than float32, or another speed than exact.
     """
     kind = "An exported .onnx model must be used as it is"
     if weights is not None:

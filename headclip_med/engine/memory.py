@@ -24,11 +24,17 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def slice_bytes(detector: Detector) -> int:
-    """Bytes that scoring one slice takes beyond the weights, at its peak.
+    """Count the bytes that scoring one slice takes beyond the weights, at its peak.
 
     Counted are the tensors that live at the same time in the largest moment of a block: both paths' tokens in float32,
-    the normalised ones, q, k, v and the heads' outputs, or the MLP's hidden layer before and after its activation;
-    on a CPU also a group of heads' logits and their softmax; then the taps, the pixels and the maps.
+    the normalised ones, q, k, v and the heads' outputs, or the MLP's hidden layer before and after its activation.
+    On a CPU also a group of heads' logits and their softmax. Then the taps, the pixels and the maps.
+
+    Args:
+        detector: On its device, in its type.
+
+    Returns:
+        Bytes.
     """
     tower, size = detector.tower, detector.image_size
     patches = (size // tower.patch_size) ** 2
@@ -44,15 +50,32 @@ def slice_bytes(detector: Detector) -> int:
 
 
 def batch_bytes(detector: Detector, batch: int) -> int:
-    """Bytes that scoring a batch takes beyond the weights: an upper bound for :func:`slice_bytes`, by measurement."""
+    """Bound the bytes that scoring a batch takes beyond the weights, by :func:`slice_bytes` and a measured margin.
+
+    Args:
+        detector: On its device, in its type.
+        batch: Slices at once.
+
+    Returns:
+        Bytes.
+    """
     return int(_BUFFERS + _MARGIN * batch * slice_bytes(detector))
 
 
 def shortage(map_bytes: int, detector: Detector, batch: int, device: torch.device) -> str | None:
-    """What to say when scoring a case is predicted to take more memory than is free, or None.
+    """Say when scoring a case is predicted to take more memory than is free.
 
     Beside a batch of slices a CPU will hold two more copies of a map of ``map_bytes``: smoothed, and on its way
     to the disk.
+
+    Args:
+        map_bytes: Size of the map of one plane.
+        detector: Scores the slices.
+        batch: Slices at once.
+        device: Where they are scored.
+
+    Returns:
+        A sentence, or None where it fits or nothing is known.
     """
     needed = batch_bytes(detector, batch) + (2 * map_bytes if device.type == "cpu" else 0)
     free = free_bytes(device)
@@ -65,7 +88,14 @@ def shortage(map_bytes: int, detector: Detector, batch: int, device: torch.devic
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free on the device now, within the limit of a container; None where it does not say."""
+    """Measure the memory that is free on the device now, within the limit of a container.
+
+    Args:
+        device: Any device.
+
+    Returns:
+        Bytes, None for devices other than CUDA and the CPU.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":
@@ -74,7 +104,15 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def fitting_batch(detector: Detector, device: torch.device) -> int:
-    """Slices at once: on a CPU a few of few tokens, for longer matrix products; on a GPU what its free memory holds."""
+    """Choose how many slices go at once.
+
+    Args:
+        detector: Scores the slices.
+        device: Where they are scored.
+
+    Returns:
+        On a CPU 1 to 8, more of fewer tokens. On CUDA 1 to 64, what its free memory holds. Elsewhere 16.
+    """
     if device.type == "cpu":
         tokens = detector.tower.prefix + (detector.image_size // detector.tower.patch_size) ** 2
         return max(1, min(_MOST_CPU, round(_TOKENS_CPU / tokens)))

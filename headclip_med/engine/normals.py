@@ -47,10 +47,16 @@ class Normals:
 
 
 def read_normals(folder: str | Path) -> Normals:
-    """Check a folder of normal images or volumes, or one of them; of many at most 64 are taken, copies count once.
+    """Check a folder of normal images or volumes, or one of them, and take at most 64 of them, copies once.
+
+    Args:
+        folder: A folder, or a single image or volume.
+
+    Returns:
+        Where they lie, with their hashes and the kind of image that they are.
 
     Raises:
-        InputError: nothing there, or an image that cannot be read.
+        InputError: Nothing there, or an image that cannot be read.
     """
     found: dict[str, Source] = {}
     kinds: list[ImageKind] = []
@@ -69,10 +75,19 @@ def read_normals(folder: str | Path) -> Normals:
 def normal_pixels(
     normals: Normals, detector: Detector, domain: Domain, kind: PreprocessingKind = "own"
 ) -> NormalPixels:
-    """Slices of the acquisition plane, as a prediction with the domain's defaults and this preprocessing cuts them.
+    """Cut the acquisition plane as a prediction with the domain's defaults and this preprocessing does.
+
+    Args:
+        normals: At most 64 slices in all are taken, evenly over the volumes and within each.
+        detector: Gives the input size, and the device of the pixels.
+        domain: Its window, fit and channels are used.
+        kind: ``own`` or ``released`` preprocessing.
+
+    Returns:
+        Pixels ``(n, 3, S, S)``, limits ``(n, S, S)`` and the volume that each slice is of.
 
     Raises:
-        InputError: nothing but background in them.
+        InputError: Nothing but background in them.
     """
     share = max(1, _MOST_SLICES // len(normals.sources))
     device = detector.tower.device

@@ -34,8 +34,13 @@ _EXPORT_AGAIN = "Export the model again with `headclip-med bundle export`"
 class OpenVinoSession:
     """A compiled model with the one method that :class:`headclip_med.engine.onnx_graph.OnnxGraph` asks for.
 
+    Args:
+        compiled: The model on its device.
+        device: OpenVINO's name of it.
+
     Attributes:
-        device: ``cpu``, ``gpu`` and the like; precision: in which OpenVINO multiplies matrices there.
+        device: ``cpu``, ``gpu`` and the like.
+        precision: In which OpenVINO multiplies matrices there.
     """
 
     def __init__(self, compiled: CompiledModel, device: str) -> None:
@@ -44,7 +49,15 @@ class OpenVinoSession:
         self._request = compiled.create_infer_request()
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Floats]) -> list[Floats]:
-        """Arrays of the named outputs."""
+        """Run the graph once.
+
+        Args:
+            outputs: Names of what is wanted.
+            inputs: Arrays by name.
+
+        Returns:
+            Copies of the named outputs, in their order.
+        """
         self._request.infer(dict(inputs), share_inputs=True)
         return [self._request.get_tensor(name).data.copy() for name in outputs]
 
@@ -53,10 +66,16 @@ def open_session(file: Path, device: str, precision: str) -> OpenVinoSession:
     """Compile ``file`` for ``openvino`` (its CPU) or ``openvino:DEVICE``.
 
     Args:
+        file: An ONNX file.
+        device: ``openvino`` or ``openvino:DEVICE``.
         precision: ``auto`` is what OpenVINO takes for the hardware, or ``float32``.
 
+    Returns:
+        A session on that device.
+
     Raises:
-        MissingExtraError: no OpenVINO here; ModelError: no such device, or a graph that it cannot compile.
+        MissingExtraError: No OpenVINO here.
+        ModelError: No such device, or a graph that it cannot compile.
     """
     openvino = _openvino()
     core, name = openvino.Core(), device.partition(":")[2].upper() or "CPU"
@@ -95,8 +114,11 @@ class OnnxGraph:
     """A session on a device, with the card that says what its numbers mean.
 
     Attributes:
-        name: of the file; sha256: of its bytes; device: ``cpu``, ``cuda``, ``gpu``.
-        runtime: ``onnxruntime`` or ``openvino``; precision: in which matrices are multiplied.
+        name: Of the file.
+        sha256: Of its bytes.
+        device: ``cpu``, ``cuda``, ``gpu``.
+        runtime: ``onnxruntime`` or ``openvino``.
+        precision: In which matrices are multiplied.
     """
 
     name: str
@@ -108,13 +130,17 @@ class OnnxGraph:
     precision: str = "float32"
 
     def run(self, pixels: Floats, valid: Floats) -> tuple[Floats, Floats] | None:
-        """Maps ``(n, S, S)`` and scores ``(n,)`` in [0, 1], or None when the device's memory ran out.
+        """Compute maps and scores of slices.
 
         Args:
-            pixels: ``(n, 3, S, S)`` normalised; valid: ``(n, S, S)``, 1 inside the patient, 0 outside.
+            pixels: ``(n, 3, S, S)`` float32, normalised.
+            valid: ``(n, S, S)``, 1 inside the patient, 0 outside.
+
+        Returns:
+            Maps ``(n, S, S)`` and scores ``(n,)`` in [0, 1], or None when the device's memory ran out.
 
         Raises:
-            ModelError: the graph cannot be run, or gives something else.
+            ModelError: The graph cannot be run, or gives something else.
         """
         inputs = {"pixels": np.ascontiguousarray(pixels), "valid": np.ascontiguousarray(valid)}
         try:
@@ -137,11 +163,17 @@ class OnnxGraph:
 def open_graph(path: str | Path, device: str = "auto", precision: str = "auto") -> OnnxGraph:
     """Open an exported file on ``auto``, ``cpu``, ``cuda`` or ``cuda:1``, or with OpenVINO on ``openvino[:DEVICE]``.
 
-    ``precision`` is OpenVINO's choice: ``auto`` or ``float32``; onnxruntime computes in float32.
+    Args:
+        path: An ``.onnx`` file with a score card in it.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``openvino`` or ``openvino:DEVICE``.
+        precision: ``auto`` or ``float32``, for OpenVINO. Without it the graph computes in float32.
+
+    Returns:
+        The graph on the device, with its card.
 
     Raises:
-        MissingExtraError: no onnxruntime here, or no OpenVINO where that is asked for.
-        ModelError: no such file or device, a damaged file, one without a score card, or another graph.
+        MissingExtraError: No onnxruntime here, or no OpenVINO where that is asked for.
+        ModelError: No such file or device, a damaged file, one without a score card, or another graph.
     """
     file = Path(path).expanduser()
     if not file.is_file():

@@ -29,10 +29,11 @@ class OnnxScorer:
     What the graph leaves open (window, channels, smoothing, threshold) comes from its score card.
 
     Args:
-        graph: of :func:`headclip_med.engine.onnx_graph.open_graph`. batch_size: default 1 on a CPU, 16 on a GPU.
+        graph: Of :func:`headclip_med.engine.onnx_graph.open_graph`.
+        batch_size: Slices at once, default 1 on a CPU, 16 on a GPU.
 
     Raises:
-        InputError: a batch below 1.
+        InputError: A batch below 1.
     """
 
     speed = SPEEDS["exact"]
@@ -49,10 +50,17 @@ class OnnxScorer:
         return self.graph.card
 
     def setup(self, domain: str | None, preprocessing: PreprocessingKind | None = None) -> Setup:
-        """Give what the model was exported with; pixels are made outside the graph, hence by either preprocessing.
+        """Give what the model was exported with, by either preprocessing, as pixels are made outside the graph.
+
+        Args:
+            domain: By name, the model's own or None.
+            preprocessing: ``own`` or ``released``, None for the model's own.
+
+        Returns:
+            The graph, and what its card says.
 
         Raises:
-            InputError: another domain than the model's own.
+            InputError: Another domain than the model's own.
         """
         self.check_domain(domain)
         card = self.card
@@ -72,8 +80,11 @@ class OnnxScorer:
     def check_domain(self, domain: str | None) -> None:
         """Refuse any domain but the model's own, whose class features are in the graph.
 
+        Args:
+            domain: By name, None for the model's own.
+
         Raises:
-            InputError: another domain.
+            InputError: Another domain.
         """
         if domain is not None and get_domain(domain).name != self.card.domain:
             raise InputError(
@@ -83,7 +94,15 @@ class OnnxScorer:
             )
 
     def submit(self, graph: OnnxGraph, pieces: Sequence[Piece]) -> OnnxBatch | None:
-        """Score the slices of ``pieces``; None when the device's memory ran out."""
+        """Score the slices of ``pieces``, or give None when the device's memory ran out.
+
+        Args:
+            graph: Of :meth:`setup`.
+            pieces: Slices of one batch.
+
+        Returns:
+            Maps ``(n, H, W)`` and scores ``(n,)`` of each piece.
+        """
         frames = [piece.plane.frame for piece in pieces]
         insides = [piece.scan.inside(frame, piece.indices) for piece, frame in zip(pieces, frames, strict=True)]
         pixels = [slice_pixels(p.scan, frame, p.indices) for p, frame in zip(pieces, frames, strict=True)]
@@ -100,22 +119,52 @@ class OnnxScorer:
         return list(zip(own, scores, strict=True))
 
     def collect(self, batch: OnnxBatch) -> list[tuple[Floats, Floats]]:
-        """Give maps ``(n, H, W)`` in display orientation and scores ``(n,)`` of each piece, both in [0, 1]."""
+        """Give what has come of a batch.
+
+        Args:
+            batch: Of :meth:`submit`.
+
+        Returns:
+            Maps ``(n, H, W)`` in display orientation and scores ``(n,)`` of each piece, both in [0, 1].
+        """
         return batch
 
     def foreseen(self, graph: OnnxGraph, map_bytes: int) -> list[str]:
-        """Warn of nothing: what a graph takes is not known before it runs."""
+        """Give no warning, as what a graph takes is not known before it runs.
+
+        Args:
+            graph: Of :meth:`setup`.
+            map_bytes: Size of the case's map of one plane.
+
+        Returns:
+            An empty list.
+        """
         return []
 
     def handed_out(self, result: AnomalyResult) -> AnomalyResult:
-        """Give the result as it is, with numpy arrays."""
+        """Give the result as it is, with numpy arrays.
+
+        Args:
+            result: With the map as a numpy array.
+
+        Returns:
+            The same result.
+        """
         return result
 
     def identity(self) -> dict[str, Any]:
-        """Give what decides the numbers, under the names of a result's provenance: names, hashes, precision."""
+        """Give what decides the numbers, under the names of a result's provenance: names, hashes, precision.
+
+        Returns:
+            Plain JSON values.
+        """
         facts = {"precision": self.graph.precision, "speed": self.speed.name}
         return {**self.card.provenance(), "export_sha256": self.graph.sha256, **facts}
 
     def setting(self) -> dict[str, Any]:
-        """Give where and how it runs, which changes no number but by rounding."""
+        """Give where and how it runs, which changes no number but by rounding.
+
+        Returns:
+            Plain JSON values.
+        """
         return {"device": self.graph.device, "runtime": self.graph.runtime, "batch_size": self.batching.size}

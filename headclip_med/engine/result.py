@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 
 def to_metatensors(result: AnomalyResult) -> AnomalyResult:
-    """The same result with its volume and its map as MetaTensors, which share their memory with the arrays."""
+    """Put volume and map into MetaTensors, which share their memory with the arrays.
+
+    Args:
+        result: With volumes of any kind.
+
+    Returns:
+        The same result with MetaTensors.
+    """
     import torch
 
     volume = with_monai_meta(result.volume)
@@ -31,12 +38,12 @@ class SliceScore:
     """One slice of the primary plane.
 
     Attributes:
-        index: position along the array axis of the plane, in the source's own voxel grid (0-based).
-        position_mm: RAS mm of the slice's centre; None in a plain picture, which has no place in a patient.
-        score: joint anomaly score in [0, 1]; 0 for a background slice, which never enters the tower.
-        background: nothing but background in it.
+        index: Position along the array axis of the plane, in the source's own voxel grid (0-based).
+        position_mm: RAS mm of the slice's centre. None in a plain picture, which has no place in a patient.
+        score: Joint anomaly score in [0, 1]. 0 for a background slice, which never enters the tower.
+        background: Nothing but background in it.
         uid: SOPInstanceUID where the source is DICOM.
-        interpolated: not scored, but filled in between scored slices (see :mod:`headclip_med.models.speed`).
+        interpolated: Not scored, but filled in between scored slices (see :mod:`headclip_med.models.speed`).
     """
 
     index: int
@@ -55,13 +62,13 @@ class Finding:
 
     Attributes:
         label: 1 for the finding with the highest peak, then descending.
-        peak, mean: of the volume map within the component, in [0, 1].
-        volume_mm3, voxels: size; voxels of a plain picture are its pixels.
+        peak, mean: Of the volume map within the component, in [0, 1].
+        volume_mm3, voxels: Size. Voxels of a plain picture are its pixels.
         centroid_mm, centroid_voxel: map-weighted over the component's voxel centres, in RAS mm and in voxel indices.
-        peak_mm, peak_voxel: the voxel with the highest value, likewise.
-        extent_mm: size of the bounding box along the array axes, in mm.
-        voxel_min, voxel_max: inclusive bounding box in voxel indices.
-        slices: first and last index along the primary plane's axis, inclusive.
+        peak_mm, peak_voxel: The voxel with the highest value, likewise.
+        extent_mm: Size of the bounding box along the array axes, in mm.
+        voxel_min, voxel_max: Inclusive bounding box in voxel indices.
+        slices: First and last index along the primary plane's axis, inclusive.
     """
 
     label: int
@@ -84,18 +91,18 @@ class AnomalyResult:
     """Everything that one prediction found.
 
     ``volume`` and ``volume_map`` are MetaTensors where torch did the work, else
-    :class:`headclip_med.base.volume.LoadedVolume`; the properties give the same arrays of both.
+    :class:`headclip_med.base.volume.LoadedVolume`. The properties give the same arrays of both.
 
     Attributes:
-        volume: the source ``(C, I, J, K)``, values as stored on disk after rescale, RAS mm affine.
+        volume: The source ``(C, I, J, K)``, values as stored on disk after rescale, RAS mm affine.
         volume_map: ``(1, I, J, K)`` float32 in [0, 1] on exactly the source's grid and affine.
-        pred_score: score of the volume (or 2-D image) in [0, 1].
-        threshold: cut on ``volume_map`` used for mask and findings; ``threshold_origin`` says where it came from.
-        planes: planes that were run; the first one is the primary plane of ``slices``.
+        pred_score: Score of the volume (or 2-D image) in [0, 1].
+        threshold: Cut on ``volume_map`` used for mask and findings. ``threshold_origin`` says where it came from.
+        planes: Planes that were run. The first one is the primary plane of ``slices``.
         display_window: ``(low, high)`` in the source's intensity units that the network saw as black and white.
-        timings: seconds by step.
-        provenance: model, hashes, configuration, versions; no patient data.
-        finding_labels: ``(I, J, K)``, n inside ``findings[n - 1]``, where a reader chose or drew the findings; None
+        timings: Seconds by step.
+        provenance: Model, hashes, configuration, versions. No patient data.
+        finding_labels: ``(I, J, K)``, n inside ``findings[n - 1]``, where a reader chose or drew the findings. None
             where they are the components of the map at the threshold.
     """
 
@@ -120,7 +127,7 @@ class AnomalyResult:
 
     @property
     def meta(self) -> Mapping[str, Any]:
-        """The source's metadata; keys in :class:`headclip_med.base.types.VolumeMeta`, any of them may be absent."""
+        """The source's metadata. Keys in :class:`headclip_med.base.types.VolumeMeta`, any of them may be absent."""
         return dict(self.volume.meta)
 
     @property

@@ -21,7 +21,7 @@ Arrived = Callable[[SliceFrame, Sequence[int], Floats, Floats], None]
 
 @dataclass(frozen=True, eq=False)
 class PlaneRun:
-    """One plane's outcome: ``volume_map (I, J, K)`` float32 in [0, 1]; the others per slice.
+    """One plane's outcome: ``volume_map (I, J, K)`` float32 in [0, 1], and the others per slice.
 
     ``interpolated``: not scored, but filled in between scored ones.
     """
@@ -41,16 +41,34 @@ class Stride:
     threshold: float
 
     def step(self, distance_mm: float) -> int:
-        """From one scored slice to the next, counted in slices that are ``distance_mm`` apart."""
+        """Count the slices from one scored slice to the next.
+
+        Args:
+            distance_mm: Between neighbouring slices.
+
+        Returns:
+            At least 1.
+        """
         return max(1, int(self.mm / distance_mm + 1e-6))
 
 
 class ScanRun:
     """A scan whose planes are scored round by round.
 
+    Args:
+        scan: Cut into slices.
+        frames: Planes that are scored.
+        detector: What its slices are scored with.
+        stride: Passes over slices in the first round, None scores all at once.
+        progress: Told of slices done and slices in all after each batch.
+        arrived: Given maps and scores of each batch.
+
     Attributes:
-        scan: cut into slices; planes: what has come of each; detector: what its slices are scored with.
-        done, total: slices; error: why it was given up, if it was.
+        scan: Cut into slices.
+        planes: What has come of each.
+        detector: What its slices are scored with.
+        done, total: Slices.
+        error: Why it was given up, if it was.
     """
 
     def __init__(
@@ -83,14 +101,25 @@ class ScanRun:
         return self.error is not None or (self._asked_all and self.idle)
 
     def next_round(self) -> list[tuple[PlaneRun, int]]:
-        """The slices to score next, by plane and index; none when all is done. Ask only when :attr:`idle`."""
+        """List the slices to score next, to be asked for only when :attr:`idle`.
+
+        Returns:
+            Plane and index of each, none when all is done.
+        """
         found = next(self._rounds, None)
         self._asked_all = found is None
         self._outstanding = len(found or [])
         return found or []
 
     def deliver(self, plane: PlaneRun, indices: Sequence[int], maps: Floats, scores: Floats) -> None:
-        """Take maps ``(n, H, W)`` and scores ``(n,)`` of slices that were asked for."""
+        """Take the maps and scores of slices that were asked for.
+
+        Args:
+            plane: One of ``planes``.
+            indices: Slices along the plane's axis, n of them.
+            maps: ``(n, H, W)`` in display orientation, in [0, 1].
+            scores: ``(n,)`` in [0, 1].
+        """
         put_back_array(maps, plane.volume_map, plane.frame, indices)
         plane.scores[list(indices)], plane.background[list(indices)] = scores, False
         self._outstanding -= len(indices)

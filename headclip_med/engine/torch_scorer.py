@@ -36,8 +36,10 @@ class TorchBatch:
     """A batch on its way to the CPU.
 
     Attributes:
-        maps: ``(n, H, W)`` and scores: ``(n,)`` of each piece; insides: foreground ``(n, H, W)`` bool of each.
-        copied: happens once they are there; None where nothing is waited for.
+        insides: Foreground ``(n, H, W)`` bool of each.
+        copied: Happens once they are there. None where nothing is waited for.
+        maps: Of each piece ``(n, H, W)``.
+        scores: Of each piece ``(n,)``.
     """
 
     maps: list[Tensor]
@@ -50,14 +52,16 @@ class TorchScorer:
     """A model on a device: a :class:`headclip_med.engine.scorer.Scorer` that makes a detector for each domain.
 
     Args:
-        model: placed on the device in the type of ``precision``; stays the engine's from then on.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``. precision: of the matrix products.
-        batch_size: slices at once; default 1 to 8 on a CPU, what fits its memory on a GPU.
-        speed: a preset's name. normals: images that the method also compares with.
+        model: Placed on the device in the type of ``precision``. Stays the engine's from then on.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        precision: Of the matrix products, see :func:`headclip_med.engine.device.choose_dtype`.
+        batch_size: Slices at once, default 1 to 8 on a CPU, what fits its memory on a GPU.
+        speed: A preset's name.
+        normals: Images that the method also compares with, None for none.
 
     Raises:
-        ModelError: no such device, or a model that cannot be placed there.
-        InputError: an unknown speed, or a batch below 1.
+        ModelError: No such device, or a model that cannot be placed there.
+        InputError: An unknown speed, or a batch below 1.
     """
 
     def __init__(
@@ -82,15 +86,23 @@ class TorchScorer:
 
     @property
     def threshold(self) -> tuple[float, str]:
-        """Cut on the map and where it came from; what was chosen without normal images says nothing with them."""
+        """Cut on the map and where it came from. What was chosen without normal images says nothing with them."""
         own = UNCALIBRATED if self.normals is not None else self.model.threshold
         return own.value, own.origin
 
     def setup(self, domain: str | None, preprocessing: PreprocessingKind | None = None) -> Setup:
         """Give what it brings for a domain and a preprocessing, by default the model's.
 
+        Args:
+            domain: By name, None for the model's own.
+            preprocessing: ``own`` or ``released``, None for the model's own.
+
+        Returns:
+            The domain's detector, and what the model says of smoothing, threshold and scope.
+
         Raises:
-            InputError: no such domain; ModelError: the model cannot be used for it.
+            InputError: No such domain.
+            ModelError: The model cannot be used for it.
         """
         chosen = get_domain(domain) if domain else self.model.domain
         kind = preprocessing or self.model.preprocessing
@@ -113,44 +125,84 @@ class TorchScorer:
         )
 
     def submit(self, detector: Detector, pieces: Sequence[Piece]) -> TorchBatch | None:
-        """Begin to score the slices of ``pieces``; None when the device's memory ran out."""
+        """Begin to score the slices of ``pieces``, or give None when the device's memory ran out.
+
+        Args:
+            detector: Of :meth:`setup`.
+            pieces: Slices of one batch.
+
+        Returns:
+            A batch on its way to the CPU.
+        """
         batch = _begin_batch(detector, pieces, self.device)
         if batch is None and self.device.type == "cuda":
             torch.cuda.empty_cache()
         return batch
 
     def collect(self, batch: TorchBatch) -> list[tuple[Floats, Floats]]:
-        """Wait for maps ``(n, H, W)`` in display orientation and scores ``(n,)`` of each piece, both in [0, 1]."""
+        """Wait for the maps and scores of a batch.
+
+        Args:
+            batch: Of :meth:`submit`.
+
+        Returns:
+            Maps ``(n, H, W)`` in display orientation, 0 outside the patient, and scores ``(n,)`` of each piece, both in
+            [0, 1].
+        """
         if batch.copied is not None:
             batch.copied.synchronize()
         maps = [part.numpy() * inside for part, inside in zip(batch.maps, batch.insides, strict=True)]
         return list(zip(maps, (part.numpy() for part in batch.scores), strict=True))
 
     def foreseen(self, detector: Detector, map_bytes: int) -> list[str]:
-        """Warn of too little memory for a batch and two more copies of a map of so many bytes."""
+        """Warn about too little memory for a batch, and on a CPU for two more copies of a map of so many bytes.
+
+        Args:
+            detector: Of :meth:`setup`.
+            map_bytes: Size of the case's map of one plane.
+
+        Returns:
+            One sentence, none where it fits.
+        """
         note = shortage(map_bytes, detector, self.batching.size, self.device)
         return [] if note is None else [note]
 
     def handed_out(self, result: AnomalyResult) -> AnomalyResult:
-        """Give the result with MetaTensors."""
+        """Give the result with MetaTensors.
+
+        Args:
+            result: With the map as a numpy array.
+
+        Returns:
+            The same result with MetaTensors.
+        """
         return to_metatensors(result)
 
     def identity(self) -> dict[str, Any]:
-        """Give what decides the numbers, under the names of a result's provenance: names, hashes, precision."""
+        """Give what decides the numbers, under the names of a result's provenance: names, hashes, precision.
+
+        Returns:
+            Plain JSON values.
+        """
         precision = str(self.dtype).removeprefix("torch.")
         seen = self.normals
         facts = {} if seen is None else {"normals": len(seen.sources), "normals_sha256": seen.sha256}
         return {**self.model.provenance(), **facts, "precision": precision, "speed": self.speed.name}
 
     def setting(self) -> dict[str, Any]:
-        """Give where and how it runs, which changes no number but by rounding."""
+        """Give where and how it runs, which changes no number but by rounding.
+
+        Returns:
+            Plain JSON values.
+        """
         return {"device": self.device.type, "batch_size": self.batching.size}
 
     def score_pixels(self, pixels: Tensor, *, domain: str | None = None) -> SliceBatch:
-        """Score ready model input in batches; the seam for other readers.
+        """Score ready model input in batches, the seam for other readers.
 
         Args:
-            pixels: ``(N, 3, S, S)``, normalised. domain: default the model's.
+            pixels: ``(N, 3, S, S)``, normalised.
+            domain: By name, None for the model's own.
 
         Returns:
             Maps ``(N, S, S)`` and scores ``(N,)`` in [0, 1], on the CPU.
@@ -162,8 +214,16 @@ class TorchScorer:
     def detector(self, domain: Domain, preprocessing: PreprocessingKind | None = None) -> Detector:
         """Give the detector for a domain, and for normal images that were prepared as a case will be.
 
+        Args:
+            domain: Its class features are used.
+            preprocessing: Of the normal images, None for the model's own.
+
+        Returns:
+            One that is made once and kept.
+
         Raises:
-            ModelError: the model cannot be used for the domain; InputError: normal images that cannot be used.
+            ModelError: The model cannot be used for the domain.
+            InputError: Normal images that cannot be used.
         """
         kind = preprocessing or self.model.preprocessing
         key = domain.name, kind if self.normals is not None else None

@@ -21,7 +21,17 @@ _FULL_CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
 
 
 def smooth_along(volume_map: Map, axis: int, affine: Affine, sigma_mm: float) -> Map:
-    """Gaussian of ``sigma_mm`` along one array axis of ``(I, J, K)``; 0 leaves the map as it is."""
+    """Smooth a map by a Gaussian along one array axis.
+
+    Args:
+        volume_map: ``(I, J, K)``.
+        axis: Array axis from 0.
+        affine: Voxel → RAS mm.
+        sigma_mm: Sigma in mm, 0 leaves the map as it is.
+
+    Returns:
+        ``(I, J, K)``.
+    """
     if sigma_mm <= 0:
         return volume_map
     sigma = sigma_mm / float(spacing(affine)[axis])
@@ -29,7 +39,14 @@ def smooth_along(volume_map: Map, axis: int, affine: Affine, sigma_mm: float) ->
 
 
 def fuse_planes(maps: Sequence[Map]) -> Map:
-    """Mean of the maps of several planes on one grid."""
+    """Average the maps of several planes on one grid.
+
+    Args:
+        maps: At least one, each ``(I, J, K)``.
+
+    Returns:
+        ``(I, J, K)``.
+    """
     if len(maps) == 1:
         return maps[0]
     fused = maps[0].copy()
@@ -40,7 +57,14 @@ def fuse_planes(maps: Sequence[Map]) -> Map:
 
 
 def volume_score(slice_scores: Sequence[float]) -> float:
-    """Mean of the top 5 % of the slice scores (at least one); 0 for a volume without any foreground."""
+    """Average the top 5 % of the slice scores, at least one of them.
+
+    Args:
+        slice_scores: Of the slices with foreground, in [0, 1].
+
+    Returns:
+        In [0, 1], 0 for a volume without any foreground.
+    """
     if not slice_scores:
         return 0.0
     top = max(1, round(_TOP_SHARE * len(slice_scores)))
@@ -50,11 +74,17 @@ def volume_score(slice_scores: Sequence[float]) -> float:
 def find_components(
     volume_map: Map, affine: Affine, threshold: float, axis: int, is_plain: bool = False
 ) -> tuple[Finding, ...]:
-    """26-connected components of ``volume_map >= threshold``, highest peak first.
+    """Find the 26-connected components of ``volume_map >= threshold``.
 
     Args:
-        volume_map: ``(I, J, K)`` in [0, 1]; affine: voxel → RAS mm; axis: of the primary plane.
-        is_plain: a picture, which has no millimetres.
+        volume_map: ``(I, J, K)`` in [0, 1].
+        affine: Voxel → RAS mm.
+        threshold: Cut on the map in (0, 1).
+        axis: Array axis of the primary plane.
+        is_plain: A picture, which has no millimetres.
+
+    Returns:
+        Findings, the highest peak first.
     """
     return _ranked(volume_map, affine, threshold, axis, is_plain)[0]
 
@@ -62,7 +92,14 @@ def find_components(
 def labelled_components(
     volume_map: Map, affine: Affine, threshold: float, axis: int, is_plain: bool = False
 ) -> tuple[tuple[Finding, ...], NDArray[np.int32]]:
-    """As :func:`find_components`, and ``(I, J, K)`` with a finding's ``label`` inside it, 0 outside."""
+    """Find components as :func:`find_components`, and label their voxels.
+
+    Args:
+        volume_map, affine, threshold, axis, is_plain: As of :func:`find_components`.
+
+    Returns:
+        Findings, and ``(I, J, K)`` with a finding's ``label`` inside it, 0 outside.
+    """
     findings, order, labels = _ranked(volume_map, affine, threshold, axis, is_plain)
     rank = np.zeros(len(findings) + 1, dtype=np.int32)
     rank[order] = np.arange(1, len(findings) + 1)
@@ -84,7 +121,15 @@ def _ranked(
 
 
 def connected_components(volume_map: Map, threshold: float) -> tuple[NDArray[np.int32], int]:
-    """Labels ``(I, J, K)`` from 1, in no order of importance, and how many there are."""
+    """Label the 26-connected components of ``volume_map >= threshold``.
+
+    Args:
+        volume_map: ``(I, J, K)``.
+        threshold: Cut on the map.
+
+    Returns:
+        Labels ``(I, J, K)`` from 1 in no order of importance, 0 outside, and how many there are.
+    """
     labels, count = ndimage.label(volume_map >= threshold, structure=_FULL_CONNECTIVITY)
     return labels, int(count)
 
@@ -92,10 +137,18 @@ def connected_components(volume_map: Map, threshold: float) -> tuple[NDArray[np.
 def measures(
     volume_map: Map, index: NDArray[np.integer], affine: Affine, axis: int, is_plain: bool, *, is_weighted: bool = True
 ) -> dict[str, Any]:
-    """Everything of one :class:`Finding` but its label.
+    """Measure everything of one :class:`Finding` but its label.
 
     Args:
-        index: ``(n, 3)`` of its voxels. is_weighted: the centroid follows the map, where that is not 0 everywhere.
+        volume_map: ``(I, J, K)``.
+        index: ``(n, 3)`` voxel indices of the finding.
+        affine: Voxel → RAS mm.
+        axis: Array axis of the primary plane.
+        is_plain: A picture, whose millimetres are None.
+        is_weighted: The centroid follows the map, where that is not 0 everywhere.
+
+    Returns:
+        Fields of :class:`Finding` by name.
     """
     values = volume_map[tuple(index.T)].astype(np.float64)
     low, high = index.min(axis=0), index.max(axis=0)

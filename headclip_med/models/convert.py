@@ -61,9 +61,11 @@ class PromptCheckpoint:
     """Learned prompts as stored, ``[normal, abnormal]`` first where there are two.
 
     Attributes:
-        context: ``(2, contexts, width)``; deep: ``(blocks, tokens, width)``; float32.
-        tokens: ``(2, length)`` token numbers; prefix, suffix: ``(2, n, width)`` embeddings of the tokens before and
-            after the contexts; None where the file has none.
+        context: ``(2, contexts, width)`` float32.
+        deep: ``(blocks, tokens, width)`` float32.
+        tokens: ``(2, length)`` token numbers.
+        prefix, suffix: ``(2, n, width)`` embeddings of the tokens before and after the contexts. None where the file
+            has none.
         projections: whether it has the unused layers that AnomalyCLIP saves and Crane does not.
         file, sha256: its name without folders, and its hash.
     """
@@ -94,7 +96,7 @@ def read_prompts(path: Path) -> PromptCheckpoint:
     """Read a checkpoint of the AnomalyCLIP family.
 
     Args:
-        path: a ``.pth`` file; nothing that is stored in it is run.
+        path: a ``.pth`` file. Nothing that is stored in it is run.
 
     Returns:
         Its prompts, with what is stored beside them.
@@ -143,11 +145,11 @@ def convert_prompts(
     Args:
         prompts: of :func:`read_prompts`.
         built: the CLIP tower that they were trained for.
-        method: one of :data:`PROMPT_METHODS`; None: by the layout, which Crane and Crane+ share.
-        name: of the pack; None: that of the file.
+        method: one of :data:`PROMPT_METHODS`. None: by the layout, which Crane and Crane+ share.
+        name: of the pack. None: that of the file.
         domain: that predictions with the pack begin with.
         preprocessing: that predictions with the pack begin with, ``own`` by default.
-        trained_on: words for the training ledger; without them it says that the data are not known.
+        trained_on: words for the training ledger. Without them it says that the data are not known.
 
     Returns:
         Record and tensors of a pack with class features ``(2, D)``, and what its user should know.

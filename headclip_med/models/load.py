@@ -473,7 +473,16 @@ def place_model(model: Model, device: torch.device, dtype: torch.dtype) -> Model
 
 
 def own_preprocessing(detector: Detector, domain: Domain, kind: PreprocessingKind = "own") -> Preprocessing:
-    """What the detector's tower and the domain say, before a case says more."""
+    """Combine what the detector's tower and the domain say, before a case says more.
+
+    Args:
+        detector: Gives the input size, mean and spread.
+        domain: Gives window, fit and channels.
+        kind: ``own`` or ``released``.
+
+    Returns:
+        What a case's own window and channels replace parts of.
+    """
     return Preprocessing(
         image_size=detector.image_size,
         mean=detector.tower.mean,

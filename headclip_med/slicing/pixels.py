@@ -97,7 +97,17 @@ def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def slice_pixels(scan: Scan, frame: SliceFrame, indices: Sequence[int], device: torch.device) -> Tensor:
-    """Normalised model input ``(n, 3, S, S)`` of the slices at ``indices``."""
+    """Make the normalised model input of some slices.
+
+    Args:
+        scan: The volume, with black and white and preprocessing.
+        frame: The plane and its orientation.
+        indices: Slices along the frame's axis, n of them.
+        device: Where the pixels are made.
+
+    Returns:
+        ``(n, 3, S, S)`` float32.
+    """
     slices, ranges = scan.cut(frame, indices)
     if scan.preprocessing.kind == "released":
         square = released_levels(slices, scan.preprocessing.image_size, inverted=scan.inverted)
@@ -107,7 +117,17 @@ def slice_pixels(scan: Scan, frame: SliceFrame, indices: Sequence[int], device: 
 
 
 def slice_limits(scan: Scan, frame: SliceFrame, inside: NDArray[np.bool_], device: torch.device) -> Tensor:
-    """Foreground ``(n, H, W)`` of slices → the patient in the model's square input, ``(n, S, S)`` bool."""
+    """Bring the foreground of slices into the model's square input.
+
+    Args:
+        scan: The volume that the slices are of.
+        frame: The plane and its orientation.
+        inside: Foreground ``(n, H, W)`` in display orientation.
+        device: Where the limits are made.
+
+    Returns:
+        ``(n, S, S)`` bool, the patient.
+    """
     mask = _on_device(torch.from_numpy(inside)[:, None], device).float()
     return to_square(mask, scan.placement(frame))[:, 0] > 0.5
 

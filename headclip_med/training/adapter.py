@@ -24,7 +24,13 @@ _DYNAMIC_HIDDEN = 64
 
 
 class HeadFactors(nn.Module):
-    """Trained head weights of a tower; at the start every one is 1 (but for the noise asked for)."""
+    """Trained head weights of a tower, every one 1 at the start but for the noise asked for.
+
+    Args:
+        tower: Whose heads they are.
+        config: Which heads are weighted and how.
+        config_all: Gives the seed, the tapped layers and the first local layer.
+    """
 
     def __init__(self, tower: ImageTower, config: HeadConfig, config_all: TrainConfig) -> None:
         super().__init__()
@@ -45,7 +51,11 @@ class HeadFactors(nn.Module):
         self.theta = nn.Parameter(initial_theta(shape, config.param, config.init_noise, config_all.seed))
 
     def forward(self) -> HeadWeights | Callable[[Tensor], HeadWeights]:
-        """Weights as the encoder takes them."""
+        """Give the weights as the encoder takes them.
+
+        Returns:
+            Static weights, or with ``config.dynamic`` what predicts them.
+        """
         if self.predictor is not None:
             return self.predictor
         return place_head_weights(
@@ -58,7 +68,11 @@ class HeadFactors(nn.Module):
         )
 
     def factors(self) -> Tensor:
-        """Static weights ``(rows, heads[, head_dim])``, 1 = the frozen tower."""
+        """Give the static weights, 1 being the frozen tower.
+
+        Returns:
+            ``(rows, heads[, head_dim])``.
+        """
         return parametrise(self.theta, self.config.param)
 
     def _rows(self, tower: ImageTower) -> int:
@@ -79,10 +93,16 @@ class HeadFactors(nn.Module):
 
 
 def opposite_vectors(taps: int, width: int, config: ClassConfig, seed: int) -> ClassVectors:
-    """Fresh class vectors, normal opposite to abnormal in a random direction for each tap.
+    """Draw fresh class vectors, normal opposite to abnormal in a random direction for each tap.
 
     Args:
-        taps: how many layers are compared. width: length of a feature.
+        taps: How many layers are compared.
+        width: Length of a feature.
+        config: Whether the image has vectors too, and whether the temperature is learned.
+        seed: Of the directions.
+
+    Returns:
+        ``(taps, 2, width)``, and with ``config.image`` a copy of the last tap's for the image.
     """
     direction = unit_vectors((taps, 1, width), torch.Generator().manual_seed(seed))
     patch = torch.cat([-direction, direction], dim=1)
@@ -91,7 +111,17 @@ def opposite_vectors(taps: int, width: int, config: ClassConfig, seed: int) -> C
 
 
 class LearnedPrompts(nn.Module):
-    """Prompts through the frozen text side; the same class features serve every tap and the global feature."""
+    """Prompts through the frozen text side, whose class features serve every tap and the global feature.
+
+    Args:
+        built: A tower with a text side.
+        taps: How many layers are compared.
+        config: Numbers of contexts, deep blocks and deep tokens.
+        seed: Of the first prompts.
+
+    Raises:
+        ModelError: A tower without a text side.
+    """
 
     def __init__(self, built: BuiltTower, taps: int, config: ClassConfig, seed: int) -> None:
         super().__init__()
@@ -112,7 +142,11 @@ class LearnedPrompts(nn.Module):
         self.register_buffer("log_scale", torch.tensor(math.log(1 / _TEMPERATURE)))
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """L2-normalised ``(taps, 2, D)`` and ``(2, D)``."""
+        """Compute the class features, L2-normalised.
+
+        Returns:
+            ``(taps, 2, D)`` and ``(2, D)``.
+        """
         both = self.learner(self._side, self._tokens)
         return both.expand(self.taps, -1, -1), both
 
@@ -120,8 +154,15 @@ class LearnedPrompts(nn.Module):
 class Adapter(nn.Module):
     """The learned parts, and what they make of features.
 
+    Args:
+        built: The frozen tower, and a text side where there is one.
+        config: Which parts are learned and how.
+
     Attributes:
-        centre: ``(taps, D)`` mean feature subtracted before normalisation; zero with prompts.
+        centre: ``(taps, D)`` mean feature subtracted before normalisation, zero with prompts.
+
+    Raises:
+        ModelError: Prompts are asked for and the tower has no text side.
     """
 
     def __init__(self, built: BuiltTower, config: TrainConfig) -> None:
@@ -145,17 +186,33 @@ class Adapter(nn.Module):
         return isinstance(self.classes, LearnedPrompts)
 
     def weights(self) -> HeadWeights | Callable[[Tensor], HeadWeights]:
-        """Head weights as the encoder takes them; none are 1."""
+        """Give the head weights as the encoder takes them.
+
+        Returns:
+            Weights that are all 1 where none are trained.
+        """
         return HeadWeights() if self.heads is None else self.heads()
 
     def centres(self) -> dict[int, Tensor]:
-        """Centre by layer."""
+        """Give the centre by layer.
+
+        Returns:
+            A vector ``(D,)`` for every tapped layer.
+        """
         return dict(zip(self.layers, self.centre, strict=True))
 
     def probabilities(
         self, features: Mapping[int, Tensor], global_feature: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Probability of abnormal of each patch ``(taps, N, P)`` and image ``(N,)`` or None."""
+        """Compute the probability of abnormal.
+
+        Args:
+            features: Normalised patch features ``(N, P, D)`` by tapped layer.
+            global_feature: ``(N, D)``, normalised, or None.
+
+        Returns:
+            Of each patch ``(taps, N, P)``, and of each image ``(N,)`` or None, in [0, 1].
+        """
         patch, image = self.classes()
         scale = self.classes.log_scale.exp()
         maps = torch.stack(
@@ -169,6 +226,10 @@ class Adapter(nn.Module):
         return maps, class_probabilities(global_feature, image, scale)[:, 1]
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by group: ``classes`` and ``heads``."""
+        """List the trained parameters by group.
+
+        Returns:
+            Those of ``classes`` and of ``heads``, which may be empty.
+        """
         classes = [p for p in self.classes.parameters() if p.requires_grad]
         return {"classes": classes, "heads": [] if self.heads is None else list(self.heads.parameters())}

@@ -24,7 +24,11 @@ _SPATIAL = ("levels", "mask", "valid")
 
 
 def augmentation() -> Compose:
-    """Mirror image, a little rotation, scaling and shift; contrast, bias field and noise. Levels lie in [0, 1]."""
+    """Assemble mirror image, a little rotation, scaling and shift, then contrast, bias field and noise.
+
+    Returns:
+        A transform of ``levels`` in [0, 1], ``mask`` and ``valid``, all ``(C, S, S)``.
+    """
     return Compose(
         [
             RandFlipd(_SPATIAL, prob=0.5, spatial_axis=1),
@@ -48,7 +52,17 @@ def augmentation() -> Compose:
 def augmented(
     part: TrainingSlice, copy: int, seed: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> TrainingSlice:
-    """The ``copy``-th copy of a slice; the same arguments always give the same copy."""
+    """Make the ``copy``-th copy of a slice, always the same from the same arguments.
+
+    Args:
+        part: The slice.
+        copy: Number of the copy.
+        seed: Of the run.
+        mean, std: Of the three channels, as ``part.pixels`` are normalised.
+
+    Returns:
+        A slice of the same size, with its mask and its limits moved along.
+    """
     centre, spread = (torch.tensor(v).view(3, 1, 1) for v in (mean, std))
     transform = augmentation()
     transform.set_random_state(seed=_seed(part, copy, seed))

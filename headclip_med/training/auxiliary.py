@@ -22,7 +22,19 @@ Progress = Callable[[str], None]
 
 
 def slices_of(parts: Sequence[Part], which: str, config: TrainConfig, spec: Preprocessing) -> list[TrainingSlice]:
-    """Slices of the ``train`` or the ``held_out`` cases of every part; kept on disk at least until the run is done."""
+    """Cut the ``train`` or the ``held_out`` cases of every part.
+
+    The slices are kept on disk at least until the run is done.
+
+    Args:
+        parts: Auxiliary sets.
+        which: ``train`` or ``held_out``.
+        config: Gives domain, choice of slices and place on disk.
+        spec: Gives input size, mean and spread.
+
+    Returns:
+        Slices of all cases, in order.
+    """
     domain, place = get_domain(config.domain), config.cache_dir or kept_folder(config.out)
     return [
         cut
@@ -37,7 +49,15 @@ def slices_of(parts: Sequence[Part], which: str, config: TrainConfig, spec: Prep
 
 
 def check_labels(words: str, slices: Sequence[TrainingSlice]) -> None:
-    """Refuse slices that show only one class."""
+    """Refuse slices that show only one class.
+
+    Args:
+        words: What the slices are for, for messages.
+        slices: All of them.
+
+    Raises:
+        InputError: No slice, no lesion, or nothing but lesion.
+    """
     lesions = sum(part.label for part in slices)
     whole = any(bool((part.mask == 0).logical_and(part.valid).any()) for part in slices)
     if not slices or not lesions or not whole:
@@ -48,7 +68,18 @@ def check_labels(words: str, slices: Sequence[TrainingSlice]) -> None:
 
 
 def run_identity(config: TrainConfig, built: BuiltTower, parts: Sequence[Part]) -> dict[str, Any]:
-    """What a checkpoint rests on; the number of steps may grow, but where the schedule is made of it."""
+    """Give what a checkpoint rests on.
+
+    The number of steps may grow, but not where the schedule is made of it.
+
+    Args:
+        config: Of the run.
+        built: The tower.
+        parts: Auxiliary sets.
+
+    Returns:
+        Plain JSON values, equal for runs that may go on from one another's checkpoint.
+    """
     places = {"out", "name", "model", "weights", "scope", "cache_gib", "cache_dir", "track", "data"}
     fields = config.model_dump(mode="json", exclude=places)
     if config.schedule != "text_then_heads":
@@ -73,7 +104,14 @@ class Part:
 
 
 def check_masks(config: TrainConfig) -> None:
-    """Refuse, before a tower is loaded, a set that does not say where lesions are."""
+    """Refuse, before a tower is loaded, a set that does not say where lesions are.
+
+    Args:
+        config: Names the sets.
+
+    Raises:
+        InputError: A set without masks.
+    """
     for data in config.data:
         _opened(data)
 
@@ -97,10 +135,17 @@ def _opened(data: DataConfig) -> CaseDataset:
 
 
 def auxiliary_parts(config: TrainConfig, done: Progress | None = None) -> list[Part]:
-    """Open and split every auxiliary set; ``done`` is told the name of each case that was read.
+    """Open and split every auxiliary set.
+
+    Args:
+        config: Names the sets and the share held back.
+        done: Is told the name of each case that was read.
+
+    Returns:
+        One part for each set, in order.
 
     Raises:
-        InputError: a set without masks or without usable cases, one in which everything or nothing is abnormal, or too
+        InputError: A set without masks or without usable cases, one in which everything or nothing is abnormal, or too
             few patients to hold any back.
     """
     seen: set[str] = set()

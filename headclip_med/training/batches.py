@@ -37,7 +37,14 @@ def batch_indices(labels: Sequence[bool], step: int, batch: int, seed: int) -> l
 
 
 def collate(slices: Sequence[TrainingSlice]) -> LabelledPixels:
-    """Put training slices into one batch."""
+    """Put training slices into one batch.
+
+    Args:
+        slices: N of one size.
+
+    Returns:
+        Pixels ``(N, 3, S, S)`` float32, masks, limits and labels.
+    """
     return LabelledPixels(
         pixels=torch.stack([part.pixels for part in slices]).float(),
         mask=torch.stack([part.mask == 1 for part in slices]).float(),

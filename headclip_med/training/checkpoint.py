@@ -22,8 +22,9 @@ class RunState:
     """Where a run stands after ``step`` steps.
 
     Attributes:
-        best_score: validation score of ``best`` (learned tensors by name); history: one entry per validation, none
-            before a run has begun. recent: losses since the last entry, where entries are their means.
+        best_score: Validation score of ``best`` (learned tensors by name).
+        history: One entry per validation, none before a run has begun.
+        recent: Losses since the last entry, where entries are their means.
     """
 
     step: int = 0
@@ -35,7 +36,15 @@ class RunState:
 
 
 def check_new_run(folder: Path, resume: bool) -> None:
-    """Refuse, as :class:`OutputError`, to begin where a run can be taken up, and a folder not to be written to."""
+    """Refuse to begin where a run can be taken up, or in a folder not to be written to.
+
+    Args:
+        folder: Of the run.
+        resume: Whether the run goes on, so that a checkpoint may be there.
+
+    Raises:
+        OutputError: A checkpoint is there and ``resume`` is not set, or nothing can be written.
+    """
     check_writable(folder)
     if not resume and (folder / NAME).exists():
         raise OutputError(
@@ -48,10 +57,17 @@ def check_new_run(folder: Path, resume: bool) -> None:
 def save_checkpoint(
     path: Path, state: RunState, module: nn.Module, optimiser: torch.optim.Optimizer, identity: dict[str, Any]
 ) -> None:
-    """Write the run, whole or not at all; ``identity`` must be equal for it to be taken up again.
+    """Write the run, whole or not at all.
+
+    Args:
+        path: Of the file.
+        state: Where the run stands.
+        module: What is learned.
+        optimiser: With its moments.
+        identity: Must be equal for the run to be taken up again.
 
     Raises:
-        OutputError: when the file cannot be written; an earlier one is then still there.
+        OutputError: The file cannot be written. An earlier one is then still there.
     """
     moments = optimiser.state_dict()["state"]
     tensors = {f"now.{name}": value for name, value in module.state_dict().items()}
@@ -74,8 +90,17 @@ def load_checkpoint(
 ) -> RunState:
     """Put a saved run back into ``module`` and ``optimiser``.
 
+    Args:
+        path: Of the file.
+        module: What is learned, set in place.
+        optimiser: Whose moments are set in place.
+        identity: Of the run that goes on.
+
+    Returns:
+        Where the run stands.
+
     Raises:
-        InputError: a damaged file, or a run with another configuration, model, data or set of learned tensors.
+        InputError: A damaged file, or a run with another configuration, model, data or set of learned tensors.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -109,7 +134,14 @@ def load_checkpoint(
 
 
 def checkpoint_step(folder: Path) -> int | None:
-    """Steps that the checkpoint of a run has done, or None where there is none that can be read."""
+    """Read how many steps the checkpoint of a run has done.
+
+    Args:
+        folder: Of the run.
+
+    Returns:
+        Steps, None where there is no checkpoint that can be read.
+    """
     try:
         with safe_open(folder / NAME, framework="pt") as file:
             return int(json.loads(file.metadata()["run"])["step"])

@@ -54,7 +54,20 @@ class ClassFit:
 def sample_patches(
     tower: ImageTower, bank: SliceBank, spec: Preprocessing, options: EncodeOptions, slices: int
 ) -> PatchSamples:
-    """Features of lesion patches (a quarter or more of the patch) and of as many lesion-free ones inside the head."""
+    """Sample features of lesion patches and of as many lesion-free ones inside the head.
+
+    A patch counts as lesion from a quarter of its area on.
+
+    Args:
+        tower: Frozen.
+        bank: Synthetic slices.
+        spec: Gives the input size, mean and spread.
+        options: Which layers are tapped and how.
+        slices: How many are drawn.
+
+    Returns:
+        Features by layer with their labels, of each slice at most 40 lesion-free ones.
+    """
     rng = np.random.default_rng(_SEED)
     generator = torch.Generator().manual_seed(_SEED)
     rows: dict[int, list[Tensor]] = {layer: [] for layer in options.layers}
@@ -89,8 +102,9 @@ def fit_class_vectors(features: Tensor, labels: Tensor, decay: float = 1e-3) -> 
     ``centre`` is the mean of the two classes' means, so that the boundary goes through the origin.
 
     Args:
-        features: ``(M, D)``, not normalised. labels: ``(M,)``, 1 for lesion, 0 for none; both must occur.
-        decay: of the squared length of the direction.
+        features: ``(M, D)``, not normalised.
+        labels: ``(M,)``, 1 for lesion, 0 for none, both of which must occur.
+        decay: Of the squared length of the direction.
 
     Returns:
         Centre, direction and inverse temperature.
@@ -119,7 +133,12 @@ def ranking_quality(vectors: ClassFit, features: Tensor, labels: Tensor) -> floa
     """Give the probability that a lesion patch scores above a lesion-free one (AUROC), from ranks.
 
     Args:
-        features: ``(M, D)``, not normalised. labels: ``(M,)``, 1 for lesion.
+        vectors: Of :func:`fit_class_vectors`.
+        features: ``(M, D)``, not normalised.
+        labels: ``(M,)``, 1 for lesion.
+
+    Returns:
+        In [0, 1].
     """
     score = F.normalize(features - vectors.centre, dim=-1) @ vectors.abnormal
     ranks = score.argsort().argsort().double() + 1
@@ -136,7 +155,16 @@ def write_vectors_pack(
     options: EncodeOptions,
     fits: dict[int, ClassFit],
 ) -> None:
-    """Write ``pack.safetensors`` and ``pack.json`` with a threshold still to be calibrated."""
+    """Write ``pack.safetensors`` and ``pack.json`` with a threshold still to be calibrated.
+
+    Args:
+        folder: Of the pack, made where it is not there.
+        name: Of the pack.
+        tower: What the vectors were fitted on.
+        spec: Gives the input size.
+        options: Which layers were tapped and how.
+        fits: By layer, at least of those in ``options``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     ordered = [fits[layer] for layer in options.layers]
     save_file(
@@ -176,7 +204,7 @@ _TRAIN_VOLUMES = 22
 
 
 def main() -> None:
-    """Command-line entry: sample, fit every asked layer, report held-out quality, write and calibrate the pack."""
+    """Sample, fit every asked layer, report the held-out quality, write and calibrate the pack, as the command asks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tower", required=True, help="weight file or ARCH.TAG@FILE of a timm ViT")
     parser.add_argument("--out", type=Path, required=True)

@@ -26,9 +26,11 @@ class DataConfig(_Strict):
     """One auxiliary set.
 
     Attributes:
-        path: ``[LAYOUT:]PATH``; name, licence: for the ledger. sequences: which become channels.
-        split: only these cases of the layout's own split, such as train.
-        lesion_values, ignore_values: which values of the masks are lesion, and which mean nothing; as in
+        path: ``[LAYOUT:]PATH``.
+        name, licence: For the ledger.
+        sequences: Which become channels.
+        split: Only these cases of the layout's own split, such as train.
+        lesion_values, ignore_values: Which values of the masks are lesion, and which mean nothing. As in
             :func:`headclip_med.open_dataset`.
     """
 
@@ -57,11 +59,13 @@ class SliceConfig(_Strict):
 
 
 class HeadConfig(_Strict):
-    """Head weights; see :class:`headclip_med.detectors.HeadCLIPConfig` for the fields of the same names.
+    """Head weights. See :class:`headclip_med.detectors.HeadCLIPConfig` for the fields of the same names.
 
     Attributes:
-        train: whether there are any. shape: one weight a head, one a channel, or one row for all layers.
-        init_noise: standard deviation around 1. decay: of the pull towards 1.
+        train: Whether there are any.
+        shape: One weight a head, one a channel, or one row for all layers.
+        init_noise: Standard deviation around 1.
+        decay: Of the pull towards 1.
     """
 
     train: bool = True
@@ -109,22 +113,27 @@ class TrainConfig(_Strict):
     """A training run.
 
     Attributes:
-        data: auxiliary sets. model: tower by name or file. weights: file or folder with its weights, in the place of a
-            hub's, or alone where they tell the architecture; one of the two must be there.
-        domain: of preprocessing and of the pack. scope: the images that the pack is for; None: the domain's.
-        method: detector by name; options: fields of the configuration of another method than headclip, which has its
-            choices here.
-        out: folder of the pack and the checkpoints; name: of the pack.
-        preprocessing: of the slices, and of the pack's predictions: ``own``, or ``released`` as the published codes do.
-        feature_layers, local_attention, local_start, image_size: of the tower's use, as in HeadCLIPConfig.
-        fast: the linear path without back-propagation through the tower; None: wherever it applies.
-        schedule: both groups in every step, in turn by epoch, or prompts first and then head weights.
-        steps, batch: of optimisation; validate_every: steps between validations and checkpoints.
-        validation: share of the patients that choose the best step; they are never trained on.
-        fuse_intensity: add the pixel's brightness to the map, weighed by logistic regression on the training slices.
-        cache_gib: memory for what is kept of the training slices, and disk in ``out`` until the run is done; beyond it
+        data: Auxiliary sets.
+        model: Tower by name or file.
+        weights: File or folder with its weights, in the place of a hub's, or alone where they tell the architecture.
+            One of the two must be there.
+        domain: Of preprocessing and of the pack.
+        scope: The images that the pack is for. None: the domain's.
+        method: Detector by name.
+        options: Fields of the configuration of another method than headclip, which has its choices here.
+        out: Folder of the pack and the checkpoints.
+        name: Of the pack.
+        preprocessing: Of the slices, and of the pack's predictions: ``own``, or ``released`` as the published codes do.
+        feature_layers, local_attention, local_start, image_size: Of the tower's use, as in HeadCLIPConfig.
+        fast: The linear path without back-propagation through the tower. None: wherever it applies.
+        schedule: Both groups in every step, in turn by epoch, or prompts first and then head weights.
+        steps, batch: Of optimisation.
+        validate_every: Steps between validations and checkpoints.
+        validation: Share of the patients that choose the best step. They are never trained on.
+        fuse_intensity: Add the pixel's brightness to the map, weighed by logistic regression on the training slices.
+        cache_gib: Memory for what is kept of the training slices, and disk in ``out`` until the run is done. Beyond it
             they are computed again.
-        threads: of the matrix products; fixed, because results depend on it in the last bit.
+        threads: Of the matrix products. Fixed, because results depend on it in the last bit.
     """
 
     data: tuple[DataConfig, ...] = Field(min_length=1)
@@ -185,13 +194,18 @@ class TrainConfig(_Strict):
 
 
 def load_config(path: Path | None, settings: Mapping[str, str] | None = None, **changes: Any) -> TrainConfig:
-    """A configuration from a YAML file with ``changes``, then ``settings``, on top; dots reach into sections.
+    """Read a configuration from a YAML file, with ``changes`` and then ``settings`` on top.
 
     Args:
-        settings: as a user types them: YAML, or a list without brackets (``feature_layers``: ``5,8,11``).
+        path: Of the file, None for the defaults.
+        settings: As a user types them: YAML, or a list without brackets (``feature_layers``: ``5,8,11``).
+        changes: Fields by name. A dot reaches into a section.
+
+    Returns:
+        The configuration, checked.
 
     Raises:
-        InputError: an unreadable file, an unknown field, or a value that a field may not have.
+        InputError: An unreadable file, an unknown field, or a value that a field may not have.
     """
     values: dict[str, Any] = {} if path is None else read_fields(path)
     for key, value in changes.items():

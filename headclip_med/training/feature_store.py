@@ -27,7 +27,10 @@ class FeatureStore:
     A slice whose file cannot be written is computed again, as without a store.
 
     Args:
-        folder: of the run. tower: sha256 of its weights. options, mode: how features are taken from the tower.
+        folder: Of the run.
+        tower: sha256 of its weights.
+        options: Which layers are tapped and how.
+        mode: What is kept of a slice, see :data:`headclip_med.training.features.Mode`.
     """
 
     def __init__(self, folder: Path, tower: str, options: EncodeOptions, mode: str) -> None:
@@ -36,14 +39,26 @@ class FeatureStore:
         self._key = repr(decides).encode()
 
     def read(self, pixels: Tensor) -> dict[str, Tensor] | None:
-        """What was kept of the slice with these pixels, or None."""
+        """Read what was kept of the slice with these pixels.
+
+        Args:
+            pixels: ``(3, S, S)``.
+
+        Returns:
+            Tensors by name, None where nothing was kept.
+        """
         try:
             return load_file(self._file(pixels))
         except (OSError, SafetensorError):
             return None
 
     def write(self, pixels: Tensor, tensors: Mapping[str, Tensor]) -> None:
-        """Keep what a slice's features are."""
+        """Keep what a slice's features are.
+
+        Args:
+            pixels: ``(3, S, S)`` of the slice.
+            tensors: By name.
+        """
         if self._full:
             return
         try:
@@ -58,10 +73,21 @@ class FeatureStore:
 
 
 def kept_folder(out: Path) -> Path:
-    """Where a run in ``out`` keeps slices and features until it is done."""
+    """Name the folder where a run in ``out`` keeps slices and features until it is done.
+
+    Args:
+        out: Folder of the run.
+
+    Returns:
+        A folder in it.
+    """
     return out / _KEPT
 
 
 def remove_kept(out: Path) -> None:
-    """Remove what a run in ``out`` kept, once its pack is written or it was refused."""
+    """Remove what a run in ``out`` kept, once its pack is written or it was refused.
+
+    Args:
+        out: Folder of the run.
+    """
     shutil.rmtree(kept_folder(out), ignore_errors=True)

@@ -50,7 +50,11 @@ class Kept:
         return sum(t.element_size() * t.nelement() for t in tensors)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it by name, as :meth:`of` reads it."""
+        """Name all of it, as :meth:`of` reads it.
+
+        Returns:
+            Tensors by name.
+        """
         named = {f"layer.{layer}": value for layer, value in (self.features or {}).items()}
         if self.parts is not None:
             named |= {name: getattr(self.parts, name) for name in _PARTS}
@@ -59,7 +63,15 @@ class Kept:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], grid: tuple[int, int]) -> Kept:
-        """What :meth:`tensors` gave, of a slice with this patch grid."""
+        """Read what :meth:`tensors` gave, of a slice with this patch grid.
+
+        Args:
+            tensors: By name.
+            grid: Rows and columns of patches.
+
+        Returns:
+            The same as was kept.
+        """
         known = tensors.get(_GLOBAL)
         if _PARTS[0] in tensors:
             base, heads, cls_token = (tensors[name] for name in _PARTS)
@@ -72,8 +84,13 @@ class FeatureBank:
     """Features of the training slices under the current head weights.
 
     Args:
-        cache_bytes: memory for what is kept; slices that come later are computed whenever they are asked for.
-        store: where what is kept also lies on disk, for a run that goes on after an interruption.
+        tower: Frozen.
+        options: Which layers are tapped and how.
+        slices: Those that are trained on.
+        mode: ``linear``, ``autograd`` or ``fixed``.
+        cache_bytes: Memory for what is kept. Slices that come later are computed whenever they are asked for.
+        foreground_only: Whether only patches of the patient are valid.
+        store: Where what is kept also lies on disk, for a run that goes on after an interruption.
     """
 
     def __init__(
@@ -101,7 +118,14 @@ class FeatureBank:
         return [part.label for part in self.slices]
 
     def truth(self, indices: Sequence[int]) -> PatchTruth:
-        """Masks of some slices on the patch grid."""
+        """Average the masks of some slices on the patch grid.
+
+        Args:
+            indices: N places in ``slices``.
+
+        Returns:
+            Lesion share and valid patches ``(N, Hp, Wp)``, and labels ``(N,)``.
+        """
         chosen = [self.slices[i] for i in indices]
         side = chosen[0].mask.shape[-1] // self.tower.patch_size
         masks = torch.stack([part.mask for part in chosen])
@@ -114,7 +138,15 @@ class FeatureBank:
         return PatchTruth(lesion, inside.float(), labels)
 
     def features(self, adapter: Adapter, indices: Sequence[int]) -> tuple[dict[int, Tensor], Tensor | None]:
-        """Normalised patch features by layer ``(N, P, D)`` and the global feature; gradients reach the adapter only."""
+        """Compute normalised features, whose gradients reach the adapter only.
+
+        Args:
+            adapter: Gives head weights and centres.
+            indices: N places in ``slices``.
+
+        Returns:
+            Patch features by layer ``(N, P, D)``, and the global feature ``(N, D)`` or None.
+        """
         centre = adapter.centres()
         if self.mode == "autograd":
             pixels = torch.stack([self.slices[i].pixels for i in indices]).float()
@@ -131,7 +163,15 @@ class FeatureBank:
 
     @torch.no_grad()
     def raw_features(self, index: int, weights: HeadWeights | None = None) -> dict[int, Tensor]:
-        """Projected features ``(P, D)`` of one slice before centring, every head weight 1 unless some are given."""
+        """Compute the projected features of one slice before centring.
+
+        Args:
+            index: Place in ``slices``.
+            weights: Of the heads, every one 1 by default. Of no effect in the mode ``fixed``.
+
+        Returns:
+            ``(P, D)`` by layer, not normalised.
+        """
         if self.mode == "fixed":
             features = self._keep(index).features or {}
         elif self.mode == "linear":

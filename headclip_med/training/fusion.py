@@ -19,11 +19,17 @@ _DECAY = 1e-4
 
 @torch.no_grad()
 def fit_fusion(adapter: Adapter, bank: FeatureBank, slices: int, sigma: float, seed: int) -> Fusion:
-    """(a, b, c) of :func:`headclip_med.detectors.scoring.fuse_intensity`, class-balanced, from the first ``slices`` of
-    ``bank``.
+    """Fit how brightness joins the map, from the first slices of ``bank``.
 
     Args:
-        sigma: smoothing of the map in pixels at the reference input size, as the detector will smooth it.
+        adapter: As it was trained.
+        bank: Training slices.
+        slices: How many of them.
+        sigma: Smoothing of the map in pixels at the reference input size, as the detector will smooth it.
+        seed: Of the choice of pixels.
+
+    Returns:
+        (a, b, c) of :func:`headclip_med.detectors.scoring.fuse_intensity`, class-balanced.
     """
     draw = torch.Generator().manual_seed(seed)
     rows, labels = [], []
@@ -42,7 +48,17 @@ def fit_fusion(adapter: Adapter, bank: FeatureBank, slices: int, sigma: float, s
 def pixel_features(
     adapter: Adapter, bank: FeatureBank, index: int, sigma: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Map, brightness, patient and lesion of one slice at input size, each ``(S, S)``."""
+    """Compute map, brightness, patient and lesion of one slice at input size.
+
+    Args:
+        adapter: As it was trained.
+        bank: Training slices.
+        index: Place in the bank.
+        sigma: Smoothing of the map in pixels at the reference input size.
+
+    Returns:
+        Map and brightness in [0, 1], patient and lesion bool, each ``(S, S)``.
+    """
     part = bank.slices[index]
     maps, _ = adapter.probabilities(*bank.features(adapter, [index]))
     size = part.mask.shape[-1]
@@ -54,15 +70,29 @@ def pixel_features(
 
 
 def fused(maps: Tensor, levels: Tensor, fusion: Fusion | None) -> Tensor:
-    """The map with brightness in it, or as it is."""
+    """Put brightness into the map, or leave it as it is.
+
+    Args:
+        maps: In [0, 1].
+        levels: Brightness of the same shape, in [0, 1].
+        fusion: (a, b, c), or None.
+
+    Returns:
+        Of the same shape, in [0, 1].
+    """
     return maps if fusion is None else fuse_intensity(maps, levels, fusion)
 
 
 def logistic_fusion(features: Tensor, labels: Tensor, shares: Tensor | None = None) -> Fusion:
-    """Class-balanced logistic regression of ``labels (M,)`` on log-odds of the map and brightness, ``(M, 2)``.
+    """Fit class-balanced logistic regression on log-odds of the map and brightness.
 
     Args:
-        shares: ``(M,)`` what each row weighs among those of its class; None: all the same.
+        features: ``(M, 2)``, log-odds and brightness.
+        labels: ``(M,)``, 1 for lesion.
+        shares: ``(M,)``, what each row weighs among those of its class, None for all the same.
+
+    Returns:
+        (a, b, c): factors of the log-odds and of brightness, and the offset.
     """
     shares = torch.ones_like(labels) if shares is None else shares
     lesion = labels > 0

@@ -26,12 +26,26 @@ from headclip_med.encoders.tower import Block, ImageTower
 
 
 def in_half(parts: Contributions) -> Contributions:
-    """The same with the heads in 16 bits: half the memory of a cache."""
+    """Turn the heads into 16 bits, which halves the memory of a cache.
+
+    Args:
+        parts: Contributions in any type.
+
+    Returns:
+        The same with float16 heads.
+    """
     return replace(parts, heads=parts.heads.half())
 
 
 def stack_contributions(parts: Sequence[Contributions]) -> Contributions:
-    """Several batches of one grid as one."""
+    """Stack several batches of one grid.
+
+    Args:
+        parts: At least one batch.
+
+    Returns:
+        One batch, without global features where one has none.
+    """
     features = [part.global_feature for part in parts]
     known = [feature for feature in features if feature is not None]
     return Contributions(
@@ -52,14 +66,20 @@ def tapped_features(
     centre: Mapping[int, Tensor] | None = None,
     normalise: bool = True,
 ) -> dict[int, Tensor]:
-    """Patch features ``(N, P, D)`` by tapped layer, differentiable in the local head weights.
+    """Compute patch features, differentiable in the local head weights.
 
     Args:
-        weights: static ``(L, heads)`` or ``(L, heads, head_dim)`` over the whole tower, or per image ``(N, L, heads)``.
-        centre, normalise: as :func:`headclip_med.encoders.image.encode_images`.
+        tower: Frozen.
+        parts: Of :func:`headclip_med.encoders.image.local_contributions`.
+        weights: Static ``(L, heads)`` or ``(L, heads, head_dim)`` over the whole tower, or per image ``(N, L, heads)``.
+        options: Which layers are tapped and how.
+        centre, normalise: As :func:`headclip_med.encoders.image.encode_images`.
+
+    Returns:
+        ``(N, P, D)`` by tapped layer.
 
     Raises:
-        ModelError: weights that act elsewhere than on the local heads' outputs, where nothing is linear in them.
+        ModelError: Weights that act elsewhere than on the local heads' outputs, where nothing is linear in them.
     """
     check_linear(weights)
     start = first_local_block(tower.depth, options.local_start)
@@ -77,7 +97,14 @@ def tapped_features(
 
 
 def check_linear(weights: HeadWeights) -> None:
-    """Refuse weights that the fast path cannot train; the slow one can."""
+    """Refuse weights that the fast path cannot train, though the slow one can.
+
+    Args:
+        weights: Of the heads.
+
+    Raises:
+        ModelError: Global weights, or weights elsewhere than on the heads' outputs.
+    """
     if weights.global_ is not None or weights.site != "head_output":
         raise ModelError(
             "The fast path must have weights on the outputs of the local branch's heads only",

@@ -26,16 +26,32 @@ Batch = TypeVar("Batch")
 
 
 class TrainWatcher:
-    """What a caller can see of a run while it lasts; override what is needed."""
+    """What a caller can see of a run while it lasts, to be overridden where needed."""
 
     def stage(self, words: str) -> None:
-        """A stage begins, in words."""
+        """Note that a stage begins.
+
+        Args:
+            words: What it is.
+        """
 
     def step(self, step: int, steps: int, loss: float) -> None:
-        """Step ``step`` of ``steps`` is done."""
+        """Note that a step is done.
+
+        Args:
+            step: From 1.
+            steps: How many there are in all.
+            loss: Of this step.
+        """
 
     def validated(self, step: int, quality: Quality, best: bool) -> None:
-        """The state after ``step`` steps was validated."""
+        """Note that a state was validated.
+
+        Args:
+            step: Steps that the state has done.
+            quality: On slices held back.
+            best: Whether it is the best state so far.
+        """
 
 
 @dataclass(frozen=True)
@@ -52,20 +68,20 @@ class Run(Generic[Batch]):
     """One training: in the order of its methods, begun or taken up, step by step, and finished.
 
     Args:
-        out: folder of the checkpoint.
-        identity: what the run rests on; a checkpoint of another run is refused.
-        batch: number of a step, from 0 → what it learns from.
-        steps: after which the run ends.
-        every: steps between validations and checkpoints.
-        seed: for a method that draws numbers of its own.
-        judge: gives the quality of the present state on slices held back, and the best state wins; None: the last one
+        out: Folder of the checkpoint.
+        identity: What the run rests on. A checkpoint of another run is refused.
+        batch: Number of a step, from 0 → what it learns from.
+        steps: After which the run ends.
+        every: Steps between validations and checkpoints.
+        seed: For a method that draws numbers of its own.
+        judge: Gives the quality of the present state on slices held back, and the best state wins. None: the last one
             does, and the history has mean losses.
-        start: puts what is learned into the state that a new run begins with, once there is a checkpoint.
-        stage: what to call the training.
-        planned: steps that are told of as all of them; None: ``steps``.
-        resume: go on with the checkpoint in ``out``; without one, begin.
-        watcher: is told of the run.
-        cancel: asked before each step; True keeps what was done and ends the run.
+        start: Puts what is learned into the state that a new run begins with, once there is a checkpoint.
+        stage: What to call the training.
+        planned: Steps that are told of as all of them. None: ``steps``.
+        resume: Go on with the checkpoint in ``out``. Without one, begin.
+        watcher: Is told of the run.
+        cancel: Asked before each step. True keeps what was done and ends the run.
     """
 
     def __init__(
@@ -94,10 +110,17 @@ class Run(Generic[Batch]):
         self._optimiser: torch.optim.Optimizer | None = None
 
     def begin(self, learned: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-        """Take up the checkpoint, or keep and validate the state that learning begins with; the step to go on with.
+        """Take up the checkpoint, or keep and validate the state that learning begins with.
+
+        Args:
+            learned: What learns, set in place from a checkpoint.
+            optimiser: Of its parameters.
+
+        Returns:
+            The step to go on with, from 0.
 
         Raises:
-            InputError: a checkpoint that is damaged or of another run.
+            InputError: A checkpoint that is damaged or of another run.
         """
         self._learned, self._optimiser = learned, optimiser
         if self._resume and self._path.is_file():
@@ -114,10 +137,16 @@ class Run(Generic[Batch]):
         return self._state.step
 
     def batch(self, step: int) -> Batch:
-        """What a step learns from; asks first whether to stop.
+        """Give what a step learns from, after asking whether to stop.
+
+        Args:
+            step: From 0.
+
+        Returns:
+            Whatever the run's ``batch`` makes for it.
 
         Raises:
-            CancelledError: the run is to stop. What was done is kept.
+            CancelledError: The run is to stop. What was done is kept.
         """
         if self._cancel is not None and self._cancel():
             self._keep()
@@ -125,7 +154,12 @@ class Run(Generic[Batch]):
         return self._batch(step)
 
     def done(self, step: int, loss: float) -> None:
-        """Report ``step`` steps; every so many of them, and at the end, validate and keep."""
+        """Report ``step`` steps, and every so many of them and at the end validate and keep.
+
+        Args:
+            step: Steps done so far.
+            loss: Of the last one.
+        """
         self._state.step, self._loss = step, loss
         if self._judge is None:
             self._state.recent.append(loss)
@@ -139,7 +173,11 @@ class Run(Generic[Batch]):
         self._keep()
 
     def finish(self) -> Fitted:
-        """Put the state back that validated best, where states were validated."""
+        """Put the state back that validated best, where states were validated.
+
+        Returns:
+            The best state, which is the last one where none was validated.
+        """
         state = self._state
         if state.best:
             self._learned.load_state_dict(state.best)

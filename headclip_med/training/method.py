@@ -25,8 +25,12 @@ from headclip_med.training.save import save_trained
 def check_trains(config: TrainConfig) -> None:
     """Refuse, before anything is loaded, a method that does not learn and options that are not its own.
 
+    Args:
+        config: Of the run.
+
     Raises:
-        ModelError, InputError: in words.
+        ModelError: A method that does not learn, or not on this tower.
+        InputError: Options that are not the method's own.
     """
     method = get_method(config.method)
     if not method.capabilities.trains:
@@ -50,13 +54,13 @@ def train_method(
     """Train ``config.method`` by its own recipe and write its pack.
 
     Args:
-        config, resume, watcher, cancel: as of :func:`headclip_med.training.run.train`.
+        config, resume, watcher, cancel: As of :func:`headclip_med.training.run.train`.
 
     Returns:
         The fit, the threshold, and how many slices by use.
 
     Raises:
-        HeadclipError: unusable data, model, options or folder; the last good checkpoint is kept.
+        HeadclipError: Unusable data, model, options or folder. The last good checkpoint is kept.
     """
     watcher.stage("loading the tower")
     built = build_tower(config.tower)

@@ -28,7 +28,7 @@ _SCORED_AT_ONCE = 4
 
 @dataclass(frozen=True)
 class Quality:
-    """AUROC and average precision of patches or pixels of held-out slices, pooled over all; NaN: one class only."""
+    """AUROC and average precision of patches or pixels of held-out slices, pooled over all. NaN: one class only."""
 
     auroc: float
     average_precision: float
@@ -37,15 +37,16 @@ class Quality:
 def batch_loss(
     adapter: Adapter, bank: FeatureBank, indices: Sequence[int], config: TrainConfig, lesion_share: float | None
 ) -> Tensor:
-    """L = image · CE + local · Σ_taps (focal + dice + dice) + joint · CE(joint score) + decay · pull to 1.
+    """Compute L = image · CE + local · Σ_taps (focal + dice + dice) + joint · CE(joint score) + decay · pull to 1.
 
     AnomalyCLIP's recipe (arXiv 2310.18961) on the patch grid, with soft truth instead of up-sampled maps.
 
     Args:
-        adapter: what learns.
-        bank: features and truth of the training slices; indices: the slices of the batch.
-        config: weights of the terms.
-        lesion_share: of :func:`lesion_share` for a balanced loss, None for a plain one.
+        adapter: What learns.
+        bank: Features and truth of the training slices.
+        indices: The slices of the batch.
+        config: Weights of the terms.
+        lesion_share: Of :func:`lesion_share` for a balanced loss, None for a plain one.
 
     Returns:
         A scalar, differentiable in the adapter.
@@ -69,24 +70,54 @@ def batch_loss(
 
 @torch.no_grad()
 def validate(adapter: Adapter, bank: FeatureBank) -> Quality:
-    """Give the quality on every slice of ``bank``: valid patches, abnormal from half a patch of lesion on."""
+    """Give the quality on every slice of ``bank``: valid patches, abnormal from half a patch of lesion on.
+
+    Args:
+        adapter: As it is now.
+        bank: Slices held back.
+
+    Returns:
+        AUROC and average precision, pooled over all patches.
+    """
     groups = [range(begin, min(begin + _AT_ONCE, len(bank))) for begin in range(0, len(bank), _AT_ONCE)]
     return _pooled(_patches_of(adapter, bank, indices) for indices in groups)
 
 
 def validate_maps(detector: Detector, slices: Sequence[TrainingSlice]) -> Quality:
-    """Give the quality of a detector's maps on ``slices``: every pixel of the patient."""
+    """Give the quality of a detector's maps on ``slices``: every pixel of the patient.
+
+    Args:
+        detector: As it is now.
+        slices: Held back.
+
+    Returns:
+        AUROC and average precision, pooled over all pixels.
+    """
     groups = [slices[begin : begin + _SCORED_AT_ONCE] for begin in range(0, len(slices), _SCORED_AT_ONCE)]
     return _pooled(_pixels_of(detector, group) for group in groups)
 
 
 def is_defined(quality: Quality) -> bool:
-    """Tell whether the held-out slices have both classes."""
+    """Tell whether the held-out slices have both classes.
+
+    Args:
+        quality: On slices held back.
+
+    Returns:
+        False where one class is missing.
+    """
     return bool(np.isfinite(quality.average_precision))
 
 
 def lesion_share(bank: FeatureBank) -> float:
-    """Give the share of lesion in the valid patches of the training slices, in [0, 1]."""
+    """Give the share of lesion in the valid patches of the training slices, in [0, 1].
+
+    Args:
+        bank: Training slices.
+
+    Returns:
+        0 where no patch is valid.
+    """
     lesion = valid = 0.0
     for index in range(len(bank)):
         truth = bank.truth([index])

@@ -68,16 +68,16 @@ def train(
     The best step is chosen on patients of the auxiliary data that were held back, never on a target set.
 
     Args:
-        config: of the run.
-        resume: go on with the checkpoint in ``config.out``; without one, begin.
-        watcher: is told of the run while it lasts.
-        cancel: asked before each step; True ends the run.
+        config: Of the run.
+        resume: Go on with the checkpoint in ``config.out``. Without one, begin.
+        watcher: Is told of the run while it lasts.
+        cancel: Asked before each step. True ends the run.
 
     Returns:
         Where the pack is, and what it is worth.
 
     Raises:
-        HeadclipError: unusable data, model, configuration or folder; the last good checkpoint is kept.
+        HeadclipError: Unusable data, model, configuration or folder. The last good checkpoint is kept.
     """
     watcher = watcher or TrainWatcher()
     with leaving_nothing(config.out):
@@ -196,10 +196,18 @@ def _fit(
 
 
 def active_groups(schedule: Schedule, step: int, steps: int, epoch: int) -> tuple[str, ...]:
-    """Which parameters move in a step: both; in turn, an epoch each; or prompts in the first half, then heads.
+    """Choose which parameters move in a step.
+
+    Both move, or in turn an epoch each, or prompts in the first half and heads in the second.
 
     Args:
-        step: from 0. steps: of the run. epoch: steps that see every slice once.
+        schedule: ``joint``, ``alternate`` or ``text_then_heads``.
+        step: From 0.
+        steps: Of the run.
+        epoch: Steps that see every slice once.
+
+    Returns:
+        ``classes``, ``heads`` or both.
     """
     if schedule == "joint":
         return ("classes", "heads")
@@ -284,14 +292,14 @@ def start_vectors(
     Without it most of what head weights seem to gain is made up for badly fitted vectors (docs/decisions.md).
 
     Args:
-        adapter: whose centre is set.
-        classes: the adapter's vectors, which are set.
-        bank: training slices.
-        seed: of which patches of a slice are taken.
-        weights: of the heads; None: every one is 1.
+        adapter: Whose centre is set.
+        classes: The adapter's vectors, which are set.
+        bank: Training slices.
+        seed: Of which patches of a slice are taken.
+        weights: Of the heads. None: every one is 1.
 
     Raises:
-        InputError: patches of one class only.
+        InputError: Patches of one class only.
     """
     draw = torch.Generator().manual_seed(seed)
     rows: dict[int, list[torch.Tensor]] = {layer: [] for layer in adapter.layers}

@@ -33,17 +33,20 @@ def save_trained(
     """Write the pack into ``config.out``, choose its threshold with it, and write that too.
 
     Args:
-        config: of the run. built: the tower.
-        title: of the pack. tensors: what was learned, by name.
-        method: the method's configuration under which the tensors mean what they were trained for.
-        fitted: for the record. parts: auxiliary data, for the ledger and the threshold.
-        watcher: is told when the threshold is chosen.
+        config: Of the run.
+        built: The tower.
+        title: Of the pack.
+        tensors: What was learned, by name.
+        method: The method's configuration under which the tensors mean what they were trained for.
+        fitted: For the record.
+        parts: Auxiliary data, for the ledger and the threshold.
+        watcher: Is told when the threshold is chosen.
 
     Returns:
         The threshold, in (0, 1).
 
     Raises:
-        OutputError: a file that cannot be written; each is whole or not there.
+        OutputError: A file that cannot be written. Each is whole or not there.
     """
     config.out.mkdir(parents=True, exist_ok=True)
     save_tensors(config.out / TENSORS_NAME, tensors)
@@ -77,6 +80,9 @@ def save_trained(
 def pack_tensors(adapter: Adapter) -> dict[str, Tensor]:
     """Give the tensors of a pack, learned prompts beside the class features that they end as.
 
+    Args:
+        adapter: As it was trained.
+
     Returns:
         ``patch_classes (taps, 2, D)``, and as far as they were learned ``image_classes (2, D)``, ``centre (taps, D)``,
         ``prompt.*``, and ``head_weights`` or ``dynamic.*``.
@@ -102,7 +108,13 @@ def pack_config(
     """Give the method's configuration under which the tensors mean what they were trained for.
 
     Args:
-        image_size: side of the square input in pixels. fusion: (a, b, c) of brightness, or None.
+        adapter: As it was trained.
+        config: Of the run.
+        image_size: Side of the square input in pixels.
+        fusion: (a, b, c) of brightness, or None.
+
+    Returns:
+        Fields of the method's configuration by name.
     """
     chosen: dict[str, Any] = {
         "image_size": image_size,
@@ -125,7 +137,16 @@ def pack_config(
 
 
 def pack_title(adapter: Adapter, config: TrainConfig, built: BuiltTower) -> str:
-    """Say what was learned, for which tower and domain."""
+    """Say what was learned, for which tower and domain.
+
+    Args:
+        adapter: As it was trained.
+        config: Of the run.
+        built: The tower.
+
+    Returns:
+        One line.
+    """
     parts = ["learned prompts" if adapter.uses_prompts else "class vectors"]
     if adapter.heads is not None:
         parts.insert(0, "head weights")

@@ -34,9 +34,10 @@ class TrainingSlice:
 
     Attributes:
         pixels: ``(3, S, S)`` float16, normalised as the tower expects.
-        mask: ``(S, S)`` uint8, 1 in a lesion, IGNORED where nothing is known; valid: ``(S, S)`` bool, the patient as
-            far as anything is known of him.
-        label: whether there is a lesion in it. case, patient, image_sha256: what it was cut from.
+        mask: ``(S, S)`` uint8, 1 in a lesion, IGNORED where nothing is known.
+        valid: ``(S, S)`` bool, the patient as far as anything is known of him.
+        label: Whether there is a lesion in it.
+        case, patient, image_sha256: What it was cut from.
     """
 
     pixels: Tensor
@@ -50,7 +51,7 @@ class TrainingSlice:
 
 @dataclass(frozen=True)
 class SlicesOfCase(Transform):
-    """A transform: case → its training slices; what MONAI's caches keep of a :class:`Transform`."""
+    """A transform from a case to its training slices, which MONAI's caches can keep."""
 
     dataset: CaseDataset
     domain: Domain
@@ -58,7 +59,17 @@ class SlicesOfCase(Transform):
     config: SliceConfig
 
     def __call__(self, case: Case) -> list[dict[str, Any]]:
-        """Read the case and cut it: fields of :class:`TrainingSlice`, plain enough for a cache without pickles."""
+        """Read the case and cut it: fields of :class:`TrainingSlice`, plain enough for a cache without pickles.
+
+        Args:
+            case: Of ``dataset``.
+
+        Returns:
+            Fields of :class:`TrainingSlice` by name, for each slice.
+
+        Raises:
+            InputError: A case that cannot be read or has no mask.
+        """
         labelled = self.dataset.load(case)
         if labelled.gt_mask is None:
             raise InputError(
@@ -73,10 +84,16 @@ class SlicesOfCase(Transform):
 def training_slices(
     transform: SlicesOfCase, cases: Sequence[Case], cache_dir: Path | None = None, content_sha256: str | None = None
 ) -> list[TrainingSlice]:
-    """Slices of every case; with ``cache_dir`` they are kept there, by everything that decides them.
+    """Cut every case, and with ``cache_dir`` keep the slices there, by everything that decides them.
 
     Args:
-        content_sha256: of the images and masks of the whole set.
+        transform: Reads and cuts a case.
+        cases: In any number.
+        cache_dir: Where slices are kept on disk, None for memory only.
+        content_sha256: Of the images and masks of the whole set.
+
+    Returns:
+        Slices of all cases, in order.
     """
     items: Any
     if cache_dir is None:
@@ -96,7 +113,19 @@ def cut_case(
     preprocessing: Preprocessing,
     config: SliceConfig,
 ) -> list[TrainingSlice]:
-    """Slices of the acquisition plane, with and without lesion, evenly spread over those there are."""
+    """Cut the acquisition plane, with and without lesion, evenly spread over the slices there are.
+
+    Args:
+        case: Gives the names.
+        labelled: Its volume, and where nothing is known.
+        truth: ``(I, J, K)``, lesions.
+        domain: Its window, fit and channels are used.
+        preprocessing: Gives the input size, mean and spread.
+        config: How many slices of each kind, and what counts as lesion.
+
+    Returns:
+        Slices by rising index.
+    """
     own = replace(preprocessing, window=window_of(domain), fit=domain.fit, channels=domain.channels)
     job = make_job(labelled.volume, domain.name, own)
     source, frame = job.scan(), slice_frame(job.affine, job.planes[0])

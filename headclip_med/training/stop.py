@@ -27,7 +27,8 @@ class Stop(TrainWatcher):
     :meth:`cancel` is asked until the next stage, the first signal only makes it answer True.
 
     Args:
-        inner: what is told of the run. told: is given a line when the run will stop after the step in work.
+        inner: What is told of the run.
+        told: Is given a line when the run will stop after the step in work.
     """
 
     def __init__(self, inner: TrainWatcher, told: Callable[[str], None] = lambda _: None) -> None:
@@ -60,7 +61,11 @@ class Stop(TrainWatcher):
         return 128 + (self.signal or signal.SIGINT)
 
     def cancel(self) -> bool:
-        """Whether the run is to stop before its next step."""
+        """Tell whether the run is to stop before its next step.
+
+        Returns:
+            True once a signal has come.
+        """
         self._patient = True
         return self.signal is not None
 
@@ -83,10 +88,15 @@ class Stop(TrainWatcher):
 
 
 def stopped_words(where: str, out: Path, subcommand: str | None = None) -> str:
-    """What to say of a run in ``out`` that was stopped: whether a checkpoint exists, and the command that goes on.
+    """Tell whether a run that was stopped left a checkpoint, and which command goes on.
 
     Args:
-        subcommand: that the user typed after ``headclip-med``, None where there was none.
+        where: ``Stop.where``.
+        out: Folder of the run.
+        subcommand: That the user typed after ``headclip-med``, None where there was none.
+
+    Returns:
+        One line.
     """
     step, kept = checkpoint_step(out), kept_folder(out).is_dir()
     if step is None:

@@ -34,7 +34,17 @@ class SliceBank:
 
 
 def build_slice_bank(seed: int, volumes: Iterable[int], slices_per_volume: int, spec: Preprocessing) -> SliceBank:
-    """Synthetic slices of all planes, contrasts and resolutions; ``volumes`` are the numbers of the heads."""
+    """Make synthetic slices of all planes, contrasts and resolutions.
+
+    Args:
+        seed: Of all heads, together with their numbers.
+        volumes: Numbers of the heads.
+        slices_per_volume: A third of them of each plane.
+        spec: Gives the input size and how slices are fitted to it.
+
+    Returns:
+        Images and masks ``(N, S, S)`` uint8.
+    """
     images, masks = [], []
     for number in volumes:
         rng = np.random.default_rng([seed, number])
@@ -48,7 +58,15 @@ def build_slice_bank(seed: int, volumes: Iterable[int], slices_per_volume: int, 
 
 
 def random_phantom(rng: np.random.Generator, seed: int) -> Phantom:
-    """A head of random resolution, contrast, noise and bias with none to four lesions."""
+    """Make a head of random resolution, contrast, noise and bias with none to four lesions.
+
+    Args:
+        rng: Draws resolution, contrast, lesions and the amounts of noise and bias.
+        seed: Of :func:`headclip_med.datasets.phantom.make_phantom`.
+
+    Returns:
+        An array ``(I, J, K)`` with its affine and the lesions' mask.
+    """
     step = rng.uniform(1.3, 2.2, 3) if rng.random() < 0.5 else np.full(3, rng.uniform(1.2, 2.0))
     shape = tuple(int(n) for n in np.ceil(np.array([176.0, 212, 184]) / step))
     return make_phantom(
@@ -103,7 +121,18 @@ def _random_contrast(rng: np.random.Generator) -> str | tuple[float, ...]:
 def sample_batch(
     bank: SliceBank, rng: np.random.Generator, count: int, crop: int, spec: Preprocessing
 ) -> tuple[Tensor, Tensor]:
-    """Random crops, flips, gamma and noise: pixels ``(N, 3, crop, crop)`` and masks ``(N, crop, crop)``."""
+    """Draw random crops, flips, gamma and noise.
+
+    Args:
+        bank: Synthetic slices.
+        rng: Draws all of it.
+        count: N slices.
+        crop: Side of a crop in pixels, at most that of the slices.
+        spec: Gives mean and spread.
+
+    Returns:
+        Pixels ``(N, 3, crop, crop)``, normalised, and masks ``(N, crop, crop)`` of 0 and 1.
+    """
     size = bank.images.shape[1]
     images = np.empty((count, crop, crop), dtype=np.float32)
     masks = np.empty((count, crop, crop), dtype=np.float32)

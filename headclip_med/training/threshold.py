@@ -43,7 +43,14 @@ class Calibration:
 
 
 def calibration_heads(count: int) -> list[Phantom]:
-    """Synthetic heads with at least one lesion, of seeds that training never uses."""
+    """Make synthetic heads with at least one lesion, of seeds that training never uses.
+
+    Args:
+        count: How many.
+
+    Returns:
+        The same heads for the same number.
+    """
     heads: list[Phantom] = []
     rng = np.random.default_rng([_SEED, 0])
     while len(heads) < count:
@@ -54,7 +61,15 @@ def calibration_heads(count: int) -> list[Phantom]:
 
 
 def dice_by_threshold(volume_map: NDArray[np.float32], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Dice of ``volume_map >= t`` with ``truth`` for every candidate t, from two histograms."""
+    """Compute the Dice of ``volume_map >= t`` with ``truth`` for every candidate t, from two histograms.
+
+    Args:
+        volume_map: ``(I, J, K)`` in [0, 1].
+        truth: ``(I, J, K)``, not 0 in a lesion.
+
+    Returns:
+        In [0, 1], one for each of ``CANDIDATES``.
+    """
     edges = np.append(CANDIDATES, np.inf)
     inside = np.histogram(volume_map[truth > 0], edges)[0][::-1].cumsum()[::-1]
     everywhere = np.histogram(volume_map, edges)[0][::-1].cumsum()[::-1]
@@ -62,7 +77,15 @@ def dice_by_threshold(volume_map: NDArray[np.float32], truth: NDArray[np.uint8])
 
 
 def calibrate(engine: Engine[TorchScorer], heads: list[Phantom]) -> Calibration:
-    """The candidate with the highest mean Dice over ``heads``."""
+    """Find the candidate with the highest mean Dice over ``heads``.
+
+    Args:
+        engine: With the pack.
+        heads: Each with a lesion.
+
+    Returns:
+        The threshold and its mean Dice.
+    """
     curves = [dice_by_threshold(engine.predict(p.array, affine=p.affine).map_array, p.truth) for p in heads]
     mean = np.mean(curves, axis=0)
     best = int(mean.argmax())
@@ -70,8 +93,16 @@ def calibrate(engine: Engine[TorchScorer], heads: list[Phantom]) -> Calibration:
 
 
 def calibrate_pack(folder: Path, tower: str | None = None, heads: int = 24) -> Calibration:
-    """Calibrate the pack in ``folder`` and rewrite its ``pack.json``; ``tower``: weights of a pack without them, as
-    for :func:`headclip_med.encoders.build.build_tower`."""
+    """Calibrate the pack in ``folder`` and rewrite its ``pack.json``.
+
+    Args:
+        folder: Of the pack.
+        tower: Weights of a pack without them, as for :func:`headclip_med.encoders.build.build_tower`.
+        heads: How many synthetic heads.
+
+    Returns:
+        The threshold and its mean Dice.
+    """
     outcome = calibrate(load_engine(folder, "cpu", precision="float32", weights=tower), calibration_heads(heads))
     record = load_pack(folder).record
     origin = f"highest mean Dice over {outcome.heads} synthetic heads kept apart from training"
@@ -89,7 +120,15 @@ def calibrate_pack(folder: Path, tower: str | None = None, heads: int = 24) -> C
 
 
 def choose_threshold(config: TrainConfig, parts: Sequence[Part]) -> Threshold:
-    """The threshold with the highest mean Dice over the validation cases that hold a lesion."""
+    """Choose the threshold with the highest mean Dice over the validation cases that hold a lesion.
+
+    Args:
+        config: Of the run, whose pack is written.
+        parts: At most 24 cases held back of each are scored.
+
+    Returns:
+        In (0, 1), a half where no validation case holds a lesion.
+    """
     engine = load_engine(config.out, "cpu", precision="float32", weights=config.tower)
     total: np.ndarray[Any, Any] = np.zeros(len(level_scores()))
     cases = 0
@@ -111,7 +150,7 @@ def choose_threshold(config: TrainConfig, parts: Sequence[Part]) -> Threshold:
 
 
 def main() -> None:
-    """Command-line entry."""
+    """Calibrate the pack that the command names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tower", help="weight file or ARCH.TAG@FILE")

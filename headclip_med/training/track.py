@@ -27,7 +27,12 @@ _NO_PARAMETER = {"data", "out", "model", "weights", "steps", "track", "cache_gib
 
 
 class TrackingWatcher(TrainWatcher):
-    """Passes everything on to another watcher and tells handlers on ``engine`` of losses and validations."""
+    """Passes everything on to another watcher and tells handlers on ``engine`` of losses and validations.
+
+    Args:
+        inner: Is told of everything.
+        engine: Of Ignite, whose events the handlers listen to.
+    """
 
     def __init__(self, inner: TrainWatcher, engine: Any) -> None:
         self._inner, self._engine = inner, engine
@@ -54,13 +59,20 @@ class TrackingWatcher(TrainWatcher):
 
 @contextmanager
 def tracked(watcher: TrainWatcher, config: TrainConfig) -> Iterator[TrainWatcher]:
-    """``watcher`` itself, or one that also tracks as ``config.track`` says, in ``config.out``.
+    """Track a run as ``config.track`` says, in ``config.out``.
 
     Tags are ``train/loss``, ``validation/auroc`` and ``validation/average_precision``, by step. An MLflow run is called
-    as the pack; it ends as finished, failed or killed, and a resumed one goes on with one that is not finished.
+    as the pack. It ends as finished, failed or killed, and a resumed one goes on with one that is not finished.
+
+    Args:
+        watcher: Is told of everything.
+        config: Of the run.
+
+    Yields:
+        ``watcher`` itself, or one that also tracks.
 
     Raises:
-        MissingExtraError: the packages for it are not installed.
+        MissingExtraError: The packages for it are not installed.
     """
     if config.track == "none":
         yield watcher

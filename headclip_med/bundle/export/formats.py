@@ -60,7 +60,11 @@ class Writer(Protocol):
         """
 
     def runtime(self) -> str:
-        """Name what runs the file here, with its version."""
+        """Name what runs the file here, with its version.
+
+        Returns:
+            One line.
+        """
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,11 @@ class Kind:
     module: str
 
     def writer(self) -> Writer:
-        """Import the module that writes this format, and torch with it."""
+        """Import the module that writes this format, and torch with it.
+
+        Returns:
+            The module.
+        """
         return cast(Writer, import_module(f"headclip_med.bundle.export.{self.module}"))
 
 
@@ -94,7 +102,7 @@ def parse_kinds(text: str | None, out: Path) -> tuple[Kind, ...]:
     """Read the kinds of a comma-joined list.
 
     Args:
-        text: such as ``pt2,onnx``; None: the kind that the file name ``out`` asks for, or pt2.
+        text: such as ``pt2,onnx``. None: the kind that the file name ``out`` asks for, or pt2.
         out: where the export goes.
 
     Returns:
@@ -126,7 +134,7 @@ def targets(kinds: tuple[Kind, ...], out: Path) -> dict[Kind, Path]:
         out: a folder, where each kind gets its usual name, or the file of a single kind.
 
     Returns:
-        Kind → path; nothing is made.
+        Kind → path. Nothing is made.
 
     Raises:
         InputError: a file name for several kinds, or with a suffix of another kind or of none.

@@ -52,7 +52,7 @@ class ExportGraph(nn.Module):
 
         Args:
             pixels: ``(N, 3, S, S)`` float32, normalised as the tower expects.
-            valid: ``(N, S, S)`` float32, 1 inside the patient, 0 elsewhere; it limits the score, not the map.
+            valid: ``(N, S, S)`` float32, 1 inside the patient, 0 elsewhere. It limits the score, not the map.
 
         Returns:
             ``(N, 1, S, S)`` and ``(N,)``, float32 in [0, 1].

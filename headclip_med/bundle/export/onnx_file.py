@@ -37,7 +37,11 @@ def check() -> None:
 
 
 def runtime() -> str:
-    """Name ONNX Runtime, with its version."""
+    """Name ONNX Runtime, with its version.
+
+    Returns:
+        One line.
+    """
     import onnxruntime
 
     return f"onnxruntime {onnxruntime.__version__}, CPUExecutionProvider"

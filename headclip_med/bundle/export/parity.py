@@ -50,7 +50,7 @@ class Reference:
             runtime: what runs it, for the record.
 
         Returns:
-            Differences of probabilities; infinite where shapes differ or a number is none.
+            Differences of probabilities, infinite where shapes differ or a number is none.
         """
         map_errors, score_errors = [], []
         for (pixels, valid), (maps, scores) in zip(self.batches, self.answers, strict=True):

@@ -19,7 +19,11 @@ def check() -> None:
 
 
 def runtime() -> str:
-    """Name PyTorch, with its version."""
+    """Name PyTorch, with its version.
+
+    Returns:
+        One line.
+    """
     return f"torch {torch.__version__}, cpu"
 
 

@@ -60,7 +60,11 @@ class Exported:
         return self.card.parity
 
     def as_json(self) -> dict[str, Any]:
-        """Give it as plain JSON values."""
+        """Give it as plain JSON values.
+
+        Returns:
+            Fields by name.
+        """
         return {
             "kind": self.kind,
             "file": str(self.file),
@@ -84,7 +88,7 @@ def export_model(
     """Export a detector, as all of ``kinds`` or as none of them.
 
     Args:
-        network: in float32 on the CPU; see :func:`headclip_med.bundle.export.graph.exportable`.
+        network: in float32 on the CPU. See :func:`headclip_med.bundle.export.graph.exportable`.
         out: a folder, or a file for a single kind. Earlier exports of the same name are replaced.
         kinds: of :func:`headclip_med.bundle.export.formats.parse_kinds`.
         domain: whose prompts become the class features of a CLIP tower without a pack.

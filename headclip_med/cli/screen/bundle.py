@@ -13,7 +13,7 @@ from headclip_med.cli.screen.console import out, say_note, show, status_text, ta
 
 if TYPE_CHECKING:
     from headclip_med.bundle.run import BundleOutcome
-    from headclip_med.bundle.verify import Check
+    from headclip_med.bundle.verify import Verification
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def show_bundles(bundles: Sequence[dict[str, Any]]) -> None:
 
 
 def show_outcome(outcome: BundleOutcome, dry_run: bool) -> None:
-    """One line, on stderr, for stdout is the bundle's; of several processes only the first one speaks."""
+    """Show one line, on stderr, for stdout is the bundle's. Of several processes only the first one speaks."""
     if not is_first_process():
         return
     run = outcome.run
@@ -46,12 +46,12 @@ def show_outcome(outcome: BundleOutcome, dry_run: bool) -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this is the one that tells the user, of those that torchrun started."""
+    """Tell whether this is the one that tells the user, of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def outcome_json(outcome: BundleOutcome, dry_run: bool) -> dict[str, Any]:
-    """The object that ``bundle run --json`` prints."""
+    """Give the object that ``bundle run --json`` prints."""
     run = outcome.run
     return {
         "bundle": str(run.bundle.root),
@@ -65,8 +65,8 @@ def outcome_json(outcome: BundleOutcome, dry_run: bool) -> dict[str, Any]:
     }
 
 
-def show_checks(checks: Sequence[Check]) -> None:
-    """One row per check, and how many failed."""
+def show_checks(checks: Sequence[Verification]) -> None:
+    """Show one row per check, and how many failed."""
     rows = table("", "check", "found")
     for check in checks:
         rows.add_row(status_text(check.status), check.name, check.words)

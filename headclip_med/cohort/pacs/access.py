@@ -101,8 +101,11 @@ class Access:
     def ssl_context(self) -> SSLContext:
         """Make the TLS context for DIMSE: the archive must show a certificate that is trusted.
 
+        Returns:
+            What TLS connections are made with.
+
         Raises:
-            InputError: a PEM file that holds no certificate or key.
+            InputError: A PEM file that holds no certificate or key.
         """
         import ssl
 

@@ -79,10 +79,13 @@ class Address:
 
 
 def is_address(text: str) -> bool:
-    """Whether ``text`` is meant as an address, right or wrong, and not as a path.
+    """Tell whether ``text`` is meant as an address, right or wrong, and not as a path.
 
     Args:
-        text: as a user types it.
+        text: As a user types it.
+
+    Returns:
+        True where it begins with a scheme.
     """
     return _SCHEME.match(text.strip()) is not None
 
@@ -207,9 +210,12 @@ def _uids(named: list[str]) -> tuple[str | None, str | None]:
 
 
 def is_uid(text: str) -> bool:
-    """Whether ``text`` is a UID as the standard wants it.
+    """Tell whether ``text`` is a UID as the standard wants it.
 
     Args:
-        text: any.
+        text: Any.
+
+    Returns:
+        True for digits and dots in the standard's form.
     """
     return len(text) <= _LONGEST_UID and _UID.fullmatch(text) is not None

@@ -34,7 +34,7 @@ class PacsUnavailableError(PacsError):
     """Says that the archive is silent, cut off or too busy: asking again may help."""
 
 
-def check_installed() -> None:
+def check_pacs_extra() -> None:
     """Look for the packages of the extra ``pacs``.
 
     Raises:
@@ -250,7 +250,10 @@ def study_found(values: Values) -> StudyFound:
     """Describe a match at study level.
 
     Args:
-        values: of the match.
+        values: Of the match.
+
+    Returns:
+        What they say of a study.
     """
     return StudyFound(
         uid=_first(values, "StudyInstanceUID"),
@@ -269,8 +272,11 @@ def series_found(matches: Iterable[Values], study: str) -> list[SeriesFound]:
     """Describe the matches at series level, ordered by number, those without one last.
 
     Args:
-        matches: the values of each.
+        matches: The values of each.
         study: UID of the study that they belong to.
+
+    Returns:
+        Its series.
     """
     found = [
         SeriesFound(
@@ -290,7 +296,10 @@ def instances_found(matches: Iterable[Values]) -> list[InstanceFound]:
     """Name the instances that matches stand for, each of them once.
 
     Args:
-        matches: the values of each.
+        matches: The values of each.
+
+    Returns:
+        The instances with their UIDs.
     """
     found = (InstanceFound(_first(values, "SOPInstanceUID"), _first(values, "SOPClassUID")) for values in matches)
     return list({instance.uid: instance for instance in found}.values())

@@ -80,7 +80,14 @@ class DicomwebArchive:
             self._client.search_for_studies(limit=1)
 
     def find_studies(self, query: Query) -> list[StudyFound]:
-        """Find studies by QIDO."""
+        """Find studies by QIDO.
+
+        Args:
+            query: What the studies must match.
+
+        Returns:
+            At most ``query.limit`` studies.
+        """
         wanted = {
             "PatientID": query.patient_id,
             "AccessionNumber": query.accession,
@@ -93,7 +100,14 @@ class DicomwebArchive:
             return [study_found(_values_of(item)) for item in items[: query.limit]]
 
     def find_series(self, study: str) -> list[SeriesFound]:
-        """Find the series of a study by QIDO."""
+        """Find the series of a study by QIDO.
+
+        Args:
+            study: StudyInstanceUID.
+
+        Returns:
+            Its series.
+        """
         items = self._all(
             lambda **page: self._client.search_for_series(study, fields=_SERIES_FIELDS, **page), "SeriesInstanceUID"
         )
@@ -101,20 +115,38 @@ class DicomwebArchive:
             return series_found(map(_values_of, items), study)
 
     def instances(self, study: str, series: str) -> list[InstanceFound]:
-        """List the instances of a series by QIDO, page by page."""
+        """List the instances of a series by QIDO, page by page.
+
+        Args:
+            study, series: Their UIDs.
+
+        Returns:
+            The instances with their UIDs.
+        """
         items = self._all(lambda **page: self._client.search_for_instances(study, series, **page), "SOPInstanceUID")
         with self._problems():
             return instances_found(map(_values_of, items))
 
     def fetch(self, study: str, series: str, wanted: Sequence[InstanceFound], keep: Keep) -> None:
-        """Fetch by WADO, one instance a request, whose bytes are kept as they come."""
+        """Fetch by WADO, one instance a request, whose bytes are kept as they come.
+
+        Args:
+            study, series: Their UIDs.
+            wanted: Instances of the series.
+            keep: Is given the UID and the whole file of each.
+        """
         for instance in wanted:
             with self._problems():
                 content = self._instance(study, series, instance.uid)
             keep(instance.uid, content)
 
     def store(self, files: Sequence[StoredFile], told: Told) -> None:
-        """Store by STOW, one instance a request, believed only where the answer names it."""
+        """Store by STOW, one instance a request, believed only where the answer names it.
+
+        Args:
+            files: Ours, of whichever series.
+            told: Is given each file, and None or why it was refused.
+        """
         for file in files:
             told(file, self._store(file))
 

@@ -125,7 +125,14 @@ class DimseArchive:
             self._check(association.send_c_echo(), "answer a C-ECHO")
 
     def find_studies(self, query: Query) -> list[StudyFound]:
-        """Find studies by C-FIND."""
+        """Find studies by C-FIND.
+
+        Args:
+            query: What the studies must match.
+
+        Returns:
+            At most ``query.limit`` studies.
+        """
         keys = Dataset()
         keys.QueryRetrieveLevel = "STUDY"
         keys.PatientID, keys.AccessionNumber = query.patient_id or "", query.accession or ""
@@ -135,25 +142,50 @@ class DimseArchive:
         return [study_found(values) for values in self._find(keys, query.limit)]
 
     def find_series(self, study: str) -> list[SeriesFound]:
-        """Find the series of a study by C-FIND."""
+        """Find the series of a study by C-FIND.
+
+        Args:
+            study: StudyInstanceUID.
+
+        Returns:
+            Its series.
+        """
         keys = _keys("SERIES", study, "")
         keys.Modality = keys.SeriesDescription = ""
         keys.SeriesNumber = keys.NumberOfSeriesRelatedInstances = None
         return series_found(self._find(keys), study)
 
     def instances(self, study: str, series: str) -> list[InstanceFound]:
-        """List the instances of a series by C-FIND."""
+        """List the instances of a series by C-FIND.
+
+        Args:
+            study, series: Their UIDs.
+
+        Returns:
+            The instances with their UIDs.
+        """
         keys = _keys("IMAGE", study, series)
         keys.SOPInstanceUID = keys.SOPClassUID = ""
         return instances_found(self._find(keys))
 
     def fetch(self, study: str, series: str, wanted: Sequence[InstanceFound], keep: Keep) -> None:
-        """Fetch by C-GET at image level: the instances come back on the association that asks for them."""
+        """Fetch by C-GET at image level: the instances come back on the association that asks for them.
+
+        Args:
+            study, series: Their UIDs.
+            wanted: Instances of the series.
+            keep: Is given the UID and the whole file of each.
+        """
         for begin in range(0, len(wanted), _AT_ONCE):
             self._get(study, series, wanted[begin : begin + _AT_ONCE], keep)
 
     def store(self, files: Sequence[StoredFile], told: Told) -> None:
-        """Store by C-STORE, each file in its own syntax, as many kinds on one association as it can have."""
+        """Store by C-STORE, each file in its own syntax, as many kinds on one association as it can have.
+
+        Args:
+            files: Ours, of whichever series.
+            told: Is given each file, and None or why it was refused.
+        """
         kinds = list(dict.fromkeys((file.sop_class, file.syntax) for file in files))
         for begin in range(0, len(kinds), _MOST_CONTEXTS):
             offered = kinds[begin : begin + _MOST_CONTEXTS]

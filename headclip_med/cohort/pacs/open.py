@@ -12,7 +12,7 @@ from headclip_med.cohort.pacs.archive import (
     Archive,
     Progress,
     SeriesFound,
-    check_installed,
+    check_pacs_extra,
     with_retries,
 )
 
@@ -37,7 +37,7 @@ def open_archive(address: Address, access: Access) -> Archive:
         MissingExtraError: the packages for it are not installed.
         InputError: certificates that cannot be read.
     """
-    check_installed()
+    check_pacs_extra()
     if address.is_web:
         from headclip_med.cohort.pacs.dicomweb import DicomwebArchive
 

@@ -13,7 +13,7 @@ from headclip_med.cohort.options import CaseOptions
 from headclip_med.cohort.outcome import CaseOutcome, Watcher
 from headclip_med.cohort.pacs.access import Access
 from headclip_med.cohort.pacs.address import Address, is_address, parse_address, parse_service
-from headclip_med.cohort.pacs.archive import Progress, check_installed, pseudonym, with_retries
+from headclip_med.cohort.pacs.archive import Progress, check_pacs_extra, pseudonym, with_retries
 from headclip_med.cohort.pacs.open import check_choice, open_archive, series_of
 from headclip_med.cohort.pacs.pull import PULLED_NAME, Cancel, PulledCases, pull_series, remove_spool
 from headclip_med.cohort.pacs.push import PushOutcome, dicom_objects, push_files, push_json, push_problems
@@ -36,17 +36,17 @@ class NetworkSource:
     folder: Path
 
     def __call__(self, progress: Progress | None = None, cancel: Cancel | None = None) -> Path:
-        """Pull the series; see :func:`headclip_med.cohort.pacs.pull.pull_series`.
+        """Pull the series, see :func:`headclip_med.cohort.pacs.pull.pull_series`.
 
         Args:
-            progress: told of instances there, and in all.
-            cancel: whether to stop.
+            progress: Told of instances there, and in all.
+            cancel: Whether to stop.
 
         Returns:
             The folder with the whole series.
 
         Raises:
-            HeadclipError: it cannot be pulled.
+            HeadclipError: It cannot be pulled.
         """
         access = Access.from_environment()
         archive, study, series = open_archive(self.address, access), self.address.study, self.address.series
@@ -69,7 +69,11 @@ class KnownContent:
     out: Path
 
     def __call__(self) -> str | None:
-        """Give the hash of their content, or None where that is not known."""
+        """Give the hash of their content, or None where that is not known.
+
+        Returns:
+            The hash, as hexadecimal digits.
+        """
         study, series = str(self.address.study), str(self.address.series)
         try:
             access = Access.from_environment()
@@ -91,6 +95,14 @@ class FailedSource:
     error: HeadclipError
 
     def __call__(self, progress: Progress | None = None, cancel: Cancel | None = None) -> Path:
+        """Raise the error.
+
+        Args:
+            progress, cancel: Not asked.
+
+        Returns:
+            Never anything.
+        """
         raise self.error
 
 
@@ -136,7 +148,11 @@ class NetworkRun:
         return _CaseEnds(self, inner, say) if uses_network else inner
 
     def as_json(self) -> dict[str, Any]:
-        """Give what ``predict --json`` adds."""
+        """Give what ``predict --json`` adds.
+
+        Returns:
+            Plain JSON values.
+        """
         return {} if self.target is None else {"push": {name: push_json(made) for name, made in self.pushed.items()}}
 
 
@@ -175,7 +191,7 @@ def plan_network(
     reserved = [*reserved, PULLED_NAME]
     if not addresses and target is None:
         return NetworkRun(expand_inputs(inputs, reserved), options, out, out / SPOOL_NAME)
-    check_installed()
+    check_pacs_extra()
     if addresses and local and options.ask.series is not None:
         raise InputError(
             "--series must choose within files or within archives", "inputs of both kinds", "Run them apart"

@@ -57,10 +57,13 @@ class SeriesSpool:
             self.folder.chmod(0o700)
 
     def has(self, uid: str) -> bool:
-        """Whether an instance is there, which is whole then.
+        """Tell whether an instance is there, which is whole then.
 
         Args:
             uid: SOPInstanceUID.
+
+        Returns:
+            True where its file exists.
         """
         return self._path(uid).is_file()
 
@@ -162,8 +165,11 @@ class PulledCases:
         """Give the hash of a case's content if it was made from exactly these instances, else None.
 
         Args:
-            name: of the case.
+            name: Of the case.
             uids: SOPInstanceUIDs, in any order.
+
+        Returns:
+            The hash of their content, None where that is not known.
         """
         facts = self._cases.get(name, {})
         known = facts.get("instances_sha256") == _fingerprint(pseudonym(uid, "image") for uid in uids)

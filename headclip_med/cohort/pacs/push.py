@@ -121,7 +121,10 @@ def push_json(made: PushOutcome) -> dict[str, Any]:
     """Put an outcome as JSON values.
 
     Args:
-        made: what became of the objects.
+        made: What became of the objects.
+
+    Returns:
+        Plain JSON values.
     """
     return {
         "stored": made.stored,

@@ -37,9 +37,12 @@ class Anatomy:
     """Slices of all planes in display orientation, in the model's square.
 
     Attributes:
-        images: ``(N, S, S)`` uint8. lesions: ``(N, S, S)`` bool, known ones. inside: ``(N, S, S)`` bool, the patient.
+        images: ``(N, S, S)`` uint8.
+        lesions: ``(N, S, S)`` bool, known ones.
+        inside: ``(N, S, S)`` bool, the patient.
         brain: ``(N, S, S)`` bool, where a lesion may be painted.
-        share: ``(N,)`` how often a slice is drawn, relative to the others. sequence: ``(N,)`` index into SEQUENCES.
+        share: ``(N,)`` how often a slice is drawn, relative to the others.
+        sequence: ``(N,)`` index into SEQUENCES.
     """
 
     images: Tensor
@@ -56,13 +59,18 @@ class Anatomy:
 def read_anatomy(
     config: PretrainConfig, spec: Preprocessing, told: Callable[[str], None] | None = None
 ) -> tuple[Anatomy, tuple[LedgerEntry, ...]]:
-    """The bank of every source and of the synthetic heads, and what goes into the data ledger.
+    """Read the bank of every source and of the synthetic heads, and what goes into the data ledger.
 
     Args:
-        told: called with the name of each volume that was cut.
+        config: Names the sources.
+        spec: Gives the input size.
+        told: Called with the name of each volume that was cut.
+
+    Returns:
+        Slices of all sources, and one line of the ledger for each.
 
     Raises:
-        InputError: a source that cannot be read, or a patient to leave out that no source has.
+        InputError: A source that cannot be read, or a patient to leave out that no source has.
     """
     parts: list[Anatomy] = []
     ledger: list[LedgerEntry] = []
@@ -164,12 +172,21 @@ def cut_anatomy(
     skull_mm: float = 0.0,
     ignored: NDArray[np.bool_] | None = None,
 ) -> Anatomy:
-    """Every ``every``-th slice of each plane that shows the patient, and of those with a lesion all.
+    """Cut every so many slices of each plane that show the patient, and of those with a lesion all.
 
     Args:
-        array: ``(I, J, K)``; truth: ``(I, J, K)``; sequence: one of SEQUENCES; share: of all its slices together.
-        skull_mm: how deep the brain lies below the surface; 0 where the skull was stripped.
+        array: ``(I, J, K)``.
+        truth: ``(I, J, K)``, known lesions.
+        affine: Voxel → RAS mm.
+        spec: Gives the input size and black and white.
+        sequence: One of SEQUENCES.
+        every: From one slice to the next, of those without lesion.
+        share: How often its slices are drawn, all together.
+        skull_mm: How deep the brain lies below the surface, 0 where the skull was stripped.
         ignored: ``(I, J, K)``, voxels about which nothing is known: slices that hold any are left out.
+
+    Returns:
+        Slices of all three planes.
     """
     mask = foreground(array[None], modality=None)
     brain = mask

@@ -12,14 +12,17 @@ from headclip_med.training.pretraining.lesions import smooth_noise
 def random_view(
     images: Tensor, masks: Tensor, centre: Tensor, size: int, draw: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A turned, scaled and maybe mirrored window of ``size`` pixels of every slice.
+    """Take a turned, scaled and maybe mirrored window of ``size`` pixels of every slice.
 
     Args:
-        images: ``(N, 1, S, S)``; masks: ``(N, C, S, S)`` of zeros and ones; centre: ``(N, 2)`` row and column of the
-            source that the window's middle shows.
+        images: ``(N, 1, S, S)``.
+        masks: ``(N, C, S, S)`` of zeros and ones.
+        centre: ``(N, 2)`` row and column of the source that the window's middle shows.
+        size: Side of the window.
+        draw: Source of chance.
 
     Returns:
-        Images, bilinear, and masks, nearest; 0 outside the source.
+        Images, bilinear, and masks, nearest, both 0 outside the source.
     """
     n, side = len(images), images.shape[-1]
     angle, zoom = _spread(draw, n, -0.25, 0.25), torch.exp(_spread(draw, n, -0.22, 0.22))
@@ -35,10 +38,14 @@ def random_view(
 
 
 def random_look(images: Tensor, draw: torch.Generator) -> Tensor:
-    """Resolution loss, contrast (sometimes inverted), gain field, brightness and noise; background stays 0.
+    """Change resolution, contrast (sometimes inverted), gain field, brightness and noise, and keep the background 0.
 
     Args:
         images: ``(N, 1, H, W)`` in [0, 1], 0 outside the patient.
+        draw: Source of chance.
+
+    Returns:
+        ``(N, 1, H, W)`` in [0, 1].
     """
     n, size = len(images), images.shape[-2:]
     tissue = images > 0.01

@@ -19,8 +19,9 @@ class PaintedBatch:
     """Slices or windows of them.
 
     Attributes:
-        levels: ``(N, H, W)`` in [0, 1]; lesions, inside: ``(N, H, W)`` bool.
-        corner: patch row and column at which the network is told that the windows begin.
+        levels: ``(N, H, W)`` in [0, 1].
+        lesions, inside: ``(N, H, W)`` bool.
+        corner: Patch row and column at which the network is told that the windows begin.
     """
 
     levels: Tensor
@@ -30,7 +31,12 @@ class PaintedBatch:
 
 
 class PaintedSlices(torch.utils.data.Dataset[PaintedBatch]):
-    """Batches by step: small windows first, whole slices at the end."""
+    """Batches by step: small windows first, whole slices at the end.
+
+    Args:
+        anatomy: Slices that are drawn from.
+        config: Stages, seed and share of painted slices.
+    """
 
     def __init__(self, anatomy: Anatomy, config: PretrainConfig) -> None:
         self.anatomy, self.config = anatomy, config

@@ -22,11 +22,12 @@ class Source(_Strict):
     """Volumes to learn from.
 
     Attributes:
-        path: ``[LAYOUT:]PATH``. name, licence: for the ledger; the licence must allow a trained model to be given on.
-        sequences: each is a volume of its own; their masks say where lesions are.
-        healthy: instead, volumes without lesions, and of which sequence they are.
-        share: how often its slices are drawn, relative to the others. skull_mm: how deep the brain lies below the
-            surface; 0 where the skull was stripped.
+        path: ``[LAYOUT:]PATH``.
+        name, licence: For the ledger. The licence must allow a trained model to be given on.
+        sequences: Each is a volume of its own. Their masks say where lesions are.
+        healthy: Instead, volumes without lesions, and of which sequence they are.
+        share: How often its slices are drawn, relative to the others.
+        skull_mm: How deep the brain lies below the surface. 0 where the skull was stripped.
     """
 
     path: str
@@ -45,7 +46,7 @@ class Source(_Strict):
 
 
 class Stage(_Strict):
-    """So many ``steps`` see ``count`` windows of ``size`` pixels each; a whole slice where that is the image size."""
+    """So many ``steps`` see ``count`` windows of ``size`` pixels each. A whole slice where that is the image size."""
 
     steps: int = Field(ge=1)
     count: int = Field(ge=1)
@@ -56,17 +57,21 @@ class PretrainConfig(_Strict):
     """A pretraining run.
 
     Attributes:
-        sources: volumes. leave_out: patients that are never seen. flair_share: of FLAIR among the sequences.
-        phantoms, phantom_share: synthetic heads, and their share.
-        image_size, patch_size, width, depth, heads: of the tower; local_attention, local_start, taps: of its use.
-        stages: small windows first, for steps are cheap then, whole slices at the end.
-        painted: share of the slices that lesions are painted into. small_lesions: exponent with which a pixel's weight
-            falls with the area of lesion in its slice; 0: every pixel alike, 1: every slice alike.
-        head_decay: of the pull of head weights towards 1.
-        save_every: steps between checkpoints, and entries of the history.
-        threads: of the matrix products; fixed, for results depend on it.
-        fuse_on: sequences whose labelled slices weigh brightness against the map.
-        threshold: of the pack, and its origin; None: chosen on synthetic heads.
+        sources: Volumes.
+        leave_out: Patients that are never seen.
+        flair_share: Of FLAIR among the sequences.
+        phantoms, phantom_share: Synthetic heads, and their share.
+        image_size, patch_size, width, depth, heads: Of the tower.
+        local_attention, local_start, taps: Of its use.
+        stages: Small windows first, for steps are cheap then, whole slices at the end.
+        painted: Share of the slices that lesions are painted into.
+        small_lesions: Exponent with which a pixel's weight falls with the area of lesion in its slice. 0: every pixel
+            alike, 1: every slice alike.
+        head_decay: Of the pull of head weights towards 1.
+        save_every: Steps between checkpoints, and entries of the history.
+        threads: Of the matrix products. Fixed, for results depend on it.
+        fuse_on: Sequences whose labelled slices weigh brightness against the map.
+        threshold: Of the pack, and its origin. None: chosen on synthetic heads.
     """
 
     sources: tuple[Source, ...] = ()
@@ -135,5 +140,15 @@ class PretrainConfig(_Strict):
 
 
 def pretraining_recipe(**fields: Any) -> PretrainConfig:
-    """The configuration with these fields, or :class:`InputError` that names the first wrong one."""
+    """Make the configuration with these fields.
+
+    Args:
+        fields: By name.
+
+    Returns:
+        The configuration, checked.
+
+    Raises:
+        InputError: Names the first wrong field.
+    """
     return checked_fields(PretrainConfig, fields, "A pretraining configuration")

@@ -44,12 +44,19 @@ def paint_lesions(
     most: int = 3,
     radius: tuple[float, float] = (1.5, 24.0),
 ) -> Painted:
-    """Up to ``most`` lesions a slice, beside those that are known.
+    """Paint up to ``most`` lesions a slice, beside those that are known.
 
     Args:
-        images: ``(N, 1, H, W)`` in [0, 1]; brain: ``(N, 1, H, W)`` bool, where a lesion may lie.
-        known: ``(N, 1, H, W)`` bool, lesions that are there already. sequence: ``(N,)`` index into SEQUENCES.
-        radius: smallest and largest in pixels, drawn evenly on a logarithmic scale.
+        images: ``(N, 1, H, W)`` in [0, 1].
+        brain: ``(N, 1, H, W)`` bool, where a lesion may lie.
+        known: ``(N, 1, H, W)`` bool, lesions that are there already.
+        sequence: ``(N,)`` index into SEQUENCES.
+        draw: Source of chance.
+        most: Lesions a slice.
+        radius: Smallest and largest in pixels, drawn evenly on a logarithmic scale.
+
+    Returns:
+        Slices with lesions in them, the known ones among those marked.
     """
     lesions = known
     for turn in range(most):
@@ -153,7 +160,17 @@ def _blended(host: Tensor, patch: Tensor, where: Tensor) -> Tensor:
 
 
 def smooth_noise(draw: torch.Generator, count: int, size: tuple[int, int] | torch.Size, spacing: int) -> Tensor:
-    """Random fields ``(count, 1, H, W)`` of about unit spread that vary over ``spacing`` pixels."""
+    """Draw random fields of about unit spread that vary over ``spacing`` pixels.
+
+    Args:
+        draw: Source of chance.
+        count: How many fields.
+        size: Height and width in pixels.
+        spacing: Pixels from one random number to the next.
+
+    Returns:
+        ``(count, 1, H, W)``.
+    """
     height, width = size
     lattice = torch.randn(count, 1, height // spacing + 3, width // spacing + 3, generator=draw)
     return F.interpolate(lattice, size=(height, width), mode="bicubic", align_corners=False)

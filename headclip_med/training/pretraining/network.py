@@ -34,6 +34,9 @@ class PretrainNetwork(nn.Module):
     """A timm ViT, class vectors of every tap, head weights of the local branch, and how brightness joins the map.
 
     All of it is trained end to end through the encoder and the scoring that inference uses.
+
+    Args:
+        config: Architecture, taps and seed.
     """
 
     def __init__(self, config: PretrainConfig) -> None:
@@ -56,10 +59,14 @@ class PretrainNetwork(nn.Module):
         self.vit.requires_grad_(True)
 
     def forward(self, levels: Tensor, corner: tuple[int, int] = (0, 0)) -> Judged:
-        """``(N, H, W)`` in [0, 1] → :class:`Judged`; matrix products in bfloat16, weights in float32.
+        """Score levels, with matrix products in bfloat16 and weights in float32.
 
         Args:
-            corner: patch row and column of the whole square at which windows smaller than it begin.
+            levels: ``(N, H, W)`` in [0, 1].
+            corner: Patch row and column of the whole square at which windows smaller than it begin.
+
+        Returns:
+            Probabilities of patches and log-odds of pixels.
         """
         size = (int(levels.shape[-2]), int(levels.shape[-1]))
         tower = self._view[0] if size[1] == self.config.image_size else self._view[0].for_window(*corner, size[1])
@@ -74,11 +81,19 @@ class PretrainNetwork(nn.Module):
         return Judged(patches, a * torch.logit(smooth, eps=1e-6) + b * levels + c)
 
     def weights(self) -> HeadWeights:
-        """Head weights of the local branch."""
+        """Give the head weights of the local branch.
+
+        Returns:
+            As the encoder takes them.
+        """
         return place_head_weights(self.head_weights, self.config.depth, local_start=self.config.local_start)
 
     def groups(self) -> list[dict[str, object]]:
-        """Parameters for an optimiser: matrices decay, few and slow ones do not."""
+        """List the parameters for an optimiser: matrices decay, few and slow ones do not.
+
+        Returns:
+            Groups with their learning rates.
+        """
         rate, vit = self.config.learning_rate, list(self.vit.parameters())
         return [
             {"params": vit, "weight_decay": self.config.weight_decay, "lr": rate, "rate": rate},
@@ -104,7 +119,15 @@ class DetectionLoss(nn.Module):
         self.small_lesions = small_lesions
 
     def forward(self, judged: Judged, batch: PaintedBatch) -> Tensor:
-        """A number; pixels outside the patient do not count."""
+        """Compute the loss of a batch, in which pixels outside the patient do not count.
+
+        Args:
+            judged: What the network says.
+            batch: What is true.
+
+        Returns:
+            A scalar.
+        """
         truth, inside = batch.lesions.float(), batch.inside
         area = truth.flatten(1).sum(dim=1).clamp(min=1)
         lesion = truth * area.pow(-self.small_lesions).view(-1, 1, 1)
@@ -127,7 +150,12 @@ class DetectionLoss(nn.Module):
 
 
 def start_from_places(positions: Tensor, side: int) -> None:
-    """Initialise position embeddings ``(1, 1 + side², width)`` with sines and cosines of row and column."""
+    """Initialise position embeddings ``(1, 1 + side², width)`` with sines and cosines of row and column.
+
+    Args:
+        positions: ``(1, 1 + side², width)``, set in place.
+        side: Patches in a row.
+    """
     quarter = positions.shape[-1] // 4
     pace = 100.0 ** (-torch.arange(quarter) / max(1, quarter))
     rows, cols = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
@@ -142,6 +170,11 @@ def start_from_likeness(qkv: Tensor, out: Tensor, heads: int) -> None:
 
     Queries and keys start equal, values times output as −0.4·1 + noise, as they come out of large trainings
     (Trockman and Kolter, Mimetic Initialization of Self-Attention Layers, ICML 2023, arXiv 2305.09828).
+
+    Args:
+        qkv: Weight ``(3 · width, width)``, set in place.
+        out: Weight ``(width, width)``, set in place.
+        heads: How many there are.
     """
     width = out.shape[0]
     per_head = width // heads

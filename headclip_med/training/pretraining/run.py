@@ -63,9 +63,14 @@ class Pretrainer:
     """One run: what a bundle's ``run`` calls.
 
     Args:
-        network, slices, loss: made from ``config``. ledger: of the bank in ``slices``. inferer: runs the network.
-        max_epochs: ends after so many times ``save_every`` steps, to be resumed; None: at the end of the schedule.
-        resume: go on with the checkpoint in ``config.out``; without one, begin.
+        config: The recipe.
+        network, slices, loss: Made from ``config``.
+        ledger: Of the bank in ``slices``.
+        inferer: Runs the network.
+        max_epochs: Ends after so many times ``save_every`` steps, to be resumed. None: at the end of the schedule.
+        resume: Go on with the checkpoint in ``config.out``. Without one, begin.
+        watcher: Is told of the run.
+        cancel: Asked before each step, None to listen to Ctrl-C and SIGTERM.
     """
 
     def __init__(
@@ -90,10 +95,13 @@ class Pretrainer:
     def run(self) -> Pretrained:
         """Train, weigh brightness, write the pack.
 
+        Returns:
+            The pack's folder and what it was learned from.
+
         Raises:
-            OutputError: the folder cannot be written to, or holds the checkpoint of a run that is not resumed.
-            ModelError: a loss that is not finite; CancelledError: it was stopped, by Ctrl-C and SIGTERM too. The last
-            checkpoint is kept.
+            OutputError: The folder cannot be written to, or holds the checkpoint of a run that is not resumed.
+            ModelError: A loss that is not finite.
+            CancelledError: It was stopped, by Ctrl-C and SIGTERM too. The last checkpoint is kept.
         """
         if self.cancel is not None:
             return self._run()
@@ -160,11 +168,18 @@ class Pretrainer:
 
 @torch.no_grad()
 def fit_network_fusion(network: PretrainNetwork, bank: Anatomy, config: PretrainConfig) -> Fusion | None:
-    """(a, b, c) of :func:`headclip_med.detectors.scoring.fuse_intensity` from labelled slices as they are; None without
-    any.
+    """Fit how brightness joins the map, from labelled slices as they are.
 
-    Classes are balanced for a and b; c then gets the log-odds of lesion among the slices' pixels, so that healthy
-    tissue lies near 0 and not near a half.
+    Classes are balanced for a and b. The offset c then gets the log-odds of lesion among the slices' pixels, so that
+    healthy tissue lies near 0 and not near a half.
+
+    Args:
+        network: As it was trained.
+        bank: Slices, of which those with a lesion are used.
+        config: Names the sequences, and gives the seed.
+
+    Returns:
+        (a, b, c) of :func:`headclip_med.detectors.scoring.fuse_intensity`, None without labelled slices.
     """
     wanted = torch.tensor([SEQUENCES.index(name) for name in config.fuse_on])
     labelled = bank.lesions.flatten(1).any(dim=1) & torch.isin(bank.sequence, wanted)
@@ -212,8 +227,18 @@ def save_pretrained(
 ) -> Path:
     """Write the pack: ``tower.safetensors`` (float16), ``pack.safetensors``, ``training.json`` and ``pack.json``.
 
+    Args:
+        network: As it was trained.
+        fusion: (a, b, c) of brightness, or None.
+        config: The recipe.
+        ledger: What it was learned from.
+        history: Losses by step.
+
+    Returns:
+        Path of ``pack.json``.
+
     Raises:
-        OutputError: one cannot be written.
+        OutputError: One cannot be written.
     """
     folder = config.out
     folder.mkdir(parents=True, exist_ok=True)
@@ -266,12 +291,27 @@ def _record(
 
 
 def preprocessing(config: PretrainConfig) -> Preprocessing:
-    """How volumes become the tower's squares."""
+    """Say how volumes become the tower's squares.
+
+    Args:
+        config: Gives the side in pixels.
+
+    Returns:
+        Size, mean and spread.
+    """
     return Preprocessing(config.image_size, PIXEL_MEAN, PIXEL_STD)
 
 
 def read_bank(config: PretrainConfig, watcher: TrainWatcher | None = None) -> tuple[Anatomy, tuple[LedgerEntry, ...]]:
-    """Slices of every source, and their lines in the data ledger."""
+    """Cut the slices of every source, and collect their lines in the data ledger.
+
+    Args:
+        config: Names the sources.
+        watcher: Is told of every volume.
+
+    Returns:
+        Slices and ledger.
+    """
     watcher = watcher or TrainWatcher()
     return read_anatomy(config, preprocessing(config), lambda name: watcher.stage(f"cutting slices: {name}"))
 
@@ -283,16 +323,33 @@ def pretrain(
     watcher: TrainWatcher | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Pretrained:
-    """Read, train, write: see :class:`Pretrainer`."""
+    """Read, train, write: see :class:`Pretrainer`.
+
+    Args:
+        config: The recipe.
+        resume: Go on with the checkpoint in ``config.out``.
+        watcher: Is told of the run.
+        cancel: Asked before each step.
+
+    Returns:
+        The pack's folder and what it was learned from.
+    """
     anatomy, ledger = read_bank(config, watcher)
     slices, network = PaintedSlices(anatomy, config), PretrainNetwork(config)
     return Pretrainer(config, network, slices, ledger, resume=resume, watcher=watcher, cancel=cancel).run()
 
 
 def load_pretrain_config(path: Path, **changes: Any) -> PretrainConfig:
-    """A configuration from a YAML file with ``changes`` on top.
+    """Read a configuration from a YAML file, with ``changes`` on top.
+
+    Args:
+        path: Of the file.
+        changes: Fields by name.
+
+    Returns:
+        The configuration, checked.
 
     Raises:
-        InputError: an unreadable file, an unknown field, or a value that a field may not have.
+        InputError: An unreadable file, an unknown field, or a value that a field may not have.
     """
     return pretraining_recipe(**{**read_fields(path), **changes})
