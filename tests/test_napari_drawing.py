@@ -93,7 +93,7 @@ def test_a_stroke_taken_back_with_naparis_own_undo_is_not_kept(drawing: Any) -> 
     layer.redo()
     assert seen(drawing) == {"d1": size}
     layer.undo()
-    drawing.review.undo()  # our own brings it back
+    drawing.review.actions.undo()  # our own brings it back
     assert seen(drawing) == {"d1": size}
     layer.undo()  # napari's history leads back from what is no longer there: it is empty
     assert seen(drawing) == {"d1": size}
@@ -165,7 +165,7 @@ def test_an_emptied_or_deleted_layer_leaves_picture_and_review_alike(drawing: An
         assert "put back" in status(drawing)
     else:
         assert seen(drawing) == {}
-        drawing.review.undo()
+        drawing.review.actions.undo()
         assert seen(drawing) == {"d1": size}
 
 
@@ -173,14 +173,14 @@ def test_our_own_undo_while_drawing_is_seen_and_drawing_goes_on(drawing: Any) ->
     stroke(drawing)
     size = seen(drawing)["d1"]
     stroke(drawing, THERE)
-    drawing.review.undo()
+    drawing.review.actions.undo()
     assert seen(drawing) == {"d1": size}
     assert drawing.layers.drawn.mode == "paint"
     stroke(drawing, THERE)
     assert seen(drawing) == {"d1": 2 * size}
     drawing.views.draw.drop_button.click()
     assert seen(drawing) == {}
-    drawing.review.undo()
+    drawing.review.actions.undo()
     assert seen(drawing) == {"d1": 2 * size}
 
 

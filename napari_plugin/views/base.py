@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 
 from headclip_med.base.errors import readable
 
-DOCK_WIDTH = 300
+DOCK_WIDTH = 310
 _KEY = Qt.ItemDataRole.UserRole
 
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFrame, QGroupBox, QHBoxLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QGroupBox, QHBoxLayout, QHeaderView, QVBoxLayout, QWidget
 
 from headclip_med.base.types import RESEARCH_ONLY
 
@@ -143,6 +143,7 @@ class KeyBox(QGroupBox):
     def __init__(self, keys: Sequence[tuple[str, str]]) -> None:
         super().__init__("Keys")
         self.table = Table(["what", "key"], rows_shown=len(keys), wide=0)
+        self.table.horizontalHeader().setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
         self.table.fill([(key, (title, key), "") for title, key in keys])
         layout = QVBoxLayout(self)
         layout.addWidget(Words(_KEYS_HELP))
