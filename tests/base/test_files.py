@@ -80,6 +80,9 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
 def test_a_file_managers_own_files_do_not_count_as_other_files(tmp_path: Path) -> None:
     (_earlier_result(tmp_path) / ".DS_Store").write_text("")
     check_case_folder(tmp_path, "case")
+    with case_folder(tmp_path, "case") as folder:
+        (folder / "new.txt").write_text("new")
+    assert _names(tmp_path / "case") == ["new.txt"]
 
 
 def test_a_folder_without_a_record_is_not_an_earlier_result(tmp_path: Path) -> None:

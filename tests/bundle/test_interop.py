@@ -17,7 +17,7 @@ from monai.inferers import Inferer
 from monai.transforms import Compose, SaveImaged
 
 from headclip_med import load_engine
-from headclip_med.bundle import HeadCLIPNetwork, build_network
+from headclip_med.bundle import HeadCLIPNetwork, build_network, read_ledger
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning"),  # that a config is code
@@ -113,7 +113,10 @@ def test_monai_label_trains_on_its_own_lists(patients: Path, tiny_pack: Path, tm
             "device": "cpu",
         },
     )
-    assert (tmp_path / "models" / "model_trained.pt").is_file()
+    trained = torch.load(tmp_path / "models" / "model_trained.pt", weights_only=True)
+    assert {"head_weights", "patch_classes"} <= set(trained)
+    [entry] = read_ledger(tmp_path / "models" / "model_trained.pt")
+    assert (entry["name"], entry["count"]) == ("nothing_here", 3), "the set is told by the folder that was named"
 
 
 # --- federated learning ---------------------------------------------------------------------------------------------

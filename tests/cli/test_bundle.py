@@ -326,6 +326,8 @@ def test_ctrl_c_exits_130(bundle: Path) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert ran.exit_code == 130
+    assert "error: stopped; checkpoints and results that were written before are kept" in _flat(ran)
+    assert not list(Path().rglob("trained.json"))
 
 
 def test_logging_is_put_back(bundle: Path) -> None:
@@ -369,6 +371,8 @@ def test_path_and_list_load_nothing_heavy() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code, "bundle", "list", "--json"], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+    names = [entry["name"] for entry in json.loads(ran.stdout)["bundles"]]
+    assert names == ["headclip_tiny_pretraining", "headclip_zero_shot"]
 
 
 def _spoil(bundle: Path, **changes: Any) -> None:
@@ -377,5 +381,5 @@ def _spoil(bundle: Path, **changes: Any) -> None:
 
 def test_results_of_an_installed_bundle_go_to_the_working_folder(bundle: Path, tmp_path: Path) -> None:
     assert _run("inference", "--dataset_dir", "scans").exit_code == 0
-    assert (tmp_path / "eval" / "inferred.json").is_file()
+    assert json.loads((tmp_path / "eval" / "inferred.json").read_text())["cases"] == 1
     assert not (bundle / "eval").exists()

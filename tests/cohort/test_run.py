@@ -139,6 +139,11 @@ def test_a_plain_picture_has_no_place_in_millimetres(tmp_path: Path, engine: Eng
     outcome = predict_case(engine, _picture(tmp_path / "a.png"), tmp_path / "out", "a", options)
     assert outcome.top_finding is not None
     assert outcome.top_finding.centroid_mm is None
+    assert outcome.top_finding.volume_mm3 is None
+    assert outcome.top_finding.voxels > 0
+    assert outcome.top_finding.centroid_px is not None
+    record = json.loads((tmp_path / "out" / "a" / "result.json").read_text())
+    assert record["findings"][0]["centroid_mm"] is None
 
 
 def test_one_bad_case_never_stops_the_others_and_all_are_recorded(tmp_path: Path, engine: Engine, volume: Path) -> None:

@@ -121,8 +121,14 @@ def test_empty_and_single_bins_are_drawn() -> None:
     empty = level.histogram.model_copy(update={"abnormal": (0.0,) * 40})
     one = level.reliability.model_copy(update={"confidence": (0.4,), "frequency": (1.0,), "count": (1.0,)})
     none = level.reliability.model_copy(update={"confidence": (), "frequency": (), "count": ()})
-    assert histogram_plot({"model": level.model_copy(update={"histogram": empty})}) is not None
-    assert reliability_plot({"model": level.model_copy(update={"reliability": one})}) is not None
+    drawn = (
+        histogram_plot({"model": level.model_copy(update={"histogram": empty})}),
+        reliability_plot({"model": level.model_copy(update={"reliability": one})}),
+    )
+    for plot in drawn:
+        assert plot is not None
+        assert b"nan" not in plot.svg.lower()
+        assert plot.words.startswith(f"{plot.title}: ")
     assert reliability_plot({"model": level.model_copy(update={"reliability": none})}) is None
 
 

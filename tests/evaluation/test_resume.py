@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -135,15 +136,24 @@ def test_a_finished_evaluation_is_resumed_without_a_model(
     assert len(loaded) == 2
 
 
+def _numbers(folder: Path) -> list[dict[str, str]]:
+    """Rows of the table of cases, without the time they took."""
+    with (folder / "cases.csv").open(encoding="utf-8", newline="") as file:
+        return [{**row, "seconds": ""} for row in csv.DictReader(file)]
+
+
 def test_a_resumed_evaluation_with_a_case_to_do_measures_it(tmp_path: Path, tiny_pack: Path) -> None:
     data = f"pairs:{_pictures(tmp_path / 'set')}"
     asked = ["--data", data, "-m", tiny_pack, "-o", tmp_path / "out"]
     _evaluated(*asked)
     [kept] = (tmp_path / "out" / "cases").glob("tiny*/1.npz")
+    before = _numbers(tmp_path / "out")
     kept.unlink()
     again = _evaluated(*asked, "--resume")
     assert again.exit_code == 0, again.output
     assert kept.is_file()
+    assert len(before) == 3
+    assert _numbers(tmp_path / "out") == before
 
 
 def test_json_of_an_evaluation_has_curves_on_request_only(tmp_path: Path, tiny_pack: Path) -> None:

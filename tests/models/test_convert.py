@@ -336,6 +336,9 @@ def test_the_tower_may_be_named_apart_from_its_weights(
     for number, words in enumerate((("--tower", QUICK), ("--tower", f"{QUICK}/openai"))):
         ran = _run(prompts_64, *words, "--weights", tmp_path / "clip.safetensors", "--out", tmp_path / f"p{number}")
         assert ran.exit_code == 0, ran.output
+        expected = convert_prompts(read_prompts(prompts_64), build_tower(f"{QUICK}@{tmp_path / 'clip.safetensors'}"))
+        pack = load_model(tmp_path / f"p{number}", weights=tmp_path / "clip.safetensors").pack
+        assert torch.equal(pack.tensors["patch_classes"], expected.tensors["patch_classes"])
 
 
 def _refusals(folder: Path, prompts: Path, state: dict[str, torch.Tensor]) -> dict[str, tuple[tuple[Any, ...], str]]:

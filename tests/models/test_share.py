@@ -220,7 +220,9 @@ def test_a_half_downloaded_pack_is_fetched_again(prompt_pack: Path, hub: FakeHub
     push_pack(prompt_pack, "lab/prompts")
     (fetch_pack("hf-pack:lab/prompts") / "pack.safetensors").unlink()
     assert cached_pack("hf-pack:lab/prompts") is None
-    assert (fetch_pack("hf-pack:lab/prompts") / "pack.safetensors").is_file()
+    fetched, pushed = load_pack(fetch_pack("hf-pack:lab/prompts")).tensors, load_pack(prompt_pack).tensors
+    assert pushed.keys() == fetched.keys() != set()
+    assert all(torch.equal(fetched[name], tensor) for name, tensor in pushed.items())
 
 
 def test_a_pack_without_tensors_travels_too(prompt_pack: Path, tmp_path: Path, hub: FakeHub) -> None:

@@ -301,7 +301,9 @@ def test_a_trained_pack_scores_a_scan_and_lists_its_data(
 def test_without_labels_brightness_is_left_out(recipe: PretrainConfig, tmp_path: Path) -> None:
     config = recipe.model_copy(update={"out": tmp_path, "sources": recipe.sources[1:]})
     pretrain(config)
-    assert load_pack(tmp_path).record.config["intensity_fusion"] is None
+    record = load_pack(tmp_path).record
+    assert record.config["intensity_fusion"] is None
+    assert [(entry.name, entry.count) for entry in record.ledger] == [("healthy", 1)]
 
 
 def test_without_a_threshold_one_is_chosen_on_synthetic_heads(

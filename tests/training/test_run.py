@@ -156,6 +156,9 @@ def _learned(path: Path, prefix: str) -> dict[str, torch.Tensor]:
 def test_every_schedule_and_parametrisation_runs(tmp_path: Path, schedule: str, param: str) -> None:
     train(train_config(tmp_path / "pack", schedule=schedule, heads={"param": param}))
     load_engine(tmp_path / "pack", "cpu", weights=train_config(tmp_path / "pack").model)
+    pack = load_pack(tmp_path / "pack")
+    assert pack.record.config["lhw_param"] == param
+    assert all(tensor.isfinite().all() for tensor in pack.tensors.values())
 
 
 @pytest.mark.parametrize("branch", ["global", "both"])

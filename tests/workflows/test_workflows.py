@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -55,7 +56,9 @@ def test_without_any_bundle_the_message_says_so(tmp_path: Path, monkeypatch: pyt
 
 def test_the_installed_bundles_have_their_metadata() -> None:
     for name in available_bundles():
-        assert (bundle_root(name) / "configs" / "metadata.json").is_file()
+        metadata = json.loads((bundle_root(name) / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        assert "Research use only" in metadata["description"]
+        assert "Not a medical device" in metadata["intended_use"]
 
 
 # --- the commands of their READMEs, as they stand there -------------------------------------------------------------
