@@ -40,7 +40,7 @@ def write_evaluation(record: EvaluationRecord, folder: Path, pictures: Mapping[s
     }
     for name, text in texts.items():
         write_text(folder / name, text)
-    write_report(record, pictures, folder / REPORT_NAME)
+    write_evaluation_report(record, pictures, folder / REPORT_NAME)
     write_text(folder / METRICS_NAME, record.model_dump_json(indent=1) + "\n")
     return {name: folder / name for name in (*texts, REPORT_NAME, METRICS_NAME)}
 
@@ -93,7 +93,7 @@ def render_evaluation(record: EvaluationRecord, pictures: Mapping[str, Path]) ->
     )
 
 
-def write_report(record: EvaluationRecord, pictures: Mapping[str, Path], path: Path) -> None:
+def write_evaluation_report(record: EvaluationRecord, pictures: Mapping[str, Path], path: Path) -> None:
     """Write :func:`render_evaluation` to ``path``, whole or not at all.
 
     Raises:
