@@ -166,7 +166,7 @@ class ModelSpec:
         return EngineScorer(engine, self.ask)
 
     def as_stored(self, stored: dict[str, Any] | None) -> StoredScorer | None:
-        """Stand in for the scorer that measured the stored cases, as far as files tell that it is this one.
+        """Make a stand-in for the scorer that measured the stored cases, where files tell that it is this one.
 
         Args:
             stored: Its identity, None where no case is stored.

@@ -112,7 +112,7 @@ def reasons(record: EvaluationRecord) -> list[str]:
         record: The evaluation.
 
     Returns:
-        Lines such as ``n/a, lesion: no case with a mask holds a lesion``. Metrics that are never resampled are left out.
+        Lines such as ``n/a, lesion: no case with a mask holds a lesion``. What is never resampled is left out.
     """
     found: dict[str, None] = {}
     for model in record.models:
@@ -182,7 +182,7 @@ def cases_csv(record: EvaluationRecord) -> str:
 
 
 def latex(text: str) -> str:
-    """Escape text so that nothing in it is a command of LaTeX.
+    """Write text so that nothing in it is a command of LaTeX.
 
     Args:
         text: any text.
