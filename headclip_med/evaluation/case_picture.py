@@ -26,7 +26,18 @@ _PALETTE = 256  # colours; fewer leave bands in the map
 
 
 def key_slice_picture(result: AnomalyResult, gt_mask: Mask | None, ignored: Mask | None = None) -> Image.Image:
-    """The slice where prediction and truth differ most (without truth: the one with the highest score)."""
+    """Draw the slice of the first plane where prediction and truth differ in the most voxels.
+
+    Without truth, or where nothing differs, it is the slice with the highest score.
+
+    Args:
+        result: The prediction, whose map is cut at its own threshold.
+        gt_mask: ``(I, J, K)``, None where nothing says where the lesions are.
+        ignored: ``(I, J, K)``, where nothing is known, None for nowhere.
+
+    Returns:
+        The picture that :func:`case_picture` draws.
+    """
     frame = slice_frame(result.affine, result.planes[0])
     index = _key_slice(result, gt_mask, ignored, frame)
     image = _on_screen(result, frame, index)
@@ -52,15 +63,19 @@ def case_picture(
     aspect: float = 1.0,
     ignored: Mask | None = None,
 ) -> Image.Image:
-    """Three panels: the image, the image with both outlines, the map.
+    """Draw three panels: the image, the image with the outlines, and the map.
 
     Args:
-        image: ``(H, W)`` or ``(H, W, 3)``, floats in [0, 1] or uint8. anomaly_map: ``(H, W)`` in [0, 1].
-        gt_mask: ``(H, W)``, None where nothing says where the lesions are. aspect: height of a pixel over its width.
-        ignored: ``(H, W)``, where nothing is known.
+        image: ``(H, W)`` or ``(H, W, 3)``, floats in [0, 1] or uint8.
+        anomaly_map: ``(H, W)`` in [0, 1].
+        gt_mask: ``(H, W)``, None where nothing says where the lesions are.
+        threshold: Cut on the map, in [0, 1], from which on a pixel is outlined as found.
+        title: Stands above the image.
+        aspect: Height of a pixel over its width.
+        ignored: ``(H, W)``, where nothing is known, None for nowhere.
 
     Returns:
-        at most 900 pixels wide, with a palette so that its file is small.
+        810 pixels wide, with a palette of at most 256 colours so that its file is small.
     """
     image = image / 255 if image.dtype == np.uint8 else image
     height = _WIDTH / 3 * image.shape[0] / image.shape[1] * aspect

@@ -38,7 +38,7 @@ PICTURE_SUFFIX = ".png"
 
 @dataclass(frozen=True)
 class StoredCase:
-    """A case that was measured; its pixel counts stay on disk until they are asked for."""
+    """A case that was measured. Its pixel counts stay on disk until they are asked for."""
 
     path: Path
     row: CaseRow
@@ -49,13 +49,22 @@ class StoredCase:
     has_pixels: bool
 
     def pixels(self) -> tuple[ScoreCounts, ScoreCounts]:
-        """Counts inside and outside the foreground; only where ``has_pixels``."""
+        """Read the pixel counts from disk, which is possible only where ``has_pixels``.
+
+        Returns:
+            Counts inside the foreground, and outside it.
+        """
         with np.load(self.path, allow_pickle=False) as file:
             return _counts(file, "inside"), _counts(file, "outside")
 
 
 def save_case(path: Path, statistics: CaseStatistics, identity: dict[str, Any]) -> None:
-    """Write one case, whole or not at all; ``identity`` is what it would have to equal to be used again.
+    """Write one case, whole or not at all.
+
+    Args:
+        path: Of the ``.npz`` file, whose folder is made.
+        statistics: What was measured.
+        identity: What it would have to equal to be used again, as JSON values.
 
     Raises:
         OutputError: when the file cannot be written.
@@ -75,7 +84,15 @@ def save_case(path: Path, statistics: CaseStatistics, identity: dict[str, Any]) 
 
 
 def load_case_file(path: Path, identity: dict[str, Any] | None = None) -> StoredCase | None:
-    """What :func:`save_case` wrote, or None where it is missing, damaged, or of another ``identity``."""
+    """Read what :func:`save_case` wrote, without its pixel counts.
+
+    Args:
+        path: Of the file.
+        identity: What the case must rest on, None to take it whatever it rests on.
+
+    Returns:
+        The case, or None where the file is missing, damaged, or of another ``identity``.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             facts = json.loads(str(file["facts"]))
@@ -95,7 +112,14 @@ def load_case_file(path: Path, identity: dict[str, Any] | None = None) -> Stored
 
 
 def stored_scorer(folder: Path) -> dict[str, Any] | None:
-    """The identity of the scorer that measured the cases in ``folder``, None where there are none."""
+    """Read which scorer measured the cases in a folder, from the first file that can be read.
+
+    Args:
+        folder: Of one model's cases.
+
+    Returns:
+        The scorer's identity, None where no file tells it.
+    """
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -123,7 +147,7 @@ def _lesions(file: Any) -> CaseLesions | None:
 
 @dataclass(frozen=True)
 class Bench:
-    """A model ready to be measured on the cases of a set; results go into ``folder``."""
+    """A model ready to be measured on the cases of a set. Results go into ``folder``."""
 
     scorer: CaseScorer
     dataset: CaseDataset
@@ -132,7 +156,17 @@ class Bench:
     pictures: bool = True
 
     def identity(self, case: Case, sha256: str) -> dict[str, Any]:
-        """What the result of one case rests on; of what is told about it only the label, the rest is joined anew."""
+        """Tell what the result of one case rests on.
+
+        Of what is told about the case only the label is in it. The rest is joined anew when the case is read back.
+
+        Args:
+            case: Of the set.
+            sha256: Hash of its values and its mask.
+
+        Returns:
+            ``scorer``, ``settings``, ``case`` and ``label``, as JSON values.
+        """
         settings = self.settings.per_case()
         return {"scorer": self._scorer, "settings": settings, "case": sha256, "label": case.label}
 
@@ -145,15 +179,34 @@ class Bench:
 def make_bench(
     build: Callable[[], CaseScorer], dataset: CaseDataset, settings: Settings, folder: Path, pictures: bool
 ) -> Bench:
-    """A bench in whatever process this is called in."""
+    """Make a bench in whatever process this is called in.
+
+    Args:
+        build: Makes the scorer.
+        dataset: Whose cases are measured.
+        settings: Of the metrics.
+        folder: Where cases and pictures are kept.
+        pictures: Draw the overlay of each case.
+
+    Returns:
+        The bench, its scorer loaded.
+    """
     return Bench(build(), dataset, settings, folder, pictures)
 
 
 def measure_case(bench: Bench, case: Case) -> str:
-    """Predict and measure one case and keep it on disk; what went wrong, in words, or nothing.
+    """Predict and measure one case and keep it on disk.
+
+    Args:
+        bench: The model and the set.
+        case: Of that set.
+
+    Returns:
+        What went wrong, in words, or nothing.
 
     Raises:
-        OutputError: nothing can be written, as on a full disk; a resumed run goes on from here.
+        CancelledError: the prediction was cancelled.
+        OutputError: nothing can be written, as on a full disk. A resumed run goes on from here.
     """
     try:
         _measure(bench, case)
@@ -168,13 +221,30 @@ def measure_case(bench: Bench, case: Case) -> str:
 
 
 def kept_case(bench: Bench, case: Case, sha256: str) -> StoredCase | None:
-    """What is kept of the case, with what is told about it now; None where it has to be measured again."""
+    """Read what is kept of a case, with what is told about it now.
+
+    Args:
+        bench: The model and the set.
+        case: Of that set.
+        sha256: Hash of its values and its mask.
+
+    Returns:
+        The case, None where it has to be measured again.
+    """
     stored = load_case_file(case_path(bench.folder, case), bench.identity(case, sha256))
     return None if stored is None else replace(stored, row=stored.row.model_copy(update=case_facts(case)))
 
 
 def case_path(folder: Path, case: Case) -> Path:
-    """Where a case's statistics lie."""
+    """Tell where a case's statistics lie.
+
+    Args:
+        folder: Of one model's cases.
+        case: Any case of the set.
+
+    Returns:
+        Path of the ``.npz`` file, which need not be there.
+    """
     return folder / f"{case.name}{SUFFIX}"
 
 

@@ -98,7 +98,7 @@ CONTROLS: dict[str, Callable[[Array, Mask, int], Array]] = {
 
 @dataclass(frozen=True)
 class Control:
-    """A control by name; see :data:`CONTROLS`."""
+    """A control by name, as in :data:`CONTROLS`."""
 
     name: str
     cut: float | None = None
@@ -106,7 +106,19 @@ class Control:
     def predict(
         self, volume: MetaTensor, *, progress: SlicesDone | None = None, cancel: Cancel | None = None
     ) -> AnomalyResult:
-        """The control's map, its slice scores and the findings above its threshold."""
+        """Score one volume by the one thing that the control knows.
+
+        Args:
+            volume: ``(C, I, J, K)``.
+            progress: Never called, as a control is done at once.
+            cancel: Never asked.
+
+        Returns:
+            The control's map, its slice scores and the findings above its threshold.
+
+        Raises:
+            InputError: an affine that cannot be used, or ``redness`` and an image without three channels.
+        """
         affine = check_affine(np.asarray(volume.affine, dtype=np.float64), "the volume")
         array = np.asarray(volume.as_tensor().numpy(), dtype=np.float32)
         inside = foreground_of(volume, array)
@@ -134,7 +146,11 @@ class Control:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Name, threshold and version."""
+        """Name everything that decides its numbers.
+
+        Returns:
+            Name, method, threshold and version of the package.
+        """
         return {
             "model": f"control:{self.name}",
             "method": "control",
@@ -143,21 +159,36 @@ class Control:
         }
 
     def threshold(self) -> tuple[float, str]:
-        """The user's, or two standard deviations above the mean."""
+        """Tell the cut on the map: the user's, or two standard deviations above the mean.
+
+        Returns:
+            The cut in [0, 1], and in words where it came from.
+        """
         if self.cut is not None:
             return self.cut, "chosen by the user before the evaluation"
         return _Z_THRESHOLD, "a-priori: two standard deviations above the foreground's mean"
 
     def ledger(self) -> tuple[dict[str, Any], ...]:
-        """A control is trained on nothing."""
+        """Tell what it was trained on.
+
+        Returns:
+            Always empty.
+        """
         return ()
 
 
 def make_control(name: str, threshold: float | None = None) -> Control:
-    """The control of that name.
+    """Make the control of that name.
+
+    Args:
+        name: Of :data:`CONTROLS`, without ``control:``.
+        threshold: Cut on the map, None for the control's own.
+
+    Returns:
+        The control.
 
     Raises:
-        InputError: there is no such control; the nearest name is given.
+        InputError: there is no such control. The nearest name is given.
     """
     if name not in CONTROLS:
         near = get_close_matches(name, CONTROLS, 1)
@@ -167,7 +198,15 @@ def make_control(name: str, threshold: float | None = None) -> Control:
 
 
 def foreground_of(volume: MetaTensor, array: Array) -> Mask:
-    """Voxels that may show something ``(I, J, K)``, as the engine sees them."""
+    """Find the voxels that may show something, as the engine sees them.
+
+    Args:
+        volume: Whose metadata tells modality, colours and inversion.
+        array: Its values ``(C, I, J, K)``.
+
+    Returns:
+        ``(I, J, K)``, true where any channel may show something.
+    """
     meta = volume.meta
     return foreground(
         array,

@@ -13,7 +13,14 @@ _KEYS = ("case", "patient")
 
 
 def with_columns(dataset: CaseDataset, table: Path) -> CaseDataset:
-    """``dataset`` with the columns of a CSV joined on its column ``case`` or ``patient``.
+    """Join the columns of a CSV to the cases of a set, by its column ``case`` or else ``patient``.
+
+    Args:
+        dataset: Cases without a patient are taken for patients of their own name.
+        table: UTF-8, parted by comma, semicolon or tab, with the names of the columns in its first line.
+
+    Returns:
+        The set with these columns, which replace those of the same name, and a note where the table lacks cases.
 
     Raises:
         InputError: an unreadable table, no key column, a key twice, or no case that it speaks of.

@@ -57,7 +57,13 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Measured:
-    """A level before its intervals are put in: ``values`` NaN go with ``reasons``; ``draws`` are the replicates."""
+    """A level before its intervals are put in.
+
+    Attributes:
+        values: Metrics by name, NaN where undefined.
+        reasons: Why a value is NaN, by metric. The reason by the empty name holds for all others.
+        draws: ``(replicates,)`` by metric.
+    """
 
     unit: str
     counts: dict[str, int]
@@ -69,7 +75,14 @@ class Measured:
     reliability: Reliability | None = None
 
     def level(self, why_no_interval: str) -> Level:
-        """The record of this level."""
+        """Make the record of this level.
+
+        Args:
+            why_no_interval: The reason that holds for every metric, empty where there can be intervals.
+
+        Returns:
+            Its metrics with an interval, or with the reason why there is none.
+        """
         return Level(
             unit=self.unit,
             counts=self.counts,
@@ -86,7 +99,15 @@ class Measured:
 
 
 def measure_levels(cohort: Cohort) -> dict[str, Measured]:
-    """Every level that the cases allow, by name: ``case``, ``slice``, ``pixel``, ``foreground``, ``lesion``."""
+    """Measure every level that the cases allow.
+
+    Args:
+        cohort: Measured cases of one model.
+
+    Returns:
+        By name: ``case``, ``pixel`` and ``lesion``, with ``slice`` where there are volumes, and ``foreground`` where
+        pixels lie outside it.
+    """
     levels = {"case": case_level(cohort)}
     if any(case.is_volume for case in cohort.cases):
         levels["slice"] = slice_level(cohort)
@@ -98,7 +119,14 @@ def measure_levels(cohort: Cohort) -> dict[str, Measured]:
 
 
 def case_level(cohort: Cohort) -> Measured:
-    """Images or volumes by their score; cases without a label are left out and counted."""
+    """Rank images or volumes by their score. Cases without a label are left out and counted.
+
+    Args:
+        cohort: Measured cases of one model.
+
+    Returns:
+        Metrics with sensitivity at the specificities of the settings.
+    """
     known = [(i, case) for i, case in enumerate(cohort.cases) if case.row.label is not None]
     counts = [_ranked(case.row.pred_score, case.row.label) for _, case in known]
     unit = _unit(cohort, "image", "volume")
@@ -112,7 +140,16 @@ def case_level(cohort: Cohort) -> Measured:
 
 
 def slice_level(cohort: Cohort) -> Measured:
-    """Slices of volumes with known lesions; background slices without a lesion were never scored and do not count."""
+    """Rank slices of volumes with known lesions by their score.
+
+    Background slices without a lesion were never scored and do not count.
+
+    Args:
+        cohort: Measured cases of one model.
+
+    Returns:
+        Metrics of the slices.
+    """
     place = cohort.place
     counts = [
         (int(place[i]), count_scores(case.slice_scores, case.slice_labels, exact=True))
@@ -123,7 +160,14 @@ def slice_level(cohort: Cohort) -> Measured:
 
 
 def pixel_levels(cohort: Cohort) -> tuple[Measured, Measured | None]:
-    """All pixels, as papers count; and those of the foreground alone, where there is anything else."""
+    """Rank all pixels, as papers count, and those of the foreground alone.
+
+    Args:
+        cohort: Measured cases of one model, whose counts are read from disk.
+
+    Returns:
+        Metrics of all pixels, with Dice, and of the foreground, None where no normal pixel lies outside it.
+    """
     place, settings = cohort.place, cohort.settings
     with_pixels = [(int(place[i]), case) for i, case in enumerate(cohort.cases) if case.has_pixels]
     everywhere, within = CountSum(settings.exact), CountSum(settings.exact)
@@ -156,7 +200,14 @@ def pixel_levels(cohort: Cohort) -> tuple[Measured, Measured | None]:
 
 
 def lesion_level(cohort: Cohort) -> Measured:
-    """Findings against lesions: sensitivity at given rates of false positives per volume or image."""
+    """Compare findings with lesions.
+
+    Args:
+        cohort: Measured cases of one model.
+
+    Returns:
+        Sensitivity at the settings' rates of false positives per volume or image, and the FROC curve.
+    """
     settings = cohort.settings
     kept = [(i, case.lesions) for i, case in enumerate(cohort.cases) if case.lesions is not None]
     lesions = [found for _, found in kept]

@@ -30,11 +30,12 @@ class CaseStatistics:
     """What is kept of one case under one model.
 
     Attributes:
-        row: the case's own line. is_volume: more than one slice.
+        row: The case's own line.
+        is_volume: More than one slice.
         slice_scores, slice_labels: ``(S,)`` of the scored slices of a volume with known lesions, else empty.
-        inside, outside: how often each score occurs within the foreground (and lesions) and elsewhere; None where
-            nothing says where the lesions are. Together they are the whole map.
-        lesions: findings against lesions at the model's threshold.
+        inside, outside: How often each score occurs within the foreground (and lesions) and elsewhere. Together they
+            are the whole map but what is ignored. None where nothing says where the lesions are.
+        lesions: Findings against lesions at the model's threshold.
     """
 
     row: CaseRow
@@ -47,7 +48,14 @@ class CaseStatistics:
 
 
 def case_facts(case: Case) -> dict[str, Any]:
-    """What is told about a case, whatever a model makes of it: fields of its row."""
+    """Gather what is told about a case, whatever a model makes of it.
+
+    Args:
+        case: Its own name stands for the patient where none is given.
+
+    Returns:
+        Fields of its row: ``case``, ``patient``, ``category`` and ``columns``.
+    """
     return {
         "case": case.name,
         "patient": case.patient or case.name,
@@ -59,10 +67,20 @@ def case_facts(case: Case) -> dict[str, Any]:
 def measure(
     case: Case, labelled: LabelledVolume, result: AnomalyResult, settings: Settings, seconds: float
 ) -> CaseStatistics:
-    """Compare one prediction with its truth; voxels about which nothing is known count nowhere.
+    """Compare one prediction with its truth. Voxels about which nothing is known count nowhere.
 
     A slice without a lesion that holds such voxels counts neither at slice level nor in the score of its case, and a
     case of which no slice is left has no label: nobody can say that it is normal.
+
+    Args:
+        case: Whose name and columns go into the row.
+        labelled: The same case with its truth.
+        result: Its prediction, on the grid of the truth.
+        settings: Of the metrics.
+        seconds: That reading and prediction took.
+
+    Returns:
+        What every metric needs of the case.
     """
     truth = labelled.gt_mask
     counted = None if labelled.ignored is None else ~labelled.ignored

@@ -49,14 +49,28 @@ class Plot:
 
 
 def plots(record: EvaluationRecord) -> list[Plot]:
-    """Every plot of an evaluation, level by level."""
+    """Draw every plot of an evaluation, level by level.
+
+    Args:
+        record: The evaluation.
+
+    Returns:
+        The plots that there is data for.
+    """
     names = dict.fromkeys(name for result in record.models for name in result.levels)
     by_level = ({m.model: m.levels[name] for m in record.models if name in m.levels} for name in names)
     return [plot for levels in by_level for plot in level_plots(levels)]
 
 
 def level_plots(levels: Mapping[str, Level]) -> list[Plot]:
-    """Every plot that one level of several models (by name) has data for."""
+    """Draw every plot that one level has data for.
+
+    Args:
+        levels: The level of each model, by model.
+
+    Returns:
+        At most one of each kind: ROC, precision and recall, PRO, FROC, reliability, scores.
+    """
     makers: tuple[Callable[[Mapping[str, Level]], Plot | None], ...] = (
         roc_plot,
         pr_plot,
@@ -69,7 +83,14 @@ def level_plots(levels: Mapping[str, Level]) -> list[Plot]:
 
 
 def roc_plot(levels: Mapping[str, Level]) -> Plot | None:
-    """False- against true-positive rate, with the line of chance."""
+    """Draw false- against true-positive rate, with the line of chance.
+
+    Args:
+        levels: The level of each model, by model.
+
+    Returns:
+        The plot, None where no model has the curve.
+    """
     found = _with_curve(levels, "roc")
     if not found:
         return None
@@ -81,7 +102,14 @@ def roc_plot(levels: Mapping[str, Level]) -> Plot | None:
 
 
 def pr_plot(levels: Mapping[str, Level]) -> Plot | None:
-    """Recall against precision; the dotted line is the prevalence, which chance reaches."""
+    """Draw recall against precision. The dotted line is the prevalence, which chance reaches.
+
+    Args:
+        levels: The level of each model, by model.
+
+    Returns:
+        The plot, None where no model has the curve.
+    """
     found = _with_curve(levels, "pr")
     if not found:
         return None
@@ -97,7 +125,14 @@ def pr_plot(levels: Mapping[str, Level]) -> Plot | None:
 
 
 def pro_plot(levels: Mapping[str, Level]) -> Plot | None:
-    """False-positive rate against the mean overlap of the regions, up to the limit of AUPRO."""
+    """Draw false-positive rate against the mean overlap of the regions, up to the limit of AUPRO.
+
+    Args:
+        levels: The level of each model, by model.
+
+    Returns:
+        The plot, None where no model has the curve.
+    """
     found = _with_curve(levels, "pro")
     if not found:
         return None
@@ -109,9 +144,15 @@ def pro_plot(levels: Mapping[str, Level]) -> Plot | None:
 
 
 def froc_plot(levels: Mapping[str, Level]) -> Plot | None:
-    """False positives per image or volume against sensitivity, as steps: nothing is interpolated.
+    """Draw false positives per image or volume against sensitivity, as steps: nothing is interpolated.
 
     The marks are the sensitivities of the table. Beyond its last threshold a curve is flat.
+
+    Args:
+        levels: The level of each model, by model.
+
+    Returns:
+        The plot, None where no model has the curve.
     """
     found = _with_curve(levels, "froc")
     if not found:
@@ -137,7 +178,14 @@ def froc_plot(levels: Mapping[str, Level]) -> Plot | None:
 
 
 def reliability_plot(levels: Mapping[str, Level]) -> Plot | None:
-    """Mean probability said against the share that was abnormal, with the units behind each point below."""
+    """Draw the mean probability said against the share that was abnormal, with the units behind each point below.
+
+    Args:
+        levels: The level of each model, by model.
+
+    Returns:
+        The plot, None where no model has a bin with units.
+    """
     found = {name: level for name, level in levels.items() if level.reliability and level.reliability.count}
     if not found:
         return None
@@ -156,7 +204,14 @@ def reliability_plot(levels: Mapping[str, Level]) -> Plot | None:
 
 
 def histogram_plot(levels: Mapping[str, Level]) -> Plot | None:
-    """Scores of normal and abnormal units, each as a share of its own kind, a panel per model."""
+    """Draw the scores of normal and abnormal units, each as a share of its own kind, a panel per model.
+
+    Args:
+        levels: The level of each model, by model.
+
+    Returns:
+        The plot, None where no model has a histogram.
+    """
     found = {name: level for name, level in levels.items() if level.histogram}
     if not found:
         return None

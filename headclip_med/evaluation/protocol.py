@@ -30,11 +30,17 @@ def protocol_of(
     *,
     allow_overlap: bool = False,
 ) -> Protocol:
-    """The protocol box of one model.
+    """Describe the conditions under which one model is evaluated.
 
     Args:
-        dataset_sha256, images: content hash of the set and of each image in it.
-        declared: the user's word for the kind; else it follows from the ledger: nothing in it is ``zero-shot``.
+        scorer: The model.
+        dataset_sha256: Content hash of the set.
+        images: Hash of each image in it, in hexadecimal digits.
+        declared: The user's word for the kind, else it follows from the ledger: nothing in it is ``zero-shot``.
+        allow_overlap: Mark, instead of refusing, a model that was trained on this very data.
+
+    Returns:
+        The protocol box.
 
     Raises:
         InputError: an unknown kind, a kind that the ledger contradicts, or a model trained on this very data.
@@ -61,7 +67,16 @@ def protocol_of(
 
 
 def overlap_with(ledger: Sequence[Mapping[str, Any]], dataset_sha256: str, images: Collection[str]) -> str:
-    """What of the set a model was trained on, in words; empty for nothing."""
+    """Find what of the set a model was trained on.
+
+    Args:
+        ledger: Entries with ``name``, and ``image_sha256`` (the first 16 digits of each) or ``content_sha256``.
+        dataset_sha256: Content hash of the set.
+        images: Hash of each image in it, in hexadecimal digits.
+
+    Returns:
+        That in words, empty for nothing.
+    """
     here = {image[:SHORT_HASH] for image in images}
     found = []
     for entry in ledger:
@@ -74,7 +89,14 @@ def overlap_with(ledger: Sequence[Mapping[str, Any]], dataset_sha256: str, image
 
 
 def check_kind(declared: str | None) -> None:
-    """Refuse a kind that does not exist, or that only a control can have."""
+    """Refuse a kind that does not exist, or that only a control can have.
+
+    Args:
+        declared: The user's word, None is allowed.
+
+    Raises:
+        InputError: there is no such kind.
+    """
     kinds = [kind for kind in KINDS if kind != "control"]
     if declared is not None and declared not in kinds:
         raise InputError(f"The protocol must be one of {', '.join(kinds)}", declared)

@@ -21,7 +21,7 @@ class _Strict(BaseModel):
 class Metric(_Strict):
     """A number with its 95 % interval, or the reason why there is none.
 
-    ``value`` None goes with ``reason``; ``low`` and ``high`` None go with ``interval_reason``.
+    ``value`` None goes with ``reason``, and ``low`` and ``high`` None go with ``interval_reason``.
     """
 
     value: float | None = None
@@ -39,7 +39,7 @@ class Curve(_Strict):
 
 
 class Histogram(_Strict):
-    """Scores of normal and abnormal units; ``edges`` has one entry more than the counts."""
+    """Scores of normal and abnormal units. ``edges`` has one entry more than the counts."""
 
     edges: tuple[float, ...]
     normal: tuple[float, ...]
@@ -72,13 +72,13 @@ class Level(_Strict):
 
 
 class CaseRow(_Strict):
-    """One case under one model; ``status`` failed goes with ``error``, duplicate with ``duplicate_of``.
+    """One case under one model. ``status`` failed goes with ``error``, duplicate with ``duplicate_of``.
 
     Attributes:
-        error_size: from 0 (right) to 1 (wrong): 1 − Dice where there is a lesion mask, else the distance of
-            ``pred_score`` from the label; None where neither is known. best, median and worst go by it.
-        ignored_voxels: how many count nowhere because nothing is known about them; None: the masks know no such.
-        picture: name of its overlay below ``cases/MODEL``, where one was made.
+        error_size: From 0 (right) to 1 (wrong): 1 − Dice where there is a lesion mask, else the distance of
+            ``pred_score`` from the label. None where neither is known. Best, median and worst go by it.
+        ignored_voxels: How many count nowhere because nothing is known about them. None: the masks know no such.
+        picture: Name of its overlay below ``cases/MODEL``, where one was made.
     """
 
     case: str
@@ -148,9 +148,10 @@ class Difference(_Strict):
 
 
 class DatasetFacts(_Strict):
-    """The set as it was evaluated; ``content_sha256`` covers every readable case that is no copy.
+    """The set as it was evaluated.
 
-    ``counted`` and ``patients`` are what every model was measured on; ``failed`` is what any failed on.
+    ``content_sha256`` covers every readable case that is no copy. ``counted`` and ``patients`` are what every model was
+    measured on, ``failed`` is what any failed on.
     """
 
     name: str

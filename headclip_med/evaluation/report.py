@@ -28,7 +28,15 @@ _MOST_CASES = 200
 
 
 def write_evaluation(record: EvaluationRecord, folder: Path, pictures: Mapping[str, Path]) -> dict[str, Path]:
-    """Write metrics, tables and report; ``pictures``: folder of each model's overlays, by model.
+    """Write metrics, tables and report.
+
+    Args:
+        record: The evaluation.
+        folder: Where the files go.
+        pictures: Folder of each model's overlays, by model.
+
+    Returns:
+        Paths of the files, by their names.
 
     Raises:
         OutputError: when a file cannot be written.
@@ -40,13 +48,16 @@ def write_evaluation(record: EvaluationRecord, folder: Path, pictures: Mapping[s
     }
     for name, text in texts.items():
         write_text(folder / name, text)
-    write_report(record, pictures, folder / REPORT_NAME)
+    write_evaluation_report(record, pictures, folder / REPORT_NAME)
     write_text(folder / METRICS_NAME, record.model_dump_json(indent=1) + "\n")
     return {name: folder / name for name in (*texts, REPORT_NAME, METRICS_NAME)}
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that an evaluation cannot be written to; none is made.
+    """Refuse a folder that an evaluation cannot be written to. None is made.
+
+    Args:
+        folder: New, empty, or that of an earlier evaluation. Hidden files do not count.
 
     Raises:
         OutputError: it cannot be written to, or holds something that is no evaluation.
@@ -62,13 +73,28 @@ def check_folder(folder: Path) -> None:
 
 
 def mark_folder(folder: Path) -> None:
-    """Make the folder of an evaluation's cases, and say whose it is."""
+    """Make the folder of an evaluation's cases, and say whose it is.
+
+    Args:
+        folder: Of the evaluation.
+
+    Raises:
+        OutputError: it cannot be written to.
+    """
     with atomic_path(folder / CASES / MARKER) as draft:
         draft.touch()
 
 
 def render_evaluation(record: EvaluationRecord, pictures: Mapping[str, Path]) -> str:
-    """The page as text; ``pictures``: folder of each model's overlays, by model."""
+    """Render the page.
+
+    Args:
+        record: The evaluation.
+        pictures: Folder of each model's overlays, by model. One that is not there is shown without examples.
+
+    Returns:
+        HTML that needs no other file.
+    """
     failed = {row.case: row.error for model in record.models for row in model.cases if row.status == "failed"}
     repeated = {row.case: row.duplicate_of for row in record.models[0].cases if row.status == "duplicate"}
     return render_html(
@@ -93,8 +119,13 @@ def render_evaluation(record: EvaluationRecord, pictures: Mapping[str, Path]) ->
     )
 
 
-def write_report(record: EvaluationRecord, pictures: Mapping[str, Path], path: Path) -> None:
-    """Write :func:`render_evaluation` to ``path``, whole or not at all.
+def write_evaluation_report(record: EvaluationRecord, pictures: Mapping[str, Path], path: Path) -> None:
+    """Write :func:`render_evaluation` to a file, whole or not at all.
+
+    Args:
+        record: The evaluation.
+        pictures: Folder of each model's overlays, by model.
+        path: Of the HTML file.
 
     Raises:
         OutputError: when the file cannot be written.

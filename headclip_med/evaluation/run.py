@@ -52,18 +52,28 @@ AnyModel: TypeAlias = "Engine[TorchScorer] | CaseScorer | ModelSpec | str"
 
 
 class EvaluationWatcher:
-    """What a caller can see of an evaluation while it lasts; override what is needed."""
+    """What a caller can see of an evaluation while it lasts. Override what is needed."""
 
     def phase_started(self, phase: str, cases: int) -> None:
-        """``reading the data``, or a model's name, begins with so many cases to do."""
+        """Notice that a phase begins.
+
+        Args:
+            phase: ``reading the data``, the name of each model in turn, then ``metrics``.
+            cases: How many are to do in it, 0 for ``metrics``.
+        """
 
     def case_done(self, case: str, error: str) -> None:
-        """One case of the phase is over; ``error`` is empty where it went well."""
+        """Notice that one case of the phase is over.
+
+        Args:
+            case: Its name.
+            error: What went wrong, in words, empty where it went well.
+        """
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Everything an evaluation found; ``folder`` is None where nothing was asked to be written."""
+    """Everything an evaluation found. ``folder`` is None where nothing was asked to be written."""
 
     record: EvaluationRecord
     folder: Path | None = None
@@ -74,10 +84,18 @@ class EvaluationResult:
         return all(row.status != "failed" for model in self.record.models for row in model.cases)
 
     def metric(self, level: str, name: str, model: str | None = None) -> Metric:
-        """One metric, for example ``metric("pixel", "auroc")``; of the first model unless one is named.
+        """Look up one metric, for example ``metric("pixel", "auroc")``.
+
+        Args:
+            level: ``case``, ``slice``, ``pixel``, ``foreground`` or ``lesion``.
+            name: Of the metric, as in ``metrics.json``.
+            model: Name of the model, None for the first one.
+
+        Returns:
+            Its value with an interval, or with the reason why there is none.
 
         Raises:
-            InputError: there is no such model, level or metric; those there are, are named.
+            InputError: there is no such model, level or metric. The error names those that there are.
         """
         models = {result.model: result for result in self.record.models}
         chosen = _named("model", models, model or next(iter(models)))
@@ -86,7 +104,11 @@ class EvaluationResult:
         return metric
 
     def table(self) -> str:
-        """The headline numbers as a Markdown table."""
+        """Make the table of the headline numbers.
+
+        Returns:
+            Markdown, ending with a line break.
+        """
         from headclip_med.evaluation.tables import markdown_table
 
         return markdown_table(self.record)
@@ -108,17 +130,19 @@ def evaluate(
     """Evaluate one or several models on a labelled set.
 
     Args:
-        models: an engine, a model's name, ``control:intensity``, or several of them, by name if in a mapping.
-        dataset: see :func:`headclip_med.open_dataset`.
-        out: folder for metrics, tables, report and what is kept of each case; None writes nothing.
-        settings: of the metrics. protocol: the kind, where the ledger does not say it all.
-        allow_overlap: mark, instead of refusing, a model that was trained on this very set.
-        group_by: columns of the cases to make subgroup tables of.
-        workers: processes; several need models given by name.
-        resume: keep cases that were measured with the same content, model and settings.
+        models: An engine, a model's name, ``control:intensity``, or several of them, by name if in a mapping.
+        dataset: As :func:`headclip_med.open_dataset` gives it.
+        out: Folder for metrics, tables, report and what is kept of each case. None writes nothing.
+        settings: Of the metrics, None for the default ones.
+        protocol: The kind, where the ledger does not say it all.
+        allow_overlap: Mark, instead of refusing, a model that was trained on this very set.
+        group_by: Columns of the cases to make subgroup tables of.
+        workers: Number of processes. Several need models given by name.
+        resume: Keep cases that were measured with the same content, model and settings.
+        watcher: Told of each phase and each case.
 
     Returns:
-        metrics with intervals, or the reason why there is none; cases that failed are listed and excluded.
+        Metrics with intervals, or the reason why there is none. Cases that failed are listed and excluded.
 
     Raises:
         HeadclipError: an unusable model, option or output folder.

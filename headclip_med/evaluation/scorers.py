@@ -37,16 +37,37 @@ class CaseScorer(Protocol):
     def predict(
         self, volume: MetaTensor, *, progress: SlicesDone | None = None, cancel: Cancel | None = None
     ) -> AnomalyResult:
-        """Score one volume."""
+        """Score one volume.
+
+        Args:
+            volume: ``(C, I, J, K)``.
+            progress: Called with slices done and slices in all.
+            cancel: Tells whether to stop.
+
+        Returns:
+            The map on the volume's grid, with scores and findings.
+        """
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides its numbers, as plain JSON values."""
+        """Name everything that decides its numbers.
+
+        Returns:
+            Plain JSON values, with its name as ``model``.
+        """
 
     def threshold(self) -> tuple[float, str]:
-        """Cut on the map, and where it came from."""
+        """Tell the cut on the map, and where it came from.
+
+        Returns:
+            The cut in [0, 1], and its origin in words.
+        """
 
     def ledger(self) -> tuple[dict[str, Any], ...]:
-        """What it was trained on, as far as it says; nothing for a model without training data."""
+        """Tell what it was trained on, as far as it says.
+
+        Returns:
+            Entries of the ledger, none for a model without training data.
+        """
 
 
 @dataclass(frozen=True)
@@ -59,20 +80,46 @@ class EngineScorer:
     def predict(
         self, volume: MetaTensor, *, progress: SlicesDone | None = None, cancel: Cancel | None = None
     ) -> AnomalyResult:
-        """Score one volume."""
+        """Score one volume.
+
+        Args:
+            volume: ``(C, I, J, K)``.
+            progress: Called with slices done and slices in all.
+            cancel: Asked before each batch whether to stop.
+
+        Returns:
+            The map on the volume's grid, with scores and findings.
+
+        Raises:
+            InputError: An unusable volume.
+            CancelledError: ``cancel`` returned True.
+            ModelError: Not even one slice fits the device's memory.
+        """
         return self.engine.predict(volume, self.ask, progress=progress, cancel=cancel)
 
     def identity(self) -> dict[str, Any]:
-        """Model, hashes, precision, version and options."""
+        """Name everything that decides its numbers.
+
+        Returns:
+            Model, hashes, precision, version and options, as plain JSON values.
+        """
         version = package_versions()["headclip-med"]
         return {**self.engine.scorer.identity(), "version": version, "options": _decides_numbers(self.ask)}
 
     def threshold(self) -> tuple[float, str]:
-        """The user's, or the pack's."""
+        """Tell the cut on the map: the user's, or the pack's.
+
+        Returns:
+            The cut in [0, 1], and its origin in words.
+        """
         return _threshold(self.ask, self.engine.scorer.threshold)
 
     def ledger(self) -> tuple[dict[str, Any], ...]:
-        """The pack's training-data ledger, and the normal images that the engine compares with."""
+        """Tell what the model was trained on, and the normal images that the engine compares with.
+
+        Returns:
+            Entries of the pack's training-data ledger, then one for the normal images, where there are any.
+        """
         return _ledger(self.engine.scorer.model.ledger, self.engine.scorer.normals)
 
 
@@ -93,8 +140,11 @@ class ModelSpec:
     def build(self) -> CaseScorer:
         """Load the model, or make the control.
 
+        Returns:
+            A scorer with what is asked of every case.
+
         Raises:
-            ModelError, InputError: it cannot be had; the message says what to do.
+            ModelError, InputError: it cannot be had. The message says what to do.
         """
         check_ask(self.ask)
         if self.name.startswith(CONTROL_PREFIX):
@@ -116,7 +166,13 @@ class ModelSpec:
         return EngineScorer(engine, self.ask)
 
     def as_stored(self, stored: dict[str, Any] | None) -> StoredScorer | None:
-        """Stands for the scorer whose identity was ``stored``, as far as files tell that it is this one; else None.
+        """Make a stand-in for the scorer that measured the stored cases, where files tell that it is this one.
+
+        Args:
+            stored: Its identity, None where no case is stored.
+
+        Returns:
+            A scorer without its model, None where the model has to be built.
 
         Raises:
             HeadclipError: as :meth:`build`, where that is known before a model is loaded.
@@ -151,20 +207,49 @@ class StoredScorer:
     def predict(
         self, volume: MetaTensor, *, progress: SlicesDone | None = None, cancel: Cancel | None = None
     ) -> AnomalyResult:
-        """Score one volume with the model after all."""
+        """Score one volume with the model after all, which is built for it.
+
+        Args:
+            volume: ``(C, I, J, K)``.
+            progress: Called with slices done and slices in all.
+            cancel: Asked before each batch whether to stop.
+
+        Returns:
+            The map on the volume's grid, with scores and findings.
+
+        Raises:
+            HeadclipError: as :meth:`ModelSpec.build` and :meth:`EngineScorer.predict`.
+        """
         return self.spec.build().predict(volume, progress=progress, cancel=cancel)
 
     def identity(self) -> dict[str, Any]:
-        """As it was stored."""
+        """Name everything that decides its numbers.
+
+        Returns:
+            What was stored.
+        """
         return self.stored
 
     def threshold(self) -> tuple[float, str]:
-        """The user's, or the pack's."""
+        """Tell the cut on the map: the user's, or the pack's.
+
+        A model that compares with normal images is uncalibrated, and has the cut of such.
+
+        Returns:
+            The cut in [0, 1], and its origin in words.
+        """
         own = UNCALIBRATED if self.spec.normals is not None else self.model.threshold
         return _threshold(self.spec.ask, (own.value, own.origin))
 
     def ledger(self) -> tuple[dict[str, Any], ...]:
-        """The pack's training-data ledger, and the normal images that it is compared with."""
+        """Tell what the model was trained on, and the normal images that it is compared with.
+
+        Returns:
+            Entries of the pack's training-data ledger, then one for the normal images, where there are any.
+
+        Raises:
+            InputError: the normal images cannot be read.
+        """
         from headclip_med.engine.normals import read_normals
 
         return _ledger(self.model.ledger, None if self.spec.normals is None else read_normals(self.spec.normals))
@@ -190,7 +275,14 @@ def _ledger(entries: Sequence[LedgerEntry], normals: Normals | None) -> tuple[di
 
 
 def controls_for(dataset: CaseDataset) -> list[str]:
-    """The trivial controls that a table of this set carries; redness only where images have colours."""
+    """List the trivial controls that a table of this set carries.
+
+    Args:
+        dataset: Whose first readable case tells whether its images have colours.
+
+    Returns:
+        Names such as ``control:edges``. ``control:redness`` is among them only where images have colours.
+    """
     from headclip_med.evaluation.controls import CONTROLS
 
     names = [name for name in CONTROLS if name != "redness" or _in_colour(dataset)]
@@ -208,7 +300,14 @@ def _in_colour(dataset: CaseDataset) -> bool:
 
 
 def short_names(given: Sequence[str]) -> list[str]:
-    """The last part of each path or id, and as many before it as tell it from the others; a method stays in front."""
+    """Shorten each path or id to its last part, and as many before it as tell it from the others.
+
+    Args:
+        given: Names or paths of models. A method in front, as in ``METHOD:NAME``, stays there.
+
+    Returns:
+        The short names in the same order.
+    """
     methods, rests = zip(*map(split_method, given), strict=True) if given else ((), ())
     parts = [Path(text).parts or (text,) for text in rests]
 
@@ -222,7 +321,14 @@ def short_names(given: Sequence[str]) -> list[str]:
 
 
 def check_names(names: list[str]) -> None:
-    """Refuse no model at all, and the same name twice."""
+    """Refuse no model at all, and the same name twice.
+
+    Args:
+        names: Of the models.
+
+    Raises:
+        InputError: no name, or one that stands there twice.
+    """
     if not names:
         raise InputError("At least one model must be named", "none", "Add --model headclip-tiny")
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -13,12 +13,14 @@ class Settings:
     """Settings of the metrics.
 
     Attributes:
-        exact: keep every distinct score instead of 65,536 levels; memory then grows with the data.
-        replicates, seed: of the bootstrap over patients. bins: common score levels that it resamples.
-        min_patients: with fewer no interval is given, it would be far too narrow.
-        min_overlap: intersection over union from which a finding counts as hitting a lesion (as PI-CAI's evaluation).
-        specificities: at which sensitivity is given. rates: false positives per volume of the FROC table.
-        calibration_bins: equal-width bins of expected calibration error and reliability curve.
+        exact: Keep every distinct score instead of 65,536 levels. Memory then grows with the data.
+        replicates, seed: Of the bootstrap over patients.
+        bins: Common score levels that it resamples.
+        min_patients: With fewer no interval is given, it would be far too narrow.
+        min_overlap: Intersection over union from which a finding counts as hitting a lesion (as PI-CAI's evaluation).
+        specificities: At which sensitivity is given.
+        rates: False positives per volume or image of the FROC table.
+        calibration_bins: Equal-width bins of expected calibration error and reliability curve.
     """
 
     exact: bool = False
@@ -40,9 +42,17 @@ class Settings:
             raise InputError("The seed must be 0 or more", self.seed)
 
     def recorded(self) -> dict[str, Any]:
-        """The settings as plain JSON values."""
+        """List the settings for the record.
+
+        Returns:
+            Plain JSON values by name.
+        """
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def per_case(self) -> dict[str, Any]:
-        """Those that decide what is kept of a single case."""
+        """List the settings that decide what is kept of a single case.
+
+        Returns:
+            ``exact`` and ``min_overlap``.
+        """
         return {"exact": self.exact, "min_overlap": self.min_overlap}

@@ -45,7 +45,16 @@ class ModelCases:
 
 
 def summarise_model(model: ModelCases, settings: Settings, columns: Sequence[str]) -> ModelResult:
-    """Metrics at every level, by category, and by each of ``columns``."""
+    """Compute the metrics of one model at every level, by category where there are several, and by each column.
+
+    Args:
+        model: Its measured cases and the rows of the others.
+        settings: Of the metrics.
+        columns: Of the cases, each of which makes subgroups.
+
+    Returns:
+        Metrics with intervals, subgroups, and the rows of all cases sorted by name.
+    """
     cohort = Cohort(model.cases, settings)
     levels = _levels(cohort)
     subgroups = [
@@ -65,7 +74,15 @@ def summarise_model(model: ModelCases, settings: Settings, columns: Sequence[str
 
 
 def differences(models: Sequence[ModelCases], settings: Settings) -> list[Difference]:
-    """Every pair of models on the cases that both have, drawn with the same patients."""
+    """Compare every pair of models on the cases that both have, drawn with the same patients.
+
+    Args:
+        models: In the order of the tables, the earlier of a pair minus the later.
+        settings: Of the metrics.
+
+    Returns:
+        A difference for each pair, level and metric that both have a value of.
+    """
     found: list[Difference] = []
     for first, second in combinations(models, 2):
         shared = {case.row.case for case in first.cases} & {case.row.case for case in second.cases}

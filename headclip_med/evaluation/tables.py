@@ -41,7 +41,14 @@ _TYPED = str.maketrans({"–": "--", "−": "-", "×": "x", "…": "..."})  # no
 
 
 def title_of(name: str) -> str:
-    """A metric's name as people write it."""
+    """Write a metric's name as people do.
+
+    Args:
+        name: As in ``metrics.json``.
+
+    Returns:
+        Its title, such as ``AUROC`` or ``Sensitivity at 2 FP``.
+    """
     if name in TITLES:
         return TITLES[name]
     if match := re.fullmatch(r"sensitivity_at_specificity_(\d+)", name):
@@ -52,9 +59,13 @@ def title_of(name: str) -> str:
 
 
 def number(metric: Metric | None) -> str:
-    """``0.912 [0.880, 0.940]``, ``0.912`` without an interval, or ``n/a``.
+    """Write a metric with three decimals. A value that would read 0.000 is given as ``2e-05``.
 
-    A value that would read 0.000 is given as ``2e-05``.
+    Args:
+        metric: None where a model has no such metric.
+
+    Returns:
+        ``0.912 [0.880, 0.940]``, ``0.912`` without an interval, or ``n/a``.
     """
     if metric is None or metric.value is None:
         return "n/a"
@@ -65,7 +76,14 @@ def number(metric: Metric | None) -> str:
 
 
 def headline(record: EvaluationRecord) -> list[tuple[str, str]]:
-    """Level and metric of every row of the tables, in order; all of the lesion level."""
+    """Choose the rows of the tables: the main metrics of each level, and all of the lesion level.
+
+    Args:
+        record: The evaluation.
+
+    Returns:
+        Level and metric of every row, in order, where any model has them.
+    """
     rows = []
     for level, names in _HEADLINE.items():
         found = [model.levels[level] for model in record.models if level in model.levels]
@@ -75,12 +93,27 @@ def headline(record: EvaluationRecord) -> list[tuple[str, str]]:
 
 
 def unit_of(record: EvaluationRecord, level: str) -> str:
-    """What is counted at a level: image, voxel, …"""
+    """Look up what is counted at a level.
+
+    Args:
+        record: The evaluation.
+        level: One that a model has.
+
+    Returns:
+        The word of the first model that has it: image, voxel, …
+    """
     return next(model.levels[level].unit for model in record.models if level in model.levels)
 
 
 def reasons(record: EvaluationRecord) -> list[str]:
-    """Why numbers or intervals are missing, each once."""
+    """List why numbers or intervals are missing, each reason once.
+
+    Args:
+        record: The evaluation.
+
+    Returns:
+        Lines such as ``n/a, lesion: no case with a mask holds a lesion``. What is never resampled is left out.
+    """
     found: dict[str, None] = {}
     for model in record.models:
         for level in model.levels.values():
@@ -109,7 +142,7 @@ def markdown_table(record: EvaluationRecord) -> str:
 
 
 def latex_table(record: EvaluationRecord) -> str:
-    """Make the same table with booktabs, to be put into a document with ``\\input``; a line parts the levels.
+    """Make the same table with booktabs, to be put into a document with ``\\input``. A line parts the levels.
 
     Args:
         record: the evaluation.
@@ -128,7 +161,14 @@ def latex_table(record: EvaluationRecord) -> str:
 
 
 def cases_csv(record: EvaluationRecord) -> str:
-    """One row per model and case with every field; columns of the cases come last."""
+    """Write one row per model and case with every field. Columns of the cases come last.
+
+    Args:
+        record: The evaluation.
+
+    Returns:
+        CSV with a line of names, whose cells no spreadsheet takes for a formula.
+    """
     extra = sorted({name for model in record.models for row in model.cases for name in row.columns})
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -142,7 +182,7 @@ def cases_csv(record: EvaluationRecord) -> str:
 
 
 def latex(text: str) -> str:
-    """Escape text so that nothing in it is a command of LaTeX.
+    """Write text so that nothing in it is a command of LaTeX.
 
     Args:
         text: any text.

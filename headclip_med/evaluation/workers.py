@@ -27,11 +27,18 @@ def run_all(
     workers: int,
     died: Callable[[str], Result],
 ) -> Iterator[tuple[Task, Result]]:
-    """Yield ``(task, work(setup(), task))`` as they are done; in order with one worker.
+    """Yield ``(task, work(setup(), task))`` as they are done, in order with one worker.
 
     Args:
-        work, setup: with several workers both must be importable (functions of a module, or ``partial`` of one).
-        died: the result of a task whose process died, given what to say about it.
+        tasks: What there is to do.
+        work: Does one task, given what ``setup`` made. With several workers it must be importable (a function of a
+            module, or ``partial`` of one).
+        setup: Called once per process, and importable as ``work`` is.
+        workers: Number of processes, with 1 the work is done in this one.
+        died: The result of a task whose process died, given what to say about it.
+
+    Yields:
+        A task and its result, each task once.
     """
     if workers <= 1:
         state = setup() if tasks else None
@@ -57,7 +64,14 @@ def run_all(
 
 
 def check_workers(workers: int) -> None:
-    """Refuse a number of workers that makes no sense."""
+    """Refuse a number of workers that makes no sense.
+
+    Args:
+        workers: Number of processes.
+
+    Raises:
+        InputError: it is below 1.
+    """
     if workers < 1:
         raise InputError("The number of workers must be at least 1", workers)
 

@@ -17,7 +17,7 @@ from PIL import Image
 from headclip_med.base.errors import OutputError
 from headclip_med.evaluation import report
 from headclip_med.evaluation.record import EvaluationRecord
-from headclip_med.evaluation.report import render_evaluation, write_report
+from headclip_med.evaluation.report import render_evaluation, write_evaluation_report
 
 
 class _Page(HTMLParser):
@@ -192,11 +192,11 @@ def test_thousands_of_cases_stay_one_page() -> None:
 @pytest.mark.usefixtures("no_plots")
 def test_the_file_is_whole_or_not_there(tmp_path: Path) -> None:
     record = make_record(1, 2)
-    write_report(record, {}, tmp_path / "report.html")
+    write_evaluation_report(record, {}, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == render_evaluation(record, {})
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="must be writable"):
-        write_report(record, {}, tmp_path / "file" / "report.html")
+        write_evaluation_report(record, {}, tmp_path / "file" / "report.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "report.html"]
 
 
@@ -213,7 +213,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def test_a_browser_opens_it_without_a_request_or_an_error(browser: Browser, tmp_path: Path, models: int) -> None:
     record = make_record(models)
     target = tmp_path / "report.html"
-    write_report(record, _pictures(record, tmp_path), target)
+    write_evaluation_report(record, _pictures(record, tmp_path), target)
     for width, scheme in ((1280, "light"), (390, "dark")):
         visit = browser.visit(target, width, scheme)
         assert visit.errors == []
