@@ -37,7 +37,6 @@ SHARE = 0.9
 NOT_YET: dict[str, tuple[float, int, int]] = {
     "evaluation": (0.28, 75, 43),
     "napari_plugin": (0.01, 123, 93),
-    "review": (0.008, 86, 71),
     "writing": (0.0, 51, 37),
 }
 # Files that still have such a name.

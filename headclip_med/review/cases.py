@@ -101,7 +101,7 @@ class CaseData:
             finding: a finding of a review.
 
         Returns:
-            Its centroid in voxel indices along the array axes, not rounded.
+            Its centroid in voxel indices along the array axes.
         """
         voxel = self.present(finding).centroid_voxel
         assert voxel is not None
@@ -123,7 +123,7 @@ def find_results(places: Sequence[str | Path]) -> list[FoundResult]:
         places: folders with results at any depth.
 
     Returns:
-        The results in the order of ``places``, each folder once, usable or with its ``problem``.
+        The results in the order of ``places``, usable or with a ``problem``.
 
     Raises:
         InputError: a place that does not exist or holds no result at all.

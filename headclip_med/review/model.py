@@ -68,7 +68,7 @@ class FindingReview(_Record):
     """A decision on one region of the map: the component that was on the screen when it was judged.
 
     The region is the 26-connected component of ``map >= threshold`` that holds ``peak_voxel``, so that it can be
-    cut out of the unaltered map again; ``finding`` repeats its measures for whoever has no map at hand.
+    cut out of the unaltered map again. ``finding`` repeats its measures for whoever has no map at hand.
     """
 
     id: str

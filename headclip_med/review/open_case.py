@@ -69,7 +69,14 @@ class OpenCase:
     something else, and :class:`OutputError` where they could not be kept. Nothing has changed then.
 
     Args:
+        data: map, affine, record.
+        history: the review and what led to it, which counts where there is no store.
+        store: keeps every action, None for looking only.
+        unaided_first: conceal scores, findings and map until the first opinion, whatever the review says.
+        read_only: why nothing can be kept, in words, None where all is well.
+        messages: what was odd on opening, in words.
         screen: tells whose result the reader sees when an action is kept, by default this one.
+        clock: tells the time as reviews record it.
         before: an open case of the same review, whose store goes on in this one.
 
     Attributes:
@@ -385,8 +392,8 @@ class OpenCase:
         """Paint the drawn regions into a new array.
 
         Returns:
-            ``(I, J, K)``, n inside the drawn region ``dn``, 0 elsewhere. Where two overlap, the later one in the order
-            of names.
+            ``(I, J, K)``, n inside the drawn region ``dn``, 0 elsewhere. Where two overlap, the later one in the
+            review.
         """
         labels = np.zeros(self.data.shape, dtype=np.uint16)
         for name, one in self.review.drawn.items():

@@ -26,6 +26,17 @@ __all__ = ["KEEP", "CaseEntry", "Change", "OpenCase", "ReviewFinding", "Session"
 class Session:
     """See :mod:`headclip_med.review` for a tour. Not for several threads at once. Only the pure functions are.
 
+    Args:
+        results: those of :func:`~headclip_med.review.cases.find_results`.
+        reader: id of the reader, part of the review's file names.
+        unaided_first: conceal scores, findings and map of every case until its first opinion.
+        session_dir: where reviews are kept, by default beside each result.
+        sources: files and folders where source images may be.
+        clock: tells the time as reviews record it.
+
+    Raises:
+        InputError: a reader's id that cannot name a file.
+
     Attributes:
         changed: calls everyone who connected after every change, with a :class:`Change`.
         case: the open case, None before the first one, and where none could be shown.

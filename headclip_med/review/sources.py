@@ -138,7 +138,7 @@ def same_grid(one: Affine, other: Affine) -> bool:
         other: voxel index → RAS mm, 4×4.
 
     Returns:
-        True where no entry of the two differs by more than the tolerance of grids.
+        True where no entry of the one differs from that of the other by more than 0.001.
     """
     return bool(np.abs(one - other).max() <= GRID_TOLERANCE)
 

@@ -150,7 +150,8 @@ class ReviewStore:
 
     Args:
         files: of the review.
-        journal: the open and locked journal.
+        journal: file descriptor of the open journal.
+        lock: held until the store is closed or discarded.
         loaded: what the files held.
         fresh: the review to begin with where there was none.
     """
