@@ -82,20 +82,26 @@ class CaseData:
         return self.record.source.is_2d
 
     def present(self, finding: FindingRecord) -> FindingRecord:
-        """Return a finding of a review as it is kept now: an older one has no places in voxels.
+        """Bring a finding of a review to the present form: an older one has no places in voxels.
 
         Args:
             finding: a finding of a review.
+
+        Returns:
+            The finding with its places in voxels, itself where it has them already.
         """
         if finding.centroid_voxel is not None:
             return finding
         return FindingRecord.model_validate(present_finding(dict(finding), self.affine, self.is_plain))
 
     def centre(self, finding: FindingRecord) -> tuple[float, float, float]:
-        """Return the middle of a finding of a review, in voxel indices.
+        """Locate the middle of a finding of a review.
 
         Args:
             finding: a finding of a review.
+
+        Returns:
+            Its centroid in voxel indices along the array axes.
         """
         voxel = self.present(finding).centroid_voxel
         assert voxel is not None
@@ -108,13 +114,16 @@ class CaseData:
 
 
 def find_results(places: Sequence[str | Path]) -> list[FoundResult]:
-    """Return the results in the folders given, each of them a result, or a folder with results at any depth.
+    """Find the results in the folders given, each of them a result, or a folder with results at any depth.
 
     A result that is incomplete, altered or without a map is listed with the reason, as are the cases that ``run.json``
     of a cohort says have failed.
 
     Args:
         places: folders with results at any depth.
+
+    Returns:
+        The results in the order of ``places``, usable or with a ``problem``.
 
     Raises:
         InputError: a place that does not exist or holds no result at all.
@@ -141,6 +150,9 @@ def load_found(found: FoundResult) -> CaseData:
 
     Args:
         found: one of those that were found.
+
+    Returns:
+        The case in memory, its map read-only.
 
     Raises:
         InputError: it has changed since or is gone, or map and record do not fit.
@@ -190,11 +202,14 @@ def check_unaltered(data: CaseData) -> None:
 
 
 def link_of(folder: Path, record: ResultRecord) -> ResultLink:
-    """Return the hashes that tie a review to the result in ``folder``.
+    """Collect the hashes that tie a review to the result in ``folder``.
 
     Args:
         folder: of the result.
         record: what the prediction recorded.
+
+    Returns:
+        The link, with the SHA-256 of ``result.json`` as it lies in the folder now.
     """
     return ResultLink(
         name=readable(folder.resolve().name),

@@ -36,10 +36,13 @@ class Components:
     labels: NDArray[np.int32]
 
     def mask(self, label: int) -> Mask:
-        """Return ``(I, J, K)`` of one finding.
+        """Cut out one finding.
 
         Args:
             label: of the component, from 1.
+
+        Returns:
+            ``(I, J, K)``, true inside, false everywhere for a label that is not there.
         """
         return self.labels == label
 
@@ -61,16 +64,22 @@ class Region:
 
         Args:
             voxel: index along the array axes.
+
+        Returns:
+            True where it is in the box and inside.
         """
         place = tuple(v - s.start for v, s in zip(voxel, self.box, strict=True))
         within = all(0 <= p < n for p, n in zip(place, self.inside.shape, strict=True))
         return within and bool(self.inside[place])
 
     def mask(self, shape: Voxel) -> Mask:
-        """Return the whole grid, True inside.
+        """Lay the region into the whole grid.
 
         Args:
             shape: voxels along the array axes.
+
+        Returns:
+            ``shape``, true inside.
         """
         full = np.zeros(shape, dtype=bool)
         full[self.box] = self.inside
@@ -78,20 +87,22 @@ class Region:
 
 
 def slice_mask(volume_map: Map, axis: int, index: int, threshold: float) -> Mask:
-    """Return where one slice reaches the threshold, in array order. Looks at nothing but that slice.
+    """Find where one slice reaches the threshold. Looks at nothing but that slice.
 
     Args:
         volume_map: probabilities in [0, 1], ``(I, J, K)``.
         axis: array axis, 0 to 2.
         index: of the slice along ``axis``.
         threshold: in [0, 1].
+
+    Returns:
+        The slice in array order, without ``axis``, true where the map is at or above the threshold.
     """
     return np.asarray(volume_map[(slice(None),) * axis + (index,)] >= threshold)
 
 
 def components_at(volume_map: Map, affine: Affine, threshold: float, axis: int, is_plain: bool = False) -> Components:
-    """Return the findings at a threshold. Pure, for a thread. ``is_plain``: without
-    millimetres.
+    """Find the components at a threshold. Pure, for a thread.
 
     Args:
         volume_map: probabilities in [0, 1], ``(I, J, K)``.
@@ -99,16 +110,22 @@ def components_at(volume_map: Map, affine: Affine, threshold: float, axis: int, 
         threshold: in [0, 1].
         axis: array axis along which the slices are stacked.
         is_plain: whether it is a picture without millimetres and patient.
+
+    Returns:
+        The findings, highest peak first, with their peaks and labels.
     """
     findings, labels = labelled_components(volume_map, affine, threshold, axis, is_plain)
     return Components(threshold, findings, tuple(finding.peak_voxel for finding in findings), labels)
 
 
 def region_of(mask: Mask) -> Region:
-    """Return a mask ``(I, J, K)`` with at least one voxel as a region.
+    """Cut a mask with at least one voxel down to its bounding box.
 
     Args:
         mask: ``(I, J, K)``, true inside.
+
+    Returns:
+        The smallest box that holds all of it, with a copy of what is inside.
     """
     spans = [np.flatnonzero(mask.any(axis=tuple(b for b in range(3) if b != axis))) for axis in range(3)]
     i, j, k = (slice(int(span[0]), int(span[-1]) + 1) for span in spans)
@@ -118,7 +135,7 @@ def region_of(mask: Mask) -> Region:
 def measure_region(
     mask: Mask, volume_map: Map, affine: Affine, axis: int, label: int = 1, is_plain: bool = False
 ) -> Finding:
-    """Return a drawn or cut region with at least one voxel as a :class:`Finding`, as one, whatever its parts.
+    """Measure a drawn or cut region with at least one voxel as one :class:`Finding`, whatever its parts.
 
     The centroid is the mean of the voxel centres: what was drawn may lie where the map is 0.
 
@@ -129,6 +146,9 @@ def measure_region(
         axis: array axis along which the slices are stacked.
         label: number of the finding.
         is_plain: whether it is a picture without millimetres and patient.
+
+    Returns:
+        The finding with the number ``label``.
     """
     region = region_of(mask)
     index = np.argwhere(region.inside) + [s.start for s in region.box]
@@ -136,10 +156,13 @@ def measure_region(
 
 
 def to_runs(mask: Mask) -> tuple[tuple[int, int], ...]:
-    """Return a mask as ``(first, length)`` of its runs in C order.
+    """Encode a mask as the runs of its voxels in C order.
 
     Args:
         mask: ``(I, J, K)``, true inside.
+
+    Returns:
+        ``(first, length)`` of each run, in flat order from 0, none of an empty mask.
     """
     inside = np.flatnonzero(mask)
     if not len(inside):
@@ -151,11 +174,14 @@ def to_runs(mask: Mask) -> tuple[tuple[int, int], ...]:
 
 
 def from_runs(runs: Sequence[tuple[int, int]], shape: Voxel) -> Mask:
-    """Return the mask ``shape`` of such runs. What lies beyond the grid is left out.
+    """Decode a mask from its runs. What lies beyond the grid is left out.
 
     Args:
         runs: first voxel and length of each, in flat order.
         shape: voxels along the array axes.
+
+    Returns:
+        ``shape``, true inside.
     """
     flat = np.zeros(int(np.prod(shape)), dtype=bool)
     for first, length in runs:

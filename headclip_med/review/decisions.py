@@ -47,11 +47,14 @@ _KEPT = 4  # thresholds; each holds labels of the whole grid
 
 
 def checked_mask(mask: NDArray[Any], shape: Voxel) -> Mask:
-    """Return what is not 0.
+    """Check a drawn mask.
 
     Args:
         mask: ``(I, J, K)``, whatever is not 0 is inside.
         shape: voxels along the array axes.
+
+    Returns:
+        ``(I, J, K)``, true where the mask is not 0.
 
     Raises:
         InputError: another grid, or nothing drawn.
@@ -65,11 +68,14 @@ def checked_mask(mask: NDArray[Any], shape: Voxel) -> Mask:
 
 
 def masks_of_labels(labels: NDArray[Any], shape: Voxel) -> dict[str, Mask]:
-    """Return what is painted with n, by ``dn``.
+    """Separate painted labels into masks.
 
     Args:
         labels: ``(I, J, K)`` of whole numbers, 0 outside.
         shape: voxels along the array axes.
+
+    Returns:
+        ``(I, J, K)``, true where n is painted, by ``dn`` with n rising. Labels without a voxel are left out.
 
     Raises:
         InputError: another grid, or other than whole numbers from 0 to 65535.
@@ -82,32 +88,41 @@ def masks_of_labels(labels: NDArray[Any], shape: Voxel) -> dict[str, Mask]:
 
 
 def drawn_finding(data: CaseData, drawn_id: str, mask: Mask, facts: Mapping[str, Any]) -> DrawnFinding:
-    """Return a drawn region with its measures.
+    """Measure a drawn region and record it.
 
     Args:
         data: the case in memory.
         drawn_id: its name, such as ``d1``.
         mask: ``(I, J, K)``, true inside.
         facts: who drew it, when, and what was said of it.
+
+    Returns:
+        The region as the review keeps it, with its runs and measures.
     """
     finding = measure_region(mask, data.volume_map, data.affine, data.axis, drawn_number(drawn_id), data.is_plain)
     return DrawnFinding(id=drawn_id, runs=to_runs(mask), finding=finding_record(finding), **facts)
 
 
 def drawn_number(drawn_id: str) -> int:
-    """Return n of ``dn``, 0 for anything else.
+    """Read the number in the name of a drawn region.
 
     Args:
         drawn_id: its name, such as ``d1``.
+
+    Returns:
+        n of ``dn``, 0 for anything else.
     """
     return int(drawn_id[1:]) if drawn_id[1:].isdecimal() else 0
 
 
 def next_number(drawn: Collection[str]) -> int:
-    """Return the number of the next drawn region: above all others, or a free one where that is no label any more.
+    """Choose the number of the next drawn region.
 
     Args:
         drawn: names of the drawn findings.
+
+    Returns:
+        One above all others, or the lowest free one where that exceeds 65535.
 
     Raises:
         InputError: there is no free number.
@@ -122,11 +137,14 @@ def next_number(drawn: Collection[str]) -> int:
 
 
 def centre_mark(drawn: DrawnFinding, data: CaseData) -> Mark:
-    """Return the place of a drawn region as a mark.
+    """Mark the place of a drawn region.
 
     Args:
         drawn: the drawn finding.
         data: the case in memory.
+
+    Returns:
+        Its centroid in RAS mm, with the region's confidence and name.
     """
     x, y, z = voxel_to_world(data.affine, np.asarray(data.centre(drawn.finding)))
     return Mark(position_mm=(float(x), float(y), float(z)), confidence=drawn.confidence, drawn=drawn.id)
@@ -178,10 +196,13 @@ class Regions:
             self._components.popitem(last=False)
 
     def at(self, threshold: float) -> Components:
-        """Return the findings at a threshold.
+        """Find the components at a threshold. The four thresholds used last are kept.
 
         Args:
             threshold: in [0, 1].
+
+        Returns:
+            The findings there, with their labels.
         """
         if threshold not in self._components:
             case = self.case
@@ -190,10 +211,13 @@ class Regions:
         return self._components[threshold]
 
     def judged(self, decision: FindingReview) -> Region:
-        """Return the region that a decision is about.
+        """Cut out the region that a decision is about.
 
         Args:
             decision: on the region.
+
+        Returns:
+            The region at the threshold at which it was judged.
 
         Raises:
             InputError: the map has no such region. The decision is of another map.
@@ -224,21 +248,27 @@ class Regions:
 
 
 def finding_id(peak: Voxel) -> str:
-    """Return the name of a finding: its peak voxel.
+    """Name a finding after its peak voxel.
 
     Args:
         peak: its highest voxel.
+
+    Returns:
+        Such as ``f12-40-7``.
     """
     return "f" + "-".join(str(v) for v in peak)
 
 
 def standing(regions: Regions, components: Components, decisions: Mapping[str, FindingReview]) -> list[ReviewFinding]:
-    """Return the findings at one threshold with the decisions that hold for them, by the rule at the top.
+    """List the findings at one threshold with the decisions that hold for them, by the rule at the top.
 
     Args:
         regions: of the case's map.
         components: those at the threshold.
         decisions: those of the review, by region.
+
+    Returns:
+        All findings in the order of ``components``, judged or not.
     """
     inside, covering = _related(regions, components, decisions)
     rows = []
@@ -257,7 +287,7 @@ def judged_patch(
     who: str,
     when: str,
 ) -> dict[str, FindingReview | None]:
-    """Return what a new decision on ``row`` changes among the decisions: new ones, and None for those it replaces.
+    """Find what a new decision on ``row`` changes among the decisions.
 
     Args:
         regions: of the case's map.
@@ -267,6 +297,9 @@ def judged_patch(
         changes: the fields that change.
         who: the reader.
         when: the time, as reviews record it.
+
+    Returns:
+        By id the new decisions, and None for those that they replace. What stays the same is left out.
 
     Raises:
         InputError: a region whose parts were judged differently, without a status for the whole.
@@ -295,13 +328,19 @@ def accepted_mask(
     drawn: Iterable[DrawnFinding],
     statuses: tuple[Status, ...] = ("accepted",),
 ) -> Mask:
-    """Return ``(I, J, K)``: the judged regions of these statuses, as they were judged, and what was drawn.
+    """Join the judged regions of these statuses, as they were judged, and what was drawn.
 
     Args:
         regions: of the case's map.
         decisions: those of the review, by region.
         drawn: the drawn findings.
         statuses: which decisions count.
+
+    Returns:
+        ``(I, J, K)``, true inside.
+
+    Raises:
+        InputError: a decision that does not fit the map.
     """
     mask = np.zeros(regions.case.shape, dtype=bool)
     for decision in sorted(decisions, key=lambda d: d.threshold):
@@ -314,10 +353,13 @@ def accepted_mask(
 
 
 def finding_record(finding: Finding) -> FindingRecord:
-    """Return a finding's measures as they are stored.
+    """Convert a finding to the form that is stored.
 
     Args:
-        finding: a finding of a review.
+        finding: as it was measured.
+
+    Returns:
+        The same measures as a record.
     """
     return FindingRecord(**asdict(finding))
 

@@ -53,6 +53,9 @@ def write_accepted(
         folder: where the files go.
         kinds: ``seg`` and ``sr``, or one of them.
         options: of the DICOM objects, None for the usual ones.
+
+    Returns:
+        Paths by kind.
     """
     return write_dicom(reviewed.result(), folder, kinds, options)
 
@@ -68,7 +71,10 @@ def export_review(
     ``export.json`` says of which review the files are, and which files.
 
     Args:
+        reviewed: the case with its review.
+        folder: for the files, made where it is missing.
         formats: any of ``json``, ``csv``, ``nifti``, ``png``, ``html``, and for a DICOM source ``seg``, ``sr``.
+        options: of the DICOM objects, None for the usual ones.
 
     Returns:
         Paths by kind. Pictures as ``png_01``, ``png_02``, …, the mask of a plain picture as ``mask_png``, too.
@@ -99,13 +105,15 @@ def export_review(
 
 
 def export_folder(reviewed: ReviewedCase, folder: Path, key: str) -> Path:
-    """Return where below ``folder`` an export of this review may go: ``key``, with hash and reader where that is
-    another's.
+    """Choose where below ``folder`` an export of this review may go.
 
     Args:
         reviewed: the case with its review.
         folder: that was chosen.
         key: of the case.
+
+    Returns:
+        The folder ``key``, with the result's hash where that is another's, and with the reader where that is, too.
     """
     sha, reader = reviewed.review.result.result_sha256[:8], reviewed.review.reader
     names = key, f"{key}-{sha}", f"{key}-{sha}-{reader}"
@@ -199,6 +207,8 @@ def write_findings(
     Positions are in RAS mm. Those of a plain picture are its column and row, and all of its ``mm`` are empty.
 
     Args:
+        reviewed: one case with its review, or several.
+        path: of the file.
         names: of the cases, by the hash of their result, by default those that tell the cases given here apart.
     """
     cases = [reviewed] if isinstance(reviewed, ReviewedCase) else list(reviewed)
@@ -225,11 +235,14 @@ def write_accepted_mask(reviewed: ReviewedCase, path: Path) -> None:
 
 
 def write_pictures(reviewed: ReviewedCase, folder: Path) -> list[Path]:
-    """Return a PNG of every accepted or drawn finding: the slice that shows it best, its own outline.
+    """Write a PNG of every accepted or drawn finding: the slice that shows it best, its own outline.
 
     Args:
         reviewed: the case with its review.
         folder: for the pictures.
+
+    Returns:
+        Paths of the pictures, in the order of the findings.
     """
     from headclip_med.review.page import finding_pictures
     from headclip_med.writing.overlay import save_picture
@@ -268,7 +281,7 @@ def write_page(reviewed: ReviewedCase, path: Path) -> None:
 def write_dicom_review(
     reviewed: ReviewedCase, folder: Path, kinds: Sequence[str] = DICOM_FORMATS, options: DicomOptions | None = None
 ) -> dict[str, Path]:
-    """Return what was accepted or drawn as DICOM SEG and SR about the source's own images, which are only read.
+    """Write what was accepted or drawn as DICOM SEG and SR about the source's own images, which are only read.
 
     Args:
         reviewed: the case with its review.
@@ -276,8 +289,13 @@ def write_dicom_review(
         kinds: ``seg`` and ``sr``, or one of them.
         options: of the DICOM objects, None for the usual ones.
 
+    Returns:
+        Paths by kind.
+
     Raises:
-        InputError: the source is not at hand. OutputError: it is no DICOM. MissingExtraError: no highdicom.
+        InputError: the source is not at hand.
+        OutputError: it is no DICOM.
+        MissingExtraError: no highdicom.
     """
 
     if reviewed.source is None:
@@ -334,12 +352,15 @@ def _cells(case: ReviewedCase, row: ReviewedFinding, names: Mapping[str, str]) -
 def place_cells(
     case: ReviewedCase, place_mm: Millimetres | None, voxel: Sequence[float] | None
 ) -> dict[str, float | None]:
-    """Return a place in RAS mm, or in a plain picture its column and row.
+    """Fill the cells of a place: RAS mm, or in a plain picture its column and row.
 
     Args:
         case: the case with its review.
         place_mm: RAS mm, ``(3,)``, None where there are none.
         voxel: index along the array axes.
+
+    Returns:
+        ``x_mm``, ``y_mm`` and ``z_mm``, or ``x_px`` and ``y_px``, to four decimals. Nothing where there is no place.
     """
     if case.data.is_plain and voxel is not None:
         x, y = (round(value, 4) for value in case.pixel(voxel))

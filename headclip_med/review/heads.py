@@ -64,10 +64,15 @@ def explain_heads(
     """Load the result's model, score one slice of its source again, and rank the heads. Seconds, for a thread.
 
     Args:
+        record: what the prediction recorded.
         source: file or folder of the source image.
         index: of the slice, along the acquisition plane's axis.
         model: where the result's model is, when its name alone does not say.
         weights: as for ``predict``.
+        threshold: on the map, in (0, 1), by default the result's own. Patches that reach it are looked at.
+
+    Returns:
+        The heads that raise the score most, with the patches looked at and a picture of all heads.
 
     Raises:
         MissingExtraError: torch is not installed.

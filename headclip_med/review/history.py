@@ -63,11 +63,14 @@ class Event(_Record):
 
 
 def apply_patch(review: CaseReview, patch: Patch) -> tuple[CaseReview, Patch]:
-    """Return the changed review, and the patch that leads back.
+    """Apply a patch to a review, which stays as it is.
 
     Args:
         review: what the reader said.
         patch: the fields that change.
+
+    Returns:
+        The changed review, and the patch that leads back.
     """
     changes: dict[str, object] = {}
     back: dict[str, Any] = {}
@@ -134,10 +137,16 @@ class History:
         self.review = self.review.model_copy(update={"actions": event.n, "updated": event.when})
 
     def after(self, event: Event) -> History:
-        """Return a copy that has followed ``event``. This one stays as it is.
+        """Copy the history and let the copy follow ``event``. This one stays as it is.
 
         Args:
             event: one line of the journal.
+
+        Returns:
+            The copy.
+
+        Raises:
+            ValueError: as :meth:`apply`.
         """
         copy = History(self.review)
         copy._undo, copy._redo = list(self._undo), list(self._redo)

@@ -32,34 +32,44 @@ class SliceRow:
 
 
 def slice_rows(record: ResultRecord, concealed: bool) -> tuple[SliceRow, ...]:
-    """Return all slices by index.
+    """List all slices by index.
 
     Args:
         record: what the prediction recorded.
         concealed: whether scores must not be seen.
+
+    Returns:
+        A row for each slice of the record, without scores where they are concealed.
     """
     rows = [SliceRow(s.index, s.position_mm, None if concealed else s.score, s.background) for s in record.slices]
     return tuple(sorted(rows, key=lambda row: row.index))
 
 
 def suspicious_order(rows: Sequence[SliceRow]) -> list[int]:
-    """Return the indices of scored slices, highest score first. Of equal scores the lower index.
+    """Order the scored slices by suspicion.
 
     Args:
         rows: the slices.
+
+    Returns:
+        Indices of the slices that are no background and have a score, highest score first, of equal ones the lower
+        index.
     """
     scored = [row for row in rows if not row.background and row.score is not None]
     return [row.index for row in sorted(scored, key=lambda row: (-(row.score or 0.0), row.index))]
 
 
 def neighbour(items: Sequence[T], here: T | None, step: int) -> T | None:
-    """Return the item ``step`` away from ``here``. The first (or last) where ``here`` is none of them, None beyond an
-    end.
+    """Step through items from one of them.
 
     Args:
         items: in their order.
         here: the item to count from, None for an end.
         step: how far, backwards where negative.
+
+    Returns:
+        The item ``step`` away from ``here``, None beyond an end. Where ``here`` is none of them, the first for a step
+        forwards and the last for one backwards.
     """
     if not items:
         return None
@@ -96,12 +106,15 @@ class CaseEntry:
 
 
 def entry_of(found: FoundResult, review: CaseReview | None, unaided_first: bool) -> CaseEntry:
-    """Return the line of one result.
+    """Make the line of one result in the list of cases.
 
     Args:
         found: one of those that were found.
         review: what the reader said, None where nobody has begun.
         unaided_first: whether a first opinion is asked for before the overlay.
+
+    Returns:
+        The line, with the reason where the result cannot be reviewed.
     """
     if found.record is None:
         return CaseEntry(found.key, found.folder, problem=found.problem)
@@ -125,6 +138,9 @@ def is_concealed(review: CaseReview | None, unaided_first: bool) -> bool:
     Args:
         review: what the reader said, None where nobody has begun.
         unaided_first: whether a first opinion is asked for before the overlay.
+
+    Returns:
+        True until the overlay is shown, where the session or the review is unaided first.
     """
     wanted = unaided_first or (review is not None and review.unaided_first)
     return wanted and (review is None or review.overlay_shown is None)
@@ -135,6 +151,9 @@ def in_order(entries: Sequence[CaseEntry]) -> list[CaseEntry]:
 
     Args:
         entries: the cases.
+
+    Returns:
+        The same entries in their new order.
     """
     by_name = any(entry.concealed for entry in entries)
     return sorted(

@@ -68,7 +68,7 @@ class FindingReview(_Record):
     """A decision on one region of the map: the component that was on the screen when it was judged.
 
     The region is the 26-connected component of ``map >= threshold`` that holds ``peak_voxel``, so that it can be
-    cut out of the unaltered map again; ``finding`` repeats its measures for whoever has no map at hand.
+    cut out of the unaltered map again. ``finding`` repeats its measures for whoever has no map at hand.
     """
 
     id: str
@@ -134,7 +134,11 @@ class CaseReview(_Record):
 
 @contextmanager
 def values_in_words() -> Iterator[None]:
-    """Turn pydantic's refusal of a value into an :class:`InputError`."""
+    """Turn pydantic's refusal of a value into an :class:`InputError`.
+
+    Raises:
+        InputError: a value that does not fit the schema.
+    """
     try:
         yield
     except ValidationError as error:
@@ -142,14 +146,21 @@ def values_in_words() -> Iterator[None]:
 
 
 def review_json(review: CaseReview) -> str:
-    """Return the text of ``review.json``: strict JSON, two-space indent, a newline at the end.
+    """Encode a review as the text of ``review.json``.
 
     Args:
         review: what the reader said.
+
+    Returns:
+        Strict JSON with an indent of two spaces and a newline at the end.
     """
     return json.dumps(review.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def review_schema() -> dict[str, Any]:
-    """Return the JSON schema (draft 2020-12) of ``review.json``."""
+    """Describe ``review.json`` by a JSON schema (draft 2020-12).
+
+    Returns:
+        The schema as a JSON object.
+    """
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **CaseReview.model_json_schema()}

@@ -56,7 +56,11 @@ _WHAT: dict[Kind, What] = {
 
 
 def utc_now() -> str:
-    """Return the time as reviews record it."""
+    """Tell the time as reviews record it.
+
+    Returns:
+        UTC in ISO 8601, to the millisecond.
+    """
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
@@ -65,7 +69,14 @@ class OpenCase:
     something else, and :class:`OutputError` where they could not be kept. Nothing has changed then.
 
     Args:
+        data: map, affine, record.
+        history: the review and what led to it, which counts where there is no store.
+        store: keeps every action, None for looking only.
+        unaided_first: conceal scores, findings and map until the first opinion, whatever the review says.
+        read_only: why nothing can be kept, in words, None where all is well.
+        messages: what was odd on opening, in words.
         screen: tells whose result the reader sees when an action is kept, by default this one.
+        clock: tells the time as reviews record it.
         before: an open case of the same review, whose store goes on in this one.
 
     Attributes:
@@ -157,10 +168,13 @@ class OpenCase:
         return tuple(f for f in self.review.findings.values() if not peak[f.peak_voxel] >= self.threshold)
 
     def finding(self, finding_id: str) -> ReviewFinding:
-        """Return one finding at the threshold.
+        """Find one finding at the threshold.
 
         Args:
             finding_id: its name at the present threshold.
+
+        Returns:
+            The finding with what was decided about it.
 
         Raises:
             InputError: there is none of that name now.
@@ -171,38 +185,54 @@ class OpenCase:
         raise InputError("A finding must be one of those at the present threshold", finding_id, "Choose another")
 
     def mask_of(self, finding_id: str) -> Mask:
-        """Return ``(I, J, K)`` of a finding at the threshold, or of a drawn one (``d1``).
+        """Cut out a finding at the threshold, or a drawn one (``d1``).
 
         Args:
-            finding_id: its name at the present threshold.
+            finding_id: its name at the present threshold, or that of a drawn one.
+
+        Returns:
+            ``(I, J, K)``, true inside.
+
+        Raises:
+            InputError: there is none of that name now.
         """
         if finding_id in self.review.drawn:
             return from_runs(self.review.drawn[finding_id].runs, self.data.shape)
         return self.components.mask(self.finding(finding_id).finding.label)
 
     def slice_mask(self, index: int, threshold: float | None = None, axis: int | None = None) -> Mask:
-        """Return where one slice reaches a threshold, at once, in array order. Nothing while concealed.
+        """Find where one slice reaches a threshold, at once.
 
         Args:
-            index: of the slice, along the source's own axis.
+            index: of the slice along the cut axis.
             threshold: in [0, 1], by default the one that counts.
             axis: array axis that is cut, by default the primary plane's.
+
+        Returns:
+            The slice in array order, true where the map is at or above the threshold, false everywhere while concealed.
         """
         axis = self.data.axis if axis is None else axis
         mask = slice_mask(self.data.volume_map, axis, index, self.threshold if threshold is None else threshold)
         return np.zeros_like(mask) if self.concealed else mask
 
     def accepted_mask(self) -> Mask:
-        """Return ``(I, J, K)``: accepted regions as they were judged, and drawn ones."""
+        """Join the accepted regions, as they were judged, and the drawn ones.
+
+        Returns:
+            ``(I, J, K)``, true inside.
+        """
         return accepted_mask(self.regions, self.review.findings.values(), self.review.drawn.values())
 
     # -- slices
 
     def slices(self, sort: Literal["position", "score"] = "position") -> tuple[SliceRow, ...]:
-        """Return the slices of the primary plane by index, or by falling score with background slices last.
+        """List the slices of the primary plane.
 
         Args:
-            sort: by index, or by falling score.
+            sort: ``position`` for by index, ``score`` for by falling score with background slices last.
+
+        Returns:
+            A row for each slice, without scores while concealed.
         """
         rows = slice_rows(self.record, self.concealed)
         if sort == "position":
@@ -210,35 +240,50 @@ class OpenCase:
         return tuple(sorted(rows, key=lambda r: (r.background, -(r.score or 0.0), r.index)))
 
     def start_slice(self) -> int:
-        """Return where to begin: the most suspicious slice, or the middle one while concealed."""
+        """Choose the slice to begin with.
+
+        Returns:
+            Index of the most suspicious slice, or of the middle one while concealed or where none has a score.
+        """
         rows = self.slices()
         order = suspicious_order(rows)
         return order[0] if order else rows[len(rows) // 2].index if rows else self.data.shape[self.data.axis] // 2
 
     def suspicious_slice(self, here: int | None, step: int = 1) -> int | None:
-        """Return the slice that comes ``step`` after this one by falling score, None beyond the ends or while
-        concealed.
+        """Step through the slices by falling score.
 
         Args:
             here: index of the slice to count from, None for an end.
             step: how far, backwards where negative.
+
+        Returns:
+            Index of the slice ``step`` after this one, None beyond the ends or while concealed.
         """
         return neighbour(suspicious_order(self.slices()), here, step)
 
     def next_finding(self, here: str | None, step: int = 1) -> str | None:
-        """Return the id of the finding ``step`` after this one, drawn ones last, None beyond the ends.
+        """Step through the findings, drawn ones last.
 
         Args:
             here: id of the finding to count from, None for an end.
             step: how far, backwards where negative.
+
+        Returns:
+            Id of the finding ``step`` after this one, None beyond the ends.
         """
         return neighbour([row.id for row in self.findings] + sorted(self.review.drawn, key=drawn_number), here, step)
 
     def slice_of(self, finding_id: str) -> int:
-        """Return the slice of the primary plane that shows a finding best: through its peak, or a drawn one's middle.
+        """Choose the slice of the primary plane that shows a finding best.
 
         Args:
-            finding_id: its name at the present threshold.
+            finding_id: its name at the present threshold, or that of a drawn one.
+
+        Returns:
+            Index of the slice through its peak, or through the middle of a drawn one.
+
+        Raises:
+            InputError: there is none of that name now.
         """
         if finding_id in self.review.drawn:
             first, last = self.review.drawn[finding_id].finding.slices
@@ -251,7 +296,11 @@ class OpenCase:
         """Keep a new threshold: the end of a drag, not every step of it.
 
         Args:
+            threshold: in [0, 1].
             components: what a thread computed for it with :func:`components_at`, so that nobody waits.
+
+        Raises:
+            InputError: beyond [0, 1], or before the first opinion in a case that is to be read unaided first.
         """
         self._must_be_open("The threshold")
         if not 0 <= threshold <= 1:
@@ -300,6 +349,10 @@ class OpenCase:
 
         Args:
             mask: ``(I, J, K)`` in the source's own grid. What is not 0 is drawn.
+            drawn_id: which region gets the new shape, None for a new region.
+            label: a name for it.
+            note: free text.
+            confidence: in percent, 0 to 100.
 
         Returns:
             Its id: ``d1``, ``d2``, …
@@ -336,7 +389,12 @@ class OpenCase:
         self._act("draw", {"drawn": {drawn_id: None}})
 
     def drawn_labels(self) -> NDArray[np.uint16]:
-        """Return ``(I, J, K)``: n inside the drawn region ``dn``, 0 elsewhere. A new array."""
+        """Paint the drawn regions into a new array.
+
+        Returns:
+            ``(I, J, K)``, n inside the drawn region ``dn``, 0 elsewhere. Where two overlap, the later one in the
+            review.
+        """
         labels = np.zeros(self.data.shape, dtype=np.uint16)
         for name, one in self.review.drawn.items():
             labels[from_runs(one.runs, self.data.shape)] = drawn_number(name)
@@ -364,9 +422,13 @@ class OpenCase:
         In a case that is to be read unaided first, the overlay is shown from then on.
 
         Args:
-            confidence: 0 to 100.
-            marks: places in RAS mm, with or without a confidence of their own. What was drawn
-                before the overlay is added, so that it stays whatever becomes of the drawing.
+            rating: ``normal``, ``abnormal`` or ``uncertain``.
+            confidence: in percent, 0 to 100.
+            marks: places in RAS mm, with or without a confidence of their own. What was drawn before the overlay is
+                added, so that it stays whatever becomes of the drawing.
+
+        Raises:
+            InputError: a first opinion was given already, and the overlay has not been shown since.
         """
         with values_in_words():
             places = [m if isinstance(m, Mark) else Mark(position_mm=m) for m in marks]
@@ -445,7 +507,11 @@ class OpenCase:
         return self._store
 
     def let_go(self) -> ReviewStore | None:
-        """Keep nothing from now on, and give back what has kept it. The session closes or discards that."""
+        """Keep nothing from now on, and give back what has kept it. The session closes or discards that.
+
+        Returns:
+            The store, None where nothing was kept.
+        """
         store, self._store = self._store, None
         if store is not None:
             self._history = store.history

@@ -29,7 +29,14 @@ _OF_MODEL = (
 
 
 def finding_pictures(reviewed: ReviewedCase) -> Iterator[tuple[ReviewedFinding, Image.Image]]:
-    """Every accepted or drawn finding with the slice in which it is largest; the line is its own outline."""
+    """Draw every accepted or drawn finding on the slice in which it is largest, with its own outline.
+
+    Args:
+        reviewed: the case with its review.
+
+    Returns:
+        Each finding with its picture, in the order of the export's rows.
+    """
     result = reviewed.result()
     for row, mask in reviewed.found():
         panel = _panel(reviewed, result, mask)
@@ -39,7 +46,15 @@ def finding_pictures(reviewed: ReviewedCase) -> Iterator[tuple[ReviewedFinding, 
 
 
 def largest_slice(mask: Mask, axis: int) -> int:
-    """Index of the slice along ``axis`` that holds most of a mask; of equal ones the middle one."""
+    """Find the slice that holds most of a mask.
+
+    Args:
+        mask: ``(I, J, K)``, true inside.
+        axis: array axis along which the slices are stacked.
+
+    Returns:
+        Its index along ``axis``, of equal ones the middle one.
+    """
     counts = mask.sum(axis=tuple(a for a in range(3) if a != axis))
     best = np.flatnonzero(counts == counts.max())
     return int(best[len(best) // 2])
@@ -55,7 +70,14 @@ def _panel(reviewed: ReviewedCase, result: AnomalyResult, mask: Mask) -> Panel:
 
 
 def render_page(reviewed: ReviewedCase) -> str:
-    """The page as text. What readers typed and files are called is text in it, never markup."""
+    """Render the page as text. What readers typed and files are called is text in it, never markup.
+
+    Args:
+        reviewed: the case with its review.
+
+    Returns:
+        One HTML document with its pictures inside.
+    """
     review, record = reviewed.review, reviewed.data.record
     pictures = []
     for row, picture in finding_pictures(reviewed):

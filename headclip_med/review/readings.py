@@ -31,14 +31,18 @@ def gather(
     lesion_values: Words | None = None,
     ignore_values: Words | None = None,
 ) -> list[Reading]:
-    """Return the reviews in files and folders, each with its result and, where asked for, with the truth of its case.
+    """Gather the reviews in files and folders, each with its result and, where asked for, with the truth of its case.
 
     Args:
+        places: review files, or folders with them at any depth.
         results: folders with the results, for reviews that do not lie beside theirs.
         reference: a reader whose findings are the truth for the others. Not among the readings then.
         truth: mask files, or folders of them, named after the case or its source (``_seg``, ``_mask``, ``_truth``), or
             in a folder of the case's name. One mask is the truth of one image.
         lesion_values, ignore_values: what the values of the masks mean. See :func:`headclip_med.open_dataset`.
+
+    Returns:
+        One reading for each reader and case.
 
     Raises:
         InputError: no review, two of one reader and case, one without its result, no truth where it was asked for, or

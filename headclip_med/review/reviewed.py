@@ -67,11 +67,14 @@ class ReviewedCase:
 
     @classmethod
     def of(cls, case: OpenCase, source: LoadedVolume | None = None) -> ReviewedCase:
-        """Return the open case as it stands. ``source`` of :func:`headclip_med.review.sources.match_source`.
+        """Take the open case as it stands.
 
         Args:
             case: the open case.
-            source: the image, None where it is not at hand.
+            source: the image from :func:`headclip_med.review.sources.match_source`, None where it is not at hand.
+
+        Returns:
+            The case with its review so far.
 
         Raises:
             InputError: a case to be read unaided first, before its first opinion: exports tell scores and findings.
@@ -86,12 +89,15 @@ class ReviewedCase:
 
     @classmethod
     def load(cls, folder: Path, review: Path, source: LoadedVolume | None = None) -> ReviewedCase:
-        """Return a result folder and a review file.
+        """Load a result folder and a review file.
 
         Args:
             folder: of the result.
             review: its file.
             source: the image, None where it is not at hand.
+
+        Returns:
+            The case with its review.
 
         Raises:
             InputError: unusable, or they do not belong together.
@@ -109,37 +115,55 @@ class ReviewedCase:
         return Regions(self.data)
 
     def rows(self) -> list[ReviewedFinding]:
-        """Return the judged regions by falling peak, then drawn ones in order."""
+        """List the judged regions and the drawn ones.
+
+        Returns:
+            Judged regions by falling peak, then drawn ones by number.
+        """
         judged = sorted(self.review.findings.values(), key=lambda f: (-f.finding.peak, f.id))
         drawn = sorted(self.review.drawn.values(), key=lambda d: drawn_number(d.id))
         rows = [_of_map(one) for one in judged] + [_of_drawn(one) for one in drawn]
         return [replace(row, measures=self.data.present(row.measures)) for row in rows]
 
     def mask_of(self, row: ReviewedFinding) -> Mask:
-        """Return ``(I, J, K)`` of one row.
+        """Cut out the region of one row.
 
         Args:
             row: the finding.
+
+        Returns:
+            ``(I, J, K)``, true inside.
         """
         if row.kind == "drawn":
             return from_runs(self.review.drawn[row.id].runs, self.data.shape)
         return self.regions.judged(self.review.findings[row.id]).mask(self.data.shape)
 
     def found(self) -> list[tuple[ReviewedFinding, Mask]]:
-        """Return what was accepted or drawn, and where."""
+        """List what was accepted or drawn, and where.
+
+        Returns:
+            Rows with their masks ``(I, J, K)``, in the order of :meth:`rows`.
+        """
         return [(row, self.mask_of(row)) for row in self.rows() if row.counts]
 
     def labels(self) -> np.ndarray[Any, np.dtype[np.uint16]]:
-        """Return ``(I, J, K)``: n inside the n-th of :meth:`found`, 0 elsewhere. Where two overlap, the later one."""
+        """Label what was accepted or drawn.
+
+        Returns:
+            ``(I, J, K)``, n inside the n-th of :meth:`found`, 0 elsewhere. Where two overlap, the later one.
+        """
         labels = np.zeros(self.data.shape, dtype=np.uint16)
         for number, (_, mask) in enumerate(self.found(), start=1):
             labels[mask] = number
         return labels
 
     def result(self) -> AnomalyResult:
-        """Return a result whose findings are what was accepted or drawn, for the writers of results.
+        """Make a result whose findings are what was accepted or drawn, for the writers of results.
 
         Its threshold is the lowest that an accepted region was judged at. Without the source, its voxels are 0.
+
+        Returns:
+            The result, with the reader among its provenance.
         """
         data, record, found = self.data, self.data.record, self.found()
         source = self.source or LoadedVolume(np.zeros((1, *data.shape), np.float32), data.affine, self._meta())
@@ -162,10 +186,13 @@ class ReviewedCase:
         )
 
     def pixel(self, index: Sequence[float]) -> tuple[float, float]:
-        """Return column and row of a voxel index as displayed, from 0 in the top left corner.
+        """Convert a voxel index to the place where it is displayed.
 
         Args:
             index: of the voxel.
+
+        Returns:
+            Column and row, from 0 in the top left corner.
         """
         return displayed_pixel(self.data.frame, self.data.shape, index)
 
@@ -191,10 +218,13 @@ class ReviewedCase:
 
 
 def case_names(reviews: Iterable[CaseReview]) -> dict[str, str]:
-    """Return the name by hash of the result. Of several results of one name each gets the beginning of its hash.
+    """Name the cases of reviews so that each name is that of one result.
 
     Args:
         reviews: of one or several readers.
+
+    Returns:
+        Names by the hash of the result. Of several results of one name each gets the beginning of its hash.
     """
     names = {review.result.result_sha256: review.result.name for review in reviews}
     taken = [name.casefold() for name in names.values()]

@@ -26,6 +26,17 @@ __all__ = ["KEEP", "CaseEntry", "Change", "OpenCase", "ReviewFinding", "Session"
 class Session:
     """See :mod:`headclip_med.review` for a tour. Not for several threads at once. Only the pure functions are.
 
+    Args:
+        results: those of :func:`~headclip_med.review.cases.find_results`.
+        reader: id of the reader, part of the review's file names.
+        unaided_first: conceal scores, findings and map of every case until its first opinion.
+        session_dir: where reviews are kept, by default beside each result.
+        sources: files and folders where source images may be.
+        clock: tells the time as reviews record it.
+
+    Raises:
+        InputError: a reader's id that cannot name a file.
+
     Attributes:
         changed: calls everyone who connected after every change, with a :class:`Change`.
         case: the open case, None before the first one, and where none could be shown.
@@ -77,6 +88,9 @@ class Session:
             session_dir: where reviews are kept, by default beside each result.
             sources: files and folders where source images may be.
 
+        Returns:
+            The session, without an open case.
+
         Raises:
             InputError: no result in a place, or a reader's id that cannot name a file.
         """
@@ -121,11 +135,14 @@ class Session:
     def open_case(self, key: str) -> OpenCase:
         """Close the open case and open this one. The result is checked once more.
 
-        Where the review cannot be kept (read-only folder, open in another window, of another result, damaged) the
-        case opens for looking only and says why in ``read_only``.
+        Where the review cannot be kept (read-only folder, open in another window, of another result, damaged) the case
+        opens for looking only and says why in ``read_only``.
 
         Args:
             key: of the case.
+
+        Returns:
+            The open case.
 
         Raises:
             InputError: no such case, or a result that cannot be reviewed. The open case stays open.
@@ -142,7 +159,11 @@ class Session:
         What comes back must be given to :meth:`take` or to :meth:`discard`.
 
         Args:
+            key: of the case.
             instead_of: a case of another session that is to be closed, whose review is taken over where it is the same.
+
+        Returns:
+            The case, not yet the open one.
 
         Raises:
             InputError: as :meth:`open_case`.
@@ -201,11 +222,14 @@ class Session:
             store.discard()
 
     def step_case(self, step: int = 1, *, open_only: bool = False) -> str | None:
-        """Return the key of the case ``step`` after the open one, None beyond the ends.
+        """Find the case ``step`` after the open one.
 
         Args:
             step: how far, backwards where negative.
             open_only: whether those that are read are passed over.
+
+        Returns:
+            Its key, None beyond the ends.
         """
         here = None if self.case is None else self.case.key
         keys = [e.key for e in self.cases if e.problem is None and (not open_only or not e.done or e.key == here)]
@@ -236,10 +260,16 @@ class Session:
         self.changed.emit(Change("message", message))
 
     def review_files(self, key: str) -> ReviewFiles:
-        """Return where the review of a case lies, whether it exists or not.
+        """Locate the review of a case, whether it exists or not.
 
         Args:
             key: of the case.
+
+        Returns:
+            Its two files.
+
+        Raises:
+            InputError: no such case, or a result that is incomplete or altered.
         """
         found = self._of(key)
         if found.link is None:

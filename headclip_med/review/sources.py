@@ -62,13 +62,16 @@ class LinkedImage:
 
 
 def match_source(record: ResultRecord, places: Sequence[str | Path]) -> SourceMatch:
-    """Return the file or series among ``places`` (files, folders) whose content is that of the result's source.
+    """Find the file or series among ``places`` (files, folders) whose content is that of the result's source.
 
     Reads whole images: for a thread. Never raises for what it finds. The reason is in ``message``.
 
     Args:
         record: what the prediction recorded.
         places: where the image may be, files or folders.
+
+    Returns:
+        The source, or why there is none.
     """
     wanted = record.source.content_sha256
     if wanted is None:
@@ -100,6 +103,9 @@ def linked_image(path: str | Path, data: CaseData) -> LinkedImage:
         path: of the image.
         data: the open case.
 
+    Returns:
+        The image on the result's grid.
+
     Raises:
         InputError: unreadable, several images in one, nowhere near the result, or a picture of other size.
     """
@@ -130,6 +136,9 @@ def same_grid(one: Affine, other: Affine) -> bool:
     Args:
         one: voxel index → RAS mm, 4×4.
         other: voxel index → RAS mm, 4×4.
+
+    Returns:
+        True where no entry of the one differs from that of the other by more than 0.001.
     """
     return bool(np.abs(one - other).max() <= GRID_TOLERANCE)
 

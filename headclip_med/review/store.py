@@ -59,7 +59,7 @@ class ReviewFiles:
         return self.folder / f".review_{self.reader.lower()}.lock"
 
     def remove_lock(self) -> None:
-        """Leave nothing hidden beside the review; Windows keeps an open file, and filelock removes it there."""
+        """Leave nothing hidden beside the review. Windows keeps an open file, and filelock removes it there."""
         with suppress(OSError):
             self.lock.unlink()
 
@@ -89,6 +89,9 @@ def load_review(path: Path) -> CaseReview:
     Args:
         path: of the file.
 
+    Returns:
+        What the reader said.
+
     Raises:
         InputError: no readable review in it.
     """
@@ -111,11 +114,14 @@ def save_review(review: CaseReview, path: Path) -> None:
 
 
 def read_files(files: ReviewFiles, link: ResultLink | None = None) -> Loaded:
-    """Return the newest state that the two files give, without changing them. ``history`` is None where there is none.
+    """Read the newest state that the two files give, without changing them.
 
     Args:
         files: of the review.
         link: the result that the review must belong to, None for any.
+
+    Returns:
+        What the files hold. ``history`` is None where there is none.
 
     Raises:
         InputError: the review belongs to another result, or nothing in either file can be read.
@@ -144,7 +150,8 @@ class ReviewStore:
 
     Args:
         files: of the review.
-        journal: the open and locked journal.
+        journal: file descriptor of the open journal.
+        lock: held until the store is closed or discarded.
         loaded: what the files held.
         fresh: the review to begin with where there was none.
     """
@@ -165,6 +172,9 @@ class ReviewStore:
         Args:
             files: of the review.
             fresh: the review to begin with where there is none.
+
+        Returns:
+            The store, which holds the lock until it is closed or discarded.
 
         Raises:
             InputError: open elsewhere, of another result, or damaged beyond reading.

@@ -67,10 +67,13 @@ class Lesions:
     notes: tuple[str, ...] = ()
 
     def hit(self, mask: Mask) -> str:
-        """Return the lesion that a region shares most voxels with, empty where it shares none.
+        """Find the lesion that a region shares most voxels with.
 
         Args:
             mask: ``(I, J, K)``, true inside.
+
+        Returns:
+            Its name, empty where the region shares none.
         """
         counts = np.bincount(self.labels[mask], minlength=1)
         counts[0] = 0
@@ -81,15 +84,21 @@ class Lesions:
 
         Args:
             mask: ``(I, J, K)``, true inside.
+
+        Returns:
+            True where more than half of its voxels are ignored.
         """
         return self.ignored is not None and bool(mask.any()) and bool(self.ignored[mask].mean() > 0.5)
 
     def around(self, position_mm: Millimetres, affine: NDArray[np.float64]) -> Mask:
-        """Return the voxel around a point as a region, empty where it lies outside.
+        """Find the voxel around a point.
 
         Args:
             position_mm: RAS mm, ``(3,)``.
             affine: voxel index → RAS mm, 4×4.
+
+        Returns:
+            ``(I, J, K)``, true in that voxel, false everywhere where the point lies outside.
         """
         region = np.zeros(self.labels.shape, dtype=bool)
         voxel = np.rint(world_to_voxel(affine, np.asarray(position_mm))).astype(int)
@@ -129,6 +138,9 @@ def write_tables(readings: Sequence[Reading], folder: Path) -> dict[str, Path]:
         readings: one for each review.
         folder: for the tables.
 
+    Returns:
+        Paths by the table's name: ``findings``, ``cases``, ``marks``, and ``lesions`` where there is a truth.
+
     Raises:
         OutputError: nothing to write, a folder with the export of a case, or a file that cannot be written.
     """
@@ -164,10 +176,13 @@ def _remove_lesions(path: Path) -> None:
 
 
 def roc_score(opinion: Opinion | None) -> float | None:
-    """Return 0 (surely normal) over 50 (uncertain) to 100 (surely abnormal).
+    """Score an opinion for an ROC curve.
 
     Args:
         opinion: on the whole case, None where none was given.
+
+    Returns:
+        0 (surely normal) over 50 (uncertain) to 100 (surely abnormal), None where there is no opinion.
     """
     if opinion is None:
         return None
@@ -175,31 +190,43 @@ def roc_score(opinion: Opinion | None) -> float | None:
 
 
 def lesions_of_mask(mask: NDArray[Any], name: str) -> Lesions:
-    """Return every 26-connected component of a truth mask as a lesion, ``name-1`` on.
+    """Separate a truth mask into lesions, its 26-connected components.
 
     Args:
         mask: ``(I, J, K)``, whatever is not 0 is a lesion.
         name: of the case.
+
+    Returns:
+        The lesions, called ``name-1`` on.
     """
     labels, count = ndimage.label(np.asarray(mask) != 0, structure=_FULL_CONNECTIVITY)
     return Lesions(labels.astype(np.int32), {n: f"{name}-{n}" for n in range(1, count + 1)})
 
 
 def lesions_of_reader(reviewed: ReviewedCase) -> Lesions:
-    """Return what another reader accepted or drew, as the truth.
+    """Take what another reader accepted or drew as the truth.
 
     Args:
         reviewed: the case with its review.
+
+    Returns:
+        The lesions, named after the reader and the finding.
     """
     names = {n: f"{reviewed.review.reader}:{row.id}" for n, (row, _) in enumerate(reviewed.found(), start=1)}
     return Lesions(reviewed.labels().astype(np.int32), names)
 
 
 def read_lesions(path: Path, reviewed: ReviewedCase, name: str, values: MaskValues = NOT_KNOWN) -> Lesions:
-    """Return a truth mask from a file, read as the masks of a dataset are: NaN is no lesion, 0 neither.
+    """Read a truth mask from a file, as the masks of a dataset are read: NaN is no lesion, 0 neither.
 
     Args:
+        path: of the mask.
+        reviewed: the case with its review, whose grid the mask must have.
+        name: of the case.
         values: what the values of the mask mean.
+
+    Returns:
+        The lesions, with what is ignored and notes on the mask.
 
     Raises:
         InputError: unreadable, not on the result's grid, or with several values of which nobody says what they mean.
