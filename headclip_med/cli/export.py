@@ -77,7 +77,7 @@ def _table(files: list[Exported]) -> Table:
             str(file.file),
             f"{file.size / 2**20:.1f}",
             f"{file.parity.map_error:.1e}",
-            f"{file.parity.score_error or 0.0:.1e}",
+            f"{file.parity.score_error:.1e}",
             file.parity.runtime,
         )
     return table

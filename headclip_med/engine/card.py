@@ -14,7 +14,7 @@ from headclip_med.base.types import RESEARCH_ONLY
 from headclip_med.models.scope import Scope
 
 CARD_FORMAT: Literal["headclip_med.export/1"] = "headclip_med.export/1"
-# Key of the card among an ONNX file's metadata and a .pt2 or .ts file's extra files.
+# Key of the card among an ONNX file's metadata and a .pt2 file's extra files.
 CARD_KEY = "score_card.json"
 
 NORMALISATION = "probabilities in [0, 1] as the softmax gives them; nothing is rescaled by a slice, a volume or a set"
@@ -49,11 +49,11 @@ class Cut(_Strict):
 class Parity(_Strict):
     """Largest absolute difference from the eager float32 detector on the same input, on probabilities.
 
-    ``images`` slices at batch sizes ``batches``. ``score_error`` is None where the file gives no scores.
+    ``images`` slices at batch sizes ``batches``.
     """
 
     map_error: float
-    score_error: float | None
+    score_error: float
     images: int
     batches: tuple[int, ...]
     runtime: str
@@ -81,7 +81,7 @@ class ScoreCard(_Strict):
 
     format: Literal["headclip_med.export/1"] = CARD_FORMAT
     research_use_only: str = RESEARCH_ONLY
-    kind: Literal["pt2", "onnx", "torchscript", "tensorrt"]
+    kind: Literal["pt2", "onnx"]
     model: str
     method: str
     tower: str

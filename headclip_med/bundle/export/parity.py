@@ -100,7 +100,7 @@ def check_parity(parity: Parity, tolerance: float, name: str) -> None:
     Raises:
         ModelError: with the largest difference.
     """
-    worst = max(parity.map_error, parity.score_error or 0.0)
+    worst = max(parity.map_error, parity.score_error)
     if not worst <= tolerance:
         raise ModelError(
             f"The exported {name} must give the detector's probabilities within {tolerance:g}",
