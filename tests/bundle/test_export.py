@@ -167,7 +167,6 @@ def assert_card_inside_and_beside(file: Path) -> None:
     assert card.parity is not None
     assert (card.parity.batches, card.parity.images) == ((1, 3), 4)
     assert card.parity.map_error <= 1e-5
-    assert card.parity.score_error is not None
     assert card.parity.score_error <= 1e-5
     assert (card.domain, card.threshold.value, card.slice_smoothing_mm) == ("brain-mri", 0.3, 2.0)
     assert card.ledger == ({"name": "set", "licence": "CC0", "count": 2, "content_sha256": "ab"},)
