@@ -183,12 +183,12 @@ def test_the_data_of_the_config_must_be_there_too(bundle: Path) -> None:
 
 def test_an_error_that_is_its_own_cause_is_told() -> None:
     """A failed case was, and the search for the first cause had no end."""
-    from headclip_med.bundle.failures import BundleRunError, in_words, was_stopped
+    from headclip_med.bundle.failures import BundleRunError, explain_error, was_stopped
 
     error = BundleRunError("Every case must be scored", "1 failed")
     error.__cause__ = RuntimeError("Failed to evaluate")
     error.__cause__.__cause__ = error
-    assert in_words(error) is error
+    assert explain_error(error) is error
     assert not was_stopped(error)
 
 
