@@ -38,7 +38,7 @@ def test_monai_bundle_load_puts_the_weights_into_the_network() -> None:
             parameter.zero_()
     loaded = load(ROOT.name, model=network, bundle_dir=str(ROOT.parent), device="cpu")
     pixels = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
-    expected = load_engine("headclip-tiny", precision="float32").score_pixels(pixels).maps
+    expected = load_engine("headclip-tiny", precision="float32").scorer.score_pixels(pixels).maps
     with torch.no_grad():
         assert torch.equal(loaded.eval()(pixels)[:, 0], expected)
 

@@ -44,7 +44,7 @@ def test_head_weights_at_one_change_no_number(tiny_pack: Path) -> None:
     network = build_network(tiny_pack, learn=["heads", "classes"]).eval()
     assert torch.equal(network.head_weights, torch.ones(1, 2))
     with torch.no_grad():
-        assert torch.equal(network(pixels)[:, 0], load_engine(tiny_pack).score_pixels(pixels).maps)
+        assert torch.equal(network(pixels)[:, 0], load_engine(tiny_pack).scorer.score_pixels(pixels).maps)
 
 
 def test_only_what_is_learned_gets_gradients_and_the_tower_stays_in_evaluation(tiny_pack: Path) -> None:
@@ -64,9 +64,9 @@ def test_a_changed_weight_changes_the_engine(tiny_pack: Path) -> None:
     after = network.as_engine()
     assert after is not before
     pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert not torch.equal(before.score_pixels(pixels).maps, after.score_pixels(pixels).maps)
-    assert after.model.provenance()["pack_sha256"] == ""  # no longer the pack on disk
-    assert before.model.provenance()["pack_sha256"]
+    assert not torch.equal(before.scorer.score_pixels(pixels).maps, after.scorer.score_pixels(pixels).maps)
+    assert after.scorer.model.provenance()["pack_sha256"] == ""  # no longer the pack on disk
+    assert before.scorer.model.provenance()["pack_sha256"]
 
 
 @pytest.mark.parametrize(
