@@ -80,7 +80,7 @@ class Endless:
 
     is_stopped = False
 
-    def predict(self, source: Any, *, cancel: Any, progress: Any, **rest: Any) -> None:
+    def predict(self, source: Any, ask: Any, *, cancel: Any, progress: Any, **rest: Any) -> None:
         done = 0
         while not cancel():
             done += 1

@@ -105,7 +105,7 @@ def test_closing_the_iterator_stops_the_engine() -> None:
     class Endless:
         stopped = False
 
-        def predict(self, source: Any, *, cancel: Any, progress: Any, **rest: Any) -> None:
+        def predict(self, source: Any, ask: Any, *, cancel: Any, progress: Any, **rest: Any) -> None:
             done = 0
             while not cancel():
                 done += 1
