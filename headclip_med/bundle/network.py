@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,7 @@ LEARNABLE = {"heads": "head_weights", "classes": "patch_classes"}
 IGNORE = 255
 
 
-class DetectorNetwork(nn.Module):
+class DetectorNetwork(nn.Module, ABC):
     """Model pixels → one anomaly map. What is learned is the module's parameters, the tower is frozen.
 
     Args:
@@ -43,9 +44,9 @@ class DetectorNetwork(nn.Module):
         self.image_size = 0
 
     @property
+    @abstractmethod
     def model(self) -> Model:
         """The model with what is learned as it is now, detached, of which an engine or a pack is made."""
-        raise NotImplementedError
 
     def as_engine(self, batch_size: int | None = None) -> Engine[TorchScorer]:
         """Give the engine that scores cases with these weights, made anew only after they changed or moved.

@@ -6,10 +6,10 @@ result = engine.predict("flair.nii.gz", plane="axial")
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import tee
 from typing import Any, Generic, TypeVar
 
 from headclip_med.base.types import Affine
@@ -18,7 +18,7 @@ from headclip_med.engine.ask import Ask
 from headclip_med.engine.batches import Cancel, score_scans
 from headclip_med.engine.case import CaseRun, Clock, begin_case, finish_case, timed
 from headclip_med.engine.result import AnomalyResult
-from headclip_med.engine.scan_run import Arrived, SlicesDone
+from headclip_med.engine.scan_run import Arrived, ScanRun, SlicesDone
 from headclip_med.engine.scorer import Scorer
 from headclip_med.reading.sources import Source, load_source
 
@@ -169,9 +169,15 @@ class Engine(Generic[AnyScorer]):
         Raises:
             CancelledError: ``cancel`` returned True.
         """
-        begun, taken = tee(cases)
-        runs = map(CaseRun.started, begun)
-        for _, case in zip(score_scans(runs, self.scorer, cancel=cancel, ready=ready), taken, strict=False):
+        taken: deque[CaseRun] = deque()  # no longer than what is open: itertools.tee would keep scored cases alive
+
+        def started() -> Iterator[ScanRun]:
+            for case in cases:
+                taken.append(case)
+                yield case.started()
+
+        for _ in score_scans(started(), self.scorer, cancel=cancel, ready=ready):
+            case = taken.popleft()
             case.warnings += self.scorer.batching.take_warnings()
             case.clock.lap("detect")
             yield case

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from oracle import BrightnessDetector, oracle_engine
 from headclip_med.base.errors import ModelError
 from headclip_med.base.geometry import slice_frame
 from headclip_med.base.threads import Ahead
+from headclip_med.base.volume import LoadedVolume
 from headclip_med.engine.ask import Ask
 from headclip_med.engine.batches import score_scans
 from headclip_med.engine.scan_run import Piece, ScanRun, Stride
@@ -189,6 +191,30 @@ def test_cases_of_an_engine_share_batches_and_equal_single_predictions() -> None
         alone = oracle_engine().predict(array, affine=np.eye(4))
         np.testing.assert_array_equal(result.map_array, alone.map_array)
         assert result.slices == alone.slices
+
+
+@pytest.mark.parametrize("across", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_case_that_was_handed_on_is_not_kept(across: bool, whole: bool) -> None:
+    """Bug found before the first release: the last 57 cases of a run were kept in memory."""
+    engine, alive, most = oracle_engine(batch_size=2), set[int](), 0
+    engine.scorer.batching.across = across
+
+    def volumes() -> Iterator[LoadedVolume]:
+        for number in range(12):
+            array = np.linspace(0, 1 + number, 72, dtype=np.float32).reshape(6, 6, 2)
+            volume = load_source(array, affine=np.eye(4))
+            del array
+            alive.add(number)
+            weakref.finalize(volume.array, alive.discard, number)
+            yield volume
+
+    cases = (engine.begin(volume) for volume in volumes())
+    results = engine.predict_each(volumes()) if whole else map(engine.finish, engine.score_each(cases))
+    for result in results:
+        most = max(most, len(alive))
+        del result
+    assert most <= 4, "the case that is handed on, the next one, and what the loops still name"
 
 
 @pytest.mark.parametrize(("budget", "most_at_once"), [(5, 3), (30, 4), (10**6, 7)])
