@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -40,7 +40,7 @@ class CommandApp(typer.Typer):
     def command(self, name: str | None = None, **more: Any) -> Callable[[Command], Command]:
         """Register a command as Typer does, with ``--quiet`` and ``--verbose`` after its own options."""
         add = super().command(name, **more)
-        return lambda function: add(_with_voice(function)) and function
+        return lambda function: add(_for_typer(function)) and function
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,15 @@ class Together:
     Attributes:
         make: makes the object of their values, which it gets by name.
         options: annotations by name.
+        defaults: of those whose default is not None.
     """
 
     make: Callable[..., Any]
     options: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _with_voice(function: Command) -> Command:
+def _for_typer(function: Command) -> Command:
     """The function as Typer sees it: grouped options one by one, and two more that say how loud the console is."""
     hints = get_type_hints(function, include_extras=True)
     parts = {name: part.replace(annotation=hints[name]) for name, part in signature(function).parameters.items()}
@@ -73,8 +75,9 @@ def _with_voice(function: Command) -> Command:
 
     shown: list[Parameter] = []
     for name, part in parts.items():
-        shown += _alone(groups[name].options, None) if name in groups else [part]
-    shown += _alone({"quiet": QuietOption, "verbose": VerboseOption}, False)
+        shown += _alone(groups[name].options, groups[name].defaults) if name in groups else [part]
+    voice = {"quiet": QuietOption, "verbose": VerboseOption}
+    shown += _alone(voice, dict.fromkeys(voice, False))
     spoken.__signature__ = Signature(shown)  # type: ignore[attr-defined]
     spoken.__annotations__ = {part.name: part.annotation for part in shown}
     return spoken  # type: ignore[return-value]
@@ -84,9 +87,9 @@ def _groups(hint: Any) -> list[Together]:
     return [part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Together)]
 
 
-def _alone(annotations: Mapping[str, Any], default: bool | None) -> list[Parameter]:
+def _alone(hints: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[Parameter]:
     kind = Parameter.POSITIONAL_OR_KEYWORD
-    return [Parameter(name, kind, default=default, annotation=hint) for name, hint in annotations.items()]
+    return [Parameter(name, kind, default=defaults.get(name), annotation=hint) for name, hint in hints.items()]
 
 
 QuietOption = Annotated[
@@ -239,11 +242,10 @@ TimeOption = Annotated[
     typer.Option(help="Which volume of a 4-D file, or frame of a cine, from 0.", show_default="there must be one"),
 ]
 OnIrregularOption = Annotated[
-    str | None,
+    str,
     typer.Option(
         help="DICOM series with gaps, uneven steps, gantry tilt or damaged slices: error; split into regular "
         "stretches; resample to a regular grid; keep the slices as they are, empty ones where positions are missing.",
-        show_default="error",
         autocompletion=_one_of(choices.IRREGULAR),
     ),
 ]
@@ -341,17 +343,18 @@ _OF_MAP = {"threshold": ThresholdOption, "smooth_mm": SmoothMmOption}
 _OF_SOURCE = {"time": TimeOption, "on_irregular": OnIrregularOption}
 
 
-def _ask(*, time: int | None = None, on_irregular: str | None = None, **asked: Any) -> Ask:
-    return Ask(time_index=time, on_irregular=on_irregular or "error", **asked)
+def _ask(*, time: int | None = None, **asked: Any) -> Ask:
+    return Ask(time_index=time, **asked)
 
 
-# What is asked of a case that the command reads, and of one that a labelled set has read.
 NOTHING_ASKED = Ask()
+# What is asked of a case that the command reads, and of one that a labelled set has read.
 AskOptions = Annotated[
     Ask,
     Together(
         _ask,
         {"domain": DomainOption, "plane": PlaneOption, "series": SeriesOption} | _OF_VIEW | _OF_SOURCE | _OF_MAP,
+        {"on_irregular": NOTHING_ASKED.on_irregular},
     ),
 ]
 AskOfSetOptions = Annotated[Ask, Together(_ask, {"domain": DomainOption, "plane": PlaneOption} | _OF_VIEW | _OF_MAP)]

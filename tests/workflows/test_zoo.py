@@ -127,6 +127,20 @@ def test_metadata_tells_the_network_as_it_is() -> None:
     assert image["value_range"] == [low, high]
 
 
+def _export_of(pack: Path, folder: Path) -> dict[str, Any]:
+    """What MONAI's exporters are told of the network whose checkpoint is ``model.pt``."""
+    return {
+        "ckpt_file": str(folder / "model.pt"),
+        "meta_file": META,
+        "config_file": INFERENCE[0],
+        "use_trace": True,
+        "input_shape": [1, 3, 32, 32],
+        "precision": "float32",
+        "bundle_root": str(ROOT),
+        "model": str(pack),
+    }
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
 def test_monais_own_export_gives_a_torchscript_file(tiny_pack: Path, tmp_path: Path) -> None:
@@ -135,18 +149,7 @@ def test_monais_own_export_gives_a_torchscript_file(tiny_pack: Path, tmp_path: P
     with torch.no_grad():
         network.patch_classes.mul_(0.5).add_(0.1)
     torch.save(network.state_dict(), tmp_path / "model.pt")
-    monai.bundle.ckpt_export(
-        "network_def",
-        filepath=str(tmp_path / "model.ts"),
-        ckpt_file=str(tmp_path / "model.pt"),
-        meta_file=META,
-        config_file=INFERENCE[0],
-        use_trace=True,
-        input_shape=[1, 3, 32, 32],
-        precision="float32",
-        bundle_root=str(ROOT),
-        model=str(tiny_pack),
-    )
+    monai.bundle.ckpt_export("network_def", filepath=str(tmp_path / "model.ts"), **_export_of(tiny_pack, tmp_path))
     pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = network(pixels)
@@ -159,18 +162,7 @@ def test_monais_own_export_gives_an_onnx_file(tiny_pack: Path, tmp_path: Path) -
 
     network = build_network(tiny_pack, precision="float32").eval()
     torch.save(network.state_dict(), tmp_path / "model.pt")
-    monai.bundle.onnx_export(
-        "network_def",
-        filepath=str(tmp_path / "model.onnx"),
-        ckpt_file=str(tmp_path / "model.pt"),
-        meta_file=META,
-        config_file=INFERENCE[0],
-        use_trace=True,
-        input_shape=[1, 3, 32, 32],
-        precision="float32",
-        bundle_root=str(ROOT),
-        model=str(tiny_pack),
-    )
+    monai.bundle.onnx_export("network_def", filepath=str(tmp_path / "model.onnx"), **_export_of(tiny_pack, tmp_path))
     pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {session.get_inputs()[0].name: pixels.numpy()})
