@@ -19,7 +19,15 @@ _TO_DICOM = str.maketrans("SI", "HF")  # superior is head, inferior is foot
 
 
 def secondary_captures(study: Study) -> Iterator[SCImage]:
-    """One RGB image per slice, the most suspicious ones in patient order; all of them where ``captures`` is 0."""
+    """Make one RGB picture of 8 bits per slice, with contour and score burnt in.
+
+    Args:
+        study: What is written about. Its option ``captures`` is the most that are made, 0 for no limit.
+
+    Yields:
+        The pictures of the most suspicious slices in patient order: inferior, posterior or left first. Background
+        slices only where there are no others.
+    """
     result = study.result
     panels = overlay_slices(result, study.options.captures or len(result.slices))
     panels = panels if is_plain_image(result) else cropped(panels)

@@ -1,6 +1,6 @@
 """Our own DICOM objects without the patient: PS3.15 Basic Application Level Confidentiality Profile, minimally.
 
-Only for objects that this package made; it knows which attributes these have. At the top level everything is
+Only for objects that this package made, whose attributes it knows. At the top level everything is
 removed that is not on the list of what our objects are made of, so that no attribute of the source can slip through.
 Libraries that anonymise any file go by a list of the patient's attributes instead, and leave what is not on it.
 
@@ -13,7 +13,7 @@ Libraries that anonymise any file go by a list of the patient's attributes inste
 | position reference indicator, which is free text of the source | emptied (Z) |
 | all other dates and times, patient, study, trial, visit, request, equipment of the source | removed (X) |
 | private attributes | removed (X) |
-| UIDs of study, series, instances, frame of reference, tracking, dimensions, devices; references too | replaced (U) |
+| UIDs of study, series, instances, frame of reference, tracking, dimensions, devices, and references | replaced (U) |
 | our own descriptions | kept: they never hold text of the source (Clean Descriptors Option) |
 
 Pixels are not cleaned: a secondary capture of an ultrasound image shows what was burnt into that image.
@@ -106,14 +106,14 @@ _TIMES_OF_EQUIPMENT = "ContributionDateTime"
 
 
 def deidentified(dataset: Dataset) -> Dataset:
-    """Copy one of our objects without the patient; see the table above.
+    """Copy one of our objects without the patient, by the table above.
 
     The same original UID gets the same new UID in every object, run and machine that shares the salt in the
     environment variable ``HEADCLIP_DEIDENTIFY_SALT``. Without a secret salt, whoever has the original study can find
     out that an object belongs to it.
 
     Args:
-        dataset: an object that this package made, which stays as it is.
+        dataset: An object that this package made, which stays as it is.
 
     Returns:
         The copy, which says how it was de-identified.
@@ -141,14 +141,14 @@ def deidentified(dataset: Dataset) -> Dataset:
 
 
 def replaced_uid(uid: str, salt: str) -> str:
-    """Replace a UID of a patient's study; those that DICOM itself defines stay as they are.
+    """Replace a UID of a patient's study. Those that DICOM itself defines stay as they are.
 
     Args:
-        uid: the original, or an empty string.
-        salt: a secret; equal salts give equal UIDs.
+        uid: The original, or an empty string, which stays empty.
+        salt: A secret. Equal salts give equal UIDs.
 
     Returns:
-        A UID below 2.25.
+        A UID below 2.25, unless the given one stays.
     """
     return uid if uid.startswith(_DICOM_ROOT) or not uid else derived_uid("de-identified", salt, uid)
 

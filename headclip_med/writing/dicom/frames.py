@@ -23,17 +23,50 @@ MOST_SEGMENTS = 50  # findings with a segment of their own; viewers list them al
 
 
 def frame_scores(result: AnomalyResult, sources: SourceImages) -> NDArray[np.float32]:
-    """The map at every source pixel, ``(N, rows, columns)`` float32; linear between voxels, 0 outside the volume."""
+    """Sample the map at every source pixel: exactly where the grids coincide, else linearly between voxels.
+
+    Args:
+        result: Its map is sampled.
+        sources: The images that it was made from.
+
+    Returns:
+        ``(N, rows, columns)`` in [0, 1], N source frames, 0 outside the volume.
+
+    Raises:
+        OutputError: several frames without a place in the patient, or two in one.
+    """
     return np.clip(_at_pixels(result.map_array, result, sources, order=1), 0, 1)
 
 
 def frame_segments(result: AnomalyResult, sources: SourceImages) -> NDArray[np.uint8]:
-    """Segment numbers at every source pixel, ``(N, rows, columns)``; 0: none, nearest voxel."""
+    """Sample segment numbers at every source pixel, from the nearest voxel.
+
+    Args:
+        result: Its findings become segments, see :func:`segment_volume`.
+        sources: The images that it was made from.
+
+    Returns:
+        ``(N, rows, columns)``, N source frames, 0 in no segment and outside the volume.
+
+    Raises:
+        OutputError: several frames without a place in the patient, two in one, or a finding off its map.
+    """
     return _at_pixels(segment_volume(result), result, sources, order=0)
 
 
 def segment_volume(result: AnomalyResult) -> NDArray[np.uint8]:
-    """``(I, J, K)``: 1 to :data:`MOST_SEGMENTS` for the findings in order, one more for all the others together."""
+    """Number the voxels of a result by segment.
+
+    Args:
+        result: Its findings, as a reader drew them or as components of the map at the threshold.
+
+    Returns:
+        ``(I, J, K)``: 1 to :data:`MOST_SEGMENTS` in the findings in order, one more in all the others together, 0 in
+        none.
+
+    Raises:
+        OutputError: a finding whose peak is below the threshold, where no reader drew the findings.
+    """
     if result.finding_labels is not None:
         return np.minimum(result.finding_labels, MOST_SEGMENTS + 1).astype(np.uint8)
     labels, count = connected_components(result.map_array, result.threshold)
@@ -48,7 +81,14 @@ def segment_volume(result: AnomalyResult) -> NDArray[np.uint8]:
 
 
 def read_affine(result: AnomalyResult) -> Affine:
-    """Voxel → RAS mm of the volume as it was read, before any transform turned or cropped it."""
+    """Tell where the volume lay as it was read, before any transform turned or cropped it.
+
+    Args:
+        result: Its metadata hold the affine as read, where that is another.
+
+    Returns:
+        Voxel index → RAS mm, ``(4, 4)`` float64.
+    """
     original = result.meta.get("original_affine")
     return result.affine if original is None else np.asarray(original, dtype=np.float64)
 
@@ -68,7 +108,7 @@ def _mappings(result: AnomalyResult, sources: SourceImages) -> Iterator[tuple[So
     """For every frame the matrix ``(3, 3)``: (column, row, 1) → voxel of the result.
 
     As long as the volume has the source's own pixels, slice k *is* frame k, also where an irregular stack has no
-    affine that places all of its slices; positions in the patient decide only after resampling.
+    affine that places all of its slices. Positions in the patient decide only after resampling.
     """
     inverse = np.linalg.inv(result.affine)
     as_read = inverse @ read_affine(result)

@@ -34,14 +34,14 @@ _SEXES = ("M", "F", "O")
 
 
 def _date(value: Any) -> str:
-    """``YYYYMMDD``, also from the older form with dots; ``ValueError`` for anything else."""
+    """``YYYYMMDD``, also from the older form with dots, or an empty text. ``ValueError`` for anything else."""
     text = str(value or "").replace(".", "").strip()
     DA(text)
     return text
 
 
 def _time(value: Any) -> str:
-    """``HHMMSS.FFF``, also from the older form with colons; ``ValueError`` for anything else."""
+    """``HHMMSS.FFF``, also from the older form with colons, or an empty text. ``ValueError`` for anything else."""
     text = str(value or "").replace(":", "").strip()
     TM(text)
     return text
@@ -68,7 +68,14 @@ _LEFT_OUT = (
 
 @dataclass(frozen=True)
 class FrameGeometry:
-    """Where one frame lies: unit directions (row, column), LPS mm of the first pixel, mm between rows and columns."""
+    """Where one frame lies in the patient.
+
+    Attributes:
+        orientation: Unit vectors along a row and along a column, LPS, six numbers.
+        position: LPS mm of the centre of the first pixel.
+        spacing: Distance of rows and of columns, mm.
+        thickness: Of the slice, mm, 0 where the header has none.
+    """
 
     orientation: tuple[float, ...]
     position: tuple[float, ...]
@@ -83,9 +90,17 @@ class FrameGeometry:
 
 
 def clean_header(source: Dataset) -> Dataset:
-    """Everything of a header that can be read and written again, little-endian, without private attributes.
+    """Copy what can be read and written again of a header, little-endian.
 
-    An attribute whose value is damaged is left out; type 2 attributes of patient and study are always there.
+    At its top level damaged values, private attributes, bulk data, and what says where frames lie are left out.
+    Always there are the type 2 attributes of patient and study, which may be empty, the modality, and UIDs of study and
+    series, which are derived where the source has none.
+
+    Args:
+        source: Header of a file, which stays as it is.
+
+    Returns:
+        The header without pixels.
     """
     header = Dataset()
     for tag in list(source.keys()):
@@ -109,13 +124,28 @@ def clean_header(source: Dataset) -> Dataset:
 
 
 def is_multiframe(source: Dataset) -> bool:
-    """Whether references to an image must name frames."""
+    """Tell whether references to an image must name frames.
+
+    Args:
+        source: Header of the file.
+
+    Returns:
+        True for several frames, and for one frame of an enhanced or multi-frame class.
+    """
     name = UID(str(source.get("SOPClassUID", ""))).name
     return (integer(source, "NumberOfFrames") or 1) > 1 or "Enhanced" in name or "Multi-frame" in name
 
 
 def frame_geometry(source: Dataset, number: int) -> FrameGeometry | None:
-    """The place of frame ``number`` (0-based), from functional groups or from the header itself; None: it has none."""
+    """Find the place of a frame, from functional groups or else from the header itself.
+
+    Args:
+        source: Header of the file.
+        number: Of the frame, from 0.
+
+    Returns:
+        The place, None where there is no usable position, orientation or spacing.
+    """
     groups = [*_groups(source, "PerFrameFunctionalGroupsSequence", number)]
     groups += _groups(source, "SharedFunctionalGroupsSequence", 0)
     orientation = _numbers(source, groups, "PlaneOrientationSequence", "ImageOrientationPatient", 6)
@@ -129,7 +159,10 @@ def frame_geometry(source: Dataset, number: int) -> FrameGeometry | None:
 
 
 def _unit(orientation: tuple[float, ...]) -> tuple[float, ...] | None:
-    """Row and column direction at exactly unit length and right angles; few stored digits leave them a bit off."""
+    """Row and column direction at exactly unit length and right angles, as few stored digits leave them a bit off.
+
+    None where they are off by more than 1e-2.
+    """
     row, column = np.array(orientation[:3]), np.array(orientation[3:])
     lengths = np.linalg.norm([row, column], axis=1)
     if np.abs(lengths - 1).max() > 1e-2 or abs(float(row @ column)) > 1e-2:

@@ -12,10 +12,17 @@ from headclip_med.writing.dicom.study import Study
 
 
 def parametric_map(study: Study) -> ParametricMap:
-    """The map's float32 values unchanged, 0 to 1, unit 1; every source frame is in it.
+    """Make a Parametric Map of every source frame, with the float32 values of the map from 0 to 1 and no unit.
+
+    Args:
+        study: What is written about.
+
+    Returns:
+        The object, finished.
 
     Raises:
-        OutputError: an image without a place in the patient; highdicom makes no parametric map of it.
+        OutputError: images without a place in the patient, of which highdicom makes no parametric map, or two in one
+            place.
     """
     if not study.sources.placed:
         raise OutputError("An image must say where it lies for a parametric map of it", "none", "Leave pm out")

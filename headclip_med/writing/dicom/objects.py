@@ -25,21 +25,24 @@ if TYPE_CHECKING:
 def write_dicom(
     result: AnomalyResult, folder: Path, kinds: Sequence[str], options: DicomOptions | None = None
 ) -> dict[str, Path]:
-    """Write DICOM objects of a result whose source is DICOM into an existing folder; sources are only read.
+    """Write DICOM objects of a result whose source is DICOM into a folder. Sources are only read.
 
     Args:
-        kinds: of ``seg`` (a binary segment per finding), ``segscore`` (the map as a fractional segment), ``pm``
+        result: What was found.
+        folder: Where the files go.
+        kinds: Of ``seg`` (a binary segment per finding), ``segscore`` (the map as a fractional segment), ``pm``
             (parametric map), ``sr`` (report, which brings ``seg``), ``sc`` (pictures), ``dicom`` (all but segscore,
             as far as the images say where they lie: a single picture without a place cannot have ``pm``, several can
-            only have ``sc``).
+            only have ``sc``). Other names are ignored.
+        options: How they are written, the defaults of :class:`DicomOptions` where None.
 
     Returns:
-        Paths by kind; secondary captures as ``sc_01``, ``sc_02``, ….
+        Paths by kind, those of secondary captures by ``sc_01``, ``sc_02``, ….
 
     Raises:
         MissingExtraError: highdicom is not installed.
         OutputError: another source than DICOM, one that cannot be written about, or a file that cannot be written.
-        InputError: the source images are gone or have changed.
+        InputError: the source images are gone, damaged or have changed.
     """
     chosen, asked = wanted_kinds(kinds), options or DicomOptions()
     if not chosen:
@@ -59,7 +62,7 @@ def write_dicom(
 
 
 def _possible(study: Study, kind: str) -> bool:
-    """Whether an object of a kind can be made of these sources; what is asked for by name is tried in any case."""
+    """Whether an object of a kind can be made of these sources. What is asked for by name is tried in any case."""
     single = len(study.sources.frames) == 1
     return kind == "sc" or study.sources.placed or (single and kind != "pm")
 

@@ -1,4 +1,4 @@
-"""Which DICOM objects there are, and what can be asked of them; importing this needs no highdicom."""
+"""Which DICOM objects there are, and what can be asked of them. Importing this needs no highdicom."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class DicomOptions:
     """How DICOM objects are written.
 
     Attributes:
-        keep_empty_frames: a segmentation has a frame for every source frame and segment, not only for those with
-            a voxel in it; some viewers need that.
-        deidentify: see :mod:`headclip_med.writing.dicom.deidentify`.
-        captures: at most so many secondary captures, the most suspicious slices; 0: every slice.
+        keep_empty_frames: A segmentation has a frame for every source frame and segment, not only for those with
+            a voxel in it. Some viewers need that.
+        deidentify: Write objects without the patient, see :mod:`headclip_med.writing.dicom.deidentify`.
+        captures: At most so many secondary captures, of the most suspicious slices. 0: every slice but background.
     """
 
     keep_empty_frames: bool = False
@@ -36,7 +36,14 @@ class DicomOptions:
 
 
 def wanted_kinds(formats: Sequence[str]) -> tuple[str, ...]:
-    """The objects that ``formats`` ask for, in order of writing; a report brings the segmentation it refers to."""
+    """List the objects that formats ask for. A report brings the segmentation that it refers to.
+
+    Args:
+        formats: Names, of which those that are no DICOM format are ignored.
+
+    Returns:
+        Some of :data:`DICOM_KINDS`, in order of writing.
+    """
     named = set(formats) | (set(_OF_SHORTHAND) if SHORTHAND in formats else set())
     if "sr" in named:
         named.add("seg")
@@ -44,7 +51,14 @@ def wanted_kinds(formats: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_dicom_extra(formats: Sequence[str]) -> None:
-    """Raise :class:`MissingExtraError` where DICOM is asked for and highdicom is not installed."""
+    """Refuse DICOM formats where highdicom is not installed.
+
+    Args:
+        formats: Names, of which those that are no DICOM format are ignored.
+
+    Raises:
+        MissingExtraError: highdicom is needed and not there.
+    """
     kinds = wanted_kinds(formats)
     if kinds and find_spec("highdicom") is None:
         raise MissingExtraError(
@@ -53,10 +67,15 @@ def check_dicom_extra(formats: Sequence[str]) -> None:
 
 
 def check_dicom_source(source: object, formats: Sequence[str]) -> None:
-    """Refuse a source that is certainly not DICOM, before anything is computed; files are only looked into.
+    """Refuse a source that is certainly not DICOM, before anything is computed.
+
+    Args:
+        source: A path, or a list of them. Files are identified by their content. Archives, folders,
+            arrays, and files that cannot be identified pass.
+        formats: Names, of which those that are no DICOM format are ignored.
 
     Raises:
-        OutputError: DICOM formats for a file of another format, or for an array.
+        OutputError: DICOM formats for a file of another format.
     """
     kinds = wanted_kinds(formats)
     if not kinds:
@@ -67,7 +86,15 @@ def check_dicom_source(source: object, formats: Sequence[str]) -> None:
 
 
 def check_dicom_meta(source_format: str | None, formats: Sequence[str]) -> None:
-    """The same for a volume that has been read: ``source_format`` of its metadata."""
+    """Refuse a volume that was not read from DICOM.
+
+    Args:
+        source_format: What the volume's metadata say, None where they do not.
+        formats: Names, of which those that are no DICOM format are ignored.
+
+    Raises:
+        OutputError: DICOM formats for a volume of another or an unknown format.
+    """
     if wanted_kinds(formats) and source_format != "dicom":
         found = source_format or "unknown format"
         raise OutputError(
@@ -76,7 +103,7 @@ def check_dicom_meta(source_format: str | None, formats: Sequence[str]) -> None:
 
 
 def _not_dicom(source: object) -> str | None:
-    """What a source is when it is a file of another format; None: DICOM, or not known yet."""
+    """What a source is when it is a file of another format. None: DICOM, or not known yet."""
     from headclip_med.reading.content import identify
 
     if isinstance(source, (list, tuple)):

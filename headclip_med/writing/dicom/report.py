@@ -33,10 +33,14 @@ _RESEARCH = Code("research-only", _SCHEME, RESEARCH_ONLY)
 
 
 def measurement_report(study: Study, segmentation: Segmentation) -> sr.Comprehensive3DSR:
-    """One group about the case with its scores by slice, one about each finding, one about all further findings.
+    """Make a report with a group about the case and its slices, one about each finding, one about all further findings.
 
     Args:
-        segmentation: of :func:`dicom_seg.findings_segmentation`, finished.
+        study: What is written about.
+        segmentation: Of :func:`headclip_med.writing.dicom.seg.findings_segmentation`, finished.
+
+    Returns:
+        The object, finished.
     """
     frames = frames_by_segment(segmentation)
     groups = [_case(study)]
@@ -90,7 +94,7 @@ def _observer(study: Study) -> sr.ObserverContext:
 
 
 def _reader(study: Study) -> sr.ObserverContext | None:
-    """The reader who chose the findings; None where the program alone found them, or for a de-identified object."""
+    """The reader who chose the findings. None where the program alone found them, or for a de-identified object."""
     review = study.result.provenance.get("review")
     if not isinstance(review, dict) or study.options.deidentify:
         return None
@@ -124,7 +128,7 @@ def _case(study: Study) -> sr.MeasurementsAndQualitativeEvaluations:
 
 
 def _of_slices(study: Study) -> Iterator[sr.Measurement]:
-    """Scores of the slices that are source frames; none where the primary plane cuts across them."""
+    """Scores of the slices that are source frames. None where the primary plane cuts across them."""
     by_uid: dict[str, list[SourceFrame]] = {}
     for frame in study.sources.frames:
         by_uid.setdefault(frame.sop_uid, []).append(frame)
@@ -189,7 +193,7 @@ def _group(
 
 
 def _source_images(study: Study, segmentation: Segmentation, own: list[int]) -> list[sr.SourceImageForSegmentation]:
-    """The source frames that a segment's frames were made from; all of them for a segment without a frame."""
+    """The source frames that a segment's frames were made from, or all of them for a segment without a frame."""
     groups = segmentation.PerFrameFunctionalGroupsSequence
     named: dict[str, set[int]] = {}
     for place in own:

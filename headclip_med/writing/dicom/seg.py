@@ -13,9 +13,18 @@ from headclip_med.writing.dicom.study import ABNORMAL, Study, research_text, siz
 
 
 def findings_segmentation(study: Study) -> Segmentation:
-    """BINARY: one segment per finding in order, the 50 highest; one more for all the others, if any.
+    """Make a BINARY segmentation: a segment per finding in order, and one for all that are beyond the most.
 
     Without any finding there is one segment, and nothing is set in it.
+
+    Args:
+        study: What is written about.
+
+    Returns:
+        The object, finished, with :data:`headclip_med.writing.dicom.frames.MOST_SEGMENTS` + 1 segments at most.
+
+    Raises:
+        OutputError: several images without a place in the patient, two in one, or a finding off its map.
     """
     segments = frame_segments(study.result, study.sources)
     described = [_finding_segment(study, number, f) for number, f in enumerate(study.shown, start=1)]
@@ -25,7 +34,17 @@ def findings_segmentation(study: Study) -> Segmentation:
 
 
 def score_segmentation(study: Study) -> Segmentation:
-    """FRACTIONAL: the map in steps of 1/255 as the probability of one segment."""
+    """Make a FRACTIONAL segmentation: the map in steps of 1/255 as the probability of one segment.
+
+    Args:
+        study: What is written about.
+
+    Returns:
+        The object, finished.
+
+    Raises:
+        OutputError: several images without a place in the patient, or two in one.
+    """
     scores = frame_scores(study.result, study.sources)
     text = research_text(f"Anomaly map in 255 steps, peak {study.result.map_array.max():.3f}")
     segment = _segment(study, 1, "Anomaly map", "anomaly map", text)
@@ -33,7 +52,14 @@ def score_segmentation(study: Study) -> Segmentation:
 
 
 def frames_by_segment(segmentation: Segmentation) -> dict[int, list[int]]:
-    """Segment number → its 1-based frame numbers in the object."""
+    """Group the frames of a segmentation by segment.
+
+    Args:
+        segmentation: Any object with a segment per frame.
+
+    Returns:
+        Frame numbers in the object, from 1 and rising, by segment number. A segment without a frame is not in it.
+    """
     shared = segmentation.SharedFunctionalGroupsSequence[0]
     frames: dict[int, list[int]] = {}
     for number, groups in enumerate(segmentation.PerFrameFunctionalGroupsSequence, start=1):

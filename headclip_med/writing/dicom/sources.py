@@ -1,7 +1,7 @@
 """The source images of a result: their headers read again, checked, and made fit to derive objects from.
 
 Source files are only read. Every source frame becomes one plain header of our own making, whatever the source was
-(big-endian, enhanced multi-frame, rounded direction cosines, a missing type 2 attribute); once an object is made,
+(big-endian, enhanced multi-frame, rounded direction cosines, a missing type 2 attribute). Once an object is made,
 :meth:`SourceImages.restore_references` puts the true classes, UIDs and frame numbers back.
 """
 
@@ -36,10 +36,11 @@ class SourceFrame:
     """One slice as it was read.
 
     Attributes:
-        k: its index in the volume as read; array ``[:, :, k]`` transposed is its pixel matrix.
-        sop_class, sop_uid: of its instance; number: 1-based frame of a multi-frame instance, None in others.
-        header: plain single-frame header, with a UID of its own that stands for instance and frame.
-        to_lps: (column, row) → LPS mm, ``(3, 3)`` with columns per column, per row and origin; None: no place.
+        k: Its index in the volume as read. Array ``[:, :, k]`` transposed is its pixel matrix.
+        sop_class, sop_uid: Of its instance.
+        number: From 1, in a multi-frame instance. None in others.
+        header: Plain single-frame header, whose UID is that of the instance, or one of its own for a frame of many.
+        to_lps: (column, row, 1) → LPS mm, ``(3, 3)``. None: no place in the patient.
     """
 
     k: int
@@ -52,7 +53,12 @@ class SourceFrame:
 
 @dataclass(frozen=True)
 class SourceImages:
-    """All source frames of a result in order of the volume as read; ``resampled``: the volume is another grid."""
+    """All source frames of a result.
+
+    Attributes:
+        frames: In order of the volume as read, one at least.
+        resampled: The volume is on another grid than the images.
+    """
 
     frames: tuple[SourceFrame, ...]
     resampled: bool
@@ -88,7 +94,11 @@ class SourceImages:
         return {str(frame.header.SOPInstanceUID): frame for frame in self.frames}
 
     def evidence(self) -> list[Dataset]:
-        """One header per source instance, under its true UIDs: what a report may refer to."""
+        """List what a report may refer to: one header per source instance, under its true UIDs.
+
+        Returns:
+            Copies of the first frame's header, with class and UID of each instance.
+        """
         made = []
         for uid, sop_class in self.instances.items():
             item = Dataset()
@@ -99,7 +109,11 @@ class SourceImages:
         return made
 
     def restore_references(self, dataset: Dataset) -> None:
-        """Put true classes, UIDs and frame numbers where ``dataset`` refers to the plain headers, in place."""
+        """Put true classes, UIDs and frame numbers where an object refers to the plain headers.
+
+        Args:
+            dataset: The object, which is changed at all depths.
+        """
         for keyword in ("SourceImageSequence", "ReferencedInstanceSequence"):
             if keyword in dataset:
                 dataset[keyword].value = self._one_per_instance(dataset[keyword].value)
@@ -117,7 +131,7 @@ class SourceImages:
                 item.ReferencedFrameNumber = frame.number
 
     def _one_per_instance(self, items: Sequence[Dataset]) -> list[Dataset]:
-        """The first item of each instance; frames of one file would name it again and again."""
+        """The first item of each instance, as frames of one file would name it again and again."""
         kept: dict[str, Dataset] = {}
         for item in items:
             reference = str(item.get("ReferencedSOPInstanceUID", ""))
@@ -127,14 +141,18 @@ class SourceImages:
 
 
 def read_sources(meta: Mapping[str, Any], affine: Affine) -> SourceImages:
-    """The source images that ``meta`` of a volume names.
+    """Read the headers of the source images that a volume names, and check that they are fit to write about.
 
     Args:
-        affine: voxel → RAS mm of the volume as read; gives the thickness where a header has none.
+        meta: Of the volume. ``slice_files`` and ``slice_uids`` are needed.
+        affine: Voxel index → RAS mm of the volume as read, ``(4, 4)``. Gives the thickness where a header has none.
+
+    Returns:
+        The images with one orientation and spacing, in order of the volume.
 
     Raises:
         OutputError: the volume does not say which images it was read from, or they cannot serve as a base.
-        InputError: an image is gone, unreadable or no longer the one that was read.
+        InputError: an image is gone, unreadable, too large or no longer the one that was read.
     """
     files, uids = list(meta.get("slice_files") or []), list(meta.get("slice_uids") or [])
     if not files or len(files) != len(uids):
@@ -242,8 +260,11 @@ def _share(frames: tuple[SourceFrame, ...], keyword: str) -> None:
 def check_places(frames: Sequence[SourceFrame]) -> None:
     """Refuse what an object made of frames cannot say: several frames without a place, or two in one.
 
+    Args:
+        frames: All with a place or all without. A single one always passes.
+
     Raises:
-        OutputError: in words.
+        OutputError: the frames are such.
     """
     if len(frames) == 1:
         return

@@ -1,4 +1,4 @@
-"""What all objects of one result share: identity, series, time, equipment, words; and the finishing touches."""
+"""What all objects of one result share: identity, series, time, equipment, words, and the finishing touches."""
 
 from __future__ import annotations
 
@@ -67,7 +67,14 @@ _TIMES = ("InstanceCreationTime", "ContentTime", "TimeOfSecondaryCapture", "Seri
 
 @dataclass(frozen=True)
 class Study:
-    """A result, its source images, and how to write about them; ``moment``: when, the same in every object."""
+    """A result, its source images, and how to write about them.
+
+    Attributes:
+        result: What was found.
+        sources: The images that it was made from.
+        options: How objects are written.
+        moment: When, the same in every object.
+    """
 
     result: AnomalyResult
     sources: SourceImages
@@ -81,11 +88,25 @@ class Study:
         return f"{result_key(self.result, source)} {self.options}"
 
     def uid(self, *parts: object) -> str:
-        """A UID of this result's own."""
+        """Derive a UID of this result's own.
+
+        Args:
+            *parts: What it is for. Equal parts give equal UIDs.
+
+        Returns:
+            A UID below 2.25.
+        """
         return derived_uid(self.key, *(str(part) for part in parts))
 
     def tracking_uid(self, finding: int) -> str:
-        """The same for a finding's segment and its measurements."""
+        """Derive the UID that a finding's segment and its measurements share.
+
+        Args:
+            finding: Number of the segment, from 1. 0 is the case.
+
+        Returns:
+            A UID below 2.25.
+        """
         return self.uid("tracking", finding)
 
     @property
@@ -101,7 +122,15 @@ class Study:
         return next((found[:16] for found in hashes if isinstance(found, str)), "unknown")
 
     def series(self, kind: str, number: int = 1) -> dict[str, Any]:
-        """Series, instance and equipment of object ``number`` of a kind, as highdicom's constructors take them."""
+        """Describe series, instance and equipment of an object.
+
+        Args:
+            kind: One of :data:`headclip_med.writing.dicom.options.DICOM_KINDS`.
+            number: Of the object in its series, from 1.
+
+        Returns:
+            Arguments by name, as highdicom's constructors take them.
+        """
         return {
             "series_instance_uid": self.uid(kind, "series"),
             "series_number": series_number(integer(self.sources.header, "SeriesNumber"), kind),
@@ -115,7 +144,11 @@ class Study:
         }
 
     def parameters(self) -> dict[str, str]:
-        """Model, hashes and threshold: what the algorithm was run with."""
+        """List what the algorithm was run with.
+
+        Returns:
+            By name the model, the threshold, and the hashes, method and domain that the result knows.
+        """
         known = self.result.provenance
         named = {"model": self.model}
         for name in ("weights_sha256", "pack_sha256", "export_sha256", "method", "domain"):
@@ -124,7 +157,11 @@ class Study:
         return {**named, "threshold": f"{self.result.threshold:.6g}"}
 
     def algorithm(self) -> AlgorithmIdentificationSequence:
-        """Who found it."""
+        """Describe who found it: this package with its version and parameters.
+
+        Returns:
+            As a segment's description takes it.
+        """
         return AlgorithmIdentificationSequence(
             name=ALGORITHM,
             family=codes.DCM.ArtificialIntelligence,
@@ -144,7 +181,12 @@ class Study:
         return self.result.findings[MOST_SEGMENTS:]
 
     def state_body_part(self, dataset: Dataset) -> None:
-        """Body part and side of the source, in place; the side is left empty where it is not known."""
+        """State the source's body part and side.
+
+        Args:
+            dataset: The object, which is changed. An unknown side is left empty, or unsaid for a part of
+                which there is one.
+        """
         part, side = (str(self.sources.header.get(keyword) or "") for keyword in ("BodyPartExamined", "Laterality"))
         if part:
             dataset.BodyPartExamined = part
@@ -154,7 +196,14 @@ class Study:
             dataset.Laterality = ""
 
     def finish(self, dataset: Dataset) -> Dataset:
-        """References to the true source, one time stamp, UIDs without chance, research use; in place."""
+        """Finish an object: references to the true source, one time stamp, UIDs without chance, research use.
+
+        Args:
+            dataset: The object, which is changed.
+
+        Returns:
+            The same object.
+        """
         self.sources.restore_references(dataset)
         dataset.ContentQualification = "RESEARCH"
         dataset.SeriesDate, dataset.SeriesTime = "", ""
@@ -173,13 +222,34 @@ class Study:
 
 
 def open_study(result: AnomalyResult, options: DicomOptions) -> Study:
-    """The sources of a result, read again and checked; see :func:`dicom_sources.read_sources`."""
+    """Read the sources of a result again and check them, see :func:`headclip_med.writing.dicom.sources.read_sources`.
+
+    Args:
+        result: What was found.
+        options: How objects are written.
+
+    Returns:
+        What objects are made of.
+
+    Raises:
+        OutputError: the volume does not say which images it was read from, or they cannot serve as a base.
+        InputError: an image is gone, unreadable, too large or no longer the one that was read.
+    """
     sources = read_sources(result.meta, read_affine(result))
     return Study(result, sources, options, _now())
 
 
 def save(dataset: Dataset, path: Path, without_patient: bool = False) -> None:
-    """Write an object, de-identified where that was asked for, whole or not at all."""
+    """Write an object, whole or not at all.
+
+    Args:
+        dataset: The object.
+        path: Of the file, whose folder is made.
+        without_patient: Write a de-identified copy.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     with atomic_path(path) as draft:
         written = deidentified(dataset) if without_patient else dataset
         written.save_as(draft, enforce_file_format=True)
@@ -189,7 +259,13 @@ def save(dataset: Dataset, path: Path, without_patient: bool = False) -> None:
 def quiet(what: str) -> Iterator[None]:
     """Keep highdicom's and pydicom's remarks off the screen, and turn their errors into one in words.
 
-    They may quote values of the header, so only the kind of problem is repeated. ``OSError`` passes.
+    They may quote values of the header, so only the kind of problem is repeated. ``OSError`` and our own errors pass.
+
+    Args:
+        what: End of the message, after "a DICOM object".
+
+    Raises:
+        OutputError: for every other error.
     """
     said: list[str] = []
     try:
@@ -206,25 +282,46 @@ def quiet(what: str) -> Iterator[None]:
 
 
 def total_size(findings: Sequence[Finding]) -> tuple[float, bool]:
-    """Size of findings together, and whether it is in pixels of a plain picture instead of mm³."""
+    """Add up the size of findings.
+
+    Args:
+        findings: Of one result.
+
+    Returns:
+        Their size in mm³, or in pixels of a plain picture, and whether it is in pixels.
+    """
     volumes = [finding.volume_mm3 for finding in findings if finding.volume_mm3 is not None]
     is_plain = len(volumes) < len(findings)
     return (sum(finding.voxels for finding in findings) if is_plain else sum(volumes)), is_plain
 
 
 def size_text(findings: Sequence[Finding]) -> str:
-    """``37.5 mm3``, or ``412 px`` in a plain picture; in ASCII, as any character set of DICOM holds it."""
+    """Say how large findings are together, in ASCII, as any character set of DICOM holds it.
+
+    Args:
+        findings: Of one result.
+
+    Returns:
+        Such as ``37.5 mm3``, or ``412 px`` in a plain picture.
+    """
     size, is_plain = total_size(findings)
     return f"{size:.0f} px" if is_plain else f"{size:.1f} mm3"
 
 
 def research_text(*facts: str) -> str:
-    """Facts in one line, with what must never be missing at its end."""
+    """Put facts in one line, with what must never be missing at its end.
+
+    Args:
+        *facts: In order.
+
+    Returns:
+        The facts and :data:`headclip_med.base.types.RESEARCH_ONLY`, with semicolons between them.
+    """
     return "; ".join((*facts, RESEARCH_ONLY))
 
 
 def _now() -> datetime:
-    """The time, to the second; ``SOURCE_DATE_EPOCH`` (seconds since 1970, UTC) fixes it for reproducible files."""
+    """The time, to the second. ``SOURCE_DATE_EPOCH`` (seconds since 1970, UTC) fixes it for reproducible files."""
     fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
     if fixed.isdigit():
         return datetime.fromtimestamp(int(fixed), timezone.utc).replace(tzinfo=None)
