@@ -129,7 +129,7 @@ def displayed_slice(result: AnomalyResult, array: NDArray[Any], index: int = 0) 
 
 
 def position_text(position_mm: tuple[float, float, float] | None, plane: Plane) -> str:
-    """Word where a slice lies: ``S 12.3 mm`` for 12.3 mm towards superior of the origin.
+    """Tell where a slice lies: ``S 12.3 mm`` for 12.3 mm towards superior of the origin.
 
     Args:
         position_mm: RAS mm of its centre, None of a plain image.
@@ -145,7 +145,7 @@ def position_text(position_mm: tuple[float, float, float] | None, plane: Plane) 
 
 
 def coordinate_text(value_mm: float, ras_axis: int) -> str:
-    """Word one RAS coordinate with the letter instead of the sign: ``-4.0`` on axis 0 is ``L 4.0``.
+    """Write one RAS coordinate with the letter instead of the sign: ``-4.0`` on axis 0 is ``L 4.0``.
 
     Args:
         value_mm: The coordinate in mm.
@@ -159,7 +159,7 @@ def coordinate_text(value_mm: float, ras_axis: int) -> str:
 
 
 def size_text(finding: Finding | FindingRecord) -> str:
-    """Word how large a finding is.
+    """Tell how large a finding is.
 
     Args:
         finding: Without a volume in a plain picture.
@@ -171,7 +171,7 @@ def size_text(finding: Finding | FindingRecord) -> str:
 
 
 def place_text(place_mm: tuple[float, float, float] | None, pixel: tuple[float, float]) -> str:
-    """Word where a point lies.
+    """Tell where a point lies.
 
     Args:
         place_mm: RAS mm, None of a plain picture.
