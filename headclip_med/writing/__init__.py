@@ -50,7 +50,7 @@ def write_result(
         InputError, MissingExtraError: see ``write_dicom``.
     """
     from headclip_med.base.files import RECORD_NAME, remove_file
-    from headclip_med.writing.record import to_record, write_record
+    from headclip_med.writing.record import to_record, write_result_record
 
     check_formats(formats)
     if not folder.is_dir():
@@ -63,7 +63,7 @@ def write_result(
         from headclip_med.writing.dicom.objects import write_dicom
 
         files |= write_dicom(result, folder, formats, dicom)
-    write_record(to_record(result, files, keep_identifiers), record_path)
+    write_result_record(to_record(result, files, keep_identifiers), record_path)
     return {**files, "result": record_path}
 
 
