@@ -27,26 +27,30 @@ def write_result(
     keep_identifiers: bool = False,
     dicom: DicomOptions | None = None,
 ) -> dict[str, Path]:
-    """Write a result into an existing folder; use :func:`headclip_med.writing.folder.case_folder` to get one.
+    """Write a result into an existing folder, as :func:`headclip_med.writing.folder.case_folder` gives one.
 
     ``result.json`` is written whatever ``formats`` says, and last: its presence says that the folder is
     complete, and no map should be found without its provenance.
 
     Args:
-        formats: any of ``nifti`` (map and mask), ``png`` (a preview; of a plain picture also map and mask), ``html``,
-            ``json``, and for a DICOM source those of :func:`headclip_med.writing.dicom.objects.write_dicom`.
-        keep_identifiers: keep SOPInstanceUIDs in ``result.json``.
-        dicom: how DICOM objects are written.
+        result: What one prediction found.
+        folder: Where the files go. An earlier ``result.json`` in it is removed first.
+        formats: Any of ``nifti`` (map and mask), ``png`` (a preview, and of a plain picture map and mask, too),
+            ``html``, ``json``, and for a DICOM source those of
+            :func:`headclip_med.writing.dicom.objects.write_dicom`.
+        keep_identifiers: Keep SOPInstanceUIDs in ``result.json``.
+        dicom: How DICOM objects are written.
 
     Returns:
         Paths by kind: ``map``, ``mask``, ``map_png``, ``mask_png``, ``preview``, ``report``, ``seg``, …, ``result``.
 
     Raises:
-        OutputError: for an unknown format, a file that cannot be written, or DICOM from another source.
+        OutputError: for an unknown format, a folder that is not there, a result that does not fit its schema, a file
+            that cannot be written, or DICOM from another source.
         InputError, MissingExtraError: see ``write_dicom``.
     """
     from headclip_med.base.files import RECORD_NAME, remove_file
-    from headclip_med.writing.record import to_record, write_record
+    from headclip_med.writing.record import to_record, write_result_record
 
     check_formats(formats)
     if not folder.is_dir():
@@ -59,12 +63,19 @@ def write_result(
         from headclip_med.writing.dicom.objects import write_dicom
 
         files |= write_dicom(result, folder, formats, dicom)
-    write_record(to_record(result, files, keep_identifiers), record_path)
+    write_result_record(to_record(result, files, keep_identifiers), record_path)
     return {**files, "result": record_path}
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Raise :class:`OutputError` for a format that does not exist."""
+    """Refuse a format that does not exist.
+
+    Args:
+        formats: Names that should be in :data:`ALL_FORMATS`.
+
+    Raises:
+        OutputError: any of them is not.
+    """
     unknown = [name for name in formats if name not in ALL_FORMATS]
     if unknown:
         raise OutputError(f"A format must be one of {', '.join(ALL_FORMATS)}", ", ".join(unknown))

@@ -16,10 +16,14 @@ _DESKTOP_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # file managers leav
 
 
 def check_case_folder(out_dir: Path, name: str) -> None:
-    """Fail early: check that ``out_dir`` can be written to, and that ``out_dir / name`` may become a result.
+    """Check early that ``out_dir`` can be written to, and that ``out_dir / name`` may become a result.
 
     It may where it is free, an empty folder, or an earlier result with nothing else in it: nobody's own files are ever
     replaced.
+
+    Args:
+        out_dir: Folder of results. It need not be there yet, and is not made.
+        name: Of the result's own folder, without a path.
 
     Raises:
         OutputError: in words, before any expensive step.
@@ -36,6 +40,13 @@ def case_folder(out_dir: Path, name: str) -> Iterator[Path]:
     An earlier result of that name stays untouched until the new one is complete. Only an empty folder or an
     earlier result is ever replaced (see :func:`check_case_folder`). The body should only write: any
     ``OSError`` in it is reported as a failure to write.
+
+    Args:
+        out_dir: Folder of results, made where it is not there.
+        name: Of the result's own folder, without a path.
+
+    Yields:
+        The hidden folder, which is empty.
 
     Raises:
         OutputError: for every ``OSError`` (full disk, ...) and for a target that must not be replaced.
@@ -60,7 +71,7 @@ def _checked_name(name: str) -> str:
 
 
 def _swap(draft: Path, target: Path) -> None:
-    """Put ``draft`` in the place of ``target``; on any failure the earlier result is back in its place."""
+    """Put ``draft`` in the place of ``target``. On any failure the earlier result is back in its place."""
     aside = hidden_sibling(target)
     try:
         if target.exists():
@@ -94,7 +105,7 @@ def _check_replaceable(target: Path) -> None:
 
 
 def _own_files(folder: Path) -> set[str]:
-    """Names that the result in ``folder`` says it consists of; empty when there is no readable result."""
+    """Names that the result in ``folder`` says it consists of, none when there is no readable result."""
     try:
         record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
         if str(record["schema_version"]).startswith("headclip_med.result/"):

@@ -37,11 +37,16 @@ _LONGEST, _LINE = 48, 130  # characters of a model's name, and of a line
 
 
 def heads_picture(weights: Mapping[str, Grid], model: str, found: SliceHeads | None = None) -> Image.Image:
-    """Weights by branch, and below them, for a slice, its strongest heads and maps of the first four.
+    """Draw weights by branch, and below them, for a slice, its strongest heads and maps of the first four.
 
     Args:
-        weights: by name of the branch, ``(depth, heads)``, NaN where none acts. model: its name, for the title.
-        found: of :func:`headclip_med.engine.heads.explain_slice`.
+        weights: By name of the branch, all of the same shape ``(depth, heads)``, 1 for the frozen tower and NaN where
+            none acts.
+        model: Its name, for the title. The middle of a long one is left out.
+        found: Of :func:`headclip_med.engine.heads.explain_slice`, None for the weights alone.
+
+    Returns:
+        RGB picture with 120 pixels per inch.
     """
     depth, heads = next(iter(weights.values())).shape
     table, below, column = max(2.4, depth * _ROW + 1.1), _SLICE if found else 0.0, heads * _COLUMN + 1.6
@@ -86,7 +91,7 @@ def _weights(axes: Any, values: Grid, branch: str) -> None:
 
 
 def _slice(area: Any, found: SliceHeads) -> None:
-    """The slice, its map and the list of heads above; maps of the first heads below."""
+    """The slice, its map and the list of heads above, maps of the first heads below."""
     told = [words for words in found.view.warnings if words.startswith(OUT_OF_SCOPE)]
     lines = [line for words in (f"{found.view.words}: {found.chosen}", *told) for line in textwrap.wrap(words, _LINE)]
     area.suptitle("\n".join(lines), fontsize=9, parse_math=False)

@@ -53,7 +53,7 @@ def data_uri(content: bytes, media_type: str = "image/png") -> str:
 
 
 def png_uri(picture: Image.Image) -> str:
-    """Put a picture into an address, losslessly; see :func:`data_uri`.
+    """Put a picture into an address, losslessly (see :func:`data_uri`).
 
     Args:
         picture: any picture that PNG can hold.
@@ -67,7 +67,7 @@ def png_uri(picture: Image.Image) -> str:
 
 
 def flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Give the leaves of nested facts as ``(dotted name, text)``; a dash stands for nothing.
+    """Give the leaves of nested facts as ``(dotted name, text)``, with a dash for nothing.
 
     Args:
         tree: mappings, lists and values.

@@ -27,14 +27,20 @@ class NiftiMapWriter(NibabelWriter):
     """A writer for ``SaveImaged(..., writer="headclip_med.writing.monai_writer.NiftiMapWriter", resample=False)``.
 
     MONAI's own leaves the units unknown and the codes at 1, drops the third axis of a single slice, and fails on the
-    map of a colour picture. The map of a plain picture is also written as a PNG in the picture's own pixels, 0 to 255;
-    with ``output_ext=".png"`` as nothing else.
+    map of a colour picture. The map of a plain picture is also written as a PNG in the picture's own pixels, 0 to 255,
+    and with ``output_ext=".png"`` as nothing else.
     """
 
     def set_data_array(
         self, data_array: NdarrayOrTensor, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **kwargs: Any
     ) -> None:
-        """Remember the map ``(1, I, J, K)``, or ``(1, I, J)`` of a picture.
+        """Remember the map without its channel, as ``(I, J, K)`` with K = 1 for a picture.
+
+        Args:
+            data_array: ``(1, I, J, K)``, or ``(1, I, J)`` of a picture, in [0, 1], on any device.
+            channel_dim: Axis of the channel, None where there is none.
+            squeeze_end_dims: Not used: a last axis of length 1 is kept.
+            **kwargs: Not used.
 
         Raises:
             InputError: more than one channel.
@@ -50,15 +56,27 @@ class NiftiMapWriter(NibabelWriter):
         self.channel_dim = None
 
     def set_metadata(self, meta_dict: Mapping[str, Any] | None, resample: bool = True, **options: Any) -> None:
-        """Remember the metadata of the map's source besides what MONAI keeps."""
+        """Remember the metadata of the map's source besides what MONAI keeps.
+
+        Args:
+            meta_dict: Of the map, with ``affine`` and ``original_affine`` as MONAI's transforms keep them.
+            resample: Bring the map back to ``original_affine`` by interpolation, as MONAI does.
+            **options: How MONAI does it: ``mode``, ``padding_mode``, ``align_corners`` and ``dtype``.
+        """
         super().set_metadata(meta_dict, resample=resample, **options)
         self._meta = listed_meta(meta_dict or {})
 
     def write(self, filename: str | Path, verbose: bool = False, **kwargs: Any) -> None:
         """Write one map.
 
+        Args:
+            filename: Ends in ``.nii``, ``.nii.gz`` or, for the map of a plain picture, ``.png``.
+            verbose: Not used: nothing is logged.
+            **kwargs: Not used.
+
         Raises:
-            InputError: a volume as PNG; OutputError: the file cannot be written.
+            InputError: a volume as PNG, or an affine that places no voxels in space.
+            OutputError: another ending, or the file cannot be written.
         """
         path, array = Path(filename), _array(self.data_obj)
         is_2d = self._meta.get(

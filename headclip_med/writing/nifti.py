@@ -38,23 +38,44 @@ _NIFTI1_LONGEST_AXIS = 32767  # int16 in the header
 
 
 def write_map(result: AnomalyResult, path: Path) -> None:
-    """Write the volume map, float32 in [0, 1], shape ``(I, J, K)``, to a ``.nii`` or ``.nii.gz`` file.
+    """Write the volume map, float32 in [0, 1], shape ``(I, J, K)``.
+
+    Args:
+        result: Its map, affine and metadata are written.
+        path: Of a ``.nii`` or ``.nii.gz`` file, whose folder is made.
 
     Raises:
-        OutputError: when the file cannot be written; nothing half-written is left.
+        OutputError: another ending, or when the file cannot be written. Nothing half-written is left.
     """
     save_image(map_image(result.map_array, result.affine, result.meta), path)
 
 
 def write_mask(result: AnomalyResult, path: Path) -> None:
-    """Write the mask, uint8 with 1 where the map reaches the threshold, as :func:`write_map` does."""
+    """Write the mask, uint8 of shape ``(I, J, K)``: 1 where the map reaches the threshold, or in what a reader chose.
+
+    Args:
+        result: Its mask, affine and metadata are written.
+        path: Of a ``.nii`` or ``.nii.gz`` file, whose folder is made.
+
+    Raises:
+        OutputError: another ending, or when the file cannot be written. Nothing half-written is left.
+    """
     image = grid_image(result.pred_mask, result.affine, result.meta, "anomaly mask")
     image.header.set_intent("label", (), name="anomaly mask")
     save_image(image, path)
 
 
 def map_image(array: NDArray[Any], affine: Affine, meta: Mapping[str, Any]) -> Any:
-    """An anomaly map ``(I, J, K)`` in [0, 1] as a NIfTI image; ``affine`` and ``meta`` of its source."""
+    """Make a NIfTI image of an anomaly map.
+
+    Args:
+        array: The map ``(I, J, K)`` in [0, 1], stored as float32.
+        affine: Voxel index → RAS mm of its source, ``(4, 4)``.
+        meta: The source's metadata, which decides the header's codes.
+
+    Returns:
+        A ``Nifti1Image``, or a ``Nifti2Image`` where an axis is too long for that.
+    """
     image = grid_image(array.astype(np.float32), affine, meta, "anomaly map")
     image.header.set_intent("estimate", (), name="anomaly map")
     image.header["cal_min"], image.header["cal_max"] = 0, 1  # viewers open with the map's full range
@@ -62,7 +83,17 @@ def map_image(array: NDArray[Any], affine: Affine, meta: Mapping[str, Any]) -> A
 
 
 def grid_image(array: NDArray[Any], affine: Affine, meta: Mapping[str, Any], what: str) -> Any:
-    """Anything ``(I, J, K)`` on a source's grid as a NIfTI image; ``what`` goes into its description (ASCII)."""
+    """Make a NIfTI image of anything on a source's grid.
+
+    Args:
+        array: ``(I, J, K)``, of a type that NIfTI has, and stored as that.
+        affine: Voxel index → RAS mm of the source, ``(4, 4)``.
+        meta: The source's metadata, which decides the header's codes.
+        what: Goes into the description, in ASCII.
+
+    Returns:
+        A ``Nifti1Image``, or a ``Nifti2Image`` where an axis is longer than 32,767.
+    """
     kind = nib.Nifti1Image if max(array.shape) <= _NIFTI1_LONGEST_AXIS else nib.Nifti2Image
     header = kind.header_class()
     header.set_data_dtype(array.dtype)
@@ -92,6 +123,10 @@ def _set_affine(header: Any, affine: Affine, qform_code: int, sform_code: int) -
 
 def save_image(image: Any, path: Path) -> None:
     """Write a NIfTI image, whole or not at all.
+
+    Args:
+        image: Of nibabel.
+        path: Of a ``.nii`` or ``.nii.gz`` file, whose folder is made.
 
     Raises:
         OutputError: another ending, or when the file cannot be written.

@@ -44,12 +44,19 @@ _TITLE_DENSITY, _TEXT_DENSITY = 10, 15  # characters per inch that surely fit
 
 
 def montage(result: AnomalyResult, columns: int = 4, n: int = 8) -> Image.Image:
-    """The ``n`` most suspicious slices (see :func:`overlay_slices`) as one RGB picture.
+    """Draw the most suspicious slices (see :func:`overlay_slices`) in one picture.
 
     Radiological orientation: the patient's right is on the left of axial and coronal slices. Colour and
-    opacity rise from half the threshold; the line around the mask is the threshold itself. A single slice
-    or a 2-D image is shown bare beside its overlay. Pixels are shown as they are: text burnt into the
-    source is in the picture.
+    opacity rise from half the threshold. The line around the mask is the threshold itself. A single slice
+    is shown bare beside its overlay. Pixels are shown as they are: text burnt into the source is in the picture.
+
+    Args:
+        result: What one prediction found.
+        columns: Slices in a row at most, 1 or more.
+        n: Slices at most, 1 or more.
+
+    Returns:
+        RGB picture with 144 pixels per inch, where a panel is 2.5 inches wide, one of two or fewer 4.2.
     """
     panels = overlay_slices(result, n)
     panels = panels if is_plain_image(result) else cropped(panels)
@@ -80,10 +87,17 @@ def montage(result: AnomalyResult, columns: int = 4, n: int = 8) -> Image.Image:
 
 
 def slice_picture(result: AnomalyResult, panel: Panel, height: float = 6.0) -> Image.Image:
-    """One slice, contour and all numbers in the picture itself, for viewers that show nothing else; RGB.
+    """Draw one slice with contour and all numbers in the picture itself, for viewers that show nothing else.
 
-    No name of a file or patient is in it, unless burnt into the source's own pixels. ``height`` of the slice in
-    inches of 144 pixels.
+    No name of a file or patient is in it, unless burnt into the source's own pixels.
+
+    Args:
+        result: That the slice belongs to.
+        panel: The slice, its map, and the mask that is outlined.
+        height: Of the slice, in inches of 144 pixels. Words above and below come on top of it.
+
+    Returns:
+        RGB picture.
     """
     width = height / float(np.clip(_shape(panel), *_SHAPE_LIMITS))
     foot = _FOOT + _LINE * len(_alarms(result, width))
@@ -103,6 +117,10 @@ def slice_picture(result: AnomalyResult, panel: Panel, height: float = 6.0) -> I
 def write_map_picture(result: AnomalyResult, path: Path) -> None:
     """Write the map of a plain picture as 16-bit grey PNG of the picture's own pixels: 65535 is 1.
 
+    Args:
+        result: Of a single plain picture.
+        path: Of the file, whose folder is made.
+
     Raises:
         OutputError: when the file cannot be written.
     """
@@ -111,12 +129,25 @@ def write_map_picture(result: AnomalyResult, path: Path) -> None:
 
 
 def write_mask_picture(mask: NDArray[np.uint8], result: AnomalyResult, path: Path) -> None:
-    """Write a mask ``(I, J, 1)`` of a plain picture as PNG of the picture's own pixels: 255 inside, 0 outside."""
+    """Write a mask of a plain picture as PNG of the picture's own pixels: 255 inside, 0 outside.
+
+    Args:
+        mask: ``(I, J, 1)``, above 0 inside.
+        result: Of a single plain picture, on whose grid the mask lies.
+        path: Of the file, whose folder is made.
+
+    Raises:
+        OutputError: when the file cannot be written.
+    """
     save_picture(Image.fromarray((displayed_slice(result, mask) > 0).astype(np.uint8) * 255), path)
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture as PNG, whole or not at all.
+
+    Args:
+        picture: Any picture that PNG can hold.
+        path: Of the file, whose folder is made. It is PNG whatever its ending.
 
     Raises:
         OutputError: when the file cannot be written.

@@ -1,4 +1,4 @@
-"""What a slice looks like on screen, as arrays and words; :mod:`headclip_med.writing.overlay` draws it."""
+"""What a slice looks like on screen, as arrays and words. :mod:`headclip_med.writing.overlay` draws it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Panel:
     Attributes:
         index: along the array axis of the primary plane.
         score: of this slice.
-        position: ``S 12.3 mm``; empty for a plain image.
+        position: ``S 12.3 mm``, empty for a plain image.
         image: ``(H, W, 3)`` in [0, 1], windowed as the network saw it.
         anomaly: ``(H, W)`` map values in [0, 1].
         mask: ``(H, W)`` bool, the map reaches the threshold.
         pixel_mm: row step and column step.
-        letters: patient directions of the left, right, top and bottom edge; empty for a plain image.
+        letters: patient directions of the left, right, top and bottom edge, empty for a plain image.
     """
 
     index: int
@@ -51,12 +51,19 @@ class Panel:
 
 
 def overlay_slices(result: AnomalyResult, n: int = 8) -> list[Panel]:
-    """The most suspicious slices, at most ``n``, in patient order: inferior, posterior or left first.
+    """Choose the most suspicious slices, and cut them.
 
     Chosen are the slice with the highest score, then the next highest that keeps a distance from those
     already chosen. The distance starts at half of an even spread and is halved until ``n`` slices are
     found, so one lesion gets a few panels, not all of them. Background slices are shown only when there is
     nothing else.
+
+    Args:
+        result: What one prediction found.
+        n: Slices at most, 1 or more.
+
+    Returns:
+        Slices in patient order: inferior, posterior or left first. Frames of a plain image in their own order.
     """
     axis = ras_axis(result.planes[0])
     chosen = sorted(_spread(result.slices, n), key=lambda s: (s.position_mm[axis] if s.position_mm else 0.0, s.index))
@@ -65,7 +72,14 @@ def overlay_slices(result: AnomalyResult, n: int = 8) -> list[Panel]:
 
 
 def cropped(panels: list[Panel]) -> list[Panel]:
-    """The same panels without the dark margin that all of them share; the masks stay inside."""
+    """Crop the dark margin that all panels share. The masks stay inside.
+
+    Args:
+        panels: One or more, all of the same size.
+
+    Returns:
+        New panels of the same order and one size, or those given where all is dark and nothing is in a mask.
+    """
     seen = np.any([(panel.image.max(axis=2) > _DARK) | panel.mask for panel in panels], axis=0)
     if not seen.any():
         return panels
@@ -77,22 +91,53 @@ def cropped(panels: list[Panel]) -> list[Panel]:
 
 
 def is_plain_image(result: AnomalyResult) -> bool:
-    """Whether the source is a 2-D image without patient space."""
+    """Tell whether the source is a 2-D image without patient space.
+
+    Args:
+        result: Of the source.
+
+    Returns:
+        True of a plain image and of the frames of a cine, false where the metadata does not say.
+    """
     return bool(result.meta.get("is_2d", False))
 
 
 def is_one_picture(result: AnomalyResult) -> bool:
-    """Whether the source is a single plain image: not the frames of a cine."""
+    """Tell whether the source is a single plain image, not the frames of a cine.
+
+    Args:
+        result: Of the source.
+
+    Returns:
+        True of a plain image with one slice.
+    """
     return is_plain_image(result) and len(result.slices) == 1
 
 
 def displayed_slice(result: AnomalyResult, array: NDArray[Any], index: int = 0) -> NDArray[Any]:
-    """One slice of ``(I, J, K)`` on the result's grid as ``(H, W)`` in display orientation."""
+    """Cut one slice of the primary plane in display orientation.
+
+    Args:
+        result: On whose grid the array lies.
+        array: ``(I, J, K)`` of any type.
+        index: Along the array axis of the primary plane.
+
+    Returns:
+        ``(H, W)`` of the same type.
+    """
     return cut_array(array[None], slice_frame(result.affine, result.planes[0]), [index])[0][0]
 
 
 def position_text(position_mm: tuple[float, float, float] | None, plane: Plane) -> str:
-    """Where a slice of ``plane`` lies: ``S 12.3 mm`` for 12.3 mm towards superior of the origin; no words of None."""
+    """Tell where a slice lies: ``S 12.3 mm`` for 12.3 mm towards superior of the origin.
+
+    Args:
+        position_mm: RAS mm of its centre, None of a plain image.
+        plane: Of the slice. Only the coordinate along its normal is told.
+
+    Returns:
+        Letter, number and unit, empty for None.
+    """
     if position_mm is None:
         return ""
     axis = ras_axis(plane)
@@ -100,25 +145,55 @@ def position_text(position_mm: tuple[float, float, float] | None, plane: Plane) 
 
 
 def coordinate_text(value_mm: float, ras_axis: int) -> str:
-    """One RAS coordinate with the letter instead of the sign: ``-4.0`` on axis 0 is ``L 4.0``."""
+    """Write one RAS coordinate with the letter instead of the sign: ``-4.0`` on axis 0 is ``L 4.0``.
+
+    Args:
+        value_mm: The coordinate in mm.
+        ras_axis: 0 for R, 1 for A, 2 for S.
+
+    Returns:
+        Letter and number, to a tenth of a mm.
+    """
     towards_plus, towards_minus = _PATIENT_LETTERS[ras_axis]
     return f"{towards_plus if value_mm >= 0 else towards_minus} {abs(value_mm):.1f}"
 
 
 def size_text(finding: Finding | FindingRecord) -> str:
-    """``1,234.5 mm³``, or ``412 px`` in a plain picture."""
+    """Tell how large a finding is.
+
+    Args:
+        finding: Without a volume in a plain picture.
+
+    Returns:
+        ``1,234.5 mm³``, or ``412 px`` in a plain picture.
+    """
     return f"{finding.voxels:,} px" if finding.volume_mm3 is None else f"{finding.volume_mm3:,.1f} mm³"
 
 
 def place_text(place_mm: tuple[float, float, float] | None, pixel: tuple[float, float]) -> str:
-    """``R 1.0 · A 2.0 · S 3.0``, or ``column 4, row 5`` where there are no millimetres."""
+    """Tell where a point lies.
+
+    Args:
+        place_mm: RAS mm, None of a plain picture.
+        pixel: Column and row on screen, used where there are no millimetres.
+
+    Returns:
+        ``R 1.0 · A 2.0 · S 3.0``, or ``column 4, row 5``.
+    """
     if place_mm is None:
         return f"column {pixel[0]:.0f}, row {pixel[1]:.0f}"
     return " · ".join(coordinate_text(value, axis) for axis, value in enumerate(place_mm))
 
 
 def direction_letters(direction: Vector) -> str:
-    """Patient letters of a RAS direction, nearest axis first: ``A``; ``AR`` when it leans to the right."""
+    """Name a RAS direction by patient letters, nearest axis first.
+
+    Args:
+        direction: RAS unit vector ``(3,)``.
+
+    Returns:
+        ``A``, or ``AR`` when it leans to the right by more than about 17 degrees. Up to three letters.
+    """
     letters = ""
     for axis in np.argsort(-np.abs(direction), kind="stable"):
         if not letters or abs(direction[axis]) > _LEANS:
@@ -171,7 +246,7 @@ def _cut(volume: NDArray[np.float32], frame: SliceFrame, index: int) -> NDArray[
 
 
 def _on_screen(result: AnomalyResult, channels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``(C, H, W)`` in the source's units → ``(H, W, 3)`` in [0, 1]; of several sequences the first."""
+    """``(C, H, W)`` in the source's units → ``(H, W, 3)`` in [0, 1], of several sequences the first."""
     meta = result.meta
     if meta.get("is_rgb", False):
         return np.clip(channels[:3].transpose(1, 2, 0) / 255, 0, 1)

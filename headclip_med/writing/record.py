@@ -133,7 +133,21 @@ def _present_record(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def present_finding(finding: Mapping[str, Any], affine: Any, is_plain: bool) -> dict[str, Any]:
-    """The fields of a finding that was written before places were kept in voxels, too."""
+    """Complete a finding that was written before places were kept in voxels, too.
+
+    Args:
+        finding: Fields by name, with the places in RAS mm where it has none in voxels.
+        affine: Voxel index → RAS mm of the source, ``(4, 4)``, as an array or rows.
+        is_plain: Whether the source is a plain image.
+
+    Returns:
+        A new dictionary with ``peak_voxel`` (to the nearest voxel) and ``centroid_voxel``. Volume, places and extent
+        in millimetres are None there for a plain image.
+
+    Raises:
+        KeyError: a place is given neither in voxels nor in millimetres.
+        numpy.linalg.LinAlgError: the affine has no inverse.
+    """
     matrix, places = np.asarray(affine, dtype=np.float64), dict[str, Any]()
     if finding.get("peak_voxel") is None:
         peak = world_to_voxel(matrix, np.asarray(finding["peak_mm"]))
@@ -151,11 +165,17 @@ def to_record(
     """Turn a result into its record.
 
     Args:
-        files: files already written, by kind; their base names and SHA-256 go into the record.
-        keep_identifiers: keep the slices' SOPInstanceUIDs, which identify the study.
+        result: What one prediction found.
+        files: Files already written, by kind. Their base names and SHA-256 go into the record.
+        keep_identifiers: Keep the slices' SOPInstanceUIDs, which identify the study.
+
+    Returns:
+        The record, with base names instead of paths.
 
     Raises:
-        OutputError: when the result holds a number that is not finite or a score outside [0, 1].
+        OutputError: the result does not fit the schema, such as with a score that is not finite, or a score of the
+            case outside [0, 1].
+        OSError: one of the files cannot be read.
     """
     fields = {
         "schema_version": SCHEMA_VERSION,
@@ -180,23 +200,43 @@ def to_record(
 
 
 def record_json(record: ResultRecord) -> str:
-    """The text of ``result.json``: strict JSON, two-space indent, a newline at the end."""
+    """Give the text of ``result.json``.
+
+    Args:
+        record: Of one prediction.
+
+    Returns:
+        Strict JSON, two-space indent, a newline at the end.
+    """
     return json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_record(record: ResultRecord, path: Path) -> None:
-    """Write :func:`record_json` to ``path``, whole or not at all."""
+def write_result_record(record: ResultRecord, path: Path) -> None:
+    """Write :func:`record_json` to a file, whole or not at all.
+
+    Args:
+        record: Of one prediction.
+        path: Of the file, whose folder is made.
+
+    Raises:
+        OutputError: when the file cannot be written.
+    """
     write_text(path, record_json(record))
 
 
 def load_result(folder: Path, verify: bool = True) -> tuple[ResultRecord, Path | None, Path | None]:
-    """Read a result folder back: the record, the map's path and the mask's path (None where not written).
+    """Read a result folder back.
 
     Args:
-        verify: also compare every file with its SHA-256.
+        folder: Of one result.
+        verify: Also compare every file with its SHA-256.
+
+    Returns:
+        The record, the map's path and the mask's path (None where not written).
 
     Raises:
         InputError: when the folder holds no complete, unaltered result.
+        OSError: a file cannot be read to verify it.
     """
     path = folder / RECORD_NAME
     if not path.is_file():
@@ -214,12 +254,20 @@ def load_result(folder: Path, verify: bool = True) -> tuple[ResultRecord, Path |
 
 
 def result_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of ``result.json``."""
+    """Make the JSON schema (draft 2020-12) of ``result.json``.
+
+    Returns:
+        The schema in JSON's types.
+    """
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ResultRecord.model_json_schema()}
 
 
 def schema_json() -> str:
-    """The text of ``result.schema.json``."""
+    """Give the text of ``result.schema.json``.
+
+    Returns:
+        JSON, two-space indent, a newline at the end.
+    """
     return json.dumps(result_schema(), indent=2) + "\n"
 
 

@@ -24,9 +24,19 @@ _CURVE_WIDTH, _CURVE_HEIGHT = 640.0, 150.0
 
 
 def render_report(result: AnomalyResult, picture: Image.Image | None = None) -> str:
-    """The page as text; ``picture`` is the montage where it has been drawn already.
+    """Render the page.
 
     Nothing that identifies the study is in it: no instance UIDs, and of every path only the base name.
+
+    Args:
+        result: What one prediction found.
+        picture: The montage where it has been drawn already.
+
+    Returns:
+        HTML that needs no other file.
+
+    Raises:
+        OutputError: the result does not fit its schema.
     """
     record = to_record(result)
     return render_html(
@@ -46,10 +56,15 @@ def render_report(result: AnomalyResult, picture: Image.Image | None = None) -> 
 
 
 def write_report(result: AnomalyResult, path: Path, picture: Image.Image | None = None) -> None:
-    """Write :func:`render_report` to ``path``, whole or not at all.
+    """Write :func:`render_report` to a file, whole or not at all.
+
+    Args:
+        result: What one prediction found.
+        path: Of the HTML file, whose folder is made.
+        picture: The montage where it has been drawn already.
 
     Raises:
-        OutputError: when the file cannot be written.
+        OutputError: when the file cannot be written, or the result does not fit its schema.
     """
     write_text(path, render_report(result, picture))
 
@@ -73,7 +88,7 @@ def _source_facts(record: ResultRecord) -> list[tuple[str, str]]:
 
 
 def _curve(result: AnomalyResult) -> dict[str, Any] | None:
-    """Score per slice as SVG coordinates; None for a single slice."""
+    """Score per slice as SVG coordinates, None for a single slice."""
     slices = sorted(result.slices, key=lambda s: s.index)
     if len(slices) < 2:
         return None

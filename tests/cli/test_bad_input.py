@@ -179,14 +179,14 @@ def grids_differ(bench: Bench) -> Path:
 def full_disk(bench: Bench) -> Path:
     from headclip_med.writing import record
 
-    genuine = record.write_record
+    genuine = record.write_result_record
 
     def refuse(result: Any, path: Path) -> None:
         if result.source.name == "bad.nii.gz":
             raise OSError(errno.ENOSPC, "No space left on device")
         genuine(result, path)
 
-    bench.monkeypatch.setattr(record, "write_record", refuse)
+    bench.monkeypatch.setattr(record, "write_result_record", refuse)
     return _nifti(bench, _values())
 
 
