@@ -33,11 +33,12 @@ class Picture:
 
     Attributes:
         link: the result whose map it is, None of a run, whose map is still being made.
+        grid: how the case is laid out.
         axis: array axis of the primary plane's slices.
         map_array: ``(I, J, K)`` in the source's order.
         map_range: values that the map's colours span.
         is_overlay_shown: whether map and contours may be seen.
-        sources, map, contours, drawn: what each layer is made of.
+        sources, map, contours, drawn: what each layer is made of, ``drawn`` None of a run.
     """
 
     link: ResultLink | None
