@@ -99,7 +99,8 @@ def camera_orientation(displayed: Sequence[int], convention: Convention) -> tupl
         convention: radiological or neurological.
 
     Returns:
-        Where rows and columns grow, mirrored only where the patient's left and right run across the screen.
+        Where rows and columns grow. In the neurological convention columns are mirrored where the patient's left and
+        right run across the screen.
     """
     is_mirrored = convention == "neurological" and displayed[-1] == LEFT_AXIS
     return "down", "left" if is_mirrored else "right"
