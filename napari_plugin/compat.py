@@ -12,7 +12,7 @@ _LETTER_SIZE = 14
 
 
 def canvas_overlay(viewer: Any, name: str, position: str) -> Any:
-    """Return a text on the canvas with ``text`` and ``visible``. The same one when asked again.
+    """Put a text on the canvas, or find the one of that name.
 
     Before 0.9 the canvas has no place at the middle of its sides: left and right stand in the lower corners there.
 
@@ -20,6 +20,9 @@ def canvas_overlay(viewer: Any, name: str, position: str) -> Any:
         viewer: napari's.
         name: of the text.
         position: one of napari's corners and edges.
+
+    Returns:
+        The text with ``text`` and ``visible``, hidden while it is new.
     """
     overlays = viewer.canvas.overlays if hasattr(viewer, "canvas") else viewer._overlays
     if name not in overlays:
@@ -32,10 +35,13 @@ def canvas_overlay(viewer: Any, name: str, position: str) -> Any:
 
 
 def camera_of(viewer: Any) -> Any:
-    """Return the viewer's camera.
+    """Find the viewer's camera, wherever this napari keeps it.
 
     Args:
         viewer: napari's.
+
+    Returns:
+        napari's camera.
     """
     return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
 
@@ -51,10 +57,13 @@ def show_scale_bar(viewer: Any) -> None:
 
 
 def plain_viewer(viewer: Any) -> Any:
-    """Return the viewer itself: to a dock that is opened by name napari hands a proxy, whose window Qt does not take.
+    """Unwrap a viewer: to a dock that is opened by name napari hands a proxy, whose window Qt does not take.
 
     Args:
         viewer: napari's.
+
+    Returns:
+        The viewer itself, also where it is no proxy.
     """
     return getattr(viewer, "__wrapped__", viewer)
 
@@ -70,11 +79,14 @@ def lock(layer: Any) -> None:
 
 
 def world_steps(viewer: Any, layer: Any) -> NDArray[np.float64]:
-    """Return the viewer's world units in one unit of the layer, ``(3,)``. Another layer may bring smaller units (0.9).
+    """Measure a layer's units in those of the viewer, which another layer may have made smaller (0.9).
 
     Args:
         viewer: napari's.
         layer: of napari.
+
+    Returns:
+        World units in one unit of the layer's last three axes, ``(3,)``.
     """
     wanted = getattr(viewer.dims, "units", None)
     if wanted is None:
@@ -84,10 +96,13 @@ def world_steps(viewer: Any, layer: Any) -> NDArray[np.float64]:
 
 
 def main_window(viewer: Any) -> Any:
-    """Return the viewer's Qt window, or None for a viewer without one.
+    """Find the viewer's Qt window.
 
     Args:
         viewer: napari's.
+
+    Returns:
+        The window, None for a viewer without one.
     """
     window = getattr(viewer, "window", None)
     return getattr(window, "_qt_window", None)
@@ -105,10 +120,14 @@ class SettingsStore:
         self._preferences = _preferences()
 
     def get(self, name: str, /) -> str | None:
-        """Return what was chosen, ``yes`` or ``no`` for a choice between two, None where nothing was.
+        """Look up what was chosen.
 
         Args:
             name: of a property in the manifest's configuration.
+
+        Returns:
+            ``yes`` or ``no`` for a choice between two, else the text, None where there is neither a choice nor a
+            default.
         """
         if hasattr(self._preferences, name):
             value = getattr(self._preferences, name)
@@ -134,16 +153,23 @@ def _preferences() -> Any:
 
 
 def front_viewer() -> Any:
-    """Return the viewer in front. A new one where there is none."""
+    """Find the viewer in front.
+
+    Returns:
+        napari's viewer, a new one where there is none.
+    """
     import napari
 
     return napari.current_viewer() or napari.Viewer()
 
 
 def binding_problem() -> str:
-    """Return why the Qt binding that is in use will end Python sooner or later, empty for a sound one.
+    """Tell why the Qt binding that is in use will end Python sooner or later.
 
     PySide6 6.12.0 gives away a reference to True with every signal. Before Python 3.12 these are counted.
+
+    Returns:
+        The problem and what to do about it, empty for a sound binding.
     """
     pyside = sys.modules.get("PySide6")
     if sys.version_info >= (3, 12) or getattr(pyside, "__version__", "") != "6.12.0":

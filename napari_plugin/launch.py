@@ -28,6 +28,7 @@ def open_review(
         session: what to review, None opens an empty dock.
         sources: further places where source images may be.
         show: run napari until its window is closed, False returns at once.
+        viewer: napari's, None for a new one.
 
     Returns:
         The viewer. Its dock is ``viewer.window.dock_widgets["headclip_med review"]`` or :func:`dock_of`.
@@ -91,10 +92,13 @@ def _why(said: str, returncode: int) -> tuple[str, str]:
 
 
 def dock_of(viewer: Any) -> Any:
-    """Return the review dock of a viewer, opened where there is none.
+    """Find the review dock of a viewer, and open one where there is none.
 
     Args:
         viewer: napari's.
+
+    Returns:
+        The :class:`.widget.ReviewWidget`.
     """
     for name, dock in viewer.window.dock_widgets.items():
         if name.startswith(_DOCK):

@@ -46,9 +46,9 @@ class ReviewWidget(QWidget):
     """The dock: reviews anomaly maps slice by slice, and runs a model.
 
     Args:
-        viewer: napari's. Given by napari itself when the dock is opened from its menu.
-        runner: runs models.
-        store: what the user chose, kept between sessions.
+        napari_viewer: napari's. Given by napari itself when the dock is opened from its menu.
+        runner: runs models, by default in this process.
+        store: what the user chose, kept between sessions, by default a :class:`.compat.SettingsStore`.
     """
 
     def __init__(self, napari_viewer: Any, *, runner: Runner | None = None, store: Store | None = None) -> None:
@@ -125,6 +125,9 @@ class ReviewWidget(QWidget):
 
         Args:
             event: of Qt.
+
+        Returns:
+            Whether Qt took the event.
         """
         if event.type() == QEvent.Type.ParentChange:
             if self.parent() is None and self._was_docked:

@@ -389,7 +389,7 @@ def _with_bar(items: Sequence[Any], words: str) -> Any:
 
 
 def _file_name(case: str) -> str:
-    """``SaveImage`` takes off an ending; with one of its own the name stays whole."""
+    """``SaveImage`` takes off an ending: with one of its own the name stays whole."""
     return f"{case}.nii"
 
 

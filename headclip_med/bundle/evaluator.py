@@ -116,7 +116,7 @@ class _Loaded(Dataset[Any]):
 
 
 def _reason(error: Exception) -> str:
-    """In words; with ``HEADCLIP_DEBUG`` in the environment the error ends the run instead, traceback and all."""
+    """In words. With ``HEADCLIP_DEBUG`` in the environment the error ends the run instead, traceback and all."""
     if os.environ.get("HEADCLIP_DEBUG"):
         raise error
     return reason(error)

@@ -74,7 +74,7 @@ def was_stopped(error: BaseException) -> bool:
 
 
 def _failed_component(error: BaseException) -> str:
-    """``net (monai.networks.nets.UNet)``, ``run#0 ($@trainer.run())``; empty where MONAI was resolving nothing."""
+    """``net (monai.networks.nets.UNet)``, ``run#0 ($@trainer.run())``, empty where MONAI was resolving nothing."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     known = [frame.f_locals for frame in frames if frame.f_code.co_name == _RESOLVER]
     if not known:
@@ -104,7 +104,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _text(cause: BaseException) -> str:
-    """Kind and text of an error; of a text that holds a traceback, the error in it."""
+    """Kind and text of an error, or of the error in its text where that holds a traceback."""
     text = str(cause)
     told = f"{type(cause).__name__}: {' '.join(text.split())}".removesuffix(": ")
     if _TOLD in text and (lines := list(_ERROR_LINE.finditer(text, text.index(_TOLD)))):

@@ -102,7 +102,7 @@ def shown(id_: str) -> str:
 
 
 def _present(parser: ConfigParser, given: Given) -> Any:
-    """What stands at the key now; None for an argument that its component may have."""
+    """What stands at the key now, None for an argument that its component may have."""
     above, _, name = given.key.rpartition("::")
     parent = parser.get(above) if above else parser.config
     if isinstance(parent, dict):

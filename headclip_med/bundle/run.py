@@ -1,4 +1,4 @@
-"""Run a workflow of a MONAI bundle after everything that can be checked has been; MONAI itself runs it."""
+"""Run a workflow of a MONAI bundle after everything that can be checked has been. MONAI itself runs it."""
 
 from __future__ import annotations
 
@@ -366,7 +366,7 @@ def _output_dir(parser: ConfigParser) -> Path | None:
 
 
 def _path_of(parser: ConfigParser, key: str) -> Path | None:
-    """A place that the config names; a copy is resolved, so that the workflow still builds everything itself."""
+    """A place that the config names. A copy is resolved, so that the workflow still builds everything itself."""
     from monai.bundle import ConfigParser
 
     if key not in parser:

@@ -14,13 +14,13 @@ Whole job in one transform::
     post(pre({"image": "flair.nii.gz"}))
 
 Step by step: ``WindowIntensityd → CutSlicesd → ToPixelsd → DetectSlicesd``, and back with ``Invertd``. Window and plane
-are chosen as the engine chooses them for the generic domain; what was assumed about the window is added to
+are chosen as the engine chooses them for the generic domain. What was assumed about the window is added to
 ``reader_warnings`` (a string, a line each), and ``plane_reason`` says why this plane. Only the engine knows the
 foreground while it scores: its maps are 0 outside, its scores look inside only, and background slices never enter the
 tower. The steps score every slice as a whole.
 
 Volumes are MetaTensors ``(C, I, J, K)`` as ``LoadImaged`` and ``EnsureChannelFirstd`` give them, with our readers or
-MONAI's, before a batch or after ``decollate_batch``; pictures may be ``(C, I, J)``. A plain tensor or array is refused,
+MONAI's, before a batch or after ``decollate_batch``. Pictures may be ``(C, I, J)``. A plain tensor or array is refused,
 because it does not know its affine. Everything but an asked-for result can be collated, cached and sent to workers.
 """
 
@@ -278,7 +278,7 @@ class ToPixelsd(MapTransform, InvertibleTransform):
 
 
 class _WithEngine(MapTransform):
-    """A transform that runs a model; the model is loaded at the first call and kept, but never pickled."""
+    """A transform that runs a model, which is loaded at the first call and kept, but never pickled."""
 
     def __init__(
         self,
@@ -495,7 +495,8 @@ def _like(
     """``data`` with the affine and history of ``source``, and its metadata in a form that can be in a batch.
 
     Args:
-        known: the metadata as the engine reads it, default as it stands; notes: instead of its warnings.
+        known: the metadata as the engine reads it, default as it stands.
+        notes: instead of its warnings.
     """
     meta = {**listed_meta(source.meta if known is None else known), "affine": source.affine}
     if notes is not None:

@@ -2,8 +2,8 @@
 
 Such a file is ``{"prompt_learner": state_dict}``. Used are ``ctx_pos`` and ``ctx_neg`` ``(1, 1, 12, width)`` and
 ``compound_prompts_text.{0..7}`` ``(4, width)``. The token numbers and token embeddings stored beside them follow from
-the tokenizer and the tower; they are compared with ours, as a checksum. ``compound_prompt_projections`` take no part
-in that family's forward pass; AnomalyCLIP's files have them, Crane's do not, which tells the two apart.
+the tokenizer and the tower. They are compared with ours, as a checksum. ``compound_prompt_projections`` take no part
+in that family's forward pass. AnomalyCLIP's files have them, Crane's do not, which tells the two apart.
 """
 
 from __future__ import annotations

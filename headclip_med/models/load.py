@@ -35,7 +35,7 @@ _ANY_WEIGHTS = "safetensors, .pt (OpenAI's too), .bin, or a Hugging Face folder"
 
 
 class _FromPack:
-    """What a model takes from its pack, or from the pack that lends the tower; needs no tower."""
+    """What a model takes from its pack, or from the pack that lends the tower. Needs no tower."""
 
     pack: Pack | None
     lender: Pack | None
@@ -47,7 +47,7 @@ class _FromPack:
 
     @property
     def domain(self) -> Domain:
-        """The domain the pack was made for; ``generic`` without a pack."""
+        """The domain the pack was made for, ``generic`` without a pack."""
         pack = self.pack or self.lender
         return get_domain(pack.record.domain if pack else "generic")
 
@@ -73,7 +73,7 @@ class _FromPack:
 
     @property
     def ledger(self) -> tuple[LedgerEntry, ...]:
-        """What the model saw: the pack's data; of a lent tower that its pack was trained with, these too."""
+        """What the model saw: its pack's data, or those of the pack that lends a tower which was trained with it."""
         return () if self._trained is None else self._trained.record.ledger
 
 
@@ -317,7 +317,7 @@ def may_have_text(name: str) -> bool:
 
 
 def _tower_or_near_pack(name: str) -> BuiltTower:
-    """The tower of that name; an unknown name that is nearly a pack's is told so."""
+    """The tower of that name. An unknown name that is nearly a pack's is told so."""
     try:
         return build_tower(name)
     except ModelError as error:
@@ -403,7 +403,7 @@ def _outer_tower(pack: Pack, weights: str | Path | None) -> BuiltTower:
 
 
 def _hub_tower(pack: Pack, do: str) -> BuiltTower:
-    """The tower from the hub that its name stands for; where it cannot be had, ``do`` says what else to do."""
+    """The tower from the hub that its name stands for. Where it cannot be had, ``do`` says what else to do."""
     tower = pack.record.tower
     if not tower.has_a_source:
         raise ModelError(f"The weights of the tower of {pack.record.name} must be given", f"none for {tower.name}", do)

@@ -1,12 +1,12 @@
 """Reading and writing a pack: what it must hold, checked before anything is built from it.
 
 ``pack.json`` is a :class:`PackRecord`. ``pack.safetensors`` holds, for a pack with its own class
-features, ``patch_classes`` ``(2, D)`` or ``(taps, 2, D)``, taps in the order of the configuration's ``feature_layers``;
+features, ``patch_classes`` ``(2, D)`` or ``(taps, 2, D)``, taps in the order of the configuration's ``feature_layers``,
 and optionally ``image_classes`` ``(2, D)`` and ``centre`` ``(taps, D)``. Prompts, learned or not, end as such features.
 
 Head weights are trained parameters that become weights by ``lhw_param``: ``head_weights`` ``(rows, heads)``, or
 ``(rows, heads, head_dim)`` for one weight a channel, with one row for each layer of ``lhw_layers`` or one row for all
-of them; with ``lhw_task_decoupled`` also ``head_weights_global``, of the same shapes but over every block. With
+of them. With ``lhw_task_decoupled`` also ``head_weights_global``, of the same shapes but over every block. With
 ``lhw_dynamic`` there are instead ``dynamic.hidden.weight`` ``(hidden, width)``, ``dynamic.hidden.bias``,
 ``dynamic.output.weight`` ``(depth · heads, hidden)`` and ``dynamic.output.bias`` of :class:`DynamicHeadWeights`.
 """
@@ -163,7 +163,7 @@ def _from_file(path: Path) -> Pack:
 
 
 def _header_record(path: Path) -> str | None:
-    """The record in a safetensors file's header; None where there is none or the file is damaged."""
+    """The record in a safetensors file's header, None where there is none or the file is damaged."""
     try:
         with safe_open(path, framework="pt") as opened:
             found: str | None = (opened.metadata() or {}).get(HEADER_KEY)

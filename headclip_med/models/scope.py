@@ -294,7 +294,7 @@ def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _dark_shell(array: NDArray[np.float32], solid: NDArray[np.bool_], sides: NDArray[np.float64]) -> float:
-    """How far the signal falls below that of shells further out, relative to the inside over air; 0: it never does."""
+    """How far the signal falls below that of shells further out, relative to the inside over air, 0 for not at all."""
     depth = ndimage.distance_transform_edt(np.pad(solid, 1), sampling=sides)[1:-1, 1:-1, 1:-1]
     inside, air = array[depth > _SHELLS_MM[-1]], array[~solid]
     if not (inside.size and air.size) or np.median(inside) <= air.min():

@@ -206,7 +206,7 @@ def parse_hub_name(name: str) -> tuple[str, str | None]:
 
 
 def _stage(pack: Pack, source: Path, folder: Path) -> None:
-    """Lay out in ``folder`` exactly what is uploaded; the tensors' file is there even where it is empty."""
+    """Lay out in ``folder`` exactly what is uploaded. The tensors' file is there even where it is empty."""
     record = pack.record
     if record.tower.kind == "embedded":
         if record.tower.file is None or not (pack.folder / record.tower.file).is_file():
@@ -225,7 +225,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _in_words(must: str, work: Callable[[], Any]) -> Any:
-    """Run code of the Hub; whatever it raises becomes one message."""
+    """Run code of the Hub. Whatever it raises becomes one message."""
     try:
         return work()
     except ModelError:

@@ -1,4 +1,4 @@
-"""Presets that trade quality for time; what each costs is in docs/performance.md. Needs no torch."""
+"""Presets that trade quality for time. What each costs is in docs/performance.md. Needs no torch."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class SliceRecord(_Record):
 
 
 class FindingRecord(_Record):
-    """One 3-D connected component of the map above the threshold; millimetres are null for a plain image."""
+    """One 3-D connected component of the map above the threshold. Millimetres are null for a plain image."""
 
     label: int
     peak: float

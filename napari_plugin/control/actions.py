@@ -19,6 +19,9 @@ class Ready(Protocol):
 
         Args:
             is_decision: whether what is done depends on what is seen.
+
+        Returns:
+            The open case, None where there is none, or where the reader has to look again.
         """
         ...
 

@@ -20,6 +20,8 @@ class Drawing:
     """Keeps what is painted on the drawn layer: by the dock's brush, by napari's own tools, by its undo.
 
     Args:
+        views: the parts of the dock.
+        layers: on which the case lies.
         case: gives the case that is on the screen, or None.
         mend: puts right what others changed of its layers.
         settle: keeps the threshold that is being dragged.

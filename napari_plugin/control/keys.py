@@ -92,7 +92,11 @@ class Keys:
 
 
 def is_typing() -> bool:
-    """Tell whether the focus is in a field for text: most keep their letters, but not keys such as Page down."""
+    """Tell whether the focus is in a field for text: most keep their letters, but not keys such as Page down.
+
+    Returns:
+        True in a line or page of text, a spin box, or a list whose text can be changed.
+    """
     focused = QApplication.focusWidget()
     if isinstance(focused, QComboBox):
         return bool(focused.isEditable())

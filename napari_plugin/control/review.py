@@ -35,9 +35,14 @@ from .worker import in_words
 
 
 class ReviewControl:
-    """One session in one viewer. None of either is needed to make it.
+    """One session at a time in one viewer, none at first.
 
     Args:
+        viewer: napari's.
+        views: the parts of the dock.
+        layers: on which a case lies.
+        orientation: of the viewer.
+        background: runs what takes time.
         place_opinion: told whether the opinion is asked for before everything else.
         show_reader: told whose session is open, None: nobody's.
     """

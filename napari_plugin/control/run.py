@@ -66,6 +66,13 @@ class RunControl:
     """At most one run at a time.
 
     Args:
+        viewer: napari's.
+        box: where a run is started, followed and cancelled.
+        slices: lists the slices that have a score.
+        footer: says what became of the run.
+        layers: on which source and map lie.
+        background: runs the work.
+        runner: runs models.
         results_folder: where results go.
         finished: told the new result's folder and its source.
         review: makes room for the layers of a run, and comes back after one that left no result.
@@ -105,7 +112,7 @@ class RunControl:
         return self._task is not None
 
     def start(self) -> None:
-        """Run the chosen model on the chosen volume."""
+        """Run the chosen model on the chosen volume. What is in the way is said in the status line."""
         if self.is_running:
             return
         try:
@@ -192,10 +199,14 @@ class RunControl:
 
 
 def chosen_layer(viewer: Any) -> Any:
-    """Return the layer of the volume that is chosen in the layer list, or of the only one there is, else None.
+    """Choose the layer of the volume to run on.
 
     Args:
         viewer: napari's.
+
+    Returns:
+        The layer that is chosen in the layer list where it is a volume of ours, else the lowest that is, None without
+        any.
     """
     images = [layer for layer in viewer.layers if _is_source(layer)]
     active = viewer.layers.selection.active
@@ -203,10 +214,13 @@ def chosen_layer(viewer: Any) -> Any:
 
 
 def source_of(layer: Any) -> RunSource:
-    """Return the volume of a layer of ours, in the source's own grid.
+    """Take the volume of a layer of ours back into the source's own grid.
 
     Args:
         layer: one that this plugin has made.
+
+    Returns:
+        The volume ``(C, I, J, K)`` float32, with the path that its layer was opened from where that is still there.
     """
     kept, grid = layer.metadata["headclip_med"], grid_of({"metadata": layer.metadata})
     assert grid is not None

@@ -41,7 +41,7 @@ class CaseTools:
 
     @told
     def export(self, folder: Path, formats: list[str]) -> None:
-        """Write the case as it stands.
+        """Write the case as it stands. What is in the way is said in the status line.
 
         Args:
             folder: the files go into a folder in it.

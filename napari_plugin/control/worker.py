@@ -1,7 +1,7 @@
 """Running a model in the background: whatever engine does it, maps come slice by slice and it can be cancelled.
 
 The seam for other engines is :class:`Runner`: an iterator of what happens. :class:`LocalRunner` loads torch or
-onnxruntime only when it runs; a runner on another machine would yield the same events.
+onnxruntime only when it runs. A runner on another machine would yield the same events.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SlicesDone:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, in words and slices; ``total`` 0: not known yet."""
+    """How far a run is, in words and slices. A ``total`` of 0 is not known yet."""
 
     words: str
     done: int = 0
@@ -58,7 +58,14 @@ class Runner(Protocol):
     """Something that can run a model on a source."""
 
     def run(self, source: Any, options: RunOptions) -> Iterator[Event]:
-        """Events in their order, the result last; closing the iterator cancels.
+        """Run a model on a source. To close the iterator cancels the run.
+
+        Args:
+            source: a path, or a volume.
+            options: the model, and what is asked of the case.
+
+        Returns:
+            The events in their order, the result last.
 
         Raises:
             HeadclipError: whatever cannot be done, in words.
@@ -67,14 +74,29 @@ class Runner(Protocol):
 
 
 class LocalRunner:
-    """Runs a model in this process. Engines are kept, so that a second case does not load one again."""
+    """Runs a model in this process. Engines are kept, so that a second case does not load one again.
+
+    Args:
+        load: makes an engine from a model's name or file, by default :func:`load_any_engine`.
+    """
 
     def __init__(self, load: Callable[[str], Any] | None = None) -> None:
         self._load = load or load_any_engine
         self._engines: dict[str, Any] = {}
 
     def run(self, source: Any, options: RunOptions) -> Generator[Event, None, None]:
-        """See :class:`Runner`. The engine works in a thread of its own and is asked to stop between batches."""
+        """Run a model in a thread of its own, which is asked to stop between batches when the iterator is closed.
+
+        Args:
+            source: a path, or a volume.
+            options: the model, and what is asked of the case.
+
+        Yields:
+            The events in their order, the result last.
+
+        Raises:
+            HeadclipError: whatever cannot be done, in words. Other errors of the engine come out as they are.
+        """
         yield Progress(f"loading {Path(options.model).name}")
         events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
         stop = threading.Event()
@@ -120,14 +142,28 @@ class LocalRunner:
 
 
 def load_any_engine(model: str) -> Any:
-    """The engine for a model's name or file; needs onnxruntime for an ``.onnx`` file and torch for all else."""
+    """Load the engine of a model, with onnxruntime for an ``.onnx`` file and with torch for all else.
+
+    Args:
+        model: its name or file.
+
+    Returns:
+        The engine.
+    """
     from headclip_med import load_engine, load_onnx_engine
 
     return load_onnx_engine(model) if model.endswith(".onnx") else load_engine(model)
 
 
 def in_words(error: BaseException) -> str:
-    """An error as the status line tells it; with ``HEADCLIP_DEBUG`` set, one that nobody foresaw is printed as well."""
+    """Put an error into words. With ``HEADCLIP_DEBUG`` set, one that nobody foresaw is printed as well.
+
+    Args:
+        error: of any kind.
+
+    Returns:
+        A sentence for the status line.
+    """
     if os.environ.get("HEADCLIP_DEBUG") and not isinstance(error, HeadclipError):
         traceback.print_exception(error)
     if isinstance(error, CancelledError):

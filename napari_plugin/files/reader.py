@@ -31,31 +31,40 @@ _MOST_SERIES = 12  # opened at once from one folder
 
 
 def get_reader(path: str | Sequence[str]) -> Read | None:
-    """Return our reader for a result folder or its ``result.json``, None for anything else.
+    """Find our reader for a result folder or its ``result.json``.
 
     Args:
         path: of a file or folder, or several.
+
+    Returns:
+        The reader, None for anything else.
     """
     return read_result_folder if isinstance(path, str) and _is_ours(_folder(path) / RECORD_NAME) else None
 
 
 def get_volume_reader(path: str | Sequence[str]) -> Read | None:
-    """Return a reader for one NIfTI, NRRD, MetaImage or DICOM file, or several of them, by content.
+    """Find the reader for one NIfTI, NRRD, MetaImage or DICOM file, or several of them, by content.
 
     Declined: 4-D files, plain pictures and whatever else has no single place in patient space.
 
     Args:
         path: of a file or folder, or several.
+
+    Returns:
+        The reader, None where any of the paths is something else.
     """
     paths = [Path(path)] if isinstance(path, str) else [Path(one) for one in path]
     return read_volume_files if paths and all(_is_volume(one) for one in paths) else None
 
 
 def get_dicom_reader(path: str | Sequence[str]) -> Read | None:
-    """Return a reader for a folder with DICOM images in it, None for any other folder.
+    """Find the reader for a folder with DICOM images in it.
 
     Args:
         path: of a file or folder, or several.
+
+    Returns:
+        The reader where one of the folder's first 50 files is DICOM, None for a result folder and for anything else.
     """
     if not isinstance(path, str) or not Path(path).is_dir() or _is_ours(Path(path) / RECORD_NAME):
         return None
@@ -64,10 +73,13 @@ def get_dicom_reader(path: str | Sequence[str]) -> Read | None:
 
 
 def read_volume_files(path: str | Sequence[str]) -> list[LayerTuple]:
-    """Return one image layer for each channel of each file. Errors in words.
+    """Read volumes, one after the other. Errors in words.
 
     Args:
         path: of one file, or of several.
+
+    Returns:
+        The image layers of each file in turn: one for each channel, or a single one in colour.
     """
     paths = [path] if isinstance(path, str) else list(path)
     return [layer for one in paths for layer in volume_layers(load_volume(one))]
@@ -78,6 +90,9 @@ def read_dicom_folder(path: str | Sequence[str]) -> list[LayerTuple]:
 
     Args:
         path: of the folder.
+
+    Returns:
+        The image layers of each series in turn.
 
     Raises:
         InputError: no series, too many to open at once, or none that is a volume.
@@ -102,10 +117,13 @@ def read_dicom_folder(path: str | Sequence[str]) -> list[LayerTuple]:
 
 
 def read_result_folder(path: str | Sequence[str]) -> list[LayerTuple]:
-    """Return the layers of one result. Its files are compared with the checksums in its record first.
+    """Read the layers of one result. Its files are compared with the checksums in its record first.
 
     Args:
         path: of the folder, or of its ``result.json``.
+
+    Returns:
+        The anomaly map as an image, then its mask as labels where there is one.
 
     Raises:
         InputError: several paths at once, an incomplete or altered folder, or one without a map.

@@ -19,7 +19,11 @@ _SEED = 20
 
 
 def synthetic_head() -> list[tuple[Any, dict[str, Any], str]]:
-    """Return two layers: a FLAIR-like head of 2 mm voxels as an image, and its lesion as labels."""
+    """Make a FLAIR-like head and its lesion.
+
+    Returns:
+        Two layers: the head of 2 mm voxels as an image, and its lesion as labels.
+    """
     head = make_phantom(_SEED, lesions=(LESION,))
     shape = (head.array.shape[0], head.array.shape[1], head.array.shape[2])
     grid = display_grid(head.affine, shape)
@@ -33,8 +37,10 @@ def synthetic_head() -> list[tuple[Any, dict[str, Any], str]]:
 
 
 def synthetic_result() -> list[tuple[Any, dict[str, Any], str]]:
-    """Return the demonstration volume with the map of the embedded model, which is run once and kept until the next
-    boot.
+    """Run the embedded model on the demonstration volume, once, and keep its result until the next boot.
+
+    Returns:
+        The layers of the volume, then those of the result.
 
     Raises:
         ModuleNotFoundError: torch is not installed. Reviewing needs none, running a model does.

@@ -22,9 +22,12 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
         data: the layer's, in display order.
         attributes: the layer's, as napari gives them.
 
+    Returns:
+        ``path`` in a list, as napari wants it.
+
     Raises:
-        OutputError: a layer whose place in the patient is not known or not its volume's any more, a label beyond
-            32 bits, or a file that cannot be written.
+        OutputError: a layer whose place in the patient is not known or not its volume's any more, a label beyond 32
+            bits, or a file that cannot be written.
     """
     grid, values = _grid_of_layer(data, attributes), np.asarray(data)
     smallest, largest = int(values.min(initial=0)), int(values.max(initial=0))
@@ -35,12 +38,19 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
 
 
 def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
-    """Write an image layer, such as an anomaly map, as NIfTI in float32. Errors as :func:`write_labels`.
+    """Write an image layer, such as an anomaly map, as NIfTI in float32.
 
     Args:
         path: of the file.
         data: the layer's, in display order.
         attributes: the layer's, as napari gives them.
+
+    Returns:
+        ``path`` in a list, as napari wants it.
+
+    Raises:
+        OutputError: a layer whose place in the patient is not known or not its volume's any more, values that are not
+            real numbers, or a file that cannot be written.
     """
     grid, values = _grid_of_layer(data, attributes), np.asarray(data)
     if values.dtype.kind not in "buif":
@@ -49,10 +59,13 @@ def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
 
 
 def grid_of(attributes: dict[str, Any]) -> DisplayGrid | None:
-    """Return the grid that a layer of ours was laid out by, from its metadata, None for any other layer.
+    """Find the grid that a layer of ours was laid out by, from its metadata.
 
     Args:
         attributes: the layer's, as napari gives them.
+
+    Returns:
+        The grid, None for any other layer.
     """
     kept = (attributes.get("metadata") or {}).get("headclip_med")
     if not kept or not {"affine", "display_to_voxel", "shape"} <= set(kept):

@@ -52,6 +52,9 @@ _PLACE = ("scale", "translate", "units", "axis_labels", "metadata", "name", "col
 class CaseLayers:
     """Layers of one case in a viewer. Others' are only hidden while one is open.
 
+    Args:
+        viewer: napari's.
+
     Attributes:
         picture: what is on the screen, all of it, None while it is not.
         lost: called when somebody else has removed one of the layers.
@@ -145,17 +148,27 @@ class CaseLayers:
         return self.picture is not None and self.picture.link is None
 
     def is_there(self) -> bool:
-        """Tell whether every layer of the picture is in the viewer."""
+        """Tell whether every layer of the picture is in the viewer.
+
+        Returns:
+            False where one is missing, or there is no picture.
+        """
         return self.picture is not None and all(self._is_there(layer) for layer in self._ours())
 
     def is_whole(self) -> bool:
-        """Tell whether every layer of the picture is there, with its own values in its own place, and it alone in
-        sight.
+        """Tell whether the picture is on the screen as it was made.
+
+        Returns:
+            True where every layer is there, with its own values in its own place, and nothing else is in sight.
         """
         return self.is_there() and not self.is_altered() and not self.is_out_of_sight()
 
     def is_altered(self) -> bool:
-        """Tell whether a layer that is there holds other values or lies in another place: something else is seen."""
+        """Tell whether a layer that is there holds other values or lies in another place: something else is seen.
+
+        Returns:
+            True also where several slices are shown as one, False without a picture.
+        """
         picture = self.picture
         if picture is None:
             return False
@@ -168,8 +181,10 @@ class CaseLayers:
         return self._is_thick() or (self._is_there(self.contours) and not self._are_contours_ours())
 
     def is_out_of_sight(self) -> bool:
-        """Tell whether everything is hidden, as by another case in the same viewer, or another picture is shown with
-        it.
+        """Tell whether the picture is hidden, as by another case in the same viewer, or another one is shown with it.
+
+        Returns:
+            True where all that should be visible is hidden though nobody peeks, or a picture of others is in sight.
         """
         if self.picture is not None and any(is_foreign(layer, self._ours()) for layer in self._viewer.layers):
             return True
@@ -178,17 +193,30 @@ class CaseLayers:
         return bool(there) and not self._is_peeking and not any(layer.visible for layer in there)
 
     def shown(self) -> ResultLink | None:
-        """Return the result whose map is on the screen, whole, None where there is none."""
+        """Tell which result's map is on the screen, whole.
+
+        Returns:
+            The result, None where there is none, and during a run.
+        """
         return self.picture.link if self.picture is not None and self.is_whole() else None
 
     # -- going somewhere
 
     def current_index(self) -> int | None:
-        """Return the slice of the primary plane that is shown, None in another plane, in 3-D, or beyond the volume."""
+        """Find the slice of the primary plane that is shown.
+
+        Returns:
+            Its index along the source's own axis, None in another plane, in 3-D, beyond the volume, or without a
+            picture.
+        """
         return None if self._view is None else self._view.current_index()
 
     def is_beyond(self) -> bool:
-        """Tell whether the screen cuts beyond the volume, where another layer reaches further."""
+        """Tell whether the screen cuts beyond the volume, where another layer reaches further.
+
+        Returns:
+            True where the volume has no slice there, False in 3-D and without a picture.
+        """
         return self.picture is not None and self._view is not None and self._view.is_beyond()
 
     def jump(self, index: int) -> None:
@@ -313,8 +341,11 @@ class CaseLayers:
             self.drawn.editable = is_allowed
 
     def painted_labels(self) -> NDArray[Any] | None:
-        """Return ``(I, J, K)`` of the drawn layer, a view, where it is not what is kept, None where it is, or is not
-        there.
+        """Look for what is painted and not kept yet.
+
+        Returns:
+            ``(I, J, K)`` of the drawn layer, a view, None where nothing differs from what is kept, or the layer is gone
+            or does not lie on the case's grid.
         """
         if self.grid is None or not self._is_there(self.drawn) or self.picture is None or self.picture.drawn is None:
             return None
@@ -363,7 +394,11 @@ class CaseLayers:
             layer.contrast_limits = limits
 
     def shown_sequence(self) -> int:
-        """Return the number of the uppermost sequence that is shown."""
+        """Find the uppermost grey sequence that is shown.
+
+        Returns:
+            Its number, from 0. Also 0 where there is none.
+        """
         layer = self._shown_source()
         return self.sources.index(layer) if layer is not None else 0
 

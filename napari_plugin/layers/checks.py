@@ -18,6 +18,9 @@ def is_as_made(layer: Any, made: LayerTuple) -> bool:
     Args:
         layer: of napari.
         made: what it was made of.
+
+    Returns:
+        True for the same array, not a copy, neither moved nor turned.
     """
     return layer.data is made[0] and _is_in_place(layer, made)
 
@@ -28,6 +31,9 @@ def can_be_kept(layer: Any, made: LayerTuple) -> bool:
     Args:
         layer: of labels.
         made: what it was made of.
+
+    Returns:
+        True for an array of the same shape whose integers hold every number of the first one, neither moved nor turned.
     """
     data, dtype = layer.data, np.asarray(layer.data).dtype
     is_wide = dtype.kind in "ui" and np.can_cast(made[0].dtype, dtype)
@@ -39,6 +45,9 @@ def is_upright(layer: Any) -> bool:
 
     Args:
         layer: of napari.
+
+    Returns:
+        True where its rotation, shear and affine matrix change nothing.
     """
     turned = np.allclose(layer.rotate, np.eye(layer.ndim)) and np.allclose(layer.shear, 0)
     return turned and np.allclose(layer.affine.affine_matrix, np.eye(layer.ndim + 1))
@@ -50,6 +59,9 @@ def is_foreign(layer: Any, ours: Collection[Any]) -> bool:
     Args:
         layer: of napari.
         ours: the layers of the case.
+
+    Returns:
+        True for a visible layer that is not ours and holds no points, shapes, vectors or tracks.
     """
     is_seen = layer.visible and layer.opacity > 0 and layer not in ours
     return is_seen and type(layer).__name__ not in _NOTES
@@ -61,6 +73,9 @@ def is_thick(dims: Any, ours: Collection[Any]) -> bool:
     Args:
         dims: the viewer's.
         ours: the layers of the case that are there.
+
+    Returns:
+        True where the sliders have a margin and one of our layers is projected over it.
     """
     modes = (str(getattr(layer, "projection_mode", "none")) for layer in ours)
     return any((*dims.margin_left, *dims.margin_right)) and any(mode != "none" for mode in modes)

@@ -79,6 +79,9 @@ class Contours:
 
         Args:
             here: the slice on the screen, None in 3-D, where all of it is.
+
+        Returns:
+            True where nobody else has written into it. In 3-D a preview counts as it is.
         """
         where = ... if here is None else here
         painted = self._painted[where]
@@ -90,7 +93,11 @@ class Contours:
 
 
 def contour_look() -> dict[str, Any]:
-    """Return name, colours and opacity of the contours' layer, which needs napari."""
+    """Describe the look of the contours' layer, which needs napari.
+
+    Returns:
+        Name, colours and opacity, as napari takes them.
+    """
     from napari.utils import DirectLabelColormap
 
     colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}

@@ -85,20 +85,26 @@ class DisplayGrid:
         return np.asarray(np.linalg.solve(self.world_to_ras[:3, :3], self.display_to_ras[:3, 3]))
 
     def view(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return ``(I, J, K)`` → the displayed array: a view, not a copy.
+        """Lay an array out for display.
 
         Args:
             array: ``(I, J, K)`` in the source's order.
+
+        Returns:
+            The displayed array, a view, not a copy.
         """
         turn = self.display_to_voxel[:3, :3]
         flips = tuple(slice(None, None, -1 if column.sum() < 0 else 1) for column in turn.T)
         return array.transpose(tuple(np.abs(turn).argmax(axis=0)))[flips]
 
     def to_source(self, displayed: NDArray[Any]) -> NDArray[Any]:
-        """Return the displayed array → ``(I, J, K)`` as on disk: the inverse of :meth:`view`, and a view as well.
+        """Take a displayed array back into the source's order: the inverse of :meth:`view`.
 
         Args:
             displayed: an array in display order.
+
+        Returns:
+            ``(I, J, K)`` as on disk, a view, not a copy.
         """
         turn = self.display_to_voxel[:3, :3]
         flips = tuple(slice(None, None, -1 if column.sum() < 0 else 1) for column in turn.T)
@@ -110,36 +116,52 @@ class DisplayGrid:
         return tuple(self.shape[axis] for axis in np.abs(self.display_to_voxel[:3, :3]).argmax(axis=0))
 
     def world_of(self, ras_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return RAS mm → napari world, ``(..., 3)``.
+        """Convert places in the patient to napari's world.
 
         Args:
             ras_mm: RAS mm, ``(..., 3)``.
+
+        Returns:
+            ``(..., 3)`` in world mm, of a picture in its pixels.
         """
         if self.is_plain:
             return world_to_voxel(self.display_to_ras, np.asarray(ras_mm, dtype=float)) * self.scale
         return np.asarray(np.asarray(ras_mm, dtype=float) @ self.world_to_ras[:3, :3])
 
     def display_axis(self, axis: int) -> int:
-        """Return the displayed axis that shows the array's axis ``axis``.
+        """Find the displayed axis that shows an axis of the source's array.
 
         Args:
             axis: of the source's array.
+
+        Returns:
+            The displayed axis, 0 to 2.
         """
         return int(np.abs(self.display_to_voxel[axis, :3]).argmax())
 
     def display_index(self, axis: int, index: int, size: int) -> int:
-        """Return where slice ``index`` of the array's axis ``axis`` (of ``size`` voxels) lies along the displayed axis.
+        """Find where a slice of the source's array lies along the displayed axis.
 
         Args:
             axis: of the source's array.
             index: of the slice along that axis.
             size: voxels along that axis.
+
+        Returns:
+            The index along the displayed axis.
         """
         is_flipped = self.display_to_voxel[axis, self.display_axis(axis)] < 0
         return size - 1 - index if is_flipped else index
 
     def layer_kwargs(self, **metadata: object) -> dict[str, Any]:
-        """Return the keyword arguments that place a layer. ``metadata`` is kept beside the way back to the patient."""
+        """Gather the keyword arguments that place a layer.
+
+        Args:
+            **metadata: kept beside the way back to the patient.
+
+        Returns:
+            Scale, shift, units, axis labels and metadata, as napari takes them.
+        """
         way_back: dict[str, object] = {"affine": self.affine, "display_to_voxel": self.display_to_voxel}
         way_back |= {"shape": self.shape}
         way_back |= {"is_2d": True} if self.is_plain else {"world_to_ras": self.world_to_ras}
@@ -153,12 +175,15 @@ class DisplayGrid:
 
 
 def display_grid(affine: Affine, shape: tuple[int, int, int], is_plain: bool = False) -> DisplayGrid:
-    """Return the display layout of a volume of ``shape`` voxels placed by ``affine`` (voxel index → RAS mm).
+    """Choose how a volume is laid out for display.
 
     Args:
         affine: voxel index → RAS mm, 4×4.
         shape: voxels along the array axes.
         is_plain: whether it is a picture without a patient.
+
+    Returns:
+        The grid, whose axes run as near as can be towards the patient's inferior, posterior and left.
     """
     frame = slice_frame(affine, "axial")
     flip_slices = bool(directions(affine)[:, frame.axis] @ _INFERIOR < 0)
@@ -172,9 +197,12 @@ def display_grid(affine: Affine, shape: tuple[int, int, int], is_plain: bool = F
 
 
 def map_colours() -> NDArray[np.float32]:
-    """Return the colours of the anomaly map over anatomy, ``(256, 4)`` RGBA in [0, 1].
+    """Make the colours of the anomaly map over anatomy.
 
     Inferno without its near-black end, which would only darken the anatomy. Opacity rises with the value, from 0.
+
+    Returns:
+        ``(256, 4)`` RGBA in [0, 1], from the lowest value to the highest.
     """
     from napari.utils.colormaps import ensure_colormap
 

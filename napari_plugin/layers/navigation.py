@@ -31,19 +31,31 @@ class Navigation:
     steps: NDArray[np.float64]
 
     def current_index(self) -> int | None:
-        """Return the slice of the primary plane that is shown, None in another plane, in 3-D, or beyond the volume."""
+        """Find the slice of the primary plane that is shown.
+
+        Returns:
+            Its index along the source's own axis, None in another plane, in 3-D, or beyond the volume.
+        """
         axis, size = self.grid.display_axis(self.axis), self.grid.shape[self.axis]
         if self.cut_axis() != axis or self.is_beyond():
             return None
         return self.grid.display_index(self.axis, self._step(axis), size)
 
     def here(self) -> tuple[Any, ...] | None:
-        """Return the slice on the screen as an index into a displayed array, None in 3-D."""
+        """Find the slice on the screen.
+
+        Returns:
+            An index into a displayed array, None in 3-D.
+        """
         axis = self.cut_axis()
         return None if axis is None else ((slice(None),) * axis + (self._step(axis),))
 
     def is_beyond(self) -> bool:
-        """Tell whether the screen cuts beyond the volume, where another layer reaches further."""
+        """Tell whether the screen cuts beyond the volume, where another layer reaches further.
+
+        Returns:
+            True where the volume has no slice there, False in 3-D.
+        """
         axis = self.cut_axis()
         return axis is not None and not 0 <= self._step(axis) < self.grid.displayed_shape[axis]
 
@@ -68,7 +80,11 @@ class Navigation:
         self.dims.set_point(range(self.dims.ndim - 3, self.dims.ndim), tuple(float(value) for value in place))
 
     def cut_axis(self) -> int | None:
-        """Return the displayed array's axis across which the screen cuts, None in 3-D."""
+        """Find the displayed array's axis across which the screen cuts.
+
+        Returns:
+            The axis, 0 to 2, None in 3-D and in a viewer with fewer axes.
+        """
         order = own_order(self.dims)
         return order[0] if order and self.dims.ndisplay == 2 else None
 

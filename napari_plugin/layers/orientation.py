@@ -29,32 +29,40 @@ PLANE_ORDER: dict[Plane, tuple[int, int, int]] = {
 
 
 def own_order(dims: Any) -> tuple[int, ...]:
-    """Return the order of the three axes of our layers, which are the last ones of a viewer, whatever lies before them.
+    """Pick the axes of our layers, which are the last three of a viewer, whatever lies before them.
 
-    The last ``dims.ndisplay`` of them are on the screen: napari leaves out what a layer does not have. Empty for a
-    viewer with fewer axes, where none of our layers is open.
+    The last ``dims.ndisplay`` of them are on the screen: napari leaves out what a layer does not have.
 
     Args:
         dims: the viewer's.
+
+    Returns:
+        0, 1 and 2 in the viewer's order, empty for a viewer with fewer axes, where none of our layers is open.
     """
     before = dims.ndim - 3
     return tuple(axis - before for axis in dims.order if axis >= before) if before >= 0 else ()
 
 
 def own_displayed(dims: Any) -> tuple[int, ...]:
-    """Return the axes of our layers that are on the screen, as rows and columns.
+    """Pick the axes of our layers that are on the screen.
 
     Args:
         dims: the viewer's.
+
+    Returns:
+        The axes of rows and columns, all three in 3-D, empty for a viewer with fewer axes.
     """
     return own_order(dims)[-dims.ndisplay :]
 
 
 def patient_world(viewer: Any) -> Affine | None:
-    """Return napari world → RAS of the volume on the screen, the chosen one first, None where none is a patient's.
+    """Find the world of the volume on the screen, the chosen one first.
 
     Args:
         viewer: napari's.
+
+    Returns:
+        napari world mm → RAS mm, 4×4, None where no volume on the screen is a patient's.
     """
     layers = (viewer.layers.selection.active, *reversed(viewer.layers))
     shown = (layer.metadata.get("headclip_med") or {} for layer in layers if layer is not None and layer.visible)
@@ -67,12 +75,15 @@ _EDGES = ("middle_left", "middle_right", "top_center", "bottom_center")
 def edge_letters(
     world_to_ras: Affine, displayed: Sequence[int], orientation: Sequence[str] = ("down", "right")
 ) -> tuple[str, str, str, str]:
-    """Return the patient letters of the left, right, top and bottom edge of a 2-D view.
+    """Name the edges of a 2-D view by the patient's letters.
 
     Args:
         world_to_ras: napari world mm → RAS mm, of the layers shown.
         displayed: world axes that run along rows' and columns' direction, as ``viewer.dims.displayed``.
         orientation: where these two grow on the screen, as ``viewer.camera.orientation2d``.
+
+    Returns:
+        The letters of the left, right, top and bottom edge.
     """
     vertical, horizontal = displayed
     down = world_to_ras[:3, vertical] * (1 if str(orientation[0]) == "down" else -1)
@@ -81,11 +92,15 @@ def edge_letters(
 
 
 def camera_orientation(displayed: Sequence[int], convention: Convention) -> tuple[str, str]:
-    """Return where the two displayed axes grow: mirrored only where the patient's left and right run across the screen.
+    """Choose where the two displayed axes grow.
 
     Args:
         displayed: world axes that run along rows and columns, as ``viewer.dims.displayed``.
         convention: radiological or neurological.
+
+    Returns:
+        Where rows and columns grow. In the neurological convention columns are mirrored where the patient's left and
+        right run across the screen.
     """
     is_mirrored = convention == "neurological" and displayed[-1] == LEFT_AXIS
     return "down", "left" if is_mirrored else "right"

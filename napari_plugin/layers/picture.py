@@ -33,11 +33,12 @@ class Picture:
 
     Attributes:
         link: the result whose map it is, None of a run, whose map is still being made.
+        grid: how the case is laid out.
         axis: array axis of the primary plane's slices.
         map_array: ``(I, J, K)`` in the source's order.
         map_range: values that the map's colours span.
         is_overlay_shown: whether map and contours may be seen.
-        sources, map, contours, drawn: what each layer is made of.
+        sources, map, contours, drawn: what each layer is made of, ``drawn`` None of a run.
     """
 
     link: ResultLink | None
@@ -53,11 +54,14 @@ class Picture:
 
 
 def picture_of(case: OpenCase, volume: AnyVolume | None) -> Picture:
-    """Return the picture of a case.
+    """Make the picture of a case, whose map is empty while it is concealed.
 
     Args:
         case: the open case.
         volume: the source on the same grid, None where there is none.
+
+    Returns:
+        What the layers show, before any of them is made.
     """
     data, record, is_shown = case.data, case.record, case.may_show_overlay
     # while it is concealed, not even a thumbnail or a value below the cursor may tell
@@ -76,12 +80,15 @@ def picture_of(case: OpenCase, volume: AnyVolume | None) -> Picture:
 
 
 def picture_of_run(volume: AnyVolume, affine: Affine, axis: int) -> Picture:
-    """Return the picture of a source and a map that is still to come. See :meth:`.case.CaseLayers.put_maps`.
+    """Make the picture of a source and a map that is still to come. See :meth:`.case.CaseLayers.put_maps`.
 
     Args:
         volume: the source, ``(C, I, J, K)``.
         affine: voxel index → RAS mm, 4×4.
         axis: array axis of the primary plane's slices.
+
+    Returns:
+        What the layers show, with a map of zeros and nothing drawn.
     """
     _, i, j, k = volume.shape
     grid = display_grid(affine, (i, j, k), bool(volume.meta.get("is_2d", False)))
@@ -112,10 +119,13 @@ def _picture(
 
 
 def unwritable(made: LayerTuple) -> LayerTuple:
-    """Return the same layer, one slice at a time, whose values nobody can change in place.
+    """Protect a layer's values from being changed in place.
 
     Args:
         made: what the layer is made of.
+
+    Returns:
+        The same layer, shown one slice at a time, over a read-only view of its array.
     """
     data, kwargs, kind = made[0].view(), made[1], made[2]
     data.setflags(write=False)
@@ -127,13 +137,16 @@ def _labels_layer(grid: DisplayGrid, labels: NDArray[Any], look: dict[str, Any],
 
 
 def map_range(volume_map: NDArray[np.float32], threshold: float) -> Limits:
-    """Return the values that the map's colours span: from half the threshold to the peak, or to twice the threshold.
+    """Choose the values that the map's colours span: from half the threshold to the peak, or to twice the threshold.
 
     The upper end keeps a map without a finding from glowing like one with a finding.
 
     Args:
         volume_map: probabilities in [0, 1], ``(I, J, K)``.
         threshold: in [0, 1].
+
+    Returns:
+        The lowest and the highest value, in [0, 1].
     """
     low = threshold / 2
     high = min(1.0, max(float(volume_map.max()), 2 * threshold))

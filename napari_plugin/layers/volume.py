@@ -21,11 +21,14 @@ _KEPT = ("source_format", "modality", "qform_code", "sform_code", "slice_uids", 
 
 
 def volume_layers(volume: AnyVolume, is_plain: bool | None = None) -> list[LayerTuple]:
-    """Return the image layers of a volume ``(C, I, J, K)``. Colour as one layer, sequences as one each, the first one
-    shown.
+    """Make the image layers of a volume: colour as one layer, sequences as one each, the first one shown.
 
     Args:
+        volume: ``(C, I, J, K)`` with its affine and metadata.
         is_plain: whether it is a picture without a patient, by default what the volume says of itself.
+
+    Returns:
+        Array, keyword arguments and kind of each layer, as napari takes them.
     """
     array, meta = volume_array(volume), dict(volume.meta)
     names = channel_names(meta, len(array))
@@ -49,11 +52,14 @@ def volume_layers(volume: AnyVolume, is_plain: bool | None = None) -> list[Layer
 
 
 def channel_names(meta: dict[str, Any], channels: int) -> list[str]:
-    """Return a name for each channel: the file's own where several were stacked, else the source's with a number.
+    """Name each channel: by the file's own where several were stacked, else by the source's with a number.
 
     Args:
         meta: the volume's own.
         channels: how many.
+
+    Returns:
+        A name a channel, a single one for colour.
     """
     source = _source_name(meta)
     parts = source.split(" + ")

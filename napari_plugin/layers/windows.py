@@ -19,12 +19,14 @@ PERCENTILES: dict[str, tuple[float, float]] = {"full": (0.0, 100.0), "wide": _WI
 
 
 def first_window(channel: NDArray[np.float32], meta: Mapping[str, Any]) -> Limits:
-    """Return how a channel ``(I, J, K)`` is shown at first: the file's window, the brain window for CT, else
-    percentiles.
+    """Choose how a channel is shown at first: the file's window, the brain window for CT, else percentiles.
 
     Args:
         channel: values ``(I, J, K)``.
         meta: the volume's own.
+
+    Returns:
+        Black and white, in stored units.
     """
     own = meta.get("default_window")
     if own:
@@ -35,21 +37,27 @@ def first_window(channel: NDArray[np.float32], meta: Mapping[str, Any]) -> Limit
 
 
 def presets(modality: str | None) -> list[str]:
-    """Return the names of the windows that make sense for a modality.
+    """List the windows that make sense for a modality.
 
     Args:
         modality: as DICOM writes it, None where it is not known.
+
+    Returns:
+        Their names, ``as opened`` first.
     """
     return ["as opened", *(WINDOWS if modality == "CT" else PERCENTILES)]
 
 
 def preset_limits(name: str, channel: NDArray[np.float32], meta: Mapping[str, Any]) -> Limits:
-    """Return black and white of a preset by name.
+    """Compute black and white of a preset by name.
 
     Args:
         name: of the preset.
         channel: values ``(I, J, K)``.
         meta: the volume's own.
+
+    Returns:
+        Black and white, in stored units, as at first for a name that is no window.
     """
     if name in WINDOWS:
         return level_to_limits(*WINDOWS[name])
@@ -59,22 +67,28 @@ def preset_limits(name: str, channel: NDArray[np.float32], meta: Mapping[str, An
 
 
 def level_to_limits(level: float, width: float) -> Limits:
-    """Return level and width → black and white.
+    """Convert level and width to black and white.
 
     Args:
         level: the middle.
         width: from black to white.
+
+    Returns:
+        Black and white.
     """
     return level - width / 2, level + width / 2
 
 
 def percentile_limits(channel: NDArray[np.float32], low: float, high: float) -> Limits:
-    """Return the percentiles of what is brighter than the darkest value, so that air does not decide.
+    """Take percentiles of what is brighter than the darkest value, so that air does not decide.
 
     Args:
         channel: values ``(I, J, K)``.
-        low: the lower end.
-        high: the upper end.
+        low: the lower end, in percent.
+        high: the upper end, in percent.
+
+    Returns:
+        Black and white, white above black in any case.
     """
     values = channel.ravel()[:: max(1, channel.size // _SAMPLE)]
     values = values[values > values.min()] if values.min() < values.max() else values
@@ -83,11 +97,15 @@ def percentile_limits(channel: NDArray[np.float32], low: float, high: float) -> 
 
 
 def dragged(limits: Limits, right: float, down: float, full: float) -> Limits:
-    """Return black and white after a drag: to the right widens, down brightens (lowers the level).
+    """Move black and white by a drag: to the right widens, down raises the level, which darkens.
 
     Args:
+        limits: black and white before.
         right, down: the drag as a share of the canvas.
         full: the range of values that one canvas stands for.
+
+    Returns:
+        Black and white after it.
     """
     low, high = limits
     level, width = (low + high) / 2, high - low

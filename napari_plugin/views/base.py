@@ -76,7 +76,11 @@ class Table(QTableWidget):
         self.blockSignals(was_blocked)
 
     def chosen(self) -> Any:
-        """Return the key of the chosen row, or None."""
+        """Tell which row is chosen.
+
+        Returns:
+            Its key, None where none is.
+        """
         rows = self.selectionModel().selectedRows() if self.selectionModel() is not None else []
         return None if not rows else self.item(rows[0].row(), 0).data(_KEY)
 
@@ -208,8 +212,12 @@ def column(*widgets: QWidget, margin: int = 0, spacing: int = 4) -> QWidget:
     """Put widgets one below the other, as one widget.
 
     Args:
+        *widgets: from top to bottom.
         margin: around them, in pixels.
         spacing: between them, in pixels.
+
+    Returns:
+        The widget that holds them.
     """
     box = QWidget()
     layout = QVBoxLayout(box)

@@ -155,7 +155,7 @@ class FindingList(QGroupBox):
         return self.table.chosen()
 
     def show_units(self, is_plain: bool) -> None:
-        """Head the columns for a picture in pixels, or a volume in millimetres.
+        """Label the columns for a picture in pixels, or a volume in millimetres.
 
         Args:
             is_plain: whether sizes are in pixels.

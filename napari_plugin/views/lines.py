@@ -83,10 +83,13 @@ class FindingLine:
 
 
 def case_lines(session: Session) -> list[CaseLine]:
-    """Return the cases in the session's own order.
+    """List the cases in the session's own order.
 
     Args:
         session: what is reviewed.
+
+    Returns:
+        A line for each case.
     """
     return [
         CaseLine(entry.key, entry.score, entry.done, entry.judged + entry.drawn > 0, entry.problem or "")
@@ -95,10 +98,13 @@ def case_lines(session: Session) -> list[CaseLine]:
 
 
 def slice_lines(case: OpenCase) -> list[SliceLine]:
-    """Return the slices of the primary plane, most suspicious first, by position while scores are concealed.
+    """List the slices of the primary plane, most suspicious first, by position while scores are concealed.
 
     Args:
         case: the open case.
+
+    Returns:
+        A line for each slice.
     """
     plane, plain = case.record.planes[0], case.record.source.is_2d
     rows = case.slices("position" if case.concealed else "score")
@@ -109,10 +115,13 @@ def slice_lines(case: OpenCase) -> list[SliceLine]:
 
 
 def finding_lines(case: OpenCase) -> list[FindingLine]:
-    """Return the findings at the threshold, highest peak first, then what was drawn.
+    """List the findings at the threshold, highest peak first, then what was drawn.
 
     Args:
         case: the open case.
+
+    Returns:
+        A line for each finding.
     """
     found = [
         _finding_line(case, row.id, "mixed" if row.mixed else row.status, row.finding, row.label, row.note, False)
@@ -139,10 +148,13 @@ def _finding_line(
 
 
 def threshold_words(case: OpenCase) -> str:
-    """Return where the threshold came from, and how much lies above it.
+    """Tell where the threshold came from.
 
     Args:
         case: the open case.
+
+    Returns:
+        Words for the dock.
     """
     own = case.record.threshold
     origin = case.record.threshold_origin
@@ -152,20 +164,26 @@ def threshold_words(case: OpenCase) -> str:
 
 
 def opinion_words(case: OpenCase) -> str:
-    """Return the opinion that was given before the overlay, in words, empty without one.
+    """Tell the opinion that was given before the overlay.
 
     Args:
         case: the open case.
+
+    Returns:
+        A sentence, empty without one.
     """
     first = case.review.first_opinion
     return "" if first is None else f"First opinion, without it: {first.rating}, {first.confidence} % sure."
 
 
 def provenance(case: OpenCase) -> list[tuple[str, str]]:
-    """Return what a reader should know about the numbers, as pairs of name and value.
+    """List what a reader should know about the numbers.
 
     Args:
         case: the open case.
+
+    Returns:
+        Pairs of name and value, without those that the result does not tell.
     """
     record = case.record
     facts, source = record.provenance, record.source
@@ -189,10 +207,13 @@ def provenance(case: OpenCase) -> list[tuple[str, str]]:
 
 
 def score_words(case: OpenCase) -> str:
-    """Return one line about the case for the status line.
+    """Describe the case for the status line.
 
     Args:
         case: the open case.
+
+    Returns:
+        One line, without score and findings while they are concealed.
     """
     if case.concealed:
         return f"{case.key}: look at the bare volume and give a first opinion."
@@ -202,11 +223,14 @@ def score_words(case: OpenCase) -> str:
 
 
 def place_of(case: OpenCase, key: str) -> Vector:
-    """Return where a finding is shown: its peak, or the middle of a drawn one, in the millimetres of the case's layers.
+    """Find where a finding is shown: its peak, or the middle of a drawn one.
 
     Args:
         case: the open case.
         key: of the finding.
+
+    Returns:
+        The place in the millimetres of the case's layers, ``(3,)``.
     """
     drawn = case.review.drawn.get(key)
     voxel = case.data.centre(drawn.finding) if drawn else case.finding(key).peak_voxel

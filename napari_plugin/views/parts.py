@@ -22,10 +22,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def told(action: F) -> F:
-    """Return the action with its errors told in the status line. Nothing has changed then.
+    """Wrap an action so that its errors are told in the status line. Nothing has changed then.
 
     Args:
         action: a method of something with ``views``.
+
+    Returns:
+        The action, which returns None where it failed.
     """
 
     @wraps(action)

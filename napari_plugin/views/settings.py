@@ -19,10 +19,13 @@ class Store(Protocol):
     """Texts by name. A dictionary is one."""
 
     def get(self, name: str, /) -> str | None:
-        """Return the text of this name, or None.
+        """Look up what was kept.
 
         Args:
             name: of what was chosen.
+
+        Returns:
+            The text of this name, None where there is none.
         """
         ...
 

@@ -48,10 +48,13 @@ class ScoreCurve(QWidget):
             self.update()
 
     def index_at(self, x: float) -> int | None:
-        """Return the slice below a horizontal place in pixels.
+        """Find the slice below a place on the curve.
 
         Args:
             x: from the left, in pixels.
+
+        Returns:
+            Index of the slice, of the first or last one beyond the ends, None without slices.
         """
         if not self._rows:
             return None

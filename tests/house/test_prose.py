@@ -33,15 +33,6 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("headclip_med", "napari_plugin")
 UNCOUNTED = {"cli"}
 SHARE = 0.9
-# Rooms that are not there yet: share that is complete, docstrings without a verb, docstrings with a semicolon.
-NOT_YET: dict[str, tuple[float, int, int]] = {
-    "napari_plugin": (0.51, 4, 4),
-    "writing": (SHARE, 0, 1),  # FindingRecord's is a description in result.schema.json
-}
-# Files that still have such a name.
-UNNAMED: set[str] = set()
-# Names that stand in two rooms and are still to be renamed.
-TWICE: set[str] = set()
 RIDDLES = {
     *("ahead", "looks", "kinds", "quiet", "finished", "evenly", "choices", "prepare", "front", "any_network", "told"),
     *("misc", "stuff", "things", "utils", "helpers", "common"),
@@ -305,35 +296,35 @@ def _in_two_rooms() -> dict[str, list[str]]:
 
 
 def test_no_name_stands_in_two_rooms() -> None:
-    assert {name: places for name, places in _in_two_rooms().items() if name not in TWICE} == {}
+    assert _in_two_rooms() == {}
 
 
 def test_no_file_name_is_a_riddle() -> None:
-    assert {path.relative_to(ROOT).as_posix() for path in _trees() if path.stem in RIDDLES} <= UNNAMED
+    assert {path.relative_to(ROOT).as_posix() for path in _trees() if path.stem in RIDDLES} == set()
 
 
 @pytest.mark.parametrize("room", _rooms())
 def test_docstrings_of_the_public_are_complete(room: str) -> None:
     found = _measure(room)
-    assert found.share >= NOT_YET.get(room, (SHARE, 0, 0))[0], "\n".join(found.incomplete)
+    assert found.share >= SHARE, "\n".join(found.incomplete)
 
 
 @pytest.mark.parametrize("room", _rooms())
 def test_docstrings_open_with_a_verb(room: str) -> None:
     found = _measure(room).no_verb
-    assert len(found) <= NOT_YET.get(room, (SHARE, 0, 0))[1], "no such verb yet? add it to VERBS\n" + "\n".join(found)
+    assert not found, "no such verb yet? add it to VERBS\n" + "\n".join(found)
 
 
 @pytest.mark.parametrize("room", _rooms())
 def test_docstrings_hold_no_semicolon(room: str) -> None:
     found = _measure(room).semicolon
-    assert len(found) <= NOT_YET.get(room, (SHARE, 0, 0))[2], "\n".join(found)
+    assert not found, "\n".join(found)
 
 
 def test_docstrings_name_no_argument_that_is_not_there() -> None:
     wrong = []
     for item in _described():
-        if isinstance(item.node, Function) and item.node.name != "__init__":
+        if isinstance(item.node, Function):
             told = _described_arguments(item.text)
             wrong += [f"{item}: {name}" for name in sorted(told - set(_arguments(item)))]
     assert wrong == []

@@ -123,7 +123,7 @@ def _answers(detector: HeadCLIP, batches: tuple[tuple[Tensor, Tensor], ...]) -> 
 
 
 def _noise(count: int, size: int) -> tuple[Tensor, Tensor]:
-    """Pixels of the usual spread; ``valid`` leaves out a part of each, another one each time."""
+    """Pixels of the usual spread, and a ``valid`` that leaves out a part of each, another one each time."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(count, 3, size, size, generator=generator)
     valid = torch.ones(count, size, size)

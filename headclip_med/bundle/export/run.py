@@ -189,7 +189,7 @@ def _write_all(
     wanted: Reference,
     tolerance: float,
 ) -> list[tuple[Kind, Path, ScoreCard, float]]:
-    """Every file under a hidden name; they get their own names together, or vanish together."""
+    """Write every file under a hidden name. They get their own names together, or vanish together."""
     written = []
     with ExitStack() as drafts:
         for kind, path in files.items():
@@ -203,7 +203,7 @@ def _write_all(
 def _write_measured(
     kind: Kind, graph: ExportGraph, draft: Path, card: ScoreCard, wanted: Reference, tolerance: float
 ) -> ScoreCard:
-    """Write, read back and measure; then write once more with the measured card, and read that back."""
+    """Write, read back and measure, then write once more with the measured card, and read that back."""
     writer = kind.writer()
     built = writer.build(graph)
     writer.write(built, draft, card)
@@ -217,7 +217,7 @@ def _write_measured(
 
 
 def _finish(kind: Kind, path: Path, card: ScoreCard, seconds: float) -> Exported:
-    """The card beside its file; without it the file goes too."""
+    """Write the card beside its file. Where that fails the file goes too."""
     digest = sha256_file(path)
     try:
         card_file = write_card(card, path, digest)
@@ -256,7 +256,7 @@ def card_of(model: Model, detector: HeadCLIP, kind: Kind) -> ScoreCard:
 
 
 def _origin(model: Model) -> dict[str, Any]:
-    """Names and hashes; without a pack's where the pack is only the prompts of a domain."""
+    """Names and hashes of a model, without the pack's where the pack is only the prompts of a domain."""
     facts = model.provenance()
     if model.pack is not None and model.pack.folder == Path():
         facts = {key: value for key, value in facts.items() if not key.startswith("pack")}
